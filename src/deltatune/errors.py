@@ -1,0 +1,58 @@
+"""Errors a user can act on.
+
+Every error says four things where they apply: the field, the value found there, the rule it breaks and
+the remedy. The command line prints it as one paragraph and exits with 2; library users can catch
+`DeltatuneError` or one of its kinds.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class DeltatuneError(Exception):
+    """A mistake in what was asked for, with its remedy.
+
+    Args:
+        what: What is wrong, as a sentence that names the value and the rule.
+        field: Where it stands: a recipe field (`train.lr`), a file, a column.
+        remedy: What to do about it, as a sentence.
+    """
+
+    def __init__(self, what: str, *, field: str | None = None, remedy: str | None = None) -> None:
+        self.what, self.field, self.remedy = what, field, remedy
+        head = f"{field}: {what}" if field else what
+        super().__init__(f"{head} {remedy}" if remedy else head)
+
+
+class RecipeError(DeltatuneError):
+    """The recipe asks for something that does not exist or cannot be combined."""
+
+
+class DataError(DeltatuneError):
+    """The data cannot be read or would teach the model nothing."""
+
+
+class ModelError(DeltatuneError):
+    """The base model cannot be loaded or lacks what the task needs."""
+
+
+class TargetError(DeltatuneError):
+    """A selector matches nothing, or a method cannot act on what it matches."""
+
+
+class AdapterError(DeltatuneError):
+    """A saved delta is damaged, incomplete or made for another base."""
+
+
+class TrainingError(DeltatuneError):
+    """Training cannot go on: the loss is not finite, a delta gets no gradient, a schedule missed its target."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return a hint that names the closest known names: `Did you mean 'lora'? Known: adalora, lora.`"""
+    names = sorted(known)
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    hint = f"Did you mean {close[0]!r}? " if close else ""
+    return f"{hint}Known: {', '.join(names)}."

@@ -1,0 +1,60 @@
+"""Names to things, imported only when asked for."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Generic, TypeVar, cast
+
+from deltatune.errors import RecipeError, nearest
+
+T = TypeVar("T")
+
+
+class Registry(Generic[T]):
+    """A table of named things whose modules are imported on first use.
+
+    Entries are `"package.module:attribute"` strings, so that listing the names costs no import of torch,
+    or the things themselves, which is how a user adds a method of their own.
+    """
+
+    def __init__(self, kind: str, entries: dict[str, str] | None = None) -> None:
+        self.kind = kind
+        self._entries: dict[str, str | T] = dict(entries or {})
+
+    def add(self, name: str, entry: str | T) -> None:
+        """Register `entry` under `name`.
+
+        Raises:
+            ValueError: The name is taken; two things under one name would make recipes ambiguous.
+        """
+        if name in self._entries:
+            raise ValueError(f"{self.kind} {name!r} is registered already")
+        self._entries[name] = entry
+
+    def remove(self, name: str) -> None:
+        """Forget `name`; for tests and notebooks that register a thing twice."""
+        del self._entries[name]
+
+    def names(self) -> list[str]:
+        """All names, in the order of registration."""
+        return list(self._entries)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._entries
+
+    def get(self, name: str, *, field: str | None = None) -> T:
+        """Return the thing called `name`.
+
+        Raises:
+            RecipeError: No such name; the message names the nearest one.
+        """
+        if name not in self._entries:
+            raise RecipeError(
+                f"{name!r} is not a known {self.kind}.", field=field, remedy=nearest(name, self._entries)
+            )
+        entry = self._entries[name]
+        if isinstance(entry, str):
+            module, _, attribute = entry.partition(":")
+            entry = cast(T, getattr(importlib.import_module(module), attribute))
+            self._entries[name] = entry
+        return cast(T, entry)
