@@ -1,0 +1,1 @@
+"""Base models: loading them, the bundled ones, and their fingerprint."""

@@ -1,0 +1,316 @@
+"""Loading the frozen base model and its tokenizer or image processor."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors import SafetensorError
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    AutoTokenizer,
+    GenerationConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
+
+from deltatune.errors import ModelError
+from deltatune.models.bundled import PREFIX, resolve
+from deltatune.models.quiet import quiet
+from deltatune.models.tasks import AUTO, CLASSIFICATION, check_task
+
+if TYPE_CHECKING:
+    from deltatune.recipe.schema import ModelSpec
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+# Weights that a checkpoint may lack without loss: zero by definition, or used in pre-training only.
+_HARMLESS = re.compile(r"(^|\.)(final_logits_bias|mask_token|position_ids)$")
+# Parts of the backbone that only a head uses; checkpoints of language models lack them.
+_POOLER = re.compile(r"(^|\.)pooler\.")
+_TOKEN_IDS = (
+    "bos_token_id",
+    "eos_token_id",
+    "pad_token_id",
+    "decoder_start_token_id",
+    "forced_bos_token_id",
+    "forced_eos_token_id",
+)
+
+
+@dataclass
+class LoadedBase:
+    """A frozen base model, ready to attach deltas to."""
+
+    model: PreTrainedModel
+    """In evaluation mode, no parameter requires a gradient."""
+    processor: Any
+    """The tokenizer, or for images the image processor."""
+    name: str
+    """As the recipe names it."""
+    new_modules: list[str]
+    """Paths of modules that the checkpoint did not have (a classification head): they must be trained."""
+
+
+@dataclass(frozen=True)
+class _Source:
+    """What `from_pretrained` is called with."""
+
+    name: str
+    path: str
+    options: dict[str, Any]
+
+
+def load_base(
+    spec: ModelSpec, task: str, labels: list[str] | None, *, dtype: str = "float32", seed: int = 0
+) -> LoadedBase:
+    """Load a base model for `task` from the hub, a local folder, a GGUF file or a bundled package.
+
+    Args:
+        spec: Which model; code of the checkpoint's own runs only with `trust_remote_code`.
+        task: "text-to-text", "causal-lm", "text-classification" or "image-classification".
+        labels: The class names in the order of their ids; `None` for the generating tasks.
+        dtype: "float32" or "bfloat16".
+        seed: Fixes the weights of a new classification head. The global random state is left as it was.
+
+    Raises:
+        ModelError: The model cannot be found, read or used for the task.
+    """
+    if task in CLASSIFICATION and not labels:
+        raise ModelError(f"the task {task} needs the names of the classes.", field="task")
+    source = _locate(spec)
+    with quiet(), _explained(source):
+        config = AutoConfig.from_pretrained(source.path, **source.options)
+        check_task(config, task, source.name)
+        same_labels = _has_labels(config, labels)
+        if labels:
+            config.num_labels = len(labels)
+            config.id2label = dict(enumerate(labels))
+            config.label2id = {label: index for index, label in enumerate(labels)}
+        processor = _processor(source, task)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            model, info = _load_model(source, spec, task, config, DTYPES[dtype])
+            missing = set(info["missing_keys"]) | {key for key, *_ in info["mismatched_keys"]}
+            new_modules = _new_modules(model, missing, task, source.name)
+            if labels and not new_modules and not same_labels:
+                new_modules = _fresh_head(model)
+    model.eval().requires_grad_(False)
+    if task not in CLASSIFICATION:
+        _plain_generation(model)
+    if task != "image-classification":
+        _set_padding(model, processor, source.name)
+    return LoadedBase(model, processor, source.name, new_modules)
+
+
+def _locate(spec: ModelSpec) -> _Source:
+    """Tell a bundled model, a local folder, a GGUF file and a hub id apart."""
+    options: dict[str, Any] = {"trust_remote_code": spec.trust_remote_code}
+    if spec.name.startswith(PREFIX):
+        return _Source(spec.name, str(resolve(spec.name)), options)
+    path = Path(spec.name).expanduser()
+    if path.suffix == ".gguf" and path.is_file():
+        return _Source(spec.name, str(path.parent), options | {"gguf_file": path.name})
+    if path.is_dir():
+        return _Source(spec.name, str(path), options)
+    looks_local = spec.name.startswith((".", "/", "~", "\\")) or path.suffix == ".gguf" or path.is_file()
+    if looks_local or spec.name.count("/") > 1:
+        raise ModelError(
+            f"there is no model folder '{spec.name}'.",
+            field="model",
+            remedy="Give a folder with config.json and model.safetensors, a .gguf file, a model id of the "
+            "Hugging Face hub (owner/name) or bundled:<name>.",
+        )
+    if spec.revision:
+        options["revision"] = spec.revision
+    return _Source(spec.name, spec.name, options)
+
+
+def _load_model(
+    source: _Source, spec: ModelSpec, task: str, config: PreTrainedConfig, dtype: torch.dtype
+) -> tuple[PreTrainedModel, dict[str, Any]]:
+    options = dict(source.options)
+    if spec.attention:
+        options["attn_implementation"] = spec.attention
+    if "gguf_file" not in options:
+        options["use_safetensors"] = True
+    loaded: tuple[PreTrainedModel, dict[str, Any]] = AUTO[task][0].from_pretrained(
+        source.path,
+        config=config,
+        dtype=dtype,
+        ignore_mismatched_sizes=task in CLASSIFICATION,
+        output_loading_info=True,
+        **options,
+    )
+    return loaded
+
+
+def _processor(source: _Source, task: str) -> Any:
+    if task == "image-classification":
+        return AutoImageProcessor.from_pretrained(source.path, **source.options)
+    return AutoTokenizer.from_pretrained(source.path, **source.options)
+
+
+def _has_labels(config: PreTrainedConfig, labels: list[str] | None) -> bool:
+    stored = config.id2label or {}
+    return labels is not None and [stored.get(index) for index in range(len(stored))] == labels
+
+
+def _new_modules(model: PreTrainedModel, missing: set[str], task: str, name: str) -> list[str]:
+    """Module paths of the weights the checkpoint lacked, if they belong to a head; else it is incomplete."""
+    keys = sorted(key for key in missing if not _HARMLESS.search(key))
+    backbone = f"{model.base_model_prefix}."
+    heads = [key for key in keys if not key.startswith(backbone) or _POOLER.search(key)]
+    lost = keys if task not in CLASSIFICATION else [key for key in keys if key not in heads]
+    if lost:
+        raise ModelError(
+            f"the checkpoint of '{name}' lacks {len(lost)} weights of {type(model).__name__} or has them in "
+            f"another shape (the first: {lost[0]}); they would be random.",
+            field="model",
+            remedy="Check that the folder is complete and that config.json belongs to it.",
+        )
+    return sorted({key.rpartition(".")[0] for key in heads})
+
+
+def _fresh_head(model: PreTrainedModel) -> list[str]:
+    """Initialise a stored head anew, because it was trained for other classes; return its module paths."""
+    paths = [
+        path
+        for path, module in model.named_modules()
+        if path.split(".")[0] != model.base_model_prefix
+        and next(module.parameters(recurse=False), None) is not None
+    ]
+    with torch.no_grad():
+        for path in paths:
+            module = model.get_submodule(path)
+            _forget_initialised(module)
+            model._init_weights(module)
+    return sorted(paths)
+
+
+def _forget_initialised(module: nn.Module) -> None:
+    """Take off the marks by which Transformers spares loaded weights from initialisation."""
+    for item in (module, *module.parameters(recurse=False)):
+        if hasattr(item, "_is_hf_initialized"):
+            del item._is_hf_initialized
+
+
+def _plain_generation(model: PreTrainedModel) -> None:
+    """Keep only the token ids of the checkpoint's generation settings.
+
+    Sampling, beams, length limits or repetition penalties that a checkpoint carries along would change what
+    is measured without standing in the recipe.
+    """
+    stored = model.generation_config
+    kept = {key: getattr(stored, key, None) for key in _TOKEN_IDS}
+    model.generation_config = GenerationConfig(**kept, do_sample=False)
+
+
+def _set_padding(model: PreTrainedModel, tokenizer: Any, name: str) -> None:
+    """Give the tokenizer a padding token if it has none: positions with it are masked by length, never by id."""
+    if tokenizer.pad_token_id is None:
+        if tokenizer.eos_token_id is None:
+            raise ModelError(
+                f"the tokenizer of '{name}' has neither a padding nor an end token.", field="model"
+            )
+        tokenizer.pad_token = tokenizer.eos_token
+    # Sequence classifiers on decoder-only models find the last token of a row by this id.
+    if model.config.pad_token_id is None:
+        model.config.pad_token_id = tokenizer.pad_token_id
+    if model.generation_config is not None and model.generation_config.pad_token_id is None:
+        model.generation_config.pad_token_id = tokenizer.pad_token_id
+
+
+@contextlib.contextmanager
+def _explained(source: _Source) -> Iterator[None]:
+    """Turn what Transformers, safetensors and the hub raise into one ModelError with a remedy."""
+    try:
+        yield
+    except ModelError:
+        raise
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
+        what, remedy = _diagnosis(source, error)
+        raise ModelError(what, field="model", remedy=remedy) from error
+
+
+def _diagnosis(source: _Source, error: Exception) -> tuple[str, str]:
+    """Find what went wrong in the text of the error and of its causes."""
+    name, text = source.name, _chain(error)
+    local = Path(source.path).is_dir()
+    for pattern, what, remedy in _KNOWN:
+        if re.search(pattern, text, re.IGNORECASE):
+            return what.format(name=name), remedy
+    if not local and isinstance(error, OSError):
+        return (
+            f"'{name}' is neither a local folder nor found on the Hugging Face hub.",
+            "Check the spelling (owner/name), the revision, and that the hub can be reached.",
+        )
+    first = str(error).strip().partition("\n")[0].rstrip(".") or type(error).__name__
+    return (
+        f"'{name}' cannot be loaded: {first}.",
+        "Check that the folder holds a complete Transformers model.",
+    )
+
+
+def _chain(error: BaseException | None) -> str:
+    parts = []
+    while error is not None:
+        parts.append(f"{type(error).__name__}: {error}")
+        error = error.__cause__ or error.__context__
+    return "\n".join(parts)
+
+
+# (pattern in the error's text, what is wrong, remedy), the most telling first.
+_KNOWN = [
+    (
+        r"SafetensorError|HeaderTooLarge|MetadataIncompleteBuffer|InvalidHeader",
+        "the weights of '{name}' are damaged: a .safetensors file is cut off or not one.",
+        "Download or copy the model again.",
+    ),
+    (
+        r"GatedRepoError|gated repo",
+        "'{name}' is gated: its owner gives access on request.",
+        "Ask for access on the model's page, then log in with: hf auth login",
+    ),
+    (
+        r"trust_remote_code",
+        "'{name}' needs Python code of its own, which is run only if you say so.",
+        "Read that code, then set model: {name: ..., trust_remote_code: true}.",
+    ),
+    (
+        r"does not recognize this architecture|Unrecognized model|Should have a `model_type`",
+        "'{name}' is of an architecture that the installed Transformers does not know, or config.json has no "
+        "model_type.",
+        "Update Transformers or take another model.",
+    ),
+    (
+        r"not a valid JSON|JSONDecodeError",
+        "a .json file of '{name}' is not valid JSON.",
+        "Download or copy the model again.",
+    ),
+    (
+        r"does not support an attention implementation|attn_implementation|FlashAttention",
+        "'{name}' cannot use the attention implementation that was asked for.",
+        "Set model.attention to eager or sdpa.",
+    ),
+    (
+        r"no file named model\.safetensors|use_safetensors|does not appear to have a file named "
+        r"\S*(model\.safetensors|pytorch_model)",
+        "'{name}' has no weights in the safetensors format; pickled weights are not read.",
+        "Take a revision with model.safetensors, or convert it: model.save_pretrained(folder).",
+    ),
+    (
+        r"couldn't connect|ConnectError|ConnectionError|offline|Name or service not known|Max retries|ProxyError"
+        r"|Timeout|Temporary failure in name resolution",
+        "'{name}' is not a local folder, and the Hugging Face hub cannot be reached.",
+        "Check the spelling and the network, give a local folder, or take bundled:t5-small, "
+        "bundled:smollm2-135m, bundled:minilm or bundled:dinov2-small.",
+    ),
+]
