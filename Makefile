@@ -1,0 +1,52 @@
+# Every target does its own set-up, in $(VENV); the stamp file makes a second run cheap.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DELETE_ON_ERROR:
+
+PYTHON ?= python3
+VENV ?= .venv
+# torch goes first: a plain `torch` pulled in by another package may bring several GB of GPU libraries.
+# On a machine with a GPU: make setup TORCH=torch
+TORCH ?= torch==2.13.0
+OUT ?= out/demo
+TESTS ?=
+
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.deltatune-setup
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+# one thread a worker: two workers that each take every core are slower than one
+export OMP_NUM_THREADS ?= 1
+export TOKENIZERS_PARALLELISM := false
+
+.PHONY: help setup demo test check format clean
+
+help: ## Show the targets
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
+
+setup: $(STAMP) ## Create $(VENV) with everything that the demo and the tests need
+
+$(STAMP): pyproject.toml requirements/bundled.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -c 'import torch' 2>/dev/null || $(PIP) install $(TORCH)
+	$(PIP) install --no-deps -r requirements/bundled.txt
+	$(PIP) install -e '.[bundled,parquet,dev]'
+	touch $@
+
+demo: $(STAMP) ## Compare four ways to fine-tune a T5 on real tables; about 8 minutes on two CPU cores
+	OMP_NUM_THREADS=$$(nproc) $(BIN)/deltatune demo --out $(OUT)
+
+test: $(STAMP) ## Run the tests (TESTS=path for a part of them)
+	$(BIN)/python -m pytest -n 2 $(TESTS)
+
+check: $(STAMP) ## Lint, formatting, types, import directions
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -q tests/test_layering.py
+
+format: $(STAMP) ## Format and fix what can be fixed
+	$(BIN)/ruff format
+	$(BIN)/ruff check --fix
+
+clean: ## Remove what runs and tools left (not $(VENV))
+	rm -rf out build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

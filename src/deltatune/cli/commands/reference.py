@@ -1,0 +1,162 @@
+"""`methods` and `schema`: what can be written into a recipe."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from deltatune.cli import output
+from deltatune.cli.options import Json
+
+if TYPE_CHECKING:
+    from deltatune.core.method import MethodConfig
+
+
+def _complete(incomplete: str) -> list[str]:
+    from deltatune.methods import METHODS
+
+    return [name for name in METHODS.names() if name.startswith(incomplete)]
+
+
+def methods(
+    name: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="NAME", help="Explain this method.", autocompletion=_complete, show_default=False
+        ),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    r"""List the methods of fine-tuning, or explain one: idea, formula, paper, and every setting.
+
+    [bold]Examples[/bold]
+      $ deltatune methods
+      $ deltatune methods adalora
+
+    The settings that are shown go into a recipe under the method's name:
+
+      methods: \[{lora: {r: 16, targets: \[query, value]}}]
+    """
+    from deltatune.methods import METHODS
+
+    if name is None:
+        described = [_describe(each, METHODS.get(each)) for each in METHODS.names()]
+        output.emit_json(described) if as_json else _table(described)
+        return
+    described_one = _describe(name, METHODS.get(name, field="NAME"))
+    output.emit_json(described_one) if as_json else _explain(described_one)
+
+
+def _describe(name: str, config: type[MethodConfig]) -> dict[str, Any]:
+    """What a method's config class says about itself."""
+    import inspect
+    import sys
+
+    schema = config.model_json_schema()
+    explanation = "\n\n".join(
+        inspect.cleandoc(text) for text in (sys.modules[config.__module__].__doc__, config.__doc__) if text
+    )
+    return {
+        "name": name,
+        "title": config.title,
+        "paper": config.paper,
+        "default_lr": config.default_lr,
+        "explanation": explanation,
+        "settings": [
+            {
+                "name": field,
+                "type": _type(schema["properties"][field]),
+                "default": None if info.is_required() else info.get_default(call_default_factory=True),
+                "required": info.is_required(),
+                "description": " ".join((info.description or "").split()),
+            }
+            for field, info in config.model_fields.items()
+        ],
+    }
+
+
+def _type(schema: dict[str, Any]) -> str:
+    """A JSON schema as a short phrase: `integer or null`, `"linear" or "cosine"`."""
+    if "enum" in schema:
+        return " or ".join(repr(value) for value in schema["enum"])
+    if "const" in schema:
+        return repr(schema["const"])
+    if "anyOf" in schema:
+        return " or ".join(dict.fromkeys(_type(option) for option in schema["anyOf"]))
+    if "$ref" in schema:
+        return str(schema["$ref"]).rsplit("/", 1)[-1]
+    if schema.get("type") == "array":
+        return f"list of {_type(schema.get('items', {}))}"
+    return str(schema.get("type", "any"))
+
+
+def _table(described: list[dict[str, Any]]) -> None:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("method", "idea", "paper"):
+        table.add_column(heading, no_wrap=heading == "method")
+    for each in described:
+        table.add_row(Text(each["name"], style="cyan"), Text(each["title"]), Text(each["paper"], style="dim"))
+    console = output.stdout()
+    console.print(table)
+    console.print("\nExplain one: deltatune methods NAME")
+
+
+def _explain(each: dict[str, Any]) -> None:
+    console = output.stdout()
+    console.print(Text.assemble((each["name"], "bold cyan"), "  ", (each["title"], "bold")))
+    if each["paper"]:
+        console.print(Text(each["paper"], style="dim"))
+    console.print()
+    console.print(Text(each["explanation"]))
+    rate = "none: nothing is trained" if each["default_lr"] is None else f"{each['default_lr']:g}"
+    console.print(f"\nDefault learning rate: {rate}")
+    if not each["settings"]:
+        console.print("It has no settings.")
+        return
+    console.print("\n[bold]Settings[/bold]")
+    table = Table(box=None, pad_edge=False, show_header=False, padding=(0, 2, 0, 0))
+    for field in each["settings"]:
+        default = "required" if field["required"] else f"= {_yaml(field['default'])}"
+        table.add_row(Text(field["name"], style="cyan"), Text(default), Text(field["type"], style="dim"))
+        table.add_row("", "", Text(field["description"]))
+    console.print(table)
+
+
+def _yaml(value: Any) -> str:
+    """A default as it would be written in a recipe."""
+    import yaml
+
+    dumped: str = yaml.safe_dump(value, default_flow_style=True, width=1000)
+    return dumped.removesuffix("\n...\n").strip()
+
+
+def schema(
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", help="Write it to this file instead of stdout.", show_default=False),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Print the JSON Schema of recipes, with which an editor completes and checks them.
+
+    [bold]Examples[/bold]
+      $ deltatune schema --out recipe.schema.json
+      $ deltatune schema | jq '.properties | keys'
+
+    An editor with a YAML language server then reads this first line of a recipe:
+
+      # yaml-language-server: $schema=recipe.schema.json
+    """
+    from deltatune.files import make_folder, write_json
+    from deltatune.recipe import json_schema
+
+    if out is None:
+        output.emit_json(json_schema())
+        return
+    make_folder(out.parent)
+    write_json(out, json_schema())
+    output.emit_json({"file": str(out)}) if as_json else output.stdout().print(str(out))

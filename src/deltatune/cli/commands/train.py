@@ -1,0 +1,246 @@
+"""`train`, `evaluate` and `predict`: one run, and what it has learned."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from deltatune.cli import output
+from deltatune.cli.options import DryRun, Json, Overrides, Overwrite, Quiet, RecipeFile, RunFolder
+from deltatune.cli.progress import watching
+from deltatune.errors import DeltatuneError, RecipeError, nearest
+
+if TYPE_CHECKING:
+    from deltatune.evaluate import Prediction
+    from deltatune.recipe import MethodEntry, Recipe
+
+
+def train(
+    recipe: RecipeFile,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", help="Folder of the run. Default: out/RECIPE/runs/METHOD-sSEED.", show_default=False
+        ),
+    ] = None,
+    method: Annotated[
+        str | None,
+        typer.Option(
+            "--method",
+            "-m",
+            help="Name of the entry of the recipe's [bold]methods[/bold]; needed if there are several.",
+            show_default=False,
+        ),
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option("--seed", help="Default: the recipe's first seed.", show_default=False)
+    ] = None,
+    overrides: Overrides = None,
+    dry_run: DryRun = False,
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume", help="Continue an interrupted run exactly where its last checkpoint stands."
+        ),
+    ] = False,
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train one method of a recipe and evaluate it on the test rows.
+
+    [bold]Examples[/bold]
+      $ deltatune train recipe.yaml --method lora --dry-run
+      $ deltatune train recipe.yaml -m lora --set train.lr=3e-4 --out runs/lr3e-4
+
+    [bold]Files[/bold] in the folder of the run:
+      recipe.yaml        the recipe with every default filled in
+      result.json        metrics, cost, versions, hashes of model and data
+      metrics.jsonl      loss and validation results, step by step
+      predictions.jsonl  every test row with input, reference and prediction
+      adapter/           the delta; peft can load it if peft has the method
+
+    Ctrl-C leaves a run that [bold]--resume[/bold] continues.
+    """
+    from deltatune.recipe import load_recipe
+    from deltatune.train import plan, run
+
+    loaded = load_recipe(recipe, overrides or [])
+    entry = choose(loaded, method)
+    chosen_seed = loaded.seeds[0] if seed is None else seed
+    if dry_run:
+        planned = plan(loaded, entry, chosen_seed)
+        output.emit_json(planned) if as_json else output.fields(f"Plan for {entry.name}", planned)
+        return
+    folder = out or Path("out", recipe.stem, "runs", run_name(entry.name, chosen_seed))
+    output.resumable_by(f"Add --resume to the same command to continue the run in '{folder}'.")
+    with watching(quiet=quiet) as observer:
+        result = run(
+            loaded, entry, chosen_seed, folder, resume=resume, overwrite=overwrite, observer=observer
+        )
+    if as_json:
+        output.emit_json(result)
+        return
+    show_result(result)
+    output.stdout().print(f"\nThe run is in {folder}", soft_wrap=True)
+
+
+def choose(recipe: Recipe, name: str | None) -> MethodEntry:
+    """Return the recipe's entry called `name`, or its only one.
+
+    Raises:
+        RecipeError: There is no such entry, or several and no name.
+    """
+    entries = {entry.name: entry for entry in recipe.methods}
+    if name is None and len(entries) == 1:
+        return next(iter(entries.values()))
+    if name is None:
+        raise RecipeError(
+            f"the recipe has {len(entries)} methods and train runs one.",
+            field="--method",
+            remedy=f"Name one of: {', '.join(entries)}. Or run them all with `deltatune compare`.",
+        )
+    if name not in entries:
+        raise RecipeError(
+            f"{name!r} is not among the recipe's methods.", field="--method", remedy=nearest(name, entries)
+        )
+    return entries[name]
+
+
+def run_name(label: str, seed: int) -> str:
+    """The folder name of a run: `lora r8`, 0 -> `lora-r8-s0`."""
+    slug = re.sub(r"[^a-z0-9]+", "-", label.lower()).strip("-")
+    return f"{slug or 'run'}-s{seed}"
+
+
+def show_result(result: dict[str, Any]) -> None:
+    """Print the metrics and the cost of a run."""
+    cost = result["cost"]
+    output.fields(
+        f"{result['name']} (seed {result['seed']}), test rows",
+        result["metrics"].get("test") or {"none": None},
+    )
+    output.fields(
+        "\nCost",
+        {
+            "trained": f"{cost['trained_parameters']:,} of {cost['total_parameters']:,} parameters",
+            "file": output.size(cost["file_bytes"]),
+            "training": f"{output.seconds(cost['train_seconds'])}, {cost['steps']:,} steps",
+            "evaluation": output.seconds(cost["evaluation_seconds"]),
+            "peak memory": output.size(cost["peak_memory_bytes"]),
+        },
+    )
+
+
+def evaluate(
+    run: RunFolder,
+    split: Annotated[
+        str, typer.Option("--split", help="The rows to evaluate on: train, validation or test.")
+    ] = "test",
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Evaluate a finished run again, from its saved delta.
+
+    Text is scored as the model generates it; classes are by the head's logits.
+
+    [bold]Examples[/bold]
+      $ deltatune evaluate out/tables/runs/lora-s0
+      $ deltatune evaluate out/tables/runs/lora-s0 --split validation --json
+
+    Writes nothing. The run's own test metrics are in its result.json.
+    """
+    if split not in ("train", "validation", "test"):
+        raise DeltatuneError(
+            f"{split!r} is not a part of the data.",
+            field="--split",
+            remedy=nearest(split, ("train", "validation", "test")),
+        )
+    from deltatune.train import evaluate_run
+
+    with watching(quiet=quiet) as observer:
+        found = evaluate_run(run, split=split, observer=observer)
+    output.emit_json(found) if as_json else output.fields(f"{run}, {split} rows", found)
+
+
+def predict(
+    run: RunFolder,
+    inputs: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="INPUT", help="Texts, or image files for a model of images."),
+    ] = None,
+    file: Annotated[
+        Path | None,
+        typer.Option("--file", "-f", help="Read inputs from this file, one a line.", show_default=False),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Use a trained run: print one prediction a line.
+
+    Inputs are arguments, the lines of [bold]--file[/bold], or the lines of stdin. They
+    go through the recipe's template: give what its input column holds.
+
+    [bold]Examples[/bold]
+      $ deltatune predict out/tables/runs/lora-s0 "0 Country: Russia, Cost: 42$"
+      $ deltatune predict out/xray/runs/lora-s0 scan1.png scan2.png --json
+      $ deltatune predict out/tables/runs/lora-s0 < tables.txt > titles.txt
+
+    With [bold]--json[/bold] every line is an object with id, input, prediction, scores.
+    Without it, a line break within a prediction is printed as a space.
+    """
+    given = _inputs(inputs, file)
+    from deltatune.train import predict as predictions
+
+    for prediction in predictions(run, given):
+        if as_json:
+            output.emit_json(_record(prediction), indent=None)
+        else:
+            sys.stdout.write(" ".join(prediction.prediction.splitlines()) + "\n")
+        sys.stdout.flush()
+
+
+def _record(prediction: Prediction) -> dict[str, Any]:
+    return {
+        "id": prediction.id,
+        "input": prediction.input,
+        "prediction": prediction.prediction,
+        "stopped": prediction.stopped,
+        "scores": prediction.scores,
+    }
+
+
+def _inputs(arguments: list[str] | None, file: Path | None) -> Iterable[str]:
+    """Where the inputs come from; a terminal's stdin does not count, the command would seem to hang."""
+    if arguments and file:
+        raise DeltatuneError(
+            "inputs are given both as arguments and as a file.", field="--file", remedy="Give one of the two."
+        )
+    if arguments:
+        return arguments
+    if file:
+        try:
+            return file.read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+            raise DeltatuneError(
+                f"cannot read '{file}': {reason}.",
+                field="--file",
+                remedy="Give a text file, one input a line.",
+            ) from error
+    if sys.stdin.isatty():
+        raise DeltatuneError(
+            "there is nothing to predict.",
+            field="INPUT",
+            remedy="Give inputs as arguments, with --file, or on stdin, one a line.",
+        )
+    return _lines()
+
+
+def _lines() -> Iterator[str]:
+    for line in sys.stdin:
+        yield line.rstrip("\r\n")

@@ -1,0 +1,122 @@
+"""What the commands print: results on stdout, everything else on stderr."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from deltatune.errors import DeltatuneError
+
+_on_interrupt: list[str] = []
+
+
+def stderr() -> Console:
+    """A console on stderr; made anew each time because tests and pipes replace the stream."""
+    return Console(stderr=True, highlight=False)
+
+
+def stdout() -> Console:
+    """A console on stdout. Without a terminal it is wide, so that no table is torn in a file."""
+    return Console(highlight=False, width=None if sys.stdout.isatty() else 160)
+
+
+def describe(error: DeltatuneError) -> str:
+    """One paragraph: where, what is wrong, what to do."""
+    parts = [f"{error.field}:" if error.field else "", error.what.strip(), (error.remedy or "").strip()]
+    return " ".join(part for part in parts if part)
+
+
+def error(message: str) -> None:
+    """Print `Error: message` in red on stderr, wrapped to the terminal."""
+    console = stderr()
+    console.print(Text.assemble(("Error: ", "bold red"), (message, "red")), soft_wrap=not console.is_terminal)
+
+
+def resumable_by(hint: str) -> None:
+    """Remember what to tell the user if they interrupt the work that starts now."""
+    _on_interrupt[:] = [hint]
+
+
+def interrupted() -> str:
+    """What to say after Ctrl-C."""
+    return " ".join(["Interrupted.", *_on_interrupt])
+
+
+def emit_json(value: Any, *, indent: int | None = 2) -> None:
+    """Print `value` as JSON on stdout, whatever it is that stands there."""
+    sys.stdout.write(json.dumps(value, indent=indent, ensure_ascii=False, default=str) + "\n")
+
+
+def fields(title: str | None, values: Mapping[str, Any]) -> None:
+    """Print a mapping, nested ones indented, as aligned `key  value` lines on stdout."""
+    console = stdout()
+    if title:
+        console.print(Text(title, style="bold"))
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="cyan", no_wrap=True)
+    grid.add_column(overflow="fold")
+    for key, value in _flat(values):
+        grid.add_row(key, Text(value))
+    console.print(grid)
+
+
+def _flat(values: Mapping[str, Any], indent: str = "") -> Iterable[tuple[str, str]]:
+    for key, value in values.items():
+        label = f"{indent}{str(key).replace('_', ' ')}"
+        if isinstance(value, Mapping) and value:
+            yield label, ""
+            yield from _flat(value, indent + "  ")
+        elif isinstance(value, Sequence) and not isinstance(value, str) and value:
+            for number, item in enumerate(value):
+                yield (label if number == 0 else ""), _cell(item)
+        else:
+            yield label, _cell(value)
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {_cell(item)}" for key, item in value.items())
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return ", ".join(_cell(item) for item in value) or "none"
+    return number(value)
+
+
+def number(value: Any) -> str:
+    """A value as a person reads it: `1,234`, `0.0123`, `yes`, `-` for nothing."""
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float):
+        return f"{value:,.0f}" if abs(value) >= 1e4 else f"{value:.4g}"
+    return str(value)
+
+
+def seconds(value: float | None) -> str:
+    """A duration: `48 s`, `3 min 20 s`, `2 h 5 min`."""
+    if value is None:
+        return "-"
+    whole = round(value)
+    if whole < 60:
+        return f"{value:.1f} s" if value < 10 else f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def size(value: float | None) -> str:
+    """A number of bytes: `12 kB`, `3.4 MB`."""
+    if value is None:
+        return "-"
+    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if value >= factor:
+            return f"{value / factor:.3g} {unit}"
+    return f"{value:.0f} B"

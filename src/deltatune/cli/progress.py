@@ -1,0 +1,165 @@
+"""Progress on stderr: bars in a terminal, a few plain lines elsewhere."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+from deltatune.cli import output
+from deltatune.core.observer import Observer, Silent
+
+PLAIN_STEPS = 10  # a line about every tenth of a task
+
+
+@contextlib.contextmanager
+def watching(*, quiet: bool = False) -> Iterator[Observer]:
+    """Give the observer that fits stderr: bars, plain lines, or (quiet) nothing but warnings."""
+    console = output.stderr()
+    if quiet:
+        yield Quiet(console)
+    elif console.is_terminal:
+        with Bars(console) as bars:
+            yield bars
+    else:
+        yield Lines(console)
+
+
+def _line(console: Console, text: str, style: str = "") -> None:
+    console.print(Text(text, style=style), soft_wrap=True)
+
+
+@dataclass
+class _Counter:
+    """How far a task is, and how fast it goes."""
+
+    total: int
+    now: Callable[[], float]
+    done: int = 0
+    shown: int = 0
+    numbers: dict[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.begun = self.now()
+
+    def advance(self, amount: int, numbers: dict[str, float] | None) -> None:
+        self.done += amount
+        self.numbers.update(numbers or {})
+
+    @property
+    def rate(self) -> float:
+        """Units a second since the start; 0 when it cannot be told yet."""
+        elapsed = self.now() - self.begun
+        return self.done / elapsed if elapsed > 0 else 0.0
+
+    @property
+    def left(self) -> float | None:
+        return (self.total - self.done) / self.rate if self.rate > 0 else None
+
+    def describe(self) -> str:
+        """The numbers and the rate, as `loss 2.31, 3.2 it/s`."""
+        numbers = [f"{name} {value:.4g}" for name, value in self.numbers.items()]
+        rate = self.rate
+        speed = [f"{rate:.1f} it/s" if rate >= 1 else f"{1 / rate:.1f} s/it"] if rate else []
+        return ", ".join(numbers + speed)
+
+
+class Quiet(Silent):
+    """Shows warnings only."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+
+    def warn(self, text: str) -> None:
+        """Print a warning."""
+        _line(self.console, f"Warning: {text}", "yellow")
+
+
+class Lines(Quiet):
+    """Plain lines, for logs and pipes: no control characters, at most one line for a tenth of a task."""
+
+    def __init__(self, console: Console, now: Callable[[], float] = time.monotonic) -> None:
+        super().__init__(console)
+        self.now = now
+        self.tasks: dict[str, _Counter] = {}
+
+    def stage(self, text: str) -> None:
+        """Print the new phase."""
+        _line(self.console, text)
+
+    def log(self, text: str) -> None:
+        """Print the line."""
+        _line(self.console, text)
+
+    def start(self, task: str, total: int) -> None:
+        """Begin to count."""
+        self.tasks[task] = _Counter(total, self.now)
+
+    def advance(self, task: str, amount: int = 1, numbers: dict[str, float] | None = None) -> None:
+        """Count, and print a line when another tenth is done."""
+        counter = self.tasks[task]
+        counter.advance(amount, numbers)
+        tenth = PLAIN_STEPS * counter.done // max(counter.total, 1)
+        if tenth > counter.shown:
+            counter.shown = tenth
+            left = f", {output.seconds(counter.left)} left" if counter.left else ""
+            _line(self.console, f"  {task}: {counter.done}/{counter.total}  {counter.describe()}{left}")
+
+    def finish(self, task: str) -> None:
+        """Forget the task."""
+        self.tasks.pop(task, None)
+
+
+class Bars(Quiet):
+    """Rich progress bars with the numbers of each task, its rate and the time left."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__(console)
+        self.progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn("[cyan]{task.fields[numbers]}"),
+            TimeRemainingColumn(compact=True),
+            TextColumn("left"),
+            console=console,
+            transient=True,
+        )
+        self.tasks: dict[str, tuple[TaskID, _Counter]] = {}
+
+    def __enter__(self) -> Bars:
+        self.progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.progress.stop()
+
+    def stage(self, text: str) -> None:
+        """Print the new phase above the bars."""
+        _line(self.console, text, "bold")
+
+    def log(self, text: str) -> None:
+        """Print the line above the bars."""
+        _line(self.console, text)
+
+    def start(self, task: str, total: int) -> None:
+        """Add a bar; a task that starts again begins at zero."""
+        self.finish(task)
+        identity = self.progress.add_task(Text(task).plain, total=total, numbers="")
+        self.tasks[task] = (identity, _Counter(total, time.monotonic))
+
+    def advance(self, task: str, amount: int = 1, numbers: dict[str, float] | None = None) -> None:
+        """Move the bar."""
+        identity, counter = self.tasks[task]
+        counter.advance(amount, numbers)
+        self.progress.update(identity, advance=amount, numbers=counter.describe())
+
+    def finish(self, task: str) -> None:
+        """Take the bar away."""
+        if task in self.tasks:
+            self.progress.remove_task(self.tasks.pop(task)[0])
