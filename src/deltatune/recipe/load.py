@@ -1,0 +1,188 @@
+"""Reading a recipe: YAML, overrides, paths, validation."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from deltatune.errors import RecipeError
+from deltatune.recipe.problems import as_recipe_error
+from deltatune.recipe.schema import Recipe
+
+PATH_FIELDS = ("source", "train", "validation", "test")
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML with the core rules of version 1.2: `1e-3` is a number, `no` is a text, a key stands once."""
+
+
+_OLD_RULES = ("tag:yaml.org,2002:bool", "tag:yaml.org,2002:float", "tag:yaml.org,2002:int")
+_Loader.yaml_implicit_resolvers = {
+    character: [(tag, pattern) for tag, pattern in rules if tag not in _OLD_RULES]
+    for character, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:bool", re.compile(r"^(?:true|false|True|False)$"), list("tfTF")
+)
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:int", re.compile(r"^[-+]?(?:0|[1-9][0-9_]*)$"), list("-+0123456789")
+)
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(
+        r"^(?:[-+]?(?:[0-9][0-9_]*\.[0-9_]*|\.[0-9]+|[0-9]+(?=[eE]))(?:[eE][-+]?[0-9]+)?|[-+]?\.inf|\.nan)$"
+    ),
+    list("-+0123456789."),
+)
+
+
+def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
+    seen: dict[Any, int] = {}
+    for key_node, _ in node.value:
+        key, line = loader.construct_object(key_node, deep=True), key_node.start_mark.line + 1
+        if not isinstance(key, str | int | float):
+            raise yaml.constructor.ConstructorError(
+                None, None, "a key must be a plain text", key_node.start_mark
+            )
+        if key in seen:
+            raise yaml.constructor.ConstructorError(
+                None,
+                None,
+                f"the key {key!r} stands twice, in line {seen[key]} and in line {line}",
+                key_node.start_mark,
+            )
+        seen[key] = line
+    mapping: dict[Any, Any] = yaml.SafeLoader.construct_mapping(loader, node, deep=True)
+    return mapping
+
+
+_Loader.add_constructor("tag:yaml.org,2002:map", _mapping)
+
+
+def load_recipe(path: str | Path, overrides: Iterable[str] = ()) -> Recipe:
+    """Read and validate a recipe file.
+
+    Args:
+        path: The YAML file. Relative data paths in it are meant from its folder, and so is a model `./NAME`.
+        overrides: Dotted changes such as `train.lr=3e-4`, `methods.0.lora.r=16`, `data.limit.train=100`; the
+            value is YAML. Relative paths in them are meant from the recipe's folder too.
+
+    Raises:
+        RecipeError: The file cannot be read, or breaks a rule; every wrong field is named.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise RecipeError(
+            f"cannot be read ({error.strerror}).", field=str(path), remedy="Name a recipe file, in YAML."
+        ) from error
+    except UnicodeDecodeError as error:
+        raise RecipeError(
+            "is not text in UTF-8.", field=str(path), remedy="Name a recipe file, in YAML."
+        ) from error
+    return parse_recipe(_parse_yaml(text, str(path)), overrides, root=path.parent)
+
+
+def parse_recipe(content: Any, overrides: Iterable[str] = (), *, root: str | Path | None = None) -> Recipe:
+    """Validate a recipe that was read already, or written in Python.
+
+    Args:
+        content: The mapping that a recipe file holds; it is not changed.
+        overrides: As for `load_recipe`.
+        root: The folder that relative data paths are meant from. None leaves them as they are.
+
+    Raises:
+        RecipeError: As for `load_recipe`.
+    """
+    if not isinstance(content, Mapping):
+        found = "empty" if content is None else f"a {type(content).__name__}"
+        raise RecipeError(f"A recipe is a mapping of fields such as task and model; this one is {found}.")
+    for override in overrides:
+        content = apply_override(content, override)
+    try:
+        recipe = Recipe.model_validate(dict(content))
+    except ValidationError as error:
+        raise as_recipe_error(error, content) from error
+    return recipe if root is None else _resolve_paths(recipe, Path(root).resolve())
+
+
+def apply_override(content: Mapping[str, Any], override: str) -> dict[str, Any]:
+    """Return a copy of a recipe's content with one dotted field set.
+
+    A step is a key, or the number of an item in a list. Short forms are widened on the way: in
+    `methods.0.lora.r=16` the entry may be written `lora`, and `model.revision=v2` works on a model's name.
+
+    Raises:
+        RecipeError: It is not `field=value`, or a step leads into a plain value or past a list's end.
+    """
+    field, equals, text = override.partition("=")
+    steps = field.strip().split(".")
+    if not equals or not all(steps):
+        raise RecipeError(f"The override {override!r} is not of the form field=value, such as train.lr=3e-4.")
+    changed = _set(dict(content), steps, _parse_yaml(text, f"--set {field}"), ())
+    assert isinstance(changed, dict)
+    return changed
+
+
+def _set(node: Any, steps: list[str], value: Any, above: tuple[str, ...]) -> Any:
+    if not steps:
+        return value
+    step, rest = steps[0], steps[1:]
+    here = (*above, step)
+    node = _widen(node, above, step)
+    if isinstance(node, Mapping):
+        return {**node, step: _set(node.get(step), rest, value, here)}
+    if isinstance(node, list):
+        if not step.isdecimal() or int(step) >= len(node):
+            raise RecipeError(
+                f"{step!r} is not an item of the list, which has {len(node)}.",
+                field=".".join(here),
+                remedy="Items are numbered from 0.",
+            )
+        index = int(step)
+        return [*node[:index], _set(node[index], rest, value, here), *node[index + 1 :]]
+    raise RecipeError(f"cannot be set: {'.'.join(above)} is the plain value {node!r}.", field=".".join(here))
+
+
+def _widen(node: Any, above: tuple[str, ...], step: str) -> Any:
+    if node is None:
+        return {}
+    if isinstance(node, str) and above[:1] == ("methods",) and len(above) == 2:
+        return {node: None}
+    if isinstance(node, str) and above in (("model",), ("data",)):
+        return {"name" if above == ("model",) else "source": node}
+    return node
+
+
+def _parse_yaml(text: str, where: str) -> Any:
+    try:
+        return yaml.load(text, Loader=_Loader)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        line = f" in line {mark.line + 1}" if mark else ""
+        raise RecipeError(f"is not valid YAML{line}: {error.problem}.", field=where) from error
+    except yaml.YAMLError as error:
+        raise RecipeError(f"is not valid YAML: {error}.", field=where) from error
+
+
+def _resolve_paths(recipe: Recipe, root: Path) -> Recipe:
+    data, model = recipe.data, recipe.model
+    changes = {
+        field: str(root / name)
+        for field in PATH_FIELDS
+        if (name := getattr(data, field)) and data.format not in ("hub", "bundled") and not is_remote(name)
+    }
+    if model.name.startswith(("./", "../")):
+        model = model.model_copy(update={"name": str((root / model.name).resolve())})
+    return recipe.model_copy(update={"data": data.model_copy(update=changes), "model": model})
+
+
+def is_remote(name: str) -> bool:
+    """Tell whether a data source is no path: `hub:ID` or `bundled:NAME`."""
+    return name.startswith(("hub:", "bundled:"))

@@ -1,0 +1,129 @@
+"""From pydantic's errors to one message that names every wrong field, its value, the rule and the remedy."""
+
+from __future__ import annotations
+
+import difflib
+import typing
+from collections.abc import Iterable
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from deltatune.errors import RecipeError
+from deltatune.recipe.schema import ENTRY_KEYS, MethodEntry, Recipe
+
+Path = tuple[str | int, ...]
+
+PLAIN = {"missing": "is missing.", "too_short": "must have at least one item."}
+
+
+def as_recipe_error(error: ValidationError, content: Any) -> RecipeError:
+    """Gather all problems of a validation into one error.
+
+    Args:
+        error: What pydantic raised for `Recipe`.
+        content: The recipe's raw content, to name a method entry's parts as they are written there.
+    """
+    problems: dict[str, str] = {}
+    for detail in error.errors(include_url=False):
+        for path, text in _unfold(detail, content):
+            known = problems.get(path)  # a union reports each of its branches
+            problems[path] = text if known in (None, text) else _either(known, text)
+    problems = {path: text for path, text in problems.items() if not _repeats(path, problems)}
+    if len(problems) == 1:
+        [(path, text)] = problems.items()
+        return RecipeError(text, field=path or None)
+    lines = "".join(f"\n  {path}: {text}" if path else f"\n  {text}" for path, text in problems.items())
+    return RecipeError(f"The recipe has {len(problems)} problems:{lines}")
+
+
+def _unfold(detail: Any, content: Any) -> Iterable[tuple[str, str]]:
+    path: Path = tuple(detail["loc"])
+    kind, context = detail["type"], detail.get("ctx", {})
+    if kind == "conflicts":
+        yield from context["list"]
+    elif kind == "method_config":
+        owner = _method_class(context["method"])
+        for inner in context["errors"]:
+            inner_path = (*path, context["method"], *inner["loc"])
+            yield _dotted(inner_path), _describe(inner, owner, inner["loc"])
+    else:
+        yield _dotted(_as_written(path, content)), _describe(detail, Recipe, path)
+
+
+def _describe(detail: Any, owner: type[BaseModel], path: Path) -> str:
+    kind, value, context = detail["type"], detail.get("input"), detail.get("ctx", {})
+    if kind == "extra_forbidden":
+        known = _known(owner, path[:-1])
+        close = difflib.get_close_matches(str(path[-1]), known, n=1, cutoff=0.5)
+        hint = f"Did you mean {close[0]!r}? " if close else ""
+        return f"is not a known key. {hint}Known here: {', '.join(known)}."
+    if kind in PLAIN:
+        return PLAIN[kind]
+    if kind in ("value_error", "entry", "unknown_method"):
+        return str(context.get("error", detail["msg"]))
+    if kind in ("model_type", "dict_type", "model_attributes_type"):
+        return f"{_short(value)} must be a mapping of settings."
+    rule = str(detail["msg"]).removeprefix("Input ").replace("should", "must")
+    rule = rule.removesuffix(", unable to parse string as an integer")
+    if kind == "literal_error" and isinstance(value, str):
+        options = [option.strip("'") for option in context["expected"].replace(" or ", ", ").split(", ")]
+        close = difflib.get_close_matches(value, options, n=1, cutoff=0.5)
+        rule += f". Did you mean {close[0]!r}?" if close else ""
+    return f"{_short(value)} {rule}" + ("" if rule.endswith("?") else ".")
+
+
+def _either(first: str, second: str) -> str:
+    """Join the rules of two branches of a union, of which the value fits neither."""
+    return f"{first.rstrip('.')}, or {second.partition(' must ')[2] or second}"
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _known(owner: type[BaseModel], path: Path) -> list[str]:
+    """List the keys that are allowed at `path` below the model `owner`."""
+    for step in path:
+        if isinstance(step, int) or step not in owner.model_fields:
+            continue
+        inner = _model_in(owner.model_fields[step].annotation)
+        owner = inner or owner
+    if owner is MethodEntry:
+        from deltatune.methods import METHODS
+
+        return [*METHODS.names(), *ENTRY_KEYS]
+    return list(owner.model_fields)
+
+
+def _model_in(annotation: Any) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next(filter(None, map(_model_in, typing.get_args(annotation))), None)
+
+
+def _method_class(name: str) -> type[BaseModel]:
+    from deltatune.methods import METHODS
+
+    return METHODS.get(name)
+
+
+def _as_written(path: Path, content: Any) -> Path:
+    """Replace `config` in a method entry's path by the method's name, and drop pydantic's branch names."""
+    if len(path) > 2 and path[0] == "methods" and path[2] == "config":
+        entry = content["methods"][path[1]]
+        names = [key for key in entry if key not in ENTRY_KEYS] if isinstance(entry, dict) else [str(entry)]
+        path = (*path[:2], names[0], *path[3:])
+    return tuple(step for step in path if isinstance(step, int) or step.isidentifier())
+
+
+def _dotted(path: Path) -> str:
+    return ".".join(map(str, path))
+
+
+def _repeats(path: str, problems: dict[str, str]) -> bool:
+    """Tell whether a problem of `methods.N.train` is that of the `train` section itself."""
+    steps = path.split(".")
+    inherited = ".".join(steps[2:])
+    return steps[0] == "methods" and steps[2:3] == ["train"] and problems.get(inherited) == problems[path]

@@ -1,0 +1,210 @@
+"""Rules that span several fields of a recipe: combinations that cannot work, or would not be honest."""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Iterator
+from pathlib import PurePath
+from typing import TYPE_CHECKING
+
+from deltatune.recipe.sections import CHAT, CLASSIFICATION_TASKS, IMAGE_FORMATS, DataSpec, Format
+
+if TYPE_CHECKING:
+    from deltatune.recipe.schema import Recipe
+
+SUFFIXES: dict[str, Format] = {
+    ".csv": "csv",
+    ".tsv": "tsv",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".json": "json",
+    ".parquet": "parquet",
+    ".txt": "sentence-label",
+    ".npz": "npz",
+}
+"""What `format: auto` makes of a file's suffix."""
+ONE_PART_FORMATS = ("csv", "tsv", "jsonl", "json", "parquet", "sentence-label", "table-folder")
+"""Formats that never bring parts of their own, so that one source needs a split."""
+
+CLASS_METRICS = "loss, accuracy and macro_f1"
+
+Conflict = tuple[str, str]
+"""(dotted path of the field, what is wrong and what to do)"""
+
+
+def format_by_name(name: str, declared: Format = "auto") -> Format:
+    """Tell a source's format from its name alone; `auto` is returned for folders and unknown suffixes."""
+    if declared != "auto":
+        return declared
+    if name.startswith("bundled:"):
+        return "bundled"
+    if name.startswith("hub:"):
+        return "hub"
+    return SUFFIXES.get(PurePath(name).suffix.lower(), "auto")
+
+
+def template_fields(template: str) -> list[str]:
+    """List the columns that a template names.
+
+    Raises:
+        ValueError: A brace is not closed, or a field is more than a column's name.
+    """
+    fields = []
+    for _, field, spec, conversion in string.Formatter().parse(template):
+        if field is None:
+            continue
+        if not field or spec or conversion or any(character in field for character in "[]{}!:"):
+            raise ValueError(f"'{{{field}}}' is not a plain {{column}} field.")
+        fields.append(field)
+    return fields
+
+
+def find_conflicts(recipe: Recipe) -> list[Conflict]:
+    """Check the whole recipe; every conflict is reported, not only the first."""
+    conflicts = [
+        *_sources(recipe.data),
+        *_templates(recipe),
+        *_task(recipe),
+        *_lists(recipe),
+        *_training(recipe),
+    ]
+    return list(dict.fromkeys(conflicts))
+
+
+def _sources(data: DataSpec) -> Iterator[Conflict]:
+    files = {"train": data.train, "validation": data.validation, "test": data.test}
+    given = [part for part, name in files.items() if name]
+    if data.source and given:
+        yield (
+            "data.source",
+            f"cannot stand beside data.{given[0]}: give one source, or one file for each part.",
+        )
+        return
+    if not data.source and not data.train:
+        yield "data", "names no training rows: give data.source, or data.train."
+        return
+    split = data.split
+    if data.source:
+        if split is None and format_by_name(data.source, data.format) in ONE_PART_FORMATS:
+            yield "data.split", "is missing: one source needs a split, such as {validation: 0.1, test: 0.1}."
+    else:
+        for part in ("validation", "test"):
+            if not files[part] and split is None:
+                yield (
+                    f"data.{part}",
+                    f"is missing: name a file, or take a share of the training rows with "
+                    f"data.split: {{{part}: 0.1}} (0 for none).",
+                )
+    if split is None:
+        return
+    for part, share in (("validation", split.validation), ("test", split.test)):
+        if share and files[part]:
+            yield f"data.split.{part}", f"({share}) cannot stand beside data.{part}, which names a file."
+    if (split.validation or 0) + (split.test or 0) >= 1:
+        yield (
+            "data.split",
+            "leaves no training rows: the shares of validation and test must add up to less than 1.",
+        )
+
+
+def _templates(recipe: Recipe) -> Iterator[Conflict]:
+    data, columns = recipe.data, recipe.data.columns
+    shown: list[str] = []
+    for field, template in (("template", data.template), ("target_template", data.target_template)):
+        if template is None or template == CHAT:
+            continue
+        try:
+            names = template_fields(template)
+        except ValueError as error:
+            yield f"data.{field}", f"is not a template: {error} Write {{{{ and }}}} for braces."
+            continue
+        if not names:
+            yield f"data.{field}", f"({template!r}) contains no {{column}}, so every row would be the same."
+        shown += names if field == "template" else []
+    if data.template == CHAT and recipe.task != "causal-lm":
+        yield "data.template", "'chat' is for the task causal-lm only."
+    if data.target_template == CHAT:
+        yield "data.target_template", "cannot be 'chat': only the input is wrapped as a chat turn."
+    leaks = {name for name in ("target", columns.target) if name in shown and name != columns.input}
+    if leaks and columns.target is not None:
+        yield "data.template", f"shows the target ({{{min(map(str, leaks))}}}) to the model; take it out."
+    if columns.input == columns.target and columns.input != "auto":
+        yield "data.columns", f"input and target are the same column ({columns.input!r})."
+
+
+def _task(recipe: Recipe) -> Iterator[Conflict]:
+    data, task = recipe.data, recipe.task
+    names = {
+        f"data.{part}": name
+        for part in ("source", "train", "validation", "test")
+        if (name := getattr(data, part))
+    }
+    formats = {field: format_by_name(name, data.format) for field, name in names.items()}
+    for field, kind in formats.items():
+        if task == "image-classification" and kind not in (*IMAGE_FORMATS, "auto", "hub", "bundled"):
+            yield (
+                field,
+                f"has format {kind}, which holds no images; {task} reads {', '.join(IMAGE_FORMATS)} or hub.",
+            )
+        if task != "image-classification" and kind in IMAGE_FORMATS:
+            yield field, f"has format {kind}, which holds images; they need the task image-classification."
+    if task == "image-classification" and data.template != "{input}":
+        yield (
+            "data.template",
+            "is for text; with the task image-classification the model reads the image alone.",
+        )
+    if task in CLASSIFICATION_TASKS and data.target_template is not None:
+        yield "data.target_template", f"is for generated text; the target of {task} is a label."
+    if data.columns.target is None and task != "causal-lm":
+        yield (
+            "data.columns.target",
+            f"is null, but {task} needs a target; only causal-lm can learn plain text.",
+        )
+    if data.columns.target is None and data.template == CHAT:
+        yield "data.columns.target", "is null, but a chat turn needs an answer as its target."
+    yield from _metrics(recipe)
+
+
+def _metrics(recipe: Recipe) -> Iterator[Conflict]:
+    evaluation = recipe.evaluation
+    named = [("primary", evaluation.primary), ("select_by", evaluation.select_by)]
+    if evaluation.metrics != "auto":
+        named += [("metrics", metric) for metric in evaluation.metrics]
+    if recipe.task in CLASSIFICATION_TASKS:
+        for field, metric in named:
+            if metric not in ("auto", "loss", "accuracy", "macro_f1"):
+                yield (
+                    f"evaluation.{field}",
+                    f"({metric}) is for generated text; {recipe.task} has {CLASS_METRICS}.",
+                )
+
+
+def _lists(recipe: Recipe) -> Iterator[Conflict]:
+    seen: dict[str, int] = {}
+    for index, entry in enumerate(recipe.methods):
+        if not entry.slug:
+            yield f"methods.{index}.name", f"({entry.name!r}) has no letter or digit to name a folder by."
+        elif entry.slug in seen:
+            yield (
+                f"methods.{index}",
+                f"({entry.name!r}) has the label of methods.{seen[entry.slug]}; give it a label of its own "
+                f"with name: (labels that make the same folder name {entry.slug!r} count as equal).",
+            )
+        seen.setdefault(entry.slug, index)
+    if len(set(recipe.seeds)) < len(recipe.seeds):
+        yield "seeds", f"({recipe.seeds}) has one twice; the same seed gives the same run."
+
+
+def _training(recipe: Recipe) -> Iterator[Conflict]:
+    data = recipe.data
+    no_validation = not data.validation and data.split is not None and data.split.validation == 0
+    if not no_validation:
+        return
+    for index, entry in enumerate(recipe.methods):
+        if entry.train.early_stopping is not None:
+            field = (
+                "train"
+                if entry.train.early_stopping == recipe.train.early_stopping
+                else f"methods.{index}.train"
+            )
+            yield f"{field}.early_stopping", "needs validation rows, but data.split.validation is 0."

@@ -1,0 +1,168 @@
+"""The recipe: one validated description of what to train on what, and how to judge it."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Annotated, Any, cast
+
+from pydantic import Field, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
+
+from deltatune.errors import RecipeError, nearest
+from deltatune.recipe.rules import find_conflicts
+from deltatune.recipe.sections import DataSpec, EvaluationSpec, Int, ModelSpec, Section, Task, Text, TrainSpec
+
+if TYPE_CHECKING:
+    from deltatune.core.method import MethodConfig
+
+ENTRY_KEYS = ("name", "train")
+"""Keys of a method entry besides the method's own name."""
+
+
+def slug(label: str) -> str:
+    """Turn a label into a file name: lower case, anything but letters, digits and `._` becomes `-`."""
+    return re.sub(r"[^\w.]+", "-", label.lower()).strip("-.")
+
+
+class MethodEntry(Section):
+    """One contestant: a method, its settings, and the training settings that hold for it.
+
+    A recipe writes it as `lora`, or as `{lora: {r: 8}, name: lora r8, train: {lr: 1e-3}}`.
+    """
+
+    name: Text
+    """The label in tables and folders. Default: the method's name."""
+    method: Text
+    """A name in `deltatune.methods.METHODS`."""
+    config: dict[str, Any] = Field(default={})
+    """The method's settings, validated by its config class and completed with its defaults."""
+    train: TrainSpec = TrainSpec()
+    """The recipe's `train` section with this entry's changes."""
+
+    @property
+    def slug(self) -> str:
+        """The label as a file name."""
+        return slug(self.name)
+
+    def build_config(self) -> MethodConfig:
+        """Make the method's config object."""
+        return _method(self.method)(**self.config)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _complete(cls, value: Any) -> Any:
+        """Bring the forms of a recipe to that of the class, and the settings to their complete form."""
+        value = _from_yaml(value)
+        if not isinstance(value, dict) or not isinstance(value.get("method"), str):
+            return value
+        config = value.get("config") or {}
+        if not isinstance(config, dict):
+            return value
+        try:
+            complete = _method(value["method"]).model_validate(config)
+        except RecipeError as error:
+            raise PydanticCustomError("unknown_method", "{text}", {"text": str(error)}) from error
+        except ValidationError as error:
+            details = {"method": value["method"], "errors": error.errors(include_url=False)}
+            raise PydanticCustomError("method_config", "settings of {method}", details) from error
+        return {**value, "config": complete.model_dump(mode="json")}
+
+
+class Recipe(Section):
+    """Everything that determines a comparison, or with one method and one seed, a run."""
+
+    task: Task
+    """What the model is to do."""
+    model: ModelSpec
+    """The base: a name, or `{name, revision, trust_remote_code, attention}`."""
+    data: DataSpec
+    """The rows, and how they become inputs and targets."""
+    methods: list[MethodEntry] = Field(min_length=1)
+    """What is compared: each a method's name, or `{METHOD: {settings}, name: LABEL, train: {changes}}`."""
+    train: TrainSpec = TrainSpec()
+    """Training settings of every entry."""
+    evaluation: EvaluationSpec = EvaluationSpec()
+    """What is measured, and how."""
+    seeds: list[Annotated[Int, Field(ge=0, lt=2**32)]] = Field(default=[0], min_length=1)
+    """Every entry is trained once with each seed. Three or more show the noise of training too."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _spread_train(cls, value: Any) -> Any:
+        """Give every method entry the train section that holds for it."""
+        if not isinstance(value, dict) or not isinstance(value.get("methods"), list):
+            return value
+        base = value.get("train")
+        base = base.model_dump() if isinstance(base, TrainSpec) else base or {}
+        return {**value, "methods": [_with_train(entry, base) for entry in value["methods"]]}
+
+    @model_validator(mode="after")
+    def _refuse_conflicts(self) -> Recipe:
+        if conflicts := find_conflicts(self):
+            raise PydanticCustomError(
+                "conflicts", "{count} conflicts", {"count": len(conflicts), "list": conflicts}
+            )
+        return self
+
+    def entry(self, name: str) -> MethodEntry:
+        """Return the method entry with this label.
+
+        Raises:
+            RecipeError: There is none.
+        """
+        for entry in self.methods:
+            if entry.name == name:
+                return entry
+        raise RecipeError(
+            f"{name!r} is not the label of an entry.",
+            field="methods",
+            remedy=nearest(name, [entry.name for entry in self.methods]),
+        )
+
+    def dump(self) -> dict[str, Any]:
+        """Write out every setting, defaults included, in the form of a recipe file.
+
+        `parse_recipe(recipe.dump()) == recipe`. An entry's `train` holds what differs from the recipe's.
+        """
+        content = self.model_dump(mode="json")
+        content["methods"] = [self._dump_entry(entry) for entry in self.methods]
+        return content
+
+    def _dump_entry(self, entry: MethodEntry) -> dict[str, Any]:
+        base, own = self.train.model_dump(mode="json"), entry.train.model_dump(mode="json")
+        changes = {key: value for key, value in own.items() if value != base[key]}
+        content: dict[str, Any] = {entry.method: entry.config, "name": entry.name}
+        return content | ({"train": changes} if changes else {})
+
+
+def _method(name: str) -> type[MethodConfig]:
+    from deltatune.methods import METHODS  # imported here: recipe/ is a leaf that knows methods by name only
+
+    return METHODS.get(name)
+
+
+def _from_yaml(value: Any) -> Any:
+    if isinstance(value, str):
+        value = {value: None}
+    if not isinstance(value, dict) or "method" in value:
+        return value
+    names = [key for key in value if key not in ENTRY_KEYS]
+    if len(names) != 1:
+        found = f"has {', '.join(map(repr, names))}" if names else "names none"
+        raise PydanticCustomError(
+            "entry", "{text}", {"text": f"an entry names one method; this one {found}."}
+        )
+    method = str(names[0])
+    entry = {"name": method, "method": method, "config": value[names[0]] or {}}
+    return entry | {key: value[key] for key in ENTRY_KEYS if value.get(key) is not None}
+
+
+def _with_train(entry: Any, base: Any) -> Any:
+    if isinstance(entry, str):
+        entry = {entry: None}
+    if not isinstance(entry, dict) or not isinstance(base, dict):
+        return entry
+    own = entry.get("train") or {}
+    if isinstance(own, TrainSpec) or not isinstance(own, dict):
+        return entry
+    return {**entry, "train": {**base, **cast("dict[str, Any]", own)}}

@@ -1,0 +1,216 @@
+"""The sections of a recipe: model, data, training and evaluation.
+
+Every field's docstring is its documentation: it appears in the JSON Schema that editors read and in the
+command line's help. Numbers are strict (`epochs: "3"` is refused), unknown keys are refused.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, Strict, field_validator, model_validator
+
+Task = Literal["text-to-text", "causal-lm", "text-classification", "image-classification"]
+Format = Literal[
+    "auto",
+    "csv",
+    "tsv",
+    "jsonl",
+    "json",
+    "parquet",
+    "table-folder",
+    "sentence-label",
+    "image-folder",
+    "npz",
+    "hub",
+    "bundled",
+]
+Metric = Literal[
+    "rouge1_f", "rouge1_p", "rouge1_r", "rouge2_f", "rouge2_p", "rouge2_r",
+    "rougeL_f", "rougeL_p", "rougeL_r",
+    "bleu", "chrf", "exact_match", "stop_rate", "repetition_rate", "mean_length",
+    "accuracy", "macro_f1", "loss", "perplexity",
+]  # fmt: skip
+
+TEXT_TASKS = ("text-to-text", "causal-lm", "text-classification")
+CLASSIFICATION_TASKS = ("text-classification", "image-classification")
+IMAGE_FORMATS = ("image-folder", "npz")
+PARTS = ("train", "validation", "test")
+CHAT = "chat"
+"""The template that stands for the tokenizer's own chat template."""
+
+Int = Annotated[int, Strict()]
+Float = Annotated[float, Strict(), Field(allow_inf_nan=False)]
+Bool = Annotated[bool, Strict()]
+Count = Annotated[int, Strict(), Field(ge=1)]
+Share = Annotated[float, Strict(), Field(ge=0, lt=1)]
+Text = Annotated[str, Field(min_length=1)]
+
+
+class Section(BaseModel):
+    """What all sections share: unknown keys are refused, and nothing changes after validation."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class ModelSpec(Section):
+    """Which pretrained model is the base. In a recipe, a plain string means its name."""
+
+    name: Text
+    """`bundled:NAME`, a local folder (`./my-model`) or the id of a model on the Hugging Face Hub."""
+    revision: str | None = None
+    """The Hub commit, branch or tag to use; null means the newest."""
+    trust_remote_code: Bool = False
+    """Whether Python code that comes with the model may run on this machine."""
+    attention: Literal["sdpa", "eager"] = "sdpa"
+    """The attention implementation of the base."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_string(cls, value: Any) -> Any:
+        return {"name": value} if isinstance(value, str) else value
+
+
+class SplitSpec(Section):
+    """How validation and test rows are taken out of the training rows, by a seeded shuffle."""
+
+    validation: Share | None = None
+    """Share of the rows for validation; 0 for none. Null: 0.1, or none if `data.validation` is given."""
+    test: Share | None = None
+    """Share of the rows for the test; 0 for none. Null: 0.1, or none if `data.test` is given."""
+    seed: Int = 0
+    """Seed of the shuffle. It is not the training seed: all seeds of a comparison see the same split."""
+
+
+class ColumnsSpec(Section):
+    """Which columns of the data mean what."""
+
+    input: Text = "auto"
+    """The column that the model reads. `auto`: the format's own (`table`, `sentence`, `image`) or `input`."""
+    target: Text | None = "auto"
+    """The column to produce: a text, or the label of a classification. `auto`: the format's own (`title`,
+    `label`), else `target`. Null (causal-lm only): there is none, the model learns the input text itself."""
+    id: Text | None = None
+    """The column that names a row in messages and predictions. Null: the row's number."""
+
+
+class LimitSpec(Section):
+    """Use at most so many rows of a part: the first N of a seeded shuffle; a larger limit adds rows."""
+
+    train: Count | None = None
+    """Largest number of training rows."""
+    validation: Count | None = None
+    """Largest number of validation rows."""
+    test: Count | None = None
+    """Largest number of test rows."""
+
+
+class DataSpec(Section):
+    """Where the rows come from and how a row becomes an input and a target."""
+
+    source: Text | None = None
+    """One file, folder, `hub:ID[#CONFIG][@REVISION]` or `bundled:NAME`. Its own train, validation and test
+    parts are used if it has them; otherwise `split` makes them. Excludes `train`, `validation`, `test`."""
+    train: Text | None = None
+    """File of training rows, instead of `source`."""
+    validation: Text | None = None
+    """File of validation rows, used to select models. Without it they are taken from `train` by `split`."""
+    test: Text | None = None
+    """File of test rows, never used to select anything. Without it they are taken from `train` by `split`."""
+    split: SplitSpec | None = None
+    """How parts that have no file of their own are taken from the training rows."""
+    format: Format = "auto"
+    """Format of the files; `auto` goes by the name: the suffix, or what a folder contains."""
+    columns: ColumnsSpec = ColumnsSpec()
+    """Which columns mean what."""
+    template: Text = "{input}"
+    """Text that the model reads, with `{column}` for columns of the row and `{input}` for the input
+    column; write `{{` for a brace. `chat` (causal-lm): the input as a user's turn in the tokenizer's chat template."""
+    target_template: Text | None = None
+    """Text that the model shall produce, as `template`, with `{target}` for the target column. Null: the
+    target itself. For causal-lm, target tokens directly follow the prompt's: begin with a space if needed."""
+    max_input_tokens: Annotated[int, Strict(), Field(ge=4)] = 512
+    """Longer inputs are truncated, and counted: on the right, or on the left for causal-lm prompts."""
+    max_target_tokens: Annotated[int, Strict(), Field(ge=2)] = 64
+    """Longer targets are truncated, and counted. The end token has its place within the limit."""
+    limit: LimitSpec = LimitSpec()
+    """Use fewer rows."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_string(cls, value: Any) -> Any:
+        return {"source": value} if isinstance(value, str) else value
+
+
+class TrainSpec(Section):
+    """How deltas are trained. An entry under `methods` may override any field for itself."""
+
+    epochs: Count = 3
+    """Passes over the training rows."""
+    max_steps: Count | None = None
+    """Stop after so many optimizer steps, even within an epoch; schedules are laid out for it."""
+    batch_size: Count = 16
+    """Rows to an optimizer step."""
+    micro_batch_size: Count | None = None
+    """Rows that go through the model at once; gradients add up to `batch_size`. Null: `batch_size`."""
+    lr: Annotated[float, Strict(), Field(gt=0, allow_inf_nan=False)] | None = None
+    """Peak learning rate of AdamW. Null: the method's default."""
+    schedule: Literal["linear", "cosine", "constant"] = "linear"
+    """How the learning rate falls after the warm-up."""
+    warmup: Share = 0.06
+    """Share of the steps during which the learning rate rises."""
+    weight_decay: Annotated[float, Strict(), Field(ge=0, allow_inf_nan=False)] = 0.0
+    """AdamW's decoupled weight decay."""
+    max_grad_norm: Annotated[float, Strict(), Field(gt=0, allow_inf_nan=False)] | None = 1.0
+    """Gradients are scaled down to this norm; null for no clipping."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Arithmetic of the frozen base; what is trained is always fp32. There is no fp16: T5 overflows in it."""
+    base_dropout: Bool = False
+    """Whether the frozen base keeps its own dropout while training."""
+    gradient_checkpointing: Bool = False
+    """Recompute activations in the backward pass: less memory, about a third more time."""
+    bucket_by_length: Bool = True
+    """Put rows of similar length in a batch, which saves padding."""
+    early_stopping: Count | None = None
+    """Stop after so many evaluations without a better validation result; null to go on."""
+    evaluate_every: Literal["epoch"] | Count = "epoch"
+    """When to evaluate on the validation rows: `epoch`, or a number of steps."""
+    checkpoint_every: Literal["epoch"] | Count = "epoch"
+    """When to write a checkpoint to resume from: `epoch`, or a number of steps."""
+    trackers: list[Literal["tensorboard", "trackio", "wandb"]] = Field(default=[])
+    """Where to log besides metrics.jsonl; each needs its package."""
+
+    @field_validator("precision", mode="before")
+    @classmethod
+    def _no_fp16(cls, value: Any) -> Any:
+        if value in ("fp16", "float16", "half"):
+            raise ValueError(
+                "fp16 is not offered: T5 and other models trained in bfloat16 overflow in it and give NaN. "
+                "Use bf16 or fp32."
+            )
+        return value
+
+    @model_validator(mode="after")
+    def _micro_within_batch(self) -> TrainSpec:
+        if self.micro_batch_size is not None and self.micro_batch_size > self.batch_size:
+            raise ValueError(
+                f"micro_batch_size ({self.micro_batch_size}) must not exceed batch_size ({self.batch_size})."
+            )
+        return self
+
+
+class EvaluationSpec(Section):
+    """What is measured, and how text is generated for it. The test rows are used once, at the end."""
+
+    metrics: Literal["auto"] | list[Metric] = "auto"
+    """Metrics to report; `auto`: all that fit the task."""
+    primary: Literal["auto"] | Metric = "auto"
+    """The metric that ranks a comparison; `auto`: rougeL_f, or accuracy for classification."""
+    select_by: Metric = "loss"
+    """The validation metric that selects the best checkpoint and stops early."""
+    batch_size: Count = 32
+    """Rows that are evaluated at once."""
+    max_new_tokens: Count = 64
+    """Generation stops here if the model does not end its text itself."""
+    num_beams: Count = 1
+    """Beams of the search; 1 is greedy."""
