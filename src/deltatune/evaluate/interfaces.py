@@ -1,0 +1,103 @@
+"""What evaluation needs of a model, an encoder and the encoded rows; any object that offers it will do."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+Progress = Callable[[int, int], None]
+"""Called with (units done, units in total)."""
+
+
+class EncodedRows(Protocol):
+    """Rows as token ids or pixels, before batching."""
+
+    @property
+    def features(self) -> Sequence[dict[str, Any]]:
+        """One dict a row."""
+
+    @property
+    def lengths(self) -> Sequence[int]:
+        """Length of each row in tokens; batches are built from the longest down."""
+
+
+class BatchEncoder(Protocol):
+    """Turns rows into batches and ids back into text."""
+
+    @property
+    def task(self) -> str:
+        """`text-to-text`, `causal-lm`, `text-classification` or `image-classification`."""
+
+    @property
+    def labels(self) -> Sequence[str] | None:
+        """Names of the classes in the order of the model's outputs; None for text tasks."""
+
+    @property
+    def eos_ids(self) -> Sequence[int]:
+        """Ids that end a text."""
+
+    def collate(self, features: list[dict[str, Any]]) -> dict[str, Tensor]:
+        """Batch with `labels`, padded with -100 (text) or of shape [batch] (classification)."""
+
+    def collate_prompts(self, features: list[dict[str, Any]]) -> dict[str, Tensor]:
+        """Batch for generation; left padded for decoder-only models."""
+
+    def decode(self, ids: list[int]) -> str:
+        """Text of `ids`, special tokens skipped."""
+
+
+class Model(Protocol):
+    """A base with its active deltas."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where inputs must go."""
+
+    @property
+    def training(self) -> bool:
+        """Whether dropout is on."""
+
+    def modules(self) -> Iterator[torch.nn.Module]:
+        """Every module of the model, so that all can be put in evaluation mode and back."""
+
+    def __call__(self, **batch: Tensor) -> Any:
+        """Forward; the result has `.logits`."""
+
+    def generate(self, **arguments: Any) -> Tensor:
+        """Ids [batch, length]; for decoder-only models the prompt stands first, as in Transformers."""
+
+    def labelled_logits(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """(logits [n_labelled, vocabulary], targets [n_labelled]), shifted where the task needs it."""
+
+
+@contextlib.contextmanager
+def evaluating(model: Model) -> Iterator[None]:
+    """Put every module in evaluation mode, without gradients; restore each module's own mode afterwards.
+
+    The base may stay in evaluation mode while the delta trains, so `model.train()` afterwards would switch
+    on the dropout of the base.
+    """
+    before = [(module, module.training) for module in model.modules()]
+    for module, _ in before:
+        module.training = False
+    try:
+        with torch.inference_mode():
+            yield
+    finally:
+        for module, training in before:
+            module.training = training
+
+
+def longest_first(lengths: Sequence[int], batch_size: int) -> list[list[int]]:
+    """Row numbers in batches, the longest rows first: what runs out of memory does so in the first batch."""
+    order = sorted(range(len(lengths)), key=lambda row: -lengths[row])
+    return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+
+
+def to_device(batch: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:
+    """Copy each tensor of a batch to `device`."""
+    return {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}

@@ -1,0 +1,331 @@
+"""Evaluate a model on rows: generate or classify, score, and keep every prediction."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Protocol
+
+import torch
+
+from deltatune.errors import DataError, RecipeError, nearest
+from deltatune.evaluate.generation import Generation, generate
+from deltatune.evaluate.interfaces import BatchEncoder, EncodedRows, Model, Progress
+from deltatune.evaluate.loss import CLASSIFICATION, classify, finite, loss_on
+from deltatune.evaluate.metrics import (
+    CLASS_METRICS,
+    METRICS,
+    TEXT_METRICS,
+    Scores,
+    classification_metrics,
+    text_metrics,
+)
+
+PRIMARY = {
+    "text-to-text": "rougeL_f",
+    "causal-lm": "rougeL_f",
+    "text-classification": "accuracy",
+    "image-classification": "accuracy",
+}
+"""The number that decides a comparison, by task, unless the recipe names another."""
+
+LOSSES = ("loss", "perplexity")
+
+
+class EvaluationSettings(Protocol):
+    """The part of a recipe's `evaluation` section that is needed here."""
+
+    @property
+    def metrics(self) -> str | Sequence[str]:
+        """`auto`, or names of metrics ("rouge") and of their keys ("rougeL_f")."""
+
+    @property
+    def primary(self) -> str:
+        """`auto`, or the key that decides a comparison."""
+
+    @property
+    def batch_size(self) -> int:
+        """Rows at once."""
+
+    @property
+    def max_new_tokens(self) -> int:
+        """Where a generated text is cut off."""
+
+    @property
+    def num_beams(self) -> int:
+        """1 is greedy decoding."""
+
+
+class LabelledRow(Protocol):
+    """A row with its reference."""
+
+    @property
+    def id(self) -> str:
+        """Name of the row, unique in the data."""
+
+    @property
+    def input(self) -> Any:
+        """Text, or an image."""
+
+    @property
+    def target(self) -> str:
+        """Reference text, or name of the label."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the model made of one row: a line of predictions.jsonl.
+
+    Attributes:
+        id: The row's id.
+        input: The row's text; for an image, a note of its size.
+        reference: The reference text or label name.
+        prediction: The generated text or predicted label name.
+        stopped: Whether the model ended the text itself; None in classification.
+        scores: Numbers of this row by metric key, for the metrics that are means over rows.
+    """
+
+    id: str
+    input: str
+    reference: str
+    prediction: str
+    stopped: bool | None
+    scores: dict[str, float] = field(default_factory=dict)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The prediction as plain JSON values."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Metrics of a model on rows, and what they were computed from.
+
+    Attributes:
+        metrics: By key, over all rows.
+        predictions: One a row, in the order of the rows.
+        signatures: By metric name, e.g. sacreBLEU's signature.
+        seconds: Wall time of everything.
+        tokens_generated: 0 in classification.
+    """
+
+    metrics: dict[str, float]
+    predictions: list[Prediction]
+    signatures: dict[str, str]
+    seconds: float
+    tokens_generated: int
+
+
+def evaluate(  # noqa: PLR0917 - the order in which everything else passes them
+    model: Model,
+    rows: Sequence[LabelledRow],
+    encoded: EncodedRows,
+    encoder: BatchEncoder,
+    spec: EvaluationSettings,
+    progress: Progress | None = None,
+) -> Evaluation:
+    """Evaluate by generation (text tasks) or by classification, as the encoder's task says.
+
+    Args:
+        model: Model with its active deltas.
+        rows: The rows, with references.
+        encoded: The same rows, encoded.
+        encoder: The encoder that made them.
+        spec: Metrics, batch size and decoding.
+        progress: Called with (steps done, steps in total); a row is one step a pass.
+
+    Raises:
+        RecipeError: An unknown metric, or one that does not fit the task.
+        DataError: There are no rows.
+        TrainingError: The loss is not finite.
+    """
+    keys = metric_keys(spec, encoder.task)
+    if not rows:
+        raise DataError("there are no rows to evaluate.", remedy="Check data.split and data.limit.")
+    started = time.perf_counter()
+    job = _Job(model, rows, encoded, encoder, spec, keys, progress)
+    metrics, scores, outputs = job.classes() if encoder.task in CLASSIFICATION else job.texts()
+    predictions = [
+        Prediction(
+            row.id,
+            _shown(row.input),
+            row.target,
+            output.text if isinstance(output, Generation) else output,
+            output.stopped if isinstance(output, Generation) else None,
+            {key: values[index] for key, values in scores.examples.items() if key in keys},
+        )
+        for index, (row, output) in enumerate(zip(rows, outputs, strict=True))
+    ]
+    return Evaluation(
+        metrics={key: metrics[key] for key in keys},
+        predictions=predictions,
+        signatures=scores.signatures,
+        seconds=time.perf_counter() - started,
+        tokens_generated=sum(output.tokens for output in outputs if isinstance(output, Generation)),
+    )
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One evaluation. `texts` and `classes` give (metrics, scores, one output a row)."""
+
+    model: Model
+    rows: Sequence[LabelledRow]
+    encoded: EncodedRows
+    encoder: BatchEncoder
+    spec: EvaluationSettings
+    keys: Sequence[str]
+    progress: Progress | None
+
+    @property
+    def names(self) -> list[str]:
+        """Metrics that score outputs, by name."""
+        return [name for name in _metrics_of(self.keys) if name not in LOSSES]
+
+    def texts(self) -> tuple[dict[str, float], Scores, Sequence[Generation | str]]:
+        """Generate and score; the loss costs a second pass, made only if asked for."""
+        spec, wants_loss = self.spec, any(key in LOSSES for key in self.keys)
+        generated = dict(
+            generate(
+                self.model,
+                self.encoded,
+                self.encoder,
+                batch_size=spec.batch_size,
+                max_new_tokens=spec.max_new_tokens,
+                num_beams=spec.num_beams,
+                progress=_part(self.progress, 0, 1 + wants_loss),
+            )
+        )
+        generations = [generated[row] for row in range(len(self.rows))]
+        scores = text_metrics(generations, [row.target for row in self.rows], self.names)
+        if not wants_loss:
+            return scores.values, scores, generations
+        progress = _part(self.progress, 1, 2)
+        losses = loss_on(self.model, self.encoded, self.encoder, spec.batch_size, progress)
+        return scores.values | losses, scores, generations
+
+    def classes(self) -> tuple[dict[str, float], Scores, Sequence[Generation | str]]:
+        """Classify and score, in one pass."""
+        labels = list(self.encoder.labels or [])
+        guesses = [""] * len(self.rows)
+        losses = torch.zeros(len(self.rows), dtype=torch.float64)
+        for row, scores, _ in classify(
+            self.model, self.encoded, self.encoder, batch_size=self.spec.batch_size, progress=self.progress
+        ):
+            guesses[row] = labels[int(scores.argmax())]
+            losses[row] = -scores[labels.index(self.rows[row].target)]
+        found = classification_metrics(guesses, [row.target for row in self.rows], self.names)
+        loss = {"loss": finite(losses.mean().item())} if "loss" in self.keys else {}
+        return found.values | loss, found, guesses
+
+
+def _part(progress: Progress | None, part: int, parts: int) -> Progress | None:
+    """Progress of one pass of several, as progress of the whole."""
+    if progress is None:
+        return None
+    return lambda done, total: progress(part * total + done, parts * total)
+
+
+def _shown(value: Any) -> str:
+    """A text as it is, an image as a note of its size."""
+    if isinstance(value, str):
+        return value
+    size = value.size if isinstance(getattr(value, "size", None), tuple) else value.shape[1::-1]
+    return f"[image, {size[0]} x {size[1]} pixels]"
+
+
+def metric_keys(spec: EvaluationSettings, task: str) -> list[str]:
+    """Keys that an evaluation with these settings will have. Call it before training, to fail early.
+
+    Raises:
+        RecipeError: An unknown metric, or one that does not fit the task.
+    """
+    if isinstance(spec.metrics, str) and spec.metrics != "auto":
+        raise RecipeError(
+            f"{spec.metrics!r} is neither auto nor a list of metrics.",
+            field="evaluation.metrics",
+            remedy=f"Write [{spec.metrics}].",
+        )
+    names = _automatic(task) if isinstance(spec.metrics, str) else spec.metrics
+    offered = _offered(task)
+    wanted: list[str] = []
+    for index, name in enumerate(names):
+        wanted += _expand(name, offered, f"evaluation.metrics[{index}]", task)
+    if spec.primary != "auto":
+        wanted += _expand(
+            spec.primary, {key: [key] for key in _ranking_keys(task)}, "evaluation.primary", task
+        )
+    return list(dict.fromkeys(wanted))
+
+
+def primary_metric(spec: EvaluationSettings, task: str) -> str:
+    """The key that decides: as the recipe says; else the task's own if evaluated; else the first that can.
+
+    Raises:
+        RecipeError: An unknown metric, one that does not fit the task, or no metric that could decide.
+    """
+    keys = metric_keys(spec, task)
+    if spec.primary != "auto":
+        return spec.primary
+    deciding = [key for key in keys if key in _ranking_keys(task)]
+    if not deciding:
+        raise RecipeError(
+            f"none of {', '.join(keys) or 'no metrics'} tells better from worse.",
+            field="evaluation.metrics",
+            remedy=f"Add {PRIMARY[task]}.",
+        )
+    return PRIMARY[task] if PRIMARY[task] in deciding else deciding[0]
+
+
+def higher_is_better(key: str) -> bool:
+    """Whether a higher value of this metric key is the better one.
+
+    Raises:
+        RecipeError: No metric has this key, or it is better in neither direction.
+    """
+    known = {k: direction for name in METRICS.names() for k, direction in METRICS.get(name).keys.items()}
+    direction = known.get(key)
+    if direction is None:
+        ranking = [k for k, d in known.items() if d is not None]
+        raise RecipeError(f"{key!r} does not tell better from worse.", remedy=nearest(key, ranking))
+    return direction
+
+
+def _automatic(task: str) -> list[str]:
+    if task in CLASSIFICATION:
+        return [*CLASS_METRICS, "loss"]
+    return [*TEXT_METRICS, *LOSSES]
+
+
+def _offered(task: str) -> dict[str, list[str]]:
+    """What a recipe may ask for in this task: names of metrics, and single keys, each with its keys."""
+    offered: dict[str, list[str]] = {}
+    for name in METRICS.names():
+        metric = METRICS.get(name)
+        fits = metric.classes if task in CLASSIFICATION else metric.text
+        if fits or name in (("loss",) if task in CLASSIFICATION else LOSSES):
+            offered[name] = list(metric.keys)
+            offered |= {key: [key] for key in metric.keys}
+    return offered
+
+
+def _ranking_keys(task: str) -> list[str]:
+    keys = {key for names in _offered(task).values() for key in names}
+    directions = {k: d for name in METRICS.names() for k, d in METRICS.get(name).keys.items()}
+    return sorted(key for key in keys if directions[key] is not None)
+
+
+def _expand(name: str, offered: dict[str, list[str]], where: str, task: str) -> list[str]:
+    if name not in offered:
+        raise RecipeError(
+            f"{name!r} is not a metric that can be used here in the task {task}.",
+            field=where,
+            remedy=nearest(name, offered),
+        )
+    return offered[name]
+
+
+def _metrics_of(keys: Sequence[str]) -> list[str]:
+    """Names of the metrics that yield `keys`."""
+    return [name for name in METRICS.names() if set(METRICS.get(name).keys) & set(keys)]

@@ -1,0 +1,111 @@
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import sacrebleu
+
+from deltatune.errors import DataError, RecipeError
+from deltatune.evaluate import evaluate, higher_is_better, loss_on, metric_keys, primary_metric
+
+from .conftest import Encoded
+
+
+@dataclass
+class Settings:
+    metrics: str | list[str] = "auto"
+    primary: str = "auto"
+    batch_size: int = 3
+    max_new_tokens: int = 5
+    num_beams: int = 1
+
+
+@pytest.mark.parametrize("name", ["t5", "llama"])
+def test_texts(make_case, name):
+    case = make_case(name)
+    progress = []
+    found = evaluate(
+        case.model, case.rows, case.encoded, case.encoder, Settings(), lambda *step: progress.append(step)
+    )
+    assert [p.id for p in found.predictions] == [row.id for row in case.rows]
+    assert [p.reference for p in found.predictions] == [row.target for row in case.rows]
+    texts = [p.prediction for p in found.predictions]
+    bleu = sacrebleu.corpus_bleu(texts, [[row.target for row in case.rows]])
+    assert found.metrics["bleu"] == pytest.approx(bleu.score)
+    assert found.metrics["loss"] == loss_on(case.model, case.encoded, case.encoder, 3)["loss"]
+    for key in ("rougeL_f", "exact_match", "repetition_rate", "stop_rate"):
+        assert found.metrics[key] == pytest.approx(np.mean([p.scores[key] for p in found.predictions]))
+    assert found.tokens_generated == sum(len(text.split()) for text in texts)
+    assert set(found.signatures) == {"rouge", "bleu", "chrf"}
+    assert progress[-1] == (14, 14)
+    assert progress == sorted(progress)
+
+
+def test_classes(make_case):
+    case = make_case("bert")
+    found = evaluate(case.model, case.rows, case.encoded, case.encoder, Settings())
+    assert set(found.metrics) == {"accuracy", "macro_f1", "loss"}
+    assert found.metrics["accuracy"] == np.mean([p.prediction == p.reference for p in found.predictions])
+    assert found.metrics["loss"] == pytest.approx(
+        loss_on(case.model, case.encoded, case.encoder, 2)["loss"], rel=1e-6
+    )
+    assert found.predictions[0].stopped is None
+
+
+def test_images_are_noted_not_copied(make_case):
+    case = make_case("bert")
+    for row in case.rows:
+        row.input = np.zeros((28, 30, 3), dtype=np.uint8)
+    found = evaluate(case.model, case.rows, case.encoded, case.encoder, Settings())
+    assert found.predictions[0].as_dict()["input"] == "[image, 30 x 28 pixels]"
+
+
+def test_only_the_metrics_asked_for(make_case):
+    case = make_case("t5")
+    settings = Settings(metrics=["accuracy", "rougeL_f"])
+    found = evaluate(case.model, case.rows, case.encoded, case.encoder, settings)
+    assert list(found.metrics) == ["accuracy", "rougeL_f"]
+    assert set(found.predictions[0].scores) == {"accuracy", "rougeL_f"}
+
+
+def test_no_rows_are_an_error(make_case):
+    case = make_case("t5")
+    with pytest.raises(DataError, match="no rows"):
+        evaluate(case.model, [], Encoded([], []), case.encoder, Settings())
+
+
+@pytest.mark.parametrize(
+    ("metrics", "task", "hint"),
+    [
+        (["bleuu"], "text-to-text", "Did you mean 'bleu'"),
+        (["rougel_f"], "causal-lm", "Did you mean 'rougeL_f'"),
+        (["bleu"], "image-classification", "Known: accuracy"),
+        (["perplexity"], "text-classification", "not a metric that can be used here"),
+    ],
+)
+def test_metrics_that_do_not_exist_or_fit(metrics, task, hint):
+    with pytest.raises(RecipeError, match=r"evaluation\.metrics\[0\]") as caught:
+        metric_keys(Settings(metrics=metrics), task)
+    assert hint in str(caught.value)
+
+
+def test_primary():
+    assert primary_metric(Settings(), "text-to-text") == "rougeL_f"
+    assert primary_metric(Settings(), "image-classification") == "accuracy"
+    assert primary_metric(Settings(metrics=["mean_length", "bleu"]), "text-to-text") == "bleu"
+    chosen = Settings(metrics=["bleu"], primary="chrf")
+    assert primary_metric(chosen, "causal-lm") == "chrf"
+    assert metric_keys(chosen, "causal-lm") == ["bleu", "chrf"]
+    with pytest.raises(RecipeError, match=r"evaluation\.primary"):
+        primary_metric(Settings(primary="mean_length"), "text-to-text")
+    with pytest.raises(RecipeError, match="better from worse"):
+        primary_metric(Settings(metrics=["mean_length"]), "text-to-text")
+
+
+def test_direction():
+    assert higher_is_better("rougeL_f")
+    assert not higher_is_better("loss")
+    assert not higher_is_better("repetition_rate")
+    with pytest.raises(RecipeError):
+        higher_is_better("mean_length")
