@@ -1,0 +1,196 @@
+"""Adapter: everything that one method trains in one base."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from deltatune.core.delta import Clock, Delta, Dropout, ModuleCopy
+from deltatune.errors import AdapterError
+
+
+class KeysValues(nn.Module):
+    """Learned keys and values that one attention site sees before those of the input."""
+
+    def forward(self) -> tuple[Tensor, Tensor]:
+        """Return (keys, values), each [kv_heads, n_tokens, head_dim]."""
+        raise NotImplementedError
+
+
+class Prompt(nn.Module):
+    """Learned vectors put before the embedded input."""
+
+    def forward(self) -> Tensor:
+        """Return the vectors, [n_tokens, d_model]."""
+        raise NotImplementedError
+
+
+class Adapter(nn.Module):
+    """All deltas of one method on one base.
+
+    Args:
+        deltas: Module path -> delta at that module.
+        keys_values: Attention module path -> learned keys and values there.
+        prompt: Learned vectors at the input.
+        own: Parameter path -> trainable stand-in for that parameter of the base (full fine-tuning).
+
+    The trainer treats every adapter alike: `start` once, then `penalty` and `after_step` on every step, and
+    `finish` at the end. A method with a schedule overrides them; the others inherit the empty ones.
+    """
+
+    def __init__(
+        self,
+        deltas: Mapping[str, Delta] | None = None,
+        keys_values: Mapping[str, KeysValues] | None = None,
+        prompt: Prompt | None = None,
+        own: Mapping[str, nn.Parameter] | None = None,
+    ) -> None:
+        super().__init__()
+        self.deltas = dict(deltas or {})
+        self.keys_values = dict(keys_values or {})
+        self.own = dict(own or {})
+        self.prompt = prompt
+        self.clock = Clock()
+        # Paths hold dots, which module names may not; the lists only register what the mappings name.
+        self._delta_list = nn.ModuleList(self.deltas.values())
+        self._keys_values_list = nn.ModuleList(self.keys_values.values())
+        self._own_list = nn.ParameterList(self.own.values())
+
+    def add(self, path: str, delta: Delta) -> None:
+        """Add a delta at the module `path`."""
+        self.deltas[path] = delta
+        self._delta_list.append(delta)
+
+    def bind(self, seed: int) -> None:
+        """Give every dropout of this adapter its clock and its place."""
+        self.clock.seed = seed
+        for path, delta in self.deltas.items():
+            for module in delta.modules():
+                if isinstance(module, Dropout):
+                    module.bind(self.clock, path)
+
+    def start(self, total_steps: int) -> None:
+        """Learn the number of optimizer steps of the run before its first one.
+
+        Raises:
+            RecipeError: The method's schedule does not fit into so few steps.
+        """
+
+    def penalty(self) -> Tensor | None:
+        """A regularisation term added to the loss, or None."""
+        return None
+
+    def after_step(self, step: int) -> dict[str, float]:
+        """Act after optimizer step `step` (1, 2, ...), while the gradients are still there.
+
+        Returns:
+            Numbers worth recording, such as the present rank budget.
+        """
+        return {}
+
+    @property
+    def settled(self) -> bool:
+        """Whether the present state may be selected as the result; a schedule says no before its end."""
+        return True
+
+    def finish(self) -> dict[str, float]:
+        """Check at the end of the run that the method did what it promises; return what it reached.
+
+        Raises:
+            TrainingError: It did not.
+        """
+        return {}
+
+    def resume_state(self) -> dict[str, Any]:
+        """State beyond the parameters that a continued run needs: tensors, numbers, lists, dicts of them."""
+        return {"tick": self.clock.tick}
+
+    def load_resume_state(self, state: dict[str, Any]) -> None:
+        """Take what `resume_state` gave."""
+        self.clock.tick = int(state["tick"])
+
+    def trainable(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Name and parameter of everything that is trained."""
+        return ((name, p) for name, p in self.named_parameters() if p.requires_grad)
+
+    def parts(self) -> Iterator[tuple[str, nn.Module]]:
+        """Name and module of every part whose effect can be checked on its own."""
+        yield from self.deltas.items()
+        yield from self.keys_values.items()
+        if self.prompt is not None:
+            yield "prompt", self.prompt
+
+    def stored(self) -> dict[str, Tensor]:
+        """Tensors that make up the saved delta, by path and name; what only training needs is left out."""
+        tensors = {
+            f"{path}.{name}": tensor
+            for path, delta in self.deltas.items()
+            for name, tensor in delta.stored().items()
+        }
+        for path, module in self.keys_values.items():
+            keys, values = module()
+            tensors[f"{path}.prefix_keys"] = keys
+            tensors[f"{path}.prefix_values"] = values
+        if self.prompt is not None:
+            tensors["prompt_embeddings"] = self.prompt()
+        tensors.update(self.own)
+        return {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
+
+    @torch.no_grad()
+    def load_stored(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take what `stored` gave.
+
+        Raises:
+            AdapterError: A tensor is missing, left over or of another shape; nothing is loaded then.
+        """
+        mine = self.stored()
+        missing, extra = sorted(mine.keys() - tensors.keys()), sorted(tensors.keys() - mine.keys())
+        if missing or extra:
+            raise AdapterError(
+                f"the file's tensors do not fit this base: {len(missing)} missing (first: {missing[:2]}), "
+                f"{len(extra)} unexpected (first: {extra[:2]}).",
+                remedy="Load it onto the model it was trained on.",
+            )
+        for name, tensor in tensors.items():
+            if tensor.shape != mine[name].shape:
+                raise AdapterError(
+                    f"{name} has the shape {list(tensor.shape)}, and this base needs {list(mine[name].shape)}.",
+                    remedy="Load it onto the model it was trained on.",
+                )
+        for path, delta in self.deltas.items():
+            names = delta.stored().keys()
+            delta.load_stored({name: tensors[f"{path}.{name}"] for name in names})
+        self._load_virtual_tokens(tensors)
+        for path, parameter in self.own.items():
+            parameter.copy_(tensors[path])
+
+    def _load_virtual_tokens(self, tensors: Mapping[str, Tensor]) -> None:
+        """Load keys, values and prompt. Methods that train a generator of them load the generated ones."""
+        for path, module in self.keys_values.items():
+            load_into(module, tensors[f"{path}.prefix_keys"], tensors[f"{path}.prefix_values"])
+        if self.prompt is not None:
+            load_into(self.prompt, tensors["prompt_embeddings"])
+
+    def heads(self) -> list[str]:
+        """Paths of the modules that are trained as a whole."""
+        return [path for path, delta in self.deltas.items() if isinstance(delta, ModuleCopy)]
+
+
+def load_into(module: nn.Module, *tensors: Tensor) -> None:
+    """Copy `tensors` into the parameters of `module`, in their order.
+
+    Raises:
+        AdapterError: The module computes its output from other parameters (a reparameterisation), so the
+            output alone cannot be loaded into it.
+    """
+    parameters = list(module.parameters())
+    if [p.shape for p in parameters] != [t.shape for t in tensors]:
+        raise AdapterError(
+            "a saved delta cannot be loaded into a reparameterised one.",
+            remedy="Attach the method with its reparameterisation off; the saved values are its output.",
+        )
+    for parameter, tensor in zip(parameters, tensors, strict=True):
+        parameter.data.copy_(tensor)

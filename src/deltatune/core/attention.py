@@ -1,0 +1,187 @@
+"""Attention taps: learned keys and values put before those of the input, in any attention of any model.
+
+Transformers routes attention through a table of functions. Two functions of ours stand in it, one over SDPA and
+one over the model's own eager attention. They prepend what is learned for the calling module, widen the mask and
+the position bias, and hand over; without learned keys they change nothing. Caches keep holding the input's keys
+only, so cached generation equals the uncached, with any padding.
+"""
+
+from __future__ import annotations
+
+import sys
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import eager_mask, sdpa_mask
+
+from deltatune.core.adapter import KeysValues
+from deltatune.core.taps import Active
+
+OVER_SDPA = "deltatune_sdpa"
+OVER_EAGER = "deltatune_eager"
+
+
+class AttentionTap:
+    """The learned keys and values of all adapters at one attention module."""
+
+    def __init__(self, path: str, module: nn.Module, active: Active) -> None:
+        self.path = path
+        self.active = active
+        self.keys_values: dict[str, KeysValues] = {}
+        self.calls = 0
+        _TAPS[module] = self
+        self._module = weakref.ref(module)
+
+    def remove(self) -> None:
+        """Forget the module."""
+        module = self._module()
+        if module is not None:
+            _TAPS.pop(module, None)
+
+    def collect(self, key: Tensor) -> tuple[Tensor, Tensor, Tensor] | None:
+        """Learned keys, values [batch, kv_heads, n, head_dim] and which of them each row sees [batch, n].
+
+        Rows that see fewer than the longest are filled up on the left, farthest from the input.
+        """
+        routes = self.active.of(self.keys_values)
+        if not routes:
+            return None
+        self.calls += 1
+        batch = key.shape[0]
+        learned = [(route, *self.keys_values[route.name]()) for route in routes]
+        if self.active.batch_rows is None:
+            keys = torch.cat([k for _, k, _ in learned], dim=1).to(key.dtype)
+            values = torch.cat([v for _, _, v in learned], dim=1).to(key.dtype)
+            seen = torch.ones(batch, keys.shape[1], dtype=torch.bool, device=key.device)
+            return keys.expand(batch, -1, -1, -1), values.expand(batch, -1, -1, -1), seen
+        n = max(k.shape[1] for _, k, _ in learned)
+        heads, width = learned[0][1].shape[0], learned[0][1].shape[2]
+        seen = torch.zeros(batch, n, dtype=torch.bool, device=key.device)
+        blank = key.new_zeros(1, heads, n, width)
+        key_rows: list[Tensor] = []
+        value_rows: list[Tensor] = []
+        done = 0
+        for route, k, v in sorted(learned, key=lambda item: item[0].rows.start if item[0].rows else 0):
+            assert route.rows is not None
+            rows, short = route.rows, n - k.shape[1]
+            for into, tensor in ((key_rows, k), (value_rows, v)):
+                into.append(blank.expand(rows.start - done, -1, -1, -1))
+                filled = F.pad(tensor.to(key.dtype), (0, 0, short, 0))
+                into.append(filled.expand(rows.stop - rows.start, -1, -1, -1))
+            seen[rows, short:] = True
+            done = rows.stop
+        for into in (key_rows, value_rows):
+            into.append(blank.expand(batch - done, -1, -1, -1))
+        return torch.cat(key_rows), torch.cat(value_rows), seen
+
+
+_TAPS: weakref.WeakKeyDictionary[nn.Module, AttentionTap] = weakref.WeakKeyDictionary()
+
+
+def _attend(
+    inner: Callable[..., tuple[Tensor, Tensor | None]],
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    **rest: Any,
+) -> tuple[Tensor, Tensor | None]:
+    tap = _TAPS.get(module)
+    learned = tap.collect(key) if tap is not None else None
+    if learned is None:
+        return inner(module, query, key, value, attention_mask, **rest)
+    keys, values, seen = learned
+    mask = _widen(_explicit(attention_mask, module, query, key, rest), seen, query, key)
+    rest["is_causal"] = False
+    if rest.get("position_bias") is not None:
+        rest["position_bias"] = F.pad(rest["position_bias"], (keys.shape[2], 0))
+    if inner is not sdpa_attention_forward and mask is not None and mask.dtype == torch.bool:
+        mask = torch.zeros(mask.shape, dtype=query.dtype, device=mask.device).masked_fill(
+            ~mask, torch.finfo(query.dtype).min
+        )
+    return inner(
+        module, query, torch.cat([keys, key], dim=2), torch.cat([values, value], dim=2), mask, **rest
+    )
+
+
+def _explicit(
+    mask: Tensor | None, module: nn.Module, query: Tensor, key: Tensor, rest: dict[str, Any]
+) -> Tensor | None:
+    """Write out a causal mask that was only implied: prepended keys would shift the implied one."""
+    causal = rest.get("is_causal")
+    causal = getattr(module, "is_causal", False) if causal is None else causal
+    n_query, n_key = query.shape[2], key.shape[2]
+    if mask is not None or not causal or n_query == 1:
+        return mask
+    return torch.ones(n_query, n_key, dtype=torch.bool, device=query.device).tril(n_key - n_query)[None, None]
+
+
+def _widen(mask: Tensor | None, seen: Tensor, query: Tensor, key: Tensor) -> Tensor | None:
+    """Put the columns of the learned keys before the mask's own."""
+    if mask is None:
+        if bool(seen.all()):
+            return None
+        mask = torch.ones(1, 1, 1, key.shape[2], dtype=torch.bool, device=key.device)
+    batch, n = seen.shape
+    columns = seen[:, None, None, :].expand(batch, mask.shape[1], query.shape[2], n)
+    if mask.dtype != torch.bool:
+        low = torch.finfo(mask.dtype).min
+        columns = torch.zeros(columns.shape, dtype=mask.dtype, device=mask.device).masked_fill(~columns, low)
+    mask = mask.expand(batch, -1, query.shape[2], -1)[..., : key.shape[2]]
+    return torch.cat([columns, mask], dim=-1)
+
+
+def _over_sdpa(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **rest: Any
+) -> tuple[Tensor, Tensor | None]:
+    return _attend(sdpa_attention_forward, module, query, key, value, attention_mask, **rest)
+
+
+def _over_eager(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **rest: Any
+) -> tuple[Tensor, Tensor | None]:
+    own = sys.modules[type(module).__module__].eager_attention_forward
+    return _attend(own, module, query, key, value, attention_mask, **rest)
+
+
+def _full_sdpa_mask(*args: Any, **kwargs: Any) -> Tensor | None:
+    """Transformers' mask for SDPA, without leaving out a causal mask that SDPA could imply."""
+    kwargs["allow_is_causal_skip"] = False
+    mask: Tensor | None = sdpa_mask(*args, **kwargs)
+    return mask
+
+
+AttentionInterface.register(OVER_SDPA, _over_sdpa)
+AttentionInterface.register(OVER_EAGER, _over_eager)
+AttentionMaskInterface.register(OVER_SDPA, _full_sdpa_mask)
+AttentionMaskInterface.register(OVER_EAGER, eager_mask)
+
+
+class AttentionSwitch:
+    """Sets a model's attention to the tapped functions while adapters need them, and back afterwards."""
+
+    def __init__(self, base: nn.Module) -> None:
+        self._base = base
+        self._before: list[tuple[Any, str]] = []
+
+    def on(self) -> None:
+        """Route the attention of every part of the model through the taps."""
+        if self._before:
+            return
+        configs = {id(m.config): m.config for m in self._base.modules() if hasattr(m, "config")}
+        self._before = [(config, config._attn_implementation) for config in configs.values()]
+        for config, implementation in self._before:
+            config._attn_implementation = OVER_EAGER if implementation == "eager" else OVER_SDPA
+
+    def off(self) -> None:
+        """Restore what was set before."""
+        for config, implementation in self._before:
+            config._attn_implementation = implementation
+        self._before = []

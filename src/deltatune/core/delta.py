@@ -1,0 +1,125 @@
+"""Delta: one trainable intervention at one module of the base."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from collections.abc import Mapping
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+
+class Clock:
+    """Counts the forward passes of one adapter, so that its randomness is a function of time, not of history.
+
+    Dropout masks are drawn from (seed, site, tick). Recomputing a layer under gradient checkpointing, resuming
+    a run and training next to other runs therefore all draw the same masks.
+    """
+
+    def __init__(self, seed: int = 0) -> None:
+        self.seed = seed
+        self.tick = 0
+
+
+class Dropout(nn.Module):
+    """Inverted dropout whose mask depends only on the clock and the site.
+
+    The mask is cut from 64-bit random words as 16-bit numbers: `bernoulli_` is single-threaded on CPUs and
+    would dominate a LoRA step. The keep probability is a multiple of 2^-16, and the rescaling uses it exactly.
+
+    Args:
+        p: Probability of zeroing an element, in [0, 1).
+    """
+
+    def __init__(self, p: float) -> None:
+        super().__init__()
+        self.p = p
+        self.clock = Clock()
+        self.site = 0
+
+    def bind(self, clock: Clock, path: str) -> None:
+        """Use `clock`, and draw numbers of this site's own (`path` is the site's module path)."""
+        self.clock = clock
+        self.site = int.from_bytes(hashlib.blake2b(path.encode(), digest_size=6).digest(), "big")
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Zero elements of `x` (any shape) with probability `p` and scale the rest; identity in eval mode."""
+        if not self.training or self.p == 0.0:
+            return x
+        generator = torch.Generator(x.device)
+        seed = hash((self.clock.seed, self.site, self.clock.tick)) & (2**63 - 1)
+        generator.manual_seed(seed)
+        words = torch.empty((x.numel() + 3) // 4, dtype=torch.int64, device=x.device)
+        words.random_(-(2**63), None, generator=generator)
+        dropped = round(self.p * 2**16)
+        keep = words.view(torch.int16)[: x.numel()].view(x.shape) >= dropped - 2**15
+        return x * (keep.to(x.dtype) * (2**16 / (2**16 - dropped)))
+
+
+class Delta(nn.Module):
+    """One trainable intervention at one module ("site") of the base.
+
+    A subclass overrides `before` (what the site gets), `forward` (what it returns), or both. Its parameters
+    bear the names under which they are stored.
+    """
+
+    def before(self, x: Tensor) -> Tensor:
+        """Change the input `x` of the site; the default leaves it as it is."""
+        return x
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        """Change the output of the site.
+
+        Args:
+            x: What the site got, [rows, ..., d_in].
+            y: What the frozen site (and the deltas before this one) returned, [rows, ..., d_out].
+
+        Returns:
+            The new output, of `y`'s shape and dtype.
+        """
+        return y
+
+    def stored(self) -> dict[str, Tensor]:
+        """Tensors that are written to a file, by their name below the site's path."""
+        return self.state_dict()
+
+    def load_stored(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take what `stored` gave. Names and shapes must match exactly."""
+        self.load_state_dict(dict(tensors))
+
+
+@runtime_checkable
+class Foldable(Protocol):
+    """A delta that can be written into the weights of its site."""
+
+    def fold(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Return the new (weight, bias); the arguments are not changed."""
+        ...
+
+
+class ModuleCopy(Delta):
+    """A whole module trained in place of the base's: the new head of a classifier.
+
+    The base's own module keeps its bytes; its output is replaced by the copy's. In peft's files these are the
+    `modules_to_save`.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.copy = copy.deepcopy(module).requires_grad_(True)
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        """Return the copy's output for `x`, in `y`'s dtype."""
+        weight = next(self.copy.parameters())
+        output: Tensor = self.copy(x.to(weight.dtype))
+        return output.to(y.dtype)
+
+    def stored(self) -> dict[str, Tensor]:
+        """The copy's own state dict."""
+        return self.copy.state_dict()
+
+    def load_stored(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take the copy's state dict."""
+        self.copy.load_state_dict(dict(tensors))

@@ -1,0 +1,71 @@
+"""Label-only head: the vocabulary projection runs only where there is a label."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from deltatune.errors import ModelError
+
+
+class LabelledHead:
+    """A tap in front of a language model's output head that lets only chosen positions through.
+
+    Exact, and it spares the [batch, length, vocabulary] tensor: only [n_labelled, vocabulary] is made.
+    """
+
+    def __init__(self, base: nn.Module) -> None:
+        self._base = base
+
+    @contextlib.contextmanager
+    def select(self, keep: Tensor) -> Iterator[None]:
+        """Within the block the head sees the positions where `keep` [rows, length] is true, row after row.
+
+        Raises:
+            ModelError: The base has no output head, or did not call it.
+        """
+        head = self._base.get_output_embeddings()
+        if head is None:
+            raise ModelError(
+                f"{type(self._base).__name__} has no language-model head.",
+                field="model",
+                remedy="Use a task that fits it, such as text-classification.",
+            )
+        calls = 0
+
+        def choose(module: nn.Module, args: tuple[Any, ...]) -> tuple[Tensor]:
+            nonlocal calls
+            calls += 1
+            return (args[0][keep],)
+
+        handle = head.register_forward_pre_hook(choose, prepend=True)
+        try:
+            yield
+        finally:
+            handle.remove()
+        if calls != 1:
+            raise ModelError(
+                f"{type(self._base).__name__} called its output head {calls} times in one pass, not once.",
+                field="model",
+                remedy="Please report this architecture.",
+            )
+
+
+def decoder_inputs(base: nn.Module, labels: Tensor) -> Tensor:
+    """What the decoder of an encoder-decoder model reads: the labels, shifted right by its start token.
+
+    Args:
+        base: The model, whose own rule is used where it has one (mBART starts with the last token).
+        labels: [rows, length] with -100 as padding.
+    """
+    if hasattr(base, "prepare_decoder_input_ids_from_labels"):
+        ids: Tensor = base.prepare_decoder_input_ids_from_labels(labels=labels)
+        return ids
+    config = base.config
+    start = torch.full_like(labels[:, :1], config.decoder_start_token_id)
+    shifted = torch.cat([start, labels[:, :-1]], dim=1)
+    return shifted.masked_fill(shifted == -100, config.pad_token_id)

@@ -1,0 +1,67 @@
+"""What a method is: a validated configuration that builds an adapter for a base."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from deltatune.core.adapter import Adapter
+    from deltatune.core.sites import BaseView
+
+
+class MethodConfig(BaseModel):
+    """Settings of a method, and how they become an adapter.
+
+    A method is one subclass in one file. Its fields are the method's hyper-parameters; their docstrings are
+    shown by the command line and the JSON Schema.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    name: ClassVar[str]
+    """The name in recipes."""
+    title: ClassVar[str]
+    """One line that says what is trained."""
+    paper: ClassVar[str]
+    """Authors, year, title."""
+    default_lr: ClassVar[float]
+    """The learning rate (AdamW) that a recipe without one gets."""
+    peft_type: ClassVar[str | None] = None
+    """peft's name of the method, where peft has it and can read our files."""
+    trains: ClassVar[bool] = True
+    """Whether there is anything to train."""
+
+    def build(self, view: BaseView) -> Adapter:
+        """Build the adapter for a base.
+
+        Raises:
+            TargetError: The base lacks what the method acts on.
+        """
+        raise NotImplementedError
+
+    def to_peft(self, adapter: Adapter, view: BaseView) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
+        """Give (fields of peft's adapter_config.json, tensors by peft's keys), or None if peft cannot hold it."""
+        return None
+
+    @classmethod
+    def from_peft(cls, config: Mapping[str, Any]) -> Self:
+        """Read peft's adapter_config.json.
+
+        Raises:
+            AdapterError: It uses an option that we do not have.
+        """
+        raise NotImplementedError
+
+    def from_peft_tensors(
+        self, tensors: Mapping[str, Tensor], view: BaseView
+    ) -> dict[str, Tensor]:
+        """Translate peft's keys (without their `base_model.model.`) into those of `Adapter.stored`."""
+        return dict(tensors)
+
+    def for_inference(self, adapter: Adapter) -> Self:
+        """The configuration under which this trained adapter is saved and loaded: without training-only parts."""
+        return self

@@ -1,0 +1,396 @@
+"""AdaptedModel: a frozen base with adapters that come and go."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from deltatune.core.adapter import Adapter
+from deltatune.core.attention import AttentionSwitch, AttentionTap
+from deltatune.core.delta import Foldable, ModuleCopy
+from deltatune.core.head import LabelledHead, decoder_inputs
+from deltatune.core.method import MethodConfig
+from deltatune.core.prompts import PromptTap
+from deltatune.core.sites import BaseView
+from deltatune.core.taps import Active, ModuleTap, Route
+from deltatune.errors import AdapterError, DeltatuneError, TargetError, nearest
+
+
+class AdaptedModel(nn.Module):
+    """A Transformers model that stays as it is, and the adapters attached to it.
+
+    The base's classes, parameter names and bytes are not altered: deltas hang on forward hooks, learned keys and
+    values on Transformers' attention table. `detach` leaves nothing behind.
+
+    Args:
+        base: A Transformers model. Its parameters are frozen.
+        heads: Paths of newly initialised modules (a classifier); every adapter trains a copy of its own.
+        processor: The base's tokenizer or image processor; only a prompt that starts from a text needs it.
+        base_dropout: Whether the frozen base drops activations in training, as its pretraining did.
+    """
+
+    def __init__(
+        self, base: nn.Module, heads: Sequence[str] = (), *, processor: Any = None, base_dropout: bool = False
+    ) -> None:
+        super().__init__()
+        self.base = base.requires_grad_(False).eval()
+        self.view = BaseView(base, heads, processor)
+        self.adapters = nn.ModuleDict()
+        self.configs: dict[str, MethodConfig] = {}
+        self.base_dropout = base_dropout
+        self._active = Active()
+        self._taps: dict[str, ModuleTap] = {}
+        self._attention_taps: dict[str, AttentionTap] = {}
+        self._attention = AttentionSwitch(base)
+        self._prompt_tap: PromptTap | None = None
+        self._swapped: list[tuple[nn.Module, str, nn.Parameter]] = []
+        self._head = LabelledHead(base)
+        self._checkpoint_handles: list[Any] = []
+
+    @property
+    def device(self) -> torch.device:
+        """Where the base is."""
+        return next(self.base.parameters()).device
+
+    @property
+    def active(self) -> tuple[str, ...]:
+        """Names of the adapters that act at present."""
+        return tuple(route.name for route in self._active.routes)
+
+    def adapter(self, name: str) -> Adapter:
+        """The adapter called `name`.
+
+        Raises:
+            AdapterError: There is none.
+        """
+        if name not in self.adapters:
+            raise AdapterError(f"no adapter {name!r} is attached.", remedy=nearest(name, self.adapters))
+        adapter = self.adapters[name]
+        assert isinstance(adapter, Adapter)
+        return adapter
+
+    def attach(self, name: str, config: MethodConfig, *, seed: int = 0) -> Adapter:
+        """Build the adapter of `config`, hang it on the base and make it the active one.
+
+        Args:
+            name: Letters, digits, `_` and `-`.
+            config: The method and its settings.
+            seed: Seed of the initial values and of all randomness in training.
+
+        Raises:
+            AdapterError: The name is taken or has other characters.
+            TargetError: The base lacks what the method acts on.
+        """
+        if name in self.adapters or not re.fullmatch(r"[A-Za-z0-9_-]+", name):
+            raise AdapterError(
+                f"{name!r} cannot be the name of a new adapter.",
+                remedy="Use letters, digits, '_' and '-', and a name that is not taken.",
+            )
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            adapter = config.build(self.view)
+            self._copy_heads(adapter, config)
+        adapter.bind(seed)
+        adapter.to(self.device)
+        self._hang(name, adapter)
+        self.adapters[name] = adapter
+        self.configs[name] = config
+        adapter.train(self.training)
+        self.use(name)
+        return adapter
+
+    def _copy_heads(self, adapter: Adapter, config: MethodConfig) -> None:
+        if config.trains and not adapter.own:
+            for path in self.view.heads:
+                adapter.add(path, ModuleCopy(self.view.modules[path]).float())
+
+    def _hang(self, name: str, adapter: Adapter) -> None:
+        for path, delta in adapter.deltas.items():
+            if path not in self._taps:
+                self._taps[path] = ModuleTap(path, self.view.modules[path], self._active)
+            self._taps[path].deltas[name] = delta
+        for path, keys_values in adapter.keys_values.items():
+            if path not in self._attention_taps:
+                tap = AttentionTap(path, self.view.modules[path], self._active)
+                self._attention_taps[path] = tap
+            self._attention_taps[path].keys_values[name] = keys_values
+        if adapter.keys_values:
+            self._attention.on()
+        if adapter.prompt is not None:
+            self._prompt_tap = self._prompt_tap or PromptTap(self.view, self._active)
+            self._prompt_tap.prompts[name] = adapter.prompt
+
+    def detach(self, name: str) -> Adapter:
+        """Take the adapter off the base and return it. Taps that nobody needs any more are removed."""
+        adapter = self.adapter(name)
+        self._set_routes(tuple(r for r in self._active.routes if r.name != name))
+        for taps, attribute in ((self._taps, "deltas"), (self._attention_taps, "keys_values")):
+            for path in list(taps):
+                held = getattr(taps[path], attribute)
+                held.pop(name, None)
+                if not held:
+                    taps.pop(path).remove()
+        if not self._attention_taps:
+            self._attention.off()
+        if self._prompt_tap is not None:
+            self._prompt_tap.prompts.pop(name, None)
+            if not self._prompt_tap.prompts:
+                self._prompt_tap.remove()
+                self._prompt_tap = None
+        del self.adapters[name], self.configs[name]
+        return adapter
+
+    def use(self, *names: str) -> None:
+        """Let the named adapters act, in this order, on all rows. Without names the plain base answers.
+
+        Raises:
+            AdapterError: A name is not attached, or several of them replace the base's own parameters.
+        """
+        for name in names:
+            self.adapter(name)
+        if sum(bool(self.adapter(name).own) for name in names) > 1:
+            raise AdapterError(
+                f"{', '.join(names)} replace the same parameters of the base.", remedy="Use one at a time."
+            )
+        self._set_routes(tuple(Route(name) for name in names))
+
+    def _set_routes(self, routes: tuple[Route, ...]) -> None:
+        self._active.routes = routes
+        for module, leaf, parameter in self._swapped:
+            module._parameters[leaf] = parameter
+        self._swapped = []
+        for route in routes:
+            self._swap_in(self.adapter(route.name).own)
+
+    def _swap_in(self, own: Mapping[str, nn.Parameter]) -> None:
+        """Put an adapter's own parameters in the places of the base's, tied ones included."""
+        if not own:
+            return
+        by_identity = {id(self.base.get_parameter(path)): parameter for path, parameter in own.items()}
+        for module in self.base.modules():
+            for leaf, parameter in list(module._parameters.items()):
+                if parameter is not None and id(parameter) in by_identity:
+                    self._swapped.append((module, leaf, parameter))
+                    module._parameters[leaf] = by_identity[id(parameter)]
+
+    @contextlib.contextmanager
+    def using(self, *names: str) -> Iterator[None]:
+        """Within the block the named adapters act (none: the plain base); afterwards those from before."""
+        before = self._active.routes
+        self.use(*names)
+        try:
+            yield
+        finally:
+            self._set_routes(before)
+
+    @contextlib.contextmanager
+    def routing(self, rows: Mapping[str, slice], batch_rows: int) -> Iterator[None]:
+        """Within the block each adapter acts on its own rows of the batch only.
+
+        The backward pass belongs inside the block, since gradient checkpointing runs the taps again.
+
+        Args:
+            rows: Adapter name -> its slice of rows, with start and stop; slices do not overlap.
+            batch_rows: Rows of the whole batch.
+
+        Raises:
+            DeltatuneError: Slices overlap or leave the batch, or an adapter cannot be routed.
+        """
+        end = 0
+        for name, part in sorted(rows.items(), key=lambda item: item[1].start):
+            if part.start < end or part.stop <= part.start or part.stop > batch_rows or part.step:
+                raise DeltatuneError(
+                    f"the rows {part} of {name!r} overlap others or leave the batch of {batch_rows}.",
+                    field="routing",
+                    remedy="Give each adapter a slice of its own.",
+                )
+            end = part.stop
+            if self.adapter(name).own:
+                raise TargetError(
+                    f"{name!r} replaces parameters of the base and cannot act on some rows only.",
+                    remedy="Train it alone.",
+                )
+        before = self._active.routes
+        self._set_routes(tuple(Route(name, part) for name, part in rows.items()))
+        self._active.batch_rows = batch_rows
+        try:
+            yield
+        finally:
+            self._active.batch_rows = None
+            self._set_routes(before)
+
+    def train(self, mode: bool = True) -> AdaptedModel:
+        """Switch the adapters; the base follows only if its dropout is wanted."""
+        super().train(mode)
+        if not self.base_dropout:
+            self.base.eval()
+        for layer in self._checkpointed_layers():
+            layer.training = mode
+        return self
+
+    def forward(self, **batch: Any) -> Any:
+        """The base's forward pass with the active adapters; arguments and result are the base's own."""
+        if self.training:
+            for name in self.active:
+                self.adapter(name).clock.tick += 1
+        return self.base(**batch)
+
+    def labelled_logits(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Logits at the labelled positions only: the output head sees no others.
+
+        Args:
+            batch: The collated batch; `labels` [rows, length] holds -100 where there is nothing to predict.
+
+        Returns:
+            (logits [n_labelled, vocabulary], targets [n_labelled]), row after row.
+        """
+        inputs = {name: value for name, value in batch.items() if name != "labels"}
+        labels = batch["labels"]
+        if self.view.is_encoder_decoder:
+            inputs["decoder_input_ids"] = decoder_inputs(self.base, labels)
+            keep, targets = labels != -100, labels
+        else:
+            targets = torch.nn.functional.pad(labels[:, 1:], (0, 1), value=-100)
+            keep = targets != -100
+        with self._head.select(keep):
+            logits = self(**inputs, use_cache=False).logits
+        return logits, targets[keep]
+
+    @torch.inference_mode()
+    def generate(self, **arguments: Any) -> Tensor:
+        """`generate` of the base with the active adapters; takes the base's arguments.
+
+        Returns:
+            Token ids [rows, length]; for decoder-only models the input comes first, as Transformers has it.
+        """
+        tap = self._prompt_tap
+        if tap is None or self.view.is_encoder_decoder or not self._active.of(tap.prompts):
+            ids: Tensor = self.base.generate(**arguments)
+            return ids
+        # A decoder-only model embeds the prompt once; the cache then carries it through all further steps.
+        ids = arguments.pop("input_ids")
+        embeds = self.base.get_input_embeddings()(ids)
+        extended = tap.extend(embeds, arguments.pop("attention_mask", None))
+        assert extended is not None
+        self._active.suspended = True
+        try:
+            new = self.base.generate(inputs_embeds=extended[0], attention_mask=extended[1], **arguments)
+        finally:
+            self._active.suspended = False
+        rows = new.shape[0] // ids.shape[0]
+        return torch.cat([ids.repeat_interleave(rows, dim=0), new], dim=1)
+
+    @torch.no_grad()
+    def merged(self, *names: str) -> nn.Module:
+        """A copy of the base with the named (default: the active) adapters written into its weights.
+
+        Raises:
+            AdapterError: A delta has no equivalent in the weights (prompts, learned keys and values).
+        """
+        model = copy.deepcopy(self._plain_base())
+        modules = dict(model.named_modules())
+        for name in names or self.active:
+            adapter = self.adapter(name)
+            if adapter.keys_values or adapter.prompt is not None:
+                raise AdapterError(
+                    f"{name!r} ({self.configs[name].name}) adds tokens and cannot be written into weights.",
+                    remedy="Keep it as an adapter; `deltatune predict` and the Python API use it as it is.",
+                )
+            for path, parameter in adapter.own.items():
+                model.get_parameter(path).copy_(parameter)
+            for path, delta in adapter.deltas.items():
+                _fold(modules[path], delta, name)
+        return model
+
+    def _plain_base(self) -> nn.Module:
+        """The base as it was before any adapter, for copying: no hooks, original attention and parameters."""
+        active, names = self._active.routes, list(self.adapters)
+        held = {name: (self.adapter(name), self.configs[name]) for name in names}
+        for name in names:
+            self.detach(name)
+        plain = copy.deepcopy(self.base)
+        for name, (adapter, config) in held.items():
+            self._hang(name, adapter)
+            self.adapters[name], self.configs[name] = adapter, config
+        self._set_routes(active)
+        return plain
+
+    def fired(self) -> dict[str, int]:
+        """How often each tap of the active adapters has acted so far, by site. Zero means it is inert."""
+        counts = {p: t.calls for p, t in self._taps.items() if self._active.of(t.deltas)}
+        counts |= {p: t.calls for p, t in self._attention_taps.items() if self._active.of(t.keys_values)}
+        if self._prompt_tap is not None and self._active.of(self._prompt_tap.prompts):
+            counts["prompt"] = self._prompt_tap.calls
+        return counts
+
+    def gradient_checkpointing(self, enabled: bool = True) -> None:
+        """Trade time for memory: keep only each layer's input and compute the rest again in backward.
+
+        Raises:
+            TargetError: The base has no layers that Transformers can checkpoint.
+        """
+        for handle in self._checkpoint_handles:
+            handle.remove()
+        self._checkpoint_handles = []
+        if not enabled:
+            self.base.gradient_checkpointing_disable()
+            return
+        try:
+            self.base.gradient_checkpointing_enable({"use_reentrant": False})
+        except ValueError as error:
+            raise TargetError(
+                f"{self.view.model_type} cannot recompute its layers ({error}).",
+                field="train.gradient_checkpointing",
+                remedy="Set it to false.",
+            ) from error
+        # Transformers checkpoints a layer only while its `training` is set, which would also switch on the
+        # dropout that some layers apply by hand. So the flag is set just while the layer is being called.
+        if not self.base_dropout:
+            for layer in self._checkpointed_layers(found=True):
+                self._checkpoint_handles += [
+                    layer.register_forward_pre_hook(_leave_training, prepend=True),
+                    layer.register_forward_hook(_enter_training, always_call=True),
+                ]
+                layer.training = self.training
+
+    def _checkpointed_layers(self, *, found: bool = False) -> list[nn.Module]:
+        from transformers.modeling_layers import GradientCheckpointingLayer
+
+        if not (found or self._checkpoint_handles):
+            return []
+        return [m for m in self.base.modules() if isinstance(m, GradientCheckpointingLayer)]
+
+
+def _leave_training(module: nn.Module, args: Any) -> None:
+    module.__dict__["_checkpoint_training"] = module.training
+    module.training = False
+
+
+def _enter_training(module: nn.Module, args: Any, output: Any) -> None:
+    module.training = module.__dict__.pop("_checkpoint_training")
+
+
+def _fold(module: nn.Module, delta: nn.Module, name: str) -> None:
+    """Write one delta into the parameters of `module`, which belongs to a copy of the base."""
+    if isinstance(delta, ModuleCopy):
+        module.load_state_dict(delta.copy.state_dict())
+        return
+    if not isinstance(delta, Foldable):
+        raise AdapterError(
+            f"{name!r} acts in a way that no weight of {type(module).__name__} can express.",
+            remedy="Keep it as an adapter.",
+        )
+    bias = getattr(module, "bias", None)
+    weight, bias = delta.fold(module.weight, bias)
+    module.weight.copy_(weight)
+    if bias is not None:
+        if module.bias is None:
+            module.bias = nn.Parameter(bias, requires_grad=False)
+        else:
+            module.bias.copy_(bias)

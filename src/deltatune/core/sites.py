@@ -1,0 +1,174 @@
+"""Sites: from the selectors of a recipe to modules of a base."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from deltatune.core import roles
+from deltatune.errors import TargetError, nearest
+
+LINEAR = (nn.Linear, Conv1D)
+
+
+@dataclass(frozen=True)
+class AttentionSite:
+    """An attention module, and the shape of its keys."""
+
+    path: str
+    module: nn.Module
+    scope: str
+    """`encoder`, `decoder` or `cross`."""
+    kv_heads: int
+    head_dim: int
+
+
+class BaseView:
+    """What a method may know of a base: its modules by role, and its shapes.
+
+    Args:
+        base: A Transformers model.
+        heads: Paths of newly initialised modules; they are trained whole and never selected.
+        processor: The base's tokenizer or image processor, for methods that start from a text.
+    """
+
+    def __init__(self, base: nn.Module, heads: Sequence[str] = (), processor: Any = None) -> None:
+        self.base = base
+        self.processor = processor
+        self.config = base.config
+        self.heads = tuple(heads)
+        self.model_type: str = self.config.model_type
+        self.is_encoder_decoder = bool(getattr(self.config, "is_encoder_decoder", False))
+        self.is_vision = getattr(base, "main_input_name", "input_ids") == "pixel_values"
+
+    @cached_property
+    def modules(self) -> dict[str, nn.Module]:
+        """Every module of the base by path."""
+        return dict(self.base.named_modules())
+
+    @cached_property
+    def is_decoder_only(self) -> bool:
+        """Whether tokens see only earlier ones and there is no encoder."""
+        return not self.is_encoder_decoder and not self.is_vision and not self._is_bert_like
+
+    @property
+    def _is_bert_like(self) -> bool:
+        table = roles.TABLES.get(self.model_type)
+        if table is not None:
+            return table is roles.TABLES["bert"] and not getattr(self.config, "is_decoder", False)
+        return any(path.endswith("attention.self") for path in self.modules)
+
+    @property
+    def d_model(self) -> int:
+        """Width of the embedded input."""
+        return int(getattr(self.config, "d_model", 0) or self.config.hidden_size)
+
+    def scope(self, path: str) -> str:
+        """`encoder`, `decoder` or `cross`."""
+        return roles.scope_of(path, is_decoder_only=self.is_decoder_only)
+
+    def by_role(self, role: str, scope: str | None = None) -> dict[str, nn.Module]:
+        """Modules that play `role` (or any role of a group), within `scope` if one is given."""
+        if role in roles.GROUPS:
+            members = [self.by_role(member, scope) for member in roles.GROUPS[role]]
+            found = {path: module for member in members for path, module in member.items()}
+            return {path: found[path] for path in self.modules if path in found}
+        pattern = roles.patterns(self.model_type, role)
+        return {
+            path: module
+            for path, module in self.modules.items()
+            if isinstance(module, LINEAR)
+            and pattern.search(f".{path}")
+            and (scope is None or self.scope(path) == scope)
+            and not self._is_head(path)
+        }
+
+    def select(
+        self, selectors: Sequence[str], kinds: tuple[type[nn.Module], ...] = LINEAR
+    ) -> dict[str, nn.Module]:
+        """Modules that any of `selectors` names, in the order of the base.
+
+        A selector is a role (`query`), a group (`attention`, `mlp`), either with a scope (`decoder.query`),
+        `all-linear`, the end of module paths (`q_proj`, `SelfAttention.q`) or a glob over whole paths
+        (`encoder.block.[0-3].*.q`).
+
+        Raises:
+            TargetError: A selector matches nothing; the message lists what would match.
+        """
+        chosen: set[str] = set()
+        for selector in selectors:
+            matches = self._matches(selector, kinds)
+            if not matches:
+                raise TargetError(
+                    f"{selector!r} matches no module of {self.model_type} that this method can act on.",
+                    field="targets",
+                    remedy=nearest(selector, self._suggestions(kinds)),
+                )
+            chosen |= matches
+        return {path: module for path, module in self.modules.items() if path in chosen}
+
+    def _matches(self, selector: str, kinds: tuple[type[nn.Module], ...]) -> set[str]:
+        scope, _, role = selector.rpartition(".")
+        if role in (*roles.ROLES, *roles.GROUPS) and scope in ("", *roles.SCOPES):
+            return set(self.by_role(role, scope or None))
+        candidates = [p for p, m in self.modules.items() if isinstance(m, kinds) and not self._is_head(p)]
+        if selector == "all-linear":
+            output = self.base.get_output_embeddings()
+            return {
+                p
+                for p in candidates
+                if isinstance(self.modules[p], LINEAR) and self.modules[p] is not output
+            }
+        if any(character in selector for character in "*?["):
+            return {p for p in candidates if fnmatch.fnmatchcase(p, selector)}
+        return {p for p in candidates if f".{p}".endswith(f".{selector}")}
+
+    def _is_head(self, path: str) -> bool:
+        return any(path == head or path.startswith(f"{head}.") for head in self.heads)
+
+    def _suggestions(self, kinds: tuple[type[nn.Module], ...]) -> set[str]:
+        names = {p.rpartition(".")[2] for p, m in self.modules.items() if isinstance(m, kinds)}
+        found = {role for role in roles.ROLES if self.by_role(role)}
+        return names | found | {"all-linear"}
+
+    def attention_sites(self, scopes: Sequence[str] = roles.SCOPES) -> list[AttentionSite]:
+        """Attention modules of the base within `scopes`, in order.
+
+        They are the parents of the modules that play the role `key`, so a fused projection counts as well.
+
+        Raises:
+            TargetError: There is none.
+        """
+        sites: dict[str, AttentionSite] = {}
+        for path in self.by_role("key"):
+            parent = path.rpartition(".")[0]
+            scope = self.scope(path)
+            if scope in scopes:
+                module = self.modules[parent]
+                heads, width = self._key_shape(module)
+                sites[parent] = AttentionSite(parent, module, scope, heads, width)
+        if not sites:
+            present = sorted({self.scope(path) for path in self.by_role("key")})
+            raise TargetError(
+                f"{list(scopes)} names no attention of {self.model_type}; it has {present}.",
+                field="scopes",
+                remedy="Name one of those.",
+            )
+        return list(sites.values())
+
+    def _key_shape(self, module: nn.Module) -> tuple[int, int]:
+        """(key/value heads, head width) of an attention module."""
+        config = getattr(module, "config", self.config)
+        names = ("n_heads", "num_heads", "num_attention_heads")
+        heads = next((getattr(module, n) for n in names if hasattr(module, n)), None)
+        heads = int(heads or getattr(config, "num_attention_heads", None) or config.num_heads)
+        widths = ("key_value_proj_dim", "head_dim", "attention_head_size")
+        width = next((getattr(module, n) for n in widths if hasattr(module, n)), None)
+        width = int(width or self.d_model // heads)
+        return int(getattr(config, "num_key_value_heads", None) or heads), width

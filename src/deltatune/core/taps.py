@@ -1,0 +1,130 @@
+"""Module taps: forward hooks that let deltas act at a site, for all rows of a batch or for some of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from deltatune.core.delta import Delta
+from deltatune.errors import DeltatuneError
+
+
+@dataclass(frozen=True)
+class Route:
+    """Rows of the batch that an adapter acts on; None is all of them."""
+
+    name: str
+    rows: slice | None = None
+
+
+@dataclass
+class Active:
+    """Which adapters act at present. One object is shared by all taps of a model."""
+
+    routes: tuple[Route, ...] = ()
+    batch_rows: int | None = None
+    """Rows of the whole batch while rows are routed, else None."""
+    suspended: bool = field(default=False)
+    """Set while prompts are already part of the embedded input."""
+
+    def of(self, names: set[str] | dict[str, Any]) -> list[Route]:
+        """The active routes of the adapters in `names`."""
+        return [route for route in self.routes if route.name in names]
+
+
+def by_rows(active: Active, routes: list[Route], y: Tensor, act: Callable[[str, slice, Tensor], Tensor]) -> Tensor:
+    """Apply `act(name, rows, y[rows])` to each routed slice of `y` and put the batch together again.
+
+    A module may see the batch flattened to [rows * length, d]; the slices are stretched accordingly.
+
+    Raises:
+        DeltatuneError: The leading dimension is no multiple of the batch, so rows cannot be told apart.
+    """
+    assert active.batch_rows is not None
+    if y.shape[0] == 1 and active.batch_rows > 1:  # made once for all rows, such as positions
+        y = y.expand(active.batch_rows, *y.shape[1:])
+    stretch, rest = divmod(y.shape[0], active.batch_rows)
+    if rest or stretch == 0:
+        raise DeltatuneError(
+            f"a routed site has {y.shape[0]} leading rows for a batch of {active.batch_rows}.",
+            remedy="Do not target modules without a batch dimension when rows are routed.",
+        )
+    pieces, done = [], 0
+    for route in sorted(routes, key=lambda r: r.rows.start if r.rows else 0):
+        assert route.rows is not None
+        start, stop = route.rows.start * stretch, route.rows.stop * stretch
+        pieces.append(y[done:start])
+        pieces.append(act(route.name, slice(start, stop), y[start:stop]))
+        done = stop
+    pieces.append(y[done:])
+    return torch.cat([piece for piece in pieces if piece.shape[0]])
+
+
+class ModuleTap:
+    """The deltas of all adapters at one module, and the hooks that call them."""
+
+    def __init__(self, path: str, module: nn.Module, active: Active) -> None:
+        self.path = path
+        self.active = active
+        self.deltas: dict[str, Delta] = {}
+        self.calls = 0
+        # Prepended and appended to hooks of others, so that what they do is seen as part of the site.
+        self._handles = [
+            module.register_forward_pre_hook(self._before, with_kwargs=True),
+            module.register_forward_hook(self._after, with_kwargs=True),
+        ]
+
+    def remove(self) -> None:
+        """Take the hooks off."""
+        for handle in self._handles:
+            handle.remove()
+
+    def _before(self, module: nn.Module, args: Any, kwargs: Any) -> Any:
+        routes = [
+            r for r in self.active.of(self.deltas) if type(self.deltas[r.name]).before is not Delta.before
+        ]
+        if not routes:
+            return None
+        x = first(args, kwargs)
+        if self.active.batch_rows is None:
+            for route in routes:
+                x = self.deltas[route.name].before(x)
+        else:
+            x = by_rows(self.active, routes, x, lambda name, _rows, part: self.deltas[name].before(part))
+        return replace_first(args, kwargs, x)
+
+    def _after(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
+        routes = self.active.of(self.deltas)
+        if not routes:
+            return None
+        self.calls += 1
+        x = first(args, kwargs)
+        y = output[0] if isinstance(output, tuple) else output
+        if self.active.batch_rows is None:
+            for route in routes:
+                y = self.deltas[route.name](x, y)
+        else:
+            if x.shape[0] == 1:
+                x = x.expand(self.active.batch_rows, *x.shape[1:])
+            y = by_rows(self.active, routes, y, lambda name, rows, part: self.deltas[name](x[rows], part))
+        return (y, *output[1:]) if isinstance(output, tuple) else y
+
+
+def first(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+    """The tensor a module was called with: its first argument, named or not."""
+    value = args[0] if args else next(iter(kwargs.values()))
+    assert isinstance(value, Tensor)
+    return value
+
+
+def replace_first(
+    args: tuple[Any, ...], kwargs: dict[str, Any], x: Tensor
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The call's arguments with `x` in place of the first."""
+    if args:
+        return (x, *args[1:]), kwargs
+    return args, {**kwargs, next(iter(kwargs)): x}

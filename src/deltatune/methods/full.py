@@ -1,0 +1,33 @@
+"""Full fine-tuning: every weight is trained. The yardstick for quality and cost.
+
+    theta = argmin L(theta), started at the pretrained theta_0
+
+The base stays frozen all the same: the adapter owns a copy of each parameter and stands in for it while it is
+in use, so that one base serves full fine-tuning beside any other method.
+
+Oracle: a plain PyTorch loop over an unfrozen copy of the model.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from torch import nn
+
+from deltatune.core.adapter import Adapter
+from deltatune.core.method import MethodConfig
+from deltatune.core.sites import BaseView
+
+
+class FullConfig(MethodConfig):
+    """All parameters of the model."""
+
+    name: ClassVar[str] = "full"
+    title: ClassVar[str] = "Every parameter of the model, in a copy."
+    paper: ClassVar[str] = "Howard and Ruder 2018, Universal Language Model Fine-tuning (discriminative start)."
+    default_lr: ClassVar[float] = 1e-4
+
+    def build(self, view: BaseView) -> Adapter:
+        """Copies of all parameters in float32."""
+        own = {path: nn.Parameter(p.detach().clone().float()) for path, p in view.base.named_parameters()}
+        return Adapter(own=own)

@@ -1,0 +1,194 @@
+r"""LoRA: low-rank adaptation of weight matrices.
+
+    h = W_0 x + (alpha / r) B A x           (Hu et al. 2021, equation 3)
+
+A is [r, d_in] and drawn as Kaiming-uniform with a = sqrt(5), B is [d_out, r] and zero, so that training starts at
+the base exactly (the initialisation of the authors' loralib, which peft shares). With `rslora` the factor is
+alpha / sqrt(r) (Kalajdzievski 2023, theorem 3.2). On an embedding the row of the token is looked up in A
+instead; there A is zero and B normal, as in loralib.
+
+Oracle: peft's LoraConfig with copied weights; files load both ways.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Self
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+from transformers.pytorch_utils import Conv1D
+
+from deltatune.core.adapter import Adapter
+from deltatune.core.delta import Delta, Dropout
+from deltatune.core.method import MethodConfig
+from deltatune.core.sites import BaseView
+from deltatune.errors import AdapterError, TargetError
+
+
+class LoraDelta(Delta):
+    """Low-rank update of a Linear or Conv1D.
+
+    Args:
+        d_in: Width of the input.
+        d_out: Width of the output.
+        r: Rank.
+        scale: Factor on the update.
+        dropout: Probability of dropping an element of the update's input.
+        transposed: The site stores its weight as [d_in, d_out] (Conv1D).
+    """
+
+    def __init__(
+        self, d_in: int, d_out: int, r: int, scale: float, dropout: float = 0.0, *, transposed: bool = False
+    ) -> None:
+        super().__init__()
+        self.lora_A = nn.Linear(d_in, r, bias=False)
+        self.lora_B = nn.Linear(r, d_out, bias=False)
+        nn.init.kaiming_uniform_(self.lora_A.weight, a=math.sqrt(5))
+        nn.init.zeros_(self.lora_B.weight)
+        self.dropout = Dropout(dropout)
+        self.scale = scale
+        self.transposed = transposed
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        """Return y + scale * B A dropout(x); x [..., d_in], y [..., d_out]. Computes in x's dtype."""
+        low = F.linear(self.dropout(x), self.lora_A.weight.to(x.dtype)) * self.scale
+        return y + F.linear(low, self.lora_B.weight.to(x.dtype))
+
+    def fold(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Return (weight + scale * B A, bias), summed in float32."""
+        update = self.lora_B.weight.float() @ self.lora_A.weight.float() * self.scale
+        return (weight.float() + (update.T if self.transposed else update)).to(weight.dtype), bias
+
+
+class LoraEmbeddingDelta(Delta):
+    """Low-rank update of an embedding table [n, d]: its row i gets scale * B A[:, i]."""
+
+    def __init__(self, n: int, d: int, r: int, scale: float) -> None:
+        super().__init__()
+        self.lora_embedding_A = nn.Parameter(torch.zeros(r, n))
+        self.lora_embedding_B = nn.Parameter(torch.randn(d, r))
+        self.scale = scale
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        """Return y + scale * B A[:, x]; x [...] token ids, y [..., d]."""
+        low = F.embedding(x, self.lora_embedding_A.T.to(y.dtype)) * self.scale
+        return y + F.linear(low, self.lora_embedding_B.to(y.dtype))
+
+    def fold(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Return (weight + scale * (B A)^T, bias)."""
+        update = (self.lora_embedding_B.float() @ self.lora_embedding_A.float()).T * self.scale
+        return (weight.float() + update).to(weight.dtype), bias
+
+
+class LoraConfig(MethodConfig):
+    """LoRA. Good at nearly everything; free at inference once merged. Start here."""
+
+    name: ClassVar[str] = "lora"
+    title: ClassVar[str] = "A low-rank update B A beside chosen weight matrices."
+    paper: ClassVar[str] = "Hu et al. 2021, LoRA: Low-Rank Adaptation of Large Language Models (arXiv 2106.09685)."
+    default_lr: ClassVar[float] = 1e-3
+    peft_type: ClassVar[str | None] = "LORA"
+
+    r: Annotated[int, Field(ge=1)] = 8
+    """Rank of the update. 4 to 64; quality is often flat in it."""
+    alpha: Annotated[float, Field(gt=0)] = 16.0
+    """Scale of the update: it is multiplied by alpha / r."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Probability of dropping an element of the update's input."""
+    rslora: bool = False
+    """Scale by alpha / sqrt(r) instead, which keeps high ranks learning."""
+    targets: Annotated[tuple[str, ...], Field(min_length=1)] = ("query", "value")
+    """Roles (query, key, value, output, mlp_in, mlp_out), groups (attention, mlp, all-linear), each with an
+    optional scope (decoder.query), ends of module paths, or globs."""
+
+    @property
+    def scale(self) -> float:
+        """Factor on B A."""
+        return self.alpha / (math.sqrt(self.r) if self.rslora else self.r)
+
+    def build(self, view: BaseView) -> Adapter:
+        """One delta per selected Linear, Conv1D or Embedding."""
+        chosen = view.select(self.targets, (nn.Linear, Conv1D, nn.Embedding))
+        return Adapter({path: self._delta(path, module) for path, module in chosen.items()})
+
+    def _delta(self, path: str, module: nn.Module) -> Delta:
+        if isinstance(module, nn.Embedding):
+            return LoraEmbeddingDelta(module.num_embeddings, module.embedding_dim, self.r, self.scale)
+        d_in, d_out = linear_shape(path, module)
+        transposed = isinstance(module, Conv1D)
+        return LoraDelta(d_in, d_out, self.r, self.scale, self.dropout, transposed=transposed)
+
+    def to_peft(self, adapter: Adapter, view: BaseView) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """The fields of peft's LoraConfig, and the tensors under the names they have already."""
+        heads = adapter.heads()
+        modules = [view.modules[path] for path in adapter.deltas if path not in heads]
+        fields = {
+            "r": self.r,
+            "lora_alpha": self.alpha,
+            "lora_dropout": self.dropout,
+            "use_rslora": self.rslora,
+            "target_modules": [path for path in adapter.deltas if path not in heads],
+            "fan_in_fan_out": any(isinstance(module, Conv1D) for module in modules),
+            "bias": "none",
+        }
+        return fields, adapter.stored()
+
+    @classmethod
+    def from_peft(cls, config: Mapping[str, Any]) -> Self:
+        """Read peft's fields; options that change the computation and that we lack are refused."""
+        refuse_options(config, ("use_dora", "rank_pattern", "alpha_pattern", "layer_replication", "megatron_config",
+                                "trainable_token_indices", "lora_bias", "target_parameters", "alora_invocation_tokens",
+                                "use_qalora"))
+        return cls(
+            r=config["r"],
+            alpha=config["lora_alpha"],
+            dropout=config["lora_dropout"],
+            rslora=config.get("use_rslora", False),
+            targets=peft_targets(config),
+        )
+
+
+def linear_shape(path: str, module: nn.Module) -> tuple[int, int]:
+    """(d_in, d_out) of a Linear or Conv1D.
+
+    Raises:
+        TargetError: It is neither.
+    """
+    if isinstance(module, nn.Linear):
+        return module.in_features, module.out_features
+    if isinstance(module, Conv1D):
+        return int(module.weight.shape[0]), int(module.weight.shape[1])
+    raise TargetError(
+        f"{path!r} is a {type(module).__name__}, and this method acts on linear layers.",
+        field="targets",
+        remedy="Name linear layers, for example by the role 'query' or by 'all-linear'.",
+    )
+
+
+def refuse_options(config: Mapping[str, Any], names: tuple[str, ...]) -> None:
+    """Raise AdapterError if a file of peft's uses one of the options `names`."""
+    used = [name for name in names if config.get(name)]
+    if used or config.get("bias", "none") != "none":
+        raise AdapterError(
+            f"the file uses {', '.join(used) or 'a trained bias'}, which this method does not compute.",
+            field="adapter_config.json",
+            remedy="Load it with peft.",
+        )
+
+
+def peft_targets(config: Mapping[str, Any]) -> tuple[str, ...]:
+    """The selectors that mean the same as peft's `target_modules`."""
+    targets = config["target_modules"]
+    if isinstance(targets, str):
+        if targets == "all-linear":
+            return (targets,)
+        raise AdapterError(
+            f"target_modules is the regular expression {targets!r}.",
+            field="adapter_config.json",
+            remedy="Save it with the list of module names.",
+        )
+    return tuple(sorted(targets))

@@ -1,0 +1,174 @@
+r"""Prefix tuning: learned keys and values that every attention layer sees before those of the input.
+
+    head = Attn(x W_q, [P_k; x W_k], [P_v; x W_v])        (Li and Liang 2021, section 4.2; He et al. 2022, eq. 5)
+
+P_k and P_v are [n_tokens, d] for each layer. With `projection` they come out of a small network while training,
+P = MLP(E) with one tanh layer (section 4.3), which is dropped afterwards: only P is stored.
+
+It reaches every attention that the recipe names: the encoder's, the decoder's and the cross-attention, in text and
+vision models alike. (peft reaches the decoder only.) The prefix has no position: T5's position bias is zero for it
+and rotary embeddings do not turn it. On GPT-2 the input's positions begin after the prefix, as they do in peft, so
+that files are interchangeable.
+
+Initialisation: N(0, init_std) for P without projection; peft draws N(0, 1), which for T5's unscaled scores starts far
+from the base. Oracle: peft's PrefixTuningConfig on causal models with copied values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from deltatune.core.adapter import Adapter, KeysValues
+from deltatune.core.delta import Delta
+from deltatune.core.method import MethodConfig
+from deltatune.core.sites import AttentionSite, BaseView
+
+Scope = Literal["encoder", "decoder", "cross"]
+
+
+class PrefixTable(KeysValues):
+    """Keys and values as parameters, each [kv_heads, n_tokens, head_dim]."""
+
+    def __init__(self, site: AttentionSite, n_tokens: int, std: float) -> None:
+        super().__init__()
+        shape = (site.kv_heads, n_tokens, site.head_dim)
+        self.keys = nn.Parameter(torch.randn(shape) * std)
+        self.values = nn.Parameter(torch.randn(shape) * std)
+
+    def forward(self) -> tuple[Tensor, Tensor]:
+        """Return (keys, values)."""
+        return self.keys, self.values
+
+
+class Projection(nn.Module):
+    """What all layers of a reparameterised prefix share: tanh(W_1 E + b_1), [n_tokens, hidden]."""
+
+    def __init__(self, n_tokens: int, d: int, hidden: int) -> None:
+        super().__init__()
+        self.embedding = nn.Parameter(torch.randn(n_tokens, d))
+        self.inner = nn.Linear(d, hidden)
+
+    def forward(self) -> Tensor:
+        """Return the hidden vectors of the prefix."""
+        return torch.tanh(self.inner(self.embedding))
+
+
+class ProjectedPrefix(KeysValues):
+    """Keys and values of one site as a linear image of the shared projection."""
+
+    def __init__(self, site: AttentionSite, shared: Projection, hidden: int) -> None:
+        super().__init__()
+        self._shared = (shared,)  # in a tuple: it is registered once, by the adapter
+        self.outer = nn.Linear(hidden, 2 * site.kv_heads * site.head_dim)
+        self.shape = (2, site.kv_heads, site.head_dim)
+
+    def forward(self) -> tuple[Tensor, Tensor]:
+        """Return (keys, values)."""
+        both = self.outer(self._shared[0]()).view(-1, *self.shape).permute(1, 2, 0, 3)
+        return both[0], both[1]
+
+
+class PrefixAdapter(Adapter):
+    """Learned keys and values, and the network that makes them if there is one."""
+
+    def __init__(
+        self,
+        keys_values: Mapping[str, KeysValues],
+        deltas: Mapping[str, Delta],
+        shared: Projection | None = None,
+    ) -> None:
+        super().__init__(deltas, keys_values)
+        self.shared = shared
+
+
+class ShiftPositions(Delta):
+    """Lets learned absolute positions of the input begin after the prefix."""
+
+    def __init__(self, by: int) -> None:
+        super().__init__()
+        self.by = by
+
+    def before(self, x: Tensor) -> Tensor:
+        """Return the position ids `x` plus the prefix's length."""
+        return x + self.by
+
+
+class PrefixConfig(MethodConfig):
+    """Prefix tuning. Leaves all weights alone; several tasks can share one running base."""
+
+    name: ClassVar[str] = "prefix"
+    title: ClassVar[str] = "Learned keys and values before those of the input, in every attention layer."
+    paper: ClassVar[str] = "Li and Liang 2021, Prefix-Tuning (arXiv 2101.00190)."
+    default_lr: ClassVar[float] = 1e-2
+    peft_type: ClassVar[str | None] = "PREFIX_TUNING"
+
+    n_tokens: Annotated[int, Field(ge=1)] = 20
+    """Length of the prefix."""
+    scopes: Annotated[tuple[Scope, ...], Field(min_length=1)] = ("encoder", "decoder", "cross")
+    """Which attention gets one: encoder, decoder (its self-attention), cross. Those a model lacks are skipped."""
+    projection: bool = False
+    """Train through a small network (reparameterisation), which is dropped when the delta is saved."""
+    projection_size: Annotated[int, Field(ge=1)] = 512
+    """Width of that network."""
+    init_std: Annotated[float, Field(ge=0)] = 0.1
+    """Standard deviation of the initial keys and values without projection."""
+
+    def build(self, view: BaseView) -> Adapter:
+        """Keys and values for each attention site of the named scopes."""
+        sites = view.attention_sites(self.scopes)
+        shift = {p: ShiftPositions(self.n_tokens) for p in view.modules if p.endswith("transformer.wpe")}
+        if not self.projection:
+            tables = {site.path: PrefixTable(site, self.n_tokens, self.init_std) for site in sites}
+            return PrefixAdapter(tables, shift)
+        shared = Projection(self.n_tokens, view.d_model, self.projection_size)
+        projected = {site.path: ProjectedPrefix(site, shared, self.projection_size) for site in sites}
+        return PrefixAdapter(projected, shift, shared)
+
+    def for_inference(self, adapter: Adapter) -> Self:
+        """The same without the reparameterisation."""
+        return self.model_copy(update={"projection": False})
+
+    def to_peft(self, adapter: Adapter, view: BaseView) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
+        """peft's one table [n_tokens, layers * 2 * d], for models that it can hold: decoder-only ones."""
+        if not view.is_decoder_only or view.model_type not in _PEFT_POSITIONS:
+            return None
+        tensors = adapter.stored()
+        rows = [tensors.pop(f"{path}.prefix_{part}") for path in adapter.keys_values for part in ("keys", "values")]
+        first = next(iter(view.attention_sites()))
+        table = torch.stack(rows).permute(2, 0, 1, 3).reshape(self.n_tokens, -1)
+        fields = {
+            "num_virtual_tokens": self.n_tokens,
+            "num_layers": len(adapter.keys_values),
+            "num_attention_heads": first.kv_heads,
+            "token_dim": first.kv_heads * first.head_dim,
+            "num_transformer_submodules": 1,
+            "encoder_hidden_size": first.kv_heads * first.head_dim,
+            "prefix_projection": False,
+        }
+        return fields, tensors | {"prompt_embeddings": table.contiguous()}
+
+    @classmethod
+    def from_peft(cls, config: Mapping[str, Any]) -> Self:
+        """Read peft's fields."""
+        return cls(n_tokens=config["num_virtual_tokens"])
+
+    def from_peft_tensors(self, tensors: Mapping[str, Tensor], view: BaseView) -> dict[str, Tensor]:
+        """Cut peft's table into the keys and values of each layer."""
+        found = dict(tensors)
+        table = found.pop("prompt_embeddings")
+        sites = view.attention_sites(self.scopes)
+        heads, width = sites[0].kv_heads, sites[0].head_dim
+        rows = table.view(table.shape[0], 2 * len(sites), heads, width).permute(1, 2, 0, 3)
+        for index, site in enumerate(sites):
+            found[f"{site.path}.prefix_keys"] = rows[2 * index].contiguous()
+            found[f"{site.path}.prefix_values"] = rows[2 * index + 1].contiguous()
+        return found
+
+
+_PEFT_POSITIONS = ("gpt2", "llama", "mistral", "qwen2", "qwen3", "gpt_neox", "glm", "gemma")
+"""Decoder-only models in which the input's positions relative to a prefix mean the same here and in peft."""

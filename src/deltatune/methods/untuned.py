@@ -1,0 +1,23 @@
+"""The untuned base: what every method must beat."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from deltatune.core.adapter import Adapter
+from deltatune.core.method import MethodConfig
+from deltatune.core.sites import BaseView
+
+
+class UntunedConfig(MethodConfig):
+    """The base as it came. Nothing is trained; it is only evaluated."""
+
+    name: ClassVar[str] = "untuned"
+    title: ClassVar[str] = "Nothing: the pretrained model as it is."
+    paper: ClassVar[str] = "None; it is the baseline."
+    default_lr: ClassVar[float] = 0.0
+    trains: ClassVar[bool] = False
+
+    def build(self, view: BaseView) -> Adapter:
+        """An adapter without anything in it."""
+        return Adapter()
