@@ -6,6 +6,7 @@ import contextlib
 import copy
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -53,6 +54,28 @@ class AdaptedModel(nn.Module):
         self._head = LabelledHead(base)
         self._checkpoint_handles: list[Any] = []
 
+    def save(self, folder: str | Path, name: str | None = None) -> None:
+        """Write an adapter (the active one) to `folder`: peft's files, where peft has the method.
+
+        Raises:
+            AdapterError: Several adapters are active and none was named.
+        """
+        from deltatune.checkpoint.store import save_adapter
+
+        if name is None and len(self.active) != 1:
+            raise AdapterError(f"{len(self.active)} adapters are active.", remedy="Name the one to save.")
+        save_adapter(self, name or self.active[0], Path(folder))
+
+    def load(self, folder: str | Path, name: str = "default") -> None:
+        """Attach the delta that deltatune or peft saved in `folder`, and make it the active one.
+
+        Raises:
+            AdapterError: It is damaged or belongs to another base; the model is left as it was.
+        """
+        from deltatune.checkpoint.store import load_adapter
+
+        load_adapter(self, Path(folder), name)
+
     @property
     def device(self) -> torch.device:
         """Where the base is."""
@@ -75,13 +98,17 @@ class AdaptedModel(nn.Module):
         assert isinstance(adapter, Adapter)
         return adapter
 
-    def attach(self, name: str, config: MethodConfig, *, seed: int = 0) -> Adapter:
+    def attach(
+        self, name: str, config: MethodConfig, *, seed: int = 0, heads: Sequence[str] | None = None
+    ) -> Adapter:
         """Build the adapter of `config`, hang it on the base and make it the active one.
 
         Args:
             name: Letters, digits, `_` and `-`.
             config: The method and its settings.
             seed: Seed of the initial values and of all randomness in training.
+            heads: Modules to train whole in a copy; by default the base's newly initialised ones, if the method
+                trains anything and does not own them already.
 
         Raises:
             AdapterError: The name is taken or has other characters.
@@ -95,7 +122,10 @@ class AdaptedModel(nn.Module):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             adapter = config.build(self.view)
-            self._copy_heads(adapter, config)
+            if heads is None:
+                heads = self.view.heads if config.trains and not adapter.own else ()
+            for path in heads:
+                adapter.add(path, ModuleCopy(self.view.modules[path]).float())
         adapter.bind(seed)
         adapter.to(self.device)
         self._hang(name, adapter)
@@ -104,11 +134,6 @@ class AdaptedModel(nn.Module):
         adapter.train(self.training)
         self.use(name)
         return adapter
-
-    def _copy_heads(self, adapter: Adapter, config: MethodConfig) -> None:
-        if config.trains and not adapter.own:
-            for path in self.view.heads:
-                adapter.add(path, ModuleCopy(self.view.modules[path]).float())
 
     def _hang(self, name: str, adapter: Adapter) -> None:
         for path, delta in adapter.deltas.items():

@@ -1,0 +1,253 @@
+"""Saved deltas: peft's two files, and one of ours beside them.
+
+    adapter_config.json        what peft reads; for methods that peft lacks it names a type of ours
+    adapter_model.safetensors  the tensors, under peft's keys
+    deltatune.json             method and settings, the base it belongs to, the checksum of the tensors
+
+A folder that only has peft's files loads as well.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+from torch import Tensor, nn
+
+from deltatune import __version__
+from deltatune.checkpoint.folders import atomic_folder, read_tensors, write_tensors
+from deltatune.core.method import MethodConfig
+from deltatune.core.model import AdaptedModel
+from deltatune.errors import AdapterError
+from deltatune.files import sha256, write_json
+from deltatune.methods import METHODS
+
+SCHEMA = 1
+CONFIG, TENSORS, OURS = "adapter_config.json", "adapter_model.safetensors", "deltatune.json"
+_PROMPT_LEARNING = ("PREFIX_TUNING", "PROMPT_TUNING", "P_TUNING")
+_TASK_TYPES = (
+    ("ForConditionalGeneration", "SEQ_2_SEQ_LM"),
+    ("MTModel", "SEQ_2_SEQ_LM"),
+    ("ForCausalLM", "CAUSAL_LM"),
+    ("LMHeadModel", "CAUSAL_LM"),
+    ("ForSequenceClassification", "SEQ_CLS"),
+)
+
+
+def structure(base: nn.Module) -> str:
+    """Hash of the names and shapes of a model's parameters: what a delta must find to be attached."""
+    lines = sorted(f"{name} {list(p.shape)}" for name, p in base.named_parameters())
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def save_adapter(
+    model: AdaptedModel, name: str, folder: Path, *, base_name: str = "", fingerprint: str | None = None
+) -> None:
+    """Write the adapter `name` to `folder`, all files at once.
+
+    Args:
+        model: The model that it is attached to.
+        name: Which adapter.
+        folder: Where to; what is there is replaced.
+        base_name: Hub id or path of the base, for those who load it.
+        fingerprint: Hash of the base's weights, checked when it is loaded.
+    """
+    adapter, config = model.adapter(name), model.configs[name]
+    saved = config.for_inference(adapter)
+    base_name = base_name or str(getattr(model.base.config, "_name_or_path", ""))
+    exported = config.to_peft(adapter, model.view)
+    peft_type = config.peft_type if exported else f"DELTATUNE_{config.name.upper()}"
+    fields, tensors = exported or ({}, adapter.stored())
+    task = next((t for end, t in _TASK_TYPES if type(model.base).__name__.endswith(end)), None)
+    prefix = _prefix(peft_type)
+    with atomic_folder(folder) as temporary:
+        keys = {k if k == "prompt_embeddings" else prefix + k: t for k, t in tensors.items()}
+        write_tensors(temporary / TENSORS, keys)
+        write_json(
+            temporary / CONFIG,
+            {
+                "peft_type": peft_type,
+                "task_type": task,
+                "base_model_name_or_path": base_name,
+                "inference_mode": True,
+                "modules_to_save": adapter.heads() or None,
+                **fields,
+            },
+        )
+        write_json(
+            temporary / OURS,
+            {
+                "schema": SCHEMA,
+                "deltatune": __version__,
+                "method": config.name,
+                "config": saved.model_dump(mode="json"),
+                "heads": adapter.heads(),
+                "base": {
+                    "name": base_name,
+                    "structure": structure(model.base),
+                    "fingerprint": fingerprint,
+                    "dtype": str(next(model.base.parameters()).dtype),
+                },
+                "peft_compatible": exported is not None,
+                "parameters": sum(t.numel() for t in tensors.values()),
+                "sha256": sha256(temporary / TENSORS),
+            },
+        )
+
+
+@dataclass(frozen=True)
+class SavedAdapter:
+    """A delta as it lies in its folder."""
+
+    method: str
+    config: MethodConfig
+    peft: dict[str, Any]
+    ours: dict[str, Any] | None
+    tensors: dict[str, Tensor]
+    """By the keys of the file."""
+
+
+def read_adapter(folder: Path) -> SavedAdapter:
+    """Read and check a saved delta without any base.
+
+    Raises:
+        AdapterError: A file is missing, damaged, of an unknown method or does not match its checksum.
+    """
+    peft = _read_json(folder / CONFIG)
+    ours = _read_json(folder / OURS) if (folder / OURS).exists() else None
+    tensors = read_tensors(folder / TENSORS)
+    if ours is None:
+        method = _method_of_peft(peft, folder)
+        return SavedAdapter(method, METHODS.get(method).from_peft(peft), peft, None, tensors)
+    if ours.get("schema") != SCHEMA:
+        raise AdapterError(
+            f"'{folder / OURS}' has the schema {ours.get('schema')!r}; this version reads {SCHEMA}.",
+            remedy="Install the version of deltatune that wrote it.",
+        )
+    if sha256(folder / TENSORS) != ours["sha256"]:
+        raise AdapterError(
+            f"'{folder / TENSORS}' is not the file that was saved: its checksum differs.",
+            remedy="Copy or train it again.",
+        )
+    try:
+        config = METHODS.get(ours["method"], field=str(folder / OURS))(**ours["config"])
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise AdapterError(
+            f"'{folder / OURS}' has a bad setting {first['loc']}: {first['msg']}.", remedy="Save it again."
+        ) from error
+    return SavedAdapter(ours["method"], config, peft, ours, tensors)
+
+
+def load_adapter(model: AdaptedModel, folder: Path, name: str = "default", *, fingerprint: str | None = None) -> None:
+    """Attach the delta saved in `folder` under `name`.
+
+    Args:
+        model: The model to attach it to.
+        folder: Folder written by deltatune or peft.
+        name: Name that it gets.
+        fingerprint: Hash of the base's weights, if known; compared with the one saved.
+
+    Raises:
+        AdapterError: It was made for another base, or a tensor is missing, left over or misshapen. Nothing stays
+            attached then.
+    """
+    saved = read_adapter(Path(folder))
+    _check_base(saved, model, fingerprint, folder)
+    peft_type = saved.peft["peft_type"]
+    prefix = _prefix(peft_type)
+    tensors = {key.removeprefix(prefix): tensor for key, tensor in saved.tensors.items()}
+    if saved.ours is None or saved.ours["peft_compatible"]:
+        tensors = saved.config.from_peft_tensors(tensors, model.view)
+    heads = saved.ours["heads"] if saved.ours else _peft_heads(saved.peft, tensors, model)
+    adapter = model.attach(name, saved.config, heads=heads)
+    try:
+        adapter.load_stored(tensors)
+    except BaseException:
+        model.detach(name)
+        raise
+
+
+def inspect(folder: Path) -> dict[str, Any]:
+    """Say what a saved delta is: method, settings, base, tensors, size, and whether it is intact."""
+    saved = read_adapter(folder)
+    path = folder / TENSORS
+    return {
+        "method": saved.method,
+        "title": saved.config.title,
+        "config": saved.config.model_dump(mode="json"),
+        "base": saved.ours["base"] if saved.ours else {"name": saved.peft.get("base_model_name_or_path")},
+        "peft_type": saved.peft["peft_type"],
+        "loads_in_peft": saved.ours is None or bool(saved.ours["peft_compatible"]),
+        "heads": saved.ours["heads"] if saved.ours else saved.peft.get("modules_to_save"),
+        "parameters": sum(tensor.numel() for tensor in saved.tensors.values()),
+        "file_bytes": path.stat().st_size,
+        "sha256": sha256(path),
+        "checksum": "matches" if saved.ours else "none stored (written by peft)",
+        "tensors": {
+            key: {"shape": list(t.shape), "dtype": str(t.dtype).removeprefix("torch.")}
+            for key, t in saved.tensors.items()
+        },
+    }
+
+
+def _prefix(peft_type: str | None) -> str:
+    return "base_model." if peft_type in _PROMPT_LEARNING else "base_model.model."
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise AdapterError(
+            f"there is no '{path}'.", remedy="Name the folder of a saved delta (a run keeps it in adapter/)."
+        ) from error
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise AdapterError(f"'{path}' cannot be read ({error}).", remedy="Copy or train it again.") from error
+    if not isinstance(value, dict):
+        raise AdapterError(f"'{path}' holds no JSON object.", remedy="Copy or train it again.")
+    return value
+
+
+def _method_of_peft(peft: Mapping[str, Any], folder: Path) -> str:
+    known = {METHODS.get(name).peft_type: name for name in METHODS.names()}
+    known.pop(None, None)
+    peft_type = peft.get("peft_type")
+    if peft_type not in known:
+        raise AdapterError(
+            f"'{folder / CONFIG}' has the peft_type {peft_type!r}, which deltatune does not read.",
+            remedy=f"It reads {', '.join(sorted(str(t) for t in known))}.",
+        )
+    return known[peft_type]
+
+
+def _check_base(saved: SavedAdapter, model: AdaptedModel, fingerprint: str | None, folder: Path) -> None:
+    if saved.ours is None:
+        return
+    base = saved.ours["base"]
+    dtype = str(next(model.base.parameters()).dtype)
+    same_weights = (
+        fingerprint is None
+        or base["fingerprint"] is None
+        or base["dtype"] != dtype
+        or base["fingerprint"] == fingerprint
+    )
+    if base["structure"] != structure(model.base) or not same_weights:
+        raise AdapterError(
+            f"the delta in '{folder}' was trained on {base['name'] or 'another model'}, and this base "
+            f"({getattr(model.base.config, '_name_or_path', '') or model.view.model_type}) is a different one.",
+            field="adapter",
+            remedy="Load it onto the base it was trained on.",
+        )
+
+
+def _peft_heads(peft: Mapping[str, Any], tensors: Mapping[str, Tensor], model: AdaptedModel) -> list[str]:
+    """Modules that a file of peft's replaces as a whole."""
+    names = peft.get("modules_to_save") or []
+    paths = [p for p in model.view.modules if any(f".{p}".endswith(f".{name}") for name in names)]
+    return [path for path in paths if any(key.startswith(f"{path}.") for key in tensors)]
