@@ -1,0 +1,188 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from deltatune.compare.statistics import (
+    bootstrap_interval,
+    holm,
+    paired_bootstrap,
+    pairwise,
+    shared_ranks,
+    tie_matrix,
+)
+
+SCORES = st.lists(st.floats(0, 1, width=32), min_size=2, max_size=30)
+
+
+def test_interval_and_p_agree_with_the_t_test_on_a_large_sample():
+    random = np.random.default_rng(5)
+    a = random.normal(0.30, 0.2, 400)
+    b = a + random.normal(-0.02, 0.15, 400)
+    found = paired_bootstrap(a, b)
+    reference = stats.ttest_rel(a, b)
+    low, high = reference.confidence_interval()
+    assert found.difference == pytest.approx(a.mean() - b.mean())
+    assert (found.low, found.high) == pytest.approx((low, high), abs=1e-3)
+    assert found.p == pytest.approx(reference.pvalue, abs=0.01)
+
+
+def test_pairing_finds_what_unpaired_intervals_would_not():
+    random = np.random.default_rng(0)
+    a = random.uniform(0, 1, 200)
+    b = a - 0.01 + random.normal(0, 0.01, 200)
+    assert paired_bootstrap(a, b).p < 0.001
+    assert bootstrap_interval(a).low < bootstrap_interval(b).high
+
+
+@settings(max_examples=40, deadline=None)
+@given(SCORES, st.integers(0, 3))
+def test_a_method_ties_with_itself(scores, seed):
+    assert paired_bootstrap(scores, scores, resamples=200, seed=seed) == (0, 0, 0, 1)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.tuples(st.floats(0, 1, width=32), st.floats(0, 1, width=32)), min_size=2, max_size=30))
+def test_swapping_turns_the_sign(pairs):
+    a, b = zip(*pairs, strict=True)
+    one, other = paired_bootstrap(a, b, resamples=200), paired_bootstrap(b, a, resamples=200)
+    flipped = (-other.difference, -other.high, -other.low, other.p)
+    assert tuple(one) == pytest.approx(flipped, abs=1e-9)
+    assert one.low - 1e-9 <= one.high
+    assert 0 < one.p <= 1
+
+
+@settings(max_examples=40, deadline=None)
+@given(SCORES, st.floats(-5, 5), st.floats(0.1, 10))
+def test_intervals_move_and_stretch_with_the_scores(scores, shift, scale):
+    low, high = bootstrap_interval(scores, resamples=200)
+    moved = bootstrap_interval(np.array(scores) * scale + shift, resamples=200)
+    assert moved == pytest.approx((low * scale + shift, high * scale + shift), abs=1e-6)
+
+
+def test_p_is_below_the_level_when_the_interval_leaves_out_zero():
+    random = np.random.default_rng(1)
+    for shift in np.linspace(-0.4, 0.4, 41):
+        a = random.normal(shift, 1, 60)
+        found = paired_bootstrap(a, np.zeros(60), resamples=2000)
+        outside = found.low > 0 or found.high < 0
+        assert outside == (found.p < 0.05) or found.p == pytest.approx(0.05, abs=0.002)
+
+
+def test_same_seed_same_result_and_chunks_do_not_matter(monkeypatch):
+    random = np.random.default_rng(2)
+    a, b = random.normal(size=(2, 50))
+    assert paired_bootstrap(a, b, seed=3) == paired_bootstrap(a, b, seed=3)
+    assert paired_bootstrap(a, b, seed=3) != paired_bootstrap(a, b, seed=4)
+    whole = bootstrap_interval(a, resamples=1000)
+    monkeypatch.setattr("deltatune.compare.statistics._CELLS_AT_ONCE", 70)
+    assert bootstrap_interval(a, resamples=1000) == pytest.approx(whole)
+
+
+def test_unlike_seeds_make_the_interval_wider():
+    random = np.random.default_rng(3)
+    examples = random.normal(0, 1, 300)
+    alike = np.stack([examples] * 5)
+    unlike = alike + np.array([-0.4, -0.2, 0, 0.2, 0.4])[:, None]
+    narrow, wide = bootstrap_interval(alike), bootstrap_interval(unlike)
+    assert wide.high - wide.low > 1.5 * (narrow.high - narrow.low)
+    assert (narrow.low, narrow.high) == pytest.approx(bootstrap_interval(examples), abs=0.02)
+    assert paired_bootstrap(unlike, alike[:2]).difference == pytest.approx(0)
+
+
+def test_one_example_tells_nothing():
+    assert paired_bootstrap([0.5], [0.2]) == pytest.approx((0.3, 0.3, 0.3, 1.0))
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "rule"),
+    [([1, 2], [1], "2 scores against 1"), ([], [], "shape"), ([1, np.nan], [1, 2], "finite")],
+)
+def test_bad_scores_are_refused(a, b, rule):
+    with pytest.raises(ValueError, match=rule):
+        paired_bootstrap(a, b)
+
+
+def test_holm_by_hand():
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.9, 0.8]) == [1.0, 1.0]
+    assert holm([]) == []
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=12))
+def test_holm_lies_between_none_and_bonferroni(p_values):
+    corrected = holm(p_values)
+    for p, q in zip(p_values, corrected, strict=True):
+        assert p <= q <= min(1, p * len(p_values)) + 1e-12
+    order = np.argsort(p_values, kind="stable")
+    assert list(np.array(corrected)[order]) == sorted(corrected)
+
+
+def test_ranks_are_shared_but_ties_are_not_transitive():
+    tied = [[True, True, False], [True, True, True], [False, True, True]]
+    assert shared_ranks([0.9, 0.8, 0.7], tied) == [1, 1, 2]
+    assert shared_ranks([0.9, 0.8, 0.7], tied, higher_is_better=False) == [2, 1, 1]
+    apart = [[i == j for j in range(3)] for i in range(3)]
+    assert shared_ranks([0.7, 0.9, 0.8], apart) == [3, 1, 2]
+    assert shared_ranks([0.7, 0.9, 0.8], [[True] * 3] * 3) == [1, 1, 1]
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=8), st.data())
+def test_ranks_start_at_one_and_the_best_has_it(means, data):
+    size = len(means)
+    upper = data.draw(st.lists(st.booleans(), min_size=size * size, max_size=size * size))
+    ties = [[i == j or upper[min(i, j) * size + max(i, j)] for j in range(size)] for i in range(size)]
+    ranks = shared_ranks(means, ties)
+    assert ranks[int(np.argmax(means))] == 1
+    assert all(1 <= rank <= size for rank in ranks)
+
+
+def test_pairwise_gives_ties_and_ranks():
+    random = np.random.default_rng(4)
+    base = random.uniform(0, 1, 300)
+    scores = {
+        "lora": base,
+        "adalora": base + random.normal(0, 0.1, 300),
+        "prefix": base - 0.2 + random.normal(0, 0.1, 300),
+    }
+    pairs = pairwise(scores, resamples=2000)
+    assert [(pair.a, pair.b, pair.tie) for pair in pairs] == [
+        ("lora", "adalora", True),
+        ("lora", "prefix", False),
+        ("adalora", "prefix", False),
+    ]
+    names = list(scores)
+    assert shared_ranks([scores[n].mean() for n in names], tie_matrix(names, pairs)) == [1, 1, 3]
+    assert pairwise({"lora": base}) == []
+
+
+def coverage(trials: int, examples: int, resamples: int) -> float:
+    """Share of 95 % intervals that hold the true mean of skewed scores in 0..1."""
+    random = np.random.default_rng(11)
+    hits = 0
+    for trial in range(trials):
+        interval = bootstrap_interval(random.beta(0.5, 0.8, examples), resamples=resamples, seed=trial)
+        hits += interval.low <= 0.5 / 1.3 <= interval.high
+    return hits / trials
+
+
+def test_intervals_hold_the_truth():
+    assert 0.90 <= coverage(trials=300, examples=80, resamples=600) <= 0.985
+
+
+@pytest.mark.slow
+def test_intervals_hold_the_truth_closely():
+    assert 0.94 <= coverage(trials=4000, examples=100, resamples=2000) <= 0.96
+
+
+def test_false_alarms_are_as_rare_as_promised():
+    random = np.random.default_rng(12)
+    alarms = sum(
+        any(not pair.tie for pair in pairwise(dict(zip("abcd", random.normal(size=(4, 60)), strict=True)),
+                                              resamples=800))
+        for _ in range(80)
+    )  # fmt: skip
+    assert alarms / 80 < 0.12
