@@ -36,6 +36,7 @@ class Adapter(nn.Module):
         keys_values: Attention module path -> learned keys and values there.
         prompt: Learned vectors at the input.
         own: Parameter path -> trainable stand-in for that parameter of the base (full fine-tuning).
+        position_shift: Positions that the learned keys take up before the input's first, in decoder-only models.
 
     The trainer treats every adapter alike: `start` once, then `penalty` and `after_step` on every step, and
     `finish` at the end. A method with a schedule overrides them; the others inherit the empty ones.
@@ -47,12 +48,14 @@ class Adapter(nn.Module):
         keys_values: Mapping[str, KeysValues] | None = None,
         prompt: Prompt | None = None,
         own: Mapping[str, nn.Parameter] | None = None,
+        position_shift: int = 0,
     ) -> None:
         super().__init__()
         self.deltas = dict(deltas or {})
         self.keys_values = dict(keys_values or {})
         self.own = dict(own or {})
         self.prompt = prompt
+        self.position_shift = position_shift
         self.clock = Clock()
         # Paths hold dots, which module names may not; the lists only register what the mappings name.
         self._delta_list = nn.ModuleList(self.deltas.values())

@@ -17,6 +17,7 @@ from deltatune.core.attention import AttentionSwitch, AttentionTap
 from deltatune.core.delta import Foldable, ModuleCopy
 from deltatune.core.head import LabelledHead, decoder_inputs
 from deltatune.core.method import MethodConfig
+from deltatune.core.positions import PositionTap
 from deltatune.core.prompts import PromptTap
 from deltatune.core.sites import BaseView
 from deltatune.core.taps import Active, ModuleTap, Route
@@ -49,6 +50,7 @@ class AdaptedModel(nn.Module):
         self._taps: dict[str, ModuleTap] = {}
         self._attention_taps: dict[str, AttentionTap] = {}
         self._attention = AttentionSwitch(base)
+        self._position_tap: PositionTap | None = None
         self._prompt_tap: PromptTap | None = None
         self._swapped: list[tuple[nn.Module, str, nn.Parameter]] = []
         self._head = LabelledHead(base)
@@ -147,6 +149,9 @@ class AdaptedModel(nn.Module):
             self._attention_taps[path].keys_values[name] = keys_values
         if adapter.keys_values:
             self._attention.on()
+        if adapter.position_shift:
+            self._position_tap = self._position_tap or PositionTap(self.base.base_model, self._active)
+            self._position_tap.shifts[name] = adapter.position_shift
         if adapter.prompt is not None:
             self._prompt_tap = self._prompt_tap or PromptTap(self.view, self._active)
             self._prompt_tap.prompts[name] = adapter.prompt
@@ -163,6 +168,11 @@ class AdaptedModel(nn.Module):
                     taps.pop(path).remove()
         if not self._attention_taps:
             self._attention.off()
+        if self._position_tap is not None:
+            self._position_tap.shifts.pop(name, None)
+            if not self._position_tap.shifts:
+                self._position_tap.remove()
+                self._position_tap = None
         if self._prompt_tap is not None:
             self._prompt_tap.prompts.pop(name, None)
             if not self._prompt_tap.prompts:

@@ -17,7 +17,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from deltatune.core.adapter import Prompt
 from deltatune.core.sites import BaseView
-from deltatune.core.taps import Active
+from deltatune.core.taps import Active, call_arguments
 from deltatune.errors import TargetError
 
 
@@ -43,7 +43,8 @@ class PromptTap:
             ]
         else:
             self._handles = [
-                backbone.register_forward_pre_hook(self._insert_into_text, with_kwargs=True),
+                # First of all hooks: the positions that others shift count the prompt as well.
+                backbone.register_forward_pre_hook(self._insert_into_text, with_kwargs=True, prepend=True),
             ]
             if view.is_decoder_only:
                 self._handles.append(backbone.register_forward_hook(self._remove_from_text))
@@ -97,8 +98,7 @@ class PromptTap:
         self._width = 0
         if not self.active.of(self.prompts) or self.active.suspended:
             return None
-        call = inspect.signature(module.forward).bind_partial(*args, **kwargs).arguments
-        call |= call.pop("kwargs", {})
+        call = call_arguments(module, args, kwargs)
         past = call.get("past_key_values")
         if past is not None and past.get_seq_length() > 0:
             raise TargetError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -112,6 +113,12 @@ class ModuleTap:
                 x = x.expand(self.active.batch_rows, *x.shape[1:])
             y = by_rows(self.active, routes, y, lambda name, rows, part: self.deltas[name](x[rows], part))
         return (y, *output[1:]) if isinstance(output, tuple) else y
+
+
+def call_arguments(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of a call to `module`, all by name."""
+    call = dict(inspect.signature(module.forward).bind_partial(*args, **kwargs).arguments)
+    return call | call.pop("kwargs", {})
 
 
 def first(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:

@@ -6,9 +6,9 @@ P_k and P_v are [n_tokens, d] for each layer. With `projection` they come out of
 P = MLP(E) with one tanh layer (section 4.3), which is dropped afterwards: only P is stored.
 
 It reaches every attention that the recipe names: the encoder's, the decoder's and the cross-attention, in text and
-vision models alike. (peft reaches the decoder only.) The prefix has no position: T5's position bias is zero for it
-and rotary embeddings do not turn it. On GPT-2 the input's positions begin after the prefix, as they do in peft, so
-that files are interchangeable.
+vision models alike. (peft reaches the decoder only.) The prefix has no position of its own: T5's position
+bias is zero for it and rotary embeddings do not turn it. In decoder-only models the input's positions begin after it,
+as they do in peft, so that files are interchangeable.
 
 Initialisation: N(0, init_std) for P without projection; peft draws N(0, 1), which for T5's unscaled scores starts far
 from the base. Oracle: peft's PrefixTuningConfig on causal models with copied values.
@@ -24,7 +24,6 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from deltatune.core.adapter import Adapter, KeysValues
-from deltatune.core.delta import Delta
 from deltatune.core.method import MethodConfig
 from deltatune.core.sites import AttentionSite, BaseView
 
@@ -79,23 +78,11 @@ class PrefixAdapter(Adapter):
     def __init__(
         self,
         keys_values: Mapping[str, KeysValues],
-        deltas: Mapping[str, Delta],
+        position_shift: int,
         shared: Projection | None = None,
     ) -> None:
-        super().__init__(deltas, keys_values)
+        super().__init__(keys_values=keys_values, position_shift=position_shift)
         self.shared = shared
-
-
-class ShiftPositions(Delta):
-    """Lets learned absolute positions of the input begin after the prefix."""
-
-    def __init__(self, by: int) -> None:
-        super().__init__()
-        self.by = by
-
-    def before(self, x: Tensor) -> Tensor:
-        """Return the position ids `x` plus the prefix's length."""
-        return x + self.by
 
 
 class PrefixConfig(MethodConfig):
@@ -121,7 +108,7 @@ class PrefixConfig(MethodConfig):
     def build(self, view: BaseView) -> Adapter:
         """Keys and values for each attention site of the named scopes."""
         sites = view.attention_sites(self.scopes)
-        shift = {p: ShiftPositions(self.n_tokens) for p in view.modules if p.endswith("transformer.wpe")}
+        shift = self.n_tokens if view.is_decoder_only else 0
         if not self.projection:
             tables = {site.path: PrefixTable(site, self.n_tokens, self.init_std) for site in sites}
             return PrefixAdapter(tables, shift)
@@ -171,4 +158,4 @@ class PrefixConfig(MethodConfig):
 
 
 _PEFT_POSITIONS = ("gpt2", "llama", "mistral", "qwen2", "qwen3", "gpt_neox", "glm", "gemma")
-"""Decoder-only models in which the input's positions relative to a prefix mean the same here and in peft."""
+"""Decoder-only models whose files go both ways; the others get a type of our own."""
