@@ -183,14 +183,14 @@ def report(
             f"{form!r} is not a format of reports.", field="--format", remedy=nearest(form, FORMATS)
         )
     from deltatune import files
-    from deltatune import report as reports
+    from deltatune.report import render, write_report
 
     if as_json:
         form = "json"
     if form == "html" and out is None:
-        output.stdout().print(str(reports.write_report(folder)), soft_wrap=True)
+        output.stdout().print(str(write_report(folder)), soft_wrap=True)
         return
-    text = reports.render(folder, format=form)
+    text = render(folder, format=form)
     if out is None:
         sys.stdout.write(text if text.endswith("\n") else text + "\n")
         return

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -68,16 +67,19 @@ def train(
     Ctrl-C leaves a run that [bold]--resume[/bold] continues.
     """
     from deltatune.recipe import load_recipe
-    from deltatune.train import plan, run
 
     loaded = load_recipe(recipe, overrides or [])
     entry = choose(loaded, method)
     chosen_seed = loaded.seeds[0] if seed is None else seed
     if dry_run:
+        from deltatune.train import plan
+
         planned = plan(loaded, entry, chosen_seed)
         output.emit_json(planned) if as_json else output.fields(f"Plan for {entry.name}", planned)
         return
-    folder = out or Path("out", recipe.stem, "runs", run_name(entry.name, chosen_seed))
+    from deltatune.train import run
+
+    folder = out or Path("out", recipe.stem, "runs", f"{entry.slug}-s{chosen_seed}")
     output.resumable_by(f"Add --resume to the same command to continue the run in '{folder}'.")
     with watching(quiet=quiet) as observer:
         result = run(
@@ -96,26 +98,16 @@ def choose(recipe: Recipe, name: str | None) -> MethodEntry:
     Raises:
         RecipeError: There is no such entry, or several and no name.
     """
-    entries = {entry.name: entry for entry in recipe.methods}
-    if name is None and len(entries) == 1:
-        return next(iter(entries.values()))
-    if name is None:
-        raise RecipeError(
-            f"the recipe has {len(entries)} methods and train runs one.",
-            field="--method",
-            remedy=f"Name one of: {', '.join(entries)}. Or run them all with `deltatune compare`.",
-        )
-    if name not in entries:
-        raise RecipeError(
-            f"{name!r} is not among the recipe's methods.", field="--method", remedy=nearest(name, entries)
-        )
-    return entries[name]
-
-
-def run_name(label: str, seed: int) -> str:
-    """The folder name of a run: `lora r8`, 0 -> `lora-r8-s0`."""
-    slug = re.sub(r"[^a-z0-9]+", "-", label.lower()).strip("-")
-    return f"{slug or 'run'}-s{seed}"
+    if name is not None:
+        return recipe.entry(name)
+    if len(recipe.methods) == 1:
+        return recipe.methods[0]
+    raise RecipeError(
+        f"the recipe has {len(recipe.methods)} methods and train runs one.",
+        field="--method",
+        remedy=f"Name one of: {', '.join(entry.name for entry in recipe.methods)}. "
+        "Or run them all with `deltatune compare`.",
+    )
 
 
 def show_result(result: dict[str, Any]) -> None:

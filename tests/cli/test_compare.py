@@ -1,0 +1,135 @@
+"""`compare`, `report` and `demo`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+COST = {
+    "trained_parameters": 147456.0,
+    "train_seconds": 59.6,
+    "peak_memory_bytes": 1.6e9,
+    "file_bytes": 6e5,
+}
+
+
+def row(name: str, rank: int | None, score: float | None, error: Any = None) -> dict[str, Any]:
+    done = error is None
+    return {
+        "rank": rank,
+        "name": name,
+        "method": name,
+        "status": "done" if done else "failed",
+        "error": error,
+        "seeds": [0],
+        "runs": [f"runs/{name}-s0"],
+        "metrics": {"rougeL_f": score} if done else {},
+        "interval": [0.5, 0.7] if done else None,
+        "cost": COST if done else {},
+    }
+
+
+BOARD = {
+    "schema": 1,
+    "task": "text-to-text",
+    "primary_metric": "rougeL_f",
+    "higher_is_better": True,
+    "rows": [
+        row("lora", 1, 0.612),
+        row("adalora", 1, 0.609),
+        row("prefix", None, None, {"kind": "TrainingError", "message": "the loss is not finite"}),
+    ],
+    "pairs": [
+        {"a": "lora", "b": "adalora", "difference": 0.003, "low": -0.02, "high": 0.02, "p": 0.8, "tie": True}
+    ],
+}
+
+
+def test_compare_prints_ranks_ties_and_failures(recipe: Path, run: Callable, fake: Callable) -> None:
+    calls = fake("deltatune.compare.runner", "compare", BOARD)
+    done = run("compare", recipe, "--out", "here")
+    assert done.code == 0, done.err
+    assert [entry.name for entry in calls[0].arguments[0].methods] == ["untuned", "lora r4"]
+    assert calls[0].arguments[1] == Path("here")
+    assert "0.612" in done.out
+    assert "0.500 to 0.700" in done.out
+    assert "of equal rank: lora and adalora." in done.out
+    assert str(Path("here/report.html")) in done.out
+    assert "Error: prefix failed: the loss is not finite" in done.err
+
+
+def test_compare_json_and_default_folder(recipe: Path, run: Callable, fake: Callable) -> None:
+    calls = fake("deltatune.compare.runner", "compare", BOARD)
+    assert json.loads(run("compare", recipe, "--json").out) == BOARD
+    assert calls[0].arguments[1] == Path("out/tables")
+
+
+def test_overwrite_removes_only_what_a_comparison_writes(recipe: Path, run: Callable, fake: Callable) -> None:
+    fake("deltatune.compare.runner", "compare", BOARD)
+    out = recipe.parent / "old"
+    (out / "runs" / "lora-s0").mkdir(parents=True)
+    (out / "leaderboard.json").write_text("{}", encoding="utf-8")
+    (out / "notes.txt").write_text("mine", encoding="utf-8")
+    run("compare", recipe, "--out", out)
+    assert (out / "runs").exists()
+    run("compare", recipe, "--out", out, "--overwrite")
+    assert [path.name for path in out.iterdir()] == ["notes.txt"]
+
+
+def test_dry_run_plans_every_method(recipe: Path, run: Callable, fake: Callable) -> None:
+    fake("deltatune.train", "plan", {"steps": 12})
+    done = run("compare", recipe, "--dry-run", "--json")
+    assert json.loads(done.out) == {
+        "seeds": [3, 4],
+        "methods": {"untuned": {"steps": 12}, "lora r4": {"steps": 12}},
+    }
+
+
+def test_an_interrupted_comparison_says_how_to_go_on(recipe: Path, run: Callable, fake: Callable) -> None:
+    fake("deltatune.compare.runner", "compare", KeyboardInterrupt())
+    done = run("compare", recipe, "--out", "here")
+    assert done.code == 130
+    assert "Run the same command again to continue the comparison in 'here'." in done.err
+
+
+def test_report_goes_to_stdout_or_a_file(tmp_path: Path, run: Callable, fake: Callable) -> None:
+    calls = fake("deltatune.report", "render", "| rank | method |")
+    import sys
+
+    sys.modules["deltatune.report"].write_report = None
+    assert run("report", "here", "--format", "md").out == "| rank | method |\n"
+    assert calls[0].options == {"format": "md"}
+    file = tmp_path / "new" / "table.md"
+    assert run("report", "here", "--format", "md", "--out", file).out == f"{file}\n"
+    assert file.read_text(encoding="utf-8") == "| rank | method |"
+
+
+def test_report_refuses_an_unknown_format(run: Callable) -> None:
+    done = run("report", "here", "--format", "pdf")
+    assert done.code == 2
+    assert "Known: csv, html, json, md." in done.err
+
+
+def test_the_demo_is_a_recipe_of_five_methods(run: Callable, fake: Callable) -> None:
+    calls = fake("deltatune.compare.runner", "compare", BOARD)
+    done = run("demo", "--out", "demo", "--set", "train.epochs=1")
+    assert done.code == 0, done.err
+    loaded, out = calls[0].arguments
+    assert out == Path("demo")
+    assert loaded.train.epochs == 1
+    assert (loaded.model.name, loaded.data.source) == ("bundled:t5-small", "bundled:table-titles")
+    assert [entry.method for entry in loaded.methods] == ["untuned", "lora", "adalora", "prefix", "prompt"]
+
+
+@pytest.mark.parametrize("arguments", [("--show-recipe",), ("--show-recipe", "--json")])
+def test_the_demo_shows_a_recipe_that_can_be_changed(
+    tmp_path: Path, run: Callable, fake: Callable, arguments: tuple[str, ...]
+) -> None:
+    fake("deltatune.compare.runner", "compare", BOARD)
+    path = tmp_path / "mine.yaml"
+    path.write_text(run("demo", *arguments).out, encoding="utf-8")
+    assert run("compare", path, "--json").code == 0

@@ -1,0 +1,75 @@
+"""`methods`, `schema`, `inspect` and `merge`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from deltatune.methods import METHODS
+
+
+def test_every_method_is_listed_with_its_idea(run: Callable) -> None:
+    done = run("methods")
+    assert done.code == 0, done.err
+    for name in METHODS.names():
+        assert f"{name} " in done.out
+    listed = json.loads(run("methods", "--json").out)
+    assert [each["name"] for each in listed] == METHODS.names()
+    assert all(each["title"] for each in listed)
+
+
+@pytest.mark.parametrize("name", METHODS.names())
+def test_every_setting_of_a_method_is_explained(run: Callable, name: str) -> None:
+    explained = json.loads(run("methods", name, "--json").out)
+    assert [setting["name"] for setting in explained["settings"]] == list(METHODS.get(name).model_fields)
+    assert [s["name"] for s in explained["settings"] if len(s["description"]) < 10] == []
+    text = run("methods", name).out
+    assert explained["title"] in text
+    assert "Default learning rate" in text
+
+
+def test_lora_shows_defaults_as_a_recipe_would(run: Callable) -> None:
+    lines = run("methods", "lora").out.splitlines()
+    assert any(line.split()[:3] == ["r", "=", "8"] for line in lines)
+    assert any("[query, value]" in line for line in lines)
+
+
+def test_an_unknown_method_suggests_the_nearest(run: Callable) -> None:
+    done = run("methods", "lorra")
+    assert done.code == 2
+    assert "Did you mean 'lora'?" in done.err
+
+
+def test_schema_is_json_and_can_be_written(tmp_path: Path, run: Callable) -> None:
+    printed = json.loads(run("schema").out)
+    assert {"task", "model", "data", "methods", "train"} <= set(printed["properties"])
+    file = tmp_path / "new" / "recipe.schema.json"
+    assert run("schema", "--out", file).out.strip() == str(file)
+    assert json.loads(file.read_text(encoding="utf-8")) == printed
+
+
+def test_inspect_prints_what_is_found(run: Callable, fake: Callable) -> None:
+    calls = fake("deltatune.checkpoint", "inspect", {"method": "lora", "parameters": 1234, "intact": True})
+    done = run("inspect", "some/adapter")
+    assert calls[0].arguments == (Path("some/adapter"),)
+    assert "1,234" in done.out
+    assert json.loads(run("inspect", "some/adapter", "--json").out)["intact"] is True
+
+
+def test_merge_reports_the_divergence(tmp_path: Path, run: Callable, fake: Callable) -> None:
+    calls = fake("deltatune.checkpoint", "merge", {"folder": "m", "max_abs_logit_difference": 1.5e-6})
+    done = run("merge", "r", "--out", tmp_path / "m")
+    assert calls[0].arguments == (Path("r"), tmp_path / "m")
+    assert "1.5e-06" in done.out
+
+
+def test_merge_spares_a_folder_with_content(tmp_path: Path, run: Callable, fake: Callable) -> None:
+    calls = fake("deltatune.checkpoint", "merge", {})
+    (tmp_path / "thesis.txt").write_text("mine", encoding="utf-8")
+    done = run("merge", "r", "--out", tmp_path)
+    assert (done.code, calls) == (2, [])
+    assert "exists and is not an empty folder" in done.err
+    assert run("merge", "r", "--out", tmp_path, "--overwrite").code == 0

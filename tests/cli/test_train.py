@@ -1,0 +1,151 @@
+"""`train`, `evaluate` and `predict`: what they ask of the library and what they print."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+RESULT = {
+    "schema": 1,
+    "status": "done",
+    "name": "lora r4",
+    "seed": 3,
+    "metrics": {"validation": {"loss": 2.0}, "test": {"rougeL_f": 0.51234, "bleu": 12.5}},
+    "cost": {
+        "trained_parameters": 147456,
+        "stored_parameters": 147456,
+        "total_parameters": 76961152,
+        "peak_memory_bytes": 1_600_000_000,
+        "memory_kind": "rss",
+        "train_seconds": 83.2,
+        "evaluation_seconds": 9.75,
+        "tokens_per_second": 900.0,
+        "file_bytes": 600_000,
+        "steps": 150,
+        "epochs": 3,
+    },
+}
+
+
+def busy(*_: Any, observer: Any, **__: Any) -> dict[str, Any]:
+    """A run that shows progress."""
+    observer.stage("loading the model")
+    observer.start("train", 20)
+    for step in range(20):
+        observer.advance("train", 1, {"loss": 3.0 - step / 10})
+    observer.finish("train")
+    observer.warn("something is odd")
+    return RESULT
+
+
+def test_train_passes_the_entry_seed_and_folder(recipe: Path, run: Callable, fake: Callable) -> None:
+    calls = fake("deltatune.train", "run", busy)
+    done = run("train", recipe, "--method", "lora r4", "--set", "train.lr=1e-3", "--resume")
+    assert done.code == 0, done.err
+    loaded, entry, seed, out = calls[0].arguments
+    assert (entry.method, entry.config["r"], entry.train.lr, seed) == ("lora", 4, 1e-3, 3)
+    assert loaded.train.lr == 1e-3
+    assert out == Path("out/tables/runs/lora-r4-s3")
+    assert (calls[0].options["resume"], calls[0].options["overwrite"]) == (True, False)
+    assert "0.5123" in done.out
+    assert "147,456 of 76,961,152 parameters" in done.out
+    assert "1 min 23 s, 150 steps" in done.out
+    assert "600 kB" in done.out
+
+
+def test_json_is_alone_on_stdout(recipe: Path, run: Callable, fake: Callable) -> None:
+    fake("deltatune.train", "run", busy)
+    done = run("train", recipe, "-m", "lora r4", "--json")
+    assert json.loads(done.out) == RESULT
+    assert "loading the model" in done.err
+    assert "Warning: something is odd" in done.err
+
+
+def test_quiet_leaves_warnings(recipe: Path, run: Callable, fake: Callable) -> None:
+    fake("deltatune.train", "run", busy)
+    done = run("train", recipe, "-m", "lora r4", "--quiet")
+    assert done.err == "Warning: something is odd\n"
+
+
+def test_dry_run_prints_the_plan(recipe: Path, run: Callable, fake: Callable) -> None:
+    planned = {"trained_parameters": 147456, "coverage": {"query": 24, "value": 24}, "steps": 150}
+    calls = fake("deltatune.train", "plan", planned)
+    done = run("train", recipe, "-m", "lora r4", "--dry-run", "--seed", "7")
+    assert done.code == 0, done.err
+    assert calls[0].arguments[1].name == "lora r4"
+    assert calls[0].arguments[2] == 7
+    assert "trained parameters" in done.out
+    assert "147,456" in done.out
+    assert json.loads(run("train", recipe, "-m", "lora r4", "--dry-run", "--json").out) == planned
+
+
+def test_several_methods_need_a_choice(recipe: Path, run: Callable) -> None:
+    done = run("train", recipe)
+    assert done.code == 2
+    assert done.err.startswith("Error: --method: the recipe has 2 methods")
+    assert "untuned, lora r4" in done.err
+
+
+def test_an_interrupted_run_says_how_to_go_on(recipe: Path, run: Callable, fake: Callable) -> None:
+    fake("deltatune.train", "run", KeyboardInterrupt())
+    done = run("train", recipe, "-m", "lora r4")
+    assert done.code == 130
+    assert "Interrupted" in done.err
+    assert "--resume" in done.err
+    assert "Traceback" not in done.err
+
+
+def test_evaluate(run: Callable, fake: Callable) -> None:
+    calls = fake("deltatune.train", "evaluate_run", {"metrics": {"accuracy": 0.875}})
+    done = run("evaluate", "some/run", "--split", "validation")
+    assert done.code == 0, done.err
+    assert calls[0].arguments == (Path("some/run"),)
+    assert calls[0].options["split"] == "validation"
+    assert "0.875" in done.out
+
+
+def test_evaluate_refuses_an_unknown_split(run: Callable) -> None:
+    done = run("evaluate", "some/run", "--split", "tst")
+    assert done.code == 2
+    assert "Did you mean 'test'?" in done.err
+
+
+def echo(_: Path, inputs: Any) -> Any:
+    for number, text in enumerate(inputs):
+        yield SimpleNamespace(
+            id=str(number), input=text, prediction=f"title\nof {text}", stopped=True, scores={}
+        )
+
+
+def test_predict_arguments_stdin_and_file(tmp_path: Path, run: Callable, fake: Callable) -> None:
+    fake("deltatune.train", "predict", echo)
+    expected = "title of a\ntitle of b\n"
+    file = tmp_path / "inputs.txt"
+    file.write_text("a\nb\n", encoding="utf-8")
+    assert run("predict", "r", "a", "b").out == expected
+    assert run("predict", "r", stdin="a\nb\n").out == expected
+    assert run("predict", "r", "--file", file).out == expected
+
+
+def test_predict_json_is_one_object_a_line(run: Callable, fake: Callable) -> None:
+    fake("deltatune.train", "predict", echo)
+    lines = run("predict", "r", "a", "b", "--json").out.splitlines()
+    assert [json.loads(line)["prediction"] for line in lines] == ["title\nof a", "title\nof b"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("predict", "r", "a", "--file", "x.txt"), "both as arguments and as a file"),
+        (("predict", "r", "--file", "missing.txt"), "cannot read 'missing.txt': No such file"),
+    ],
+)
+def test_predict_refuses_unclear_input(run: Callable, arguments: tuple[str, ...], message: str) -> None:
+    done = run(*arguments)
+    assert done.code == 2
+    assert message in done.err

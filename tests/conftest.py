@@ -1,0 +1,11 @@
+"""What all tests share: no network, no wide terminal, no user settings."""
+
+from __future__ import annotations
+
+import os
+
+# set before anything imports a library that reads them
+os.environ.update(
+    HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1", TOKENIZERS_PARALLELISM="false", NO_COLOR="1", COLUMNS="100"
+)
+os.environ.pop("DELTATUNE_DEBUG", None)
