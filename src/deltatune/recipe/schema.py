@@ -15,6 +15,8 @@ from deltatune.recipe.sections import DataSpec, EvaluationSpec, Int, ModelSpec, 
 if TYPE_CHECKING:
     from deltatune.core.method import MethodConfig
 
+__all__ = ["DataSpec", "EvaluationSpec", "MethodEntry", "ModelSpec", "Recipe", "TrainSpec", "slug"]
+
 ENTRY_KEYS = ("name", "train")
 """Keys of a method entry besides the method's own name."""
 

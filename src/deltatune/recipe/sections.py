@@ -124,8 +124,8 @@ class DataSpec(Section):
     columns: ColumnsSpec = ColumnsSpec()
     """Which columns mean what."""
     template: Text = "{input}"
-    """Text that the model reads, with `{column}` for columns of the row and `{input}` for the input
-    column; write `{{` for a brace. `chat` (causal-lm): the input as a user's turn in the tokenizer's chat template."""
+    """Text that the model reads, with `{column}` for a column of the row and `{input}` for the input column;
+    write `{{` for a brace. `chat` (causal-lm): the tokenizer's chat template, the input as user turn."""
     target_template: Text | None = None
     """Text that the model shall produce, as `template`, with `{target}` for the target column. Null: the
     target itself. For causal-lm, target tokens directly follow the prompt's: begin with a space if needed."""

@@ -1,0 +1,40 @@
+"""The order of rows in an epoch."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+
+POOL = 50
+"""Batches whose rows are sorted together by length: little padding, and still a different mix each epoch."""
+
+
+def batches(
+    lengths: Sequence[int], batch_size: int, seed: int, epoch: int, bucket_by_length: bool = True
+) -> list[list[int]]:
+    """Arrange row indices in batches; each index occurs exactly once.
+
+    The order depends on the arguments alone, so that every method of a comparison sees the same batches.
+    With bucketing, rows are shuffled, sorted by length within pools of 50 batches, cut into batches, and the
+    batches are shuffled. At most one batch is smaller than `batch_size`.
+
+    Args:
+        lengths: Length of each row in tokens.
+        batch_size: Rows in a batch, at least 1.
+        seed: The run's seed.
+        epoch: Counted from 0.
+        bucket_by_length: Whether rows of similar length go together.
+    """
+    if batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size}; it must be at least 1")
+    generator = random.Random(f"batches {seed} {epoch}")  # a text seed is hashed by SHA-512: same everywhere
+    order = list(range(len(lengths)))
+    generator.shuffle(order)
+    if bucket_by_length:
+        pool = batch_size * POOL
+        pools = [order[start : start + pool] for start in range(0, len(order), pool)]
+        order = [index for rows in pools for index in sorted(rows, key=lengths.__getitem__)]
+    result = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+    if bucket_by_length:
+        generator.shuffle(result)
+    return result

@@ -1,0 +1,277 @@
+"""From a recipe's data section to checked rows."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from deltatune.data.readers import read_source
+from deltatune.data.rows import Dataset, Input, Record, Row, Table, fingerprint
+from deltatune.data.splits import limit_rows, overlaps, split_rows
+from deltatune.errors import DataError, nearest
+from deltatune.recipe.load import is_remote
+from deltatune.recipe.rules import template_fields
+from deltatune.recipe.sections import CHAT, CLASSIFICATION_TASKS, PARTS, DataSpec
+
+DEFAULT_SHARE = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class _Mapping:
+    """Which column is what, with `auto` resolved for one source."""
+
+    input: str
+    target: str | None
+    id: str | None
+    template: str
+    target_template: str | None
+    images: bool
+
+
+def load_data(spec: DataSpec, task: str, root: str | Path = ".") -> Dataset:
+    """Read, split, limit and check the rows of a recipe.
+
+    Labels are collected from all training rows, before `limit`. Labels that are all whole numbers are ordered
+    as numbers, others as text.
+
+    Args:
+        spec: The recipe's data section.
+        task: The recipe's task.
+        root: The folder that relative paths are meant from.
+
+    Raises:
+        DataError: Anything is wrong; the message names the file, the row and the field, and what to do.
+    """
+    parts = _read_parts(spec, task, Path(root))
+    _check_ids(parts)
+    labels = _labels(parts) if task in CLASSIFICATION_TASKS else None
+    seed = spec.split.seed if spec.split else 0
+    limited = {part: limit_rows(rows, getattr(spec.limit, part), seed) for part, rows in parts.items()}
+    train, validation, test = (limited[part] for part in PARTS)
+    if not train:
+        raise DataError(
+            "leaves no training rows.", field="data.split", remedy="Lower the shares or add rows."
+        )
+    return Dataset(
+        train,
+        validation,
+        test,
+        labels=labels,
+        fingerprint=fingerprint(train, validation, test),
+        warnings=overlaps(train, validation, test),
+    )
+
+
+def prompt_row(value: str | Path | Mapping[str, Any], spec: DataSpec, task: str, row_id: str = "0") -> Row:
+    """Make a row without target from a user's input, as for prediction.
+
+    Args:
+        value: A text or an image file, for the input column; or all columns that the template names.
+        spec: The recipe's data section, whose template is applied.
+        task: The recipe's task.
+        row_id: The row's name.
+
+    Raises:
+        DataError: The input is empty, or lacks a column that the template names.
+    """
+    name = "input" if spec.columns.input == "auto" else spec.columns.input
+    images = task == "image-classification"
+    if isinstance(value, Mapping):
+        columns = dict(value)
+        name = next((key for key in (name, "table", "sentence", "text", "image") if key in columns), name)
+    else:
+        columns = {name: Path(value) if images else str(value)}
+        if not images:
+            columns |= {field: str(value) for field in _sole_field(spec)}
+    mapping = _Mapping(name, None, None, spec.template, None, images)
+    return _row(Record(f"input {row_id}", columns), mapping, row_id)
+
+
+def _sole_field(spec: DataSpec) -> list[str]:
+    """With `columns.input: auto`, a template of one field can only mean the input by it."""
+    fields = [] if spec.template == CHAT else sorted(set(template_fields(spec.template)) - {"input"})
+    return fields if spec.columns.input == "auto" and len(fields) == 1 else []
+
+
+def _read_parts(spec: DataSpec, task: str, root: Path) -> dict[str, list[Row]]:
+    if spec.source is not None:
+        table = read_source(_locate(spec.source, spec, root), spec.format)
+        parts = {part: _rows(records, table, spec, task) for part, records in table.parts.items()}
+        parts = {"train": parts["all"]} if "all" in parts else parts
+        if "train" not in parts:
+            raise DataError(
+                f"has the parts {', '.join(parts)}, but no train.",
+                field=spec.source,
+                remedy="Name a file for each part: data.train, data.validation, data.test.",
+            )
+    else:
+        parts = {part: _read_part(part, spec, task, root) for part in PARTS if getattr(spec, part)}
+    return _complete(parts, spec)
+
+
+def _read_part(part: str, spec: DataSpec, task: str, root: Path) -> list[Row]:
+    source = getattr(spec, part)
+    table = read_source(_locate(source, spec, root), spec.format)
+    records = table.parts.get("all") or table.parts.get(part)
+    if not records:
+        raise DataError(
+            f"has the parts {', '.join(table.parts)}, but no {part}.",
+            field=source,
+            remedy=f"Name another source as data.{part}.",
+        )
+    return _rows(records, table, spec, task)
+
+
+def _complete(parts: dict[str, list[Row]], spec: DataSpec) -> dict[str, list[Row]]:
+    """Take the parts that are missing out of the training rows."""
+    shares: dict[str, float] = {"validation": 0.0, "test": 0.0}
+    for part in shares:
+        share = getattr(spec.split, part) if spec.split else None
+        if part in parts and share:
+            raise DataError(
+                f"({share}) cannot hold: {spec.source or getattr(spec, part)} has {part} rows of its own.",
+                field=f"data.split.{part}",
+                remedy="Take it out of the recipe.",
+            )
+        if part not in parts:
+            if spec.split is None:
+                raise DataError(
+                    f"has no {part} rows.",
+                    field=str(spec.source or spec.train),
+                    remedy=f"Take some of the training rows with data.split: {{{part}: 0.1}} (0 for none).",
+                )
+            shares[part] = DEFAULT_SHARE if share is None else share
+    seed = spec.split.seed if spec.split else 0
+    train, validation, test = split_rows(parts["train"], shares["validation"], shares["test"], seed)
+    return {"validation": validation, "test": test, **parts, "train": train}
+
+
+def _locate(source: str, spec: DataSpec, root: Path) -> str:
+    if spec.format in ("hub", "bundled") or is_remote(source):
+        return source
+    return str(root / source)
+
+
+def _rows(records: Sequence[Record], table: Table, spec: DataSpec, task: str) -> list[Row]:
+    columns = spec.columns
+    target = table.target if columns.target == "auto" else columns.target
+    mapping = _Mapping(
+        input=table.input if columns.input == "auto" else columns.input,
+        target=target,
+        id=columns.id,
+        template=spec.template,
+        target_template=spec.target_template,
+        images=task == "image-classification",
+    )
+    if spec.template != CHAT and target in template_fields(spec.template) and target != mapping.input:
+        raise DataError(
+            f"shows the target ({{{target}}}) to the model.", field="data.template", remedy="Take it out."
+        )
+    return [_row(record, mapping, str(number)) for number, record in enumerate(records)]
+
+
+def _row(record: Record, mapping: _Mapping, number: str) -> Row:
+    value = _column(record, mapping.input, "data.columns.input")
+    columns = {name: _text(cell) for name, cell in record.columns.items() if not _is_image(cell)}
+    target = "" if mapping.target is None else _text(_column(record, mapping.target, "data.columns.target"))
+    if mapping.target is not None and not target.strip():
+        raise DataError(
+            f"has an empty target (column {mapping.target!r}).",
+            field=record.where,
+            remedy="Fill or remove it.",
+        )
+    if mapping.target_template is not None:
+        target = _fill(mapping.target_template, columns | {"target": target}, record)
+    row_id = _text(_column(record, mapping.id, "data.columns.id")) if mapping.id else number
+    return Row(row_id, _input(value, columns, record, mapping), target, columns)
+
+
+def _input(value: Any, columns: dict[str, str], record: Record, mapping: _Mapping) -> Input:
+    if mapping.images:
+        if not isinstance(value, np.ndarray | Path):
+            raise DataError(
+                f"holds no image but {str(value)[:40]!r}.",
+                field=f"{record.where}, column {mapping.input}",
+                remedy="Use an image-folder, npz or Hub data set with images, or another task.",
+            )
+        return value
+    if _is_image(value):
+        raise DataError(
+            "holds an image.",
+            field=f"{record.where}, column {mapping.input}",
+            remedy="Images need the task image-classification.",
+        )
+    text = columns[mapping.input]
+    if mapping.template != CHAT:
+        text = _fill(mapping.template, columns | {"input": text}, record)
+    if not text.strip():
+        raise DataError("has an empty input.", field=record.where, remedy="Fill or remove it.")
+    return text
+
+
+def _column(record: Record, name: str, field: str) -> Any:
+    if name not in record.columns:
+        raise DataError(
+            f"has no column {name!r}.",
+            field=record.where,
+            remedy=f"{nearest(name, record.columns)} Set {field} in the recipe.",
+        )
+    return record.columns[name]
+
+
+def _fill(template: str, columns: Mapping[str, str], record: Record) -> str:
+    for name in template_fields(template):
+        _column(Record(record.where, dict(columns)), name, "the template")
+    return template.format_map(columns)
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, dict | list):
+        return json.dumps(value, ensure_ascii=False)
+    return str(value)
+
+
+def _is_image(value: Any) -> bool:
+    return isinstance(value, np.ndarray | Path)
+
+
+def _check_ids(parts: Mapping[str, Sequence[Row]]) -> None:
+    for part, rows in parts.items():
+        seen: set[str] = set()
+        for row in rows:
+            if row.id in seen:
+                raise DataError(
+                    f"occurs twice among the {part} rows.",
+                    field=f"id {row.id!r}",
+                    remedy="Ids must be unique: choose another data.columns.id, or leave it out.",
+                )
+            seen.add(row.id)
+
+
+def _labels(parts: Mapping[str, Sequence[Row]]) -> list[str]:
+    found = {row.target for row in parts["train"]}
+    labels = sorted(found, key=int) if all(label.isdecimal() for label in found) else sorted(found)
+    if len(labels) < 2:
+        raise DataError(
+            f"is the only label of the {len(parts['train'])} training rows.",
+            field=repr(labels[0]) if labels else "data",
+            remedy="A classification needs rows of at least two classes.",
+        )
+    for part in ("validation", "test"):
+        for row in parts[part]:
+            if row.target not in found:
+                raise DataError(
+                    f"has the label {row.target!r}, which no training row has.",
+                    field=f"{part} row {row.id}",
+                    remedy=f"{nearest(row.target, labels[:20])} Mend the label, or add training rows of it.",
+                )
+    return labels

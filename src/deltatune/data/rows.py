@@ -1,0 +1,92 @@
+"""What the data are made of: records as read, rows as used, and the data set."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Image = NDArray[np.uint8]
+"""Pixels [height, width] (grey) or [height, width, channels]."""
+Input = str | Image | Path
+"""What the model reads: a text, pixels in memory, or an image file that is decoded when it is needed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One row of a source, as read."""
+
+    where: str
+    """Where it stands, for messages: `tables.jsonl, line 12`."""
+    columns: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """What a reader makes of one source."""
+
+    parts: dict[str, list[Record]]
+    """`train`, `validation` and `test` if the source has parts of its own; otherwise `all`."""
+    input: str = "input"
+    """The column that `columns.input: auto` means."""
+    target: str = "target"
+    """The column that `columns.target: auto` means."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One example."""
+
+    id: str
+    """Unique within its part; names the row in messages and predictions."""
+    input: Input
+    """What the model reads, with the template applied."""
+    target: str
+    """The text to produce, or the label's name; empty if there is none."""
+    columns: dict[str, str]
+    """All columns of the source as text; images are left out."""
+
+    def input_bytes(self) -> bytes:
+        """Give the input as bytes: for comparing rows and for fingerprints."""
+        if isinstance(self.input, str):
+            return self.input.encode()
+        if isinstance(self.input, Path):
+            return self.input.read_bytes()
+        return repr(self.input.shape).encode() + self.input.tobytes()
+
+    def input_text(self) -> str:
+        """Give the input as a person would note it: the text, the file's path, or an image's id and size."""
+        if isinstance(self.input, str | Path):
+            return str(self.input)
+        return f"image {self.id} ({'x'.join(map(str, self.input.shape))})"
+
+
+@dataclass(frozen=True, slots=True)
+class Dataset:
+    """The rows of a recipe, split and checked."""
+
+    train: list[Row]
+    validation: list[Row]
+    test: list[Row]
+    labels: list[str] | None = None
+    """Classification: the labels of the training rows; a label's index is its class. Otherwise None."""
+    fingerprint: str = ""
+    """SHA-256 of ids, inputs and targets of all parts."""
+    warnings: list[str] = field(default_factory=list)
+    """What the user should know, such as test rows that are also training rows."""
+
+
+def fingerprint(*parts: list[Row]) -> str:
+    """SHA-256 over parts of rows; order, ids, inputs and targets count."""
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(len(part).to_bytes(8))
+        for row in part:
+            for piece in (row.id.encode(), row.input_bytes(), row.target.encode()):
+                digest.update(len(piece).to_bytes(8))
+                digest.update(piece)
+    return digest.hexdigest()
