@@ -64,7 +64,7 @@ def _describe(name: str, config: type[MethodConfig]) -> dict[str, Any]:
         "name": name,
         "title": config.title,
         "paper": config.paper,
-        "default_lr": config.default_lr,
+        "default_lr": config.default_lr if config.trains else None,
         "explanation": explanation,
         "settings": [
             {
