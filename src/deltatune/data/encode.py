@@ -263,7 +263,9 @@ class Encoder:
 
     @staticmethod
     def _length(feature: Feature) -> int:
-        return len(feature.get("input_ids", [0])) + len(feature.get("labels", []))
+        inputs: list[int] = feature.get("input_ids", [0])
+        targets: list[int] = feature.get("labels", [])
+        return len(inputs) + len(targets)
 
     def _padded(self, rows: Sequence[Sequence[int]], left: bool = False) -> dict[str, Tensor]:
         ones = [[1] * len(row) for row in rows]

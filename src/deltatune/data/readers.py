@@ -169,7 +169,7 @@ def read_table_folder(source: str) -> Table:
 
     The index is `index.csv`, `index.tsv` or `index.jsonl` in the folder, or the file that `source` names. It
     has a column `file`, the table's path within the folder, and usually `title`. Each table becomes the
-    column `table`, flattened by `flatten_table`; its delimiter (`,`, `#`, tab, `;`, `|`) is found by sniffing.
+    column `table`, flattened by `flatten_table`; its delimiter, one of `,` `#` tab `;` `|`, is sniffed.
     """
     folder, index = _find_index(Path(source))
     entries = read_source(str(index)).parts["all"]
@@ -197,7 +197,7 @@ def _read_table(entry: Record, folder: Path) -> Record:
         raise DataError(
             "names no file.",
             field=entry.where,
-            remedy=f"Column 'file' is needed. {nearest('file', entry.columns)}",
+            remedy=f"It needs a column file. {nearest('file', entry.columns)}",
         )
     path = (folder / name).resolve()
     if not path.is_relative_to(folder.resolve()):

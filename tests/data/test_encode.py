@@ -1,0 +1,250 @@
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from deltatune.data.encode import IGNORED, Encoder
+from deltatune.data.rows import Row
+from deltatune.errors import DataError
+from deltatune.recipe import ColumnsSpec, DataSpec
+from tests.tiny_tokenizers import Kind, tiny_tokenizer
+
+TOKENIZERS = {
+    kind: tiny_tokenizer(kind, chat=kind == "llama") for kind in ("t5", "bart", "llama", "gpt2", "bert")
+}
+PLAIN = st.text(st.characters(exclude_categories=("Cs", "Cc")), min_size=1, max_size=40).filter(str.strip)
+
+
+def make(task: str, kind: Kind, labels: list[str] | None = None, **spec: Any) -> Encoder:
+    return Encoder(task, TOKENIZERS[kind], DataSpec(source="rows.jsonl", **spec), labels)
+
+
+def row(text: str, target: str = "", row_id: str = "7") -> Row:
+    return Row(row_id, text, target, {})
+
+
+@pytest.mark.parametrize("kind", ["t5", "bart"])
+@given(target=PLAIN, limit=st.integers(2, 12))
+def test_a_target_has_one_end_token_and_it_is_the_last(kind: Kind, target: str, limit: int) -> None:
+    encoder = make("text-to-text", kind, max_target_tokens=limit)
+    try:
+        encoded = encoder.encode([row("a table", target)])
+    except DataError:
+        assert limit == 2  # BART's begin and end tokens leave no place for the text
+        assert kind == "bart"
+        return
+    labels = encoded.features[0]["labels"]
+    assert labels.count(encoder.eos_ids[0]) == 1
+    assert labels[-1] == encoder.eos_ids[0]
+    assert len(labels) <= limit
+    whole = TOKENIZERS[kind](target, add_special_tokens=False)["input_ids"]
+    room = limit - 1 - (kind == "bart")
+    assert encoded.report.truncated_targets == (len(whole) > room)
+    assert encoder.decode(labels) == TOKENIZERS[kind].decode(whole[:room]).strip()
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+@given(prompt=PLAIN, target=PLAIN)
+def test_what_is_supervised_is_the_target_exactly(kind: Kind, prompt: str, target: str) -> None:
+    encoder = make("causal-lm", kind, max_target_tokens=400)
+    batch = encoder.collate(encoder.encode([row(prompt, target), row("short", "x y z w" * 9)]).features)
+    labels = batch["labels"][0]
+    supervised = labels[labels != IGNORED].tolist()
+    assert supervised[-1] == encoder.eos_ids[0]
+    assert supervised.count(encoder.eos_ids[0]) == 1
+    assert TOKENIZERS[kind].decode(supervised[:-1]) == target
+    assert torch.equal(batch["input_ids"][0][labels != IGNORED], labels[labels != IGNORED])
+
+
+@pytest.mark.parametrize(("kind", "begins"), [("llama", 1), ("gpt2", 0)])
+@pytest.mark.parametrize("text", ["the quick fox", "<s>the quick fox"])
+def test_a_prompt_has_as_many_begin_tokens_as_the_tokenizer_adds(kind: Kind, begins: int, text: str) -> None:
+    encoder = make("causal-lm", kind)
+    ids = encoder.encode([row(text, "x")]).features[0]["input_ids"]
+    assert ids[:-1].count(TOKENIZERS[kind].bos_token_id) == begins
+
+
+def test_an_end_token_written_in_a_target_is_not_taught_twice() -> None:
+    encoder = make("text-to-text", "t5")
+    labels = encoder.encode([row("a", "fox</s> dog</s>")]).features[0]["labels"]
+    assert labels.count(1) == 1
+    assert encoder.decode(labels) == "fox dog"
+
+
+def test_the_end_token_is_learned_though_batches_are_padded_with_it() -> None:
+    encoder = make("causal-lm", "gpt2")
+    assert encoder.pad_id == encoder.eos_ids[0]
+    batch = encoder.collate(
+        encoder.encode([row("a", "b"), row("a much longer prompt", "a long target")]).features
+    )
+    for labels, mask in zip(batch["labels"], batch["attention_mask"], strict=True):
+        assert (labels == encoder.eos_ids[0]).sum() == 1
+        assert (labels[mask == 0] == IGNORED).all()
+
+
+def test_prompts_are_the_training_prompts_padded_on_the_left() -> None:
+    encoder = make("causal-lm", "llama")
+    features = encoder.encode([row("fox", "dog"), row("the quick brown fox", "dog")]).features
+    prompts = encoder.collate_prompts(features)
+    for feature, ids, mask in zip(features, prompts["input_ids"], prompts["attention_mask"], strict=True):
+        prompt = feature["input_ids"][: feature["prompt_length"]]
+        assert ids[mask == 1].tolist() == prompt
+        assert ids[-1] == prompt[-1]
+        assert ids[mask == 0].eq(encoder.pad_id).all()
+
+
+def test_a_long_prompt_loses_its_left_the_same_whatever_its_target() -> None:
+    encoder = make("causal-lm", "llama", max_input_tokens=8)
+    words = " ".join(str(number) for number in range(30))
+    encoded = encoder.encode([row(words, "a"), row(words, "a much longer target")])
+    first, second = (feature["input_ids"][: feature["prompt_length"]] for feature in encoded.features)
+    assert first == second
+    assert len(first) == 8
+    assert first[0] == TOKENIZERS["llama"].bos_token_id
+    assert encoder.decode(first).endswith("28 29")
+    assert encoded.report.truncated_inputs == 2
+
+
+def test_long_inputs_keep_their_end_token_and_are_counted() -> None:
+    encoder = make("text-to-text", "t5", max_input_tokens=6)
+    encoded = encoder.encode(
+        [row("the quick brown fox jumps over the lazy dog" * 3, "dog"), row("fox", "dog")]
+    )
+    assert len(encoded.features[0]["input_ids"]) == 6
+    assert encoded.features[0]["input_ids"][-1] == 1
+    assert (encoded.report.truncated_inputs, encoded.report.truncated_targets) == (1, 0)
+
+
+def test_the_report_counts_what_the_loss_will_count() -> None:
+    for task, kind in (("text-to-text", "t5"), ("causal-lm", "llama")):
+        encoder = make(task, kind)
+        encoded = encoder.encode([row("fox", "dog"), row("the quick fox", "the lazy dog")])
+        labels = encoder.collate(encoded.features)["labels"]
+        counted = labels if task == "text-to-text" else labels[:, 1:]
+        assert encoded.report.supervised_tokens == (counted != IGNORED).sum()
+        assert encoded.lengths[0] < encoded.lengths[1]
+
+
+def test_plain_text_is_supervised_throughout() -> None:
+    encoder = make("causal-lm", "llama", columns=ColumnsSpec(target=None), max_input_tokens=6)
+    encoded = encoder.encode([row("fox"), row("the quick brown fox jumps over the lazy dog")])
+    short, long = encoder.collate(encoded.features)["labels"]
+    assert short[0] == 1
+    assert short[short != IGNORED][-1] == 2
+    assert (long != IGNORED).all()
+    assert 2 not in long.tolist()  # it was cut: the text does not end here
+    with pytest.raises(DataError, match="no prompt"):
+        encoder.collate_prompts(encoded.features)
+
+
+def test_chat_turns_have_one_begin_token_and_lose_only_the_users_text() -> None:
+    encoder = make("causal-lm", "llama", template="chat", max_input_tokens=30)
+    text = "".join(f"{number} über 😀 " for number in range(40))
+    encoded = encoder.encode([row(text, "dog"), row("fox", "dog")])
+    for feature in encoded.features:
+        prompt = feature["input_ids"][: feature["prompt_length"]]
+        shown = TOKENIZERS["llama"].decode(prompt)
+        assert len(prompt) <= 30
+        assert prompt.count(1) == 1
+        assert shown.startswith("<s>user: ")
+        assert shown.endswith("\nassistant: ")
+    assert encoded.report.truncated_inputs == 1
+    with pytest.raises(DataError, match="leaves no room"):
+        make("causal-lm", "llama", template="chat", max_input_tokens=4).encode([row(text, "dog")])
+    with pytest.raises(DataError, match="no chat template"):
+        make("causal-lm", "gpt2", template="chat").encode([row(text, "dog")])
+
+
+def test_a_row_that_teaches_nothing_is_refused_by_its_id() -> None:
+    for task, kind in (("text-to-text", "t5"), ("causal-lm", "llama")):
+        for target in ("", "</s>"):
+            with pytest.raises(DataError, match=r"row bad.*nothing to learn"):
+                make(task, kind).encode([row("fox", "dog"), row("fox", target, "bad")])
+    with pytest.raises(DataError, match="fewer than two tokens"):
+        make("causal-lm", "gpt2", columns=ColumnsSpec(target=None), max_input_tokens=4).encode([row("")])
+
+
+def test_prediction_needs_no_target() -> None:
+    encoder = make("causal-lm", "llama")
+    with_target = encoder.encode([row("fox", "dog")])
+    without = encoder.encode([row("fox")], supervised=False)
+    expected = encoder.collate_prompts(with_target.features)["input_ids"]
+    assert torch.equal(encoder.collate_prompts(without.features)["input_ids"], expected)
+    assert without.report.supervised_tokens == 0
+    classes = make("text-classification", "bert", ["cat", "dog"])
+    assert "labels" not in classes.collate(classes.encode([row("fox")], supervised=False).features)
+
+
+def test_classes_are_indices_in_the_order_of_labels() -> None:
+    encoder = make("text-classification", "bert", ["cat", "dog"])
+    encoded = encoder.encode([row("a", "dog"), row("the quick fox", "cat")])
+    batch = encoder.collate(encoded.features)
+    assert batch["labels"].tolist() == [1, 0]
+    assert batch["input_ids"].shape == batch["attention_mask"].shape
+    assert batch["attention_mask"][0].sum() == len(encoded.features[0]["input_ids"])
+    with pytest.raises(DataError, match=r"row 7.*'cow'.*cat, dog"):
+        encoder.encode([row("a", "cow")])
+
+
+def test_end_tokens_of_the_config_stop_too_and_a_missing_one_is_refused() -> None:
+    spec = DataSpec(source="rows.jsonl")
+    config = SimpleNamespace(eos_token_id=[2, 5])
+    assert Encoder("causal-lm", TOKENIZERS["llama"], spec, None, config).eos_ids == [2, 5]
+    with pytest.raises(DataError, match="no end token"):
+        Encoder("causal-lm", TOKENIZERS["bert"], spec)
+
+
+def test_preview_marks_what_is_supervised() -> None:
+    for task, kind in (("text-to-text", "t5"), ("causal-lm", "llama")):
+        encoder = make(task, kind)
+        shown = encoder.preview(encoder.encode([row("fox", "lazy dog")]).features[0])
+        text = "".join(piece for piece, supervised in shown if supervised)
+        assert text.replace("Ġ", " ") == "lazy dog</s>"
+        assert any(not supervised for _, supervised in shown)
+    encoder = make("text-classification", "bert", ["cat", "dog"])
+    assert encoder.preview(encoder.encode([row("fox", "dog")]).features[0])[-1] == ("dog", True)
+
+
+@pytest.fixture
+def image_encoder() -> Encoder:
+    from transformers import ViTImageProcessorPil
+
+    processor = ViTImageProcessorPil(size={"height": 32, "width": 32})
+    return Encoder("image-classification", processor, DataSpec(source="images.npz"), ["0", "1"])
+
+
+def test_images_of_any_shape_become_pixels(image_encoder: Encoder, tmp_path: Any) -> None:
+    from PIL import Image
+
+    generator = np.random.default_rng(0)
+    grey = generator.integers(0, 255, (28, 20), dtype=np.uint8)
+    rgba = generator.integers(0, 255, (9, 9, 4), dtype=np.uint8)
+    Image.fromarray(grey).save(tmp_path / "grey.png")
+    inputs = [grey, grey[:, :, None], np.stack([grey] * 3, axis=-1), tmp_path / "grey.png", rgba]
+    rows = [Row(str(index), image, "1", {}) for index, image in enumerate(inputs)]
+    batch = image_encoder.collate(image_encoder.encode(rows).features)
+    assert batch["pixel_values"].shape == (5, 3, 32, 32)
+    assert batch["pixel_values"].dtype == torch.float32
+    for index in range(1, 4):
+        assert torch.equal(batch["pixel_values"][0], batch["pixel_values"][index])
+    assert batch["labels"].tolist() == [1] * 5
+
+
+def test_a_broken_image_is_found_when_encoding_with_its_path(image_encoder: Encoder, tmp_path: Any) -> None:
+    from PIL import Image
+
+    good = tmp_path / "good.png"
+    Image.fromarray(np.arange(30000, dtype=np.uint8).reshape(100, 100, 3)).save(good)
+    (tmp_path / "cut.png").write_bytes(good.read_bytes()[:200])
+    (tmp_path / "text.png").write_text("no image")
+    for name in ("cut.png", "text.png"):
+        with pytest.raises(DataError, match=name):
+            image_encoder.encode([Row("a", good, "0", {}), Row("b", tmp_path / name, "0", {})])
+    with pytest.raises(DataError, match="cannot be read"):
+        image_encoder.encode([Row("a", tmp_path / "absent.png", "0", {})])
