@@ -15,7 +15,11 @@ ORDER = [
     *("recipe", "core", "methods", "models", "data", "checkpoint"),
     *("evaluate", "report", "train", "compare", "cli", "__init__", "__main__"),
 ]
-LAZILY = {("recipe", "methods"), ("recipe", "core")}  # recipes ask the registry of methods to check settings
+LAZILY = {  # recipes ask the registry of methods to check settings; a model saves and loads its own adapters
+    ("recipe", "methods"),
+    ("recipe", "core"),
+    ("core", "checkpoint"),
+}
 LIGHT = {
     "errors",
     "registry",
