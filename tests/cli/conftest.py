@@ -62,9 +62,9 @@ class Call:
 
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Call]]:
-    """Put a module with one function in the place of the real one; it records calls and returns or raises."""
+    """Put a module with this function in the place of the real one; it records its calls."""
 
-    def replace(module_name: str, function: str, result: object = None) -> list[Call]:
+    def replace(module_name: str, function: str, result: object = None, **others: object) -> list[Call]:
         calls: list[Call] = []
 
         def stand_in(*arguments: Any, **options: Any) -> object:
@@ -74,7 +74,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Call]]:
             return result(*arguments, **options) if callable(result) else result
 
         module = ModuleType(module_name)
-        setattr(module, function, stand_in)
+        vars(module).update({function: stand_in, **others})
         monkeypatch.setitem(sys.modules, module_name, module)
         return calls
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -57,7 +58,7 @@ def test_compare_prints_ranks_ties_and_failures(recipe: Path, run: Callable, fak
     assert calls[0].arguments[1] == Path("here")
     assert "0.612" in done.out
     assert "0.500 to 0.700" in done.out
-    assert "of equal rank: lora and adalora." in done.out
+    assert "test rows: lora and adalora." in done.out
     assert str(Path("here/report.html")) in done.out
     assert "Error: prefix failed: the loss is not finite" in done.err
 
@@ -81,12 +82,14 @@ def test_overwrite_removes_only_what_a_comparison_writes(recipe: Path, run: Call
 
 
 def test_dry_run_plans_every_method(recipe: Path, run: Callable, fake: Callable) -> None:
-    fake("deltatune.train", "plan", {"steps": 12})
+    shared = SimpleNamespace(open=lambda recipe, observer: "the data")
+    calls = fake("deltatune.train", "plan", {"steps": 12}, Context=shared)
     done = run("compare", recipe, "--dry-run", "--json")
     assert json.loads(done.out) == {
         "seeds": [3, 4],
         "methods": {"untuned": {"steps": 12}, "lora r4": {"steps": 12}},
     }
+    assert [call.options["context"] for call in calls] == ["the data", "the data"]
 
 
 def test_an_interrupted_comparison_says_how_to_go_on(recipe: Path, run: Callable, fake: Callable) -> None:
@@ -97,10 +100,7 @@ def test_an_interrupted_comparison_says_how_to_go_on(recipe: Path, run: Callable
 
 
 def test_report_goes_to_stdout_or_a_file(tmp_path: Path, run: Callable, fake: Callable) -> None:
-    calls = fake("deltatune.report", "render", "| rank | method |")
-    import sys
-
-    sys.modules["deltatune.report"].write_report = None
+    calls = fake("deltatune.report", "render", "| rank | method |", write_report=None)
     assert run("report", "here", "--format", "md").out == "| rank | method |\n"
     assert calls[0].options == {"format": "md"}
     file = tmp_path / "new" / "table.md"

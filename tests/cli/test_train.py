@@ -31,6 +31,23 @@ RESULT = {
     },
 }
 
+PLAN = {
+    "sites": [f"encoder.block.{layer}.attention.q" for layer in range(8)],
+    "heads": [],
+    "trained_parameters": 147456,
+    "trained_share": 147456 / 76961152,
+    "file_bytes_about": 589824,
+    "total_parameters": 76961152,
+    "lr": 1e-3,
+    "steps": 150,
+    "rows": {"train": 800, "validation": 100, "test": 100},
+    "tokens_per_epoch": 90000,
+    "supervised_tokens": 8000,
+    "truncated_inputs": 0,
+    "truncated_targets": 0,
+    "metrics": ["rougeL_f", "bleu"],
+}
+
 
 def busy(*_: Any, observer: Any, **__: Any) -> dict[str, Any]:
     """A run that shows progress."""
@@ -73,15 +90,15 @@ def test_quiet_leaves_warnings(recipe: Path, run: Callable, fake: Callable) -> N
 
 
 def test_dry_run_prints_the_plan(recipe: Path, run: Callable, fake: Callable) -> None:
-    planned = {"trained_parameters": 147456, "coverage": {"query": 24, "value": 24}, "steps": 150}
-    calls = fake("deltatune.train", "plan", planned)
+    calls = fake("deltatune.train", "plan", PLAN)
     done = run("train", recipe, "-m", "lora r4", "--dry-run", "--seed", "7")
     assert done.code == 0, done.err
     assert calls[0].arguments[1].name == "lora r4"
     assert calls[0].arguments[2] == 7
-    assert "trained parameters" in done.out
-    assert "147,456" in done.out
-    assert json.loads(run("train", recipe, "-m", "lora r4", "--dry-run", "--json").out) == planned
+    assert "147,456 of 76,961,152 parameters (0.192%)" in done.out
+    assert "encoder.block.*.attention.q  (8)" in done.out
+    assert "150, peak learning rate 0.001" in done.out
+    assert json.loads(run("train", recipe, "-m", "lora r4", "--dry-run", "--json").out) == PLAN
 
 
 def test_several_methods_need_a_choice(recipe: Path, run: Callable) -> None:

@@ -6,13 +6,11 @@ import shutil
 import sys
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
-from rich.text import Text
 
-from deltatune.cli import output
+from deltatune.cli import output, show
 from deltatune.cli.options import DryRun, Json, Overrides, Quiet, RecipeFile
 from deltatune.cli.progress import watching
 from deltatune.errors import DeltatuneError, nearest
@@ -62,21 +60,28 @@ def compare(
 
     loaded = load_recipe(recipe, overrides or [])
     if dry_run:
-        _plan(loaded, as_json=as_json)
+        _plan(loaded, as_json=as_json, quiet=quiet)
         return
     _compare(loaded, out or Path("out", recipe.stem), overwrite=overwrite, as_json=as_json, quiet=quiet)
 
 
-def _plan(recipe: Recipe, *, as_json: bool) -> None:
-    from deltatune.train import plan
+def _plan(recipe: Recipe, *, as_json: bool, quiet: bool) -> None:
+    from deltatune.train import Context, plan
 
-    plans = {entry.name: plan(recipe, entry, recipe.seeds[0]) for entry in recipe.methods}
+    seed = recipe.seeds[0]
+    with watching(quiet=quiet) as observer:
+        context = Context.open(recipe, observer)  # the data and the base are the same for all
+        plans = {
+            entry.name: plan(recipe, entry, seed, observer=observer, context=context)
+            for entry in recipe.methods
+        }
     if as_json:
         output.emit_json({"seeds": list(recipe.seeds), "methods": plans})
         return
     for name, planned in plans.items():
-        output.fields(f"Plan for {name}, {len(recipe.seeds)} seed(s)", planned)
+        show.plan(name, planned)
         output.stdout().print()
+    output.stdout().print(f"{len(plans)} methods, {len(recipe.seeds)} seed(s) each")
 
 
 def _compare(recipe: Recipe, out: Path, *, overwrite: bool, as_json: bool, quiet: bool) -> None:
@@ -90,7 +95,7 @@ def _compare(recipe: Recipe, out: Path, *, overwrite: bool, as_json: bool, quiet
     if as_json:
         output.emit_json(board)
         return
-    show_leaderboard(board)
+    show.leaderboard(board)
     output.stdout().print(f"\nThe report: {out / 'report.html'}", soft_wrap=True)
 
 
@@ -102,51 +107,6 @@ def _remove(out: Path) -> None:
             shutil.rmtree(path)
         else:
             path.unlink(missing_ok=True)
-
-
-def show_leaderboard(board: dict[str, Any]) -> None:
-    """Print the ranking: the primary metric with its interval, then what it cost."""
-    metric = board["primary_metric"]
-    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
-    for heading in ("rank", "method", metric, "95 %", "trained", "training", "memory", "file"):
-        table.add_column(heading, justify="left" if heading == "method" else "right")
-    for row in board["rows"]:
-        table.add_row(*_cells(row, metric), style="bold" if row["rank"] == 1 else None)
-    console = output.stdout()
-    console.print(table)
-    ties = [f"{pair['a']} and {pair['b']}" for pair in board["pairs"] if pair["tie"]]
-    if ties:
-        text = f"Not told apart by these test rows, and so of equal rank: {'; '.join(ties)}."
-        console.print(Text("\n" + text), soft_wrap=not console.is_terminal)
-    for row in board["rows"]:
-        if row["status"] != "done":
-            output.error(f"{row['name']} failed: {_message(row['error'])}")
-
-
-def _cells(row: dict[str, Any], metric: str) -> list[Text]:
-    cost = row["cost"] or {}
-    interval = "-" if row["interval"] is None else "{:.3f} to {:.3f}".format(*row["interval"])
-    score = (row["metrics"] or {}).get(metric)
-    cells = [
-        "-" if row["rank"] is None else str(row["rank"]),
-        row["name"] if row["status"] == "done" else f"{row['name']} (failed)",
-        "-" if score is None else f"{score:.3f}",
-        interval,
-        output.number(_whole(cost.get("trained_parameters"))),
-        output.seconds(cost.get("train_seconds")),
-        output.size(cost.get("peak_memory_bytes")),
-        output.size(cost.get("file_bytes")),
-    ]
-    return [Text(cell) for cell in cells]
-
-
-def _whole(value: float | None) -> int | None:
-    """Costs are means over seeds, and a mean of equal counts is still a count."""
-    return None if value is None else round(value)
-
-
-def _message(error: Any) -> str:
-    return str(error["message"]) if isinstance(error, dict) else str(error)
 
 
 def report(
@@ -230,6 +190,6 @@ def demo(
     with resources.as_file(resource) as path:
         loaded = load_recipe(path, overrides or [])
     if dry_run:
-        _plan(loaded, as_json=as_json)
+        _plan(loaded, as_json=as_json, quiet=quiet)
         return
     _compare(loaded, out, overwrite=overwrite, as_json=as_json, quiet=quiet)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from deltatune.cli import output
+from deltatune.cli import output, show
 from deltatune.cli.options import DryRun, Json, Overrides, Overwrite, Quiet, RecipeFile, RunFolder
 from deltatune.cli.progress import watching
 from deltatune.errors import DeltatuneError, RecipeError, nearest
@@ -74,8 +74,9 @@ def train(
     if dry_run:
         from deltatune.train import plan
 
-        planned = plan(loaded, entry, chosen_seed)
-        output.emit_json(planned) if as_json else output.fields(f"Plan for {entry.name}", planned)
+        with watching(quiet=quiet) as observer:
+            planned = plan(loaded, entry, chosen_seed, observer=observer)
+        output.emit_json(planned) if as_json else show.plan(entry.name, planned)
         return
     from deltatune.train import run
 
@@ -88,7 +89,7 @@ def train(
     if as_json:
         output.emit_json(result)
         return
-    show_result(result)
+    show.result(result)
     output.stdout().print(f"\nThe run is in {folder}", soft_wrap=True)
 
 
@@ -107,25 +108,6 @@ def choose(recipe: Recipe, name: str | None) -> MethodEntry:
         field="--method",
         remedy=f"Name one of: {', '.join(entry.name for entry in recipe.methods)}. "
         "Or run them all with `deltatune compare`.",
-    )
-
-
-def show_result(result: dict[str, Any]) -> None:
-    """Print the metrics and the cost of a run."""
-    cost = result["cost"]
-    output.fields(
-        f"{result['name']} (seed {result['seed']}), test rows",
-        result["metrics"].get("test") or {"none": None},
-    )
-    output.fields(
-        "\nCost",
-        {
-            "trained": f"{cost['trained_parameters']:,} of {cost['total_parameters']:,} parameters",
-            "file": output.size(cost["file_bytes"]),
-            "training": f"{output.seconds(cost['train_seconds'])}, {cost['steps']:,} steps",
-            "evaluation": output.seconds(cost["evaluation_seconds"]),
-            "peak memory": output.size(cost["peak_memory_bytes"]),
-        },
     )
 
 

@@ -1,0 +1,102 @@
+"""Plans, results and rankings, as a person reads them."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+
+from deltatune.cli import output
+
+
+def plan(name: str, planned: dict[str, Any]) -> None:
+    """Print what a run would train, where, and for how long. Warnings have been shown while planning."""
+    share = f"{planned['trained_parameters']:,} of {planned['total_parameters']:,} parameters"
+    cut = f"{planned['truncated_inputs']:,} inputs and {planned['truncated_targets']:,} targets truncated"
+    output.fields(
+        f"Plan for {name}",
+        {
+            "trains": f"{share} ({planned['trained_share']:.3%})",
+            "where": sites(planned["sites"]),
+            "heads": planned["heads"],
+            "file": f"about {output.size(planned['file_bytes_about'])}",
+            "steps": f"{planned['steps']:,}, peak learning rate {planned['lr']:g}",
+            "rows": planned["rows"],
+            "tokens": f"{planned['tokens_per_epoch']:,} an epoch, {planned['supervised_tokens']:,} of them "
+            f"supervised; {cut}",
+            "metrics": ", ".join(planned["metrics"]),
+        },
+    )
+
+
+def sites(paths: Iterable[str]) -> list[str]:
+    """Fold the numbers of layers: 24 paths become `encoder.block.*.layer.*.SelfAttention.q  (8)`, ..."""
+    counts = Counter(re.sub(r"\b\d+\b", "*", path) if "." in path else path for path in paths)
+    return [path if count == 1 else f"{path}  ({count})" for path, count in counts.items()]
+
+
+def result(run: dict[str, Any]) -> None:
+    """Print the metrics and the cost of a run."""
+    cost = run["cost"]
+    output.fields(
+        f"{run['name']} (seed {run['seed']}), test rows", run["metrics"].get("test") or {"none": None}
+    )
+    output.fields(
+        "\nCost",
+        {
+            "trained": f"{cost['trained_parameters']:,} of {cost['total_parameters']:,} parameters",
+            "file": output.size(cost["file_bytes"]),
+            "training": f"{output.seconds(cost['train_seconds'])}, {cost['steps']:,} steps",
+            "evaluation": output.seconds(cost["evaluation_seconds"]),
+            "peak memory": output.size(cost["peak_memory_bytes"]),
+        },
+    )
+
+
+def leaderboard(board: dict[str, Any]) -> None:
+    """Print the ranking: the primary metric with its interval, then what it cost. Failures go to stderr."""
+    metric = board["primary_metric"]
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    for heading in ("rank", "method", metric, "95 %", "trained", "training", "memory", "file"):
+        table.add_column(heading, justify="left" if heading == "method" else "right")
+    for row in board["rows"]:
+        table.add_row(*_cells(row, metric), style="bold" if row["rank"] == 1 else None)
+    console = output.stdout()
+    console.print(table)
+    ties = [f"{pair['a']} and {pair['b']}" for pair in board["pairs"] if pair["tie"]]
+    if ties:
+        text = f"Not told apart by these test rows: {'; '.join(ties)}."
+        console.print(Text("\n" + text), soft_wrap=not console.is_terminal)
+    for row in board["rows"]:
+        if row["status"] != "done":
+            output.error(f"{row['name']} failed: {_message(row['error'])}")
+
+
+def _cells(row: dict[str, Any], metric: str) -> list[Text]:
+    cost = row["cost"] or {}
+    interval = "-" if row["interval"] is None else "{:.3f} to {:.3f}".format(*row["interval"])
+    score = (row["metrics"] or {}).get(metric)
+    cells = [
+        "-" if row["rank"] is None else str(row["rank"]),
+        row["name"] if row["status"] == "done" else f"{row['name']} (failed)",
+        "-" if score is None else f"{score:.3f}",
+        interval,
+        output.number(_whole(cost.get("trained_parameters"))),
+        output.seconds(cost.get("train_seconds")),
+        output.size(cost.get("peak_memory_bytes")),
+        output.size(cost.get("file_bytes")),
+    ]
+    return [Text(cell) for cell in cells]
+
+
+def _whole(value: float | None) -> int | None:
+    """Costs are means over seeds, and a mean of equal counts is still a count."""
+    return None if value is None else round(value)
+
+
+def _message(error: Any) -> str:
+    return str(error["message"]) if isinstance(error, dict) else str(error)
