@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -119,6 +121,13 @@ def test_holm_lies_between_none_and_bonferroni(p_values):
         assert p <= q <= min(1, p * len(p_values)) + 1e-12
     order = np.argsort(p_values, kind="stable")
     assert list(np.array(corrected)[order]) == sorted(corrected)
+
+
+def test_results_are_plain_numbers_for_json():
+    a, b = np.random.default_rng(0).normal(size=(2, 20))
+    pairs = pairwise({"a": a, "b": b}, resamples=50)
+    ranks = shared_ranks(np.array([a.mean(), b.mean()]), tie_matrix("ab", pairs))
+    assert json.loads(json.dumps([pairs, ranks, bootstrap_interval(a, resamples=50)]))
 
 
 def test_ranks_are_shared_but_ties_are_not_transitive():

@@ -162,9 +162,10 @@ def shared_ranks(
         higher_is_better: The direction of `means`.
     """
     sign = 1 if higher_is_better else -1
+    levels = [sign * float(mean) for mean in means]  # NumPy's numbers would leak into the ranks, and JSON
     return [
-        1 + sum(sign * other > sign * mean and not ties[i][j] for j, other in enumerate(means))
-        for i, mean in enumerate(means)
+        1 + sum(other > level and not ties[i][j] for j, other in enumerate(levels))
+        for i, level in enumerate(levels)
     ]
 
 
@@ -208,12 +209,12 @@ def _draw_seeds(scores: Floats, size: int, random: np.random.Generator) -> Float
     if seeds == 1:
         return np.broadcast_to(scores, (size, scores.shape[1]))
     weights: Floats = random.multinomial(seeds, np.full(seeds, 1 / seeds), size=size) / seeds
-    means: Floats = weights @ scores
-    return means
+    return weights @ scores
 
 
 def _widen(draws: Floats, center: float, examples: int) -> Floats:
-    return center + (draws - center) * np.sqrt(examples / max(1, examples - 1))
+    factor = float(np.sqrt(examples / max(1, examples - 1)))
+    return center + (draws - center) * factor
 
 
 def _percentiles(draws: Floats, confidence: float) -> Interval:

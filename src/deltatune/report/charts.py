@@ -1,0 +1,263 @@
+"""Charts as inline SVG. Colours come from the page's style sheet, so that light and dark both work.
+
+A series has a number; its colour is the CSS variable `--s0`..`--s7` and its mark one of four shapes, so that
+neighbours are not told apart by colour alone. `NEUTRAL` is grey, for what the methods are measured against.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from markupsafe import Markup
+
+from deltatune.report.labels import LINE, Box, place
+from deltatune.report.scales import Scale, fit, spans_decades
+
+WIDTH, HEIGHT = 440.0, 300.0
+LEFT, RIGHT, TOP, BOTTOM = 50.0, 14.0, 12.0, 44.0
+AREA = Box(LEFT, TOP, WIDTH - RIGHT, HEIGHT - BOTTOM)
+COLOURS = 8
+NEUTRAL = -1
+MOST_POINTS = 80
+Point = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Line:
+    """A curve of one run."""
+
+    name: str
+    series: int
+    points: list[Point]
+
+
+@dataclass(frozen=True)
+class Dot:
+    """A method in a scatter plot, with the interval of its y."""
+
+    name: str
+    series: int
+    x: float
+    y: float
+    interval: tuple[float, float] | None = None
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Axis:
+    """What an axis shows: its title, and how its numbers are written."""
+
+    title: str
+    write: Callable[[float], str] = field(default=lambda value: f"{value:g}")
+    log: bool = False
+
+
+def line_chart(lines: Sequence[Line], x: Axis, y: Axis, *, marks: bool = False) -> Markup:
+    """Curves over steps. The y axis turns logarithmic when the values span a factor of 20.
+
+    Args:
+        lines: The curves; long ones are drawn as means of equal stretches of steps.
+        x: Its title and number format.
+        y: The same.
+        marks: Draw each point, as for a few evaluations.
+    """
+    lines = [Line(line.name, line.series, thin(line.points)) for line in lines if line.points]
+    values = [value for line in lines for _, value in line.points]
+    steps = [step for line in lines for step, _ in line.points]
+    log = spans_decades(values)
+    y_scale = fit(values, AREA.bottom, AREA.top, log=log)
+    x_scale = fit(steps, AREA.left, AREA.right, zero=True)
+    parts = [_axes(x_scale, y_scale, x, Axis(f"{y.title} (log)" if log else y.title, y.write))]
+    for line in lines:
+        places = [(x_scale(step), y_scale(value)) for step, value in line.points]
+        path = "M" + "L".join(f"{px:.1f},{py:.1f}" for px, py in places)
+        title = f"{line.name}: {y.write(line.points[0][1])} to {y.write(line.points[-1][1])}"
+        body = Markup('<path class="curve" d="{}"/>').format(path)
+        if marks or len(places) == 1:
+            body += Markup("").join(_mark(line.series, px, py, 3.2) for px, py in places)
+        parts.append(Markup('<g class="s{}"><title>{}</title>{}</g>').format(_hue(line.series), title, body))
+    return _svg(parts, f"{y.title} by {x.title.lower()}")
+
+
+def scatter(dots: Sequence[Dot], x: Axis, y: Axis, *, baseline: Dot | None = None) -> Markup:
+    """Quality against cost, with error bars and a name at each dot.
+
+    Args:
+        dots: The methods.
+        x: Cost; logarithmic if it says so and all costs are positive.
+        y: Quality.
+        baseline: A method without cost (the untuned base), drawn as a line across.
+    """
+    all_dots = [*dots, baseline] if baseline else list(dots)
+    values = [value for dot in all_dots for value in (dot.y, *(dot.interval or ()))]
+    costs = [dot.x for dot in dots]
+    log = x.log and bool(costs) and min(costs) > 0
+    x_scale = fit(costs, AREA.left + 12, AREA.right - 12, log=log, zero=not log)
+    y_scale = fit(values, AREA.bottom, AREA.top + 4)
+    parts = [_axes(x_scale, y_scale, Axis(f"{x.title} (log)" if log else x.title, x.write), y)]
+    obstacles = []
+    if baseline:
+        height = y_scale(baseline.y)
+        parts.append(_baseline(baseline, height))
+        obstacles += [_baseline_box(baseline, height), Box(AREA.left, height - 1, AREA.right, height + 1)]
+    places = [(x_scale(dot.x), y_scale(dot.y)) for dot in dots]
+    bars = [_bar(dot, px, y_scale) for dot, (px, _) in zip(dots, places, strict=True)]
+    obstacles += [box for box in bars if box]
+    names = [_short(dot.name) for dot in dots]
+    boxes = place(places, names, AREA, obstacles)
+    for dot, (px, py), bar, name, box in zip(dots, places, bars, names, boxes, strict=True):
+        body = Markup("<title>{}</title>").format(dot.note or dot.name)
+        if bar:
+            body += _error_bar(px, bar.top, bar.bottom)
+        body += _mark(dot.series, px, py, 5)
+        if box:
+            body += _name(name, box, px, py)
+        parts.append(Markup('<g class="s{}">{}</g>').format(_hue(dot.series), body))
+    return _svg(parts, f"{y.title} against {x.title.lower()}")
+
+
+def interval_bar(
+    value: float, interval: tuple[float, float] | None, low: float, high: float, series: int
+) -> Markup:
+    """A dot with its interval on the common scale `low`..`high`, for a cell of a table."""
+    scale = Scale(low, high, 8, 152)
+    body = Markup('<line class="rail" x1="4" x2="156" y1="9" y2="9"/>')
+    if interval:
+        left, right = scale(interval[0]), scale(interval[1])
+        body += Markup('<line class="reach" x1="{:.1f}" x2="{:.1f}" y1="9" y2="9"/>').format(left, right)
+    body += _mark(series, scale(value), 9, 4.5)
+    return Markup('<svg class="interval s{}" viewBox="0 0 160 18" aria-hidden="true">{}</svg>').format(
+        _hue(series), body
+    )
+
+
+def swatch(series: int) -> Markup:
+    """A series' mark, for a legend."""
+    return Markup('<svg class="swatch s{}" viewBox="0 0 14 14" aria-hidden="true">{}</svg>').format(
+        _hue(series), _mark(series, 7, 7, 5)
+    )
+
+
+def thin(points: list[Point], most: int = MOST_POINTS) -> list[Point]:
+    """At most `most` points: means over equal stretches."""
+    stretch = math.ceil(len(points) / most)
+    if stretch <= 1:
+        return points
+    groups = [points[start : start + stretch] for start in range(0, len(points), stretch)]
+    return [
+        (sum(x for x, _ in group) / len(group), sum(y for _, y in group) / len(group)) for group in groups
+    ]
+
+
+def _hue(series: int) -> str:
+    """The colour's part of a CSS class: `s0`..`s7`, `sn`."""
+    return "n" if series == NEUTRAL else str(series % COLOURS)
+
+
+def _svg(parts: Sequence[Markup], title: str) -> Markup:
+    return Markup(
+        '<svg class="chart" viewBox="0 0 {:.0f} {:.0f}" role="img" aria-label="{}">{}</svg>'
+    ).format(WIDTH, HEIGHT, title, Markup("").join(parts))
+
+
+def _axes(x_scale: Scale, y_scale: Scale, x: Axis, y: Axis) -> Markup:
+    parts = [Markup('<g class="axes">')]
+    for tick in y_scale.ticks():
+        height = y_scale(tick)
+        parts.append(
+            Markup(
+                '<line class="grid" x1="{:.1f}" x2="{:.1f}" y1="{:.1f}" y2="{:.1f}"/>'
+                '<text x="{:.1f}" y="{:.1f}" text-anchor="end">{}</text>'
+            ).format(AREA.left, AREA.right, height, height, AREA.left - 6, height + 4, y.write(tick))
+        )
+    edge = -math.inf
+    for tick in x_scale.ticks(6):
+        place_x, text = x_scale(tick), x.write(tick)
+        half = len(text) * 3.4
+        if place_x - half < edge:
+            continue
+        edge = place_x + half + 6
+        parts.append(
+            Markup('<text x="{:.1f}" y="{:.1f}" text-anchor="middle">{}</text>').format(
+                min(place_x, WIDTH - half), AREA.bottom + 17, text
+            )
+        )
+    parts.append(
+        Markup('<line class="base" x1="{0:.1f}" x2="{1:.1f}" y1="{2:.1f}" y2="{2:.1f}"/>').format(
+            AREA.left, AREA.right, AREA.bottom
+        )
+    )
+    parts.append(
+        Markup('<text class="title" x="{:.1f}" y="{:.1f}" text-anchor="end">{} \u2192</text></g>').format(
+            AREA.right, HEIGHT - 8, x.title
+        )
+    )
+    return Markup("").join(parts)
+
+
+def _mark(series: int, x: float, y: float, r: float) -> Markup:
+    """Circle, square, diamond or triangle. Sizes look alike rather than being equal."""
+    kind = 0 if series == NEUTRAL else series % 4
+    if kind == 0:
+        return Markup('<circle class="mark" cx="{:.1f}" cy="{:.1f}" r="{:.1f}"/>').format(x, y, r)
+    if kind == 1:
+        side = 1.75 * r
+        return Markup(
+            '<rect class="mark" x="{:.1f}" y="{:.1f}" width="{:.1f}" height="{:.1f}" rx="1"/>'
+        ).format(x - side / 2, y - side / 2, side, side)
+    corners = (
+        [(0, -1.3), (1.3, 0), (0, 1.3), (-1.3, 0)] if kind == 2 else [(0, -1.25), (1.2, 0.95), (-1.2, 0.95)]
+    )
+    path = " ".join(f"{x + r * dx:.1f},{y + r * dy:.1f}" for dx, dy in corners)
+    return Markup('<polygon class="mark" points="{}"/>').format(path)
+
+
+def _bar(dot: Dot, x: float, y_scale: Scale) -> Box | None:
+    """The room an error bar takes."""
+    if not dot.interval:
+        return None
+    return Box(x - 5, y_scale(dot.interval[1]), x + 5, y_scale(dot.interval[0]))
+
+
+def _error_bar(x: float, top: float, bottom: float) -> Markup:
+    path = f"M{x - 4:.1f},{top:.1f}h8M{x:.1f},{top:.1f}V{bottom:.1f}M{x - 4:.1f},{bottom:.1f}h8"
+    return Markup('<path class="error" d="{}"/>').format(path)
+
+
+def _name(name: str, box: Box, x: float, y: float) -> Markup:
+    """A label, with a thin line to its point when it stands apart from it."""
+    middle = (box.top + box.bottom) / 2
+    near_x, near_y = min(max(x, box.left), box.right), min(max(y, box.top), box.bottom)
+    leader = Markup("")
+    if math.hypot(near_x - x, near_y - y) > 16:
+        leader = Markup('<line class="leader" x1="{:.1f}" y1="{:.1f}" x2="{:.1f}" y2="{:.1f}"/>').format(
+            x, y, near_x, middle if near_x != x else near_y
+        )
+    text = Markup('<text class="name" x="{:.1f}" y="{:.1f}" text-anchor="middle">{}</text>').format(
+        (box.left + box.right) / 2, box.bottom - LINE * 0.25, name
+    )
+    return leader + text
+
+
+def _baseline_box(dot: Dot, height: float) -> Box:
+    """Room of the baseline's name: above the line at the right, below where there is no room above."""
+    top = height - LINE - 3 if height - LINE - 3 > AREA.top else height + 4
+    return Box(AREA.right - len(_short(dot.name)) * 6.6 - 4, top, AREA.right, top + LINE)
+
+
+def _baseline(dot: Dot, height: float) -> Markup:
+    box = _baseline_box(dot, height)
+    return Markup(
+        '<g class="s{}"><title>{}</title>'
+        '<line class="baseline" x1="{:.1f}" x2="{:.1f}" y1="{:.1f}" y2="{:.1f}"/>'
+        '<text class="name" x="{:.1f}" y="{:.1f}" text-anchor="end">{}</text></g>'
+    ).format(
+        _hue(dot.series), dot.note or dot.name, AREA.left, AREA.right, height, height,
+        box.right, box.bottom - LINE * 0.25, _short(dot.name),
+    )  # fmt: skip
+
+
+def _short(name: str) -> str:
+    return str(name) if len(name) <= 22 else f"{name[:21]}\u2026"

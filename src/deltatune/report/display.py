@@ -1,0 +1,141 @@
+"""How numbers and texts are written for people: the same in every format of the report."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import NamedTuple
+
+MINUS, THIN = "\u2212", "\u202f"
+
+
+class Style(NamedTuple):
+    """A metric's name for people, the factor it is shown with, decimals and unit."""
+
+    label: str
+    scale: float
+    decimals: int
+    unit: str = ""
+
+
+_STYLES = {
+    "bleu": Style("BLEU", 1, 1),
+    "chrf": Style("chrF", 1, 1),
+    "exact_match": Style("Exact match", 100, 1, f"{THIN}%"),
+    "stop_rate": Style("Stopped", 100, 1, f"{THIN}%"),
+    "repetition_rate": Style("Repetition", 100, 1, f"{THIN}%"),
+    "mean_length": Style("Mean length", 1, 1),
+    "accuracy": Style("Accuracy", 100, 1, f"{THIN}%"),
+    "macro_f1": Style("Macro F1", 100, 1),
+    "loss": Style("Loss", 1, 3),
+    "perplexity": Style("Perplexity", 1, 2),
+}
+_PARTS = {"f": "F", "p": "precision", "r": "recall"}
+
+
+def style(key: str) -> Style:
+    """How to show the metric `key`; an unknown one is shown as it is."""
+    if rouge := re.fullmatch(r"rouge(\w)_([fpr])", key):
+        return Style(f"ROUGE-{rouge[1]} {_PARTS[rouge[2]]}", 100, 1)
+    return _STYLES.get(key, Style(key, 1, 3))
+
+
+def metric(key: str, value: float | None, *, unit: bool = True) -> str:
+    """A metric's value: `61.2`, `98.0 %`."""
+    if value is None or not math.isfinite(value):
+        return "\u2013"
+    shown = style(key)
+    return _signed(f"{value * shown.scale:.{shown.decimals}f}") + (shown.unit if unit else "")
+
+
+def interval(key: str, bounds: list[float] | None) -> str:
+    """An interval of a metric: `[59.8, 62.6]`, or nothing."""
+    if not bounds:
+        return ""
+    return f"[{metric(key, bounds[0], unit=False)},\u00a0{metric(key, bounds[1], unit=False)}]"
+
+
+def amount(value: float | None) -> str:
+    """A count in at most three digits: `1.2 M`."""
+    if value is None:
+        return "\u2013"
+    for size, letter in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= size * 0.9995:
+            return f"{_three_digits(value / size)}{THIN}{letter}"
+    return f"{value:.0f}"
+
+
+def tick(value: float) -> str:
+    """A number beside an axis: `250`, `1.5 k`, `2 M`."""
+    for unit_size, letter in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= unit_size:
+            return f"{value / unit_size:.4g}{THIN}{letter}"
+    return _signed(f"{value:.4g}")
+
+
+def moment(text: str) -> str:
+    """An ISO time to the minute: `2026-11-23 22:00 UTC`."""
+    found = re.fullmatch(r"(\d{4}-\d\d-\d\d)T(\d\d:\d\d)[\d:.]*(Z|[+-]00:?00)?", text)
+    return f"{found[1]} {found[2]}{' UTC' if found[3] else ''}" if found else text
+
+
+def size(value: float | None) -> str:
+    """Bytes in units of 1000: `2.4 MB`."""
+    if value is None:
+        return "\u2013"
+    for unit_size, name in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if value >= unit_size * 0.9995:
+            return f"{_three_digits(value / unit_size)}{THIN}{name}"
+    return f"{value:.0f}{THIN}B"
+
+
+def duration(seconds: float | None) -> str:
+    """A time: `0.4 s`, `41 s`, `3 min 20 s`, `2 h 5 min`."""
+    if seconds is None:
+        return "\u2013"
+    if seconds < 9.95:
+        return f"{seconds:.1f}{THIN}s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole}{THIN}s"
+    if whole < 3600:
+        return f"{whole // 60}{THIN}min" + (f" {whole % 60}{THIN}s" if whole % 60 else "")
+    minutes = round(seconds / 60)
+    return f"{minutes // 60}{THIN}h" + (f" {minutes % 60}{THIN}min" if minutes % 60 else "")
+
+
+def share(part: float | None, whole: float | None) -> str:
+    """A share in percent with two significant digits: `0.38 %`."""
+    if not whole or part is None:
+        return "\u2013"
+    percent = 100 * part / whole
+    decimals = 0 if percent >= 10 or percent == 0 else min(4, 1 - math.floor(math.log10(percent)))
+    return f"{percent:.{decimals}f}{THIN}%"
+
+
+def listing(items: list[str]) -> str:
+    """`a`, `a and b`, `a, b and c`."""
+    return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} and {items[-1]}" if items else ""
+
+
+def visible(text: object) -> str:
+    """Text whose control characters (but newline and tab) are shown as a replacement sign."""
+    return re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", "\ufffd", str(text))
+
+
+def shorten(text: str, limit: int) -> str:
+    """At most `limit` characters, with a note of how many more there were."""
+    return text if len(text) <= limit else f"{text[:limit]} \u2026 ({len(text) - limit} more characters)"
+
+
+def _three_digits(value: float) -> str:
+    return (
+        f"{value:.0f}" if abs(value) >= 99.95 else f"{value:.1f}" if abs(value) >= 9.995 else f"{value:.2f}"
+    )
+
+
+def _signed(number: str) -> str:
+    """A true minus sign, and none before a zero."""
+    if number.startswith("-"):
+        return number[1:] if float(number) == 0 else MINUS + number[1:]
+    return number

@@ -1,0 +1,185 @@
+"""Read the files of a comparison."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from deltatune.errors import DeltatuneError
+
+
+@dataclass(frozen=True)
+class Run:
+    """The folder of one run. Files that a failed run never wrote are empty here."""
+
+    folder: Path
+
+    @cached_property
+    def result(self) -> dict[str, Any]:
+        """result.json."""
+        path = self.folder / "result.json"
+        return _read_json(path) if path.is_file() else {}
+
+    @cached_property
+    def steps(self) -> list[dict[str, Any]]:
+        """Lines of metrics.jsonl."""
+        return list(_lines(self.folder / "metrics.jsonl"))
+
+    def predictions(self) -> Iterator[dict[str, Any]]:
+        """Lines of predictions.jsonl, one at a time."""
+        return _lines(self.folder / "predictions.jsonl")
+
+    def training_loss(self) -> list[tuple[float, float]]:
+        """(step, loss) of training."""
+        return _finite((line.get("step"), line.get("loss")) for line in self.steps)
+
+    def validation_loss(self) -> list[tuple[float, float]]:
+        """(step, loss) on the validation rows."""
+        return _finite(
+            (line.get("step"), line["validation"].get("loss")) for line in self.steps if "validation" in line
+        )
+
+
+@dataclass(frozen=True)
+class Method:
+    """A row of the leaderboard with its runs."""
+
+    row: dict[str, Any]
+    runs: list[Run] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        """The label in the recipe."""
+        return str(self.row["name"])
+
+    @property
+    def done(self) -> bool:
+        """Whether its runs ended well."""
+        return bool(self.row.get("status") == "done")
+
+    @property
+    def cost(self) -> dict[str, Any]:
+        """Means over the seeds."""
+        return self.row.get("cost") or {}
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Means over the seeds, of the test rows."""
+        return self.row.get("metrics") or {}
+
+    @property
+    def error(self) -> str:
+        """What went wrong, or nothing."""
+        error = self.row.get("error")
+        if isinstance(error, dict):
+            return f"{error.get('kind', 'Error')}: {error.get('message', '')}"
+        return str(error) if error else ""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """leaderboard.json and all it points to."""
+
+    folder: Path
+    board: dict[str, Any]
+    methods: list[Method]
+    recipe: str
+
+    @property
+    def primary(self) -> str:
+        """Key of the metric that decides."""
+        return str(self.board["primary_metric"])
+
+    @property
+    def higher_is_better(self) -> bool:
+        """Direction of the metric that decides."""
+        return bool(self.board.get("higher_is_better", True))
+
+    @property
+    def ranked(self) -> list[Method]:
+        """Methods that finished, best first."""
+        sign = -1 if self.higher_is_better else 1
+        done = [method for method in self.methods if method.done and self.value(method) is not None]
+        return sorted(
+            done, key=lambda method: (method.row.get("rank") or 0, sign * (self.value(method) or 0))
+        )
+
+    @property
+    def failed(self) -> list[Method]:
+        """Methods that did not finish."""
+        return [method for method in self.methods if not method.done]
+
+    def value(self, method: Method) -> float | None:
+        """The metric that decides, of `method`."""
+        value = method.metrics.get(self.primary)
+        return value if value is not None and math.isfinite(value) else None
+
+    @property
+    def first_result(self) -> dict[str, Any]:
+        """result.json of any run that finished, for what all runs share (versions, data, model)."""
+        results = [run.result for method in self.ranked for run in method.runs if run.result]
+        return results[0] if results else {}
+
+
+def load(folder: Path) -> Comparison:
+    """Read the comparison in `folder`.
+
+    Raises:
+        DeltatuneError: The folder holds no comparison, or its leaderboard cannot be read.
+    """
+    path = folder / "leaderboard.json"
+    if not path.is_file():
+        raise DeltatuneError(
+            f"'{folder}' holds no comparison: it has no leaderboard.json.",
+            remedy="Give the folder that `deltatune compare ... --out FOLDER` wrote.",
+        )
+    board = _read_json(path)
+    if not {"rows", "primary_metric"} <= board.keys():
+        raise DeltatuneError(
+            f"'{path}' is no leaderboard: it lacks rows or primary_metric.",
+            remedy="Run `deltatune compare` again; finished runs are kept.",
+        )
+    methods = [Method(row, [Run(folder / name) for name in row.get("runs") or []]) for row in board["rows"]]
+    recipe = folder / "recipe.yaml"
+    text = recipe.read_text(encoding="utf-8", errors="replace") if recipe.is_file() else ""
+    return Comparison(folder, board, methods, text or json.dumps(board.get("recipe", {}), indent=2))
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DeltatuneError(
+            f"'{path}' cannot be read as JSON ({error}).",
+            remedy="Run `deltatune compare` again; finished runs are kept.",
+        ) from error
+    if not isinstance(value, dict):
+        raise DeltatuneError(f"'{path}' holds a JSON {type(value).__name__}, not an object.")
+    return value
+
+
+def _lines(path: Path) -> Iterator[dict[str, Any]]:
+    """Objects of a JSONL file. The last line of a run that was killed may be half written; it is left out."""
+    if not path.is_file():
+        return
+    with path.open(encoding="utf-8", errors="replace") as handle:
+        for line in handle:
+            try:
+                value = json.loads(line)
+            except ValueError:
+                continue
+            if isinstance(value, dict):
+                yield value
+
+
+def _finite(pairs: Iterator[tuple[Any, Any]] | Any) -> list[tuple[float, float]]:
+    return [
+        (float(step), float(value))
+        for step, value in pairs
+        if isinstance(step, int | float) and isinstance(value, int | float) and math.isfinite(value)
+    ]

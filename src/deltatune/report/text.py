@@ -1,0 +1,107 @@
+"""The leaderboard as Markdown, CSV and JSON."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+
+from deltatune.report import display
+from deltatune.report.load import Comparison, Method
+from deltatune.report.verdict import caveat, plain, verdict
+
+_COSTS = (
+    "trained_parameters",
+    "stored_parameters",
+    "total_parameters",
+    "train_seconds",
+    "evaluation_seconds",
+    "tokens_per_second",
+    "peak_memory_bytes",
+    "file_bytes",
+    "steps",
+)
+
+
+def render_markdown(comparison: Comparison) -> str:
+    """Verdict and leaderboard, for a README or an issue."""
+    key = comparison.primary
+    head = [
+        "Rank",
+        "Method",
+        display.style(key).label,
+        "95 % interval",
+        "Trained",
+        "Training",
+        "Peak memory",
+        "File",
+    ]
+    rows = [
+        [
+            str(method.row.get("rank") or "\u2013"),
+            method.name,
+            display.metric(key, comparison.value(method)),
+            display.interval(key, method.row.get("interval")),
+            display.amount(method.cost.get("trained_parameters")),
+            display.duration(method.cost.get("train_seconds")),
+            display.size(method.cost.get("peak_memory_bytes")),
+            display.size(method.cost.get("file_bytes")),
+        ]
+        for method in comparison.ranked
+    ]
+    rows += [["\u2013", method.name, "failed", method.error, "", "", "", ""] for method in comparison.failed]
+    table = [
+        head,
+        ["--:", ":--", "--:", ":--", "--:", "--:", "--:", "--:"],
+        *([_cell(c) for c in row] for row in rows),
+    ]
+    lines = [f"| {' | '.join(row)} |" for row in table]
+    title = (
+        f"# {len(comparison.methods)} ways to adapt {_cell(str(comparison.board.get('model', 'a model')))}"
+    )
+    words = _cell(plain(verdict(comparison)))
+    return "\n\n".join([title, words, "\n".join(lines), caveat(comparison)]) + "\n"
+
+
+def render_csv(comparison: Comparison) -> str:
+    """One line a method, numbers as they are in leaderboard.json."""
+    keys = list(dict.fromkeys(key for method in comparison.methods for key in method.metrics))
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(["rank", "name", "method", "status", "error", "seeds", "low", "high", *keys, *_COSTS])
+    for method in [*comparison.ranked, *(m for m in comparison.methods if m not in comparison.ranked)]:
+        writer.writerow(_record(method, keys))
+    return out.getvalue()
+
+
+def render_json(comparison: Comparison) -> str:
+    """The leaderboard, with the verdict in words."""
+    board = comparison.board | {"verdict": plain(verdict(comparison)), "caveat": caveat(comparison)}
+    return json.dumps(board, indent=2, ensure_ascii=False) + "\n"
+
+
+def _record(method: Method, keys: list[str]) -> list[object]:
+    row = method.row
+    low, high = row.get("interval") or ("", "")
+    texts = [method.name, row.get("method", ""), row.get("status", ""), method.error]
+    return [
+        row.get("rank") or "",
+        *(_inert(str(text)) for text in texts),
+        " ".join(map(str, row.get("seeds") or [])),
+        low,
+        high,
+        *(method.metrics.get(key, "") for key in keys),
+        *(method.cost.get(key, "") for key in _COSTS),
+    ]
+
+
+def _inert(text: str) -> str:
+    """Text that no spreadsheet takes for a formula."""
+    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
+
+
+def _cell(text: str) -> str:
+    """Text that stays within a Markdown cell and is shown as it is."""
+    flat = " ".join(display.visible(text).split(None) if "\n" in text else [display.visible(text)])
+    return re.sub(r"([\\`*_\[\]<>|])", r"\\\1", flat)
