@@ -1,0 +1,118 @@
+"""What several runs share: the data, read and encoded once, and the base, loaded once for each precision."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+
+from deltatune.core.model import AdaptedModel
+from deltatune.core.observer import Observer
+from deltatune.data.encode import Encoded, Encoder
+from deltatune.data.load import load_data
+from deltatune.data.rows import Dataset
+from deltatune.errors import DataError
+from deltatune.models.fingerprint import fingerprint
+from deltatune.models.load import LoadedBase, load_base
+from deltatune.recipe.schema import MethodEntry, Recipe
+
+PARTS = ("train", "validation", "test")
+
+
+@dataclass
+class SharedBase:
+    """A base on its device, and what identifies it."""
+
+    loaded: LoadedBase
+    fingerprint: str
+    device: torch.device
+
+    def adapted(self, *, base_dropout: bool = False) -> AdaptedModel:
+        """A new view of the base, without adapters."""
+        base = self.loaded
+        return AdaptedModel(
+            base.model, base.new_modules, processor=base.processor, base_dropout=base_dropout
+        )
+
+
+@dataclass
+class Context:
+    """Data and bases of one recipe."""
+
+    recipe: Recipe
+    observer: Observer
+    dataset: Dataset
+    _bases: dict[str, SharedBase] = field(default_factory=dict)
+    _encoder: Encoder | None = None
+    _encoded: dict[str, Encoded] = field(default_factory=dict)
+
+    @classmethod
+    def open(cls, recipe: Recipe, observer: Observer) -> Context:
+        """Read the recipe's data. The base is loaded when it is first needed.
+
+        Raises:
+            DataError: The data cannot be read or used.
+        """
+        observer.stage("Reading the data")
+        dataset = load_data(recipe.data, recipe.task)
+        for warning in dataset.warnings:
+            observer.warn(warning)
+        return cls(recipe, observer, dataset)
+
+    def base(self, entry: MethodEntry) -> SharedBase:
+        """The base in the precision that the entry's training asks for.
+
+        Raises:
+            ModelError: It cannot be loaded.
+        """
+        dtype = base_dtype(entry.train.precision)
+        if dtype not in self._bases:
+            self.observer.stage(f"Loading {self.recipe.model.name}")
+            loaded = load_base(self.recipe.model, self.recipe.task, self.dataset.labels, dtype=dtype)
+            digest = fingerprint(loaded.model)
+            device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+            loaded.model.to(device)
+            self._bases[dtype] = SharedBase(loaded, digest, device)
+        return self._bases[dtype]
+
+    def encoder(self, base: SharedBase) -> Encoder:
+        """The one tokenisation path of all runs."""
+        if self._encoder is None:
+            loaded = base.loaded
+            self._encoder = Encoder(
+                self.recipe.task, loaded.processor, self.recipe.data, self.dataset.labels, loaded.model.config
+            )
+        return self._encoder
+
+    def encoded(self, part: str, base: SharedBase) -> Encoded:
+        """The rows of a part, encoded once.
+
+        Raises:
+            DataError: The part is empty, or a row has nothing to learn from.
+        """
+        if part not in self._encoded:
+            rows = getattr(self.dataset, part)
+            if not rows:
+                raise DataError(
+                    f"there are no {part} rows.", field=f"data.{part}", remedy="Name a file or a split for them."
+                )
+            self._encoded[part] = self.encoder(base).encode(rows)
+        return self._encoded[part]
+
+    def warn_of_truncation(self, base: SharedBase) -> None:
+        """Say once how much of the training data is cut off, if that is much."""
+        report = self.encoded("train", base).report
+        for what, count in (("inputs", report.truncated_inputs), ("targets", report.truncated_targets)):
+            if count > 0.1 * report.rows:
+                self.observer.warn(
+                    f"{count} of {report.rows} training {what} are longer than data.max_{what[:-1]}_tokens "
+                    "and are cut off."
+                )
+
+
+def base_dtype(precision: str) -> str:
+    """Name of the base's dtype. `auto` is bfloat16 on GPUs that compute in it and float32 elsewhere."""
+    if precision == "auto":
+        bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+        return "bfloat16" if bf16 else "float32"
+    return {"fp32": "float32", "bf16": "bfloat16"}[precision]

@@ -1,0 +1,357 @@
+"""The training loop: AdamW on one adapter over one frozen base."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812
+
+from deltatune.checkpoint.resume import load_state, save_state
+from deltatune.core.model import AdaptedModel
+from deltatune.core.observer import Observer
+from deltatune.data.batches import batches
+from deltatune.data.encode import Encoded, Encoder
+from deltatune.errors import RecipeError, TrainingError
+from deltatune.evaluate import evaluate, higher_is_better, loss_on
+from deltatune.recipe.schema import EvaluationSpec, TrainSpec
+from deltatune.train.certificate import Certificate, snapshot
+from deltatune.train.schedule import lr_factor
+
+CLASSIFICATION = ("text-classification", "image-classification")
+
+
+@dataclass
+class Progress:
+    """Where a run stands; all of it goes into the resume state."""
+
+    step: int = 0
+    """Optimizer steps done."""
+    tokens: int = 0
+    """Tokens that went through the model, padding not counted."""
+    seconds: float = 0.0
+    """Time spent in training steps."""
+    best: float | None = None
+    """Best validation result so far."""
+    best_step: int = 0
+    best_validation: dict[str, float] = field(default_factory=dict)
+    worse: int = 0
+    """Evaluations since then."""
+    stopped: bool = False
+    """Whether early stopping ended the run."""
+    log_lines: int = 0
+    """Lines of metrics.jsonl that belong to this state."""
+
+
+@dataclass
+class Trainer:
+    """Everything that one run of the loop needs."""
+
+    model: AdaptedModel
+    name: str
+    encoder: Encoder
+    train: Encoded
+    validation: Encoded | None
+    validation_rows: list[Any]
+    spec: TrainSpec
+    evaluation: EvaluationSpec
+    lr: float
+    seed: int
+    out: Path
+    observer: Observer
+    certificate: Certificate
+
+    def __post_init__(self) -> None:
+        self.adapter = self.model.adapter(self.name)
+        self.parameters = [parameter for _, parameter in self.adapter.trainable()]
+        self.accelerator = Accelerator(
+            cpu=self.model.device.type == "cpu", log_with=self.spec.trackers or None, project_dir=self.out
+        )
+        if self.accelerator.num_processes > 1:
+            raise RecipeError(
+                f"this version trains in one process, and {self.accelerator.num_processes} were launched.",
+                field="train",
+                remedy="Start it without a distributed launcher; `compare` can run seeds on several machines.",
+            )
+        self.optimizer = torch.optim.AdamW(
+            self.parameters, lr=self.lr, weight_decay=self.spec.weight_decay, fused=True
+        )
+        self.per_epoch = math.ceil(len(self.train.lengths) / self.spec.batch_size)
+        self.total = min(self.spec.epochs * self.per_epoch, self.spec.max_steps or 2**62)
+        self.progress = Progress()
+        self.best_state: dict[str, Any] = {}
+        self._log_path = self.out / "metrics.jsonl"
+        # Full fine-tuning keeps its own parameters in float32 and computes in the base's precision.
+        dtype = next(self.model.base.parameters()).dtype
+        self._autocast = bool(self.adapter.own) and dtype != torch.float32
+
+    @property
+    def resume_folder(self) -> Path:
+        """Where the state of the interrupted run is kept."""
+        return self.out / "resume"
+
+    def run(self, *, resume: bool) -> Progress:
+        """Train to the end, keep the best state, and leave it in the adapter.
+
+        Raises:
+            TrainingError: The loss is not finite, a part of the delta does not learn, or a schedule misses its
+                target.
+            KeyboardInterrupt: Asked to stop; the state for resuming has been written.
+        """
+        self.adapter.start(self.total)
+        if self.spec.gradient_checkpointing:
+            self.model.gradient_checkpointing(True)
+        if resume:
+            self._load()
+        else:
+            self._log_path.write_text("", encoding="utf-8")
+        if self.spec.trackers:
+            self.accelerator.init_trackers("deltatune", config=self.spec.model_dump(mode="json"))
+        self.observer.start("Training", self.total)
+        self.observer.advance("Training", self.progress.step)
+        try:
+            with _interruptible() as interrupted:
+                self._steps(interrupted)
+        finally:
+            self.observer.finish("Training")
+            self.model.gradient_checkpointing(False)
+            if self.spec.trackers:
+                self.accelerator.end_training()
+        self._restore_best()
+        self.adapter.finish()
+        return self.progress
+
+    def _steps(self, interrupted: threading.Event) -> None:
+        progress = self.progress
+        while progress.step < self.total and not progress.stopped:
+            epoch, index = divmod(progress.step, self.per_epoch)
+            order = self._order(epoch)
+            for rows in order[index:]:
+                self._step(rows, epoch)
+                last = progress.step == self.total
+                end_of_epoch = progress.step % self.per_epoch == 0
+                if self._due(self.spec.evaluate_every, end_of_epoch) or last:
+                    self._evaluate(epoch)
+                if interrupted.is_set() or self._due(self.spec.checkpoint_every, end_of_epoch):
+                    self._save()
+                if interrupted.is_set():
+                    raise KeyboardInterrupt
+                if last or progress.stopped:
+                    break
+
+    def _order(self, epoch: int) -> list[list[int]]:
+        spec = self.spec
+        return batches(self.train.lengths, spec.batch_size, self.seed, epoch, spec.bucket_by_length)
+
+    def _due(self, every: str | int, end_of_epoch: bool) -> bool:
+        return end_of_epoch if every == "epoch" else self.progress.step % int(every) == 0
+
+    def _step(self, rows: list[int], epoch: int) -> None:
+        """One optimizer step on `rows`, in micro-batches whose losses are weighted by their targets."""
+        started = time.perf_counter()
+        progress, spec = self.progress, self.spec
+        self.model.train()
+        first = progress.step == 0
+        before = snapshot(self.adapter) if first else {}
+        lr = self.lr * lr_factor(progress.step, self.total, spec.warmup, spec.schedule)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        size = spec.micro_batch_size or spec.batch_size
+        micro = [
+            self.encoder.collate([self.train.features[row] for row in rows[start : start + size]])
+            for start in range(0, len(rows), size)
+        ]
+        targets = sum(count_targets(batch, self.encoder.task, self.model) for batch in micro)
+        total_loss = 0.0
+        for index, batch in enumerate(micro):
+            loss = self._loss_sum({k: v.to(self.model.device) for k, v in batch.items()}) / targets
+            penalty = self.adapter.penalty() if index == 0 else None
+            total_loss += float(loss.detach())
+            self._require_finite(total_loss)
+            self.accelerator.backward(loss if penalty is None else loss + penalty)
+        norm = self._clip()
+        self.optimizer.step()
+        progress.step += 1
+        extra = self.adapter.after_step(progress.step)
+        if first:
+            self.certificate.taps_fired(self.model)
+            self.certificate.learned(self.adapter, before)
+        self.optimizer.zero_grad(set_to_none=True)
+        tokens = sum(self.train.lengths[row] for row in rows)
+        progress.tokens += tokens
+        progress.seconds += time.perf_counter() - started
+        self._log(
+            {
+                "step": progress.step,
+                "epoch": epoch + (progress.step - epoch * self.per_epoch) / self.per_epoch,
+                "loss": total_loss,
+                "lr": lr,
+                "grad_norm": norm,
+                "tokens": progress.tokens,
+                "seconds": progress.seconds,
+                **extra,
+            }
+        )
+        shown = {"loss": total_loss, "tokens/s": progress.tokens / progress.seconds}
+        self.observer.advance("Training", 1, shown)
+
+    def _loss_sum(self, batch: dict[str, Tensor]) -> Tensor:
+        """Cross-entropy summed over the targets of a micro-batch, in float32."""
+        device = self.model.device.type
+        with torch.autocast(device, torch.bfloat16) if self._autocast else contextlib.nullcontext():
+            if self.encoder.task in CLASSIFICATION:
+                targets = batch.pop("labels")
+                logits = self.model(**batch).logits
+            else:
+                logits, targets = self.model.labelled_logits(batch)
+        return F.cross_entropy(logits.float(), targets, reduction="sum")
+
+    def _clip(self) -> float:
+        limit = self.spec.max_grad_norm
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters, math.inf if limit is None else limit)
+        self._require_finite(float(norm))
+        return float(norm)
+
+    def _require_finite(self, value: float) -> None:
+        if not math.isfinite(value):
+            raise TrainingError(
+                f"the loss or its gradient is {value} in step {self.progress.step + 1}.",
+                field="train.lr",
+                remedy=f"Lower the learning rate ({self.lr:g}), or use fp32 if the run is in bf16.",
+            )
+
+    def _evaluate(self, epoch: int) -> None:
+        """Measure on the validation rows, remember the best state, and decide about stopping."""
+        if self.validation is None:
+            return
+        progress, key = self.progress, self.evaluation.select_by
+        found = loss_on(self.model, self.validation, self.encoder, self.evaluation.batch_size)
+        if key not in found:
+            found |= self._scores()
+        self._log({"step": progress.step, "epoch": progress.step / self.per_epoch, "validation": found})
+        if not self.adapter.settled:
+            return  # a schedule is under way; this state is not what the method promises
+        value = found[key]
+        sign = 1 if higher_is_better(key) else -1
+        if progress.best is None or sign * value > sign * progress.best:
+            progress.best, progress.best_step, progress.worse = value, progress.step, 0
+            progress.best_validation = found
+            self.best_state = self._adapter_state()
+        else:
+            progress.worse += 1
+            patience = self.spec.early_stopping
+            if patience is not None and progress.worse >= patience:
+                progress.stopped = True
+                self.observer.log(f"Stopped early: {key} was best at step {progress.best_step}.")
+
+    def _scores(self) -> dict[str, float]:
+        assert self.validation is not None
+        rows = self.validation_rows
+        return evaluate(self.model, rows, self.validation, self.encoder, self.evaluation).metrics
+
+    def _adapter_state(self) -> dict[str, Any]:
+        return {"parameters": snapshot(self.adapter), "extra": _copied(self.adapter.resume_state())}
+
+    def _restore_best(self) -> None:
+        if self.best_state:
+            self._load_adapter_state(self.best_state)
+
+    @torch.no_grad()
+    def _load_adapter_state(self, state: dict[str, Any]) -> None:
+        own = dict(self.adapter.named_parameters())
+        for name, value in state["parameters"].items():
+            own[name].copy_(value)
+        self.adapter.load_resume_state(_copied(state["extra"], self.model.device))
+
+    def _log(self, line: dict[str, Any]) -> None:
+        with self._log_path.open("a", encoding="utf-8") as handle:
+            handle.write(json.dumps(line) + "\n")
+        self.progress.log_lines += 1
+        if self.spec.trackers:
+            flat = {k: v for k, v in line.items() if k != "validation"}
+            flat |= {f"validation/{k}": v for k, v in line.get("validation", {}).items()}
+            self.accelerator.log(flat, step=int(line["step"]))
+
+    def _save(self) -> None:
+        """Write the state from which the run goes on bit for bit."""
+        optimizer = [self.optimizer.state[p] for p in self.parameters]
+        rng = {"cpu": torch.get_rng_state()}
+        if torch.cuda.is_available():
+            rng["cuda"] = torch.cuda.get_rng_state()
+        save_state(
+            self.resume_folder,
+            {
+                "progress": self.progress.__dict__,
+                "adapter": self._adapter_state(),
+                "best": self.best_state,
+                "optimizer": optimizer,
+                "rng": rng,
+                "certificate": self.certificate.lines,
+            },
+        )
+
+    def _load(self) -> None:
+        state = load_state(self.resume_folder)
+        self.progress = Progress(**state["progress"])
+        self.best_state = state["best"]
+        self.certificate.lines = state["certificate"]
+        self._load_adapter_state(state["adapter"])
+        for parameter, saved in zip(self.parameters, state["optimizer"], strict=True):
+            self.optimizer.state[parameter] = {
+                k: v.to(parameter.device) if k != "step" else v for k, v in saved.items()
+            }
+        torch.set_rng_state(state["rng"]["cpu"])
+        if "cuda" in state["rng"] and torch.cuda.is_available():
+            torch.cuda.set_rng_state(state["rng"]["cuda"])
+        lines = self._log_path.read_text(encoding="utf-8").splitlines(keepends=True)
+        self._log_path.write_text("".join(lines[: self.progress.log_lines]), encoding="utf-8")
+
+
+def count_targets(batch: dict[str, Tensor], task: str, model: AdaptedModel) -> int:
+    """Number of predictions that the loss of a collated batch is summed over."""
+    labels = batch["labels"]
+    if task in CLASSIFICATION:
+        return len(labels)
+    return int((labels if model.view.is_encoder_decoder else labels[:, 1:]).ne(-100).sum())
+
+
+def _copied(value: Any, device: torch.device | str = "cpu") -> Any:
+    """A tree of dicts and lists with its tensors copied to `device`."""
+    if isinstance(value, Tensor):
+        return value.detach().to(device, copy=True)
+    if isinstance(value, dict):
+        return {key: _copied(item, device) for key, item in value.items()}
+    return value
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[threading.Event]:
+    """Within the block, the first Ctrl-C sets the event, so that the current step can end; the second breaks off."""
+    event = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield event
+        return
+
+    def ask(signum: int, frame: Any) -> None:
+        event.set()
+        signal.signal(signal.SIGINT, before)
+
+    before = signal.getsignal(signal.SIGINT)
+    signal.signal(signal.SIGINT, ask)
+    try:
+        yield event
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+

@@ -1,0 +1,102 @@
+"""What a run may take from the machine and what it took: float32 products, peak memory, versions."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import platform
+import resource
+import subprocess
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+_PACKAGES = ("deltatune", "torch", "transformers", "accelerate", "safetensors", "sacrebleu", "rouge-score", "numpy")
+
+
+@contextlib.contextmanager
+def fast_float32() -> Iterator[str]:
+    """Within the block, let CPUs compute float32 products by the faster of torch's two ways, if it is as exact.
+
+    `medium` moves them to oneDNN, which is twice as fast on some processors and still float32 there; on others
+    it may really compute in bfloat16. So the error of a product is measured first. GPUs are left as they are.
+    """
+    before = torch.get_float32_matmul_precision()
+    chosen = before
+    if not torch.cuda.is_available():
+        torch.set_float32_matmul_precision("medium")
+        chosen = "medium" if _product_error() < 1e-5 else before
+        torch.set_float32_matmul_precision(chosen)
+    try:
+        yield chosen
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def _product_error() -> float:
+    """Relative error of a float32 matrix product against float64."""
+    generator = torch.Generator().manual_seed(0)
+    a, b = (torch.randn(256, 256, generator=generator) for _ in range(2))
+    exact = a.double() @ b.double()
+    return float(((a @ b).double() - exact).norm() / exact.norm())
+
+
+class PeakMemory:
+    """Measures the peak memory since `start`: of the allocator on CUDA, resident set (RSS) elsewhere.
+
+    RSS counts everything the process holds: libraries, base, data. Where the system cannot reset its mark, the
+    peak is that of the whole process.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.kind = "cuda" if device.type == "cuda" else "rss"
+
+    def start(self) -> None:
+        """Forget earlier peaks."""
+        if self.kind == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+            return
+        with contextlib.suppress(OSError, AttributeError):
+            ctypes.CDLL("libc.so.6").malloc_trim(0)
+        with contextlib.suppress(OSError):
+            Path("/proc/self/clear_refs").write_text("5")
+
+    def peak(self) -> int:
+        """Bytes at the highest point since `start`."""
+        if self.kind == "cuda":
+            return int(torch.cuda.max_memory_allocated())
+        with contextlib.suppress(OSError):
+            for line in Path("/proc/self/status").read_text().splitlines():
+                if line.startswith("VmHWM:"):
+                    return int(line.split()[1]) * 1024
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if platform.system() == "Darwin" else peak * 1024
+
+
+def versions() -> dict[str, str]:
+    """Versions of everything that the numbers depend on."""
+    found = {"python": platform.python_version(), "platform": platform.platform()}
+    for package in _PACKAGES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[package] = metadata.version(package)
+    found["threads"] = str(torch.get_num_threads())
+    if torch.cuda.is_available():
+        found["gpu"] = torch.cuda.get_device_name()
+    return found
+
+
+def git_state() -> dict[str, Any] | None:
+    """Commit of the working directory and whether it has changes; None outside a repository."""
+    try:
+        commit = _git("rev-parse", "HEAD")
+        return {"commit": commit, "dirty": bool(_git("status", "--porcelain"))}
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _git(*arguments: str) -> str:
+    done = subprocess.run(["git", *arguments], capture_output=True, text=True, check=True, timeout=10)
+    return done.stdout.strip()

@@ -1,0 +1,55 @@
+"""The dry run: what a run would train, and for how long, without training it."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from deltatune.core.observer import Observer, Silent
+from deltatune.evaluate import metric_keys
+from deltatune.recipe.schema import MethodEntry, Recipe
+from deltatune.train.context import Context
+
+
+def plan(
+    recipe: Recipe, entry: MethodEntry, seed: int, *, observer: Observer | None = None, context: Context | None = None
+) -> dict[str, Any]:
+    """Say what `run` would do: sites, trained and total parameters, steps, tokens, warnings.
+
+    The data are read and the base is loaded, so that everything that could be wrong with them shows now.
+    """
+    context = context or Context.open(recipe, observer or Silent())
+    base = context.base(entry)
+    model = base.adapted(base_dropout=entry.train.base_dropout)
+    adapter = model.attach("plan", entry.build_config(), seed=seed)
+    try:
+        trained = sum(p.numel() for _, p in adapter.trainable())
+        stored = sum(t.numel() for t in adapter.stored().values())
+        total = sum(p.numel() for p in base.loaded.model.parameters())
+        encoded = context.encoded("train", base)
+        per_epoch = math.ceil(len(encoded.lengths) / entry.train.batch_size)
+        steps = min(entry.train.epochs * per_epoch, entry.train.max_steps or 2**62)
+        if trained:
+            adapter.start(steps)
+        return {
+            "method": entry.method,
+            "config": entry.config,
+            "sites": [path for path, _ in adapter.parts()] or [f"{len(adapter.own)} parameters of the base"],
+            "heads": adapter.heads(),
+            "trained_parameters": trained,
+            "trained_share": trained / total,
+            "stored_parameters": stored,
+            "file_bytes_about": 4 * stored,
+            "total_parameters": total,
+            "lr": entry.train.lr or entry.build_config().default_lr,
+            "steps": steps if trained else 0,
+            "rows": {part: len(getattr(context.dataset, part)) for part in ("train", "validation", "test")},
+            "tokens_per_epoch": sum(encoded.lengths),
+            "supervised_tokens": encoded.report.supervised_tokens,
+            "truncated_inputs": encoded.report.truncated_inputs,
+            "truncated_targets": encoded.report.truncated_targets,
+            "metrics": metric_keys(recipe.evaluation, recipe.task),
+            "warnings": list(context.dataset.warnings),
+        }
+    finally:
+        model.detach("plan")

@@ -1,0 +1,261 @@
+"""One run: attach, train, evaluate, and write down everything that came of it."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from deltatune.checkpoint.store import TENSORS, save_adapter
+from deltatune.core.model import AdaptedModel
+from deltatune.core.observer import Observer, Silent
+from deltatune.errors import RecipeError
+from deltatune.evaluate import Evaluation, evaluate, loss_on, metric_keys
+from deltatune.files import make_folder, write_json, write_text
+from deltatune.models.fingerprint import fingerprint
+from deltatune.recipe.schema import MethodEntry, Recipe
+from deltatune.train.certificate import Certificate
+from deltatune.train.context import Context, SharedBase
+from deltatune.train.loop import Progress, Trainer
+from deltatune.train.machine import PeakMemory, fast_float32, git_state, versions
+
+SCHEMA = 1
+NAME = "run"
+
+
+def run(
+    recipe: Recipe,
+    entry: MethodEntry,
+    seed: int,
+    out: Path,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    observer: Observer | None = None,
+    context: Context | None = None,
+) -> dict[str, Any]:
+    """Train one method of a recipe with one seed, evaluate it on the test rows and write the run's folder.
+
+    Args:
+        recipe: The recipe.
+        entry: Which of its methods.
+        seed: Seed of initial values, data order and dropout.
+        out: The run's folder.
+        resume: Go on where an interrupted run stopped; a finished one is returned as it is.
+        overwrite: Replace what an earlier run left in the folder.
+        observer: Is told of the progress.
+        context: Data and bases that other runs of the same recipe share.
+
+    Returns:
+        The content of result.json.
+
+    Raises:
+        DeltatuneError: Anything that the user can mend; nothing half-written is left behind.
+        KeyboardInterrupt: Interrupted; `resume=True` goes on.
+    """
+    observer = observer or Silent()
+    metric_keys(recipe.evaluation, recipe.task)  # a wrong metric name shows before hours of training
+    own = recipe.model_copy(update={"methods": [entry], "seeds": [seed]})
+    finished = _prepare_folder(out, own, resume=resume, overwrite=overwrite)
+    if finished is not None:
+        return finished
+    context = context or Context.open(recipe, observer)
+    started = datetime.datetime.now(datetime.UTC)
+    base = context.base(entry)
+    context.encoded("train", base)
+    context.warn_of_truncation(base)
+    model = base.adapted(base_dropout=entry.train.base_dropout)
+    model.attach(NAME, entry.build_config(), seed=seed)
+    write_text(out / "recipe.yaml", yaml.safe_dump(own.dump(), sort_keys=False, allow_unicode=True))
+    try:
+        with fast_float32():
+            result = _Run(context, base, model, entry, seed, out, observer).result(resume=resume)
+    finally:
+        model.detach(NAME)
+    result["started"] = started.isoformat(timespec="seconds")
+    result["finished"] = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    write_json(out / "result.json", result)
+    shutil.rmtree(out / "resume", ignore_errors=True)
+    return result
+
+
+class _Run:
+    """The parts of one run, in the order in which they happen."""
+
+    def __init__(
+        self,
+        context: Context,
+        base: SharedBase,
+        model: AdaptedModel,
+        entry: MethodEntry,
+        seed: int,
+        out: Path,
+        observer: Observer,
+    ) -> None:
+        self.context, self.base, self.model = context, base, model
+        self.entry, self.seed, self.out, self.observer = entry, seed, out, observer
+        self.recipe, self.encoder = context.recipe, context.encoder(base)
+        self.config = model.configs[NAME]
+        self.adapter = model.adapter(NAME)
+        self.certificate = Certificate()
+        self.memory = PeakMemory(base.device)
+
+    def result(self, *, resume: bool) -> dict[str, Any]:
+        """Train, check, save and evaluate; give the content of result.json."""
+        self.memory.start()
+        progress = self._train(resume=resume)
+        peak = self.memory.peak()
+        self.model.eval()
+        trained = [p for _, p in self.adapter.trainable()]
+        self._check_base()
+        save_adapter(
+            self.model,
+            NAME,
+            self.out / "adapter",
+            base_name=self.recipe.model.name,
+            fingerprint=self.base.fingerprint,
+        )
+        evaluation, validation = self._evaluate(progress)
+        data, report = self.context.dataset, self.context.encoded("train", self.base).report
+        stored = self.adapter.stored()
+        total = sum(p.numel() for p in self.base.loaded.model.parameters())
+        return {
+            "schema": SCHEMA,
+            "status": "done",
+            "error": None,
+            "name": self.entry.name,
+            "method": self.entry.method,
+            "config": self.entry.config,
+            "seed": self.seed,
+            "task": self.recipe.task,
+            "model": {"name": self.recipe.model.name, "fingerprint": self.base.fingerprint, "parameters": total},
+            "data": {
+                "fingerprint": data.fingerprint,
+                "train": len(data.train),
+                "validation": len(data.validation),
+                "test": len(data.test),
+                "supervised_tokens": report.supervised_tokens,
+                "truncated_inputs": report.truncated_inputs,
+                "truncated_targets": report.truncated_targets,
+            },
+            "metrics": {"validation": validation, "test": evaluation.metrics},
+            "signatures": evaluation.signatures,
+            "cost": {
+                "trained_parameters": sum(p.numel() for p in trained),
+                "stored_parameters": sum(t.numel() for t in stored.values()),
+                "total_parameters": total,
+                "trained_share": sum(p.numel() for p in trained) / total,
+                "peak_memory_bytes": peak,
+                "memory_kind": self.memory.kind,
+                "train_seconds": progress.seconds,
+                "evaluation_seconds": evaluation.seconds,
+                "tokens_per_second": progress.tokens / progress.seconds if progress.seconds else None,
+                "file_bytes": (self.out / "adapter" / TENSORS).stat().st_size if stored else 0,
+                "steps": progress.step,
+                "epochs": progress.step * self.entry.train.batch_size / len(data.train),
+            },
+            "selected": {
+                "step": progress.best_step or progress.step,
+                "by": self.recipe.evaluation.select_by,
+                "stopped_early": progress.stopped,
+            },
+            "method_result": self.adapter.finish(),
+            "certificate": self.certificate.lines,
+            "versions": versions(),
+            "git": git_state(),
+        }
+
+    def _train(self, *, resume: bool) -> Progress:
+        if not self.config.trains:
+            (self.out / "metrics.jsonl").write_text("", encoding="utf-8")
+            return Progress()
+        data = self.context.dataset
+        trainer = Trainer(
+            model=self.model,
+            name=NAME,
+            encoder=self.encoder,
+            train=self.context.encoded("train", self.base),
+            validation=self.context.encoded("validation", self.base) if data.validation else None,
+            validation_rows=data.validation,
+            spec=self.entry.train,
+            evaluation=self.recipe.evaluation,
+            lr=self.entry.train.lr or self.config.default_lr,
+            seed=self.seed,
+            out=self.out,
+            observer=self.observer,
+            certificate=self.certificate,
+        )
+        return trainer.run(resume=resume and trainer.resume_folder.exists())
+
+    def _check_base(self) -> None:
+        """The base has the bytes that it was loaded with."""
+        with self.model.using():
+            now = fingerprint(self.base.loaded.model)
+        self.certificate.check(
+            "base unchanged",
+            now == self.base.fingerprint,
+            f"sha256 {now[:12]}",
+            "Something altered the base's weights; please report it.",
+        )
+
+    def _evaluate(self, progress: Progress) -> tuple[Evaluation, dict[str, float]]:
+        """The test rows, once; and the validation rows' loss for runs that did not measure it."""
+        task, data = f"Evaluating {self.entry.name}", self.context.dataset
+        self.observer.start(task, 2 * len(data.test))
+        shown = 0
+
+        def advance(done: int, total: int) -> None:
+            nonlocal shown
+            reached = round(done / total * 2 * len(data.test))
+            self.observer.advance(task, reached - shown)
+            shown = reached
+
+        started = time.perf_counter()
+        test = self.context.encoded("test", self.base)
+        evaluation = evaluate(self.model, data.test, test, self.encoder, self.recipe.evaluation, advance)
+        self.observer.finish(task)
+        self.observer.log(f"{self.entry.name}: evaluated in {time.perf_counter() - started:.0f} s")
+        lines = [json.dumps(p.as_dict(), ensure_ascii=False) for p in evaluation.predictions]
+        write_text(self.out / "predictions.jsonl", "\n".join(lines) + "\n")
+        validation = progress.best_validation
+        if not validation and data.validation:
+            encoded = self.context.encoded("validation", self.base)
+            validation = loss_on(self.model, encoded, self.encoder, self.recipe.evaluation.batch_size)
+        return evaluation, validation
+
+
+def _prepare_folder(out: Path, own: Recipe, *, resume: bool, overwrite: bool) -> dict[str, Any] | None:
+    """Make the folder ready, or return the result of a run that is finished.
+
+    Raises:
+        RecipeError: The folder holds a run that the user did not say what to do with, or one of another recipe.
+        DeltatuneError: The folder cannot be written to.
+    """
+    make_folder(out)
+    result, state = out / "result.json", out / "resume"
+    if overwrite:
+        for path in (result, out / "recipe.yaml", out / "metrics.jsonl", out / "predictions.jsonl"):
+            path.unlink(missing_ok=True)
+        for folder in (state, out / "adapter"):
+            shutil.rmtree(folder, ignore_errors=True)
+        return None
+    done = result.exists() and json.loads(result.read_text(encoding="utf-8"))["status"] == "done"
+    if (done or state.exists()) and not resume:
+        what, flags = ("a finished run", "--overwrite") if done else ("an interrupted run", "--resume or --overwrite")
+        raise RecipeError(f"'{out}' holds {what}.", field="--out", remedy=f"Choose another folder, or add {flags}.")
+    stored = out / "recipe.yaml"
+    if (done or state.exists()) and stored.exists():
+        before = yaml.safe_load(stored.read_text(encoding="utf-8"))
+        changed = sorted(key for key, value in own.dump().items() if before.get(key) != value)
+        if changed:
+            raise RecipeError(
+                f"the run in '{out}' has another recipe; it differs in {', '.join(changed)}.",
+                field="--resume",
+                remedy="Use the recipe it was started with, another folder, or --overwrite.",
+            )
+    return json.loads(result.read_text(encoding="utf-8")) if done else None
