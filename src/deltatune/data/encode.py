@@ -255,11 +255,8 @@ class Encoder:
     def _supervised(self, feature: Feature) -> int:
         if self.task in CLASSIFICATION_TASKS:
             return 1
-        if self.task == "text-to-text":
-            return len(feature["labels"])
-        return len(feature["input_ids"]) - max(
-            1, feature["prompt_length"]
-        )  # nothing predicts the first token
+        first = 0 if self.task == "text-to-text" else 1  # nothing predicts the first token of a causal model
+        return sum(label != IGNORED for label in self._label_ids(feature)[first:])
 
     @staticmethod
     def _length(feature: Feature) -> int:

@@ -122,8 +122,7 @@ def _array_records(
             field=name,
             remedy="Scale pixels to 0..255 and save them as uint8.",
         )
-    flat = labels.reshape(len(labels), -1) if labels.ndim else labels
-    if labels.ndim == 0 or len(labels) != len(images) or (len(labels) and flat.shape[1] != 1):
+    if labels.shape not in ((len(images),), (len(images), 1)):
         raise DataError(
             f"are {len(images)}, but the labels are {list(labels.shape)}.",
             field=name,
@@ -133,7 +132,7 @@ def _array_records(
         raise DataError(
             f"have labels of type {labels.dtype}.", field=name, remedy="Labels are whole numbers or texts."
         )
-    names = [item.decode() if isinstance(item, bytes) else str(item) for item in flat.ravel().tolist()]
+    names = [item.decode() if isinstance(item, bytes) else str(item) for item in labels.ravel().tolist()]
     return [
         Record(f"{name}, row {number}", {"image": image, "label": label})
         for number, (image, label) in enumerate(zip(images, names, strict=True))

@@ -49,14 +49,14 @@ def load_data(spec: DataSpec, task: str, root: str | Path = ".") -> Dataset:
     """
     parts = _read_parts(spec, task, Path(root))
     _check_ids(parts)
+    if not parts["train"]:
+        raise DataError(
+            "leaves no training rows.", field="data.split", remedy="Lower the shares or add rows."
+        )
     labels = _labels(parts) if task in CLASSIFICATION_TASKS else None
     seed = spec.split.seed if spec.split else 0
     limited = {part: limit_rows(rows, getattr(spec.limit, part), seed) for part, rows in parts.items()}
     train, validation, test = (limited[part] for part in PARTS)
-    if not train:
-        raise DataError(
-            "leaves no training rows.", field="data.split", remedy="Lower the shares or add rows."
-        )
     return Dataset(
         train,
         validation,
@@ -263,7 +263,7 @@ def _labels(parts: Mapping[str, Sequence[Row]]) -> list[str]:
     if len(labels) < 2:
         raise DataError(
             f"is the only label of the {len(parts['train'])} training rows.",
-            field=repr(labels[0]) if labels else "data",
+            field=f"label {labels[0]!r}",
             remedy="A classification needs rows of at least two classes.",
         )
     for part in ("validation", "test"):

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from deltatune.errors import DataError
 
-DELIMITERS = ",#\t;|"
-"""Candidates for sniffing, the likelier first. `#` is that of TabFact's tables."""
+DELIMITERS = "#\t;|,"
+"""Candidates for sniffing; `#` is that of TabFact's tables. The comma is last, since it is also in prose."""
 
 
 def flatten_table(header: Sequence[str], rows: Sequence[Sequence[str]], max_rows: int | None = None) -> str:

@@ -167,7 +167,7 @@ def _task(recipe: Recipe) -> Iterator[Conflict]:
 
 def _metrics(recipe: Recipe) -> Iterator[Conflict]:
     evaluation = recipe.evaluation
-    named = [("primary", evaluation.primary), ("select_by", evaluation.select_by)]
+    named: list[tuple[str, str]] = [("primary", evaluation.primary), ("select_by", evaluation.select_by)]
     if evaluation.metrics != "auto":
         named += [("metrics", metric) for metric in evaluation.metrics]
     if recipe.task in CLASSIFICATION_TASKS:

@@ -1,0 +1,98 @@
+"""Splits, limits, batches: each row once, the same every time."""
+
+from __future__ import annotations
+
+from itertools import chain
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from deltatune.data import Row, batches
+from deltatune.data.splits import limit_rows, overlaps, split_rows
+
+LENGTHS = st.lists(st.integers(1, 600), max_size=300)
+
+
+@given(LENGTHS, st.integers(1, 40), st.integers(0, 9), st.integers(0, 9), st.booleans())
+def test_batches_hold_each_row_once_and_only_one_is_small(
+    lengths: list[int], size: int, seed: int, epoch: int, bucket: bool
+) -> None:
+    result = batches(lengths, size, seed, epoch, bucket)
+    assert sorted(chain(*result)) == list(range(len(lengths)))
+    assert sum(len(batch) < size for batch in result) <= 1
+    assert all(0 < len(batch) <= size for batch in result)
+    assert result == batches(list(lengths), size, seed, epoch, bucket)
+
+
+@pytest.mark.parametrize("bucket", [True, False])
+def test_epochs_and_seeds_differ(bucket: bool) -> None:
+    lengths = [1 + index % 17 for index in range(200)]
+    orders = [batches(lengths, 8, seed, epoch, bucket) for seed in range(3) for epoch in range(3)]
+    assert len({str(order) for order in orders}) == 9
+    assert len({str(sorted(map(sorted, order))) for order in orders}) == 9, "the batches' contents differ too"
+
+
+def test_the_order_is_the_same_on_every_machine() -> None:
+    assert batches([5, 1, 4, 2, 3, 9], 2, seed=0, epoch=0) == [[4, 2], [1, 3], [0, 5]]
+    assert split_rows(range(10), 0.2, 0.3, seed=0) == ([2, 3, 4, 6, 7], [0, 8], [1, 5, 9])
+
+
+def test_bucketing_saves_most_of_the_padding() -> None:
+    lengths = [1 + (index * 7919) % 500 for index in range(2000)]
+
+    def padding(bucket: bool) -> int:
+        order = batches(lengths, 16, 0, 0, bucket)
+        return sum(len(batch) * max(lengths[index] for index in batch) for batch in order) - sum(lengths)
+
+    assert padding(True) < 0.1 * padding(False)
+
+
+def test_a_batch_size_of_nothing_is_refused() -> None:
+    with pytest.raises(ValueError, match="at least 1"):
+        batches([1], 0, 0, 0)
+
+
+@given(
+    st.integers(0, 200),
+    st.floats(0, 0.4),
+    st.floats(0, 0.4),
+    st.integers(0, 5),
+)
+def test_splits_are_disjoint_whole_and_stable(count: int, validation: float, test: float, seed: int) -> None:
+    rows = list(range(count))
+    parts = split_rows(rows, validation, test, seed)
+    assert sorted(chain(*parts)) == rows
+    assert all(part == sorted(part) for part in parts)
+    assert parts == split_rows(rows, validation, test, seed)
+    if count >= 3:
+        assert [bool(part) for part in parts[1:]] == [validation > 0, test > 0]
+    assert split_rows(rows, 0, test, seed)[2] == parts[2], (
+        "the test rows do not depend on the validation share"
+    )
+
+
+@given(st.integers(0, 100), st.integers(1, 120), st.integers(0, 5))
+def test_a_larger_limit_only_adds_rows(count: int, limit: int, seed: int) -> None:
+    rows = list(range(count))
+    some, more = limit_rows(rows, limit, seed), limit_rows(rows, limit + 1, seed)
+    assert len(some) == min(limit, count)
+    assert set(some) <= set(more)
+    assert some == sorted(some)
+    assert limit_rows(rows, None, seed) == rows
+
+
+def test_overlaps_are_counted_by_input() -> None:
+    def rows(*texts: str) -> list[Row]:
+        return [Row(f"r{index}", text, "t", {}) for index, text in enumerate(texts)]
+
+    messages = overlaps(rows("a", "b"), rows("c", "b"), rows("c", "a", "d", "a"))
+    assert [message.split(" have ")[0] for message in messages] == [
+        "1 of 2 validation rows",
+        "2 of 4 test rows",
+        "1 of 4 test rows",
+    ]
+    assert "row r1" in messages[0]
+    assert "training row" in messages[1]
+    assert "validation row" in messages[2]
+    assert overlaps(rows("a"), rows("b"), rows("c")) == []
