@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import re
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import SafetensorError
+from huggingface_hub import constants as hub
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -88,24 +90,26 @@ def load_base(
     source = _locate(spec)
     with quiet(), _explained(source):
         config = AutoConfig.from_pretrained(source.path, **source.options)
-        check_task(config, task, source.name)
-        same_labels = _has_labels(config, labels)
-        if labels:
-            config.num_labels = len(labels)
-            config.id2label = dict(enumerate(labels))
-            config.label2id = {label: index for index, label in enumerate(labels)}
-        processor = _processor(source, task)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+    check_task(config, task, source.name)
+    same_labels = _has_labels(config, labels)
+    if labels:
+        config.num_labels = len(labels)
+        config.id2label = dict(enumerate(labels))
+        config.label2id = {label: index for index, label in enumerate(labels)}
+    with quiet(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        with _explained(source):
+            processor = _processor(source, task)
             model, info = _load_model(source, spec, task, config, DTYPES[dtype])
-            missing = set(info["missing_keys"]) | {key for key, *_ in info["mismatched_keys"]}
-            new_modules = _new_modules(model, missing, task, source.name)
-            if labels and not new_modules and not same_labels:
-                new_modules = _fresh_head(model)
+        missing = set(info["missing_keys"]) | {key for key, *_ in info["mismatched_keys"]}
+        new_modules = _new_modules(model, missing, task, source.name)
+        if labels and not new_modules and not same_labels:
+            new_modules = _fresh_head(model)
     model.eval().requires_grad_(False)
     if task not in CLASSIFICATION:
         _plain_generation(model)
     if task != "image-classification":
+        _check_vocabulary(model, processor, source.name)
         _set_padding(model, processor, source.name)
     return LoadedBase(model, processor, source.name, new_modules)
 
@@ -119,6 +123,7 @@ def _locate(spec: ModelSpec) -> _Source:
     if path.suffix == ".gguf" and path.is_file():
         return _Source(spec.name, str(path.parent), options | {"gguf_file": path.name})
     if path.is_dir():
+        _check_folder(path, spec.name)
         return _Source(spec.name, str(path), options)
     looks_local = spec.name.startswith((".", "/", "~", "\\")) or path.suffix == ".gguf" or path.is_file()
     if looks_local or spec.name.count("/") > 1:
@@ -130,7 +135,38 @@ def _locate(spec: ModelSpec) -> _Source:
         )
     if spec.revision:
         options["revision"] = spec.revision
+    # The hub's client tries for half a minute; without a hub, what was downloaded before is still good.
+    options["local_files_only"] = not _hub_answers()
     return _Source(spec.name, spec.name, options)
+
+
+def _check_folder(path: Path, name: str) -> None:
+    if (path / "config.json").is_file():
+        return
+    if (path / "adapter_config.json").is_file():
+        raise ModelError(
+            f"'{name}' holds a saved delta, not a base model.",
+            field="model",
+            remedy="Name the base model here; deltas are given to evaluate, predict and merge.",
+        )
+    raise ModelError(
+        f"the folder '{name}' has no config.json, so it is not a Transformers model.",
+        field="model",
+        remedy="Give a folder written by save_pretrained, or the path of a .gguf file.",
+    )
+
+
+def _hub_answers() -> bool:
+    """Ask the Hugging Face hub (or its mirror in HF_ENDPOINT) once, for at most 5 seconds."""
+    if hub.HF_HUB_OFFLINE:
+        return False
+    try:
+        urllib.request.urlopen(urllib.request.Request(hub.ENDPOINT, method="HEAD"), timeout=5).close()
+    except urllib.error.HTTPError:
+        return True  # an answer, though not a page
+    except OSError:
+        return False
+    return True
 
 
 def _load_model(
@@ -145,7 +181,7 @@ def _load_model(
         source.path,
         config=config,
         dtype=dtype,
-        ignore_mismatched_sizes=task in CLASSIFICATION,
+        ignore_mismatched_sizes=True,  # `_new_modules` tells a head for other classes from a wrong size
         output_loading_info=True,
         **options,
     )
@@ -213,8 +249,21 @@ def _plain_generation(model: PreTrainedModel) -> None:
     model.generation_config = GenerationConfig(**kept, do_sample=False)
 
 
+def _check_vocabulary(model: PreTrainedModel, tokenizer: Any, name: str) -> None:
+    """Refuse a tokenizer without words (its files are missing) or with more tokens than embeddings."""
+    rows = model.get_input_embeddings().weight.shape[0]
+    words = len(tokenizer) - len(tokenizer.all_special_ids)
+    if words < 1 or len(tokenizer) > rows:
+        raise ModelError(
+            f"the tokenizer of '{name}' has {len(tokenizer)} tokens ({words} of them words), the model has "
+            f"{rows} embeddings.",
+            field="model",
+            remedy="Put the model's own tokenizer files (tokenizer.json) into its folder.",
+        )
+
+
 def _set_padding(model: PreTrainedModel, tokenizer: Any, name: str) -> None:
-    """Give the tokenizer a padding token if it has none: positions with it are masked by length, never by id."""
+    """Give the tokenizer a padding token if it has none; what is padding is told by length, never by id."""
     if tokenizer.pad_token_id is None:
         if tokenizer.eos_token_id is None:
             raise ModelError(
@@ -224,8 +273,9 @@ def _set_padding(model: PreTrainedModel, tokenizer: Any, name: str) -> None:
     # Sequence classifiers on decoder-only models find the last token of a row by this id.
     if model.config.pad_token_id is None:
         model.config.pad_token_id = tokenizer.pad_token_id
-    if model.generation_config is not None and model.generation_config.pad_token_id is None:
-        model.generation_config.pad_token_id = tokenizer.pad_token_id
+    generation = getattr(model, "generation_config", None)  # only models that generate have one
+    if generation is not None and generation.pad_token_id is None:
+        generation.pad_token_id = tokenizer.pad_token_id
 
 
 @contextlib.contextmanager
@@ -233,9 +283,7 @@ def _explained(source: _Source) -> Iterator[None]:
     """Turn what Transformers, safetensors and the hub raise into one ModelError with a remedy."""
     try:
         yield
-    except ModelError:
-        raise
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
+    except Exception as error:  # damaged files make the readers raise nearly anything
         what, remedy = _diagnosis(source, error)
         raise ModelError(what, field="model", remedy=remedy) from error
 
@@ -296,7 +344,7 @@ _KNOWN = [
         "Download or copy the model again.",
     ),
     (
-        r"does not support an attention implementation|attn_implementation|FlashAttention",
+        r"does not support an attention implementation|attn_implementation|Flash ?Attention",
         "'{name}' cannot use the attention implementation that was asked for.",
         "Set model.attention to eager or sdpa.",
     ),
@@ -307,9 +355,9 @@ _KNOWN = [
         "Take a revision with model.safetensors, or convert it: model.save_pretrained(folder).",
     ),
     (
-        r"couldn't connect|ConnectError|ConnectionError|offline|Name or service not known|Max retries|ProxyError"
-        r"|Timeout|Temporary failure in name resolution",
-        "'{name}' is not a local folder, and the Hugging Face hub cannot be reached.",
+        r"LocalEntryNotFound|couldn't connect|ConnectError|ConnectionError|offline|Timeout",
+        "'{name}' is not a local folder, was not downloaded before, and the Hugging Face hub cannot be "
+        "reached.",
         "Check the spelling and the network, give a local folder, or take bundled:t5-small, "
         "bundled:smollm2-135m, bundled:minilm or bundled:dinov2-small.",
     ),

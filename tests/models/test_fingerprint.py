@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import nn
+
+from deltatune.models import fingerprint as module
+from deltatune.models.fingerprint import fingerprint
+
+
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 3))
+
+
+def test_same_weights_same_fingerprint():
+    model = network()
+    assert fingerprint(model) == fingerprint(copy.deepcopy(model))
+    assert len(fingerprint(model)) == 64
+
+
+def test_every_tensor_counts():
+    model = network()
+    before = fingerprint(model)
+    for tensor in [*model.parameters(), *model.buffers()]:
+        kept = tensor.detach().clone()
+        with torch.no_grad():
+            tensor.view(-1)[-1] += 1
+            assert fingerprint(model) != before
+            tensor.copy_(kept)
+    assert fingerprint(model) == before
+
+
+def test_type_and_name_count():
+    model = network()
+    assert fingerprint(copy.deepcopy(model).to(torch.bfloat16)) != fingerprint(model)
+    assert fingerprint(nn.ModuleDict({"a": nn.Identity(), "b": model})) != fingerprint(model)
+
+
+def test_memory_layout_and_chunks_do_not_count(monkeypatch):
+    model = network()
+    before = fingerprint(model)
+    monkeypatch.setattr(module, "_CHUNK", 2)
+    assert fingerprint(model) == before
+    model[0].weight = nn.Parameter(model[0].weight.detach().t().contiguous().t())
+    assert not model[0].weight.is_contiguous()
+    assert fingerprint(model) == before
+
+
+def test_tied_weights_differ_from_equal_ones():
+    def pair(*, tied: bool) -> nn.Module:
+        model = nn.ModuleList([nn.Linear(3, 3, bias=False), nn.Linear(3, 3, bias=False)])
+        if tied:
+            model[1].weight = model[0].weight
+        else:
+            model[1].weight = nn.Parameter(model[0].weight.detach().clone())
+        return model
+
+    torch.manual_seed(0)
+    tied = pair(tied=True)
+    torch.manual_seed(0)
+    untied = pair(tied=False)
+    assert torch.equal(tied[1].weight, untied[1].weight)
+    assert fingerprint(tied) != fingerprint(untied)
