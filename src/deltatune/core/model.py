@@ -19,6 +19,7 @@ from deltatune.core.head import LabelledHead, decoder_inputs
 from deltatune.core.method import MethodConfig
 from deltatune.core.positions import PositionTap
 from deltatune.core.prompts import PromptTap
+from deltatune.core.recompute import Recomputation
 from deltatune.core.sites import BaseView
 from deltatune.core.taps import Active, ModuleTap, Route
 from deltatune.errors import AdapterError, DeltatuneError, TargetError, nearest
@@ -54,7 +55,8 @@ class AdaptedModel(nn.Module):
         self._prompt_tap: PromptTap | None = None
         self._swapped: list[tuple[nn.Module, str, nn.Parameter]] = []
         self._head = LabelledHead(base)
-        self._checkpoint_handles: list[Any] = []
+        self._recomputation = Recomputation(base)
+        self.eval()  # as `from_pretrained` leaves a model; training switches dropout on, nothing else does
 
     def save(self, folder: str | Path, name: str | None = None) -> None:
         """Write an adapter (the active one) to `folder`: peft's files, where peft has the method.
@@ -121,7 +123,8 @@ class AdaptedModel(nn.Module):
                 f"{name!r} cannot be the name of a new adapter.",
                 remedy="Use letters, digits, '_' and '-', and a name that is not taken.",
             )
-        with torch.random.fork_rng(devices=[]):
+        # Without any adapter in force, so that nothing of another one gets into the start of this one.
+        with self.using(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             adapter = config.build(self.view)
             if heads is None:
@@ -265,8 +268,7 @@ class AdaptedModel(nn.Module):
         super().train(mode)
         if not self.base_dropout:
             self.base.eval()
-        for layer in self._checkpointed_layers():
-            layer.training = mode
+        self._recomputation.follow(mode)
         return self
 
     def forward(self, **batch: Any) -> Any:
@@ -328,7 +330,7 @@ class AdaptedModel(nn.Module):
         Raises:
             AdapterError: A delta has no equivalent in the weights (prompts, learned keys and values).
         """
-        model = copy.deepcopy(self._plain_base())
+        model = self._plain_base()
         modules = dict(model.named_modules())
         for name in names or self.active:
             adapter = self.adapter(name)
@@ -349,7 +351,10 @@ class AdaptedModel(nn.Module):
         held = {name: (self.adapter(name), self.configs[name]) for name in names}
         for name in names:
             self.detach(name)
-        plain = copy.deepcopy(self.base)
+        recomputed = self._recomputation.enabled
+        self._recomputation.off()
+        plain = copy.deepcopy(self.base).eval()
+        self.gradient_checkpointing(recomputed)
         for name, (adapter, config) in held.items():
             self._hang(name, adapter)
             self.adapters[name], self.configs[name] = adapter, config
@@ -370,45 +375,10 @@ class AdaptedModel(nn.Module):
         Raises:
             TargetError: The base has no layers that Transformers can checkpoint.
         """
-        for handle in self._checkpoint_handles:
-            handle.remove()
-        self._checkpoint_handles = []
-        if not enabled:
-            self.base.gradient_checkpointing_disable()
-            return
-        try:
-            self.base.gradient_checkpointing_enable({"use_reentrant": False})
-        except ValueError as error:
-            raise TargetError(
-                f"{self.view.model_type} cannot recompute its layers ({error}).",
-                field="train.gradient_checkpointing",
-                remedy="Set it to false.",
-            ) from error
-        # Transformers checkpoints a layer only while its `training` is set, which would also switch on the
-        # dropout that some layers apply by hand. So the flag is set just while the layer is being called.
-        if not self.base_dropout:
-            for layer in self._checkpointed_layers(found=True):
-                self._checkpoint_handles += [
-                    layer.register_forward_pre_hook(_leave_training, prepend=True),
-                    layer.register_forward_hook(_enter_training, always_call=True),
-                ]
-                layer.training = self.training
-
-    def _checkpointed_layers(self, *, found: bool = False) -> list[nn.Module]:
-        from transformers.modeling_layers import GradientCheckpointingLayer
-
-        if not (found or self._checkpoint_handles):
-            return []
-        return [m for m in self.base.modules() if isinstance(m, GradientCheckpointingLayer)]
-
-
-def _leave_training(module: nn.Module, args: Any) -> None:
-    module.__dict__["_checkpoint_training"] = module.training
-    module.training = False
-
-
-def _enter_training(module: nn.Module, args: Any, output: Any) -> None:
-    module.training = module.__dict__.pop("_checkpoint_training")
+        self._recomputation.off()
+        if enabled:
+            self._recomputation.on(keep_eval=not self.base_dropout)
+        self.train(self.training)
 
 
 def _fold(module: nn.Module, delta: nn.Module, name: str) -> None:

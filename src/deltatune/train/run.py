@@ -136,6 +136,7 @@ class _Run:
             "model": {"name": self.recipe.model.name, "fingerprint": self.base.fingerprint, "parameters": total},
             "data": {
                 "fingerprint": data.fingerprint,
+                "labels": data.labels,
                 "train": len(data.train),
                 "validation": len(data.validation),
                 "test": len(data.test),

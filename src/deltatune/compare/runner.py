@@ -1,0 +1,191 @@
+"""A comparison: every method of a recipe under the same data, order and steps, ranked only where it is justified."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import statistics as arithmetic
+import traceback
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from deltatune.compare.statistics import bootstrap_interval, pairwise, shared_ranks, tie_matrix
+from deltatune.core.observer import Observer, Silent
+from deltatune.errors import DeltatuneError, RecipeError
+from deltatune.evaluate import higher_is_better, metric_keys, primary_metric
+from deltatune.files import make_folder, write_json, write_text
+from deltatune.recipe.schema import MethodEntry, Recipe
+from deltatune.report import write_report
+from deltatune.train import Context, run
+
+SCHEMA = 1
+
+
+def compare(recipe: Recipe, out: Path, *, observer: Observer | None = None) -> dict[str, Any]:
+    """Run every method with every seed, write leaderboard.json and report.html.
+
+    A run that fails becomes a row with its error, and the others go on. Called again, it returns to what is
+    finished, continues what was interrupted and tries again what failed.
+
+    Args:
+        recipe: The recipe.
+        out: The comparison's folder.
+        observer: Is told of the progress.
+
+    Returns:
+        The content of leaderboard.json.
+
+    Raises:
+        RecipeError: The folder holds a comparison of another recipe.
+        DataError: The data cannot be used; no method could run.
+        KeyboardInterrupt: Interrupted; the same call goes on.
+    """
+    observer = observer or Silent()
+    metric_keys(recipe.evaluation, recipe.task)
+    primary = primary_metric(recipe.evaluation, recipe.task)
+    _claim(recipe, make_folder(out))
+    context = Context.open(recipe, observer)
+    jobs = [(entry, seed) for entry in recipe.methods for seed in recipe.seeds]
+    observer.start("Comparing", len(jobs))
+    results: dict[str, list[dict[str, Any]]] = {}
+    for entry, seed in jobs:
+        observer.stage(f"{entry.name}, seed {seed}")
+        results.setdefault(entry.name, []).append(_attempt(context, entry, seed, out))
+        observer.advance("Comparing")
+    observer.finish("Comparing")
+    board = leaderboard(recipe, results, out, primary)
+    for row in board["rows"]:
+        if row["status"] == "done" and row["rank"] is None:
+            observer.warn(f"{primary} has no value for each test row, so the rows are sorted by it, not ranked.")
+            break
+    write_json(out / "leaderboard.json", board)
+    write_report(out)
+    return board
+
+
+def run_folder(entry: MethodEntry, seed: int) -> str:
+    """Where a run lies within its comparison."""
+    return f"runs/{entry.slug}-s{seed}"
+
+
+def _claim(recipe: Recipe, out: Path) -> None:
+    """Write the recipe into a fresh folder, or check that the folder's comparison has the same one."""
+    path, content = out / "recipe.yaml", recipe.dump()
+    if path.exists():
+        before = yaml.safe_load(path.read_text(encoding="utf-8"))
+        changed = sorted(key for key, value in content.items() if before.get(key) != value)
+        if changed:
+            raise RecipeError(
+                f"the comparison in '{out}' has another recipe; it differs in {', '.join(changed)}.",
+                field="--out",
+                remedy="Choose another folder, or add --overwrite to start anew.",
+            )
+    write_text(path, yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
+
+
+def _attempt(context: Context, entry: MethodEntry, seed: int, out: Path) -> dict[str, Any]:
+    """One run; its failure is a result as well."""
+    folder = out / run_folder(entry, seed)
+    try:
+        return run(context.recipe, entry, seed, folder, resume=True, observer=context.observer, context=context)
+    except Exception as error:  # one method must not take the others down; its error is shown in its row
+        message = str(error) or type(error).__name__
+        context.observer.warn(f"{entry.name} (seed {seed}) failed: {message}")
+        failed = {
+            "schema": SCHEMA,
+            "status": "failed",
+            "error": {"kind": type(error).__name__, "message": message},
+            "name": entry.name,
+            "method": entry.method,
+            "config": entry.config,
+            "seed": seed,
+        }
+        write_json(make_folder(folder) / "result.json", failed)
+        if not isinstance(error, DeltatuneError):
+            write_text(folder / "error.txt", traceback.format_exc())
+        return failed
+
+
+def leaderboard(
+    recipe: Recipe, results: Mapping[str, Sequence[dict[str, Any]]], out: Path, primary: str
+) -> dict[str, Any]:
+    """Rank the methods by the primary metric on the test rows.
+
+    Methods that a paired bootstrap over the test rows (and seeds) cannot tell apart share a rank. A metric that
+    is no mean over rows has no such scores; then rows are sorted by it and get no rank.
+    """
+    up = higher_is_better(primary)
+    entries = {entry.name: entry for entry in recipe.methods}
+    rows = [_row(entries[name], runs, primary, out) for name, runs in results.items()]
+    done = [row for row in rows if row["status"] == "done"]
+    scores = {row["name"]: row.pop("_scores") for row in done}
+    pairs = []
+    if done and all(value is not None for value in scores.values()):
+        pairs = pairwise(scores)
+        names, means = [row["name"] for row in done], [row["metrics"][primary] for row in done]
+        for row, rank in zip(
+            done, shared_ranks(means, tie_matrix(names, pairs), higher_is_better=up), strict=True
+        ):
+            row["rank"] = rank
+    order = {id(row): (-1 if up else 1) * row["metrics"][primary] for row in done}
+    rows.sort(key=lambda row: (row["rank"] or len(rows), order.get(id(row), float("inf"))))
+    some = next((runs[0] for runs in results.values() if runs[0]["status"] == "done"), None)
+    return {
+        "schema": SCHEMA,
+        "task": recipe.task,
+        "model": recipe.model.name,
+        "primary_metric": primary,
+        "higher_is_better": up,
+        "rows": rows,
+        "pairs": [pair._asdict() for pair in pairs],
+        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "recipe": recipe.dump(),
+        "data": some["data"] if some else None,
+    }
+
+
+def _row(entry: MethodEntry, runs: Sequence[dict[str, Any]], primary: str, out: Path) -> dict[str, Any]:
+    folders = [run_folder(entry, run["seed"]) for run in runs]
+    failed = [run for run in runs if run["status"] != "done"]
+    row: dict[str, Any] = {
+        "rank": None,
+        "name": entry.name,
+        "method": entry.method,
+        "status": "failed" if failed else "done",
+        "error": failed[0]["error"] if failed else None,
+        "seeds": [run["seed"] for run in runs],
+        "runs": folders,
+        "metrics": None,
+        "interval": None,
+        "cost": None,
+    }
+    if not failed:
+        scores = [_scores(out / folder / "predictions.jsonl", primary) for folder in folders]
+        known = [score for score in scores if score is not None]
+        row["_scores"] = known if len(known) == len(scores) else None
+        row["metrics"] = _mean([run["metrics"]["test"] for run in runs])
+        row["cost"] = _mean([run["cost"] for run in runs])
+        if row["_scores"]:
+            row["interval"] = list(bootstrap_interval(row["_scores"]))
+    return row
+
+
+def _scores(path: Path, metric: str) -> list[float] | None:
+    """The metric of each test row, in the order of the data; None if it has no value for single rows."""
+    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    if not all(metric in line["scores"] for line in lines):
+        return None
+    return [float(line["scores"][metric]) for line in lines]
+
+
+def _mean(dicts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Means of the numbers over runs; what is no number is taken from the first."""
+    found = {}
+    for key, value in dicts[0].items():
+        values = [one[key] for one in dicts]
+        numbers = all(isinstance(v, int | float) and not isinstance(v, bool) for v in values)
+        found[key] = arithmetic.fmean(values) if numbers else value
+    return found

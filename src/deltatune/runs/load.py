@@ -1,0 +1,68 @@
+"""From the folder of a run back to a model that works."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from deltatune.checkpoint.store import load_adapter
+from deltatune.core.model import AdaptedModel
+from deltatune.data.encode import Encoder
+from deltatune.errors import AdapterError
+from deltatune.models.load import LoadedBase, load_base
+from deltatune.recipe import Recipe, load_recipe
+
+NAME = "run"
+
+
+@dataclass
+class LoadedRun:
+    """A run's model, as it was evaluated."""
+
+    folder: Path
+    recipe: Recipe
+    base: LoadedBase
+    model: AdaptedModel
+    encoder: Encoder
+    result: dict[str, Any]
+
+
+def load_run(folder: str | Path) -> LoadedRun:
+    """Load the base that a run's recipe names, and attach the run's delta.
+
+    Args:
+        folder: The run's folder (with recipe.yaml, result.json and adapter/).
+
+    Raises:
+        AdapterError: It is no finished run, or the delta is damaged or belongs to another base.
+        ModelError: The base cannot be loaded.
+    """
+    folder = Path(folder)
+    result = _result(folder)
+    recipe = load_recipe(folder / "recipe.yaml")
+    labels = result["data"]["labels"]
+    # Always in float32: a delta acts on any precision, and a plain load is the reference.
+    base = load_base(recipe.model, recipe.task, labels)
+    model = AdaptedModel(base.model, base.new_modules, processor=base.processor)
+    load_adapter(model, folder / "adapter", NAME)
+    model.eval()
+    encoder = Encoder(recipe.task, base.processor, recipe.data, labels, base.model.config)
+    return LoadedRun(folder, recipe, base, model, encoder, result)
+
+
+def _result(folder: Path) -> dict[str, Any]:
+    path = folder / "result.json"
+    try:
+        result = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise AdapterError(
+            f"'{folder}' is no finished run: its result.json cannot be read ({error}).",
+            remedy="Name a folder that `deltatune train` or `deltatune compare` wrote (out/.../runs/NAME).",
+        ) from error
+    if not isinstance(result, dict) or result.get("status") != "done":
+        raise AdapterError(
+            f"the run in '{folder}' did not finish.", remedy="Finish it first; `deltatune train --resume` continues it."
+        )
+    return result

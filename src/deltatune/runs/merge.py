@@ -1,0 +1,78 @@
+"""Fold a run's delta into its base, and measure what that changes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from deltatune.checkpoint.folders import atomic_folder
+from deltatune.core.head import decoder_inputs
+from deltatune.data.load import load_data
+from deltatune.errors import DataError
+from deltatune.models.quiet import quiet
+from deltatune.runs.load import LoadedRun, load_run
+
+ROWS = 8
+
+
+def merge(folder: Path, out: Path) -> dict[str, Any]:
+    """Write base and delta as one plain Transformers model.
+
+    The merged folder is loaded again, and its logits are compared with those of base and delta side by side, on
+    the first test rows of the run's data (random tokens or pixels, where the data are gone).
+
+    Args:
+        folder: The run's folder.
+        out: Folder for the model; what is there is replaced.
+
+    Returns:
+        `folder`, `parameters`, `compared_on`, `max_abs_logit_difference` and `logit_scale` (standard deviation of
+        the logits, to judge the difference by).
+
+    Raises:
+        AdapterError: The method cannot be written into weights, or the folder holds no finished run.
+    """
+    loaded = load_run(folder)
+    merged = loaded.model.merged()
+    batch, compared_on = _batch(loaded)
+    with quiet(), atomic_folder(out) as temporary:
+        merged.save_pretrained(temporary)
+        loaded.base.processor.save_pretrained(temporary)
+        again = type(merged).from_pretrained(temporary, dtype=torch.float32).eval()
+        with torch.inference_mode():
+            side_by_side = loaded.model(**batch).logits
+            difference = (side_by_side - again(**batch).logits).abs().max()
+    return {
+        "folder": str(out),
+        "parameters": sum(p.numel() for p in merged.parameters()),
+        "compared_on": compared_on,
+        "max_abs_logit_difference": float(difference),
+        "logit_scale": float(side_by_side.std()),
+    }
+
+
+def _batch(loaded: LoadedRun) -> tuple[dict[str, Tensor], str]:
+    """A batch without labels, with what the decoder reads where there is one."""
+    try:
+        rows = load_data(loaded.recipe.data, loaded.recipe.task).test[:ROWS]
+        batch = loaded.encoder.collate(loaded.encoder.encode(rows).features)
+        note = f"{len(rows)} test rows"
+    except DataError:
+        batch, note = _random_batch(loaded.base.model, loaded.recipe.task), "random inputs (the data are gone)"
+    labels = batch.pop("labels", None)
+    if labels is not None and loaded.model.view.is_encoder_decoder:
+        batch["decoder_input_ids"] = decoder_inputs(loaded.base.model, labels)
+    return batch, note
+
+
+def _random_batch(model: nn.Module, task: str) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    if task == "image-classification":
+        size = model.config.image_size
+        return {"pixel_values": torch.randn(ROWS, 3, size, size, generator=generator)}
+    ids = torch.randint(3, model.config.vocab_size, (ROWS, 32), generator=generator)
+    batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    return batch | ({"labels": ids[:, :8]} if task == "text-to-text" else {})

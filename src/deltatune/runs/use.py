@@ -1,0 +1,107 @@
+"""Evaluate and predict with the delta of a finished run."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from deltatune.core.observer import Observer, Silent
+from deltatune.data.load import load_data, prompt_row
+from deltatune.errors import DataError
+from deltatune.evaluate import Prediction, classify, evaluate, generate
+from deltatune.runs.load import LoadedRun, load_run
+
+BATCH = 16
+CLASSIFICATION = ("text-classification", "image-classification")
+
+
+def evaluate_run(folder: Path, *, split: str = "test", observer: Observer | None = None) -> dict[str, float]:
+    """Evaluate a run's delta, loaded from its files, on a part of its recipe's data.
+
+    Args:
+        folder: The run's folder.
+        split: `train`, `validation` or `test`.
+        observer: Is told of the progress.
+
+    Returns:
+        The metrics by name.
+
+    Raises:
+        AdapterError: The folder holds no finished run.
+        DataError: The data are gone or have changed so that they cannot be used, or the part is empty.
+    """
+    observer = observer or Silent()
+    observer.stage(f"Loading {folder}")
+    loaded = load_run(folder)
+    dataset = load_data(loaded.recipe.data, loaded.recipe.task)
+    if dataset.fingerprint != loaded.result["data"]["fingerprint"]:
+        observer.warn("The data have changed since the run; its own metrics are in result.json.")
+    rows = getattr(dataset, split)
+    if not rows:
+        raise DataError(f"there are no {split} rows.", field="--split", remedy="Choose another part.")
+    encoded = loaded.encoder.encode(rows)
+    observer.start("Evaluating", len(rows))
+    shown = 0
+
+    def advance(done: int, total: int) -> None:
+        nonlocal shown
+        reached = round(done / total * len(rows))
+        observer.advance("Evaluating", reached - shown)
+        shown = reached
+
+    found = evaluate(loaded.model, rows, encoded, loaded.encoder, loaded.recipe.evaluation, advance)
+    observer.finish("Evaluating")
+    return found.metrics
+
+
+def predict(folder: Path, inputs: Iterable[str | Path]) -> Iterator[Prediction]:
+    """Predict for inputs that go through the run's template, a few at a time.
+
+    Args:
+        folder: The run's folder.
+        inputs: Texts, or image files for a model of images.
+
+    Yields:
+        One prediction for each input, in order: the generated text with whether the model ended it, or the class
+        with the probability of each.
+
+    Raises:
+        AdapterError: The folder holds no finished run.
+        DataError: An input is empty or no image.
+    """
+    loaded = load_run(folder)
+    numbered = enumerate(inputs)
+    while chunk := list(itertools.islice(numbered, BATCH)):
+        yield from _predict(loaded, chunk)
+
+
+def _predict(loaded: LoadedRun, chunk: list[tuple[int, str | Path]]) -> list[Prediction]:
+    recipe, spec = loaded.recipe, loaded.recipe.evaluation
+    rows = [prompt_row(value, recipe.data, recipe.task, str(number)) for number, value in chunk]
+    encoded = loaded.encoder.encode(rows, supervised=False)
+    found: dict[int, Prediction] = {}
+    if recipe.task in CLASSIFICATION:
+        labels = loaded.encoder.labels or []
+        for index, scores, _ in classify(loaded.model, encoded, loaded.encoder, batch_size=BATCH):
+            probabilities = torch.exp(scores).tolist()
+            best = labels[int(scores.argmax())]
+            row = rows[index]
+            found[index] = Prediction(
+                row.id, row.input_text(), "", best, None, dict(zip(labels, probabilities, strict=True))
+            )
+    else:
+        for index, generation in generate(
+            loaded.model,
+            encoded,
+            loaded.encoder,
+            batch_size=BATCH,
+            max_new_tokens=spec.max_new_tokens,
+            num_beams=spec.num_beams,
+        ):
+            row = rows[index]
+            found[index] = Prediction(row.id, row.input_text(), "", generation.text, generation.stopped)
+    return [found[index] for index in range(len(rows))]
