@@ -244,6 +244,14 @@ def test_any_way_of_writing_a_float_is_read_exactly(value: float) -> None:
         assert parse_recipe(BASE, [f"train.lr={text}"]).train.lr == float(text)
 
 
+def test_yaml_merges_may_be_overridden(write: Callable[[str], Path]) -> None:
+    methods = "[{lora: &base {r: 4, alpha: 8}}, {lora: {<<: *base, r: 16}, name: b}]"
+    recipe = load_recipe(
+        write(f"task: causal-lm\nmodel: m\ndata: {{train: a.csv, split: {{}}}}\nmethods: {methods}")
+    )
+    assert [(entry.config["r"], entry.config["alpha"]) for entry in recipe.methods] == [(4, 8), (16, 8)]
+
+
 def test_relative_paths_are_meant_from_the_recipes_folder(write: Callable[[str], Path]) -> None:
     path = write(
         "task: text-to-text\nmodel: ./base\ndata: {train: a.csv, test: /x/b.csv, split: {}}\nmethods: [lora]"
