@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Protocol, runtime_checkable
 
@@ -108,7 +109,7 @@ class ModuleCopy(Delta):
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
-        self.copy = copy.deepcopy(module).requires_grad_(True)
+        self.copy = _bare_copy(module).requires_grad_(True)
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         """Return the copy's output for `x`, in `y`'s dtype."""
@@ -123,3 +124,24 @@ class ModuleCopy(Delta):
     def load_stored(self, tensors: Mapping[str, Tensor]) -> None:
         """Take the copy's state dict."""
         self.copy.load_state_dict(dict(tensors))
+
+
+_HOOKS = (
+    "_forward_hooks",
+    "_forward_hooks_with_kwargs",
+    "_forward_hooks_always_called",
+    "_forward_pre_hooks",
+    "_forward_pre_hooks_with_kwargs",
+)
+
+
+def _bare_copy(module: nn.Module) -> nn.Module:
+    """A copy without the hooks: those of another adapter would go on acting inside this one's copy."""
+    held = [(part, name, getattr(part, name)) for part in module.modules() for name in _HOOKS]
+    for part, name, _ in held:
+        setattr(part, name, OrderedDict())
+    try:
+        return copy.deepcopy(module)
+    finally:
+        for part, name, hooks in held:
+            setattr(part, name, hooks)
