@@ -48,7 +48,7 @@ class PromptTap:
             ]
             if view.is_decoder_only:
                 self._handles.append(backbone.register_forward_hook(self._remove_from_text))
-        self._count_positions = view.is_decoder_only
+        self._is_causal = view.is_decoder_only
 
     def remove(self) -> None:
         """Take the hooks off."""
@@ -84,15 +84,33 @@ class PromptTap:
         pieces.append(blank.expand(batch - done, -1, -1))
         return torch.cat(pieces), seen
 
-    def extend(self, embeds: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor] | None:
-        """Prompt and input as one: (embeddings [batch, n + length, d_model], mask [batch, n + length])."""
+    def extend(self, embeds: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor] | None:
+        """Prompt and input as one.
+
+        Returns:
+            Embeddings [batch, n + length, d_model], mask [batch, n + length], and which of the n vectors each row
+            has [batch, n]; or None without a prompt.
+        """
         found = self.collect(embeds.shape[0], embeds)
         if found is None:
             return None
         vectors, seen = found
         if mask is None:
             mask = torch.ones(embeds.shape[:2], dtype=torch.long, device=embeds.device)
-        return torch.cat([vectors, embeds], dim=1), torch.cat([seen.to(mask.dtype), mask], dim=1)
+        return self._join(vectors, embeds, seen), self._join(seen.to(mask.dtype), mask, seen), seen
+
+    def _join(self, before: Tensor, tensor: Tensor, seen: Tensor) -> Tensor:
+        """Put `before` [batch, n, ...] before `tensor` [batch, length, ...].
+
+        Where tokens see both ways, what fills up a shorter prompt goes to the end of its row, so that the row's
+        positions and its first token are those that it has alone.
+        """
+        joined = torch.cat([before, tensor], dim=1)
+        if self.active.batch_rows is None or self._is_causal:
+            return joined
+        places = torch.arange(joined.shape[1], device=joined.device)
+        order = (places + (seen == 0).sum(dim=1, keepdim=True)) % joined.shape[1]
+        return joined[torch.arange(len(joined), device=joined.device)[:, None], order]
 
     def _insert_into_text(self, module: nn.Module, args: Any, kwargs: Any) -> Any:
         self._width = 0
@@ -110,12 +128,13 @@ class PromptTap:
             embeds = module.get_input_embeddings()(call["input_ids"])
         extended = self.extend(embeds, call.get("attention_mask"))
         assert extended is not None
-        embeds, mask = extended
-        self._width = n = embeds.shape[1] - _length(call)
+        embeds, mask, seen = extended
+        self._width = embeds.shape[1] - _length(call)
         call |= {"input_ids": None, "inputs_embeds": embeds, "attention_mask": mask}
-        if call.get("token_type_ids") is not None:
-            call["token_type_ids"] = F.pad(call["token_type_ids"], (n, 0))
-        if self._count_positions and "position_ids" in inspect.signature(module.forward).parameters:
+        segments = call.get("token_type_ids")
+        if segments is not None:  # a prompt belongs to the first segment
+            call["token_type_ids"] = self._join(torch.zeros_like(seen).to(segments.dtype), segments, seen)
+        if self._is_causal and "position_ids" in inspect.signature(module.forward).parameters:
             call["position_ids"] = (mask.cumsum(dim=1) - 1).clamp(min=0)
         return (), call
 
@@ -126,12 +145,15 @@ class PromptTap:
 
     def _widen_cross_mask(self, module: nn.Module, args: Any, kwargs: Any) -> Any:
         mask, states = kwargs.get("encoder_attention_mask"), kwargs.get("encoder_hidden_states")
-        if mask is None or states is None or mask.shape[1] == states.shape[1]:
+        if states is None or (mask is not None and mask.shape[1] == states.shape[1]):
             return None
         found = self.collect(states.shape[0], states)
         if found is None:
             return None
-        return args, {**kwargs, "encoder_attention_mask": torch.cat([found[1].to(mask.dtype), mask], dim=1)}
+        _, seen = found
+        if mask is None:
+            mask = seen.new_ones(states.shape[0], states.shape[1] - seen.shape[1])
+        return args, {**kwargs, "encoder_attention_mask": self._join(seen.to(mask.dtype), mask, seen)}
 
     def _insert_into_patches(self, module: nn.Module, args: Any, output: Any) -> Any:
         self._width = 0
