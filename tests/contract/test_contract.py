@@ -1,0 +1,93 @@
+"""The contract that every method keeps on every architecture; see `cases.py` for the table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests import tiny
+from tests.contract import checks
+from tests.contract.cases import CASES, Case
+
+
+def over(
+    check: str,
+    architectures: Iterable[str] = tiny.ARCHITECTURES,
+    only: Callable[[Case], Any] = lambda case: True,
+) -> Any:
+    """Parametrise over the table; a declared gap must fail, and is reported once it no longer does."""
+    params = []
+    for case in filter(only, CASES):
+        for architecture in architectures:
+            reason = case.gap(check, architecture)
+            marks = [pytest.mark.xfail(strict=True, reason=reason)] if reason else []
+            params.append(pytest.param(case, architecture, marks=marks, id=f"{case.label}-{architecture}"))
+    return pytest.mark.parametrize(("case", "architecture"), params)
+
+
+SIMPLE = (
+    checks.identity_at_start,
+    checks.acts,
+    checks.base_unchanged_by_training,
+    checks.gradients_only_in_the_adapter,
+    checks.every_tap_fires,
+    checks.detach_leaves_nothing,
+    checks.switching_is_exact,
+    checks.stacking,
+    checks.folding,
+    checks.joint_equals_solo,
+    checks.unrouted_rows_are_plain,
+    checks.checkpointing_equals_plain,
+    checks.parameter_count,
+    checks.bf16_base,
+)
+
+
+def _simple() -> Any:
+    params = []
+    for check in SIMPLE:
+        for case in CASES:
+            for architecture in tiny.ARCHITECTURES:
+                reason = case.gap(check.__name__, architecture)
+                marks = [pytest.mark.xfail(strict=True, reason=reason)] if reason else []
+                name = f"{check.__name__}-{case.label}-{architecture}"
+                params.append(pytest.param(check, case, architecture, marks=marks, id=name))
+    return pytest.mark.parametrize(("check", "case", "architecture"), params)
+
+
+@_simple()
+def test_contract(check: Callable[[Case, str], None], case: Case, architecture: str) -> None:
+    check(case, architecture)
+
+
+@over("save_load_save")
+def test_save_load_save(case: Case, architecture: str, tmp_path: Path) -> None:
+    checks.save_load_save(case, architecture, tmp_path)
+
+
+@over("joint_of_two_shapes", only=lambda case: case.other)
+def test_joint_equals_solo_for_two_shapes(case: Case, architecture: str) -> None:
+    checks.joint_equals_solo(case, architecture, config=case.other)
+
+
+@over("joint_with_checkpointing", only=lambda case: case.routable)
+def test_joint_equals_solo_with_checkpointing(case: Case, architecture: str) -> None:
+    checks.joint_equals_solo(case, architecture, checkpointing=True)
+
+
+@over("base_dropout", only=lambda case: case.label in ("lora", "prefix", "full"))
+def test_base_dropout_is_off_unless_wanted(case: Case, architecture: str) -> None:
+    checks.base_dropout_is_off_unless_wanted(case, architecture)
+
+
+@over("labelled_logits", tiny.GENERATING)
+def test_labelled_logits_are_exact(case: Case, architecture: str) -> None:
+    checks.labelled_logits_are_exact(case, architecture)
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@over("generation", tiny.GENERATING)
+def test_generation(case: Case, architecture: str, attention: str) -> None:
+    checks.generation(case, architecture, attention)
