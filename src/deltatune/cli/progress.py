@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 from rich.text import Text
 
 from deltatune.cli import output
@@ -57,9 +57,10 @@ class _Counter:
         elapsed = self.now() - self.begun
         return self.done / elapsed if elapsed > 0 else 0.0
 
-    @property
-    def left(self) -> float | None:
-        return (self.total - self.done) / self.rate if self.rate > 0 else None
+    def remaining(self) -> str:
+        """The time left, as `1 min 20 s left`; nothing when it is over or cannot be told."""
+        left = (self.total - self.done) / self.rate if self.rate > 0 else 0
+        return f"{output.seconds(left)} left" if left > 0 else ""
 
     def describe(self) -> str:
         """The numbers and the rate, as `loss 2.31, 3.2 it/s`."""
@@ -107,8 +108,8 @@ class Lines(Quiet):
         tenth = PLAIN_STEPS * counter.done // max(counter.total, 1)
         if tenth > counter.shown:
             counter.shown = tenth
-            left = f", {output.seconds(counter.left)} left" if counter.left else ""
-            _line(self.console, f"  {task}: {counter.done}/{counter.total}  {counter.describe()}{left}")
+            parts = [part for part in (counter.describe(), counter.remaining()) if part]
+            _line(self.console, f"  {task}: {counter.done}/{counter.total}  {', '.join(parts)}")
 
     def finish(self, task: str) -> None:
         """Forget the task."""
@@ -125,8 +126,7 @@ class Bars(Quiet):
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
             TextColumn("[cyan]{task.fields[numbers]}"),
-            TimeRemainingColumn(compact=True),
-            TextColumn("left"),
+            TextColumn("{task.fields[left]}"),
             console=console,
             transient=True,
         )
@@ -150,14 +150,14 @@ class Bars(Quiet):
     def start(self, task: str, total: int) -> None:
         """Add a bar; a task that starts again begins at zero."""
         self.finish(task)
-        identity = self.progress.add_task(Text(task).plain, total=total, numbers="")
+        identity = self.progress.add_task(Text(task).plain, total=total, numbers="", left="")
         self.tasks[task] = (identity, _Counter(total, time.monotonic))
 
     def advance(self, task: str, amount: int = 1, numbers: dict[str, float] | None = None) -> None:
         """Move the bar."""
         identity, counter = self.tasks[task]
         counter.advance(amount, numbers)
-        self.progress.update(identity, advance=amount, numbers=counter.describe())
+        self.progress.update(identity, advance=amount, numbers=counter.describe(), left=counter.remaining())
 
     def finish(self, task: str) -> None:
         """Take the bar away."""

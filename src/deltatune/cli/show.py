@@ -25,7 +25,7 @@ def plan(name: str, planned: dict[str, Any]) -> None:
             "heads": planned["heads"],
             "file": f"about {output.size(planned['file_bytes_about'])}",
             "steps": f"{planned['steps']:,}, peak learning rate {planned['lr']:g}",
-            "rows": planned["rows"],
+            "rows": ", ".join(f"{part} {count:,}" for part, count in planned["rows"].items()),
             "tokens": f"{planned['tokens_per_epoch']:,} an epoch, {planned['supervised_tokens']:,} of them "
             f"supervised; {cut}",
             "metrics": ", ".join(planned["metrics"]),

@@ -28,7 +28,7 @@ def inspect(
 
     Writes nothing.
     """
-    from deltatune.checkpoint import inspect as look
+    from deltatune.checkpoint.store import inspect as look
 
     found = look(folder)
     output.emit_json(found) if as_json else output.fields(str(folder), found)
@@ -58,7 +58,7 @@ def merge(
             field="--out",
             remedy="Choose another folder, or add --overwrite.",
         )
-    from deltatune.checkpoint import merge as fold
+    from deltatune.runs import merge as fold
 
     done = fold(run, out)
     output.emit_json(done) if as_json else output.fields(f"Merged {run}", done)

@@ -135,7 +135,7 @@ def evaluate(
             field="--split",
             remedy=nearest(split, ("train", "validation", "test")),
         )
-    from deltatune.train import evaluate_run
+    from deltatune.runs import evaluate_run
 
     with watching(quiet=quiet) as observer:
         found = evaluate_run(run, split=split, observer=observer)
@@ -168,7 +168,7 @@ def predict(
     Without it, a line break within a prediction is printed as a space.
     """
     given = _inputs(inputs, file)
-    from deltatune.train import predict as predictions
+    from deltatune.runs import predict as predictions
 
     for prediction in predictions(run, given):
         if as_json:
