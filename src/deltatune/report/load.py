@@ -101,6 +101,12 @@ class Comparison:
         return bool(self.board.get("higher_is_better", True))
 
     @property
+    def model(self) -> str:
+        """Name of the base."""
+        model = self.board.get("model")
+        return str(model.get("name", "a model") if isinstance(model, dict) else model or "a model")
+
+    @property
     def ranked(self) -> list[Method]:
         """Methods that finished, best first."""
         sign = -1 if self.higher_is_better else 1

@@ -57,9 +57,7 @@ def render_markdown(comparison: Comparison) -> str:
         *([_cell(c) for c in row] for row in rows),
     ]
     lines = [f"| {' | '.join(row)} |" for row in table]
-    title = (
-        f"# {len(comparison.methods)} ways to adapt {_cell(str(comparison.board.get('model', 'a model')))}"
-    )
+    title = f"# {len(comparison.methods)} ways to adapt {_cell(comparison.model)}"
     words = _cell(plain(verdict(comparison)))
     return "\n\n".join([title, words, "\n".join(lines), caveat(comparison)]) + "\n"
 

@@ -24,6 +24,8 @@ def verdict(comparison: Comparison) -> list[Sentence]:
     ranked = comparison.ranked
     if not ranked:
         return [["No method finished, so there is nothing to compare."]]
+    if len(ranked) > 1 and not comparison.board.get("pairs"):
+        return [_untested(comparison, ranked[0]), *_failures(comparison)]
     top = [method for method in ranked if method.row.get("rank") == ranked[0].row.get("rank")]
     rest = [method for method in ranked if method not in top]
     sentences = [_opening(comparison, top, alone=len(ranked) == 1)]
@@ -31,9 +33,7 @@ def verdict(comparison: Comparison) -> list[Sentence]:
     sentences += _against_untuned(comparison, top)
     if len(top) > 1:
         sentences += _cheapest([method for method in top if method.row.get("method") != "untuned"])
-    if comparison.failed:
-        sentences.append([*_names(comparison.failed), " failed; the reason is given below."])
-    return sentences
+    return sentences + _failures(comparison)
 
 
 def plain(sentences: list[Sentence]) -> str:
@@ -87,6 +87,22 @@ def _opening(comparison: Comparison, top: list[Method], *, alone: bool) -> Sente
     if len(top) == len(comparison.ranked):
         return ["No method can be told apart from the best: ", *_names(top), f" tie ({label} {values})."]
     return [*_names(top), f" tie for first place ({label} {values})."]
+
+
+def _untested(comparison: Comparison, first: Method) -> Sentence:
+    key = comparison.primary
+    extreme = "highest" if comparison.higher_is_better else "lowest"
+    value = metric(key, comparison.value(first))
+    return [
+        Name(first.name),
+        f" has the {extreme} {style(key).label}, {value}, but whether the difference is real was not tested.",
+    ]
+
+
+def _failures(comparison: Comparison) -> list[Sentence]:
+    if not comparison.failed:
+        return []
+    return [[*_names(comparison.failed), " failed; the reason is given below."]]
 
 
 def _beaten(comparison: Comparison, top: list[Method], rest: list[Method]) -> list[Sentence]:

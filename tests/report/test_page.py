@@ -1,0 +1,191 @@
+from __future__ import annotations
+
+import html
+import json
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from deltatune.errors import DeltatuneError
+from deltatune.report import render, write_report
+
+from .synthetic import HOSTILE, METHODS, write_comparison
+
+VOID = {"meta", "img", "br", "link", "input", "hr"}
+
+
+class Reader(HTMLParser):
+    """Collects tags, attributes and text, and checks that tags nest."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text, self.open = "", []
+        self.feed(page)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text += data
+
+
+@pytest.fixture(scope="module")
+def page(comparison_dir):
+    return render(comparison_dir)
+
+
+def test_is_written_and_self_contained(comparison_dir, page):
+    path = write_report(comparison_dir)
+    assert path == comparison_dir / "report.html"
+    assert path.read_text(encoding="utf-8") == page
+    reader = Reader(page)
+    assert not reader.open
+    names = {tag for tag, _ in reader.tags}
+    assert not names & {"script", "link", "img", "iframe", "object", "base", "form"}
+    attributes = {name for _, attrs in reader.tags for name in attrs}
+    assert not {name for name in attributes if name.startswith("on")}
+    assert not attributes & {"src", "href", "xlink:href", "action", "style", "srcset"}
+    assert not re.search(r"url\(|@import", page)
+    policy = next(attrs["content"] for _, attrs in reader.tags if "http-equiv" in attrs)
+    assert policy.startswith("default-src 'none'")
+
+
+def test_texts_of_model_and_data_are_shown_as_they_are(page):
+    assert HOSTILE in Reader(page).text
+    assert "<script" not in page
+    assert "\x07" not in page
+    assert "\ufffd(2)" in page
+
+
+@pytest.mark.parametrize("place", ["name", "model", "label_in_recipe"])
+def test_hostile_names_are_inert(tmp_path, place):
+    write_comparison(tmp_path)
+    board = json.loads((tmp_path / "leaderboard.json").read_text())
+    if place == "model":
+        board["model"] = HOSTILE
+    elif place == "name":
+        for pair in board["pairs"]:
+            pair["a"], pair["b"] = (HOSTILE if n == "adalora" else n for n in (pair["a"], pair["b"]))
+        board["rows"][2]["name"] = HOSTILE
+    (tmp_path / "leaderboard.json").write_text(json.dumps(board))
+    reader = Reader(render(tmp_path))
+    assert not {tag for tag, _ in reader.tags} & {"script", "img"}
+    assert HOSTILE in reader.text
+
+
+def test_every_part_is_there(page):
+    text = Reader(page).text
+    for name in METHODS:
+        assert name in text
+    for part in (
+        "tie for first place", "What failed", "TargetError", "Training loss", "Validation loss",
+        "ROUGE-L F against trained parameters", "ROUGE-L F against training time",
+        "The same 10 test examples", "How to reproduce", "model: bundled:t5-small",
+        "nrefs:1|case:mixed|eff:no|tok:13a|smooth:exp|version:2.6.0", "torch 2.13.0", "base unchanged",
+    ):  # fmt: skip
+        assert part in text, part
+    assert page.count("cut off") == 10  # the untuned base, once an example
+    assert page.count('<article class="card example">') == 10
+    assert "NaN" not in text
+
+
+def test_the_same_examples_for_every_method(page):
+    articles = re.findall(r"<article.*?</article>", page, re.DOTALL)
+    ids = [re.search(r"<bdi>(table-\d+)</bdi>", article)[1] for article in articles]
+    assert (ids[0], ids[-1], len(set(ids))) == ("table-0", "table-59", 10)
+    for article in articles:
+        assert article.count("<dt>") == 5  # the reference and four methods that finished
+
+
+def test_missing_and_broken_run_files_leave_gaps_but_a_page(tmp_path):
+    write_comparison(tmp_path, seeds=(0,))
+    shutil.rmtree(tmp_path / "runs" / "adalora-s0")
+    (tmp_path / "runs" / "lora-s0" / "predictions.jsonl").write_text("not json\n")
+    (tmp_path / "recipe.yaml").unlink()
+    text = Reader(render(tmp_path)).text
+    assert "adalora" in text
+    assert "One line a run" in text
+
+
+def test_nothing_finished(tmp_path):
+    write_comparison(tmp_path)
+    board = json.loads((tmp_path / "leaderboard.json").read_text())
+    for row in board["rows"]:
+        row |= {
+            "rank": None,
+            "status": "failed",
+            "error": "boom",
+            "metrics": {},
+            "interval": None,
+            "cost": {},
+        }
+    board["pairs"] = []
+    (tmp_path / "leaderboard.json").write_text(json.dumps(board))
+    text = Reader(render(tmp_path)).text
+    assert "No method finished" in text
+    assert "Leaderboard" not in text
+    assert text.count("boom") == 5
+
+
+@pytest.mark.parametrize(
+    ("content", "rule"),
+    [
+        (None, "no leaderboard.json"),
+        ("{", "cannot be read as JSON"),
+        ("[]", "not an object"),
+        ("{}", "lacks rows"),
+    ],
+)
+def test_a_folder_without_comparison_is_refused(tmp_path, content, rule):
+    if content is not None:
+        (tmp_path / "leaderboard.json").write_text(content)
+    with pytest.raises(DeltatuneError, match=rule):
+        write_report(tmp_path)
+    assert not (tmp_path / "report.html").exists()
+
+
+def test_unknown_format(comparison_dir):
+    with pytest.raises(DeltatuneError, match="Did you mean 'html'"):
+        render(comparison_dir, "htm")
+
+
+@pytest.mark.skipif(not shutil.which("chromium"), reason="needs chromium")
+@pytest.mark.parametrize("width", [360, 768, 1280])
+def test_nothing_overflows_the_page(tmp_path, page, width):
+    """A frame of the given width holds the page; a script around it measures what sticks out."""
+    outer = tmp_path / "outer.html"
+    outer.write_text(
+        f'<iframe id="f" style="width:{width}px;height:900px;border:0" srcdoc="{html.escape(page)}"></iframe>'
+        "<script>onload=()=>{"
+        'const d=document.getElementById("f").contentDocument;'
+        "d.querySelectorAll('details').forEach(x=>x.open=true);"
+        'document.title=d.documentElement.scrollWidth+" "+d.querySelectorAll("svg.chart").length'
+        "}</script>",
+        encoding="utf-8",
+    )
+    dom = _chromium("--dump-dom", outer, tmp_path)
+    assert re.search(r"<title>(.*?)</title>", dom)[1] == f"{width} 4"
+
+
+def _chromium(action: str, path: Path, scratch: Path) -> str:
+    flags = [
+        "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+        "--hide-scrollbars", "--disable-background-networking", "--disable-component-update", "--disable-sync",
+        "--window-size=1400,1000", f"--user-data-dir={scratch / 'profile'}", action, path.as_uri(),
+    ]  # fmt: skip
+    return subprocess.run(
+        ["chromium", *flags], check=True, capture_output=True, text=True, timeout=120
+    ).stdout

@@ -1,0 +1,119 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from deltatune.report.load import Comparison, Method
+from deltatune.report.verdict import caveat, plain, verdict
+
+
+def board(
+    methods: dict[str, tuple[float | None, int | None]],
+    ties: set[frozenset[str]] = frozenset(),
+    *,
+    metric: str = "rougeL_f",
+    higher: bool = True,
+    tested: bool = True,
+) -> Comparison:
+    """Build a comparison from {name: (value, rank)}; every pair not in `ties` differs."""
+    rows: list[dict[str, Any]] = []
+    for name, (value, rank) in methods.items():
+        done = value is not None
+        cost = (
+            {"train_seconds": len(name) * 10.0, "file_bytes": len(name) * 1000} if name != "untuned" else {}
+        )
+        rows.append(
+            {
+                "name": name, "method": name, "status": "done" if done else "failed", "rank": rank,
+                "seeds": [0],
+                "metrics": {metric: value} if done else {}, "cost": cost, "runs": [],
+                "interval": [value - 0.01, value + 0.01] if done and tested else None,
+            }
+        )  # fmt: skip
+    names = [name for name, (value, _) in methods.items() if value is not None]
+    pairs = []
+    for i, a in enumerate(names):
+        for b in names[i + 1 :]:
+            gap = methods[a][0] - methods[b][0]
+            pairs.append(
+                {
+                    "a": a, "b": b, "difference": gap, "low": gap - 0.01, "high": gap + 0.01, "p": 0.01,
+                    "tie": frozenset((a, b)) in ties,
+                }
+            )  # fmt: skip
+    content = {"primary_metric": metric, "higher_is_better": higher, "pairs": pairs if tested else []}
+    return Comparison(Path(), content | {"rows": rows}, [Method(row) for row in rows], "")
+
+
+def words(comparison: Comparison) -> str:
+    return plain(verdict(comparison)).replace("\u202f", " ").replace("\u00a0", " ")
+
+
+def test_one_winner():
+    found = words(board({"untuned": (0.3, 3), "lora": (0.6, 1), "prefix": (0.57, 2)}))
+    assert found == (
+        "lora is best: ROUGE-L F 60.0 [59.0, 61.0]. "
+        "It beats prefix by 3.0 ROUGE-L F [2.0, 4.0] and untuned by 30.0 [29.0, 31.0]."
+    )
+
+
+def test_a_tie_at_the_top_names_the_least_lead_and_the_cheapest():
+    found = words(
+        board(
+            {"lora": (0.6, 1), "adalora": (0.605, 1), "prefix": (0.57, 3)}, {frozenset(("lora", "adalora"))}
+        )
+    )
+    assert found == (
+        "adalora and lora tie for first place (ROUGE-L F 60.5 and 60.0). "
+        "Both beat prefix by at least 3.0 ROUGE-L F [2.0, 4.0]. "
+        "Of these, lora costs least: it trains fastest (40 s) and has the smallest file (4.00 kB)."
+    )
+
+
+def test_ties_that_are_not_transitive():
+    found = words(board({"a": (0.6, 1), "b": (0.59, 1), "c": (0.57, 2)}, {frozenset("ab"), frozenset("bc")}))
+    assert "a beats c by 3.0 ROUGE-L F [2.0, 4.0], which cannot be told apart from b." in found
+
+
+def test_all_tie():
+    found = words(board({"lora": (0.6, 1), "untuned": (0.59, 1)}, {frozenset(("lora", "untuned"))}))
+    assert found.startswith("No method can be told apart from the best: lora and untuned tie")
+    assert "beat" not in found
+
+
+def test_training_that_was_for_nothing_or_worse():
+    methods = {"lora": (0.6, 1), "untuned": (0.5, 2), "prompt": (0.49, 2), "full": (0.3, 4)}
+    found = words(board(methods, {frozenset(("untuned", "prompt"))}))
+    assert "prompt cannot be told apart from the untuned base." in found
+    assert "full is worse than the untuned base." in found
+
+
+def test_lower_is_better():
+    found = words(board({"lora": (1.2, 1), "prefix": (1.5, 2)}, metric="loss", higher=False))
+    assert found == "lora is best: Loss 1.200 [1.190, 1.210]. It beats prefix by 0.300 Loss [0.290, 0.310]."
+
+
+def test_without_tests_nothing_is_claimed():
+    comparison = board({"lora": (30.0, 1), "prefix": (20.0, 2)}, metric="bleu", tested=False)
+    found = words(comparison)
+    assert "beats" not in found
+    assert "highest" in found
+    assert "is best" not in found
+    assert "differences were not tested" in caveat(comparison)
+
+
+@pytest.mark.parametrize(
+    ("methods", "start"),
+    [
+        ({"lora": (0.6, 1), "prompt": (None, None)}, "Only lora finished: ROUGE-L F 60.0"),
+        ({"lora": (None, None)}, "No method finished"),
+    ],
+)
+def test_when_few_finish(methods, start):
+    assert words(board(methods)).startswith(start)
+
+
+def test_one_seed_is_owned_up_to():
+    assert "luck of training" in caveat(board({"lora": (0.6, 1), "prefix": (0.5, 2)}))
