@@ -49,7 +49,9 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         AdapterError: It is missing, truncated or no safetensors file, or holds values that are not finite.
     """
     if not path.is_file():
-        raise AdapterError(f"there is no file '{path}'.", remedy="Name the folder that holds the saved delta.")
+        raise AdapterError(
+            f"there is no file '{path}'.", remedy="Name the folder that holds the saved delta."
+        )
     try:
         tensors = load_file(path)
     except (SafetensorError, OSError) as error:

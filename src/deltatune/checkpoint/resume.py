@@ -37,12 +37,14 @@ def load_state(folder: Path) -> dict[str, Any]:
         digest, tree = document["sha256"], document["state"]
     except (OSError, ValueError, KeyError) as error:
         raise AdapterError(
-            f"the saved state in '{folder}' cannot be read ({error}).", remedy="Start the run again with --overwrite."
+            f"the saved state in '{folder}' cannot be read ({error}).",
+            remedy="Start the run again with --overwrite.",
         ) from error
     tensors = read_tensors(folder / "state.safetensors")
     if sha256(folder / "state.safetensors") != digest:
         raise AdapterError(
-            f"the two files in '{folder}' do not belong together.", remedy="Start the run again with --overwrite."
+            f"the two files in '{folder}' do not belong together.",
+            remedy="Start the run again with --overwrite.",
         )
     joined = _join(tree, tensors)
     assert isinstance(joined, dict)

@@ -144,7 +144,9 @@ def read_adapter(folder: Path) -> SavedAdapter:
     return SavedAdapter(ours["method"], config, peft, ours, tensors)
 
 
-def load_adapter(model: AdaptedModel, folder: Path, name: str = "default", *, fingerprint: str | None = None) -> None:
+def load_adapter(
+    model: AdaptedModel, folder: Path, name: str = "default", *, fingerprint: str | None = None
+) -> None:
     """Attach the delta saved in `folder` under `name`.
 
     Args:
@@ -174,7 +176,13 @@ def load_adapter(model: AdaptedModel, folder: Path, name: str = "default", *, fi
 
 
 def inspect(folder: Path) -> dict[str, Any]:
-    """Say what a saved delta is: method, settings, base, tensors, size, and whether it is intact."""
+    """Say what a saved delta is: method, settings, base, tensors, size, and whether it is intact.
+
+    Args:
+        folder: Its folder, or that of a run, which keeps it in `adapter`.
+    """
+    if not (folder / CONFIG).exists() and (folder / "adapter").is_dir():
+        folder = folder / "adapter"
     saved = read_adapter(folder)
     path = folder / TENSORS
     return {

@@ -59,7 +59,9 @@ def compare(recipe: Recipe, out: Path, *, observer: Observer | None = None) -> d
     board = leaderboard(recipe, results, out, primary)
     for row in board["rows"]:
         if row["status"] == "done" and row["rank"] is None:
-            observer.warn(f"{primary} has no value for each test row, so the rows are sorted by it, not ranked.")
+            observer.warn(
+                f"{primary} has no value for each test row, so the rows are sorted by it, not ranked."
+            )
             break
     write_json(out / "leaderboard.json", board)
     write_report(out)
@@ -90,7 +92,9 @@ def _attempt(context: Context, entry: MethodEntry, seed: int, out: Path) -> dict
     """One run; its failure is a result as well."""
     folder = out / run_folder(entry, seed)
     try:
-        return run(context.recipe, entry, seed, folder, resume=True, observer=context.observer, context=context)
+        return run(
+            context.recipe, entry, seed, folder, resume=True, observer=context.observer, context=context
+        )
     except Exception as error:  # one method must not take the others down; its error is shown in its row
         message = str(error) or type(error).__name__
         context.observer.warn(f"{entry.name} (seed {seed}) failed: {message}")

@@ -11,6 +11,7 @@ from deltatune.checkpoint.store import load_adapter
 from deltatune.core.model import AdaptedModel
 from deltatune.data.encode import Encoder
 from deltatune.errors import AdapterError
+from deltatune.models.fingerprint import fingerprint
 from deltatune.models.load import LoadedBase, load_base
 from deltatune.recipe import Recipe, load_recipe
 
@@ -46,7 +47,7 @@ def load_run(folder: str | Path) -> LoadedRun:
     # Always in float32: a delta acts on any precision, and a plain load is the reference.
     base = load_base(recipe.model, recipe.task, labels)
     model = AdaptedModel(base.model, base.new_modules, processor=base.processor)
-    load_adapter(model, folder / "adapter", NAME)
+    load_adapter(model, folder / "adapter", NAME, fingerprint=fingerprint(base.model))
     model.eval()
     encoder = Encoder(recipe.task, base.processor, recipe.data, labels, base.model.config)
     return LoadedRun(folder, recipe, base, model, encoder, result)
@@ -63,6 +64,7 @@ def _result(folder: Path) -> dict[str, Any]:
         ) from error
     if not isinstance(result, dict) or result.get("status") != "done":
         raise AdapterError(
-            f"the run in '{folder}' did not finish.", remedy="Finish it first; `deltatune train --resume` continues it."
+            f"the run in '{folder}' did not finish.",
+            remedy="Finish it first; `deltatune train --resume` continues it.",
         )
     return result

@@ -61,7 +61,10 @@ def _batch(loaded: LoadedRun) -> tuple[dict[str, Tensor], str]:
         batch = loaded.encoder.collate(loaded.encoder.encode(rows).features)
         note = f"{len(rows)} test rows"
     except DataError:
-        batch, note = _random_batch(loaded.base.model, loaded.recipe.task), "random inputs (the data are gone)"
+        batch, note = (
+            _random_batch(loaded.base.model, loaded.recipe.task),
+            "random inputs (the data are gone)",
+        )
     labels = batch.pop("labels", None)
     if labels is not None and loaded.model.view.is_encoder_decoder:
         batch["decoder_input_ids"] = decoder_inputs(loaded.base.model, labels)

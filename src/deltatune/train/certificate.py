@@ -36,7 +36,9 @@ class Certificate:
         self.check(
             "every tap fired",
             not silent,
-            f"{len(counts)} sites" if not silent else f"{len(silent)} of {len(counts)} did not, first {silent[0]}",
+            f"{len(counts)} sites"
+            if not silent
+            else f"{len(silent)} of {len(counts)} did not, first {silent[0]}",
             "The model computes these modules in another way; choose other targets.",
         )
 
@@ -57,7 +59,9 @@ class Certificate:
         self.check(
             "gradient in every part",
             not silent,
-            f"{len(_parts(adapter))} parts" if not silent else f"none in {len(silent)} parts, first {silent[0]}",
+            f"{len(_parts(adapter))} parts"
+            if not silent
+            else f"none in {len(silent)} parts, first {silent[0]}",
             "Gradients do not reach the delta; check gradient checkpointing and the targets.",
         )
         self.check(

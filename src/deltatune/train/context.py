@@ -30,9 +30,7 @@ class SharedBase:
     def adapted(self, *, base_dropout: bool = False) -> AdaptedModel:
         """A new view of the base, without adapters."""
         base = self.loaded
-        return AdaptedModel(
-            base.model, base.new_modules, processor=base.processor, base_dropout=base_dropout
-        )
+        return AdaptedModel(base.model, base.new_modules, processor=base.processor, base_dropout=base_dropout)
 
 
 @dataclass
@@ -94,7 +92,9 @@ class Context:
             rows = getattr(self.dataset, part)
             if not rows:
                 raise DataError(
-                    f"there are no {part} rows.", field=f"data.{part}", remedy="Name a file or a split for them."
+                    f"there are no {part} rows.",
+                    field=f"data.{part}",
+                    remedy="Name a file or a split for them.",
                 )
             self._encoded[part] = self.encoder(base).encode(rows)
         return self._encoded[part]

@@ -14,7 +14,16 @@ from typing import Any
 
 import torch
 
-_PACKAGES = ("deltatune", "torch", "transformers", "accelerate", "safetensors", "sacrebleu", "rouge-score", "numpy")
+_PACKAGES = (
+    "deltatune",
+    "torch",
+    "transformers",
+    "accelerate",
+    "safetensors",
+    "sacrebleu",
+    "rouge-score",
+    "numpy",
+)
 
 
 @contextlib.contextmanager

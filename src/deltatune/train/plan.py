@@ -12,7 +12,12 @@ from deltatune.train.context import Context
 
 
 def plan(
-    recipe: Recipe, entry: MethodEntry, seed: int, *, observer: Observer | None = None, context: Context | None = None
+    recipe: Recipe,
+    entry: MethodEntry,
+    seed: int,
+    *,
+    observer: Observer | None = None,
+    context: Context | None = None,
 ) -> dict[str, Any]:
     """Say what `run` would do: sites, trained and total parameters, steps, tokens, warnings.
 

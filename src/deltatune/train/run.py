@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 
 from deltatune.checkpoint.store import TENSORS, save_adapter
@@ -73,7 +74,8 @@ def run(
     model.attach(NAME, entry.build_config(), seed=seed)
     write_text(out / "recipe.yaml", yaml.safe_dump(own.dump(), sort_keys=False, allow_unicode=True))
     try:
-        with fast_float32():
+        with fast_float32(), torch.random.fork_rng(range(torch.cuda.device_count())):
+            torch.manual_seed(seed)
             result = _Run(context, base, model, entry, seed, out, observer).result(resume=resume)
     finally:
         model.detach(NAME)
@@ -133,7 +135,11 @@ class _Run:
             "config": self.entry.config,
             "seed": self.seed,
             "task": self.recipe.task,
-            "model": {"name": self.recipe.model.name, "fingerprint": self.base.fingerprint, "parameters": total},
+            "model": {
+                "name": self.recipe.model.name,
+                "fingerprint": self.base.fingerprint,
+                "parameters": total,
+            },
             "data": {
                 "fingerprint": data.fingerprint,
                 "labels": data.labels,
@@ -247,8 +253,12 @@ def _prepare_folder(out: Path, own: Recipe, *, resume: bool, overwrite: bool) ->
         return None
     done = result.exists() and json.loads(result.read_text(encoding="utf-8"))["status"] == "done"
     if (done or state.exists()) and not resume:
-        what, flags = ("a finished run", "--overwrite") if done else ("an interrupted run", "--resume or --overwrite")
-        raise RecipeError(f"'{out}' holds {what}.", field="--out", remedy=f"Choose another folder, or add {flags}.")
+        what, flags = (
+            ("a finished run", "--overwrite") if done else ("an interrupted run", "--resume or --overwrite")
+        )
+        raise RecipeError(
+            f"'{out}' holds {what}.", field="--out", remedy=f"Choose another folder, or add {flags}."
+        )
     stored = out / "recipe.yaml"
     if (done or state.exists()) and stored.exists():
         before = yaml.safe_load(stored.read_text(encoding="utf-8"))
