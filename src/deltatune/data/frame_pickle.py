@@ -16,8 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy._core.multiarray import _reconstruct
-from numpy._core.numeric import _frombuffer
 
 from deltatune.errors import DataError
 
@@ -75,6 +73,11 @@ def _unpickle_block(values: Any, placement: Any, ndim: int) -> tuple[Any, Any]:
     del ndim  # always 2 for a data frame; part of the pickled call
     return values, placement
 
+
+# The functions that NumPy itself names in pickles. Their module is private and was renamed in NumPy 2, so they
+# are taken from where NumPy gives them: the first item of what an array says about its own pickling.
+_reconstruct: Any = np.zeros(1).__reduce__()[0]
+_frombuffer: Any = np.zeros(1).__reduce_ex__(5)[0]
 
 _ALLOWED: dict[tuple[str, str], Callable[..., Any]] = {
     ("builtins", "slice"): slice,

@@ -19,7 +19,7 @@ def fingerprint(model: nn.Module) -> str:
     belong to what the model computes.
     """
     digest = hashlib.sha256()
-    first_name: dict[tuple[int, int, torch.Size, tuple[int, ...]], str] = {}
+    first_name: dict[tuple[object, ...], str] = {}
     tensors = itertools.chain(
         model.named_parameters(remove_duplicate=False), model.named_buffers(remove_duplicate=False)
     )

@@ -195,7 +195,7 @@ def _processor(source: _Source, task: str) -> Any:
 
 
 def _has_labels(config: PreTrainedConfig, labels: list[str] | None) -> bool:
-    stored = config.id2label or {}
+    stored: dict[Any, str] = dict(config.id2label or {})
     return labels is not None and [stored.get(index) for index in range(len(stored))] == labels
 
 
@@ -251,7 +251,8 @@ def _plain_generation(model: PreTrainedModel) -> None:
 
 def _check_vocabulary(model: PreTrainedModel, tokenizer: Any, name: str) -> None:
     """Refuse a tokenizer without words (its files are missing) or with more tokens than embeddings."""
-    rows = model.get_input_embeddings().weight.shape[0]
+    embeddings: Any = model.get_input_embeddings()
+    rows = embeddings.weight.shape[0]
     words = len(tokenizer) - len(tokenizer.all_special_ids)
     if words < 1 or len(tokenizer) > rows:
         raise ModelError(

@@ -75,4 +75,5 @@ DINOV2_SMALL = BundledModel(
     converter_version=1,
     needs=("onnx",),
     convert=convert,
+    in_extra=False,
 )

@@ -33,4 +33,5 @@ MINILM = BundledModel(
     converter_version=1,
     needs=(),
     convert=convert,
+    in_extra=False,
 )

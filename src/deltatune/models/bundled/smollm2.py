@@ -52,4 +52,5 @@ SMOLLM2_135M = BundledModel(
     converter_version=1,
     needs=("gguf", "accelerate"),
     convert=convert,
+    in_extra=False,
 )

