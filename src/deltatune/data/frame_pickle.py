@@ -74,7 +74,7 @@ def _unpickle_block(values: Any, placement: Any, ndim: int) -> tuple[Any, Any]:
     return values, placement
 
 
-# The functions that NumPy itself names in pickles. Their module is private and was renamed in NumPy 2, so they
+# The functions that NumPy itself names in pickles. Their module is private and was renamed in NumPy 2: they
 # are taken from where NumPy gives them: the first item of what an array says about its own pickling.
 _reconstruct: Any = np.zeros(1).__reduce__()[0]
 _frombuffer: Any = np.zeros(1).__reduce_ex__(5)[0]

@@ -47,7 +47,7 @@ class BundledModel:
     convert: Callable[[Path, Path], None]
     """Writes the Transformers folder: (the module's folder, an empty folder)."""
     in_extra: bool = True
-    """Whether `deltatune[bundled]` installs the package; not if it demands large packages that we do not use."""
+    """Whether `deltatune[bundled]` installs the package; not if it demands large packages of its own."""
 
     @property
     def folder(self) -> Path:
