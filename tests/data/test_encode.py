@@ -9,6 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from deltatune.data import pixels
 from deltatune.data.encode import IGNORED, Encoder
 from deltatune.data.rows import Row
 from deltatune.errors import DataError
@@ -234,6 +235,27 @@ def test_images_of_any_shape_become_pixels(image_encoder: Encoder, tmp_path: Any
     for index in range(1, 4):
         assert torch.equal(batch["pixel_values"][0], batch["pixel_values"][index])
     assert batch["labels"].tolist() == [1] * 5
+
+
+def test_files_kept_resized_give_the_same_pixels(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from PIL import Image
+    from transformers import BitImageProcessorPil, ViTImageProcessorPil
+
+    generator = np.random.default_rng(0)
+    files = [tmp_path / f"{index}.png" for index in range(3)]
+    for index, path in enumerate(files):
+        Image.fromarray(generator.integers(0, 255, (40 + index, 60, 3), dtype=np.uint8)).save(path)
+    for processor in (
+        ViTImageProcessorPil(size={"height": 32, "width": 32}),
+        BitImageProcessorPil(size={"shortest_edge": 36}, crop_size={"height": 32, "width": 32}),
+    ):
+        whole = processor(images=[Image.open(path) for path in files], return_tensors="pt")["pixel_values"]
+        for budget, kept in ((2**20, 3), (4000, 2), (0, 0)):
+            monkeypatch.setattr(pixels, "KEPT_BYTES", budget)
+            encoder = Encoder("image-classification", processor, DataSpec(source="x"), ["0", "1"])
+            encoded = encoder.encode([Row(path.name, path, "0", {}) for path in files])
+            assert sum(feature["resized"] is not None for feature in encoded.features) == kept
+            assert torch.equal(encoder.collate(encoded.features)["pixel_values"], whole)
 
 
 def test_a_broken_image_is_found_when_encoding_with_its_path(image_encoder: Encoder, tmp_path: Any) -> None:

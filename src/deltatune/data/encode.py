@@ -15,11 +15,11 @@ models pad with their end token, and the end token must be learned.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from deltatune.data.images import decode_image
+from deltatune.data.pixels import Pixels
 from deltatune.data.rows import Row
 from deltatune.data.tokens import TextTokens, truncated_chat
 from deltatune.errors import DataError
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 Feature = dict[str, Any]
 """One encoded row. Text: `input_ids`, and `labels` (text-to-text), `prompt_length` (causal-lm) or `label`
-(classification). Images: `image`, decoded when a batch is made, and `label`."""
+(classification). Images: `image`, `resized` if it is kept in memory so, and `label`."""
 
 IGNORED = -100
 """The label that torch's cross-entropy leaves out."""
@@ -84,6 +84,7 @@ class Encoder:
         self.labels = list(labels) if labels is not None else None
         self._classes = {label: index for index, label in enumerate(self.labels or [])}
         self._tokens = None
+        self._pixels = Pixels(processor)
         if task != "image-classification":
             self._tokens = TextTokens(processor, model_config, generates=task not in CLASSIFICATION_TASKS)
 
@@ -126,6 +127,11 @@ class Encoder:
             "image-classification": self._classified_image,
         }[self.task]
         encoded = [encode_row(row, supervised) for row in rows]
+        if self.task == "image-classification":  # a broken image is found now, not in the midst of training
+            for (feature, _), resized in zip(
+                encoded, self._pixels.keep([row.input for row in rows]), strict=True
+            ):
+                feature["resized"] = resized
         return Encoded(
             features=[feature for feature, _ in encoded],
             lengths=[self._length(feature) for feature, _ in encoded],
@@ -150,7 +156,8 @@ class Encoder:
         import torch
 
         if self.task == "image-classification":
-            batch = self._pixels(features)
+            images, resized = ([feature[key] for feature in features] for key in ("image", "resized"))
+            batch = {"pixel_values": self._pixels.batch(images, resized)}
         else:
             batch = self._padded([feature["input_ids"] for feature in features])
         if self.task in CLASSIFICATION_TASKS:
@@ -224,7 +231,6 @@ class Encoder:
             raise DataError(
                 "holds a text, not an image.", field=f"row {row.id}", remedy="Use a task about text."
             )
-        decode_image(row.input)  # a broken image is found before training; it is decoded again for its batch
         return {"image": row.input} | self._label(row, supervised), (False, False)
 
     def _target(self, row: Row, supervised: bool, as_target: bool) -> tuple[list[int], bool]:
@@ -267,13 +273,6 @@ class Encoder:
     def _padded(self, rows: Sequence[Sequence[int]], left: bool = False) -> dict[str, Tensor]:
         ones = [[1] * len(row) for row in rows]
         return {"input_ids": _pad(rows, self.pad_id, left), "attention_mask": _pad(ones, 0, left)}
-
-    def _pixels(self, features: Sequence[Feature]) -> dict[str, Tensor]:
-        images = [decode_image(feature["image"]) for feature in features]
-        batch: Mapping[str, Tensor] = self.processor(
-            images=images, return_tensors="pt", input_data_format="channels_last"
-        )
-        return {"pixel_values": batch["pixel_values"]}
 
 
 def _text(row: Row) -> str:
