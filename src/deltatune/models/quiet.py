@@ -14,16 +14,16 @@ from transformers.utils import logging
 def quiet() -> Iterator[None]:
     """Silence Transformers' loading bars, logger and Python warnings; all is restored afterwards."""
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity(logging.CRITICAL)
-    logging.disable_progress_bar()
-    try:
-        with warnings.catch_warnings(), _silent_gguf():
-            warnings.simplefilter("ignore")
+    with warnings.catch_warnings(), _silent_gguf():
+        warnings.simplefilter("ignore")
+        logging.set_verbosity(logging.CRITICAL)
+        logging.disable_progress_bar()
+        try:
             yield
-    finally:
-        logging.set_verbosity(level)
-        if bars:
-            logging.enable_progress_bar()
+        finally:
+            logging.set_verbosity(level)
+            if bars:
+                logging.enable_progress_bar()
 
 
 @contextlib.contextmanager
