@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).parents[1] / "src" / "deltatune"
 ORDER = [
     *("errors", "registry", "files", "cache", "observer"),
     *("recipe", "core", "methods", "models", "data", "checkpoint"),
-    *("evaluate", "report", "train", "compare", "cli", "__init__", "__main__"),
+    *("evaluate", "report", "train", "runs", "compare", "cli", "__init__", "__main__"),
 ]
 LAZILY = {  # recipes ask the registry of methods to check settings; a model saves and loads its own adapters
     ("recipe", "methods"),

@@ -52,7 +52,9 @@ def test_schema_is_json_and_can_be_written(tmp_path: Path, run: Callable) -> Non
 
 
 def test_inspect_prints_what_is_found(run: Callable, fake: Callable) -> None:
-    calls = fake("deltatune.checkpoint", "inspect", {"method": "lora", "parameters": 1234, "intact": True})
+    calls = fake(
+        "deltatune.checkpoint.store", "inspect", {"method": "lora", "parameters": 1234, "intact": True}
+    )
     done = run("inspect", "some/adapter")
     assert calls[0].arguments == (Path("some/adapter"),)
     assert "1,234" in done.out
@@ -60,14 +62,14 @@ def test_inspect_prints_what_is_found(run: Callable, fake: Callable) -> None:
 
 
 def test_merge_reports_the_divergence(tmp_path: Path, run: Callable, fake: Callable) -> None:
-    calls = fake("deltatune.checkpoint", "merge", {"folder": "m", "max_abs_logit_difference": 1.5e-6})
+    calls = fake("deltatune.runs", "merge", {"folder": "m", "max_abs_logit_difference": 1.5e-6})
     done = run("merge", "r", "--out", tmp_path / "m")
     assert calls[0].arguments == (Path("r"), tmp_path / "m")
     assert "1.5e-06" in done.out
 
 
 def test_merge_spares_a_folder_with_content(tmp_path: Path, run: Callable, fake: Callable) -> None:
-    calls = fake("deltatune.checkpoint", "merge", {})
+    calls = fake("deltatune.runs", "merge", {})
     (tmp_path / "thesis.txt").write_text("mine", encoding="utf-8")
     done = run("merge", "r", "--out", tmp_path)
     assert (done.code, calls) == (2, [])

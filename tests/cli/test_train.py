@@ -118,7 +118,7 @@ def test_an_interrupted_run_says_how_to_go_on(recipe: Path, run: Callable, fake:
 
 
 def test_evaluate(run: Callable, fake: Callable) -> None:
-    calls = fake("deltatune.train", "evaluate_run", {"metrics": {"accuracy": 0.875}})
+    calls = fake("deltatune.runs", "evaluate_run", {"metrics": {"accuracy": 0.875}})
     done = run("evaluate", "some/run", "--split", "validation")
     assert done.code == 0, done.err
     assert calls[0].arguments == (Path("some/run"),)
@@ -140,7 +140,7 @@ def echo(_: Path, inputs: Any) -> Any:
 
 
 def test_predict_arguments_stdin_and_file(tmp_path: Path, run: Callable, fake: Callable) -> None:
-    fake("deltatune.train", "predict", echo)
+    fake("deltatune.runs", "predict", echo)
     expected = "title of a\ntitle of b\n"
     file = tmp_path / "inputs.txt"
     file.write_text("a\nb\n", encoding="utf-8")
@@ -150,7 +150,7 @@ def test_predict_arguments_stdin_and_file(tmp_path: Path, run: Callable, fake: C
 
 
 def test_predict_json_is_one_object_a_line(run: Callable, fake: Callable) -> None:
-    fake("deltatune.train", "predict", echo)
+    fake("deltatune.runs", "predict", echo)
     lines = run("predict", "r", "a", "b", "--json").out.splitlines()
     assert [json.loads(line)["prediction"] for line in lines] == ["title\nof a", "title\nof b"]
 

@@ -26,13 +26,14 @@ class Guarded(TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         """Run the chosen sub-command."""
+        cause: Exception
         try:
             return super().invoke(ctx)
         except DeltatuneError as error:
-            code, message = 2, output.describe(error)
-            cause: BaseException = error
-        except KeyboardInterrupt as error:
-            code, message, cause = INTERRUPTED, output.interrupted(), error
+            code, message, cause = 2, output.describe(error), error
+        except KeyboardInterrupt:
+            output.interrupted()
+            raise typer.Exit(INTERRUPTED) from None
         except (typer.Exit, typer.Abort):
             raise
         except BrokenPipeError:  # the reader of our output has gone (`| head`), which is not an error

@@ -43,9 +43,11 @@ def resumable_by(hint: str) -> None:
     _on_interrupt[:] = [hint]
 
 
-def interrupted() -> str:
-    """What to say after Ctrl-C."""
-    return " ".join(["Interrupted.", *_on_interrupt])
+def interrupted() -> None:
+    """Say that Ctrl-C was heard, and how to go on."""
+    console = stderr()
+    text = " ".join(["Interrupted.", *_on_interrupt])
+    console.print(Text(text, style="yellow"), soft_wrap=not console.is_terminal)
 
 
 def emit_json(value: Any, *, indent: int | None = 2) -> None:
