@@ -69,6 +69,19 @@ def test_only_the_metrics_asked_for(make_case):
     assert set(found.predictions[0].scores) == {"accuracy", "rougeL_f"}
 
 
+def test_plain_text_has_no_prompt_to_answer(make_case):
+    case = make_case("llama")
+    for row in case.rows:
+        row.target = ""
+    found = evaluate(case.model, case.rows, case.encoded, case.encoder, Settings())
+    assert set(found.metrics) == {"loss", "perplexity"}
+    assert found.tokens_generated == 0
+    assert [p.prediction for p in found.predictions] == [""] * 7
+    assert primary_metric(Settings(), "causal-lm", targets=False) == "loss"
+    with pytest.raises(RecipeError, match="bleu"):
+        metric_keys(Settings(metrics=["bleu"]), "causal-lm", targets=False)
+
+
 def test_no_rows_are_an_error(make_case):
     case = make_case("t5")
     with pytest.raises(DataError, match="no rows"):

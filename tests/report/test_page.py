@@ -110,6 +110,14 @@ def test_the_same_examples_for_every_method(page):
         assert article.count("<dt>") == 5  # the reference and four methods that finished
 
 
+def test_examples_are_matched_by_position_even_if_ids_repeat(tmp_path):
+    write_comparison(tmp_path, seeds=(0,))
+    for path in tmp_path.glob("runs/*/predictions.jsonl"):
+        path.write_text(re.sub(r'"table-\d+"', '"same"', path.read_text()))
+    articles = re.findall(r"<article.*?</article>", render(tmp_path), re.DOTALL)
+    assert [article.count("<dt>") for article in articles] == [5] * 10
+
+
 def test_missing_and_broken_run_files_leave_gaps_but_a_page(tmp_path):
     write_comparison(tmp_path, seeds=(0,))
     shutil.rmtree(tmp_path / "runs" / "adalora-s0")
@@ -183,7 +191,8 @@ def test_nothing_overflows_the_page(tmp_path, page, width):
 def _chromium(action: str, path: Path, scratch: Path) -> str:
     flags = [
         "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-        "--hide-scrollbars", "--disable-background-networking", "--disable-component-update", "--disable-sync",
+        "--hide-scrollbars", "--disable-background-networking",
+        "--disable-component-update", "--disable-sync",
         "--window-size=1400,1000", f"--user-data-dir={scratch / 'profile'}", action, path.as_uri(),
     ]  # fmt: skip
     return subprocess.run(

@@ -127,6 +127,9 @@ def evaluate(  # noqa: PLR0917 - the order in which everything else passes them
 ) -> Evaluation:
     """Evaluate by generation (text tasks) or by classification, as the encoder's task says.
 
+    Rows of plain text without any target have no prompt to answer: they get loss and perplexity only, and
+    predictions without text.
+
     Args:
         model: Model with its active deltas.
         rows: The rows, with references.
@@ -140,12 +143,16 @@ def evaluate(  # noqa: PLR0917 - the order in which everything else passes them
         DataError: There are no rows.
         TrainingError: The loss is not finite.
     """
-    keys = metric_keys(spec, encoder.task)
     if not rows:
         raise DataError("there are no rows to evaluate.", remedy="Check data.split and data.limit.")
+    targets = any(row.target for row in rows)
+    keys = metric_keys(spec, encoder.task, targets=targets)
     started = time.perf_counter()
     job = _Job(model, rows, encoded, encoder, spec, keys, progress)
-    metrics, scores, outputs = job.classes() if encoder.task in CLASSIFICATION else job.texts()
+    if encoder.task in CLASSIFICATION:
+        metrics, scores, outputs = job.classes()
+    else:
+        metrics, scores, outputs = job.texts() if targets else job.losses_only()
     predictions = [
         Prediction(
             row.id,
@@ -205,6 +212,11 @@ class _Job:
         losses = loss_on(self.model, self.encoded, self.encoder, spec.batch_size, progress)
         return scores.values | losses, scores, generations
 
+    def losses_only(self) -> tuple[dict[str, float], Scores, Sequence[Generation | str]]:
+        """Plain text to be modelled: there is no prompt to answer, and nothing is generated."""
+        losses = loss_on(self.model, self.encoded, self.encoder, self.spec.batch_size, self.progress)
+        return losses, Scores({}), [""] * len(self.rows)
+
     def classes(self) -> tuple[dict[str, float], Scores, Sequence[Generation | str]]:
         """Classify and score, in one pass."""
         labels = list(self.encoder.labels or [])
@@ -235,8 +247,13 @@ def _shown(value: Any) -> str:
     return f"[image, {size[0]} x {size[1]} pixels]"
 
 
-def metric_keys(spec: EvaluationSettings, task: str) -> list[str]:
+def metric_keys(spec: EvaluationSettings, task: str, *, targets: bool = True) -> list[str]:
     """Keys that an evaluation with these settings will have. Call it before training, to fail early.
+
+    Args:
+        spec: The settings.
+        task: The recipe's task.
+        targets: Whether the rows have targets; plain text for a causal-lm has none.
 
     Raises:
         RecipeError: An unknown metric, or one that does not fit the task.
@@ -247,28 +264,27 @@ def metric_keys(spec: EvaluationSettings, task: str) -> list[str]:
             field="evaluation.metrics",
             remedy=f"Write [{spec.metrics}].",
         )
-    names = _automatic(task) if isinstance(spec.metrics, str) else spec.metrics
-    offered = _offered(task)
+    names = _automatic(task, targets) if isinstance(spec.metrics, str) else spec.metrics
+    offered = _offered(task, targets)
     wanted: list[str] = []
     for index, name in enumerate(names):
         wanted += _expand(name, offered, f"evaluation.metrics[{index}]", task)
     if spec.primary != "auto":
-        wanted += _expand(
-            spec.primary, {key: [key] for key in _ranking_keys(task)}, "evaluation.primary", task
-        )
+        ranking = {key: [key] for key in _ranking_keys(task, targets)}
+        wanted += _expand(spec.primary, ranking, "evaluation.primary", task)
     return list(dict.fromkeys(wanted))
 
 
-def primary_metric(spec: EvaluationSettings, task: str) -> str:
+def primary_metric(spec: EvaluationSettings, task: str, *, targets: bool = True) -> str:
     """The key that decides: as the recipe says; else the task's own if evaluated; else the first that can.
 
     Raises:
         RecipeError: An unknown metric, one that does not fit the task, or no metric that could decide.
     """
-    keys = metric_keys(spec, task)
+    keys = metric_keys(spec, task, targets=targets)
     if spec.primary != "auto":
         return spec.primary
-    deciding = [key for key in keys if key in _ranking_keys(task)]
+    deciding = [key for key in keys if key in _ranking_keys(task, targets)]
     if not deciding:
         raise RecipeError(
             f"none of {', '.join(keys) or 'no metrics'} tells better from worse.",
@@ -292,26 +308,26 @@ def higher_is_better(key: str) -> bool:
     return direction
 
 
-def _automatic(task: str) -> list[str]:
+def _automatic(task: str, targets: bool) -> list[str]:
     if task in CLASSIFICATION:
         return [*CLASS_METRICS, "loss"]
-    return [*TEXT_METRICS, *LOSSES]
+    return [*TEXT_METRICS, *LOSSES] if targets else list(LOSSES)
 
 
-def _offered(task: str) -> dict[str, list[str]]:
+def _offered(task: str, targets: bool) -> dict[str, list[str]]:
     """What a recipe may ask for in this task: names of metrics, and single keys, each with its keys."""
     offered: dict[str, list[str]] = {}
     for name in METRICS.names():
         metric = METRICS.get(name)
-        fits = metric.classes if task in CLASSIFICATION else metric.text
+        fits = metric.classes if task in CLASSIFICATION else metric.text if targets else None
         if fits or name in (("loss",) if task in CLASSIFICATION else LOSSES):
             offered[name] = list(metric.keys)
             offered |= {key: [key] for key in metric.keys}
     return offered
 
 
-def _ranking_keys(task: str) -> list[str]:
-    keys = {key for names in _offered(task).values() for key in names}
+def _ranking_keys(task: str, targets: bool) -> list[str]:
+    keys = {key for names in _offered(task, targets).values() for key in names}
     directions = {k: d for name in METRICS.names() for k, d in METRICS.get(name).keys.items()}
     return sorted(key for key in keys if directions[key] is not None)
 

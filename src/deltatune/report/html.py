@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -193,20 +192,21 @@ class _Page:
         methods = [method for method in self.ranked if method.runs]
         if not methods:
             return []
-        first = [line.get("id") for line in methods[0].runs[0].predictions()]
-        chosen = set(_evenly(first, EXAMPLES))
-        found: dict[Any, dict[str, Any]] = {}
+        # By position: every run predicts the same rows in the same order, and ids need not be unique.
+        count = max(sum(1 for _ in method.runs[0].predictions()) for method in methods)
+        chosen = _evenly(list(range(count)), EXAMPLES)
+        found: dict[int, dict[str, Any]] = {}
         for method in methods:
-            lines = (line for line in method.runs[0].predictions() if line.get("id") in chosen)
-            for line in islice(lines, len(chosen)):
-                example = found.setdefault(line["id"], self._example(line))
-                example["answers"].append(self._answer(method, line))
-        return [found[name] for name in _evenly(first, EXAMPLES) if name in found]
+            for position, line in enumerate(method.runs[0].predictions()):
+                if position in chosen:
+                    example = found.setdefault(position, self._example(line))
+                    example["answers"].append(self._answer(method, line))
+        return [found[position] for position in chosen if position in found]
 
     def _example(self, line: dict[str, Any]) -> dict[str, Any]:
         shown = display.shorten(display.visible(line.get("input", "")), _LONGEST_TEXT)
         reference = display.visible(line.get("reference", ""))
-        return {"id": line["id"], "input": shown, "reference": reference, "answers": []}
+        return {"id": line.get("id", ""), "input": shown, "reference": reference, "answers": []}
 
     def _answer(self, method: Method, line: dict[str, Any]) -> dict[str, Any]:
         prediction, reference = str(line.get("prediction", "")), str(line.get("reference", ""))
