@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.train.conftest import make_recipe, rows, t5_folder  # noqa: F401 - fixtures
-from tests.train.test_run import StopAfter
 
 from deltatune.compare.runner import compare
 from deltatune.errors import RecipeError
 from deltatune.recipe import Recipe
+from tests.train.test_run import StopAfter
 
 Make = Callable[..., Recipe]
 METHODS = ["untuned", "lora", {"lora": {"r": 2}, "name": "lora r2", "train": {"lr": 0.02}}, "prompt"]
@@ -25,7 +24,7 @@ def comparable(board: dict[str, Any]) -> dict[str, Any]:
     return {"rows": rows, "pairs": board["pairs"], "primary": board["primary_metric"]}
 
 
-def test_every_method_is_a_row_with_rank_and_interval(make_recipe: Make, tmp_path: Path) -> None:  # noqa: F811
+def test_every_method_is_a_row_with_rank_and_interval(make_recipe: Make, tmp_path: Path) -> None:
     board = compare(make_recipe("seeds=[0,1]", methods=METHODS), tmp_path / "out")
     assert {row["name"] for row in board["rows"]} == {"untuned", "lora", "lora r2", "prompt"}
     assert all(row["rank"] >= 1 and len(row["runs"]) == 2 for row in board["rows"])
@@ -38,7 +37,7 @@ def test_every_method_is_a_row_with_rank_and_interval(make_recipe: Make, tmp_pat
     assert "lora r2" in page
 
 
-def test_all_methods_see_the_same_batches(make_recipe: Make, tmp_path: Path) -> None:  # noqa: F811
+def test_all_methods_see_the_same_batches(make_recipe: Make, tmp_path: Path) -> None:
     compare(make_recipe(methods=METHODS), tmp_path / "out")
     seen = []
     for name in ("lora", "lora-r2", "prompt"):
@@ -49,7 +48,7 @@ def test_all_methods_see_the_same_batches(make_recipe: Make, tmp_path: Path) -> 
     assert seen[0] == seen[1] == seen[2]
 
 
-def test_a_method_that_fails_is_a_row_and_the_others_go_on(make_recipe: Make, tmp_path: Path) -> None:  # noqa: F811
+def test_a_method_that_fails_is_a_row_and_the_others_go_on(make_recipe: Make, tmp_path: Path) -> None:
     recipe = make_recipe(methods=["untuned", {"lora": {"targets": ["qurey"]}, "name": "typo"}, "lora"])
     board = compare(recipe, tmp_path / "out")
     row = next(row for row in board["rows"] if row["name"] == "typo")
@@ -60,7 +59,7 @@ def test_a_method_that_fails_is_a_row_and_the_others_go_on(make_recipe: Make, tm
     assert "Did you mean" in (tmp_path / "out/report.html").read_text(encoding="utf-8")
 
 
-def test_an_interrupted_comparison_ends_as_an_undisturbed_one(make_recipe: Make, tmp_path: Path) -> None:  # noqa: F811
+def test_an_interrupted_comparison_ends_as_an_undisturbed_one(make_recipe: Make, tmp_path: Path) -> None:
     recipe = make_recipe(methods=METHODS)
     whole = compare(recipe, tmp_path / "whole")
     for steps in (3, 7):
@@ -70,13 +69,13 @@ def test_an_interrupted_comparison_ends_as_an_undisturbed_one(make_recipe: Make,
     assert comparable(parts) == comparable(whole)
 
 
-def test_a_folder_of_another_recipe_is_refused(make_recipe: Make, tmp_path: Path) -> None:  # noqa: F811
+def test_a_folder_of_another_recipe_is_refused(make_recipe: Make, tmp_path: Path) -> None:
     compare(make_recipe("train.max_steps=1"), tmp_path / "out")
     with pytest.raises(RecipeError, match="train"):
         compare(make_recipe("train.max_steps=2"), tmp_path / "out")
 
 
-def test_a_metric_without_row_scores_gives_no_ranks(make_recipe: Make, tmp_path: Path) -> None:  # noqa: F811
+def test_a_metric_without_row_scores_gives_no_ranks(make_recipe: Make, tmp_path: Path) -> None:
     recipe = make_recipe("evaluation.primary=bleu", methods=["untuned", "lora"])
     board = compare(recipe, tmp_path / "out")
     assert [row["rank"] for row in board["rows"]] == [None, None]

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
@@ -156,14 +157,16 @@ def load_adapter(
         fingerprint: Hash of the base's weights, if known; compared with the one saved.
 
     Raises:
-        AdapterError: It was made for another base, or a tensor is missing, left over or misshapen. Nothing stays
-            attached then.
+        AdapterError: It was made for another base, or a tensor is missing, left over or misshapen. Nothing
+            stays attached then.
     """
     saved = read_adapter(Path(folder))
     _check_base(saved, model, fingerprint, folder)
     peft_type = saved.peft["peft_type"]
     prefix = _prefix(peft_type)
     tensors = {key.removeprefix(prefix): tensor for key, tensor in saved.tensors.items()}
+    if saved.ours is None:
+        tensors = _without_base(tensors, saved.peft, model)
     if saved.ours is None or saved.ours["peft_compatible"]:
         tensors = saved.config.from_peft_tensors(tensors, model.view)
     heads = saved.ours["heads"] if saved.ours else _peft_heads(saved.peft, tensors, model)
@@ -248,10 +251,26 @@ def _check_base(saved: SavedAdapter, model: AdaptedModel, fingerprint: str | Non
     if base["structure"] != structure(model.base) or not same_weights:
         raise AdapterError(
             f"the delta in '{folder}' was trained on {base['name'] or 'another model'}, and this base "
-            f"({getattr(model.base.config, '_name_or_path', '') or model.view.model_type}) is a different one.",
+            f"({getattr(model.base.config, '_name_or_path', '') or model.view.model_type}) is another.",
             field="adapter",
             remedy="Load it onto the base it was trained on.",
         )
+
+
+def _without_base(
+    tensors: Mapping[str, Tensor], peft: Mapping[str, Any], model: AdaptedModel
+) -> dict[str, Tensor]:
+    """Leave out what peft stores of the base beside the delta: embedding tables, if they are the base's own."""
+    heads = tuple(f"{path}." for path in _peft_heads(peft, tensors, model))
+    own = dict(model.base.named_parameters())
+
+    def belongs_to_base(key: str, tensor: Tensor) -> bool:
+        parameter = own.get(key.replace(".base_layer.", "."))
+        if parameter is None or key.startswith(heads):
+            return False
+        return parameter.shape == tensor.shape and torch.equal(parameter.cpu().to(tensor.dtype), tensor)
+
+    return {key: tensor for key, tensor in tensors.items() if not belongs_to_base(key, tensor)}
 
 
 def _peft_heads(peft: Mapping[str, Any], tensors: Mapping[str, Tensor], model: AdaptedModel) -> list[str]:

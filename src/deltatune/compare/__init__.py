@@ -1,0 +1,1 @@
+"""Comparisons: many runs under the same conditions, and which of their differences are real."""

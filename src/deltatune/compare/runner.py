@@ -1,4 +1,4 @@
-"""A comparison: every method of a recipe under the same data, order and steps, ranked only where it is justified."""
+"""A comparison: every method of a recipe under the same conditions, ranked only where that is justified."""
 
 from __future__ import annotations
 
@@ -118,8 +118,8 @@ def leaderboard(
 ) -> dict[str, Any]:
     """Rank the methods by the primary metric on the test rows.
 
-    Methods that a paired bootstrap over the test rows (and seeds) cannot tell apart share a rank. A metric that
-    is no mean over rows has no such scores; then rows are sorted by it and get no rank.
+    Methods that a paired bootstrap over the test rows (and seeds) cannot tell apart share a rank. A metric
+    that is no mean over rows has no such scores; then rows are sorted by it and get no rank.
     """
     up = higher_is_better(primary)
     entries = {entry.name: entry for entry in recipe.methods}

@@ -21,16 +21,16 @@ ROWS = 8
 def merge(folder: Path, out: Path) -> dict[str, Any]:
     """Write base and delta as one plain Transformers model.
 
-    The merged folder is loaded again, and its logits are compared with those of base and delta side by side, on
-    the first test rows of the run's data (random tokens or pixels, where the data are gone).
+    The merged folder is loaded again, and its logits are compared with those of base and delta side by side,
+    on the first test rows of the run's data (random tokens or pixels, where the data are gone).
 
     Args:
         folder: The run's folder.
         out: Folder for the model; what is there is replaced.
 
     Returns:
-        `folder`, `parameters`, `compared_on`, `max_abs_logit_difference` and `logit_scale` (standard deviation of
-        the logits, to judge the difference by).
+        `folder`, `parameters`, `compared_on`, `max_abs_logit_difference` and `logit_scale` (standard
+        deviation of the logits, to judge the difference by).
 
     Raises:
         AdapterError: The method cannot be written into weights, or the folder holds no finished run.

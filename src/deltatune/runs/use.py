@@ -65,8 +65,8 @@ def predict(folder: Path, inputs: Iterable[str | Path]) -> Iterator[Prediction]:
         inputs: Texts, or image files for a model of images.
 
     Yields:
-        One prediction for each input, in order: the generated text with whether the model ended it, or the class
-        with the probability of each.
+        One prediction for each input, in order: the generated text with whether the model ended it, or the
+        class with the probability of each.
 
     Raises:
         AdapterError: The folder holds no finished run.

@@ -45,8 +45,8 @@ class Certificate:
     def learned(self, adapter: Adapter, before: Mapping[str, Tensor]) -> None:
         """Every part of the delta got a gradient in the first step and was changed by it.
 
-        Some parameters start with a zero gradient by design (LoRA's A, while B is zero), so each part is judged
-        as a whole.
+        Some parameters start with a zero gradient by design (LoRA's A, while B is zero), so each part is
+        judged as a whole.
         """
         after = dict(adapter.named_parameters())
         silent, still = [], []

@@ -82,7 +82,7 @@ class Trainer:
             raise RecipeError(
                 f"this version trains in one process, and {self.accelerator.num_processes} were launched.",
                 field="train",
-                remedy="Start it without a distributed launcher; `compare` can run seeds on several machines.",
+                remedy="Start it without a distributed launcher.",
             )
         self.optimizer = torch.optim.AdamW(
             self.parameters, lr=self.lr, weight_decay=self.spec.weight_decay, fused=True
@@ -105,8 +105,8 @@ class Trainer:
         """Train to the end, keep the best state, and leave it in the adapter.
 
         Raises:
-            TrainingError: The loss is not finite, a part of the delta does not learn, or a schedule misses its
-                target.
+            TrainingError: The loss is not finite, a part of the delta does not learn, or a schedule misses
+                its target.
             KeyboardInterrupt: Asked to stop; the state for resuming has been written.
         """
         self.adapter.start(self.total)
@@ -337,7 +337,7 @@ def _copied(value: Any, device: torch.device | str = "cpu") -> Any:
 
 @contextlib.contextmanager
 def _interruptible() -> Iterator[threading.Event]:
-    """Within the block, the first Ctrl-C sets the event, so that the current step can end; the second breaks off."""
+    """Within the block, the first Ctrl-C sets the event, so that the step can end; the second breaks off."""
     event = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield event

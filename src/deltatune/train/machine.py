@@ -28,10 +28,10 @@ _PACKAGES = (
 
 @contextlib.contextmanager
 def fast_float32() -> Iterator[str]:
-    """Within the block, let CPUs compute float32 products by the faster of torch's two ways, if it is as exact.
+    """Within the block, let CPUs compute float32 products the faster of torch's two ways, if it is as exact.
 
     `medium` moves them to oneDNN, which is twice as fast on some processors and still float32 there; on others
-    it may really compute in bfloat16. So the error of a product is measured first. GPUs are left as they are.
+    it may really compute in bfloat16. So the error of a product is measured first; GPUs are left alone.
     """
     before = torch.get_float32_matmul_precision()
     chosen = before
@@ -56,8 +56,8 @@ def _product_error() -> float:
 class PeakMemory:
     """Measures the peak memory since `start`: of the allocator on CUDA, resident set (RSS) elsewhere.
 
-    RSS counts everything the process holds: libraries, base, data. Where the system cannot reset its mark, the
-    peak is that of the whole process.
+    RSS counts everything the process holds: libraries, base, data. Where the system cannot reset its mark,
+    the peak is that of the whole process.
     """
 
     def __init__(self, device: torch.device) -> None:

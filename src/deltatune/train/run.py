@@ -6,6 +6,7 @@ import datetime
 import json
 import shutil
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +77,8 @@ def run(
     try:
         with fast_float32(), torch.random.fork_rng(range(torch.cuda.device_count())):
             torch.manual_seed(seed)
-            result = _Run(context, base, model, entry, seed, out, observer).result(resume=resume)
+            parts = _Run(context, base, model, entry, seed, out, observer)
+            result = parts.result(resume=resume)
     finally:
         model.detach(NAME)
     result["started"] = started.isoformat(timespec="seconds")
@@ -86,26 +88,24 @@ def run(
     return result
 
 
+@dataclass
 class _Run:
     """The parts of one run, in the order in which they happen."""
 
-    def __init__(
-        self,
-        context: Context,
-        base: SharedBase,
-        model: AdaptedModel,
-        entry: MethodEntry,
-        seed: int,
-        out: Path,
-        observer: Observer,
-    ) -> None:
-        self.context, self.base, self.model = context, base, model
-        self.entry, self.seed, self.out, self.observer = entry, seed, out, observer
-        self.recipe, self.encoder = context.recipe, context.encoder(base)
-        self.config = model.configs[NAME]
-        self.adapter = model.adapter(NAME)
+    context: Context
+    base: SharedBase
+    model: AdaptedModel
+    entry: MethodEntry
+    seed: int
+    out: Path
+    observer: Observer
+
+    def __post_init__(self) -> None:
+        self.recipe, self.encoder = self.context.recipe, self.context.encoder(self.base)
+        self.config = self.model.configs[NAME]
+        self.adapter = self.model.adapter(NAME)
         self.certificate = Certificate()
-        self.memory = PeakMemory(base.device)
+        self.memory = PeakMemory(self.base.device)
 
     def result(self, *, resume: bool) -> dict[str, Any]:
         """Train, check, save and evaluate; give the content of result.json."""
@@ -240,7 +240,7 @@ def _prepare_folder(out: Path, own: Recipe, *, resume: bool, overwrite: bool) ->
     """Make the folder ready, or return the result of a run that is finished.
 
     Raises:
-        RecipeError: The folder holds a run that the user did not say what to do with, or one of another recipe.
+        RecipeError: The folder holds a run that the user did not say what to do with, or another recipe's.
         DeltatuneError: The folder cannot be written to.
     """
     make_folder(out)

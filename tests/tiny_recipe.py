@@ -1,0 +1,67 @@
+"""A recipe over a tiny T5 in a local folder, whose runs take about a second."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import T5Config, T5ForConditionalGeneration
+
+from deltatune.recipe import Recipe, parse_recipe
+from tests.tiny_tokenizers import tiny_tokenizer
+
+WORDS = ("medals", "goals", "songs", "ships", "stars", "rivers", "books", "trains")
+
+
+@pytest.fixture(scope="session")
+def t5_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Transformers folder with a random tiny T5 and its tokenizer."""
+    folder = tmp_path_factory.mktemp("tiny-t5")
+    tokenizer = tiny_tokenizer("t5")
+    config = T5Config(
+        vocab_size=len(tokenizer), d_model=32, d_kv=8, d_ff=64, num_layers=2, num_heads=4,
+        decoder_start_token_id=0, dropout_rate=0.1,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    T5ForConditionalGeneration(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> Path:
+    """48 rows whose target is a word of the input."""
+    path = tmp_path / "rows.jsonl"
+    lines = [
+        {"id": str(i), "text": f"{i} of the {WORDS[i % 8]} " + "and so on " * (i % 5), "title": WORDS[i % 8]}
+        for i in range(48)
+    ]
+    path.write_text("\n".join(json.dumps(line) for line in lines), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def make_recipe(t5_folder: Path, rows: Path) -> Callable[..., Recipe]:
+    """Build the recipe with changes such as `"train.epochs=2"`."""
+
+    def make(*overrides: str, **sections: Any) -> Recipe:
+        content: dict[str, Any] = {
+            "task": "text-to-text",
+            "model": str(t5_folder),
+            "data": {
+                "source": str(rows),
+                "columns": {"input": "text", "target": "title", "id": "id"},
+                "split": {"validation": 0.2, "test": 0.2},
+                "max_target_tokens": 16,
+            },
+            "methods": ["lora"],
+            "train": {"epochs": 2, "batch_size": 8, "lr": 0.01},
+            "evaluation": {"max_new_tokens": 8, "batch_size": 8},
+        } | sections
+        return parse_recipe(content, overrides)
+
+    return make
