@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -243,6 +244,8 @@ def _shown(value: Any) -> str:
     """A text as it is, an image as a note of its size."""
     if isinstance(value, str):
         return value
+    if isinstance(value, Path):
+        return str(value)
     size = value.size if isinstance(getattr(value, "size", None), tuple) else value.shape[1::-1]
     return f"[image, {size[0]} x {size[1]} pixels]"
 

@@ -30,7 +30,7 @@ _PACKAGES = (
 def fast_float32() -> Iterator[str]:
     """Within the block, let CPUs compute float32 products the faster of torch's two ways, if it is as exact.
 
-    `medium` moves them to oneDNN, which is twice as fast on some processors and still float32 there; on others
+    `medium` moves them to oneDNN, which is twice as fast on some processors and still float32; on others
     it may really compute in bfloat16. So the error of a product is measured first; GPUs are left alone.
     """
     before = torch.get_float32_matmul_precision()
