@@ -140,9 +140,28 @@ class LoraConfig(MethodConfig):
     @classmethod
     def from_peft(cls, config: Mapping[str, Any]) -> Self:
         """Read peft's fields; options that change the computation and that we lack are refused."""
-        refuse_options(config, ("use_dora", "rank_pattern", "alpha_pattern", "layer_replication", "megatron_config",
-                                "trainable_token_indices", "lora_bias", "target_parameters", "alora_invocation_tokens",
-                                "use_qalora"))
+        refuse_options(
+            config,
+            (
+                "use_dora",
+                "rank_pattern",
+                "alpha_pattern",
+                "layer_replication",
+                "megatron_config",
+                "trainable_token_indices",
+                "lora_bias",
+                "target_parameters",
+                "alora_invocation_tokens",
+                "use_qalora",
+            ),
+        )
+        start = str(config.get("init_lora_weights"))
+        if start.startswith(_STARTS_THAT_CHANGE_THE_BASE):
+            raise AdapterError(
+                f"init_lora_weights is {start!r}, which changes the base when peft loads the file.",
+                field="adapter_config.json",
+                remedy="Convert it to plain LoRA when saving it with peft (path_initial_model_for_weight_conversion).",
+            )
         return cls(
             r=config["r"],
             alpha=config["lora_alpha"],
@@ -150,6 +169,9 @@ class LoraConfig(MethodConfig):
             rslora=config.get("use_rslora", False),
             targets=peft_targets(config),
         )
+
+
+_STARTS_THAT_CHANGE_THE_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 
 
 def linear_shape(path: str, module: nn.Module) -> tuple[int, int]:
