@@ -43,8 +43,10 @@ class PositionTap:
         call = call_arguments(module, args, kwargs)
         given = call.get("input_ids") if call.get("inputs_embeds") is None else call["inputs_embeds"]
         assert given is not None
-        positions = call.get("position_ids")
-        if positions is None:
+        positions, mask = call.get("position_ids"), call.get("attention_mask")
+        if positions is None and mask is not None and mask.dim() == 2:  # padding takes up no positions
+            positions = (mask.long().cumsum(dim=1) - 1).clamp(min=0)[:, -given.shape[1] :]
+        elif positions is None:
             past = call.get("past_key_values")
             start = past.get_seq_length() if past is not None else 0
             positions = torch.arange(start, start + given.shape[1], device=given.device)[None]
