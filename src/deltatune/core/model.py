@@ -300,16 +300,16 @@ class AdaptedModel(nn.Module):
         return logits, targets[keep]
 
     @torch.inference_mode()
-    def generate(self, **arguments: Any) -> Tensor:
+    def generate(self, **arguments: Any) -> Any:
         """`generate` of the base with the active adapters; takes the base's arguments.
 
         Returns:
-            Token ids [rows, length]; for decoder-only models the input comes first, as Transformers has it.
+            Token ids [rows, length] (or Transformers' output with them as `sequences`); for decoder-only models the
+            input comes first, as Transformers has it.
         """
         tap = self._prompt_tap
         if tap is None or self.view.is_encoder_decoder or not self._active.of(tap.prompts):
-            ids: Tensor = self.base.generate(**arguments)
-            return ids
+            return self.base.generate(**arguments)
         # A decoder-only model embeds the prompt once; the cache then carries it through all further steps.
         ids = arguments.pop("input_ids")
         embeds = self.base.get_input_embeddings()(ids)
@@ -317,11 +317,16 @@ class AdaptedModel(nn.Module):
         assert extended is not None
         self._active.suspended = True
         try:
-            new = self.base.generate(inputs_embeds=extended[0], attention_mask=extended[1], **arguments)
+            output = self.base.generate(inputs_embeds=extended[0], attention_mask=extended[1], **arguments)
         finally:
             self._active.suspended = False
+        new = output if isinstance(output, Tensor) else output.sequences
         rows = new.shape[0] // ids.shape[0]
-        return torch.cat([ids.repeat_interleave(rows, dim=0), new], dim=1)
+        whole = torch.cat([ids.repeat_interleave(rows, dim=0), new], dim=1)
+        if isinstance(output, Tensor):
+            return whole
+        output.sequences = whole
+        return output
 
     @torch.no_grad()
     def merged(self, *names: str) -> nn.Module:
