@@ -95,6 +95,11 @@ def test_unlike_seeds_make_the_interval_wider():
     assert paired_bootstrap(unlike, alike[:2]).difference == pytest.approx(0)
 
 
+def test_intervals_stay_within_the_scores():
+    assert bootstrap_interval([0, 0, 0, 0, 0, 0.2]).low == 0
+    assert bootstrap_interval([1, 1, 1, 1, 0.6]).high == 1
+
+
 def test_one_example_tells_nothing():
     assert paired_bootstrap([0.5], [0.2]) == pytest.approx((0.3, 0.3, 0.3, 1.0))
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deltatune.report.charts import AREA, NEUTRAL, Axis, Dot, Line, interval_bar, line_chart, scatter, thin
-from deltatune.report.labels import place, width
+from deltatune.report.labels import Box, beside_line, place, width
 from deltatune.report.scales import fit
 
 NUMBERS = st.floats(-1e6, 1e6, width=32)
@@ -43,6 +43,15 @@ def test_names_never_run_into_each_other_or_out_of_the_chart(points):
         assert box.within(AREA)
         assert not any(box.meets(other) for other in boxes[:index])
         assert not any(box.left < x < box.right and box.top < y < box.bottom for x, y in places)
+
+
+def test_the_name_of_a_line_makes_way_for_points():
+    free = beside_line(150, "untuned", AREA, [])
+    assert free.right == AREA.right
+    pole = Box(free.left + 5, AREA.top, free.left + 15, AREA.bottom)
+    moved = beside_line(150, "untuned", AREA, [pole])
+    assert moved.right < free.right
+    assert not moved.meets(pole)
 
 
 def test_five_methods_in_one_spot_are_all_named():

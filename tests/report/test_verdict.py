@@ -80,6 +80,7 @@ def test_ties_that_are_not_transitive():
 def test_all_tie():
     found = words(board({"lora": (0.6, 1), "untuned": (0.59, 1)}, {frozenset(("lora", "untuned"))}))
     assert found.startswith("No method can be told apart from the best: lora and untuned tie")
+    assert found.endswith("So no method is shown to be better than leaving the base untuned.")
     assert "beat" not in found
 
 

@@ -103,7 +103,9 @@ def bootstrap_interval(
     """
     values = _scores(scores)
     draws = np.concatenate(list(_draw([(values, 1.0)], resamples, seed)))
-    return _percentiles(_widen(draws, float(values.mean()), values.shape[1]), confidence)
+    draws = _widen(draws, float(values.mean()), values.shape[1])
+    # Widened draws could leave the range of the scores: a ROUGE below 0, an accuracy above 1.
+    return _percentiles(np.clip(draws, values.min(), values.max()), confidence)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from markupsafe import Markup
 
-from deltatune.report.labels import LINE, Box, place
+from deltatune.report.labels import LINE, Box, beside_line, place
 from deltatune.report.scales import Scale, fit, spans_decades
 
 WIDTH, HEIGHT = 440.0, 300.0
@@ -97,14 +97,15 @@ def scatter(dots: Sequence[Dot], x: Axis, y: Axis, *, baseline: Dot | None = Non
     x_scale = fit(costs, AREA.left + 12, AREA.right - 12, log=log, zero=not log)
     y_scale = fit(values, AREA.bottom, AREA.top + 4)
     parts = [_axes(x_scale, y_scale, Axis(f"{x.title} (log)" if log else x.title, x.write), y)]
-    obstacles = []
-    if baseline:
-        height = y_scale(baseline.y)
-        parts.append(_baseline(baseline, height))
-        obstacles += [_baseline_box(baseline, height), Box(AREA.left, height - 1, AREA.right, height + 1)]
     places = [(x_scale(dot.x), y_scale(dot.y)) for dot in dots]
     bars = [_bar(dot, px, y_scale) for dot, (px, _) in zip(dots, places, strict=True)]
-    obstacles += [box for box in bars if box]
+    obstacles = [box for box in bars if box]
+    if baseline:
+        height = y_scale(baseline.y)
+        marks = [Box(px - 6, py - 6, px + 6, py + 6) for px, py in places]
+        room = beside_line(height, _short(baseline.name), AREA, [*obstacles, *marks])
+        parts.append(_baseline(baseline, height, room))
+        obstacles += [room, Box(AREA.left, height - 1, AREA.right, height + 1)]
     names = [_short(dot.name) for dot in dots]
     boxes = place(places, names, AREA, obstacles)
     for dot, (px, py), bar, name, box in zip(dots, places, bars, names, boxes, strict=True):
@@ -241,14 +242,7 @@ def _name(name: str, box: Box, x: float, y: float) -> Markup:
     return leader + text
 
 
-def _baseline_box(dot: Dot, height: float) -> Box:
-    """Room of the baseline's name: above the line at the right, below where there is no room above."""
-    top = height - LINE - 3 if height - LINE - 3 > AREA.top else height + 4
-    return Box(AREA.right - len(_short(dot.name)) * 6.6 - 4, top, AREA.right, top + LINE)
-
-
-def _baseline(dot: Dot, height: float) -> Markup:
-    box = _baseline_box(dot, height)
+def _baseline(dot: Dot, height: float, box: Box) -> Markup:
     return Markup(
         '<g class="s{}"><title>{}</title>'
         '<line class="baseline" x1="{:.1f}" x2="{:.1f}" y1="{:.1f}" y2="{:.1f}"/>'

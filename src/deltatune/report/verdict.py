@@ -31,8 +31,10 @@ def verdict(comparison: Comparison) -> list[Sentence]:
     sentences = [_opening(comparison, top, alone=len(ranked) == 1)]
     sentences += _beaten(comparison, top, rest)
     sentences += _against_untuned(comparison, top)
-    if len(top) > 1:
-        sentences += _cheapest([method for method in top if method.row.get("method") != "untuned"])
+    if len(top) > 1 and any(method.row.get("method") == "untuned" for method in top):
+        sentences.append(["So no method is shown to be better than leaving the base untuned."])
+    elif len(top) > 1:
+        sentences += _cheapest(top)
     return sentences + _failures(comparison)
 
 
