@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import sys
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from deltatune.errors import DeltatuneError
@@ -59,33 +59,37 @@ def fields(title: str | None, values: Mapping[str, Any]) -> None:
     """Print a mapping, nested ones indented, as aligned `key  value` lines on stdout."""
     console = stdout()
     if title:
-        console.print(Text(title, style="bold"))
-    grid = Table.grid(padding=(0, 2))
-    grid.add_column(style="cyan", no_wrap=True)
-    grid.add_column(overflow="fold")
-    for key, value in _flat(values):
-        grid.add_row(key, Text(value))
-    console.print(grid)
+        console.print(Text(title, style="bold"), soft_wrap=True)
+    rows = list(_flat(values))
+    indent = max((len(key) for key, _ in rows), default=0) + 2
+    for key, value in rows:
+        lines = textwrap.wrap(value, max(console.width - indent, 20), break_on_hyphens=False) or [""]
+        for number, line in enumerate(lines):
+            label = "" if number else key
+            text = Text.assemble((label.ljust(indent) if line else label, "cyan"), line)
+            console.print(text, soft_wrap=True)
 
 
 def _flat(values: Mapping[str, Any], indent: str = "") -> Iterable[tuple[str, str]]:
     for key, value in values.items():
-        label = f"{indent}{str(key).replace('_', ' ')}"
+        name = str(key)
+        label = indent + (name if "." in name else name.replace("_", " "))
         if isinstance(value, Mapping) and value:
             yield label, ""
             yield from _flat(value, indent + "  ")
         elif isinstance(value, Sequence) and not isinstance(value, str) and value:
             for number, item in enumerate(value):
-                yield (label if number == 0 else ""), _cell(item)
+                yield (label if number == 0 else ""), cell(item)
         else:
-            yield label, _cell(value)
+            yield label, cell(value)
 
 
-def _cell(value: Any) -> str:
+def cell(value: Any) -> str:
+    """A value of any kind in one line."""
     if isinstance(value, Mapping):
-        return ", ".join(f"{key} {_cell(item)}" for key, item in value.items())
+        return ", ".join(f"{key} {cell(item)}" for key, item in value.items())
     if isinstance(value, Sequence) and not isinstance(value, str):
-        return ", ".join(_cell(item) for item in value) or "none"
+        return ", ".join(cell(item) for item in value) or "none"
     return number(value)
 
 

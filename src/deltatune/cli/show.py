@@ -15,16 +15,19 @@ from deltatune.cli import output
 
 def plan(name: str, planned: dict[str, Any]) -> None:
     """Print what a run would train, where, and for how long. Warnings have been shown while planning."""
-    share = f"{planned['trained_parameters']:,} of {planned['total_parameters']:,} parameters"
+    trained, total = planned["trained_parameters"], planned["total_parameters"]
     cut = f"{planned['truncated_inputs']:,} inputs and {planned['truncated_targets']:,} targets truncated"
+    training = {
+        "trains": f"{trained:,} of {total:,} parameters ({planned['trained_share']:.3%})",
+        "where": sites(planned["sites"]),
+        "heads": planned["heads"],
+        "file": f"about {output.size(planned['file_bytes_about'])}",
+        "steps": f"{planned['steps']:,}, peak learning rate {planned['lr']:g}",
+    }
     output.fields(
         f"Plan for {name}",
         {
-            "trains": f"{share} ({planned['trained_share']:.3%})",
-            "where": sites(planned["sites"]),
-            "heads": planned["heads"],
-            "file": f"about {output.size(planned['file_bytes_about'])}",
-            "steps": f"{planned['steps']:,}, peak learning rate {planned['lr']:g}",
+            **(training if trained else {"trains": "nothing; the base is evaluated as it is"}),
             "rows": ", ".join(f"{part} {count:,}" for part, count in planned["rows"].items()),
             "tokens": f"{planned['tokens_per_epoch']:,} an epoch, {planned['supervised_tokens']:,} of them "
             f"supervised; {cut}",
@@ -35,8 +38,19 @@ def plan(name: str, planned: dict[str, Any]) -> None:
 
 def sites(paths: Iterable[str]) -> list[str]:
     """Fold the numbers of layers: 24 paths become `encoder.block.*.layer.*.SelfAttention.q  (8)`, ..."""
-    counts = Counter(re.sub(r"\b\d+\b", "*", path) if "." in path else path for path in paths)
+    counts = Counter(re.sub(r"(?<=\.)\d+(?=\.)", "*", path) for path in paths)
     return [path if count == 1 else f"{path}  ({count})" for path, count in counts.items()]
+
+
+def delta(folder: str, found: dict[str, Any]) -> None:
+    """Print what a saved delta is; tensors that differ in the layer's number only are one line."""
+    described = {
+        f"{path}  {' x '.join(map(str, tensor['shape']))} {tensor['dtype']}": None
+        for path, tensor in found.get("tensors", {}).items()
+    }
+    rest = {key: value for key, value in found.items() if key != "tensors"}
+    config = ", ".join(f"{key} {output.cell(value)}" for key, value in found.get("config", {}).items())
+    output.fields(folder, {**rest, "config": config, "tensors": sites(described)})
 
 
 def result(run: dict[str, Any]) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from deltatune.cli import output
+from deltatune.cli import output, show
 from deltatune.cli.options import Json, Overwrite, RunFolder
 from deltatune.errors import DeltatuneError
 
@@ -31,7 +31,7 @@ def inspect(
     from deltatune.checkpoint.store import inspect as look
 
     found = look(folder)
-    output.emit_json(found) if as_json else output.fields(str(folder), found)
+    output.emit_json(found) if as_json else show.delta(str(folder), found)
 
 
 def merge(
