@@ -15,7 +15,7 @@ import yaml
 from deltatune.compare.statistics import bootstrap_interval, pairwise, shared_ranks, tie_matrix
 from deltatune.core.observer import Observer, Silent
 from deltatune.errors import DeltatuneError, RecipeError
-from deltatune.evaluate import higher_is_better, metric_keys, primary_metric
+from deltatune.evaluate import higher_is_better, primary_metric
 from deltatune.files import make_folder, write_json, write_text
 from deltatune.recipe.schema import MethodEntry, Recipe
 from deltatune.report import write_report
@@ -44,8 +44,7 @@ def compare(recipe: Recipe, out: Path, *, observer: Observer | None = None) -> d
         KeyboardInterrupt: Interrupted; the same call goes on.
     """
     observer = observer or Silent()
-    metric_keys(recipe.evaluation, recipe.task)
-    primary = primary_metric(recipe.evaluation, recipe.task)
+    primary = primary_metric(recipe.evaluation, recipe.task, targets=recipe.has_targets)
     _claim(recipe, make_folder(out))
     context = Context.open(recipe, observer)
     jobs = [(entry, seed) for entry in recipe.methods for seed in recipe.seeds]

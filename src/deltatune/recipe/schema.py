@@ -106,6 +106,11 @@ class Recipe(Section):
             )
         return self
 
+    @property
+    def has_targets(self) -> bool:
+        """Whether rows have something to produce; plain language modelling has none."""
+        return self.data.columns.target is not None
+
     def entry(self, name: str) -> MethodEntry:
         """Return the method entry with this label.
 

@@ -258,7 +258,8 @@ class Trainer:
     def _scores(self) -> dict[str, float]:
         assert self.validation is not None
         rows = self.validation_rows
-        return evaluate(self.model, rows, self.validation, self.encoder, self.evaluation).metrics
+        only = self.evaluation.model_copy(update={"metrics": [self.evaluation.select_by], "primary": "auto"})
+        return evaluate(self.model, rows, self.validation, self.encoder, only).metrics
 
     def _adapter_state(self) -> dict[str, Any]:
         return {"parameters": snapshot(self.adapter), "extra": _copied(self.adapter.resume_state())}

@@ -53,7 +53,7 @@ def plan(
             "supervised_tokens": encoded.report.supervised_tokens,
             "truncated_inputs": encoded.report.truncated_inputs,
             "truncated_targets": encoded.report.truncated_targets,
-            "metrics": metric_keys(recipe.evaluation, recipe.task),
+            "metrics": metric_keys(recipe.evaluation, recipe.task, targets=recipe.has_targets),
             "warnings": list(context.dataset.warnings),
         }
     finally:

@@ -61,7 +61,7 @@ def run(
         KeyboardInterrupt: Interrupted; `resume=True` goes on.
     """
     observer = observer or Silent()
-    metric_keys(recipe.evaluation, recipe.task)  # a wrong metric name shows before hours of training
+    metric_keys(recipe.evaluation, recipe.task, targets=recipe.has_targets)  # fails before hours of training
     own = recipe.model_copy(update={"methods": [entry], "seeds": [seed]})
     finished = _prepare_folder(out, own, resume=resume, overwrite=overwrite)
     if finished is not None:
