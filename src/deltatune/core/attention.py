@@ -54,23 +54,22 @@ class AttentionTap:
             return None
         self.calls += 1
         batch = key.shape[0]
-        learned = [(route, *self.keys_values[route.name]()) for route in routes]
+        learned = {route.name: self.keys_values[route.name]() for route in routes}
         if self.active.batch_rows is None:
-            keys = torch.cat([k for _, k, _ in learned], dim=1).to(key.dtype)
-            values = torch.cat([v for _, _, v in learned], dim=1).to(key.dtype)
+            keys = torch.cat([k for k, _ in learned.values()], dim=1).to(key.dtype)
+            values = torch.cat([v for _, v in learned.values()], dim=1).to(key.dtype)
             seen = torch.ones(batch, keys.shape[1], dtype=torch.bool, device=key.device)
             return keys.expand(batch, -1, -1, -1), values.expand(batch, -1, -1, -1), seen
-        n = max(k.shape[1] for _, k, _ in learned)
-        heads, width = learned[0][1].shape[0], learned[0][1].shape[2]
+        heads, _, width = next(iter(learned.values()))[0].shape
+        n = max(k.shape[1] for k, _ in learned.values())
         seen = torch.zeros(batch, n, dtype=torch.bool, device=key.device)
         blank = key.new_zeros(1, heads, n, width)
         key_rows: list[Tensor] = []
         value_rows: list[Tensor] = []
         done = 0
-        for route, k, v in sorted(learned, key=lambda item: item[0].rows.start if item[0].rows else 0):
-            assert route.rows is not None
-            rows, short = route.rows, n - k.shape[1]
-            for into, tensor in ((key_rows, k), (value_rows, v)):
+        for name, rows in self.active.stretched(routes, batch):
+            short = n - learned[name][0].shape[1]
+            for into, tensor in zip((key_rows, value_rows), learned[name], strict=True):
                 into.append(blank.expand(rows.start - done, -1, -1, -1))
                 filled = F.pad(tensor.to(key.dtype), (0, 0, short, 0))
                 into.append(filled.expand(rows.stop - rows.start, -1, -1, -1))

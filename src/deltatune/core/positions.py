@@ -53,8 +53,8 @@ class PositionTap:
         if self.active.batch_rows is None:
             positions = positions + sum(self.shifts[route.name] for route in routes)
         else:
-            shift = torch.zeros(self.active.batch_rows, 1, dtype=positions.dtype, device=positions.device)
-            for route in routes:
-                shift[route.rows] += self.shifts[route.name]
+            shift = torch.zeros(given.shape[0], 1, dtype=positions.dtype, device=positions.device)
+            for name, rows in self.active.stretched(routes, given.shape[0]):
+                shift[rows] += self.shifts[name]
             positions = positions + shift
         return (), call | {"position_ids": positions}

@@ -73,9 +73,8 @@ class PromptTap:
         seen = torch.zeros(batch, n, dtype=torch.long, device=like.device)
         pieces, done = [], 0
         blank = like.new_zeros(1, n, like.shape[-1])
-        for route in sorted(routes, key=lambda r: r.rows.start if r.rows else 0):
-            assert route.rows is not None
-            vectors, rows = learned[route.name].to(like.dtype), route.rows
+        for name, rows in self.active.stretched(routes, batch):
+            vectors = learned[name].to(like.dtype)
             short = n - vectors.shape[0]
             pieces.append(blank.expand(rows.start - done, -1, -1))
             pieces.append(F.pad(vectors, (0, 0, short, 0)).expand(rows.stop - rows.start, -1, -1))

@@ -36,31 +36,43 @@ class Active:
         """The active routes of the adapters in `names`."""
         return [route for route in self.routes if route.name in names]
 
+    def stretched(self, routes: list[Route], leading: int) -> list[tuple[str, slice]]:
+        """The routes in the order of their rows, at a site with `leading` rows.
 
-def by_rows(active: Active, routes: list[Route], y: Tensor, act: Callable[[str, slice, Tensor], Tensor]) -> Tensor:
+        A site may see the batch flattened to [rows * length], or every row once for each beam.
+
+        Raises:
+            DeltatuneError: The leading dimension is no multiple of the batch, so rows cannot be told apart.
+        """
+        assert self.batch_rows is not None
+        stretch, rest = divmod(leading, self.batch_rows)
+        if rest or stretch == 0:
+            raise DeltatuneError(
+                f"a routed site has {leading} leading rows for a batch of {self.batch_rows}.",
+                remedy="Do not target modules without a batch dimension when rows are routed.",
+            )
+        cut = [(r.name, r.rows) for r in routes if r.rows is not None]
+        return [
+            (name, slice(rows.start * stretch, rows.stop * stretch))
+            for name, rows in sorted(cut, key=lambda item: item[1].start)
+        ]
+
+
+def by_rows(
+    active: Active, routes: list[Route], y: Tensor, act: Callable[[str, slice, Tensor], Tensor]
+) -> Tensor:
     """Apply `act(name, rows, y[rows])` to each routed slice of `y` and put the batch together again.
 
-    A module may see the batch flattened to [rows * length, d]; the slices are stretched accordingly.
-
     Raises:
-        DeltatuneError: The leading dimension is no multiple of the batch, so rows cannot be told apart.
+        DeltatuneError: Rows cannot be told apart here.
     """
-    assert active.batch_rows is not None
-    if y.shape[0] == 1 and active.batch_rows > 1:  # made once for all rows, such as positions
-        y = y.expand(active.batch_rows, *y.shape[1:])
-    stretch, rest = divmod(y.shape[0], active.batch_rows)
-    if rest or stretch == 0:
-        raise DeltatuneError(
-            f"a routed site has {y.shape[0]} leading rows for a batch of {active.batch_rows}.",
-            remedy="Do not target modules without a batch dimension when rows are routed.",
-        )
+    if y.shape[0] == 1 and active.batch_rows != 1:  # made once for all rows, such as positions
+        y = y.expand(active.batch_rows or 1, *y.shape[1:])
     pieces, done = [], 0
-    for route in sorted(routes, key=lambda r: r.rows.start if r.rows else 0):
-        assert route.rows is not None
-        start, stop = route.rows.start * stretch, route.rows.stop * stretch
-        pieces.append(y[done:start])
-        pieces.append(act(route.name, slice(start, stop), y[start:stop]))
-        done = stop
+    for name, rows in active.stretched(routes, y.shape[0]):
+        pieces.append(y[done : rows.start])
+        pieces.append(act(name, rows, y[rows]))
+        done = rows.stop
     pieces.append(y[done:])
     return torch.cat([piece for piece in pieces if piece.shape[0]])
 
