@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from deltatune.core.adapter import Adapter
 from deltatune.core.attention import AttentionSwitch, AttentionTap
-from deltatune.core.delta import Foldable, ModuleCopy
+from deltatune.core.delta import ModuleCopy
+from deltatune.core.fold import fold_into_
 from deltatune.core.head import LabelledHead, decoder_inputs
 from deltatune.core.method import MethodConfig
 from deltatune.core.positions import PositionTap
@@ -118,10 +119,10 @@ class AdaptedModel(nn.Module):
             AdapterError: The name is taken or has other characters.
             TargetError: The base lacks what the method acts on.
         """
-        if name in self.adapters or not re.fullmatch(r"[A-Za-z0-9_-]+", name):
+        if hasattr(self.adapters, name) or not re.fullmatch(r"[A-Za-z0-9_-]+", name):
             raise AdapterError(
                 f"{name!r} cannot be the name of a new adapter.",
-                remedy="Use letters, digits, '_' and '-', and a name that is not taken.",
+                remedy="Use letters, digits, '_' and '-', and a name that is not taken or one of Python's.",
             )
         # Without any adapter in force, so that nothing of another one gets into the start of this one.
         with self.using(), torch.random.fork_rng(devices=[]):
@@ -133,7 +134,11 @@ class AdaptedModel(nn.Module):
                 adapter.add(path, ModuleCopy(self.view.modules[path]).float())
         adapter.bind(seed)
         adapter.to(self.device)
-        self._hang(name, adapter)
+        try:
+            self._hang(name, adapter)
+        except BaseException:
+            self._take_off(name)
+            raise
         self.adapters[name] = adapter
         self.configs[name] = config
         adapter.train(self.training)
@@ -163,6 +168,11 @@ class AdaptedModel(nn.Module):
         """Take the adapter off the base and return it. Taps that nobody needs any more are removed."""
         adapter = self.adapter(name)
         self._set_routes(tuple(r for r in self._active.routes if r.name != name))
+        self._take_off(name)
+        del self.adapters[name], self.configs[name]
+        return adapter
+
+    def _take_off(self, name: str) -> None:
         for taps, attribute in ((self._taps, "deltas"), (self._attention_taps, "keys_values")):
             for path in list(taps):
                 held = getattr(taps[path], attribute)
@@ -181,8 +191,6 @@ class AdaptedModel(nn.Module):
             if not self._prompt_tap.prompts:
                 self._prompt_tap.remove()
                 self._prompt_tap = None
-        del self.adapters[name], self.configs[name]
-        return adapter
 
     def use(self, *names: str) -> None:
         """Let the named adapters act, in this order, on all rows. Without names the plain base answers.
@@ -295,9 +303,17 @@ class AdaptedModel(nn.Module):
         else:
             targets = torch.nn.functional.pad(labels[:, 1:], (0, 1), value=-100)
             keep = targets != -100
+        if self._active.batch_rows is not None and self._routes_at_head():
+            # Chosen positions have no rows any more by which the head's deltas could be told apart.
+            return self(**inputs, use_cache=False).logits[keep], targets[keep]
         with self._head.select(keep):
             logits = self(**inputs, use_cache=False).logits
         return logits, targets[keep]
+
+    def _routes_at_head(self) -> bool:
+        head = self.base.get_output_embeddings()
+        taps = (tap for path, tap in self._taps.items() if self.view.modules[path] is head)
+        return any(self._active.of(tap.deltas) for tap in taps)
 
     @torch.inference_mode()
     def generate(self, **arguments: Any) -> Any:
@@ -333,21 +349,12 @@ class AdaptedModel(nn.Module):
         """A copy of the base with the named (default: the active) adapters written into its weights.
 
         Raises:
-            AdapterError: A delta has no equivalent in the weights (prompts, learned keys and values).
+            AdapterError: A delta has no equivalent in the weights (prompts, learned keys and values, a delta on one
+                of two tied modules).
         """
         model = self._plain_base()
-        modules = dict(model.named_modules())
         for name in names or self.active:
-            adapter = self.adapter(name)
-            if adapter.keys_values or adapter.prompt is not None:
-                raise AdapterError(
-                    f"{name!r} ({self.configs[name].name}) adds tokens and cannot be written into weights.",
-                    remedy="Keep it as an adapter; `deltatune predict` and the Python API use it as it is.",
-                )
-            for path, parameter in adapter.own.items():
-                model.get_parameter(path).copy_(parameter)
-            for path, delta in adapter.deltas.items():
-                _fold(modules[path], delta, name)
+            fold_into_(model, self.adapter(name), name)
         return model
 
     def _plain_base(self) -> nn.Module:
@@ -384,23 +391,3 @@ class AdaptedModel(nn.Module):
         if enabled:
             self._recomputation.on(keep_eval=not self.base_dropout)
         self.train(self.training)
-
-
-def _fold(module: nn.Module, delta: nn.Module, name: str) -> None:
-    """Write one delta into the parameters of `module`, which belongs to a copy of the base."""
-    if isinstance(delta, ModuleCopy):
-        module.load_state_dict(delta.copy.state_dict())
-        return
-    if not isinstance(delta, Foldable):
-        raise AdapterError(
-            f"{name!r} acts in a way that no weight of {type(module).__name__} can express.",
-            remedy="Keep it as an adapter.",
-        )
-    bias = getattr(module, "bias", None)
-    weight, bias = delta.fold(module.weight, bias)
-    module.weight.copy_(weight)
-    if bias is not None:
-        if module.bias is None:
-            module.bias = nn.Parameter(bias, requires_grad=False)
-        else:
-            module.bias.copy_(bias)

@@ -1,0 +1,55 @@
+"""Folding: an adapter written into the weights of a model."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import torch
+from torch import nn
+
+from deltatune.core.adapter import Adapter
+from deltatune.core.delta import Delta, Foldable, ModuleCopy
+from deltatune.errors import AdapterError
+
+
+@torch.no_grad()
+def fold_into_(model: nn.Module, adapter: Adapter, name: str) -> None:
+    """Write `adapter` (called `name` in errors) into the parameters of `model`, which are changed.
+
+    Raises:
+        AdapterError: It has no equivalent in the weights: it adds tokens, or acts on one of two tied modules.
+    """
+    if adapter.keys_values or adapter.prompt is not None:
+        raise AdapterError(
+            f"{name!r} adds tokens and cannot be written into weights.",
+            remedy="Keep it as an adapter; `deltatune predict` and the Python API use it as it is.",
+        )
+    for path, parameter in adapter.own.items():
+        model.get_parameter(path).copy_(parameter)
+    users = Counter(id(p) for module in model.modules() for p in module._parameters.values())
+    for path, delta in adapter.deltas.items():
+        module = model.get_submodule(path)
+        if not isinstance(delta, ModuleCopy) and users[id(module.weight)] > 1:
+            raise AdapterError(
+                f"{name!r} acts on {path!r} alone, whose weight is tied to that of another module.",
+                remedy="Keep it as an adapter, or choose targets without embeddings and output heads.",
+            )
+        _fold(module, delta, name)
+
+
+def _fold(module: Any, delta: Delta, name: str) -> None:
+    if isinstance(delta, ModuleCopy):
+        module.load_state_dict(delta.copy.state_dict())
+        return
+    if not isinstance(delta, Foldable):
+        raise AdapterError(
+            f"{name!r} acts in a way that no weight of {type(module).__name__} can express.",
+            remedy="Keep it as an adapter.",
+        )
+    weight, bias = delta.fold(module.weight, getattr(module, "bias", None))
+    module.weight.copy_(weight)
+    if bias is not None and module.bias is None:
+        module.bias = nn.Parameter(bias, requires_grad=False)
+    elif bias is not None:
+        module.bias.copy_(bias)
