@@ -27,8 +27,13 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
         if folder.exists():
             old = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.old."))
             folder.replace(old / "folder")
-            temporary.replace(folder)
-            shutil.rmtree(old)
+            try:
+                temporary.replace(folder)
+            except BaseException:
+                (old / "folder").replace(folder)
+                raise
+            finally:
+                shutil.rmtree(old, ignore_errors=True)
         else:
             temporary.replace(folder)
     except BaseException:

@@ -9,9 +9,10 @@ A folder that only has peft's files loads as well.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -124,24 +125,23 @@ def read_adapter(folder: Path) -> SavedAdapter:
     tensors = read_tensors(folder / TENSORS)
     if ours is None:
         method = _method_of_peft(peft, folder)
-        return SavedAdapter(method, METHODS.get(method).from_peft(peft), peft, None, tensors)
+        with _settings_of(folder / CONFIG):
+            return SavedAdapter(method, METHODS.get(method).from_peft(peft), peft, None, tensors)
     if ours.get("schema") != SCHEMA:
         raise AdapterError(
             f"'{folder / OURS}' has the schema {ours.get('schema')!r}; this version reads {SCHEMA}.",
             remedy="Install the version of deltatune that wrote it.",
         )
+    _require(peft, ("peft_type",), folder / CONFIG)
+    _require(ours, ("method", "config", "heads", "base", "peft_compatible", "sha256"), folder / OURS)
+    _require(ours["base"], ("name", "structure", "fingerprint", "dtype"), folder / OURS)
     if sha256(folder / TENSORS) != ours["sha256"]:
         raise AdapterError(
             f"'{folder / TENSORS}' is not the file that was saved: its checksum differs.",
             remedy="Copy or train it again.",
         )
-    try:
+    with _settings_of(folder / OURS):
         config = METHODS.get(ours["method"], field=str(folder / OURS))(**ours["config"])
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise AdapterError(
-            f"'{folder / OURS}' has a bad setting {first['loc']}: {first['msg']}.", remedy="Save it again."
-        ) from error
     return SavedAdapter(ours["method"], config, peft, ours, tensors)
 
 
@@ -168,13 +168,15 @@ def load_adapter(
     if saved.ours is None:
         tensors = _without_base(tensors, saved.peft, model)
     if saved.ours is None or saved.ours["peft_compatible"]:
-        tensors = saved.config.from_peft_tensors(tensors, model.view)
+        tensors = _from_peft(saved.config, tensors, model, folder)
     heads = saved.ours["heads"] if saved.ours else _peft_heads(saved.peft, tensors, model)
+    active = model.active
     adapter = model.attach(name, saved.config, heads=heads)
     try:
         adapter.load_stored(tensors)
     except BaseException:
         model.detach(name)
+        model.use(*active)
         raise
 
 
@@ -223,6 +225,38 @@ def _read_json(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise AdapterError(f"'{path}' holds no JSON object.", remedy="Copy or train it again.")
     return value
+
+
+def _require(found: Any, keys: tuple[str, ...], path: Path) -> None:
+    missing = [key for key in keys if not isinstance(found, dict) or key not in found]
+    if missing:
+        raise AdapterError(f"'{path}' lacks {', '.join(missing)}.", remedy="Copy or train it again.")
+
+
+@contextlib.contextmanager
+def _settings_of(path: Path) -> Iterator[None]:
+    """Name the file and the setting if a method's settings cannot be read."""
+    try:
+        yield
+    except KeyError as error:
+        raise AdapterError(f"'{path}' lacks {error}.", remedy="Copy or train it again.") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise AdapterError(
+            f"'{path}' has a bad setting {first['loc']}: {first['msg']}.", remedy="Save it again."
+        ) from error
+
+
+def _from_peft(
+    config: MethodConfig, tensors: Mapping[str, Tensor], model: AdaptedModel, folder: Path
+) -> dict[str, Tensor]:
+    try:
+        return config.from_peft_tensors(tensors, model.view)
+    except (KeyError, RuntimeError) as error:
+        raise AdapterError(
+            f"the tensors in '{folder / TENSORS}' do not fit this base ({error}).",
+            remedy="Load it onto the model it was trained on.",
+        ) from error
 
 
 def _method_of_peft(peft: Mapping[str, Any], folder: Path) -> str:
