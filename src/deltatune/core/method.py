@@ -56,9 +56,7 @@ class MethodConfig(BaseModel):
         """
         raise NotImplementedError
 
-    def from_peft_tensors(
-        self, tensors: Mapping[str, Tensor], view: BaseView
-    ) -> dict[str, Tensor]:
+    def from_peft_tensors(self, tensors: Mapping[str, Tensor], view: BaseView) -> dict[str, Tensor]:
         """Translate peft's keys (without their `base_model.model.`) into those of `Adapter.stored`."""
         return dict(tensors)
 

@@ -121,9 +121,7 @@ class BaseView:
         if selector == "all-linear":
             output = self.base.get_output_embeddings()
             return {
-                p
-                for p in candidates
-                if isinstance(self.modules[p], LINEAR) and self.modules[p] is not output
+                p for p in candidates if isinstance(self.modules[p], LINEAR) and self.modules[p] is not output
             }
         if any(character in selector for character in "*?["):
             return {p for p in candidates if fnmatch.fnmatchcase(p, selector)}

@@ -24,7 +24,9 @@ class FullConfig(MethodConfig):
 
     name: ClassVar[str] = "full"
     title: ClassVar[str] = "Every parameter of the model, in a copy."
-    paper: ClassVar[str] = "Howard and Ruder 2018, Universal Language Model Fine-tuning (discriminative start)."
+    paper: ClassVar[str] = (
+        "Howard and Ruder 2018, Universal Language Model Fine-tuning (discriminative start)."
+    )
     default_lr: ClassVar[float] = 1e-4
 
     def build(self, view: BaseView) -> Adapter:

@@ -89,7 +89,9 @@ class LoraConfig(MethodConfig):
 
     name: ClassVar[str] = "lora"
     title: ClassVar[str] = "A low-rank update B A beside chosen weight matrices."
-    paper: ClassVar[str] = "Hu et al. 2021, LoRA: Low-Rank Adaptation of Large Language Models (arXiv 2106.09685)."
+    paper: ClassVar[str] = (
+        "Hu et al. 2021, LoRA: Low-Rank Adaptation of Large Language Models (arXiv 2106.09685)."
+    )
     default_lr: ClassVar[float] = 1e-3
     peft_type: ClassVar[str | None] = "LORA"
 

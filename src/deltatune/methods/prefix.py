@@ -125,7 +125,11 @@ class PrefixConfig(MethodConfig):
         if not view.is_decoder_only or view.model_type not in _PEFT_POSITIONS:
             return None
         tensors = adapter.stored()
-        rows = [tensors.pop(f"{path}.prefix_{part}") for path in adapter.keys_values for part in ("keys", "values")]
+        rows = [
+            tensors.pop(f"{path}.prefix_{part}")
+            for path in adapter.keys_values
+            for part in ("keys", "values")
+        ]
         first = next(iter(view.attention_sites()))
         table = torch.stack(rows).permute(2, 0, 1, 3).reshape(self.n_tokens, -1)
         fields = {

@@ -44,7 +44,9 @@ class PromptConfig(MethodConfig):
 
     name: ClassVar[str] = "prompt"
     title: ClassVar[str] = "Learned vectors before the embedded input."
-    paper: ClassVar[str] = "Lester et al. 2021, The Power of Scale for Parameter-Efficient Prompt Tuning (2104.08691)."
+    paper: ClassVar[str] = (
+        "Lester et al. 2021, The Power of Scale for Parameter-Efficient Prompt Tuning (2104.08691)."
+    )
     default_lr: ClassVar[float] = 0.3
     peft_type: ClassVar[str | None] = "PROMPT_TUNING"
 
