@@ -57,4 +57,4 @@ class Registry(Generic[T]):
             module, _, attribute = entry.partition(":")
             entry = cast(T, getattr(importlib.import_module(module), attribute))
             self._entries[name] = entry
-        return cast(T, entry)
+        return entry

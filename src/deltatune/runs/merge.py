@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from transformers import PreTrainedModel
 
 from deltatune.checkpoint.folders import atomic_folder
 from deltatune.core.head import decoder_inputs
@@ -37,6 +38,7 @@ def merge(folder: Path, out: Path) -> dict[str, Any]:
     """
     loaded = load_run(folder)
     merged = loaded.model.merged()
+    assert isinstance(merged, PreTrainedModel)
     batch, compared_on = _batch(loaded)
     with quiet(), atomic_folder(out) as temporary:
         merged.save_pretrained(temporary)
@@ -71,7 +73,7 @@ def _batch(loaded: LoadedRun) -> tuple[dict[str, Tensor], str]:
     return batch, note
 
 
-def _random_batch(model: nn.Module, task: str) -> dict[str, Tensor]:
+def _random_batch(model: PreTrainedModel, task: str) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(0)
     if task == "image-classification":
         size = model.config.image_size

@@ -69,7 +69,7 @@ class Context:
             loaded = load_base(self.recipe.model, self.recipe.task, self.dataset.labels, dtype=dtype)
             digest = fingerprint(loaded.model)
             device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-            loaded.model.to(device)
+            torch.nn.Module.to(loaded.model, device)  # Transformers' own signature hides it from type checkers
             self._bases[dtype] = SharedBase(loaded, digest, device)
         return self._bases[dtype]
 
