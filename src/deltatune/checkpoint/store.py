@@ -294,7 +294,7 @@ def _check_base(saved: SavedAdapter, model: AdaptedModel, fingerprint: str | Non
 def _without_base(
     tensors: Mapping[str, Tensor], peft: Mapping[str, Any], model: AdaptedModel
 ) -> dict[str, Tensor]:
-    """Leave out what peft stores of the base beside the delta: embedding tables, if they are the base's own."""
+    """Leave out the base's own embedding tables, which peft may store beside the delta."""
     heads = tuple(f"{path}." for path in _peft_heads(peft, tensors, model))
     own = dict(model.base.named_parameters())
 

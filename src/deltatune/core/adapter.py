@@ -36,7 +36,8 @@ class Adapter(nn.Module):
         keys_values: Attention module path -> learned keys and values there.
         prompt: Learned vectors at the input.
         own: Parameter path -> trainable stand-in for that parameter of the base (full fine-tuning).
-        position_shift: Positions that the learned keys take up before the input's first, in decoder-only models.
+        position_shift: Positions that the learned keys take up before the input's first, in decoder-only
+            models.
 
     The trainer treats every adapter alike: `start` once, then `penalty` and `after_step` on every step, and
     `finish` at the end. A method with a schedule overrides them; the others inherit the empty ones.
@@ -160,7 +161,7 @@ class Adapter(nn.Module):
         for name, tensor in tensors.items():
             if tensor.shape != mine[name].shape:
                 raise AdapterError(
-                    f"{name} has the shape {list(tensor.shape)}, and this base needs {list(mine[name].shape)}.",
+                    f"{name} has the shape {list(tensor.shape)}; this base needs {list(mine[name].shape)}.",
                     remedy="Load it onto the model it was trained on.",
                 )
         for path, delta in self.deltas.items():

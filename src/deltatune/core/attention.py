@@ -1,21 +1,21 @@
 """Attention taps: learned keys and values put before those of the input, in any attention of any model.
 
-Transformers routes attention through a table of functions. Two functions of ours stand in it, one over SDPA and
-one over the model's own eager attention. They prepend what is learned for the calling module, widen the mask and
-the position bias, and hand over; without learned keys they change nothing. Caches keep holding the input's keys
-only, so cached generation equals the uncached, with any padding.
+Transformers routes attention through a table of functions. Two functions of ours stand in it, one over SDPA
+and one over the model's own eager attention. They prepend what is learned for the calling module, widen the
+mask and the position bias, and hand over; without learned keys they change nothing. Caches keep holding the
+input's keys only, so cached generation equals the uncached, with any padding.
 """
 
 from __future__ import annotations
 
 import sys
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import eager_mask, sdpa_mask
@@ -83,7 +83,7 @@ class AttentionTap:
 _TAPS: weakref.WeakKeyDictionary[nn.Module, AttentionTap] = weakref.WeakKeyDictionary()
 
 
-def _attend(
+def _attend(  # noqa: PLR0917  (the order is Transformers')
     inner: Callable[..., tuple[Tensor, Tensor | None]],
     module: nn.Module,
     query: Tensor,
@@ -174,7 +174,8 @@ class AttentionSwitch:
         """Route the attention of every part of the model through the taps."""
         if self._before:
             return
-        configs = {id(m.config): m.config for m in self._base.modules() if hasattr(m, "config")}
+        modules: Iterable[Any] = self._base.modules()
+        configs = {id(m.config): m.config for m in modules if hasattr(m, "config")}
         self._before = [(config, config._attn_implementation) for config in configs.values()]
         for config, implementation in self._before:
             config._attn_implementation = OVER_EAGER if implementation == "eager" else OVER_SDPA

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 class Clock:
     """Counts the forward passes of one adapter, so that its randomness is a function of time, not of history.
 
-    Dropout masks are drawn from (seed, site, tick). Recomputing a layer under gradient checkpointing, resuming
-    a run and training next to other runs therefore all draw the same masks.
+    Dropout masks are drawn from (seed, site, tick). Recomputing a layer under gradient checkpointing,
+    resuming a run and training next to other runs therefore all draw the same masks.
     """
 
     def __init__(self, seed: int = 0) -> None:
@@ -28,7 +28,8 @@ class Dropout(nn.Module):
     """Inverted dropout whose mask depends only on the clock and the site.
 
     The mask is cut from 64-bit random words as 16-bit numbers: `bernoulli_` is single-threaded on CPUs and
-    would dominate a LoRA step. The keep probability is a multiple of 2^-16, and the rescaling uses it exactly.
+    would dominate a LoRA step. The keep probability is a multiple of 2^-16, and the rescaling uses it
+    exactly.
 
     Args:
         p: Probability of zeroing an element, in [0, 1).

@@ -19,7 +19,7 @@ class LabelledHead:
     """
 
     def __init__(self, base: nn.Module) -> None:
-        self._base = base
+        self._base: Any = base
 
     @contextlib.contextmanager
     def select(self, keep: Tensor) -> Iterator[None]:
@@ -55,7 +55,7 @@ class LabelledHead:
             )
 
 
-def decoder_inputs(base: nn.Module, labels: Tensor) -> Tensor:
+def decoder_inputs(base: Any, labels: Tensor) -> Tensor:
     """What the decoder of an encoder-decoder model reads: the labels, shifted right by its start token.
 
     Args:

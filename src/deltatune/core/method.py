@@ -44,7 +44,7 @@ class MethodConfig(BaseModel):
         raise NotImplementedError
 
     def to_peft(self, adapter: Adapter, view: BaseView) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
-        """Give (fields of peft's adapter_config.json, tensors by peft's keys), or None if peft cannot hold it."""
+        """Give (fields of adapter_config.json, tensors by peft's keys), or None if peft cannot hold it."""
         return None
 
     @classmethod
@@ -61,5 +61,5 @@ class MethodConfig(BaseModel):
         return dict(tensors)
 
     def for_inference(self, adapter: Adapter) -> Self:
-        """The configuration under which this trained adapter is saved and loaded: without training-only parts."""
+        """The configuration that is saved with this trained adapter: without what only training needs."""
         return self

@@ -29,8 +29,8 @@ from deltatune.errors import AdapterError, DeltatuneError, TargetError, nearest
 class AdaptedModel(nn.Module):
     """A Transformers model that stays as it is, and the adapters attached to it.
 
-    The base's classes, parameter names and bytes are not altered: deltas hang on forward hooks, learned keys and
-    values on Transformers' attention table. `detach` leaves nothing behind.
+    The base's classes, parameter names and bytes are not altered: deltas hang on forward hooks, learned keys
+    and values on Transformers' attention table. `detach` leaves nothing behind.
 
     Args:
         base: A Transformers model. Its parameters are frozen.
@@ -43,7 +43,7 @@ class AdaptedModel(nn.Module):
         self, base: nn.Module, heads: Sequence[str] = (), *, processor: Any = None, base_dropout: bool = False
     ) -> None:
         super().__init__()
-        self.base = base.requires_grad_(False).eval()
+        self.base: Any = base.requires_grad_(False).eval()
         self.view = BaseView(base, heads, processor)
         self.adapters = nn.ModuleDict()
         self.configs: dict[str, MethodConfig] = {}
@@ -84,7 +84,8 @@ class AdaptedModel(nn.Module):
     @property
     def device(self) -> torch.device:
         """Where the base is."""
-        return next(self.base.parameters()).device
+        device: torch.device = next(self.base.parameters()).device
+        return device
 
     @property
     def active(self) -> tuple[str, ...]:
@@ -112,8 +113,8 @@ class AdaptedModel(nn.Module):
             name: Letters, digits, `_` and `-`.
             config: The method and its settings.
             seed: Seed of the initial values and of all randomness in training.
-            heads: Modules to train whole in a copy; by default the base's newly initialised ones, if the method
-                trains anything and does not own them already.
+            heads: Modules to train whole in a copy; by default the base's newly initialised ones, if the
+                method trains anything and does not own them already.
 
         Raises:
             AdapterError: The name is taken or has other characters.
@@ -320,8 +321,8 @@ class AdaptedModel(nn.Module):
         """`generate` of the base with the active adapters; takes the base's arguments.
 
         Returns:
-            Token ids [rows, length] (or Transformers' output with them as `sequences`); for decoder-only models the
-            input comes first, as Transformers has it.
+            Token ids [rows, length] (or Transformers' output with them as `sequences`); for decoder-only
+            models the input comes first, as Transformers has it.
         """
         tap = self._prompt_tap
         if tap is None or self.view.is_encoder_decoder or not self._active.of(tap.prompts):
@@ -349,8 +350,8 @@ class AdaptedModel(nn.Module):
         """A copy of the base with the named (default: the active) adapters written into its weights.
 
         Raises:
-            AdapterError: A delta has no equivalent in the weights (prompts, learned keys and values, a delta on one
-                of two tied modules).
+            AdapterError: A delta has no equivalent in the weights (prompts, learned keys and values, a delta
+                on one of two tied modules).
         """
         model = self._plain_base()
         for name in names or self.active:
@@ -365,7 +366,7 @@ class AdaptedModel(nn.Module):
             self.detach(name)
         recomputed = self._recomputation.enabled
         self._recomputation.off()
-        plain = copy.deepcopy(self.base).eval()
+        plain: nn.Module = copy.deepcopy(self.base).eval()
         self.gradient_checkpointing(recomputed)
         for name, (adapter, config) in held.items():
             self._hang(name, adapter)

@@ -1,7 +1,7 @@
 """Position tap: the input's positions begin after a learned prefix, in decoder-only models.
 
-A prefix stands for earlier tokens, so the first real token has the position n_tokens, as it has when the prefix is
-a filled cache (which is how Li and Liang's code and peft insert it).
+A prefix stands for earlier tokens, so the first real token has the position n_tokens, as it has when the
+prefix is a filled cache (which is how Li and Liang's code and peft insert it).
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 
 from deltatune.core.adapter import Prompt
 from deltatune.core.sites import BaseView
@@ -87,8 +87,8 @@ class PromptTap:
         """Prompt and input as one.
 
         Returns:
-            Embeddings [batch, n + length, d_model], mask [batch, n + length], and which of the n vectors each row
-            has [batch, n]; or None without a prompt.
+            Embeddings [batch, n + length, d_model], mask [batch, n + length], and which of the n vectors each
+            row has [batch, n]; or None without a prompt.
         """
         found = self.collect(embeds.shape[0], embeds)
         if found is None:
@@ -101,8 +101,8 @@ class PromptTap:
     def _join(self, before: Tensor, tensor: Tensor, seen: Tensor) -> Tensor:
         """Put `before` [batch, n, ...] before `tensor` [batch, length, ...].
 
-        Where tokens see both ways, what fills up a shorter prompt goes to the end of its row, so that the row's
-        positions and its first token are those that it has alone.
+        Where tokens see both ways, what fills up a shorter prompt goes to the end of its row, so that the
+        row's positions and its first token are those that it has alone.
         """
         joined = torch.cat([before, tensor], dim=1)
         if self.active.batch_rows is None or self._is_causal:
@@ -124,7 +124,7 @@ class PromptTap:
             )
         embeds = call.get("inputs_embeds")
         if embeds is None:
-            embeds = module.get_input_embeddings()(call["input_ids"])
+            embeds = _embed(module, call["input_ids"])
         extended = self.extend(embeds, call.get("attention_mask"))
         assert extended is not None
         embeds, mask, seen = extended
@@ -163,7 +163,7 @@ class PromptTap:
         vectors, seen = found
         if not bool(seen.all()):
             raise TargetError(
-                "prompts of different lengths cannot share a batch of images: patches have no attention mask.",
+                "prompts of different lengths cannot share a batch of images, which have no attention mask.",
                 remedy="Train them one after another.",
             )
         self._width = vectors.shape[1]
@@ -175,6 +175,11 @@ class PromptTap:
             states = output["last_hidden_state"]
             output["last_hidden_state"] = torch.cat([states[:, :1], states[:, 1 + self._width :]], dim=1)
         return output
+
+
+def _embed(module: Any, ids: Tensor) -> Tensor:
+    embeds: Tensor = module.get_input_embeddings()(ids)
+    return embeds
 
 
 def _length(call: dict[str, Any]) -> int:

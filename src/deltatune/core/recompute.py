@@ -1,7 +1,7 @@
 """Gradient checkpointing: each layer keeps only its input, and computes the rest again in the backward pass.
 
-Transformers recomputes a layer only while the layer's own `training` is set, which would also switch on the dropout
-that some layers apply by hand. So the flag is set, and cleared while the layer's forward pass runs.
+Transformers recomputes a layer only while the layer's own `training` is set, which would also switch on the
+dropout that some layers apply by hand. So the flag is set, and cleared while the layer's forward pass runs.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Recomputation:
 
     def __init__(self, base: nn.Module) -> None:
         self._base = base
-        self._layers: list[GradientCheckpointingLayer] = []
+        self._layers: list[Any] = []
 
     @property
     def enabled(self) -> bool:
@@ -39,7 +39,7 @@ class Recomputation:
         Raises:
             TargetError: The base has none that can be.
         """
-        layers = [m for m in self._base.modules() if isinstance(m, GradientCheckpointingLayer)]
+        layers: list[Any] = [m for m in self._base.modules() if isinstance(m, GradientCheckpointingLayer)]
         if not layers or not getattr(self._base, "supports_gradient_checkpointing", True):
             raise TargetError(
                 f"{type(self._base).__name__} has no layers that can be recomputed.",

@@ -1,8 +1,8 @@
 """Roles: what a module does, independent of what an architecture calls it.
 
 `query` is `q` in T5, `q_proj` in Llama, `attention.self.query` in BERT and a third of `c_attn` in GPT-2. Each
-family lists its patterns (regular expressions on the end of a module path); a model type without an entry gets
-the union of all of them, which finds the right modules in most decoder and encoder layouts.
+family lists its patterns (regular expressions on the end of a module path); a model type without an entry
+gets the union of all of them, which finds the right modules in most decoder and encoder layouts.
 """
 
 from __future__ import annotations

@@ -38,7 +38,7 @@ class BaseView:
         processor: The base's tokenizer or image processor, for methods that start from a text.
     """
 
-    def __init__(self, base: nn.Module, heads: Sequence[str] = (), processor: Any = None) -> None:
+    def __init__(self, base: Any, heads: Sequence[str] = (), processor: Any = None) -> None:
         self.base = base
         self.processor = processor
         self.config = base.config

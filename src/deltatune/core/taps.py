@@ -129,8 +129,9 @@ class ModuleTap:
 
 def call_arguments(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
     """The arguments of a call to `module`, all by name."""
-    call = dict(inspect.signature(module.forward).bind_partial(*args, **kwargs).arguments)
-    return call | call.pop("kwargs", {})
+    call: dict[str, Any] = dict(inspect.signature(module.forward).bind_partial(*args, **kwargs).arguments)
+    call |= call.pop("kwargs", {})
+    return call
 
 
 def first(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:

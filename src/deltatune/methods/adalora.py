@@ -3,14 +3,14 @@ r"""AdaLoRA: a low-rank update whose ranks are allotted to the matrices that nee
     h = W_0 x + (alpha / r_0) P diag(lambda) Q x          (Zhang et al. 2023, equation 3)
 
 P [d_out, r_0] and Q [r_0, d_in] start as N(0, 0.02), lambda at zero. A penalty keeps P and Q orthonormal
-(equation 4), so that lambda are singular values. Each triplet i = (P_i, lambda_i, Q_i) has the importance
-S_i = s(lambda_i) + mean s(P_i) + mean s(Q_i), where s = sensitivity * uncertainty and both are moving averages of
-|w dL/dw| (equations 7 to 10). The budget of triplets falls from r_0 to the target along a cubic between `tinit` and
-`tfinal` steps before the end (equation 12); the least important ones are set to zero.
+(equation 4), so that lambda are singular values. Each triplet i = (P_i, lambda_i, Q_i) has the importance S_i
+= s(lambda_i) + mean s(P_i) + mean s(Q_i), where s = sensitivity * uncertainty and both are moving averages of
+|w dL/dw| (equations 7 to 10). The budget of triplets falls from r_0 to the target along a cubic between
+`tinit` and `tfinal` steps before the end (equation 12); the least important ones are set to zero.
 
-The schedule is derived from the number of steps that the run really has, the trainer calls it on every step, and a
-run that ends with another budget than its target fails. (peft leaves the calls to the user, and its trainer path
-never makes them: then all singular values survive, silently.)
+The schedule is derived from the number of steps that the run really has, the trainer calls it on every step,
+and a run that ends with another budget than its target fails. (peft leaves the calls to the user, and its
+trainer path never makes them: then all singular values survive, silently.)
 
 Oracle: peft's AdaLoRA driven by hand: same logits, same losses over 20 steps, same rank pattern.
 """
@@ -23,7 +23,7 @@ from typing import Annotated, Any, ClassVar, Self
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 from transformers.pytorch_utils import Conv1D
 
 from deltatune.core.adapter import Adapter
@@ -158,7 +158,7 @@ class AdaLoraAdapter(Adapter):
         order = torch.cat(list(scores.values())).argsort(descending=True, stable=True)
         alive = torch.zeros(len(order), dtype=torch.bool, device=order.device)
         alive[order[:budget]] = True
-        parts = alive.split([len(score) for score in scores.values()])
+        parts = torch.split(alive, [len(score) for score in scores.values()])
         self.mask = dict(zip(scores, parts, strict=True))
         self._apply_mask()
 

@@ -2,10 +2,10 @@ r"""LoRA: low-rank adaptation of weight matrices.
 
     h = W_0 x + (alpha / r) B A x           (Hu et al. 2021, equation 3)
 
-A is [r, d_in] and drawn as Kaiming-uniform with a = sqrt(5), B is [d_out, r] and zero, so that training starts at
-the base exactly (the initialisation of the authors' loralib, which peft shares). With `rslora` the factor is
-alpha / sqrt(r) (Kalajdzievski 2023, theorem 3.2). On an embedding the row of the token is looked up in A
-instead; there A is zero and B normal, as in loralib.
+A is [r, d_in] and drawn as Kaiming-uniform with a = sqrt(5), B is [d_out, r] and zero, so that training
+starts at the base exactly (the initialisation of the authors' loralib, which peft shares). With `rslora` the
+factor is alpha / sqrt(r) (Kalajdzievski 2023, theorem 3.2). On an embedding the row of the token is looked up
+in A instead; there A is zero and B normal, as in loralib.
 
 Oracle: peft's LoraConfig with copied weights; files load both ways.
 """
@@ -19,7 +19,7 @@ from typing import Annotated, Any, ClassVar, Self
 import torch
 from pydantic import Field
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 from transformers.pytorch_utils import Conv1D
 
 from deltatune.core.adapter import Adapter
@@ -162,7 +162,7 @@ class LoraConfig(MethodConfig):
             raise AdapterError(
                 f"init_lora_weights is {start!r}, which changes the base when peft loads the file.",
                 field="adapter_config.json",
-                remedy="Convert it to plain LoRA when saving it with peft (path_initial_model_for_weight_conversion).",
+                remedy="Save it with peft's path_initial_model_for_weight_conversion, as plain LoRA.",
             )
         return cls(
             r=config["r"],

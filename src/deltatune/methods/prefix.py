@@ -1,17 +1,17 @@
 r"""Prefix tuning: learned keys and values that every attention layer sees before those of the input.
 
-    head = Attn(x W_q, [P_k; x W_k], [P_v; x W_v])        (Li and Liang 2021, section 4.2; He et al. 2022, eq. 5)
+    head = Attn(x W_q, [P_k; x W_k], [P_v; x W_v])      (Li and Liang 2021, section 4.2; He et al. 2022, (5))
 
-P_k and P_v are [n_tokens, d] for each layer. With `projection` they come out of a small network while training,
-P = MLP(E) with one tanh layer (section 4.3), which is dropped afterwards: only P is stored.
+P_k and P_v are [n_tokens, d] for each layer. With `projection` they come out of a small network while
+training, P = MLP(E) with one tanh layer (section 4.3), which is dropped afterwards: only P is stored.
 
-It reaches every attention that the recipe names: the encoder's, the decoder's and the cross-attention, in text and
-vision models alike. (peft reaches the decoder only.) The prefix has no position of its own: T5's position
-bias is zero for it and rotary embeddings do not turn it. In decoder-only models the input's positions begin after it,
-as they do in peft, so that files are interchangeable.
+It reaches every attention that the recipe names: the encoder's, the decoder's and the cross-attention, in
+text and vision models alike. (peft reaches the decoder only.) The prefix has no position of its own: T5's
+position bias is zero for it and rotary embeddings do not turn it. In decoder-only models the input's
+positions begin after it, as they do in peft, so that files are interchangeable.
 
-Initialisation: N(0, init_std) for P without projection; peft draws N(0, 1), which for T5's unscaled scores starts far
-from the base. Oracle: peft's PrefixTuningConfig on causal models with copied values.
+Initialisation: N(0, init_std) for P without projection; peft draws N(0, 1), which for T5's unscaled scores
+starts far from the base. Oracle: peft's PrefixTuningConfig on causal models with copied values.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ class PrefixConfig(MethodConfig):
     n_tokens: Annotated[int, Field(ge=1)] = 20
     """Length of the prefix."""
     scopes: Annotated[tuple[Scope, ...], Field(min_length=1)] = ("encoder", "decoder", "cross")
-    """Which attention gets one: encoder, decoder (its self-attention), cross. Those a model lacks are skipped."""
+    """Which attention gets one: encoder, decoder (its self-attention), cross; what it lacks is skipped."""
     projection: bool = False
     """Train through a small network (reparameterisation), which is dropped when the delta is saved."""
     projection_size: Annotated[int, Field(ge=1)] = 512
@@ -121,7 +121,7 @@ class PrefixConfig(MethodConfig):
         return self.model_copy(update={"projection": False})
 
     def to_peft(self, adapter: Adapter, view: BaseView) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
-        """peft's one table [n_tokens, layers * 2 * d], for models that it can hold: decoder-only ones."""
+        """One table [n_tokens, layers * 2 * d], as peft holds it, for decoder-only models."""
         if not view.is_decoder_only or view.model_type not in _PEFT_POSITIONS:
             return None
         tensors = adapter.stored()

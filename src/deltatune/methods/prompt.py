@@ -2,12 +2,13 @@ r"""Prompt tuning: learned vectors before the embedded input.
 
     h_0 = [P; E(x)]                      (Lester et al. 2021, section 2)
 
-P is [n_tokens, d_model]. It starts as the embeddings of sampled frequent tokens (section 3.2: from the 5,000 most
-common, which in SentencePiece and BPE vocabularies are the first), as those of a text, or uniform in [-0.5, 0.5]
-(the paper's random). In encoder-decoder models it stands before the encoder's input; in vision models it follows
-the class token (Jia et al. 2022, VPT).
+P is [n_tokens, d_model]. It starts as the embeddings of sampled frequent tokens (section 3.2: from the 5,000
+most common, which in SentencePiece and BPE vocabularies are the first), as those of a text, or uniform in
+[-0.5, 0.5] (the paper's random). In encoder-decoder models it stands before the encoder's input; in vision
+models it follows the class token (Jia et al. 2022, VPT).
 
-Oracle: peft's PromptTuningConfig with copied vectors (for encoder-decoder models with one transformer submodule).
+Oracle: peft's PromptTuningConfig with copied vectors (for encoder-decoder models with one transformer
+    submodule).
 """
 
 from __future__ import annotations
@@ -105,7 +106,7 @@ class PromptConfig(MethodConfig):
         return self.model_copy(update={"init": "random", "text": None})
 
     def to_peft(self, adapter: Adapter, view: BaseView) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
-        """peft's PromptTuningConfig; it has none for vision models."""
+        """The fields of peft's PromptTuningConfig; there is none for vision models."""
         if view.is_vision:
             return None
         first = next(iter(view.attention_sites()))
