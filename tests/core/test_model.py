@@ -1,0 +1,231 @@
+"""AdaptedModel where several adapters meet, and where something goes wrong."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import pytest
+import torch
+from tests import tiny
+from tests.contract.checks import anatomy, close
+from torch import nn
+
+from deltatune.core.adapter import Adapter, KeysValues, Prompt
+from deltatune.core.delta import Delta
+from deltatune.core.method import MethodConfig
+from deltatune.core.model import AdaptedModel
+from deltatune.core.sites import BaseView
+from deltatune.errors import AdapterError, ModelError, TargetError
+from deltatune.methods import METHODS
+
+
+def build(architecture: str, **options: object) -> AdaptedModel:
+    return AdaptedModel(tiny.model(architecture), tiny.heads(architecture), **options)  # type: ignore[arg-type]
+
+
+LORA, FULL, PREFIX, PROMPT = (METHODS.get(name) for name in ("lora", "full", "prefix", "prompt"))
+
+
+def test_each_adapter_trains_a_head_of_its_own() -> None:
+    model, batch = build("bert"), tiny.batch("bert")
+    tiny.perturb(model.attach("a", LORA()), seed=1)
+    first = model(**batch).logits
+    second = model.attach("b", LORA())
+    assert torch.equal(model(**batch).logits, build("bert")(**batch).logits)
+    model(**batch).loss.backward()
+    assert all(p.grad is None for p in model.adapter("a").parameters())
+    assert all(p.grad is not None for name, p in second.trainable() if "copy" in name)
+    model.use("a")
+    assert torch.equal(model(**batch).logits, first)
+
+
+@pytest.mark.parametrize("config", [FULL(), PROMPT(n_tokens=3), LORA()])
+def test_a_new_adapter_starts_from_the_base_whatever_is_active(config: MethodConfig) -> None:
+    model, lone = build("bert"), build("bert")
+    tiny.perturb(model.attach("busy", FULL()))
+    expected = lone.attach("a", config, seed=5).stored()
+    found = model.attach("a", config, seed=5).stored()
+    assert expected.keys() == found.keys()
+    assert all(torch.equal(found[key], expected[key]) for key in expected)
+
+
+def test_attaching_does_not_disturb_the_global_generator() -> None:
+    torch.manual_seed(3)
+    expected = torch.rand(4)
+    torch.manual_seed(3)
+    build("t5").attach("a", LORA(), seed=9)
+    assert torch.equal(torch.rand(4), expected)
+
+
+@pytest.mark.parametrize("name", ["a", "a.b", "", "ä", "a b", "items", "training"])
+def test_bad_and_taken_names(name: str) -> None:
+    model = build("llama")
+    model.attach("a", LORA())
+    with pytest.raises(AdapterError, match="cannot be the name"):
+        model.attach(name, LORA())
+    assert list(model.adapters) == ["a"]
+
+
+def test_unknown_adapters_are_named() -> None:
+    model = build("llama")
+    model.attach("first", LORA())
+    for act in (model.use, model.detach, model.adapter, model.merged):
+        with pytest.raises(AdapterError, match="first"):
+            act("fist")
+    assert model.active == ("first",)
+
+
+class BrokenConfig(MethodConfig):
+    name: ClassVar[str] = "broken"
+
+    def build(self, view: BaseView) -> Adapter:
+        prompt = Prompt()
+        prompt.vectors = nn.Parameter(torch.zeros(1, view.d_model))  # type: ignore[assignment]
+        return Adapter({"classifier": Delta(), "vit": Delta()}, prompt=prompt)
+
+
+def test_a_method_that_cannot_be_hung_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = build("vit")
+    model.attach("a", LORA())
+    before = anatomy(model.base)
+    monkeypatch.delitem(model.base.vit._modules, "embeddings")
+    with pytest.raises(TargetError, match="embeddings"):
+        model.attach("b", BrokenConfig())
+    monkeypatch.undo()
+    assert anatomy(model.base)["hooks"] == before["hooks"]
+    assert model.active == ("a",)
+    assert list(model.adapters) == ["a"]
+
+
+def test_mixed_methods_stack_and_share_a_batch() -> None:
+    model, batch = build("t5"), tiny.batch("t5")
+    configs = {"l": LORA(r=2), "k": PREFIX(n_tokens=2), "p": PROMPT(n_tokens=3), "q": PREFIX(n_tokens=4)}
+    for seed, (name, config) in enumerate(configs.items()):
+        tiny.perturb(model.attach(name, config), seed=seed)
+    parts = {name: slice(row, row + 1) for row, name in enumerate(configs)}
+    expected = []
+    for name, rows in parts.items():
+        model.use(name)
+        expected.append(model.labelled_logits(tiny.rows_of(batch, rows))[0])
+    with model.routing(parts, 4):
+        close(model.labelled_logits(batch)[0], torch.cat(expected))
+    model.use(*configs)
+    everything = model.labelled_logits(batch)[0]
+    model.use("l", "k", "p")
+    assert (model.labelled_logits(batch)[0] - everything).abs().max() > 1e-3
+    assert all(model.fired().values())
+
+
+@pytest.mark.parametrize("architecture", tiny.SEQ2SEQ)
+def test_routed_prompts_need_no_mask(architecture: str) -> None:
+    model, batch = build(architecture), tiny.batch(architecture)
+    del batch["attention_mask"]
+    tiny.perturb(model.attach("a", PROMPT(n_tokens=2)), seed=1)
+    tiny.perturb(model.attach("b", PROMPT(n_tokens=5)), seed=2)
+    parts = {"a": slice(0, 2), "b": slice(2, 3)}
+    expected = []
+    for name, rows in [*parts.items(), ((), slice(3, 4))]:
+        model.use(*([name] if name else []))
+        expected.append(model.labelled_logits(tiny.rows_of(batch, rows))[0])
+    with model.routing(parts, 4):
+        close(model.labelled_logits(batch)[0], torch.cat(expected))
+
+
+@pytest.mark.parametrize("method", ["lora", "prefix", "prompt"])
+@pytest.mark.parametrize("architecture", ["t5", "llama"])
+def test_routed_generation_is_that_of_each_row_alone(method: str, architecture: str) -> None:
+    model, made = build(architecture), tiny.prompts(architecture)
+    for seed, name in enumerate(("a", "b")):
+        config = {} if method == "lora" else {"n_tokens": 3 + 2 * seed}
+        tiny.perturb(model.attach(name, METHODS.get(method)(**config)), seed=seed)
+    options = {"max_new_tokens": 5, "min_new_tokens": 5, "do_sample": False}
+    parts = {"a": slice(0, 2), "b": slice(2, 4)}
+    for beams in (1, 2):
+        expected = []
+        for name, rows in parts.items():
+            model.use(name)
+            expected.append(model.generate(**tiny.rows_of(made, rows), **options, num_beams=beams))
+        with model.routing(parts, 4):
+            found = model.generate(**made, **options, num_beams=beams)
+        assert torch.equal(found, torch.cat(expected)), beams
+
+
+def test_a_delta_on_the_output_head_can_be_routed_with_labels_only() -> None:
+    model, batch = build("llama"), tiny.batch("llama")
+    batch["labels"][0, 3:] = -100  # rows with different numbers of labels
+    for seed, name in enumerate(("a", "b")):
+        tiny.perturb(model.attach(name, LORA(targets=["lm_head", "query"])), seed=seed)
+    parts = {"a": slice(0, 2), "b": slice(2, 4)}
+    expected = []
+    for name, rows in parts.items():
+        model.use(name)
+        expected.append(model.labelled_logits(tiny.rows_of(batch, rows))[0])
+    with model.routing(parts, 4):
+        close(model.labelled_logits(batch)[0], torch.cat(expected))
+
+
+def test_tied_weights_are_not_folded_into_both() -> None:
+    """GPT-2's embedding is its output head as well; the delta acts on the embedding alone."""
+    model, batch = build("gpt2"), tiny.batch("gpt2")
+    tiny.perturb(model.attach("a", LORA(targets=["wte"])))
+    expected = model.labelled_logits(batch)[0]
+    with pytest.raises(AdapterError, match="tied"):
+        model.merged()
+    assert torch.equal(model.labelled_logits(batch)[0], expected)
+    untied = build("bert")
+    tiny.perturb(untied.attach("a", LORA(targets=["word_embeddings"])))
+    close(untied.merged()(**tiny.batch("bert")).logits, untied(**tiny.batch("bert")).logits)
+
+
+def test_merging_keeps_checkpointing_and_modes_as_they_were() -> None:
+    model, batch = build("bart"), tiny.batch("bart")
+    tiny.perturb(model.attach("a", LORA()))
+    model.train()
+    model.gradient_checkpointing()
+    modes = [(name, module.training) for name, module in model.named_modules()]
+    merged = model.merged()
+    assert [(name, module.training) for name, module in model.named_modules()] == modes
+    assert not any(module.training for module in merged.modules())
+    assert not any("_gradient_checkpointing_func" in module.__dict__ for module in merged.modules())
+    close(AdaptedModel(merged).labelled_logits(batch)[0], model.labelled_logits(batch)[0])
+
+
+def test_checkpointing_can_be_taken_off_in_the_middle_of_training() -> None:
+    model = AdaptedModel(tiny.model("bart", dropout=0.2))
+    before = anatomy(model.base)
+    model.train()
+    model.gradient_checkpointing()
+    model.gradient_checkpointing(False)
+    assert anatomy(model.base) == before
+    batch = tiny.batch("bart")
+    assert torch.equal(model.labelled_logits(batch)[0], model.labelled_logits(batch)[0])
+
+
+def test_a_base_without_layers_to_recompute_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = build("llama")
+    monkeypatch.setattr(model.base, "supports_gradient_checkpointing", False)
+    with pytest.raises(TargetError, match="recomputed"):
+        model.gradient_checkpointing()
+
+
+def test_labels_need_a_language_model_head() -> None:
+    model = build("vit")
+    with pytest.raises(ModelError, match="head"):
+        model.labelled_logits(tiny.batch("vit") | {"labels": torch.ones(4, 3, dtype=torch.long)})
+
+
+def test_a_new_model_is_in_eval_mode() -> None:
+    assert not any(module.training for module in build("bert").modules())
+
+
+def test_keys_and_values_of_a_method_are_its_own() -> None:
+    with pytest.raises(NotImplementedError):
+        KeysValues()()
+    with pytest.raises(NotImplementedError):
+        Prompt()()
+
+
+def test_saving_needs_one_adapter(tmp_path: object) -> None:
+    model = build("llama")
+    with pytest.raises(AdapterError, match="0 adapters"):
+        model.save(str(tmp_path) + "/x")

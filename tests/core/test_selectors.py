@@ -1,0 +1,199 @@
+"""From the selectors of a recipe to the modules of a base."""
+
+from __future__ import annotations
+
+import fnmatch
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests import tiny
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from deltatune.core import roles
+from deltatune.core.sites import LINEAR, BaseView
+from deltatune.errors import TargetError
+
+LEAVES = {
+    "t5": {"query": "q", "key": "k", "value": "v", "output": "o", "mlp_in": "wi", "mlp_out": "wo"},
+    "bart": {
+        "query": "q_proj",
+        "key": "k_proj",
+        "value": "v_proj",
+        "output": "out_proj",
+        "mlp_in": "fc1",
+        "mlp_out": "fc2",
+    },
+    "llama": {
+        "query": "q_proj",
+        "key": "k_proj",
+        "value": "v_proj",
+        "output": "o_proj",
+        "mlp_in": ("gate_proj", "up_proj"),
+        "mlp_out": "down_proj",
+    },
+    "gpt2": {
+        "query": "c_attn",
+        "key": "c_attn",
+        "value": "c_attn",
+        "output": "attn.c_proj",
+        "mlp_in": "c_fc",
+        "mlp_out": "mlp.c_proj",
+    },
+    "bert": {
+        "query": "query",
+        "key": "key",
+        "value": "value",
+        "output": "attention.output.dense",
+        "mlp_in": "intermediate.dense",
+        "mlp_out": ("0.output.dense", "1.output.dense"),
+    },
+    "vit": {
+        "query": "q_proj",
+        "key": "k_proj",
+        "value": "v_proj",
+        "output": "o_proj",
+        "mlp_in": "fc1",
+        "mlp_out": "fc2",
+    },
+}
+ATTENTIONS = {"t5": 6, "bart": 6, "llama": 2, "gpt2": 2, "bert": 2, "vit": 2}
+BLOCKS = {"t5": 4, "bart": 4, "llama": 2, "gpt2": 2, "bert": 2, "vit": 2}
+
+
+def view(architecture: str) -> BaseView:
+    return BaseView(tiny.model(architecture), tiny.heads(architecture))
+
+
+VIEWS = {architecture: view(architecture) for architecture in tiny.ARCHITECTURES}
+
+
+@pytest.mark.parametrize("architecture", tiny.ARCHITECTURES)
+@pytest.mark.parametrize("role", roles.ROLES)
+def test_roles_find_the_modules_they_mean(architecture: str, role: str) -> None:
+    ends = LEAVES[architecture][role]
+    ends = (ends,) if isinstance(ends, str) else ends
+    found = VIEWS[architecture].by_role(role)
+    blocks = BLOCKS if role.startswith("mlp") else ATTENTIONS
+    per_block = len(ends) if architecture == "llama" else 1
+    assert len(found) == blocks[architecture] * per_block
+    assert all(f".{path}".endswith(tuple(f".{end}" for end in ends)) for path in found)
+
+
+@pytest.mark.parametrize("architecture", tiny.ARCHITECTURES)
+def test_an_unknown_model_type_falls_back_to_all_tables(architecture: str) -> None:
+    known, unknown = VIEWS[architecture], view(architecture)
+    unknown.model_type = "something-new"
+    for role in ("query", "key", "value", "output", "mlp_in", "mlp_out"):
+        assert list(unknown.by_role(role)) == list(known.by_role(role)), role
+    assert unknown.is_decoder_only == known.is_decoder_only
+
+
+@pytest.mark.parametrize("architecture", tiny.SEQ2SEQ)
+def test_scopes_part_the_attention(architecture: str) -> None:
+    found = [set(VIEWS[architecture].select([f"{scope}.query"])) for scope in roles.SCOPES]
+    assert [len(paths) for paths in found] == [2, 2, 2]
+    assert set.union(*found) == set(VIEWS[architecture].select(["query"]))
+    assert all("decoder" in path for path in found[1] | found[2])
+
+
+def test_groups_are_the_union_of_their_roles_in_the_order_of_the_base() -> None:
+    for here in VIEWS.values():
+        for group, members in roles.GROUPS.items():
+            chosen = list(here.select([group]))
+            assert set(chosen) == set(here.select(members))
+            assert chosen == [path for path in here.modules if path in set(chosen)]
+
+
+@pytest.mark.parametrize("architecture", tiny.ARCHITECTURES)
+def test_all_linear_leaves_out_heads_and_embeddings(architecture: str) -> None:
+    here = VIEWS[architecture]
+    chosen = here.select(["all-linear"])
+    linear = {path for path, module in here.modules.items() if isinstance(module, nn.Linear | Conv1D)}
+    assert linear - set(chosen) == ({"classifier"} if architecture in tiny.CLASSIFIERS else {"lm_head"})
+
+
+def test_globs_and_ends_of_paths() -> None:
+    here = VIEWS["llama"]
+    assert list(here.select(["model.layers.0.*.[qv]_proj"])) == [
+        "model.layers.0.self_attn.q_proj",
+        "model.layers.0.self_attn.v_proj",
+    ]
+    assert len(here.select(["self_attn.q_proj"])) == 2
+    assert list(here.select(["layers.1.self_attn.q_proj", "1.self_attn.q_proj"])) == [
+        "model.layers.1.self_attn.q_proj"
+    ]
+    assert list(here.select(["lm_head"])) == ["lm_head"]
+    with pytest.raises(TargetError):  # the end of a name is not the end of a path
+        here.select(["proj"])
+
+
+@pytest.mark.parametrize(
+    ("architecture", "selector", "hint"),
+    [
+        ("bert", "q_proj", "query"),
+        ("llama", "quary", "query"),
+        ("llama", "c_attn", "q_proj"),
+        ("t5", "encoder.q_proj", "all-linear"),
+        ("bert", "decoder.query", "query"),
+        ("bert", "classifier", "query"),  # a head is trained whole
+        ("gpt2", "*.self_attn.*", "c_attn"),
+    ],
+)
+def test_a_selector_without_a_match_lists_what_would_match(
+    architecture: str, selector: str, hint: str
+) -> None:
+    with pytest.raises(TargetError) as caught:
+        VIEWS[architecture].select(["all-linear", selector])
+    assert repr(selector) in str(caught.value)
+    assert hint in str(caught.value.remedy)
+    assert caught.value.field == "targets"
+
+
+def test_no_attention_in_the_named_scopes_is_an_error() -> None:
+    with pytest.raises(TargetError, match="encoder"):
+        VIEWS["bert"].attention_sites(("decoder", "cross"))
+
+
+def test_shapes_of_attention() -> None:
+    assert {(s.kv_heads, s.head_dim) for s in VIEWS["llama"].attention_sites()} == {(tiny.KV_HEADS, 4)}
+    for architecture in set(tiny.ARCHITECTURES) - {"llama"}:
+        sites = VIEWS[architecture].attention_sites()
+        assert {(s.kv_heads, s.head_dim) for s in sites} == {(tiny.HEADS, 4)}
+        assert len(sites) == ATTENTIONS[architecture]
+
+
+PATHS = sorted({path for here in VIEWS.values() for path in here.modules if path})
+SELECTORS = st.one_of(
+    st.sampled_from([*roles.ROLES, *roles.GROUPS, "all-linear"]),
+    st.builds(lambda s, r: f"{s}.{r}", st.sampled_from(roles.SCOPES), st.sampled_from(roles.ROLES)),
+    st.builds(lambda p, n: ".".join(p.split(".")[-n:]), st.sampled_from(PATHS), st.integers(1, 4)),
+    st.builds(lambda p, n: "*" + p[n:], st.sampled_from(PATHS), st.integers(0, 12)),
+    st.text("abq_.*[]?0", min_size=1, max_size=6),
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.sampled_from(tiny.ARCHITECTURES), st.lists(SELECTORS, min_size=1, max_size=3))
+def test_selection_is_the_ordered_union_of_its_selectors(architecture: str, selectors: list[str]) -> None:
+    """Every selector matches or raises; the result has no duplicates, only linear layers, and no heads."""
+    here = VIEWS[architecture]
+    parts: list[dict[str, nn.Module] | None] = []
+    for selector in selectors:
+        try:
+            parts.append(here.select([selector]))
+        except TargetError:
+            parts.append(None)
+    if None in parts:
+        with pytest.raises(TargetError):
+            here.select(selectors)
+        return
+    chosen = here.select(selectors)
+    union = set().union(*(part or () for part in parts))
+    assert list(chosen) == [path for path in here.modules if path in union]
+    assert all(isinstance(module, LINEAR) for module in chosen.values())
+    assert not any(path.startswith("classifier") for path in chosen)
+    for selector, part in zip(selectors, parts, strict=True):
+        if set("*?[") & set(selector):
+            assert all(fnmatch.fnmatchcase(path, selector) for path in part or ())
