@@ -1,0 +1,90 @@
+"""Gradients of every delta in double precision, against finite differences."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from tests import tiny
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn.functional import cross_entropy
+
+from deltatune.core.delta import Delta, ModuleCopy
+from deltatune.core.model import AdaptedModel
+from deltatune.methods import METHODS
+from deltatune.methods.adalora import AdaLoraDelta
+from deltatune.methods.lora import LoraDelta, LoraEmbeddingDelta
+
+DELTAS: dict[str, Callable[[], Delta]] = {
+    "lora": lambda: LoraDelta(5, 4, 2, 0.7),
+    "lora-dropout": lambda: LoraDelta(5, 4, 2, 0.7, 0.3),
+    "lora-conv1d": lambda: LoraDelta(5, 4, 2, 0.7, transposed=True),
+    "adalora": lambda: AdaLoraDelta(5, 4, 3, 0.7),
+    "module-copy": lambda: ModuleCopy(nn.Linear(5, 4)),
+}
+
+
+def varied(module: nn.Module) -> tuple[list[str], tuple[Tensor, ...]]:
+    tiny.perturb(module)
+    named = {name: p.detach().clone().requires_grad_() for name, p in module.named_parameters()}
+    return list(named), tuple(named.values())
+
+
+@pytest.mark.parametrize("name", DELTAS)
+def test_gradients_of_a_delta(name: str) -> None:
+    delta = DELTAS[name]().double()
+    names, values = varied(delta)
+    generator = torch.Generator().manual_seed(0)
+    x, y = (torch.randn(2, 3, d, generator=generator, dtype=torch.float64).requires_grad_() for d in (5, 4))
+
+    def run(x: Tensor, y: Tensor, *values: Tensor) -> Tensor:
+        return functional_call(delta, dict(zip(names, values, strict=True)), (x, y))
+
+    assert run(x, y, *values).dtype == torch.float64
+    assert torch.autograd.gradcheck(run, (x, y, *values))
+
+
+def test_gradients_of_an_embedding_delta() -> None:
+    delta = LoraEmbeddingDelta(6, 4, 2, 0.7).double()
+    names, values = varied(delta)
+    ids = torch.tensor([[0, 5, 5], [2, 1, 0]])
+    y = torch.zeros(2, 3, 4, dtype=torch.float64, requires_grad=True)
+
+    def run(y: Tensor, *values: Tensor) -> Tensor:
+        return functional_call(delta, dict(zip(names, values, strict=True)), (ids, y))
+
+    assert torch.autograd.gradcheck(run, (y, *values))
+
+
+@pytest.mark.parametrize("architecture", ["bart", "gpt2", "bert"])
+@pytest.mark.parametrize("method", ["prefix", "prompt"])
+@pytest.mark.parametrize("routed", [False, True])
+def test_gradients_through_the_taps(architecture: str, method: str, routed: bool) -> None:
+    """Of learned keys, values and vectors, through a whole model; T5 and Llama norm in single precision."""
+    model = AdaptedModel(tiny.model(architecture).double())
+    batch = tiny.batch(architecture, rows=3)
+    adapters = []
+    for seed, name in enumerate(("a", "b")):
+        adapter = model.attach(name, METHODS.get(method)(n_tokens=1 + seed)).double()
+        tiny.perturb(adapter, seed=seed)
+        adapters.append(adapter)
+    modules: list[Any] = [part for adapter in adapters for _, part in adapter.parts()]
+    places = [(module, leaf) for module in modules for leaf in module._parameters]
+    values = tuple(module._parameters[leaf].detach().clone().requires_grad_() for module, leaf in places)
+
+    def run(*values: Tensor) -> Tensor:
+        for (module, leaf), value in zip(places, values, strict=True):
+            module._parameters[leaf] = value
+        if architecture in tiny.CLASSIFIERS:
+            return cross_entropy(model(**batch).logits, batch["labels"])
+        return cross_entropy(*model.labelled_logits(batch))  # the models' own loss is in single precision
+
+    if routed:
+        with model.routing({"a": slice(0, 1), "b": slice(1, 3)}, 3):
+            assert torch.autograd.gradcheck(run, values, fast_mode=True)
+    else:
+        model.use("a", "b")
+        assert torch.autograd.gradcheck(run, values, fast_mode=True)
