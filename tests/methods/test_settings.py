@@ -62,10 +62,10 @@ def test_lora_starts_as_loralib_does() -> None:
     assert not delta.lora_B.weight.any()
     bound = 1 / math.sqrt(64)  # Kaiming-uniform with a = sqrt(5)
     assert delta.lora_A.weight.abs().max() <= bound
-    assert delta.lora_A.weight.std() == pytest.approx(bound / math.sqrt(3), rel=0.1)
+    assert delta.lora_A.weight.std().item() == pytest.approx(bound / math.sqrt(3), rel=0.1)
     embedding = LoraEmbeddingDelta(50, 64, 8, 1.0)
     assert not embedding.lora_embedding_A.any()
-    assert embedding.lora_embedding_B.std() == pytest.approx(1, rel=0.15)
+    assert embedding.lora_embedding_B.std().item() == pytest.approx(1, rel=0.15)
 
 
 def test_lora_scales() -> None:
@@ -84,10 +84,9 @@ def test_the_seed_decides_the_start() -> None:
     assert not any(torch.equal(starts[0][key], starts[2][key]) for key in moving)
 
 
-@pytest.mark.parametrize("method", ["adalora"])
-def test_adalora_needs_linear_layers(method: str) -> None:
+def test_adalora_needs_linear_layers() -> None:
     with pytest.raises(TargetError):
-        attached("gpt2", method, targets=["wte"])
+        attached("gpt2", "adalora", targets=["wte"])
 
 
 def test_the_budget_falls_along_a_cubic() -> None:
@@ -107,7 +106,7 @@ def test_shares_of_the_real_number_of_steps(total: int, first: int, last: int) -
 
 
 @pytest.mark.parametrize(
-    ("tinit", "tfinal", "total"), [(5, 5, 10), (0, 3, 2), (200, 1000, 1100), (0.5, 0.5, 9)]
+    ("tinit", "tfinal", "total"), [(5, 5, 10), (0, 3, 2), (200, 1000, 1100), (0.5, 0.5, 8)]
 )
 def test_a_schedule_that_does_not_fit_is_refused_before_training(
     tinit: float, tfinal: float, total: int
@@ -126,7 +125,7 @@ def test_a_schedule_that_was_cut_short_fails() -> None:
         for parameter in adapter.parameters():
             parameter.grad = torch.ones_like(parameter)
         adapter.after_step(step)
-        if step == 4:
+        if step == 2:
             assert not adapter.settled
             with pytest.raises(TrainingError, match="of 8 singular values"):
                 adapter.finish()
