@@ -213,3 +213,26 @@ def test_precisions_learn_alike(make_recipe: Make, tmp_path: Path, precision: st
     assert losses[-1] < losses[0]
     stored = load_file(tmp_path / "run/adapter/adapter_model.safetensors")
     assert {tensor.dtype for tensor in stored.values()} == {torch.float32}
+
+
+def test_trackers_get_what_the_log_has(make_recipe: Make, tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    recipe = make_recipe("train.trackers=[tensorboard]")
+    run(recipe, recipe.methods[0], 0, tmp_path / "run")
+    events = EventAccumulator(str(tmp_path / "run/deltatune"))
+    events.Reload()
+    log = lines(tmp_path / "run/metrics.jsonl")
+    assert [event.value for event in events.Scalars("loss")] == pytest.approx(
+        [line["loss"] for line in log if "loss" in line]
+    )
+    assert len(events.Scalars("validation/loss")) == 2
+
+
+def test_a_tracker_that_is_not_installed_is_refused(
+    make_recipe: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    recipe = make_recipe("train.trackers=[wandb]")
+    with pytest.raises(RecipeError, match=r"wandb.*deltatune\[trackers\]"):
+        run(recipe, recipe.methods[0], 0, tmp_path / "run")

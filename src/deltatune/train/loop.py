@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import json
 import math
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -75,6 +76,7 @@ class Trainer:
     def __post_init__(self) -> None:
         self.adapter = self.model.adapter(self.name)
         self.parameters = [parameter for _, parameter in self.adapter.trainable()]
+        _require_installed(self.spec.trackers)
         self.accelerator = Accelerator(
             cpu=self.model.device.type == "cpu", log_with=self.spec.trackers or None, project_dir=self.out
         )
@@ -117,7 +119,9 @@ class Trainer:
         else:
             self._log_path.write_text("", encoding="utf-8")
         if self.spec.trackers:
-            self.accelerator.init_trackers("deltatune", config=self.spec.model_dump(mode="json"))
+            settings = self.spec.model_dump(mode="json").items()
+            plain = {k: v if isinstance(v, int | float | str) else str(v) for k, v in settings}
+            self.accelerator.init_trackers("deltatune", config=plain)
         self.observer.start("Training", self.total)
         self.observer.advance("Training", self.progress.step)
         try:
@@ -325,6 +329,17 @@ def count_targets(batch: dict[str, Tensor], task: str, model: AdaptedModel) -> i
     if task in CLASSIFICATION:
         return len(labels)
     return int((labels if model.view.is_encoder_decoder else labels[:, 1:]).ne(-100).sum())
+
+
+def _require_installed(trackers: Sequence[str]) -> None:
+    """Refuse a tracker whose package is absent; Accelerate would leave it out without a word."""
+    for name in trackers:
+        if importlib.util.find_spec(name) is None:
+            raise RecipeError(
+                f"the package {name} is not installed.",
+                field="train.trackers",
+                remedy='Install it: pip install "deltatune[trackers]".',
+            )
 
 
 def _copied(value: Any, device: torch.device | str = "cpu") -> Any:

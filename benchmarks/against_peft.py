@@ -1,0 +1,139 @@
+"""LoRA on a T5, ours against peft with the Hugging Face Trainer: quality on the test rows, and wall time.
+
+Both train the same base with the same LoRA settings, optimizer, learning rate, batch size and number of steps on
+the same rows, each with its own defaults otherwise. Both deltas are evaluated by the same code: peft's is loaded from
+its files. The difference in ROUGE-L gets a paired bootstrap.
+
+    python benchmarks/against_peft.py --train T.jsonl --validation V.jsonl --test E.jsonl --steps 100
+
+The files are JSON lines with `table` and `title`. One run each, one after the other: times are single measurements.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from deltatune.checkpoint.store import load_adapter
+from deltatune.compare.statistics import bootstrap_interval, paired_bootstrap
+from deltatune.core.observer import Silent
+from deltatune.evaluate import evaluate
+from deltatune.recipe import Recipe, parse_recipe
+from deltatune.train import Context, run
+from deltatune.train.machine import PeakMemory, versions
+
+LORA = {"r": 8, "alpha": 32, "dropout": 0.1, "targets": ["query", "value"]}
+
+
+def recipe_of(arguments: argparse.Namespace) -> Recipe:
+    """The recipe that both sides follow; the study's settings, cut to `--steps`."""
+    return parse_recipe(
+        {
+            "task": "text-to-text",
+            "model": arguments.model,
+            "data": {
+                **{part: str(getattr(arguments, part)) for part in ("train", "validation", "test")},
+                "columns": {"input": "table", "target": "title"},
+                "template": arguments.template,
+                "max_input_tokens": arguments.max_input_tokens,
+                "max_target_tokens": 64,
+                "limit": {"train": arguments.rows, "validation": 100},
+            },
+            "methods": ["untuned", {"lora": LORA, "name": "ours"}],
+            "train": {"epochs": 1000, "max_steps": arguments.steps, "batch_size": 16, "lr": 1e-3, "warmup": 0.0,
+                      "evaluate_every": arguments.steps},
+            "evaluation": {"max_new_tokens": 48},
+        }
+    )  # fmt: skip
+
+
+def with_peft(context: Context, recipe: Recipe, out: Path) -> dict[str, float]:
+    """Train with peft and the Trainer's defaults; save the adapter."""
+    from peft import LoraConfig, TaskType, get_peft_model
+    from transformers import DataCollatorForSeq2Seq, Seq2SeqTrainer, Seq2SeqTrainingArguments
+
+    from deltatune.models.load import load_base
+
+    base = load_base(recipe.model, recipe.task, None)
+    config = LoraConfig(
+        task_type=TaskType.SEQ_2_SEQ_LM, r=8, lora_alpha=32, lora_dropout=0.1, target_modules=["q", "v"]
+    )
+    model = get_peft_model(base.model, config)
+    features = context.encoded("train", context.base(recipe.methods[0])).features
+    arguments = Seq2SeqTrainingArguments(
+        output_dir=str(out / "trainer"), max_steps=recipe.train.max_steps or 0, learning_rate=1e-3,
+        per_device_train_batch_size=16, save_strategy="no", report_to=[], use_cpu=not torch.cuda.is_available(),
+        logging_steps=10, seed=0, disable_tqdm=True,
+    )  # fmt: skip
+    trainer = Seq2SeqTrainer(
+        model, arguments, train_dataset=features, data_collator=DataCollatorForSeq2Seq(base.processor, model)
+    )
+    memory = PeakMemory(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    memory.start()
+    started = time.perf_counter()
+    trainer.train()
+    seconds = time.perf_counter() - started
+    model.save_pretrained(out / "peft")
+    return {"train_seconds": seconds, "peak_memory_bytes": memory.peak()}
+
+
+def main() -> None:
+    """Run both sides and print one JSON object."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    for part in ("train", "validation", "test"):
+        parser.add_argument(f"--{part}", type=Path, required=True)
+    parser.add_argument("--model", default="bundled:t5-small")
+    parser.add_argument("--template", default="title: {table}")
+    parser.add_argument("--rows", type=int, default=None, help="training rows; default all")
+    parser.add_argument("--steps", type=int, default=100)
+    parser.add_argument("--max-input-tokens", type=int, default=512)
+    parser.add_argument("--out", type=Path, default=None, help="write the JSON here as well")
+    arguments = parser.parse_args()
+    recipe = recipe_of(arguments)
+    folder = Path(tempfile.mkdtemp())
+    context = Context.open(recipe, Silent())
+    found: dict[str, Any] = {"recipe": recipe.dump(), "versions": versions()}
+    untuned = run(recipe, recipe.methods[0], 0, folder / "untuned", context=context)
+    peft = with_peft(context, recipe, folder)
+    ours = run(recipe, recipe.methods[1], 0, folder / "ours", context=context)
+    base = context.base(recipe.methods[1])
+    model = base.adapted()
+    load_adapter(model, folder / "peft", "peft")
+    model.eval()
+    test = context.encoded("test", base)
+    theirs = evaluate(model, context.dataset.test, test, context.encoder(base), recipe.evaluation)
+    scores = {
+        name: [
+            json.loads(line)["scores"]["rougeL_f"] for line in (folder / name / "predictions.jsonl").open()
+        ]
+        for name in ("untuned", "ours")
+    }
+    scores["peft"] = [p.scores["rougeL_f"] for p in theirs.predictions]
+    found["metrics"] = {
+        "untuned": untuned["metrics"]["test"], "ours": ours["metrics"]["test"], "peft": theirs.metrics,
+    }  # fmt: skip
+    found["rougeL_f"] = {name: list(bootstrap_interval(values)) for name, values in scores.items()}
+    found["ours_minus_peft"] = paired_bootstrap(scores["ours"], scores["peft"])._asdict()
+    found["train_seconds"] = {"ours": ours["cost"]["train_seconds"], "peft": peft["train_seconds"]}
+    found["peak_memory_bytes"] = {
+        "ours": ours["cost"]["peak_memory_bytes"],
+        "peft": peft["peak_memory_bytes"],
+    }
+    found["ratio_peft_over_ours"] = peft["train_seconds"] / ours["cost"]["train_seconds"]
+    found["examples"] = [{"reference": p.reference, "peft": p.prediction} for p in theirs.predictions[:10]]
+    text = json.dumps(found, indent=2, ensure_ascii=False)
+    print(text)
+    if arguments.out:
+        arguments.out.write_text(text + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
