@@ -8,7 +8,7 @@ import torch
 
 from deltatune.core.model import AdaptedModel
 from deltatune.core.observer import Observer
-from deltatune.data.encode import Encoded, Encoder
+from deltatune.data.encode import Encoded, EncodeReport, Encoder
 from deltatune.data.load import load_data
 from deltatune.data.rows import Dataset
 from deltatune.errors import DataError
@@ -97,11 +97,12 @@ class Context:
                     remedy="Name a file or a split for them.",
                 )
             self._encoded[part] = self.encoder(base).encode(rows)
+            if part == "train":
+                self._warn_of_truncation(self._encoded[part].report)
         return self._encoded[part]
 
-    def warn_of_truncation(self, base: SharedBase) -> None:
-        """Say once how much of the training data is cut off, if that is much."""
-        report = self.encoded("train", base).report
+    def _warn_of_truncation(self, report: EncodeReport) -> None:
+        """Say how much of the training data is cut off, if that is much."""
         for what, count in (("inputs", report.truncated_inputs), ("targets", report.truncated_targets)):
             if count > 0.1 * report.rows:
                 self.observer.warn(

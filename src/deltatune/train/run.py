@@ -70,7 +70,6 @@ def run(
     started = datetime.datetime.now(datetime.UTC)
     base = context.base(entry)
     context.encoded("train", base)
-    context.warn_of_truncation(base)
     model = base.adapted(base_dropout=entry.train.base_dropout)
     model.attach(NAME, entry.build_config(), seed=seed)
     write_text(out / "recipe.yaml", yaml.safe_dump(own.dump(), sort_keys=False, allow_unicode=True))
