@@ -1,12 +1,13 @@
 """LoRA on a T5, ours against peft with the Hugging Face Trainer: quality on the test rows, and wall time.
 
-Both train the same base with the same LoRA settings, optimizer, learning rate, batch size and number of steps on
-the same rows, each with its own defaults otherwise. Both deltas are evaluated by the same code: peft's is loaded from
-its files. The difference in ROUGE-L gets a paired bootstrap.
+Both train the same base with the same LoRA settings, optimizer, learning rate, batch size and number of steps
+on the same rows, each with its own defaults otherwise. Both deltas are evaluated by the same code: peft's is
+loaded from its files. The difference in ROUGE-L gets a paired bootstrap.
 
     python benchmarks/against_peft.py --train T.jsonl --validation V.jsonl --test E.jsonl --steps 100
 
-The files are JSON lines with `table` and `title`. One run each, one after the other: times are single measurements.
+The files are JSON lines with `table` and `title`. One run each, one after the other: times are single
+measurements.
 """
 
 from __future__ import annotations
@@ -46,8 +47,10 @@ def recipe_of(arguments: argparse.Namespace) -> Recipe:
                 "limit": {"train": arguments.rows, "validation": 100},
             },
             "methods": ["untuned", {"lora": LORA, "name": "ours"}],
-            "train": {"epochs": 1000, "max_steps": arguments.steps, "batch_size": 16, "lr": 1e-3, "warmup": 0.0,
-                      "evaluate_every": arguments.steps},
+            "train": {
+                "epochs": 1000, "max_steps": arguments.steps, "batch_size": 16, "lr": 1e-3, "warmup": 0.0,
+                "evaluate_every": arguments.steps,
+            },
             "evaluation": {"max_new_tokens": 48},
         }
     )  # fmt: skip
@@ -68,8 +71,8 @@ def with_peft(context: Context, recipe: Recipe, out: Path) -> dict[str, float]:
     features = context.encoded("train", context.base(recipe.methods[0])).features
     arguments = Seq2SeqTrainingArguments(
         output_dir=str(out / "trainer"), max_steps=recipe.train.max_steps or 0, learning_rate=1e-3,
-        per_device_train_batch_size=16, save_strategy="no", report_to=[], use_cpu=not torch.cuda.is_available(),
-        logging_steps=10, seed=0, disable_tqdm=True,
+        per_device_train_batch_size=16, save_strategy="no", report_to=[], logging_steps=10, seed=0,
+        use_cpu=not torch.cuda.is_available(), disable_tqdm=True,
     )  # fmt: skip
     trainer = Seq2SeqTrainer(
         model, arguments, train_dataset=features, data_collator=DataCollatorForSeq2Seq(base.processor, model)

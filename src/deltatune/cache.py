@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from deltatune.errors import DeltatuneError
+from deltatune.files import make_folder
 
 
 def cache_root() -> Path:
@@ -27,16 +27,9 @@ def make_cache_folder(path: Path) -> Path:
     Raises:
         DeltatuneError: It cannot be created or written to.
     """
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path):
-            pass
-    except OSError as error:
-        raise DeltatuneError(
-            f"cannot write to the cache folder '{path}' ({error.strerror}).",
-            remedy="Set DELTATUNE_CACHE to a folder that you may write to.",
-        ) from error
-    return path
+    return make_folder(
+        path, field="cache folder", remedy="Set DELTATUNE_CACHE to a folder that you may write to."
+    )
 
 
 @contextlib.contextmanager

@@ -47,11 +47,11 @@ class AdapterError(DeltatuneError):
 
 
 class TrainingError(DeltatuneError):
-    """Training cannot go on: the loss is not finite, a delta gets no gradient, a schedule missed its target."""
+    """Training cannot go on: the loss is not finite, a delta does not learn, a schedule missed its target."""
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """Return a hint that names the closest known names: `Did you mean 'lora'? Known: adalora, lora.`"""
+    """Return a hint such as `Did you mean 'lora'? Known: adalora, lora.` for a name that is not known."""
     names = sorted(known)
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     hint = f"Did you mean {close[0]!r}? " if close else ""

@@ -14,7 +14,9 @@ from typing import Any
 from deltatune.errors import DeltatuneError
 
 
-def make_folder(path: Path, *, field: str = "--out") -> Path:
+def make_folder(
+    path: Path, *, field: str = "--out", remedy: str = "Choose a folder that you may write to."
+) -> Path:
     """Create `path` (and parents) and check that files can be written there.
 
     Raises:
@@ -28,7 +30,7 @@ def make_folder(path: Path, *, field: str = "--out") -> Path:
         raise DeltatuneError(
             f"cannot write to the folder '{path}' ({error.strerror}).",
             field=field,
-            remedy="Choose a folder that you may write to.",
+            remedy=remedy,
         ) from error
     return path
 

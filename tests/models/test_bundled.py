@@ -318,7 +318,7 @@ def test_unwritable_cache_is_one_clear_error(tiny, monkeypatch, tmp_path):
     file = tmp_path / "file"
     file.touch()
     monkeypatch.setenv("DELTATUNE_CACHE", str(file / "below"))
-    with pytest.raises(DeltatuneError, match=r"cannot write to the cache folder.*DELTATUNE_CACHE"):
+    with pytest.raises(DeltatuneError, match=r"cache folder: cannot write to.*DELTATUNE_CACHE"):
         tiny.resolve()
 
 

@@ -8,7 +8,7 @@ import torch
 
 from deltatune.core.model import AdaptedModel
 from deltatune.core.observer import Observer
-from deltatune.data.encode import Encoded, EncodeReport, Encoder
+from deltatune.data.encode import Encoded, Encoder, EncodeReport
 from deltatune.data.load import load_data
 from deltatune.data.rows import Dataset
 from deltatune.errors import DataError
@@ -69,7 +69,8 @@ class Context:
             loaded = load_base(self.recipe.model, self.recipe.task, self.dataset.labels, dtype=dtype)
             digest = fingerprint(loaded.model)
             device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-            torch.nn.Module.to(loaded.model, device)  # Transformers' own signature hides it from type checkers
+            # Transformers' own signature of `to` hides its argument from type checkers.
+            torch.nn.Module.to(loaded.model, device)
             self._bases[dtype] = SharedBase(loaded, digest, device)
         return self._bases[dtype]
 
