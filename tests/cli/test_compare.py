@@ -56,8 +56,8 @@ def test_compare_prints_ranks_ties_and_failures(recipe: Path, run: Callable, fak
     assert done.code == 0, done.err
     assert [entry.name for entry in calls[0].arguments[0].methods] == ["untuned", "lora r4"]
     assert calls[0].arguments[1] == Path("here")
-    assert "0.612" in done.out
-    assert "0.500 to 0.700" in done.out
+    assert "61.2" in done.out
+    assert "[50.0,\u00a070.0]" in done.out
     assert "test rows: lora and adalora." in done.out
     assert str(Path("here/report.html")) in done.out
     assert "Error: prefix failed: the loss is not finite" in done.err

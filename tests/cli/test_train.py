@@ -69,7 +69,8 @@ def test_train_passes_the_entry_seed_and_folder(recipe: Path, run: Callable, fak
     assert loaded.train.lr == 1e-3
     assert out == Path("out/tables/runs/lora-r4-s3")
     assert (calls[0].options["resume"], calls[0].options["overwrite"]) == (True, False)
-    assert "0.5123" in done.out
+    assert "ROUGE-L F" in done.out
+    assert "51.2" in done.out
     assert "147,456 of 76,961,152 parameters" in done.out
     assert "1 min 23 s, 150 steps" in done.out
     assert "600 kB" in done.out
@@ -118,12 +119,12 @@ def test_an_interrupted_run_says_how_to_go_on(recipe: Path, run: Callable, fake:
 
 
 def test_evaluate(run: Callable, fake: Callable) -> None:
-    calls = fake("deltatune.runs", "evaluate_run", {"metrics": {"accuracy": 0.875}})
+    calls = fake("deltatune.runs", "evaluate_run", {"accuracy": 0.875})
     done = run("evaluate", "some/run", "--split", "validation")
     assert done.code == 0, done.err
     assert calls[0].arguments == (Path("some/run"),)
     assert calls[0].options["split"] == "validation"
-    assert "0.875" in done.out
+    assert "87.5" in done.out
 
 
 def test_evaluate_refuses_an_unknown_split(run: Callable) -> None:

@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from deltatune.cli import output
+from deltatune.report import display
 
 
 def plan(name: str, planned: dict[str, Any]) -> None:
@@ -53,12 +54,17 @@ def delta(folder: str, found: dict[str, Any]) -> None:
     output.fields(folder, {**rest, "config": config, "tensors": sites(described)})
 
 
+def metrics(title: str, found: dict[str, float]) -> None:
+    """Print metrics as the report writes them."""
+    output.fields(
+        title, {display.style(key).label: display.metric(key, value) for key, value in found.items()}
+    )
+
+
 def result(run: dict[str, Any]) -> None:
     """Print the metrics and the cost of a run."""
     cost = run["cost"]
-    output.fields(
-        f"{run['name']} (seed {run['seed']}), test rows", run["metrics"].get("test") or {"none": None}
-    )
+    metrics(f"{run['name']} (seed {run['seed']}), test rows", run["metrics"]["test"])
     output.fields(
         "\nCost",
         {
@@ -75,7 +81,16 @@ def leaderboard(board: dict[str, Any]) -> None:
     """Print the ranking: the primary metric with its interval, then what it cost. Failures go to stderr."""
     metric = board["primary_metric"]
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
-    for heading in ("rank", "method", metric, "95 %", "trained", "training", "memory", "file"):
+    for heading in (
+        "rank",
+        "method",
+        display.style(metric).label,
+        "95 %",
+        "trained",
+        "training",
+        "memory",
+        "file",
+    ):
         table.add_column(heading, justify="left" if heading == "method" else "right")
     for row in board["rows"]:
         table.add_row(*_cells(row, metric), style="bold" if row["rank"] == 1 else None)
@@ -92,13 +107,12 @@ def leaderboard(board: dict[str, Any]) -> None:
 
 def _cells(row: dict[str, Any], metric: str) -> list[Text]:
     cost = row["cost"] or {}
-    interval = "-" if row["interval"] is None else "{:.3f} to {:.3f}".format(*row["interval"])
     score = (row["metrics"] or {}).get(metric)
     cells = [
         "-" if row["rank"] is None else str(row["rank"]),
         row["name"] if row["status"] == "done" else f"{row['name']} (failed)",
-        "-" if score is None else f"{score:.3f}",
-        interval,
+        "-" if score is None else display.metric(metric, score, unit=False),
+        display.interval(metric, row["interval"]) or "-",
         output.number(_whole(cost.get("trained_parameters"))),
         output.seconds(cost.get("train_seconds")),
         output.size(cost.get("peak_memory_bytes")),

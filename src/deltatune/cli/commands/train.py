@@ -139,7 +139,7 @@ def evaluate(
 
     with watching(quiet=quiet) as observer:
         found = evaluate_run(run, split=split, observer=observer)
-    output.emit_json(found) if as_json else output.fields(f"{run}, {split} rows", found)
+    output.emit_json(found) if as_json else show.metrics(f"{run}, {split} rows", found)
 
 
 def predict(
