@@ -43,6 +43,10 @@ class ScaleDelta(Delta):
 class ScaleConfig(MethodConfig):
     name: ClassVar[str] = "toy-scale"
     title: ClassVar[str] = "Scales outputs."
+    formula: ClassVar[str] = "y (1 + s)"
+    when: ClassVar[str] = "In tests."
+    cost: ClassVar[str] = "d_out parameters for each matrix."
+    defaults: ClassVar[str] = "None."
     paper: ClassVar[str] = "None."
     default_lr: ClassVar[float] = 1e-2
 

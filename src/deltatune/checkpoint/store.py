@@ -260,15 +260,14 @@ def _from_peft(
 
 
 def _method_of_peft(peft: Mapping[str, Any], folder: Path) -> str:
-    known = {METHODS.get(name).peft_type: name for name in METHODS.names()}
-    known.pop(None, None)
-    peft_type = peft.get("peft_type")
-    if peft_type not in known:
-        raise AdapterError(
-            f"'{folder / CONFIG}' has the peft_type {peft_type!r}, which deltatune does not read.",
-            remedy=f"It reads {', '.join(sorted(str(t) for t in known))}.",
-        )
-    return known[peft_type]
+    for name in METHODS.names():
+        if METHODS.get(name).reads_peft(peft):
+            return name
+    known = sorted({t for name in METHODS.names() if (t := METHODS.get(name).peft_type)})
+    raise AdapterError(
+        f"'{folder / CONFIG}' has the peft_type {peft.get('peft_type')!r}, which deltatune does not read.",
+        remedy=f"It reads {', '.join(known)}.",
+    )
 
 
 def _check_base(saved: SavedAdapter, model: AdaptedModel, fingerprint: str | None, folder: Path) -> None:

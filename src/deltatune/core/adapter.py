@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -39,8 +39,9 @@ class Adapter(nn.Module):
         position_shift: Positions that the learned keys take up before the input's first, in decoder-only
             models.
 
-    The trainer treats every adapter alike: `start` once, then `penalty` and `after_step` on every step, and
-    `finish` at the end. A method with a schedule overrides them; the others inherit the empty ones.
+    The trainer treats every adapter alike: `start` once, then `penalty`, `before_step` and `after_step` on
+    every step, and `finish` at the end. A method with a schedule overrides them; the others inherit the empty
+    ones.
     """
 
     def __init__(
@@ -87,6 +88,15 @@ class Adapter(nn.Module):
         """A regularisation term added to the loss, or None."""
         return None
 
+    def before_step(self, step: int, loss: Callable[[], float]) -> None:
+        """Act between the backward pass and optimizer step `step` (1, 2, ...).
+
+        Args:
+            step: Number of the step to come.
+            loss: Gives the loss of the step's batch with the parameters as they are at the call, without
+                gradients: how a discrete search judges its candidates.
+        """
+
     def after_step(self, step: int) -> dict[str, float]:
         """Act after optimizer step `step` (1, 2, ...), while the gradients are still there.
 
@@ -115,6 +125,10 @@ class Adapter(nn.Module):
     def load_resume_state(self, state: dict[str, Any]) -> None:
         """Take what `resume_state` gave."""
         self.clock.tick = int(state["tick"])
+
+    def lr_factor(self, name: str) -> float:
+        """Factor on the learning rate of the parameter `name` (a name that `trainable` gives)."""
+        return 1.0
 
     def trainable(self) -> Iterator[tuple[str, nn.Parameter]]:
         """Name and parameter of everything that is trained."""

@@ -25,7 +25,15 @@ class MethodConfig(BaseModel):
     name: ClassVar[str]
     """The name in recipes."""
     title: ClassVar[str]
-    """One line that says what is trained."""
+    """The idea: one line that says what is trained."""
+    formula: ClassVar[str]
+    """What is computed, in one line."""
+    when: ClassVar[str]
+    """When to take it and when not, in one or two sentences."""
+    cost: ClassVar[str]
+    """Trained parameters by formula, and what it costs in training and afterwards."""
+    defaults: ClassVar[str]
+    """Why the default settings and learning rate are what they are, and where they come from."""
     paper: ClassVar[str]
     """Authors, year, title."""
     default_lr: ClassVar[float]
@@ -34,6 +42,8 @@ class MethodConfig(BaseModel):
     """peft's name of the method, where peft has it and can read our files."""
     trains: ClassVar[bool] = True
     """Whether there is anything to train."""
+    size: ClassVar[str | None] = None
+    """The setting that a budget of trained parameters is met with, if there is one: `r`, `n_tokens`."""
 
     def build(self, view: BaseView) -> Adapter:
         """Build the adapter for a base.
@@ -46,6 +56,11 @@ class MethodConfig(BaseModel):
     def to_peft(self, adapter: Adapter, view: BaseView) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
         """Give (fields of adapter_config.json, tensors by peft's keys), or None if peft cannot hold it."""
         return None
+
+    @classmethod
+    def reads_peft(cls, config: Mapping[str, Any]) -> bool:
+        """Whether peft's adapter_config.json describes this method; several methods may share a type."""
+        return cls.peft_type is not None and config.get("peft_type") == cls.peft_type
 
     @classmethod
     def from_peft(cls, config: Mapping[str, Any]) -> Self:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from deltatune.core import roles
@@ -134,6 +134,12 @@ class BaseView:
         names = {p.rpartition(".")[2] for p, m in self.modules.items() if isinstance(m, kinds)}
         found = {role for role in roles.ROLES if self.by_role(role)}
         return names | found | {"all-linear"}
+
+    def weight(self, path: str) -> Tensor:
+        """The weight of the linear module at `path` as [d_out, d_in], whichever way round it is kept."""
+        module: Any = self.modules[path]
+        weight: Tensor = module.weight.detach()
+        return weight.T if isinstance(module, Conv1D) else weight
 
     def attention_sites(self, scopes: Sequence[str] = roles.SCOPES) -> list[AttentionSite]:
         """Attention modules of the base within `scopes`, in order.

@@ -226,6 +226,22 @@ class AdaLoraConfig(MethodConfig):
 
     name: ClassVar[str] = "adalora"
     title: ClassVar[str] = "LoRA in SVD form; the rank budget moves to the matrices that need it."
+    formula: ClassVar[str] = (
+        "h = W_0 x + (alpha / r_0) P diag(lambda) Q x, with the least important lambda set to zero"
+    )
+    when: ClassVar[str] = (
+        "For a fixed budget over many matrices, when it is not known which of them matter; needs a few "
+        "hundred steps."
+    )
+    cost: ClassVar[str] = (
+        "init_r (d_in + d_out + 1) parameters for each matrix while training, about target_r / init_r of "
+        "them in the file."
+    )
+    defaults: ClassVar[str] = (
+        "init_r 12, target_r 8 = 1.5 times less, as in the paper's appendix; the schedule is laid out "
+        "over the run's real steps."
+    )
+    size: ClassVar[str | None] = "target_r"
     paper: ClassVar[str] = "Zhang et al. 2023, Adaptive Budget Allocation for PEFT (arXiv 2303.10512)."
     default_lr: ClassVar[float] = 5e-3
     peft_type: ClassVar[str | None] = "ADALORA"

@@ -24,6 +24,17 @@ class FullConfig(MethodConfig):
 
     name: ClassVar[str] = "full"
     title: ClassVar[str] = "Every parameter of the model, in a copy."
+    formula: ClassVar[str] = "theta = argmin L(theta), started at theta_0"
+    when: ClassVar[str] = (
+        "As the yardstick, or when the data are plenty and the task is far from the pretraining."
+    )
+    cost: ClassVar[str] = (
+        "All parameters are trained and stored; 16 bytes a parameter of training memory beyond the "
+        "activations."
+    )
+    defaults: ClassVar[str] = (
+        "lr 1e-4: ten times below lora's, the usual range of full fine-tuning with AdamW."
+    )
     paper: ClassVar[str] = (
         "Howard and Ruder 2018, Universal Language Model Fine-tuning (discriminative start)."
     )

@@ -89,6 +89,13 @@ class LoraConfig(MethodConfig):
 
     name: ClassVar[str] = "lora"
     title: ClassVar[str] = "A low-rank update B A beside chosen weight matrices."
+    formula: ClassVar[str] = "h = W_0 x + (alpha / r) B A x"
+    when: ClassVar[str] = "Start here: good at nearly everything, and free at inference once merged."
+    cost: ClassVar[str] = "r (d_in + d_out) parameters for each matrix; no extra latency once merged."
+    defaults: ClassVar[str] = (
+        "r 8 on query and value as in the paper's table 5; alpha = 2 r and lr 1e-3 as most later work has it."
+    )
+    size: ClassVar[str | None] = "r"
     paper: ClassVar[str] = (
         "Hu et al. 2021, LoRA: Low-Rank Adaptation of Large Language Models (arXiv 2106.09685)."
     )

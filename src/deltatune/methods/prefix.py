@@ -90,6 +90,18 @@ class PrefixConfig(MethodConfig):
 
     name: ClassVar[str] = "prefix"
     title: ClassVar[str] = "Learned keys and values before those of the input, in every attention layer."
+    formula: ClassVar[str] = "head = Attn(x W_q, [P_k; x W_k], [P_v; x W_v])"
+    when: ClassVar[str] = (
+        "When all weights must stay as they are, or many tasks share one running base; usually behind lora."
+    )
+    cost: ClassVar[str] = (
+        "2 n_tokens d parameters for each attention; every attention sees n_tokens keys more, for good."
+    )
+    defaults: ClassVar[str] = (
+        "20 tokens as in the study of Li and Liang, without their projection network; lr 1e-2 since "
+        "values are used as they are."
+    )
+    size: ClassVar[str | None] = "n_tokens"
     paper: ClassVar[str] = "Li and Liang 2021, Prefix-Tuning (arXiv 2101.00190)."
     default_lr: ClassVar[float] = 1e-2
     peft_type: ClassVar[str | None] = "PREFIX_TUNING"

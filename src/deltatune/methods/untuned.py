@@ -14,6 +14,10 @@ class UntunedConfig(MethodConfig):
 
     name: ClassVar[str] = "untuned"
     title: ClassVar[str] = "Nothing: the pretrained model as it is."
+    formula: ClassVar[str] = "y = f(x; W_0)"
+    when: ClassVar[str] = "Always: a method that does not beat it has learned nothing."
+    cost: ClassVar[str] = "Nothing is trained or stored."
+    defaults: ClassVar[str] = "There are no settings."
     paper: ClassVar[str] = "None; it is the baseline."
     default_lr: ClassVar[float] = 0.0
     trains: ClassVar[bool] = False

@@ -86,8 +86,14 @@ class Trainer:
                 field="train",
                 remedy="Start it without a distributed launcher.",
             )
+        by_factor: dict[float, list[torch.nn.Parameter]] = {}
+        for name, parameter in self.adapter.trainable():
+            by_factor.setdefault(self.adapter.lr_factor(name), []).append(parameter)
         self.optimizer = torch.optim.AdamW(
-            self.parameters, lr=self.lr, weight_decay=self.spec.weight_decay, fused=True
+            [{"params": parameters, "factor": factor} for factor, parameters in by_factor.items()],
+            lr=self.lr,
+            weight_decay=self.spec.weight_decay,
+            fused=True,
         )
         self.per_epoch = math.ceil(len(self.train.lengths) / self.spec.batch_size)
         self.total = min(self.spec.epochs * self.per_epoch, self.spec.max_steps or 2**62)
@@ -170,7 +176,7 @@ class Trainer:
         before = snapshot(self.adapter) if first else {}
         lr = self.lr * lr_factor(progress.step, self.total, spec.warmup, spec.schedule)
         for group in self.optimizer.param_groups:
-            group["lr"] = lr
+            group["lr"] = lr * group["factor"]
         size = spec.micro_batch_size or spec.batch_size
         micro = [
             self.encoder.collate([self.train.features[row] for row in rows[start : start + size]])
@@ -185,6 +191,7 @@ class Trainer:
             self._require_finite(total_loss)
             self.accelerator.backward(loss if penalty is None else loss + penalty)
         norm = self._clip()
+        self.adapter.before_step(progress.step + 1, lambda: self._loss_of(micro, targets))
         self.optimizer.step()
         progress.step += 1
         extra = self.adapter.after_step(progress.step)
@@ -209,6 +216,14 @@ class Trainer:
         )
         shown = {"loss": total_loss, "tokens/s": progress.tokens / progress.seconds}
         self.observer.advance("Training", 1, shown)
+
+    @torch.no_grad()
+    def _loss_of(self, micro: list[dict[str, Tensor]], targets: int) -> float:
+        """Mean loss of the micro-batches, with the dropout masks that the step had."""
+        device = self.model.device
+        self.adapter.clock.tick -= len(micro)
+        losses = [self._loss_sum({k: v.to(device) for k, v in batch.items()}) for batch in micro]
+        return float(torch.stack(losses).sum()) / targets
 
     def _loss_sum(self, batch: dict[str, Tensor]) -> Tensor:
         """Cross-entropy summed over the targets of a micro-batch, in float32."""

@@ -53,19 +53,16 @@ def methods(
 
 def _describe(name: str, config: type[MethodConfig]) -> dict[str, Any]:
     """What a method's config class says about itself."""
-    import inspect
-    import sys
-
     schema = config.model_json_schema()
-    explanation = "\n\n".join(
-        inspect.cleandoc(text) for text in (sys.modules[config.__module__].__doc__, config.__doc__) if text
-    )
     return {
         "name": name,
         "title": config.title,
-        "paper": config.paper,
+        "formula": config.formula,
+        "when": config.when,
+        "cost": config.cost,
         "default_lr": config.default_lr if config.trains else None,
-        "explanation": explanation,
+        "defaults": config.defaults,
+        "paper": config.paper,
         "settings": [
             {
                 "name": field,
@@ -107,13 +104,20 @@ def _table(described: list[dict[str, Any]]) -> None:
 
 def _explain(each: dict[str, Any]) -> None:
     console = output.stdout()
-    console.print(Text.assemble((each["name"], "bold cyan"), "  ", (each["title"], "bold")))
-    if each["paper"]:
-        console.print(Text(each["paper"], style="dim"))
-    console.print()
-    console.print(Text(each["explanation"]))
+    console.print(Text(each["name"], style="bold cyan"))
     rate = "none: nothing is trained" if each["default_lr"] is None else f"{each['default_lr']:g}"
-    console.print(f"\nDefault learning rate: {rate}")
+    grid = Table(box=None, pad_edge=False, show_header=False, padding=(0, 2, 0, 0))
+    for heading, text in (
+        ("idea", each["title"]),
+        ("formula", each["formula"]),
+        ("when", each["when"]),
+        ("cost", each["cost"]),
+        ("learning rate", rate),
+        ("defaults", each["defaults"]),
+        ("paper", each["paper"]),
+    ):
+        grid.add_row(Text(heading, style="dim"), Text(text))
+    console.print(grid)
     if not each["settings"]:
         console.print("It has no settings.")
         return
