@@ -21,7 +21,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from deltatune import __version__
+from deltatune import __version__, quant
 from deltatune.checkpoint.folders import atomic_folder, read_tensors, write_tensors
 from deltatune.core.method import MethodConfig
 from deltatune.core.model import AdaptedModel
@@ -42,8 +42,11 @@ _TASK_TYPES = (
 
 
 def structure(base: nn.Module) -> str:
-    """Hash of the names and shapes of a model's parameters: what a delta must find to be attached."""
-    lines = sorted(f"{name} {list(p.shape)}" for name, p in base.named_parameters())
+    """Hash of the names and shapes of a model's parameters: what a delta must find to be attached.
+
+    A quantized base has the structure of the base that it was made from.
+    """
+    lines = sorted(f"{name} {list(shape)}" for name, shape in quant.parameter_shape(base).items())
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
@@ -93,13 +96,19 @@ def save_adapter(
                     "name": base_name,
                     "structure": structure(model.base),
                     "fingerprint": fingerprint,
-                    "dtype": str(next(model.base.parameters()).dtype),
+                    "dtype": _precision(model.base),
                 },
                 "peft_compatible": exported is not None,
                 "parameters": sum(t.numel() for t in tensors.values()),
                 "sha256": sha256(temporary / TENSORS),
             },
         )
+
+
+def _precision(base: nn.Module) -> str:
+    """Type of the base's weights, and the format of those that are quantized."""
+    dtype, formats = str(next(base.parameters()).dtype), quant.describe(base)
+    return f"{dtype} {formats}" if formats else dtype
 
 
 @dataclass(frozen=True)
@@ -274,7 +283,7 @@ def _check_base(saved: SavedAdapter, model: AdaptedModel, fingerprint: str | Non
     if saved.ours is None:
         return
     base = saved.ours["base"]
-    dtype = str(next(model.base.parameters()).dtype)
+    dtype = _precision(model.base)
     same_weights = (
         fingerprint is None
         or base["fingerprint"] is None

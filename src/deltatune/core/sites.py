@@ -13,6 +13,7 @@ from transformers.pytorch_utils import Conv1D
 
 from deltatune.core import roles
 from deltatune.errors import TargetError, nearest
+from deltatune.quant import read_weight
 
 LINEAR = (nn.Linear, Conv1D)
 
@@ -67,7 +68,8 @@ class BaseView:
     @property
     def d_model(self) -> int:
         """Width of the embedded input."""
-        return int(getattr(self.config, "d_model", 0) or self.config.hidden_size)
+        config = getattr(self.config, "vision_config", self.config) if self.is_vision else self.config
+        return int(getattr(config, "d_model", 0) or config.hidden_size)
 
     def scope(self, path: str) -> str:
         """`encoder`, `decoder` or `cross`."""
@@ -137,9 +139,7 @@ class BaseView:
 
     def weight(self, path: str) -> Tensor:
         """The weight of the linear module at `path` as [d_out, d_in], whichever way round it is kept."""
-        module: Any = self.modules[path]
-        weight: Tensor = module.weight.detach()
-        return weight.T if isinstance(module, Conv1D) else weight
+        return read_weight(self.modules[path])
 
     def attention_sites(self, scopes: Sequence[str] = roles.SCOPES) -> list[AttentionSite]:
         """Attention modules of the base within `scopes`, in order.

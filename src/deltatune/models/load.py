@@ -27,9 +27,10 @@ from deltatune.errors import ModelError
 from deltatune.models.bundled import PREFIX, resolve
 from deltatune.models.quiet import quiet
 from deltatune.models.tasks import AUTO, CLASSIFICATION, check_task
+from deltatune.quant.loading import loading_options, settle_
 
 if TYPE_CHECKING:
-    from deltatune.recipe.schema import ModelSpec
+    from deltatune.recipe.sections import ModelSpec, QuantizationSpec
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -71,7 +72,13 @@ class _Source:
 
 
 def load_base(
-    spec: ModelSpec, task: str, labels: list[str] | None, *, dtype: str = "float32", seed: int = 0
+    spec: ModelSpec,
+    task: str,
+    labels: list[str] | None,
+    *,
+    dtype: str = "float32",
+    quantization: QuantizationSpec | None = None,
+    seed: int = 0,
 ) -> LoadedBase:
     """Load a base model for `task` from the hub, a local folder, a GGUF file or a bundled package.
 
@@ -79,7 +86,8 @@ def load_base(
         spec: Which model; code of the checkpoint's own runs only with `trust_remote_code`.
         task: "text-to-text", "causal-lm", "text-classification" or "image-classification".
         labels: The class names in the order of their ids; `None` for the generating tasks.
-        dtype: "float32" or "bfloat16".
+        dtype: "float32" or "bfloat16"; of a quantized base, what its `compute` says counts.
+        quantization: How linear layers are kept in few bits; the heads of classifiers never are.
         seed: Fixes the weights of a new classification head. The global random state is left as it was.
 
     Raises:
@@ -100,7 +108,11 @@ def load_base(
         torch.manual_seed(seed)
         with _explained(source):
             processor = _processor(source, task)
-            model, info = _load_model(source, spec, task, config, DTYPES[dtype])
+            options: dict[str, Any] = {"dtype": DTYPES[dtype]}
+            if quantization is not None:
+                options = _quantized(source, quantization, task, config)
+            model, info = _load_model(source, spec, task, config, options)
+            settle_(model)
         missing = set(info["missing_keys"]) | {key for key, *_ in info["mismatched_keys"]}
         new_modules = _new_modules(model, missing, task, source.name)
         if labels and not new_modules and not same_labels:
@@ -170,9 +182,9 @@ def _hub_answers() -> bool:
 
 
 def _load_model(
-    source: _Source, spec: ModelSpec, task: str, config: PreTrainedConfig, dtype: torch.dtype
+    source: _Source, spec: ModelSpec, task: str, config: PreTrainedConfig, options: dict[str, Any]
 ) -> tuple[PreTrainedModel, dict[str, Any]]:
-    options = dict(source.options)
+    options = options | source.options
     if spec.attention:
         options["attn_implementation"] = spec.attention
     if "gguf_file" not in options:
@@ -180,12 +192,34 @@ def _load_model(
     loaded: tuple[PreTrainedModel, dict[str, Any]] = AUTO[task][0].from_pretrained(
         source.path,
         config=config,
-        dtype=dtype,
         ignore_mismatched_sizes=True,  # `_new_modules` tells a head for other classes from a wrong size
         output_loading_info=True,
         **options,
     )
     return loaded
+
+
+def _quantized(
+    source: _Source, quantization: QuantizationSpec, task: str, config: PreTrainedConfig
+) -> dict[str, Any]:
+    """Options for loading a base quantized, all but its output embeddings and heads."""
+    if "gguf_file" in source.options:
+        raise ModelError(
+            f"'{source.name}' is a GGUF file, whose own quantization is undone when it is read.",
+            field="quantization",
+            remedy="Use it without `quantization`, or give a Transformers folder or a model id.",
+        )
+    with torch.device("meta"):
+        model = AUTO[task][0].from_config(config)
+    output, backbone = model.get_output_embeddings(), model.base_model_prefix
+    kept = [
+        path
+        for path, module in model.named_modules()
+        if module is output
+        or (task in CLASSIFICATION and path.split(".")[0] not in ("", backbone))
+        or _POOLER.search(f"{path}.")
+    ]
+    return loading_options(quantization, kept)
 
 
 def _processor(source: _Source, task: str) -> Any:

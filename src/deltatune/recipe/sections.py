@@ -71,6 +71,22 @@ class ModelSpec(Section):
         return {"name": value} if isinstance(value, str) else value
 
 
+class QuantizationSpec(Section):
+    """How the frozen base is kept in few bits (QLoRA). In a recipe, a plain string means its format."""
+
+    format: Literal["nf4", "fp4", "int8"] = "nf4"
+    """4-bit normal floats (as QLoRA), 4-bit floats, or 8-bit integers (LLM.int8)."""
+    double: Bool = True
+    """Whether the scales of 4-bit blocks are quantized as well, which spares 0.37 bits a weight."""
+    compute: Literal["bf16", "fp32"] = "bf16"
+    """Type of activations, and of what is not quantized: embeddings, norms, the output head."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_string(cls, value: Any) -> Any:
+        return {"format": value} if isinstance(value, str) else value
+
+
 class SplitSpec(Section):
     """How validation and test rows are taken out of the training rows, by a seeded shuffle."""
 

@@ -1,0 +1,124 @@
+"""The codec of a weight: what deltatune must know of a quantization backend, and nothing more."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+
+class WeightCodec(Protocol):
+    """One way of keeping the weight of a linear layer.
+
+    A backend's layers are subclasses of `nn.Linear`, with `in_features` and `out_features`; its packed
+    parameters look like nothing in particular.
+    """
+
+    def owns(self, module: nn.Module) -> bool:
+        """Whether `module` keeps its weight this way."""
+        ...
+
+    def describe(self, module: Any) -> str:
+        """Name of the format, such as `nf4`."""
+        ...
+
+    def read(self, module: Any) -> Tensor:
+        """The weight [d_out, d_in] that the layer computes with, dequantized to float32."""
+        ...
+
+
+class BitsAndBytes4:
+    """NF4 and FP4 of bitsandbytes (Dettmers et al. 2023, QLoRA, section 3), with or without double scales."""
+
+    def owns(self, module: nn.Module) -> bool:
+        """Whether it is a Linear4bit."""
+        return isinstance(module, _modules().Linear4bit)
+
+    def describe(self, module: Any) -> str:
+        """`nf4` or `fp4`, and whether the scales are quantized as well."""
+        state = module.weight.quant_state
+        return f"{state.quant_type}{' double' if state.nested else ''}"
+
+    def read(self, module: Any) -> Tensor:
+        """Dequantize the packed weight."""
+        functional = sys.modules["bitsandbytes"].functional
+        weight: Tensor = functional.dequantize_4bit(module.weight.data, module.weight.quant_state)
+        return weight.float()
+
+
+class BitsAndBytes8:
+    """LLM.int8() of bitsandbytes (Dettmers et al. 2022): a scale for each row."""
+
+    def owns(self, module: nn.Module) -> bool:
+        """Whether it is a Linear8bitLt."""
+        return isinstance(module, _modules().Linear8bitLt)
+
+    def describe(self, module: Any) -> str:
+        """Always int8."""
+        return "int8"
+
+    def read(self, module: Any) -> Tensor:
+        """Multiply the integers by their row's scale; the scale moves to `state` once the layer has run."""
+        weight = module.weight
+        scales = weight.SCB if weight.SCB is not None else module.state.SCB
+        values = weight.data if weight.data is not None else module.state.CB
+        return values.float() * scales.float().view(-1, 1) / 127
+
+
+def _modules() -> Any:
+    return sys.modules["bitsandbytes"].nn
+
+
+def _codecs() -> tuple[WeightCodec, ...]:
+    """The codecs that can be in use: a backend that nobody has imported made no layer."""
+    return (BitsAndBytes4(), BitsAndBytes8()) if "bitsandbytes" in sys.modules else ()
+
+
+def codec_of(module: nn.Module) -> WeightCodec | None:
+    """The codec of a layer, or None if its weight is an ordinary one."""
+    return next((codec for codec in _codecs() if codec.owns(module)), None)
+
+
+def read_weight(module: Any) -> Tensor:
+    """The weight of a linear layer as [d_out, d_in], whichever way it is kept.
+
+    Args:
+        module: Linear, Conv1D (which keeps the transpose) or a quantized layer.
+
+    Returns:
+        A view of the weight where it is an ordinary one, else a dequantized copy in float32.
+    """
+    codec = codec_of(module)
+    if codec is not None:
+        return codec.read(module)
+    weight: Tensor = module.weight.detach()
+    return weight.T if isinstance(module, Conv1D) else weight
+
+
+def describe(model: nn.Module) -> str | None:
+    """The formats of a model's quantized layers (`nf4 double`), or None if there are none."""
+    found = {codec.describe(m) for m in model.modules() if (codec := codec_of(m)) is not None}
+    return ", ".join(sorted(found)) or None
+
+
+def _packed(model: nn.Module) -> dict[int, torch.Size]:
+    """Shape that each packed parameter stands for, by identity."""
+    return {
+        id(module.weight): torch.Size((module.out_features, module.in_features))
+        for module in model.modules()
+        if isinstance(module, nn.Linear) and codec_of(module) is not None
+    }
+
+
+def parameter_shape(model: nn.Module) -> dict[str, torch.Size]:
+    """Name -> shape of every parameter, packed ones with the shape that they stand for."""
+    packed = _packed(model)
+    return {name: packed.get(id(p), p.shape) for name, p in model.named_parameters()}
+
+
+def parameter_count(model: nn.Module) -> int:
+    """Number of weights of a model, however many bits each has."""
+    return sum(shape.numel() for shape in parameter_shape(model).values())

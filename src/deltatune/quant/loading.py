@@ -1,0 +1,66 @@
+"""Options with which Transformers loads a base quantized, and what must be put right afterwards."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from deltatune.errors import RecipeError
+
+if TYPE_CHECKING:
+    from deltatune.recipe.sections import QuantizationSpec
+
+
+def loading_options(spec: QuantizationSpec, skip: list[str] | None = None) -> dict[str, Any]:
+    """Arguments of `from_pretrained`; each layer is quantized as its weight is read.
+
+    Embeddings, norms and the output head keep the compute type, as in QLoRA (Dettmers et al. 2023).
+
+    Raises:
+        RecipeError: The backend is not installed.
+    """
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise RecipeError(
+            "quantized bases need the package bitsandbytes, which is not installed.",
+            field="quantization",
+            remedy='Install it: pip install "deltatune[quant]".',
+        )
+    from transformers import BitsAndBytesConfig
+
+    # It says for every layer and call that int8 products cast their input; the recipe asked for them.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    compute = compute_dtype(spec)
+    if spec.format == "int8":
+        config = BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=skip)
+    else:
+        config = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type=spec.format,
+            bnb_4bit_use_double_quant=spec.double,
+            bnb_4bit_compute_dtype=compute,
+            llm_int8_skip_modules=skip,
+        )
+    options: dict[str, Any] = {"quantization_config": config, "dtype": compute}
+    if torch.cuda.is_available():
+        options["device_map"] = {"": torch.cuda.current_device()}
+    return options
+
+
+def compute_dtype(spec: QuantizationSpec) -> torch.dtype:
+    """The type of activations, and of the weights that are not quantized."""
+    return {"bf16": torch.bfloat16, "fp32": torch.float32}[spec.compute]
+
+
+def settle_(model: nn.Module) -> None:
+    """Keep bitsandbytes from rewriting the weights.
+
+    On CPUs with AVX512-BF16 it packs a layer anew at its first evaluation, and rounds the scales: the base's
+    bytes and outputs would change in the middle of a run.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
