@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from deltatune.recipe.grid import Range, SampleSpec
 from deltatune.recipe.schema import Recipe
 
 
@@ -26,7 +27,30 @@ def json_schema() -> dict[str, Any]:
         definitions[f"method.{name}"] = settings
         forms.append(_entry_form(name, label))
     definitions["MethodEntry"] = {"anyOf": forms}
+    _add_grids(schema)
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+
+
+def _add_grids(schema: dict[str, Any]) -> None:
+    """Describe grids, which are expanded before a recipe becomes a `Recipe`."""
+    definitions = schema["$defs"]
+    definitions["Range"] = Range.model_json_schema()
+    sample = SampleSpec.model_json_schema()
+    definitions["SampleSpec"] = {"anyOf": [{"type": "integer", "minimum": 1}, sample]}
+    definitions["Grid"] = {
+        "type": "object",
+        "minProperties": 1,
+        "additionalProperties": {"anyOf": [{"type": "array", "minItems": 1}, {"$ref": "#/$defs/Range"}]},
+    }
+    schema["properties"]["grid"] = {
+        "$ref": "#/$defs/Grid",
+        "description": "Training settings (train.lr, ...) with lists or ranges of values: every entry that "
+        "trains is tried with each combination.",
+    }
+    schema["properties"]["sample"] = {
+        "$ref": "#/$defs/SampleSpec",
+        "description": "Try at most so many configurations of each entry's grid, drawn with a seed.",
+    }
 
 
 def _entry_form(name: str, label: dict[str, Any]) -> dict[str, Any]:
@@ -39,6 +63,11 @@ def _entry_form(name: str, label: dict[str, Any]) -> dict[str, Any]:
                 "$ref": "#/$defs/TrainSpec",
                 "description": "Changes to the train section for this entry.",
             },
+            "grid": {
+                "$ref": "#/$defs/Grid",
+                "description": "Settings of the method, or train.X, with lists or ranges of values.",
+            },
+            "group": {"type": "string", "description": "The entry from whose grid this one was made."},
         },
         "required": [name],
         "additionalProperties": False,

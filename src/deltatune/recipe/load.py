@@ -11,6 +11,7 @@ import yaml
 from pydantic import ValidationError
 
 from deltatune.errors import RecipeError
+from deltatune.recipe.grid import expand_grids
 from deltatune.recipe.problems import as_recipe_error
 from deltatune.recipe.schema import Recipe
 
@@ -107,10 +108,11 @@ def parse_recipe(content: Any, overrides: Iterable[str] = (), *, root: str | Pat
         raise RecipeError(f"A recipe is a mapping of fields such as task and model; this one is {found}.")
     for override in overrides:
         content = apply_override(content, override)
+    content, origins = expand_grids(content)
     try:
-        recipe = Recipe.model_validate(dict(content))
+        recipe = Recipe.model_validate(content)
     except ValidationError as error:
-        raise as_recipe_error(error, content) from error
+        raise as_recipe_error(error, content, origins) from error
     return recipe if root is None else _resolve_paths(recipe, Path(root).resolve())
 
 

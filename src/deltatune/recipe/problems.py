@@ -3,33 +3,92 @@
 from __future__ import annotations
 
 import difflib
+import re
 import typing
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
 from deltatune.errors import RecipeError
+from deltatune.recipe.grid import Origin
 from deltatune.recipe.schema import ENTRY_KEYS, MethodEntry, Recipe
 
 Path = tuple[str | int, ...]
+M = TypeVar("M", bound=BaseModel)
 
 PLAIN = {"missing": "is missing.", "too_short": "must have at least one item."}
 
 
-def as_recipe_error(error: ValidationError, content: Any) -> RecipeError:
+def as_recipe_error(error: ValidationError, content: Any, origins: Sequence[Origin] = ()) -> RecipeError:
     """Gather all problems of a validation into one error.
 
     Args:
         error: What pydantic raised for `Recipe`.
-        content: The recipe's raw content, to name a method entry's parts as they are written there.
+        content: The recipe's content with its grids expanded, to name a method entry's parts as written.
+        origins: For each expanded entry where it came from; problems are named there.
     """
-    problems: dict[str, str] = {}
-    for detail in error.errors(include_url=False):
-        for path, text in _unfold(detail, content):
-            known = problems.get(path)  # a union reports each of its branches
-            problems[path] = text if known in (None, text) else _either(known, text)
+    problems = _gathered(
+        pair for detail in error.errors(include_url=False) for pair in _unfold(detail, content)
+    )
     problems = {path: text for path, text in problems.items() if not _repeats(path, problems)}
+    return _one_error(_before_expansion(problems, origins))
+
+
+def parse_section(kind: type[M], value: Any, where: str) -> M:
+    """Validate one part of a recipe on its own.
+
+    Raises:
+        RecipeError: It breaks a rule; `where` is the part's place in the recipe.
+    """
+    try:
+        return kind.model_validate(value)
+    except ValidationError as error:
+        problems = _gathered(
+            (_dotted((where, *filter(_written, detail["loc"]))), _describe(detail, kind, detail["loc"]))
+            for detail in error.errors(include_url=False)
+        )
+        raise _one_error(problems) from error
+
+
+def _gathered(found: Iterable[tuple[str, str]]) -> dict[str, str]:
+    problems: dict[str, str] = {}
+    for path, text in found:
+        known = problems.get(path)  # a union reports each of its branches
+        problems[path] = text if known in (None, text) else _either(known, text)
+    return problems
+
+
+def _before_expansion(problems: dict[str, str], origins: Sequence[Origin]) -> dict[str, str]:
+    """Name problems of expanded entries where the recipe has them: the first of each grid's field."""
+    found: dict[str, str] = {}
+    for path, text in problems.items():
+        found.setdefault(_as_expanded_from(path, origins), _renumbered(text, origins))
+    return found
+
+
+def _as_expanded_from(path: str, origins: Sequence[Origin]) -> str:
+    steps = path.split(".")
+    if steps[0] != "methods" or len(steps) < 2 or not steps[1].isdecimal() or not origins:
+        return path
+    origin = origins[int(steps[1])]
+    field = ".".join(steps[2:4]) if steps[2:3] == ["train"] else ".".join(steps[3:4])
+    if field in origin.shared:
+        return f"grid.{field}"
+    if field in origin.own:
+        return f"methods.{origin.entry}.grid.{field}"
+    return ".".join(["methods", str(origin.entry), *steps[2:]])
+
+
+def _renumbered(text: str, origins: Sequence[Origin]) -> str:
+    def number(match: re.Match[str]) -> str:
+        index = int(match[1])
+        return f"methods.{origins[index].entry if index < len(origins) else index}"
+
+    return re.sub(r"\bmethods\.(\d+)", number, text)
+
+
+def _one_error(problems: dict[str, str]) -> RecipeError:
     if len(problems) == 1:
         [(path, text)] = problems.items()
         return RecipeError(text, field=path or None)
@@ -93,8 +152,10 @@ def _known(owner: type[BaseModel], path: Path) -> list[str]:
     if owner is MethodEntry:
         from deltatune.methods import METHODS
 
-        return [*METHODS.names(), *ENTRY_KEYS]
-    return list(owner.model_fields)
+        return [*METHODS.names(), *ENTRY_KEYS, "grid"]
+    if owner is Recipe:
+        return [*owner.model_fields, "grid", "sample"]
+    return [field.alias or name for name, field in owner.model_fields.items()]
 
 
 def _model_in(annotation: Any) -> type[BaseModel] | None:
@@ -115,7 +176,12 @@ def _as_written(path: Path, content: Any) -> Path:
         entry = content["methods"][path[1]]
         names = [key for key in entry if key not in ENTRY_KEYS] if isinstance(entry, dict) else [str(entry)]
         path = (*path[:2], names[0], *path[3:])
-    return tuple(step for step in path if isinstance(step, int) or step.isidentifier())
+    return tuple(filter(_written, path))
+
+
+def _written(step: str | int) -> bool:
+    """Tell a step of a path from the names that pydantic gives to branches of a union."""
+    return isinstance(step, int) or step.isidentifier()
 
 
 def _dotted(path: Path) -> str:

@@ -10,14 +10,24 @@ from pydantic_core import PydanticCustomError
 
 from deltatune.errors import RecipeError, nearest
 from deltatune.recipe.rules import find_conflicts
-from deltatune.recipe.sections import DataSpec, EvaluationSpec, Int, ModelSpec, Section, Task, Text, TrainSpec
+from deltatune.recipe.sections import (
+    DataSpec,
+    EvaluationSpec,
+    Int,
+    ModelSpec,
+    QuantizationSpec,
+    Section,
+    Task,
+    Text,
+    TrainSpec,
+)
 
 if TYPE_CHECKING:
     from deltatune.core.method import MethodConfig
 
 __all__ = ["DataSpec", "EvaluationSpec", "MethodEntry", "ModelSpec", "Recipe", "TrainSpec", "slug"]
 
-ENTRY_KEYS = ("name", "train")
+ENTRY_KEYS = ("name", "train", "quantization", "group")
 """Keys of a method entry besides the method's own name."""
 
 
@@ -40,6 +50,10 @@ class MethodEntry(Section):
     """The method's settings, validated by its config class and completed with its defaults."""
     train: TrainSpec = TrainSpec()
     """The recipe's `train` section with this entry's changes."""
+    quantization: QuantizationSpec | None = None
+    """How this entry's base is kept in few bits. Default: as the recipe says; null: it is not."""
+    group: Text | None = None
+    """The label of the entry from whose grid this one was made; null for an entry of its own."""
 
     @property
     def slug(self) -> str:
@@ -83,6 +97,9 @@ class Recipe(Section):
     """What is compared: each a method's name, or `{METHOD: {settings}, name: LABEL, train: {changes}}`."""
     train: TrainSpec = TrainSpec()
     """Training settings of every entry."""
+    quantization: QuantizationSpec | None = None
+    """How the frozen base is kept in few bits (QLoRA): `nf4`, or `{format, double, compute}`. An entry may
+    have its own."""
     evaluation: EvaluationSpec = EvaluationSpec()
     """What is measured, and how."""
     seeds: list[Annotated[Int, Field(ge=0, lt=2**32)]] = Field(default=[0], min_length=1)
@@ -96,7 +113,9 @@ class Recipe(Section):
             return value
         base = value.get("train")
         base = base.model_dump() if isinstance(base, TrainSpec) else base or {}
-        return {**value, "methods": [_with_train(entry, base) for entry in value["methods"]]}
+        bits = value.get("quantization")
+        entries = [_with_bits(_with_train(entry, base), bits) for entry in value["methods"]]
+        return {**value, "methods": entries}
 
     @model_validator(mode="after")
     def _refuse_conflicts(self) -> Recipe:
@@ -139,7 +158,13 @@ class Recipe(Section):
         base, own = self.train.model_dump(mode="json"), entry.train.model_dump(mode="json")
         changes = {key: value for key, value in own.items() if value != base[key]}
         content: dict[str, Any] = {entry.method: entry.config, "name": entry.name}
-        return content | ({"train": changes} if changes else {})
+        if entry.group:
+            content["group"] = entry.group
+        if changes:
+            content["train"] = changes
+        if entry.quantization != self.quantization:
+            content["quantization"] = entry.quantization and entry.quantization.model_dump(mode="json")
+        return content
 
 
 def _method(name: str) -> type[MethodConfig]:
@@ -162,6 +187,13 @@ def _from_yaml(value: Any) -> Any:
     method = str(names[0])
     entry = {"name": method, "method": method, "config": value[names[0]] or {}}
     return entry | {key: value[key] for key in ENTRY_KEYS if value.get(key) is not None}
+
+
+def _with_bits(entry: Any, base: Any) -> Any:
+    """Give an entry the recipe's quantization, unless it names its own or, with null, none."""
+    if not isinstance(entry, dict) or "quantization" in entry or base is None:
+        return entry
+    return {**entry, "quantization": base}
 
 
 def _with_train(entry: Any, base: Any) -> Any:

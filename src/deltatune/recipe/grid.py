@@ -1,0 +1,279 @@
+"""Grids: an entry that gives lists or ranges for some fields becomes one entry for each combination.
+
+    grid: {train.lr: {from: 1e-4, to: 1e-2, steps: 5, scale: log}}   # for every entry that trains
+    sample: 8                                  # at most so many configurations of each entry, by seed
+    methods:
+      - lora: {alpha: 16}
+        grid: {r: [4, 8], targets: [[query], [query, value]]}        # of the entry: its settings, or train.X
+
+Grids are expanded before a recipe is validated, so that everything behind it sees plain entries, and the
+recipe that a comparison writes down lists them one by one.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import random
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, NamedTuple
+
+from pydantic import Field, Strict, model_validator
+
+from deltatune.errors import RecipeError, nearest
+from deltatune.recipe.sections import Count, Float, Int, Section, TrainSpec
+
+LARGEST = 500
+"""Configurations of one entry; more are surely a slip, and `sample` takes fewer."""
+TRAIN = "train."
+
+
+class Range(Section):
+    """Values from one number to another, both included."""
+
+    start: Int | Float = Field(alias="from")
+    """The first value."""
+    stop: Int | Float = Field(alias="to")
+    """The last value."""
+    steps: Annotated[int, Strict(), Field(ge=2, le=LARGEST)]
+    """How many values, the first and the last included."""
+    scale: Literal["linear", "log"] = "linear"
+    """Equal distances, or (log) equal ratios."""
+
+    @model_validator(mode="after")
+    def _scalable(self) -> Range:
+        check_bounds(self.start, self.stop, self.scale)
+        return self
+
+    def values(self) -> list[int | float]:
+        """List the values: whole numbers if both ends are, else numbers of three significant digits.
+
+        So a label such as `lr=0.000316` says exactly what was trained.
+        """
+        a, b = (math.log(end) if self.scale == "log" else end for end in (self.start, self.stop))
+        points = [a + (b - a) * i / (self.steps - 1) for i in range(self.steps)]
+        exact = [math.exp(point) if self.scale == "log" else point for point in points]
+        if isinstance(self.start, int) and isinstance(self.stop, int):
+            return list(dict.fromkeys(round(value) for value in exact))
+        return list(dict.fromkeys(float(f"{value:.3g}") for value in exact))
+
+
+class SampleSpec(Section):
+    """How many configurations of each entry's grid are tried. In a recipe, a plain number means its size."""
+
+    size: Count
+    """At most so many configurations of each entry: the same number of tries for each."""
+    seed: Int = 0
+    """Of the draw."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_number(cls, value: Any) -> Any:
+        return value if isinstance(value, dict | SampleSpec) else {"size": value}
+
+
+class Origin(NamedTuple):
+    """Where an expanded entry was written: its number in the recipe, and the axes of its grid."""
+
+    entry: int
+    own: tuple[str, ...] = ()
+    """Axes of the entry's grid."""
+    shared: tuple[str, ...] = ()
+    """Axes of the recipe's grid."""
+
+
+def check_bounds(start: float, stop: float, scale: str) -> None:
+    """Refuse a range that is empty, or logarithmic and not above zero."""
+    if not start < stop:
+        raise ValueError(f"the range from {start:g} to {stop:g} is empty: from must be less than to.")
+    if scale == "log" and start <= 0:
+        raise ValueError(f"a range of scale log must begin above 0, not at {start:g}.")
+
+
+def expand_grids(content: Mapping[str, Any]) -> tuple[dict[str, Any], list[Origin]]:
+    """Replace the grids of a recipe's content by the entries they stand for.
+
+    Returns:
+        The content without `grid` and `sample`, and for each entry of its `methods` where it came from.
+
+    Raises:
+        RecipeError: A grid is not one, or names a field that does not exist.
+    """
+    rest = {key: value for key, value in content.items() if key not in ("grid", "sample")}
+    methods = content.get("methods")
+    if not isinstance(methods, list):
+        return rest, []
+    shared = _axes(content.get("grid"), "grid")
+    for field in shared:
+        if not field.startswith(TRAIN):
+            raise RecipeError(
+                "is a setting of a method; the recipe's grid holds training settings (train.lr, ...) only.",
+                field=f"grid.{field}",
+                remedy="Write it in the grid of an entry under methods.",
+            )
+        _check_train(field, "grid")
+    sample = _parse(SampleSpec, content["sample"], "sample") if content.get("sample") is not None else None
+    entries: list[Any] = []
+    origins: list[Origin] = []
+    for index, entry in enumerate(methods):
+        found, origin = _expand(entry, index, shared, sample)
+        entries += found
+        origins += [origin] * len(found)
+    return {**rest, "methods": entries}, origins
+
+
+def at_point(entry: Mapping[str, Any], method: str, point: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an entry as a recipe writes it, with some fields set: the method's settings, and `train.X`."""
+    settings = {key: value for key, value in point.items() if not key.startswith(TRAIN)}
+    train = {key.removeprefix(TRAIN): value for key, value in point.items() if key.startswith(TRAIN)}
+    changed = {**entry, method: {**(entry.get(method) or {}), **settings}}
+    return changed | ({"train": {**(entry.get("train") or {}), **train}} if train else {})
+
+
+def point_label(point: Mapping[str, Any]) -> str:
+    """Write a point as `r=8 lr=0.001 targets=query+value`."""
+    return " ".join(f"{field.removeprefix(TRAIN)}={_shown(value)}" for field, value in point.items())
+
+
+def check_fields(method: str, fields: Mapping[str, Any], where: str) -> None:
+    """Refuse fields that are neither settings of the method nor `train.X`.
+
+    Raises:
+        RecipeError: There is such a field.
+    """
+    from deltatune.methods import METHODS
+
+    known = list(METHODS.get(method).model_fields)
+    for field in fields:
+        if field.startswith(TRAIN):
+            _check_train(field, where)
+        elif field not in known:
+            hint = nearest(field, [*known, *(TRAIN + name for name in TrainSpec.model_fields)])
+            raise RecipeError(
+                f"is neither a setting of {method} nor a training setting.",
+                field=f"{where}.{field}",
+                remedy=hint,
+            )
+
+
+def _expand(
+    entry: Any, index: int, shared: Mapping[str, list[Any]], sample: SampleSpec | None
+) -> tuple[list[Any], Origin]:
+    plain = {entry: None} if isinstance(entry, str) else entry
+    method = _method_name(plain)
+    if method is None:  # validation says what is wrong with it
+        return [entry], Origin(index)
+    own = _axes(plain.get("grid"), f"methods.{index}.grid")
+    if not _trains(method):
+        shared = {}
+    if not own and not shared:
+        return [{key: value for key, value in plain.items() if key != "grid"}], Origin(index)
+    check_fields(method, own, f"methods.{index}.grid")
+    for field in own:
+        written = plain.get("train") if field.startswith(TRAIN) else plain.get(method)
+        if isinstance(written, dict) and field.removeprefix(TRAIN) in written:
+            raise RecipeError(
+                f"has a value beside the grid: {written[field.removeprefix(TRAIN)]!r}.",
+                field=f"methods.{index}.grid.{field}",
+                remedy="Keep one of them.",
+            )
+    axes = {**own, **{field: values for field, values in shared.items() if field not in own}}
+    points = _points(axes, sample, f"methods.{index}.grid" if own else "grid")
+    label = plain.get("name") or method
+    bare = {key: value for key, value in plain.items() if key != "grid"}
+    found = [
+        {**at_point(bare, method, point), "name": f"{label} {point_label(point)}", "group": label}
+        for point in points
+    ]
+    return found, Origin(index, tuple(own), tuple(field for field in shared if field not in own))
+
+
+def _points(axes: Mapping[str, list[Any]], sample: SampleSpec | None, where: str) -> list[dict[str, Any]]:
+    total = math.prod(len(values) for values in axes.values())
+    size = min(total, sample.size) if sample else total
+    if size > LARGEST:
+        raise RecipeError(
+            f"has {total:,} configurations; {LARGEST} is the most.",
+            field=where,
+            remedy="Take fewer values, or a part of them with sample: N.",
+        )
+    if size == total:
+        return [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
+    assert sample is not None
+    chosen = sorted(random.Random(sample.seed).sample(range(total), size))
+    return [_point(axes, number) for number in chosen]
+
+
+def _point(axes: Mapping[str, list[Any]], number: int) -> dict[str, Any]:
+    """Give combination `number`, counted as itertools.product does: the last axis runs fastest."""
+    point = {}
+    for field, values in reversed(list(axes.items())):
+        number, position = divmod(number, len(values))
+        point[field] = values[position]
+    return {field: point[field] for field in axes}
+
+
+def _axes(grid: Any, where: str) -> dict[str, list[Any]]:
+    """Read a grid: field -> its values."""
+    if grid is None:
+        return {}
+    if not isinstance(grid, Mapping) or not grid:
+        raise RecipeError(
+            f"{grid!r} must be a mapping of fields to lists or ranges, such as {{r: [4, 8]}}.", field=where
+        )
+    return {str(field): _values(axis, f"{where}.{field}") for field, axis in grid.items()}
+
+
+def _values(axis: Any, where: str) -> list[Any]:
+    if isinstance(axis, Mapping):
+        return list(_parse(Range, axis, where).values())
+    if not isinstance(axis, list) or not axis:
+        raise RecipeError(
+            f"{axis!r} must be a list of values, or a range such as "
+            "{from: 1e-4, to: 1e-2, steps: 5, scale: log}.",
+            field=where,
+        )
+    shown = [_shown(value) for value in axis]
+    twice = next((text for text in shown if shown.count(text) > 1), None)
+    if twice is not None:
+        raise RecipeError(f"has the value {twice} twice.", field=where, remedy="Take one of them out.")
+    return axis
+
+
+def _parse(kind: Any, value: Any, where: str) -> Any:
+    from deltatune.recipe.problems import parse_section
+
+    return parse_section(kind, value, where)
+
+
+def _check_train(field: str, where: str) -> None:
+    name = field.removeprefix(TRAIN)
+    if name not in TrainSpec.model_fields:
+        raise RecipeError(
+            "is not a training setting.",
+            field=f"{where}.{field}",
+            remedy=nearest(name, TrainSpec.model_fields),
+        )
+
+
+def _method_name(entry: Any) -> str | None:
+    """The method of an entry as a recipe writes it; None if it has none that is known."""
+    from deltatune.methods import METHODS
+
+    if not isinstance(entry, Mapping):
+        return None
+    return next((str(key) for key in entry if key in METHODS.names()), None)
+
+
+def _trains(method: str) -> bool:
+    from deltatune.methods import METHODS
+
+    return bool(METHODS.get(method).trains)
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, list):
+        return "+".join(map(_shown, value))
+    if isinstance(value, float):
+        return f"{value:g}"
+    return str(value).lower() if value is None or isinstance(value, bool) else str(value)

@@ -1,0 +1,134 @@
+"""Grids: which entries they stand for, their labels, and what is refused with which words."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from deltatune.errors import RecipeError
+from deltatune.recipe import json_schema, parse_recipe
+from deltatune.recipe.grid import Range
+
+BASE: dict[str, Any] = {
+    "task": "text-to-text",
+    "model": "bundled:t5-small",
+    "data": {"source": "tables.jsonl", "split": {}},
+    "methods": [
+        "untuned",
+        {"lora": {"alpha": 16}, "grid": {"r": [4, 8], "targets": [["query"], ["query", "value"]]}},
+        {"prompt": None, "name": "soft prompt"},
+    ],
+}
+
+
+def labels(*overrides: str) -> list[str]:
+    return [entry.name for entry in parse_recipe(BASE, overrides).methods]
+
+
+def test_an_entry_becomes_every_combination_and_the_others_stay() -> None:
+    recipe = parse_recipe(BASE)
+    assert [entry.name for entry in recipe.methods] == [
+        "untuned",
+        "lora r=4 targets=query",
+        "lora r=4 targets=query+value",
+        "lora r=8 targets=query",
+        "lora r=8 targets=query+value",
+        "soft prompt",
+    ]
+    last = recipe.methods[4]
+    assert (last.config["r"], last.config["alpha"], last.config["targets"]) == (8, 16, ["query", "value"])
+    assert [entry.group for entry in recipe.methods] == [None, *["lora"] * 4, None]
+
+
+def test_the_recipes_grid_is_for_every_entry_that_trains() -> None:
+    found = labels("grid={train.lr: {from: 1e-4, to: 1e-2, steps: 3, scale: log}}", "methods.1=lora")
+    assert found == [
+        "untuned",
+        *(f"{name} lr={lr}" for name in ("lora", "soft prompt") for lr in ("0.0001", "0.001", "0.01")),
+    ]
+
+
+def test_an_entrys_axis_goes_before_the_recipes() -> None:
+    recipe = parse_recipe(BASE, ["grid={train.lr: [0.5]}", "methods.1.grid={train.lr: [0.1, 0.2]}"])
+    assert [entry.train.lr for entry in recipe.methods] == [None, 0.1, 0.2, 0.5]
+
+
+def test_an_expanded_recipe_is_the_same_when_written_and_read() -> None:
+    recipe = parse_recipe(BASE, ["grid={train.lr: [0.5, 0.25]}", "sample=3"])
+    assert parse_recipe(recipe.dump()) == recipe
+
+
+def test_a_sample_is_a_part_of_each_grid_in_its_order_and_depends_on_its_seed_alone() -> None:
+    whole = labels("grid={train.epochs: {from: 1, to: 30, steps: 30}}")
+    part = labels("grid={train.epochs: {from: 1, to: 30, steps: 30}}", "sample=5")
+    assert [name for name in whole if name in part] == part
+    assert [sum(name.startswith(kind) for name in part) for kind in ("lora", "soft")] == [5, 5]
+    assert part == labels("grid={train.epochs: {from: 1, to: 30, steps: 30}}", "sample={size: 5}")
+    assert part != labels("grid={train.epochs: {from: 1, to: 30, steps: 30}}", "sample={size: 5, seed: 1}")
+
+
+@pytest.mark.parametrize(
+    ("spec", "values"),
+    [
+        ({"from": 4, "to": 64, "steps": 5, "scale": "log"}, [4, 8, 16, 32, 64]),
+        ({"from": 0.0, "to": 0.2, "steps": 3}, [0.0, 0.1, 0.2]),
+        ({"from": 1e-4, "to": 1e-2, "steps": 5, "scale": "log"}, [1e-4, 3.16e-4, 1e-3, 3.16e-3, 1e-2]),
+        ({"from": 1, "to": 3, "steps": 9}, [1, 2, 3]),
+    ],
+)
+def test_ranges(spec: dict[str, Any], values: list[float]) -> None:
+    found = Range.model_validate(spec).values()
+    assert found == values
+    assert [type(value) for value in found] == [type(value) for value in values]
+
+
+@given(st.floats(1e-6, 1), st.floats(1.01, 1e4), st.integers(2, 20), st.sampled_from(["linear", "log"]))
+def test_ranges_rise_from_end_to_end(start: float, ratio: float, steps: int, scale: str) -> None:
+    values = Range(**{"from": start, "to": start * ratio, "steps": steps, "scale": scale}).values()
+    assert values == sorted(set(values))
+    assert values[0] == pytest.approx(start, rel=1e-2)
+    assert values[-1] == pytest.approx(start * ratio, rel=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("override", "parts"),
+    [
+        ("methods.1.grid.rr=[1]", ["methods.1.grid.rr", "lora", "'r'"]),
+        ("methods.1.grid.r=[0, 4]", ["methods.1.grid.r:", "0 must be greater"]),
+        ("methods.1.grid.r=8", ["methods.1.grid.r", "8 must be a list", "range"]),
+        ("methods.1.grid.r=[]", ["methods.1.grid.r", "must be a list"]),
+        ("methods.1.grid.r=[4, 4]", ["methods.1.grid.r", "4 twice"]),
+        ("methods.1.grid=[4]", ["methods.1.grid", "mapping"]),
+        ("methods.1.grid.r={from: 8, to: 4, steps: 2}", ["methods.1.grid.r", "empty"]),
+        ("methods.1.grid.r={from: 0, to: 4, steps: 2, scale: log}", ["methods.1.grid.r", "above 0"]),
+        ("methods.1.grid.r={from: 1, to: 4, step: 2}", ["methods.1.grid.r.step", "'steps'", "from, to"]),
+        ("methods.1.lora.r=3", ["methods.1.grid.r", "beside the grid: 3"]),
+        ("grid={r: [4]}", ["grid.r", "setting of a method", "entry under methods"]),
+        ("grid={train.lrr: [4]}", ["grid.train.lrr", "'lr'"]),
+        ("grid={train.lr: [0.1, fast]}", ["grid.train.lr", "'fast'", "number"]),
+        ("grid={train.epochs: {from: 1, to: 300, steps: 300}}", ["1,200 configurations", "sample"]),
+        ("sample=0", ["sample.size", "greater than or equal to 1"]),
+        ("sample=many", ["sample.size", "'many'", "integer"]),
+        ("gird={}", ["gird", "'grid'"]),
+        ("methods.2.train.lrr=1", ["methods.2.train.lrr", "'lr'"]),  # not the number after expansion
+        ("methods.2={lora: {r: 4, targets: [query]}, name: lora r=4 targets=query}", ["methods.2", "name:"]),
+    ],
+)
+def test_mistakes_are_named_where_they_were_written(override: str, parts: list[str]) -> None:
+    with pytest.raises(RecipeError) as caught:
+        parse_recipe(BASE, [override])
+    for part in parts:
+        assert part in str(caught.value)
+
+
+def test_the_schema_for_editors_knows_grids() -> None:
+    schema = json_schema()
+    assert "from" in schema["$defs"]["Range"]["properties"]
+    assert {"grid", "sample"} <= schema["properties"].keys()
+    lora = next(
+        form for form in schema["$defs"]["MethodEntry"]["anyOf"] if "lora" in form.get("properties", {})
+    )
+    assert "grid" in lora["properties"]
