@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from deltatune import quant
 from deltatune.core.adapter import Adapter
 from deltatune.core.attention import AttentionSwitch, AttentionTap
 from deltatune.core.delta import ModuleCopy
@@ -351,8 +352,14 @@ class AdaptedModel(nn.Module):
 
         Raises:
             AdapterError: A delta has no equivalent in the weights (prompts, learned keys and values, a delta
-                on one of two tied modules).
+                on one of two tied modules), or the base is quantized.
         """
+        formats = quant.describe(self.base)
+        if formats:
+            raise AdapterError(
+                f"the base is quantized ({formats}), and folding into few bits would round the delta away.",
+                remedy="Load the base without quantization and fold into that; `deltatune merge` does so.",
+            )
         model = self._plain_base()
         for name in names or self.active:
             fold_into_(model, self.adapter(name), name)

@@ -67,6 +67,7 @@ def find_conflicts(recipe: Recipe) -> list[Conflict]:
         *_task(recipe),
         *_lists(recipe),
         *_training(recipe),
+        *_quantization(recipe),
     ]
     return list(dict.fromkeys(conflicts))
 
@@ -193,6 +194,23 @@ def _lists(recipe: Recipe) -> Iterator[Conflict]:
         seen.setdefault(entry.slug, index)
     if len(set(recipe.seeds)) < len(recipe.seeds):
         yield "seeds", f"({recipe.seeds}) has one twice; the same seed gives the same run."
+
+
+def _quantization(recipe: Recipe) -> Iterator[Conflict]:
+    for index, entry in enumerate(recipe.methods):
+        if entry.quantization is None:
+            continue
+        if entry.method == "full":
+            yield (
+                f"methods.{index}.full",
+                "trains every weight, which a quantized base does not allow: write `quantization: null` "
+                "beside it.",
+            )
+        if entry.train.precision != "auto":
+            yield (
+                "train.precision",
+                "is decided by quantization.compute when the base is quantized: leave it at auto.",
+            )
 
 
 def _training(recipe: Recipe) -> Iterator[Conflict]:

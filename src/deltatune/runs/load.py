@@ -30,11 +30,12 @@ class LoadedRun:
     result: dict[str, Any]
 
 
-def load_run(folder: str | Path) -> LoadedRun:
+def load_run(folder: str | Path, *, quantized: bool = True) -> LoadedRun:
     """Load the base that a run's recipe names, and attach the run's delta.
 
     Args:
         folder: The run's folder (with recipe.yaml, result.json and adapter/).
+        quantized: Whether a base that was quantized in training is so again.
 
     Raises:
         AdapterError: It is no finished run, or the delta is damaged or belongs to another base.
@@ -44,8 +45,11 @@ def load_run(folder: str | Path) -> LoadedRun:
     result = _result(folder)
     recipe = load_recipe(folder / "recipe.yaml")
     labels = result["data"]["labels"]
-    # Always in float32: a delta acts on any precision, and a plain load is the reference.
-    base = load_base(recipe.model, recipe.task, labels)
+    # In float32: a delta acts on any precision, and a plain load is the reference. A delta of a quantized
+    # base has learned to make up for the rounding as well, so it gets that base again.
+    [entry] = recipe.methods
+    bits = entry.quantization if quantized else None
+    base = load_base(recipe.model, recipe.task, labels, quantization=bits)
     model = AdaptedModel(base.model, base.new_modules, processor=base.processor)
     load_adapter(model, folder / "adapter", NAME, fingerprint=fingerprint(base.model))
     model.eval()

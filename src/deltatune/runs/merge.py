@@ -22,8 +22,10 @@ ROWS = 8
 def merge(folder: Path, out: Path) -> dict[str, Any]:
     """Write base and delta as one plain Transformers model.
 
-    The merged folder is loaded again, and its logits are compared with those of base and delta side by side,
-    on the first test rows of the run's data (random tokens or pixels, where the data are gone).
+    A delta of a quantized base is folded into the weights that were quantized, never into few bits, and how
+    far that moves the outputs is measured too. The merged folder is loaded again, and its logits are compared
+    with those of base and delta side by side, on the first test rows of the run's data (random tokens or
+    pixels, where the data are gone).
 
     Args:
         folder: The run's folder.
@@ -31,12 +33,13 @@ def merge(folder: Path, out: Path) -> dict[str, Any]:
 
     Returns:
         `folder`, `parameters`, `compared_on`, `max_abs_logit_difference` and `logit_scale` (standard
-        deviation of the logits, to judge the difference by).
+        deviation of the logits, to judge the difference by), and `max_abs_difference_to_quantized`, for a
+        delta that was trained on a quantized base.
 
     Raises:
         AdapterError: The method cannot be written into weights, or the folder holds no finished run.
     """
-    loaded = load_run(folder)
+    loaded = load_run(folder, quantized=False)
     merged = loaded.model.merged()
     assert isinstance(merged, PreTrainedModel)
     batch, compared_on = _batch(loaded)
@@ -47,12 +50,18 @@ def merge(folder: Path, out: Path) -> dict[str, Any]:
         with torch.inference_mode():
             side_by_side = loaded.model(**batch).logits
             difference = (side_by_side - again(**batch).logits).abs().max()
+    quantized = None
+    if loaded.recipe.methods[0].quantization is not None:
+        trained = load_run(folder).model
+        with torch.inference_mode():
+            quantized = float((trained(**batch).logits.float() - side_by_side).abs().max())
     return {
         "folder": str(out),
         "parameters": sum(p.numel() for p in merged.parameters()),
         "compared_on": compared_on,
         "max_abs_logit_difference": float(difference),
         "logit_scale": float(side_by_side.std()),
+        "max_abs_difference_to_quantized": quantized,
     }
 
 

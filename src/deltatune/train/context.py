@@ -63,16 +63,20 @@ class Context:
         Raises:
             ModelError: It cannot be loaded.
         """
+        bits = entry.quantization
         dtype = base_dtype(entry.train.precision)
-        if dtype not in self._bases:
-            self.observer.stage(f"Loading {self.recipe.model.name}")
-            loaded = load_base(self.recipe.model, self.recipe.task, self.dataset.labels, dtype=dtype)
+        key = dtype if bits is None else bits.model_dump_json()
+        if key not in self._bases:
+            self.observer.stage(f"Loading {self.recipe.model.name}" + (f" in {bits.format}" if bits else ""))
+            loaded = load_base(
+                self.recipe.model, self.recipe.task, self.dataset.labels, dtype=dtype, quantization=bits
+            )
             digest = fingerprint(loaded.model)
             device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
             # Transformers' own signature of `to` hides its argument from type checkers.
             torch.nn.Module.to(loaded.model, device)
-            self._bases[dtype] = SharedBase(loaded, digest, device)
-        return self._bases[dtype]
+            self._bases[key] = SharedBase(loaded, digest, device)
+        return self._bases[key]
 
     def encoder(self, base: SharedBase) -> Encoder:
         """The one tokenisation path of all runs."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from deltatune import quant
 from deltatune.core.observer import Observer, Silent
 from deltatune.evaluate import metric_keys
 from deltatune.recipe.schema import MethodEntry, Recipe
@@ -30,7 +31,7 @@ def plan(
     try:
         trained = sum(p.numel() for _, p in adapter.trainable())
         stored = sum(t.numel() for t in adapter.stored().values())
-        total = sum(p.numel() for p in base.loaded.model.parameters())
+        total = quant.parameter_count(base.loaded.model)
         encoded = context.encoded("train", base)
         per_epoch = math.ceil(len(encoded.lengths) / entry.train.batch_size)
         steps = min(entry.train.epochs * per_epoch, entry.train.max_steps or 2**62)

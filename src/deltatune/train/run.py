@@ -13,6 +13,7 @@ from typing import Any
 import torch
 import yaml
 
+from deltatune import quant
 from deltatune.checkpoint.store import TENSORS, save_adapter
 from deltatune.core.model import AdaptedModel
 from deltatune.core.observer import Observer, Silent
@@ -124,7 +125,7 @@ class _Run:
         evaluation, validation = self._evaluate(progress)
         data, report = self.context.dataset, self.context.encoded("train", self.base).report
         stored = self.adapter.stored()
-        total = sum(p.numel() for p in self.base.loaded.model.parameters())
+        total = quant.parameter_count(self.base.loaded.model)
         return {
             "schema": SCHEMA,
             "status": "done",
@@ -138,6 +139,7 @@ class _Run:
                 "name": self.recipe.model.name,
                 "fingerprint": self.base.fingerprint,
                 "parameters": total,
+                "quantization": quant.describe(self.base.loaded.model),
             },
             "data": {
                 "fingerprint": data.fingerprint,
