@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from deltatune.report import display
 from deltatune.report.load import Comparison, Method
 from deltatune.report.verdict import caveat, plain, verdict
 
@@ -22,7 +23,9 @@ def board(
     for name, (value, rank) in methods.items():
         done = value is not None
         cost = (
-            {"train_seconds": len(name) * 10.0, "file_bytes": len(name) * 1000} if name != "untuned" else {}
+            {"train_seconds": len(name) * 10.0, "trained_parameters": len(name) * 1000}
+            if name != "untuned"
+            else {}
         )
         rows.append(
             {
@@ -33,14 +36,14 @@ def board(
             }
         )  # fmt: skip
     names = [name for name, (value, _) in methods.items() if value is not None]
-    pairs = []
+    pairs = []  # a tie has p = .41
     for i, a in enumerate(names):
         for b in names[i + 1 :]:
             gap = methods[a][0] - methods[b][0]
             pairs.append(
                 {
-                    "a": a, "b": b, "difference": gap, "low": gap - 0.01, "high": gap + 0.01, "p": 0.01,
-                    "tie": frozenset((a, b)) in ties,
+                    "a": a, "b": b, "difference": gap, "low": gap - 0.01, "high": gap + 0.01,
+                    "p": 0.41 if frozenset((a, b)) in ties else 0.01, "tie": frozenset((a, b)) in ties,
                 }
             )  # fmt: skip
     content = {"primary_metric": metric, "higher_is_better": higher, "pairs": pairs if tested else []}
@@ -66,10 +69,49 @@ def test_a_tie_at_the_top_names_the_least_lead_and_the_cheapest():
         )
     )
     assert found == (
-        "adalora and lora tie for first place (ROUGE-L F 60.5 and 60.0). "
+        "adalora and lora tie for first place (ROUGE-L F 60.5 and 60.0; p = .41). "
         "Both beat prefix by at least 3.0 ROUGE-L F [2.0, 4.0]. "
-        "Of these, lora costs least: it trains fastest (40 s) and has the smallest file (4.00 kB)."
+        "Among the best, lora is cheapest: it trains fastest (40 s, 1.8\u00d7 faster than adalora) and has "
+        "the fewest trained parameters (4.00 k, 1.8\u00d7 fewer than adalora)."
     )
+
+
+def test_time_and_parameters_may_have_different_winners():
+    comparison = board({"lora": (0.6, 1), "adalora": (0.605, 1)}, {frozenset(("lora", "adalora"))})
+    comparison.methods[1].cost["train_seconds"] = 39.0
+    found = words(comparison)
+    assert "adalora trains fastest (39 s) and lora has the fewest trained parameters (4.00 k, 1.8" in found
+
+
+def test_ties_below_the_first_rank_are_named():
+    methods = {"lora": (0.6, 1), "prefix": (0.5, 2), "prompt": (0.49, 2)}
+    assert "prefix and prompt tie for rank 2 (p = .41)." in words(
+        board(methods, {frozenset(("prefix", "prompt"))})
+    )
+    # The same rank without a tie: each is beaten by equally many.
+    assert "prefix and prompt share rank 2." in words(board(methods))
+
+
+def test_of_many_losers_the_closest_is_named():
+    methods = {"lora": (0.6, 1)} | {f"m{i}": (0.5 - i / 100, i + 2) for i in range(6)}
+    assert "It beats 6 others, m0 by least: 10.0 ROUGE-L F [9.0, 11.0]." in words(board(methods))
+
+
+def test_losers_to_the_same_methods_share_a_sentence():
+    ties = {frozenset(pair) for pair in ("ab", "bc", "bd", "cd")}
+    found = words(board({"a": (0.6, 1), "b": (0.59, 1), "c": (0.57, 2), "d": (0.56, 2)}, ties))
+    assert (
+        "a beats c by 3.0 ROUGE-L F [2.0, 4.0] and d by 4.0 [3.0, 5.0], which cannot be told apart from b."
+        in found
+    )
+
+
+@pytest.mark.parametrize(
+    ("p", "text"),
+    [(0.0002, "p < .001"), (0.004, "p = .004"), (0.41, "p = .41"), (0.9999, "p = 1"), (0.0999, "p = .10")],
+)
+def test_p_values(p, text):
+    assert display.p_value(p) == text
 
 
 def test_ties_that_are_not_transitive():

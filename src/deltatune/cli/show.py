@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from rich.table import Table
@@ -12,6 +13,8 @@ from rich.text import Text
 
 from deltatune.cli import output
 from deltatune.report import display
+from deltatune.report.load import of_board
+from deltatune.report.verdict import caveat, plain, verdict
 
 
 def plan(name: str, planned: dict[str, Any]) -> None:
@@ -78,7 +81,7 @@ def result(run: dict[str, Any]) -> None:
 
 
 def leaderboard(board: dict[str, Any]) -> None:
-    """Print the ranking: the primary metric with its interval, then what it cost. Failures go to stderr."""
+    """Print the ranking with intervals and costs, then the verdict in words. Failures go to stderr."""
     metric = board["primary_metric"]
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
     for heading in (
@@ -96,10 +99,9 @@ def leaderboard(board: dict[str, Any]) -> None:
         table.add_row(*_cells(row, metric), style="bold" if row["rank"] == 1 else None)
     console = output.stdout()
     console.print(table)
-    ties = [f"{pair['a']} and {pair['b']}" for pair in board["pairs"] if pair["tie"]]
-    if ties:
-        text = f"Not told apart by these test rows: {'; '.join(ties)}."
-        console.print(Text("\n" + text), soft_wrap=not console.is_terminal)
+    comparison = of_board(board, Path())
+    text = f"\n{plain(verdict(comparison))}\n\n{caveat(comparison)}"
+    console.print(Text(display.visible(text)), soft_wrap=not console.is_terminal)
     for row in board["rows"]:
         if row["status"] != "done":
             output.error(f"{row['name']} failed: {_message(row['error'])}")

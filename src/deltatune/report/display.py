@@ -113,6 +113,20 @@ def share(part: float | None, whole: float | None) -> str:
     return f"{percent:.{decimals}f}{THIN}%"
 
 
+def p_value(p: float) -> str:
+    """A p-value as papers write it: `p = .41`, `p = .004`, `p < .001`."""
+    if p < 0.001:
+        return "p < .001"
+    if p >= 0.995:
+        return "p = 1"
+    return f"p = {p:.{3 if p < 0.0995 else 2}f}".replace("0.", ".")
+
+
+def times(ratio: float) -> str:
+    """A ratio: `1.3\u00d7`, `24\u00d7`."""
+    return f"{ratio:.{1 if ratio < 9.95 else 0}f}\u00d7"
+
+
 def listing(items: list[str]) -> str:
     """`a`, `a and b`, `a, b and c`."""
     return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} and {items[-1]}" if items else ""

@@ -30,6 +30,12 @@ class Run:
         """Lines of metrics.jsonl."""
         return list(_lines(self.folder / "metrics.jsonl"))
 
+    @cached_property
+    def delta(self) -> dict[str, Any]:
+        """adapter/deltatune.json: what the delta became, such as the ranks that AdaLoRA kept."""
+        path = self.folder / "adapter" / "deltatune.json"
+        return _read_json(path) if path.is_file() else {}
+
     def predictions(self) -> Iterator[dict[str, Any]]:
         """Lines of predictions.jsonl, one at a time."""
         return _lines(self.folder / "predictions.jsonl")
@@ -125,6 +131,16 @@ class Comparison:
         value = method.metrics.get(self.primary)
         return value if value is not None and math.isfinite(value) else None
 
+    def settings(self, method: Method) -> dict[str, Any]:
+        """The method's settings in the recipe, with its own settings of training as `train.<field>`."""
+        recipe = self.board.get("recipe") or {}
+        entries = recipe.get("methods") if isinstance(recipe, dict) else None
+        entry = next((e for e in entries or [] if isinstance(e, dict) and e.get("name") == method.name), {})
+        own = {key: value for key, value in entry.items() if key not in {"name", "train"}}
+        config = next((value for value in own.values() if isinstance(value, dict)), {})
+        train = entry.get("train") or {}
+        return config | {f"train.{key}": value for key, value in train.items() if value is not None}
+
     @property
     def first_result(self) -> dict[str, Any]:
         """result.json of any run that finished, for what all runs share (versions, data, model)."""
@@ -150,10 +166,15 @@ def load(folder: Path) -> Comparison:
             f"'{path}' is no leaderboard: it lacks rows or primary_metric.",
             remedy="Run `deltatune compare` again; finished runs are kept.",
         )
-    methods = [Method(row, [Run(folder / name) for name in row.get("runs") or []]) for row in board["rows"]]
     recipe = folder / "recipe.yaml"
     text = recipe.read_text(encoding="utf-8", errors="replace") if recipe.is_file() else ""
-    return Comparison(folder, board, methods, text or json.dumps(board.get("recipe", {}), indent=2))
+    return of_board(board, folder, text or json.dumps(board.get("recipe", {}), indent=2))
+
+
+def of_board(board: dict[str, Any], folder: Path, recipe: str = "") -> Comparison:
+    """The comparison that a leaderboard describes; its runs lie within `folder`."""
+    methods = [Method(row, [Run(folder / name) for name in row.get("runs") or []]) for row in board["rows"]]
+    return Comparison(folder, board, methods, recipe)
 
 
 def _read_json(path: Path) -> dict[str, Any]:

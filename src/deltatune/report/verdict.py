@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
-from deltatune.report.display import duration, interval, listing, metric, size, style
+from deltatune.report import display
+from deltatune.report.display import interval, listing, metric, style
 from deltatune.report.load import Comparison, Method
 
 NUMBERS = {2: "Both", 3: "All three", 4: "All four", 5: "All five"}
+MOST_NAMES = 4  # more than these are counted, not listed
+MOST_SENTENCES = 3  # of one kind; the table of pairs has the rest
 
 
 class Name(str):
@@ -17,6 +20,14 @@ class Name(str):
 
 
 Sentence = list[str]
+
+
+class _Beaten(NamedTuple):
+    """A method that others beat, and the least of their leads."""
+
+    method: Method
+    pair: dict[str, Any]
+    several: bool
 
 
 def verdict(comparison: Comparison) -> list[Sentence]:
@@ -30,6 +41,7 @@ def verdict(comparison: Comparison) -> list[Sentence]:
     rest = [method for method in ranked if method not in top]
     sentences = [_opening(comparison, top, alone=len(ranked) == 1)]
     sentences += _beaten(comparison, top, rest)
+    sentences += _lower_ties(comparison, rest)
     sentences += _against_untuned(comparison, top)
     if len(top) > 1 and any(method.row.get("method") == "untuned" for method in top):
         sentences.append(["So no method is shown to be better than leaving the base untuned."])
@@ -45,7 +57,7 @@ def plain(sentences: list[Sentence]) -> str:
 
 def caveat(comparison: Comparison) -> str:
     """What the intervals are made of."""
-    tests = comparison.first_result.get("data", {}).get("test")
+    tests = (comparison.board.get("data") or comparison.first_result.get("data") or {}).get("test")
     seeds = max((len(method.row.get("seeds") or [0]) for method in comparison.methods), default=1)
     examples = f"{tests} test examples" if tests else "the test examples"
     if not any(method.row.get("interval") for method in comparison.methods):
@@ -86,9 +98,11 @@ def _opening(comparison: Comparison, top: list[Method], *, alone: bool) -> Sente
     if len(top) == 1:
         return [Name(first.name), f" is best: {value}."]
     values = listing([metric(key, comparison.value(method)) for method in top])
+    p = _tie_p(comparison, top)
+    numbers = f"({label} {values}{f'; {p}' if p else ''})"
     if len(top) == len(comparison.ranked):
-        return ["No method can be told apart from the best: ", *_names(top), f" tie ({label} {values})."]
-    return [*_names(top), f" tie for first place ({label} {values})."]
+        return ["No method can be told apart from the best: ", *_names(top), f" tie {numbers}."]
+    return [*_names(top), f" tie for first place {numbers}."]
 
 
 def _untested(comparison: Comparison, first: Method) -> Sentence:
@@ -109,30 +123,63 @@ def _failures(comparison: Comparison) -> list[Sentence]:
 
 def _beaten(comparison: Comparison, top: list[Method], rest: list[Method]) -> list[Sentence]:
     """What the top methods beat, by the least of their leads; then what only some of them beat."""
-    clear: Sentence = []
-    partly: list[Sentence] = []
+    clear: list[_Beaten] = []
+    partly: dict[tuple[str, ...], list[_Beaten]] = {}  # by the names of those that win
     for method in rest:
         leads = {best.name: find_pair(comparison, best, method) for best in top}
         won = {name: pair for name, pair in leads.items() if pair and not pair["tie"] and pair["lead"] > 0}
         if not won:
             continue
         least = min(won.values(), key=lambda pair: float(pair["lead"]))
-        if len(won) == len(top):
-            words = _gap(comparison, least, named=not clear, least=len(won) > 1)
-            clear += [", " if clear else "", Name(method.name), words]
-        else:
-            level = [best for best in top if best.name not in won]
-            words = _gap(comparison, least, named=True, least=len(won) > 1)
-            winners = [best for best in top if best.name in won]
-            verb = " beats " if len(winners) == 1 else " beat "
-            apart = [", which cannot be told apart from ", *_names(level), "."]
-            partly.append([*_names(winners), verb, Name(method.name), words, *apart])
-    if not clear:
-        return partly
-    if (last := max((i for i, part in enumerate(clear) if part == ", "), default=None)) is not None:
-        clear[last] = " and "
-    subject = "It beats " if len(top) == 1 else f"{NUMBERS.get(len(top), 'All of them')} beat "
-    return [[subject, *clear, "."], *partly]
+        group = clear if len(won) == len(top) else partly.setdefault(tuple(won), [])
+        group.append(_Beaten(method, least, several=len(won) > 1))
+    sentences: list[Sentence] = []
+    if clear:
+        subject = "It beats " if len(top) == 1 else f"{NUMBERS.get(len(top), 'All of them')} beat "
+        sentences.append([subject, *_losers(comparison, clear), "."])
+    for winners, beaten in list(partly.items())[:MOST_SENTENCES]:
+        level = [best for best in top if best.name not in winners]
+        verb = " beats " if len(winners) == 1 else " beat "
+        words = [*_names([best for best in top if best.name in winners]), verb, *_losers(comparison, beaten)]
+        sentences.append([*words, ", which cannot be told apart from ", *_names(level), "."])
+    return sentences
+
+
+def _losers(comparison: Comparison, beaten: list[_Beaten]) -> Sentence:
+    """`prefix by 3.1 ROUGE-L F [2.2, 4.0] and prompt by 9.0 [7.7, 10.3]`; of many only the closest."""
+    if len(beaten) > MOST_NAMES:
+        closest = min(beaten, key=lambda one: float(one.pair["lead"]))
+        words = _gap(comparison, closest.pair, named=True, least=closest.several)
+        return [f"{len(beaten)} others, ", Name(closest.method.name), " by least:", words.removeprefix(" by")]
+    words_of: list[Sentence] = [
+        [Name(one.method.name), _gap(comparison, one.pair, named=index == 0, least=one.several)]
+        for index, one in enumerate(beaten)
+    ]
+    return _joined(words_of)
+
+
+def _lower_ties(comparison: Comparison, rest: list[Method]) -> list[Sentence]:
+    """Methods below the first rank that share one."""
+    groups: dict[int, list[Method]] = {}
+    for method in rest:
+        groups.setdefault(int(method.row.get("rank") or 0), []).append(method)
+    sentences: list[Sentence] = []
+    for rank, group in groups.items():
+        tuned = all(method.row.get("method") != "untuned" for method in group)
+        if rank and len(group) > 1 and tuned and len(group) <= MOST_NAMES:
+            p = _tie_p(comparison, group)
+            words = f" tie for rank {rank} ({p})." if p else f" share rank {rank}."
+            sentences.append([*_names(group), words])
+    return sentences[:MOST_SENTENCES]
+
+
+def _tie_p(comparison: Comparison, group: list[Method]) -> str:
+    """`p = .41` of a tie, of the closest call among several; nothing if not all of them tie."""
+    pairs = [find_pair(comparison, a, b) for i, a in enumerate(group) for b in group[i + 1 :]]
+    if not all(pair and pair["tie"] for pair in pairs):
+        return ""
+    least = display.p_value(min(float(pair["p"]) for pair in pairs if pair))
+    return least if len(group) == 2 else least.replace("=", "\u2265")
 
 
 def _gap(comparison: Comparison, pair: dict[str, Any], *, named: bool, least: bool) -> str:
@@ -166,25 +213,35 @@ def _against_untuned(comparison: Comparison, top: list[Method]) -> list[Sentence
 
 
 def _cheapest(top: list[Method]) -> list[Sentence]:
-    """Which of the methods that tie costs least."""
-    timed = [method for method in top if method.cost.get("train_seconds")]
-    sized = [method for method in top if method.cost.get("file_bytes")]
-    if len(timed) < 2 or len(sized) < 2:
+    """Which of the methods that tie costs least, and how much less than the next."""
+    if any(not method.cost.get(key) for method in top for key in ("train_seconds", "trained_parameters")):
         return []
-    fastest = min(timed, key=lambda method: float(method.cost["train_seconds"]))
-    smallest = min(sized, key=lambda method: float(method.cost["file_bytes"]))
-    fast = f"trains fastest ({duration(fastest.cost['train_seconds'])})"
-    small = f"has the smallest file ({size(smallest.cost['file_bytes'])})"
+    fastest, *_ = by_time = sorted(top, key=lambda method: float(method.cost["train_seconds"]))
+    smallest, *_ = by_size = sorted(top, key=lambda method: float(method.cost["trained_parameters"]))
+    seconds, parameters = fastest.cost["train_seconds"], smallest.cost["trained_parameters"]
+    fast = f"trains fastest ({display.duration(seconds)}{_times(by_time, 'train_seconds', 'faster')})"
+    fewer = _times(by_size, "trained_parameters", "fewer")
+    small = f"has the fewest trained parameters ({display.amount(parameters)}{fewer})"
     if fastest is smallest:
-        return [["Of these, ", Name(fastest.name), f" costs least: it {fast} and {small}."]]
-    return [["Of these, ", Name(fastest.name), f" {fast} and ", Name(smallest.name), f" {small}."]]
+        return [["Among the best, ", Name(fastest.name), f" is cheapest: it {fast} and {small}."]]
+    return [["Among the best, ", Name(fastest.name), f" {fast} and ", Name(smallest.name), f" {small}."]]
+
+
+def _times(by_cost: list[Method], key: str, word: str) -> str:
+    """`, 1.3x faster than prefix`; nothing where the next costs hardly more."""
+    ratio = float(by_cost[1].cost[key]) / float(by_cost[0].cost[key])
+    return f", {display.times(ratio)} {word} than {by_cost[1].name}" if ratio >= 1.05 else ""
 
 
 def _names(methods: list[Method]) -> Sentence:
     """`a`, `a and b`, `a, b and c`, with the names marked."""
+    return _joined([[Name(method.name)] for method in methods])
+
+
+def _joined(items: list[Sentence]) -> Sentence:
     words: Sentence = []
-    for index, method in enumerate(methods):
+    for index, item in enumerate(items):
         if index:
-            words.append(" and " if index == len(methods) - 1 else ", ")
-        words.append(Name(method.name))
+            words.append(" and " if index == len(items) - 1 else ", ")
+        words += item
     return words
