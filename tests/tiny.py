@@ -1,4 +1,4 @@
-"""Tiny models of six architectures, batches for them, and ways to make an adapter act.
+"""Tiny models of every architecture, batches for them, and ways to make an adapter act.
 
 Models are built once from configurations and copied; weights are drawn wide, so that small differences show.
 """
@@ -7,128 +7,164 @@ from __future__ import annotations
 
 import copy
 import functools
+from dataclasses import dataclass
 from typing import Any
 
 import torch
+import transformers
 from torch import Tensor, nn
-from transformers import (
-    BartConfig,
-    BartForConditionalGeneration,
-    BertConfig,
-    BertForSequenceClassification,
-    GPT2Config,
-    GPT2LMHeadModel,
-    LlamaConfig,
-    LlamaForCausalLM,
-    T5Config,
-    T5ForConditionalGeneration,
-    ViTConfig,
-    ViTForImageClassification,
-)
 
-D, FF, LAYERS, HEADS, KV_HEADS, VOCABULARY, CLASSES, POSITIONS = 16, 32, 2, 4, 2, 48, 3, 64
-ARCHITECTURES = ("t5", "bart", "llama", "gpt2", "bert", "vit")
-SEQ2SEQ, CAUSAL, CLASSIFIERS = ("t5", "bart"), ("llama", "gpt2"), ("bert", "vit")
+D, FF, LAYERS, HEADS, KV_HEADS, EXPERTS, VOCABULARY, CLASSES, POSITIONS = 16, 32, 2, 4, 2, 3, 48, 3, 64
+IMAGE, PATCH = 16, 4
+
+
+@dataclass(frozen=True)
+class Tiny:
+    """How one architecture is made small; its name in `MODELS` is its model type.
+
+    Args:
+        classes: Start of the names of its classes in Transformers, and the end of the model's.
+        settings: Of its configuration.
+        dropout: Names of its dropout rates.
+        heads: Modules that would be newly initialised for the task.
+        eager: It has no other attention than its own.
+    """
+
+    classes: tuple[str, str]
+    settings: dict[str, Any]
+    dropout: tuple[str, ...] = ()
+    heads: tuple[str, ...] = ()
+    eager: bool = False
+
+    def config(self, dropout: float) -> Any:
+        """The configuration."""
+        rates = dict.fromkeys(self.dropout, dropout)
+        if "vision_config" in self.settings:  # the only nested one
+            nested = {**self.settings, "vision_config": {**self.settings["vision_config"], **rates}}
+            return getattr(transformers, f"{self.classes[0]}Config")(**nested)
+        return getattr(transformers, f"{self.classes[0]}Config")(**self.settings, **rates)
+
+
+_SPECIAL = {"pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 2}
+_SIZE = {
+    "hidden_size": D,
+    "num_hidden_layers": LAYERS,
+    "num_attention_heads": HEADS,
+    "intermediate_size": FF,
+    "initializer_range": 0.2,
+}
+_TEXT = {"vocab_size": VOCABULARY, "max_position_embeddings": POSITIONS}
+_T5 = {
+    "vocab_size": VOCABULARY,
+    "d_model": D,
+    "d_kv": D // HEADS,
+    "d_ff": FF,
+    "num_layers": LAYERS,
+    "num_heads": HEADS,
+    "decoder_start_token_id": 0,
+}
+_BART = {
+    **{f"{part}_{name}": size for part in ("encoder", "decoder")
+       for name, size in (("layers", LAYERS), ("attention_heads", HEADS), ("ffn_dim", FF))},
+    "d_model": D,
+    "init_std": 0.2,
+    "decoder_start_token_id": 2,
+    "forced_eos_token_id": None,
+    **_TEXT,
+    **_SPECIAL,
+}  # fmt: skip
+_BERT = {**_SIZE, **_TEXT, "num_labels": CLASSES, "pad_token_id": 0}
+_IMAGES = {**_SIZE, "image_size": IMAGE, "patch_size": PATCH}
+_VIT = {**_IMAGES, "num_labels": CLASSES}
+_LLAMA = {**_SIZE, **_TEXT, **_SPECIAL, "num_key_value_heads": KV_HEADS}
+_GPT2 = {"n_embd": D, "n_layer": LAYERS, "n_head": HEADS, "n_positions": POSITIONS}
+_NEW = ("ForSequenceClassification", "ForImageClassification")
+_BERT_DROPOUT = ("hidden_dropout_prob", "attention_probs_dropout_prob")
+_GENERATES = "ForConditionalGeneration"
+_HEAD = ("classifier",)
+
+MODELS: dict[str, Tiny] = {
+    "t5": Tiny(("T5", _GENERATES), _T5, ("dropout_rate",)),
+    "mt5": Tiny(("MT5", _GENERATES), {**_T5, "eos_token_id": 1}, ("dropout_rate",)),
+    "bart": Tiny(("Bart", _GENERATES), _BART, ("dropout",)),
+    "mbart": Tiny(("MBart", _GENERATES), _BART, ("dropout",)),
+    "marian": Tiny(("Marian", "MTModel"), {**_BART, "decoder_start_token_id": 0}, ("dropout",)),
+    "bert": Tiny(("Bert", _NEW[0]), _BERT, _BERT_DROPOUT, _HEAD),
+    "roberta": Tiny(("Roberta", _NEW[0]), _BERT, _BERT_DROPOUT, _HEAD),
+    "deberta-v2": Tiny(
+        ("DebertaV2", _NEW[0]),
+        {**_BERT, "relative_attention": True, "pos_att_type": ["c2p", "p2c"], "type_vocab_size": 0},
+        _BERT_DROPOUT,
+        _HEAD,
+        eager=True,
+    ),
+    "vit": Tiny(("ViT", _NEW[1]), _VIT, _BERT_DROPOUT, _HEAD),
+    "dinov2": Tiny(("Dinov2", _NEW[1]), {**_VIT, "mlp_ratio": FF // D}, _BERT_DROPOUT, _HEAD),
+    "deit": Tiny(("DeiT", _NEW[1]), _VIT, _BERT_DROPOUT, _HEAD),
+    "clip": Tiny(
+        ("CLIP", _NEW[1]),
+        {"vision_config": _IMAGES, "num_labels": CLASSES},
+        ("attention_dropout",),
+        _HEAD,
+    ),
+    "gpt2": Tiny(
+        ("GPT2", "LMHeadModel"),
+        {**_GPT2, **_SPECIAL, "vocab_size": VOCABULARY, "initializer_range": 0.2},
+        ("resid_pdrop", "embd_pdrop", "attn_pdrop"),
+    ),
+    "gpt_neox": Tiny(
+        ("GPTNeoX", "ForCausalLM"),
+        {**_SIZE, **_TEXT, **_SPECIAL, "rotary_pct": 0.5},
+        ("hidden_dropout", "attention_dropout"),
+    ),
+    "opt": Tiny(
+        ("OPT", "ForCausalLM"),
+        {**_SIZE, **_TEXT, **_SPECIAL, "init_std": 0.2, "ffn_dim": FF, "word_embed_proj_dim": D},
+        ("dropout", "attention_dropout"),
+    ),
+    "bloom": Tiny(
+        ("Bloom", "ForCausalLM"),
+        {
+            **_SPECIAL,
+            "vocab_size": VOCABULARY,
+            "hidden_size": D,
+            "n_layer": LAYERS,
+            "n_head": HEADS,
+            "initializer_range": 0.2,
+        },
+        ("hidden_dropout", "attention_dropout"),
+        eager=True,
+    ),
+    "llama": Tiny(("Llama", "ForCausalLM"), _LLAMA, ("attention_dropout",)),
+    "qwen2": Tiny(("Qwen2", "ForCausalLM"), _LLAMA, ("attention_dropout",)),
+    "mistral": Tiny(("Mistral", "ForCausalLM"), _LLAMA, ("attention_dropout",)),
+    "glm": Tiny(("Glm", "ForCausalLM"), {**_LLAMA, "head_dim": D // HEADS}, ("attention_dropout",)),
+    "mixtral": Tiny(
+        ("Mixtral", "ForCausalLM"), {**_LLAMA, "num_local_experts": EXPERTS}, ("attention_dropout",)
+    ),
+}
+CORE = ("t5", "bart", "llama", "gpt2", "bert", "vit")
+"""One of each kind, for what need not be shown on all."""
+ARCHITECTURES = tuple(MODELS)
+SEQ2SEQ = ("t5", "mt5", "bart", "mbart", "marian")
+CAUSAL = ("gpt2", "gpt_neox", "opt", "bloom", "llama", "qwen2", "mistral", "glm", "mixtral")
+TEXT_CLASSIFIERS, VISION = ("bert", "roberta", "deberta-v2"), ("vit", "dinov2", "deit", "clip")
+CLASSIFIERS = TEXT_CLASSIFIERS + VISION
 GENERATING = SEQ2SEQ + CAUSAL
-
-
-def _build(name: str, dropout: float, attention: str) -> nn.Module:
-    special = {"pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 2}
-    encoder = {"hidden_size": D, "num_hidden_layers": LAYERS, "num_attention_heads": HEADS}
-    if name == "t5":
-        config = T5Config(
-            vocab_size=VOCABULARY,
-            d_model=D,
-            d_kv=D // HEADS,
-            d_ff=FF,
-            num_layers=LAYERS,
-            num_heads=HEADS,
-            decoder_start_token_id=0,
-            dropout_rate=dropout,
-        )
-        made: Any = T5ForConditionalGeneration
-    elif name == "bart":
-        config = BartConfig(
-            vocab_size=VOCABULARY,
-            d_model=D,
-            encoder_layers=LAYERS,
-            decoder_layers=LAYERS,
-            encoder_attention_heads=HEADS,
-            decoder_attention_heads=HEADS,
-            encoder_ffn_dim=FF,
-            decoder_ffn_dim=FF,
-            max_position_embeddings=POSITIONS,
-            init_std=0.2,
-            dropout=dropout,
-            decoder_start_token_id=2,
-            forced_eos_token_id=None,
-            **special,
-        )
-        made = BartForConditionalGeneration
-    elif name == "llama":
-        config = LlamaConfig(
-            vocab_size=VOCABULARY,
-            intermediate_size=FF,
-            num_key_value_heads=KV_HEADS,
-            initializer_range=0.2,
-            attention_dropout=dropout,
-            **encoder,
-            **special,
-        )
-        made = LlamaForCausalLM
-    elif name == "gpt2":
-        config = GPT2Config(
-            vocab_size=VOCABULARY,
-            n_embd=D,
-            n_layer=LAYERS,
-            n_head=HEADS,
-            n_positions=POSITIONS,
-            initializer_range=0.2,
-            resid_pdrop=dropout,
-            embd_pdrop=dropout,
-            attn_pdrop=dropout,
-            **special,
-        )
-        made = GPT2LMHeadModel
-    elif name == "bert":
-        config = BertConfig(
-            vocab_size=VOCABULARY,
-            intermediate_size=FF,
-            max_position_embeddings=POSITIONS,
-            num_labels=CLASSES,
-            initializer_range=0.2,
-            hidden_dropout_prob=dropout,
-            attention_probs_dropout_prob=dropout,
-            **encoder,
-        )
-        made = BertForSequenceClassification
-    elif name == "vit":
-        config = ViTConfig(
-            intermediate_size=FF,
-            image_size=16,
-            patch_size=4,
-            num_labels=CLASSES,
-            initializer_range=0.2,
-            hidden_dropout_prob=dropout,
-            attention_probs_dropout_prob=dropout,
-            **encoder,
-        )
-        made = ViTForImageClassification
-    else:
-        raise KeyError(name)
-    config._attn_implementation = attention
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model: nn.Module = made(config)
-        for leaf, parameter in model.named_parameters():  # biases and norms that are not all 0 or 1
-            if parameter.dim() == 1:
-                parameter.data.add_(torch.randn_like(parameter) * (0.1 if "norm" in leaf else 0.2))
-    return model.eval()
 
 
 @functools.cache
 def _built(name: str, dropout: float, attention: str) -> nn.Module:
-    return _build(name, dropout, attention)
+    spec = MODELS[name]
+    config = spec.config(dropout)
+    config._attn_implementation = "eager" if spec.eager else attention
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model: nn.Module = getattr(transformers, "".join(spec.classes))(config)
+        for leaf, parameter in model.named_parameters():  # biases and norms that are not all 0 or 1
+            if parameter.dim() == 1:
+                parameter.data.add_(torch.randn_like(parameter) * (0.1 if "norm" in leaf else 0.2))
+    return model.eval()
 
 
 def model(name: str, *, dropout: float = 0.0, attention: str = "sdpa") -> Any:
@@ -138,14 +174,14 @@ def model(name: str, *, dropout: float = 0.0, attention: str = "sdpa") -> Any:
 
 def heads(name: str) -> tuple[str, ...]:
     """The modules that would be newly initialised for the task."""
-    return ("classifier",) if name in CLASSIFIERS else ()
+    return MODELS[name].heads
 
 
 def batch(name: str, *, rows: int = 4, length: int = 7, seed: int = 0) -> dict[str, Tensor]:
     """Right-padded rows of different lengths, with labels as the data layer makes them."""
     generator = torch.Generator().manual_seed(seed)
-    if name == "vit":
-        pixels = torch.randn(rows, 3, 16, 16, generator=generator)
+    if name in VISION:
+        pixels = torch.randn(rows, 3, IMAGE, IMAGE, generator=generator)
         return {"pixel_values": pixels, "labels": torch.arange(rows) % CLASSES}
     ids = torch.randint(3, VOCABULARY, (rows, length), generator=generator)
     mask = torch.ones_like(ids)
@@ -153,7 +189,7 @@ def batch(name: str, *, rows: int = 4, length: int = 7, seed: int = 0) -> dict[s
         mask[row, length - row % 3 :] = 0
     ids = ids * mask
     found = {"input_ids": ids, "attention_mask": mask}
-    if name == "bert":
+    if name in CLASSIFIERS:
         return {**found, "labels": torch.arange(rows) % CLASSES}
     if name in CAUSAL:
         labels = ids.masked_fill(mask == 0, -100)

@@ -7,33 +7,48 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tests import tiny
+from tests.contract import sizes
 from tests.tiny import ARCHITECTURES, CLASSES, CLASSIFIERS, HEADS, KV_HEADS, D
 
 from deltatune.core.method import MethodConfig
 from deltatune.methods import METHODS
 
+NO_BIAS = "the base has no bias that could hold a trained one; refused by an AdapterError"
 NO_PATCH_MASK = "patches have no attention mask to hide a missing prompt behind; refused by a TargetError"
+NO_INTERFACE = (
+    "its attention does not go through Transformers' table of attention functions; refused by a TargetError"
+)
 ALL = frozenset(ARCHITECTURES)
-TEXT = ALL - {"vit"}
+VISION = frozenset(tiny.VISION)
+TEXT = ALL - VISION
+OWN_ATTENTION = frozenset(("deberta-v2", "bloom"))
+"""Architectures that compute attention on their own: no learned keys and values there."""
 WIDTH = D // HEADS
+_GROUPED = ("llama", "qwen2", "mistral", "glm", "mixtral")
 QUERY_VALUE: dict[str, tuple[tuple[int, int], ...]] = {
-    "t5": ((D, D),) * 12,
-    "bart": ((D, D),) * 12,
-    "llama": ((D, D), (D, KV_HEADS * WIDTH)) * 2,
-    "gpt2": ((D, 3 * D),) * 2,
-    "bert": ((D, D),) * 4,
-    "vit": ((D, D),) * 4,
+    **dict.fromkeys(tiny.SEQ2SEQ, ((D, D),) * 12),
+    **dict.fromkeys(tiny.CLASSIFIERS, ((D, D),) * 4),
+    **dict.fromkeys(("gpt2", "gpt_neox", "bloom"), ((D, 3 * D),) * 2),
+    "opt": ((D, D),) * 4,
+    **dict.fromkeys(_GROUPED, ((D, D), (D, KV_HEADS * WIDTH)) * 2),
 }
-"""(d_in, d_out) of the modules that are called query or value; GPT-2 has them in one."""
+"""(d_in, d_out) of the modules that are called query or value; GPT-2, GPT-NeoX and BLOOM have them in one."""
 ATTENTION: dict[str, tuple[int, int]] = {
-    "t5": (6, D),
-    "bart": (6, D),
-    "llama": (2, KV_HEADS * WIDTH),
-    "gpt2": (2, D),
-    "bert": (2, D),
-    "vit": (2, D),
+    **dict.fromkeys(tiny.SEQ2SEQ, (6, D)),
+    **dict.fromkeys((*tiny.CLASSIFIERS, "gpt2", "gpt_neox", "bloom", "opt"), (2, D)),
+    **dict.fromkeys(_GROUPED, (2, KV_HEADS * WIDTH)),
 }
 """(attention modules, width of their keys)."""
+NO_FEED_FORWARD: dict[tuple[str, str | frozenset[str]], str] = {
+    ("*", "mixtral"): "its experts are one tensor each way, with no layer to hook; refused by a TargetError"
+}
+HEAD = D * CLASSES + CLASSES
+HEAD_PARAMETERS: dict[str, int] = {
+    **dict.fromkeys(tiny.CLASSIFIERS, HEAD),
+    "roberta": D * D + D + HEAD,
+    "dinov2": 2 * D * CLASSES + CLASSES,
+}
+"""New parameters of a classifier: RoBERTa's has a layer more, DINOv2's reads the class token and the mean."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +65,8 @@ class Case:
         routable: It can act on some rows of a batch.
         other: Settings of a second adapter that differs in shape and shares a batch with the first.
         peft: Architectures on which the saved files load in peft.
-        gaps: (check, architecture or "*") -> why it does not hold there.
+        gaps: (check or "*", architecture, a set of them or "*") -> why it does not hold there. Where no
+            check holds ("*"), the method must refuse the architecture by a TargetError.
     """
 
     label: str
@@ -62,7 +78,7 @@ class Case:
     routable: bool = True
     other: Mapping[str, Any] | None = None
     peft: frozenset[str] = ALL
-    gaps: Mapping[tuple[str, str], str] = field(default_factory=dict)
+    gaps: Mapping[tuple[str, str | frozenset[str]], str] = field(default_factory=dict)
 
     def settings(self, config: Mapping[str, Any] | None = None) -> MethodConfig:
         """The validated configuration."""
@@ -71,11 +87,19 @@ class Case:
     def expected_count(self, architecture: str) -> int:
         """Trained parameters by the formula."""
         own_head = architecture in CLASSIFIERS and self.method not in ("untuned", "full")
-        return self.count(architecture) + (D * CLASSES + CLASSES if own_head else 0)
+        return self.count(architecture) + (HEAD_PARAMETERS[architecture] if own_head else 0)
 
     def gap(self, check: str, architecture: str) -> str | None:
         """Why `check` does not hold on `architecture`, if it does not."""
-        return self.gaps.get((check, architecture)) or self.gaps.get((check, "*"))
+        for (gap, where), reason in self.gaps.items():
+            here = architecture in where if isinstance(where, frozenset) else where in (architecture, "*")
+            if here and gap in (check, "*"):
+                return reason
+        return None
+
+    def refused(self, architecture: str) -> bool:
+        """Whether no check holds on `architecture`."""
+        return self.gap("", architecture) is not None
 
 
 def low_rank(r: int, extra: int = 0) -> Callable[[str], int]:
@@ -92,6 +116,14 @@ def projected_prefix(n: int, hidden: int) -> Callable[[str], int]:
     """The shared embedding and layer, and one output layer for each attention."""
     shared = n * D + D * hidden + hidden
     return lambda a: shared + ATTENTION[a][0] * (hidden + 1) * 2 * ATTENTION[a][1]
+
+
+def prompt_network(n: int, h: int, *, lstm: bool) -> int:
+    """Weights and biases of P-tuning's network, two for each gate of torch's LSTM, and its n inputs."""
+    if not lstm:
+        return n * D + (D + 1) * h + (h + 1) * h + (h + 1) * D
+    recurrent = 2 * 4 * h * (D + h + 2) + 2 * 4 * h * (2 * h + h + 2)
+    return n * D + recurrent + (2 * h + 1) * 2 * h + (2 * h + 1) * D
 
 
 def everything(architecture: str) -> int:
@@ -116,6 +148,7 @@ CASES = (
         foldable=False,
         other={"n_tokens": 5, "init_std": 0.5},
         peft=frozenset(("llama", "gpt2")),
+        gaps={("*", OWN_ATTENTION): NO_INTERFACE},
     ),
     Case(
         "prefix-projection",
@@ -125,6 +158,7 @@ CASES = (
         identity=False,
         foldable=False,
         peft=frozenset(("llama", "gpt2")),
+        gaps={("*", OWN_ATTENTION): NO_INTERFACE},
     ),
     Case(
         "prompt",
@@ -136,8 +170,83 @@ CASES = (
         other={"n_tokens": 5},
         peft=TEXT,
         gaps=dict.fromkeys(
-            [("unrouted_rows_are_plain", "vit"), ("joint_of_two_shapes", "vit")], NO_PATCH_MASK
+            [("unrouted_rows_are_plain", VISION), ("joint_of_two_shapes", VISION)], NO_PATCH_MASK
         ),
+    ),
+    *(
+        Case(
+            f"p_tuning-{encoder}",
+            "p_tuning",
+            {"n_tokens": 3, "encoder": encoder, "hidden": 5},
+            lambda a, lstm=encoder == "lstm": prompt_network(3, 5, lstm=lstm),
+            identity=False,
+            foldable=False,
+            other={"n_tokens": 4, "encoder": encoder},
+            peft=TEXT,
+            gaps=dict.fromkeys(
+                [("unrouted_rows_are_plain", VISION), ("joint_of_two_shapes", VISION)], NO_PATCH_MASK
+            ),
+        )
+        for encoder in ("lstm", "mlp")
+    ),
+    Case(
+        "p_tuning_v2",
+        "p_tuning_v2",
+        {"n_tokens": 4, "init_std": 0.5},
+        prefix(4),
+        identity=False,
+        foldable=False,
+        other={"n_tokens": 2, "init_std": 0.5},
+        peft=frozenset(("llama", "gpt2")),
+        gaps={("*", OWN_ATTENTION): NO_INTERFACE},
+    ),
+    *(
+        Case(
+            f"adapter-{kind}",
+            "adapter",
+            {"kind": kind, "bottleneck": 3, "non_linearity": function},
+            sizes.adapters(3, kind),
+            foldable=False,
+            other={"kind": kind, "bottleneck": 5},
+            peft=frozenset(),
+            gaps=NO_FEED_FORWARD,
+        )
+        for kind, function in (("houlsby", "gelu"), ("pfeiffer", "relu"), ("parallel", "tanh"))
+    ),
+    Case(
+        "bitfit",
+        "bitfit",
+        {},
+        sizes.biases,
+        peft=frozenset(),
+        gaps=dict.fromkeys([("folding", sizes.WITHOUT_BIAS), ("stacking", sizes.WITHOUT_BIAS)], NO_BIAS),
+    ),
+    Case("ia3", "ia3", {}, sizes.rescaled, gaps=NO_FEED_FORWARD),
+    Case("ln_tuning", "ln_tuning", {}, sizes.norms),
+    Case("oft", "oft", {"block_size": 4}, sizes.rotations(4, QUERY_VALUE), peft=ALL - {"gpt2"}),
+    Case(
+        "oft-exact",
+        "oft",
+        {"block_size": 8, "neumann_terms": 0},
+        sizes.rotations(8, QUERY_VALUE),
+        other={"block_size": 2},
+        peft=ALL - {"gpt2"},
+    ),
+    Case(
+        "miss",
+        "miss",
+        {"r": 3},
+        lambda a: sum(3 * o for _, o in QUERY_VALUE[a]),
+        other={"r": 4, "dropout": 0.2},
+        peft=ALL - {"gpt2"},
+    ),
+    Case(
+        "shira",
+        "shira",
+        {"r": 2},
+        low_rank(2),
+        other={"r": 3, "targets": ["key"]},
+        peft=ALL - {"gpt2"},
     ),
     Case("full", "full", {}, everything, routable=False, peft=frozenset()),
 )

@@ -22,15 +22,27 @@ from transformers.masking_utils import eager_mask, sdpa_mask
 
 from deltatune.core.adapter import KeysValues
 from deltatune.core.taps import Active
+from deltatune.errors import TargetError
 
 OVER_SDPA = "deltatune_sdpa"
 OVER_EAGER = "deltatune_eager"
 
 
 class AttentionTap:
-    """The learned keys and values of all adapters at one attention module."""
+    """The learned keys and values of all adapters at one attention module.
+
+    Raises:
+        TargetError: The module computes attention itself, so that nothing could be put into it.
+    """
 
     def __init__(self, path: str, module: nn.Module, active: Active) -> None:
+        if not hasattr(sys.modules[type(module).__module__], "ALL_ATTENTION_FUNCTIONS"):
+            raise TargetError(
+                f"{type(module).__name__} at {path!r} computes attention on its own, where learned keys and "
+                "values cannot be inserted.",
+                field="model",
+                remedy="Choose a method that acts on weights or inputs, such as lora or prompt.",
+            )
         self.path = path
         self.active = active
         self.keys_values: dict[str, KeysValues] = {}

@@ -6,7 +6,7 @@ import copy
 import hashlib
 from collections import OrderedDict
 from collections.abc import Mapping
-from typing import Protocol, runtime_checkable
+from typing import Protocol, Self, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -105,12 +105,18 @@ class ModuleCopy(Delta):
     """A whole module trained in place of the base's: the new head of a classifier.
 
     The base's own module keeps its bytes; its output is replaced by the copy's. In peft's files these are the
-    `modules_to_save`.
+    `modules_to_save`. Dropout inside it (RoBERTa's head has one) stays off, as the base's does: it would draw
+    from the global generator.
     """
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
-        self.copy = _bare_copy(module).requires_grad_(True)
+        self.copy = _bare_copy(module).requires_grad_(True).eval()
+
+    def train(self, mode: bool = True) -> Self:
+        """Switch nothing inside the copy."""
+        self.training = mode
+        return self
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         """Return the copy's output for `x`, in `y`'s dtype."""
