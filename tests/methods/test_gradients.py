@@ -60,7 +60,7 @@ def test_gradients_of_an_embedding_delta() -> None:
 
 
 @pytest.mark.parametrize("architecture", ["bart", "gpt2", "bert"])
-@pytest.mark.parametrize("method", ["prefix", "prompt"])
+@pytest.mark.parametrize("method", ["prefix", "prompt", "p_tuning_v2"])
 @pytest.mark.parametrize("routed", [False, True])
 def test_gradients_through_the_taps(architecture: str, method: str, routed: bool) -> None:
     """Of learned keys, values and vectors, through a whole model; T5 and Llama norm in single precision."""

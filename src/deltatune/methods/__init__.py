@@ -17,6 +17,8 @@ METHODS: Registry[type[MethodConfig]] = Registry(
         "adalora": "deltatune.methods.adalora:AdaLoraConfig",
         "prefix": "deltatune.methods.prefix:PrefixConfig",
         "prompt": "deltatune.methods.prompt:PromptConfig",
+        "p_tuning": "deltatune.methods.p_tuning:PTuningConfig",
+        "p_tuning_v2": "deltatune.methods.p_tuning_v2:PTuningV2Config",
         "full": "deltatune.methods.full:FullConfig",
     },
 )
