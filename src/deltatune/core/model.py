@@ -160,7 +160,7 @@ class AdaptedModel(nn.Module):
         if adapter.keys_values:
             self._attention.on()
         if adapter.position_shift:
-            self._position_tap = self._position_tap or PositionTap(self.base.base_model, self._active)
+            self._position_tap = self._position_tap or PositionTap(self.view.backbone, self._active)
             self._position_tap.shifts[name] = adapter.position_shift
         if adapter.prompt is not None:
             self._prompt_tap = self._prompt_tap or PromptTap(self.view, self._active)

@@ -30,9 +30,8 @@ class PromptTap:
         self.calls = 0
         self._width = 0
         base = view.base
-        backbone = base.base_model
+        backbone = view.backbone
         if view.is_vision:
-            backbone = getattr(base, "vision_model", backbone)  # CLIP's classifier is its own base model
             self._handles = [
                 _child(backbone, "embeddings").register_forward_hook(self._insert_into_patches),
                 backbone.register_forward_hook(self._remove_from_patches),

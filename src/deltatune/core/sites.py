@@ -66,6 +66,17 @@ class BaseView:
         return any(path.endswith("attention.self") for path in self.modules)
 
     @property
+    def backbone(self) -> nn.Module:
+        """The module that turns the input into hidden states; of a causal model, the one its head calls."""
+        if self.is_decoder_only:
+            found: nn.Module = self.base.get_decoder()
+        elif self.is_vision:  # CLIP's classifier is its own base model
+            found = getattr(self.base, "vision_model", self.base.base_model)
+        else:
+            found = self.base.base_model
+        return found
+
+    @property
     def d_model(self) -> int:
         """Width of the embedded input."""
         config = getattr(self.config, "vision_config", self.config) if self.is_vision else self.config
