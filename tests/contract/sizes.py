@@ -57,7 +57,7 @@ def biases(architecture: str) -> int:
         sizes = {
             name: shape[0]
             for name, shape in shapes.items()
-            if len(shape) == 2 and not re.search(r"embed|shared|relative|lm_head", name)
+            if len(shape) == 2 and not re.search(r"embed|shared|relative|lm_head|mlp\.gate\.", name)
         }
     rotary = architecture in _ROTARY
     return sum(n for name, n in sizes.items() if rotary or not _KEY_ALONE.search(name))
@@ -67,7 +67,7 @@ def rescaled(architecture: str) -> int:
     """The widths of keys and values, and the inner width of each feed-forward."""
     shapes = {name: shape for name, shape in _shapes(architecture).items() if _KEY_OR_VALUE.search(name)}
     outputs = sum(shape[1 if "c_attn" in name else 0] for name, shape in shapes.items())
-    return outputs + _blocks(architecture)[1] * FF
+    return outputs + _blocks(architecture)[1] * (4 * D if architecture in ("gpt2", "bloom") else FF)
 
 
 def rotations(b: int, matrices: Mapping[str, tuple[tuple[int, int], ...]]) -> Callable[[str], int]:

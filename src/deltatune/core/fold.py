@@ -44,7 +44,7 @@ def _fold(module: Any, delta: Delta, name: str) -> None:
         return
     if not isinstance(delta, Foldable):
         raise AdapterError(
-            f"{name!r} acts in a way that no weight of {type(module).__name__} can express.",
+            f"{name!r} cannot be written into weights: none of {type(module).__name__} can express it.",
             remedy="Keep it as an adapter.",
         )
     weight, bias = delta.fold(module.weight, getattr(module, "bias", None))

@@ -104,7 +104,7 @@ class ModuleTap:
             return None
         x = first(args, kwargs)
         if self.active.batch_rows is None:
-            for route in routes:
+            for route in reversed(routes):  # the last one wraps those before it, as it does at the output
                 x = self.deltas[route.name].before(x)
         else:
             x = by_rows(self.active, routes, x, lambda name, _rows, part: self.deltas[name].before(part))
