@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 import torch
-from tests import tiny
 from torch import nn
 
 from deltatune.quant.loading import loading_options, settle_
 from deltatune.recipe.sections import QuantizationSpec
+from tests import tiny
 
 pytest.importorskip("bitsandbytes", reason="quantized bases need the extra `quant`")
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
 from tests import tiny
 from tests.contract import checks
 from tests.contract.cases import CASES, Case

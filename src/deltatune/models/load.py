@@ -27,7 +27,7 @@ from deltatune.errors import ModelError
 from deltatune.models.bundled import PREFIX, resolve
 from deltatune.models.quiet import quiet
 from deltatune.models.tasks import AUTO, CLASSIFICATION, check_task
-from deltatune.quant.loading import loading_options, settle_
+from deltatune.quant.loading import check_widths, loading_options, settle_
 
 if TYPE_CHECKING:
     from deltatune.recipe.sections import ModelSpec, QuantizationSpec
@@ -117,6 +117,7 @@ def load_base(
         new_modules = _new_modules(model, missing, task, source.name)
         if labels and not new_modules and not same_labels:
             new_modules = _fresh_head(model)
+    check_widths(model, source.name)
     model.eval().requires_grad_(False)
     if task not in CLASSIFICATION:
         _plain_generation(model)

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from deltatune.errors import RecipeError
+from deltatune.errors import ModelError, RecipeError
+from deltatune.quant.codec import codec_of
 
 if TYPE_CHECKING:
     from deltatune.recipe.sections import QuantizationSpec
@@ -53,6 +54,28 @@ def loading_options(spec: QuantizationSpec, skip: list[str] | None = None) -> di
 def compute_dtype(spec: QuantizationSpec) -> torch.dtype:
     """The type of activations, and of the weights that are not quantized."""
     return {"bf16": torch.bfloat16, "fp32": torch.float32}[spec.compute]
+
+
+def check_widths(model: nn.Module, name: str) -> None:
+    """Refuse 4-bit layers that bitsandbytes computes wrongly.
+
+    Its CPU kernel (0.50) takes blocks of 64 weights to end with their row; in other widths it multiplies with
+    the scale of another block, without a word.
+
+    Raises:
+        ModelError: Such a layer is on a CPU.
+    """
+    for path, module in model.named_modules():
+        codec = codec_of(module)
+        if codec is None or codec.describe(module) == "int8":
+            continue
+        assert isinstance(module, nn.Linear)
+        if module.in_features % 64 and module.weight.device.type == "cpu":
+            raise ModelError(
+                f"{path!r} of '{name}' is {module.in_features} wide; on a CPU, 4 bits need a multiple of 64.",
+                field="quantization.format",
+                remedy="Use int8, no quantization, or a GPU.",
+            )
 
 
 def settle_(model: nn.Module) -> None:
