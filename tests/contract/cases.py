@@ -18,6 +18,7 @@ NO_PATCH_MASK = "patches have no attention mask to hide a missing prompt behind;
 NO_INTERFACE = (
     "its attention does not go through Transformers' table of attention functions; refused by a TargetError"
 )
+CLOSED_GATE = "the one gate of a matrix has no gradient in a step in which it is drawn as fully open"
 ALL = frozenset(ARCHITECTURES)
 VISION = frozenset(tiny.VISION)
 TEXT = ALL - VISION
@@ -107,6 +108,11 @@ def low_rank(r: int, extra: int = 0) -> Callable[[str], int]:
     return lambda architecture: sum(r * (i + o) + extra for i, o in QUERY_VALUE[architecture])
 
 
+def magnitudes(count: Callable[[str], int]) -> Callable[[str], int]:
+    """One value for each output of each matrix beside those of `count`."""
+    return lambda architecture: count(architecture) + sum(o for _, o in QUERY_VALUE[architecture])
+
+
 def prefix(n: int) -> Callable[[str], int]:
     """2 n d for each attention."""
     return lambda architecture: ATTENTION[architecture][0] * ATTENTION[architecture][1] * 2 * n
@@ -136,6 +142,34 @@ CASES = (
     Case("lora", "lora", {"r": 2, "alpha": 4}, low_rank(2), other={"r": 3, "alpha": 4, "targets": ["key"]}),
     Case("lora-dropout", "lora", {"r": 2, "dropout": 0.1}, low_rank(2), other={"r": 3, "dropout": 0.3}),
     Case("lora-rslora", "lora", {"r": 4, "alpha": 2, "rslora": True}, low_rank(4)),
+    Case(
+        "dora",
+        "dora",
+        {"r": 2, "alpha": 4},
+        magnitudes(low_rank(2)),
+        other={"r": 3, "alpha": 4, "targets": ["key"]},
+    ),
+    Case("dora-dropout", "dora", {"r": 2, "dropout": 0.1}, magnitudes(low_rank(2))),
+    Case("pissa", "pissa", {"r": 2, "alpha": 4}, low_rank(2), other={"r": 3, "targets": ["key"]}),
+    Case("pissa-fast", "pissa", {"r": 2, "alpha": 4, "niter": 4, "rslora": True}, low_rank(2)),
+    Case("lora_plus", "lora_plus", {"r": 2}, low_rank(2), other={"r": 3, "targets": ["key"]}),
+    Case(
+        "lora_fa",
+        "lora_fa",
+        {"r": 2, "alpha": 4},
+        lambda a: sum(2 * o for _, o in QUERY_VALUE[a]),
+        other={"r": 3, "targets": ["key"]},
+    ),
+    Case(
+        "vera",
+        "vera",
+        {"r": 6},
+        lambda a: sum(6 + o for _, o in QUERY_VALUE[a]),
+        other={"r": 9, "targets": ["key"]},
+    ),
+    Case(
+        "vera-dropout", "vera", {"r": 6, "dropout": 0.1}, lambda a: sum(6 + o for _, o in QUERY_VALUE[a])
+    ),
     Case(
         "adalora", "adalora", {"init_r": 3, "target_r": 2}, low_rank(3, 3), other={"init_r": 2, "target_r": 1}
     ),
@@ -247,6 +281,22 @@ CASES = (
         low_rank(2),
         other={"r": 3, "targets": ["key"]},
         peft=ALL - {"gpt2"},
+    ),
+    Case(
+        "diff_pruning",
+        "diff_pruning",
+        {"targets": ["query", "value"]},
+        lambda a: sum(2 * i * o for i, o in QUERY_VALUE[a]),
+        other={"targets": ["key"], "alpha": 0.0},
+        peft=frozenset(),
+    ),
+    Case(
+        "diff_pruning-structured",
+        "diff_pruning",
+        {"targets": ["query", "value"], "structured": True},
+        lambda a: sum(2 * i * o + 1 for i, o in QUERY_VALUE[a]),
+        peft=frozenset(),
+        gaps={("gradients_only_in_the_adapter", "*"): CLOSED_GATE},
     ),
     Case("full", "full", {}, everything, routable=False, peft=frozenset()),
 )

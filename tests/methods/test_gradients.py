@@ -16,13 +16,28 @@ from deltatune.core.delta import Delta, ModuleCopy
 from deltatune.core.model import AdaptedModel
 from deltatune.methods import METHODS
 from deltatune.methods.adalora import AdaLoraDelta
+from deltatune.methods.diff_pruning import GatedDelta
+from deltatune.methods.dora import DoraDelta
 from deltatune.methods.lora import LoraDelta, LoraEmbeddingDelta
+from deltatune.methods.pissa import PissaDelta
+from deltatune.methods.vera import VeraDelta, VeraProjection
+
+
+def low_rank_start() -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(3)
+    return torch.randn(2, 5, generator=generator), torch.randn(4, 2, generator=generator)
+
 
 DELTAS: dict[str, Callable[[], Delta]] = {
     "lora": lambda: LoraDelta(5, 4, 2, 0.7),
     "lora-dropout": lambda: LoraDelta(5, 4, 2, 0.7, 0.3),
     "lora-conv1d": lambda: LoraDelta(5, 4, 2, 0.7, transposed=True),
+    "pissa": lambda: PissaDelta(*low_rank_start(), 0.7),
+    "pissa-dropout": lambda: PissaDelta(*low_rank_start(), 0.7, 0.3),
+    "vera": lambda: VeraDelta(VeraProjection(7, 6, 3, seed=0), 5, 4, 0.1),
     "adalora": lambda: AdaLoraDelta(5, 4, 3, 0.7),
+    "diff_pruning": lambda: GatedDelta((4, 5), 0.0),
+    "diff_pruning-structured": lambda: GatedDelta((5, 4), 0.0, structured=True, transposed=True),
     "module-copy": lambda: ModuleCopy(nn.Linear(5, 4)),
 }
 
@@ -45,6 +60,31 @@ def test_gradients_of_a_delta(name: str) -> None:
 
     assert run(x, y, *values).dtype == torch.float64
     assert torch.autograd.gradcheck(run, (x, y, *values))
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_gradients_of_dora(dropout: float, transposed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Against differences at a constant norm: it follows A and B, without a gradient."""
+    generator = torch.Generator().manual_seed(1)
+    weight = torch.randn(4, 5, generator=generator, dtype=torch.float64)
+    bias = torch.randn(4, generator=generator, dtype=torch.float64)
+    delta = DoraDelta(lambda: weight, bias, 2, 0.7, dropout, transposed=transposed).double()
+    names, values = varied(delta)
+    x = torch.randn(2, 3, 5, generator=generator, dtype=torch.float64).requires_grad_()
+    y = torch.nn.functional.linear(x.detach(), weight, bias).requires_grad_()
+
+    def run(x: Tensor, y: Tensor, *values: Tensor) -> Tensor:
+        return functional_call(delta, dict(zip(names, values, strict=True)), (x, y))
+
+    gradients = torch.autograd.grad(run(x, y, *values).square().sum(), values)
+    norm = delta._norm()
+    expected = torch.linalg.norm(weight + 0.7 * delta.lora_B.weight @ delta.lora_A.weight, dim=1)
+    torch.testing.assert_close(norm, expected)
+    monkeypatch.setattr(delta, "_norm", lambda: norm)
+    assert torch.autograd.gradcheck(run, (x, y, *values))
+    constant = torch.autograd.grad(run(x, y, *values).square().sum(), values)
+    torch.testing.assert_close(gradients, constant)
 
 
 def test_gradients_of_an_embedding_delta() -> None:

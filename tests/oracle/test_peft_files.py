@@ -19,12 +19,14 @@ from deltatune.methods import METHODS
 from deltatune.methods.adalora import AdaLoraAdapter
 
 TARGETS = {
-    "t5": ["q", "v"],
-    "bart": ["q_proj", "v_proj"],
-    "llama": ["q_proj", "v_proj"],
+    **dict.fromkeys(("t5", "mt5"), ["q", "v"]),
+    **dict.fromkeys(("bart", "mbart", "marian", "opt"), ["q_proj", "v_proj"]),
+    **dict.fromkeys(("llama", "qwen2", "mistral", "glm", "mixtral"), ["q_proj", "v_proj"]),
+    **dict.fromkeys(("bert", "roberta"), ["query", "value"]),
+    "deberta-v2": ["self.query_proj", "value_proj"],
+    **dict.fromkeys(tiny.VISION, ["q_proj", "v_proj"]),
+    **dict.fromkeys(("gpt_neox", "bloom"), ["query_key_value"]),
     "gpt2": ["c_attn"],
-    "bert": ["query", "value"],
-    "vit": ["q_proj", "v_proj"],
 }
 EMBEDDINGS = {"llama": "embed_tokens", "gpt2": "wte", "bert": "word_embeddings"}
 
@@ -53,16 +55,16 @@ FROM_PEFT = [
             AdaLoraConfig(init_r=3, target_r=2, lora_alpha=4, total_step=10, target_modules=TARGETS[a]),
             id=f"adalora-{a}",
         )
-        for a in tiny.ARCHITECTURES
+        for a in tiny.CORE
     ),
-    *(pytest.param(a, PrefixTuningConfig(num_virtual_tokens=3), id=f"prefix-{a}") for a in tiny.CAUSAL),
+    *(pytest.param(a, PrefixTuningConfig(num_virtual_tokens=3), id=f"prefix-{a}") for a in tiny.CORE_CAUSAL),
     *(
         pytest.param(
             a,
             PrefixTuningConfig(num_virtual_tokens=3, prefix_projection=True, encoder_hidden_size=6),
             id=f"prefix-projection-{a}",
         )
-        for a in tiny.CAUSAL
+        for a in tiny.CORE_CAUSAL
     ),
     *(
         pytest.param(
@@ -114,7 +116,7 @@ def test_our_lora_on_everything_loads_in_peft(architecture: str, tmp_path: Path)
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("architecture", tiny.ARCHITECTURES)
+@pytest.mark.parametrize("architecture", tiny.CORE)
 def test_allocated_adalora_loads_both_ways(architecture: str, tmp_path: Path) -> None:
     model, batch = AdaptedModel(tiny.model(architecture), tiny.heads(architecture)), tiny.batch(architecture)
     adapter = model.attach("a", METHODS.get("adalora")(init_r=3, target_r=1, tinit=1, tfinal=1, interval=1))
@@ -139,13 +141,14 @@ def test_allocated_adalora_loads_both_ways(architecture: str, tmp_path: Path) ->
 
 
 REFUSED = [
-    lora("llama", use_dora=True),
+    lora("llama", use_dora=True, bias="all"),
     lora("llama", bias="all"),
     lora("llama", rank_pattern={"q_proj": 1}),
     lora("llama", alpha_pattern={"q_proj": 8}),
     lora("llama", layers_to_transform=[0], layers_pattern="layers"),
     lora("llama", target_modules=r".*\.q_proj"),
-    lora("llama", init_lora_weights="pissa"),
+    lora("llama", init_lora_weights="pissa_niter_4"),
+    lora("llama", init_lora_weights="olora"),
 ]
 
 

@@ -32,6 +32,7 @@ from deltatune.methods import METHODS
 SCHEMA = 1
 CONFIG, TENSORS, OURS = "adapter_config.json", "adapter_model.safetensors", "deltatune.json"
 _PROMPT_LEARNING = ("PREFIX_TUNING", "PROMPT_TUNING", "P_TUNING")
+_AT_ROOT = ("prompt_embeddings", "base_model.")  # keys that no module of the base comes before
 _TASK_TYPES = (
     ("ForConditionalGeneration", "SEQ_2_SEQ_LM"),
     ("MTModel", "SEQ_2_SEQ_LM"),
@@ -71,7 +72,7 @@ def save_adapter(
     task = next((t for end, t in _TASK_TYPES if type(model.base).__name__.endswith(end)), None)
     prefix = _prefix(peft_type)
     with atomic_folder(folder) as temporary:
-        keys = {k if k == "prompt_embeddings" else prefix + k: t for k, t in tensors.items()}
+        keys = {k if k.startswith(_AT_ROOT) else prefix + k: t for k, t in tensors.items()}
         write_tensors(temporary / TENSORS, keys)
         write_json(
             temporary / CONFIG,

@@ -31,6 +31,7 @@ METHODS: Registry[type[MethodConfig]] = Registry(
         "oft": "deltatune.methods.oft:OftConfig",
         "miss": "deltatune.methods.miss:MissConfig",
         "shira": "deltatune.methods.shira:ShiraConfig",
+        "diff_pruning": "deltatune.methods.diff_pruning:DiffPruningConfig",
         "full": "deltatune.methods.full:FullConfig",
     },
 )

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Protocol, Self, runtime_checkable
 
 import torch
 from pydantic import Field
@@ -25,8 +25,17 @@ from transformers.pytorch_utils import Conv1D
 from deltatune.core.adapter import Adapter
 from deltatune.core.delta import Delta, Dropout
 from deltatune.core.method import MethodConfig
-from deltatune.core.sites import BaseView
+from deltatune.core.sites import LINEAR, BaseView
 from deltatune.errors import AdapterError, TargetError
+
+
+@runtime_checkable
+class LowRank(Protocol):
+    """A delta that adds up @ down to its site's weight, whatever that weight is."""
+
+    def factors(self) -> tuple[Tensor, Tensor]:
+        """Return (down [r, d_in], up [d_out, r]); every scale is contained in them."""
+        ...
 
 
 class LoraDelta(Delta):
@@ -45,22 +54,23 @@ class LoraDelta(Delta):
         self, d_in: int, d_out: int, r: int, scale: float, dropout: float = 0.0, *, transposed: bool = False
     ) -> None:
         super().__init__()
-        self.lora_A = nn.Linear(d_in, r, bias=False)
-        self.lora_B = nn.Linear(r, d_out, bias=False)
-        nn.init.kaiming_uniform_(self.lora_A.weight, a=math.sqrt(5))
-        nn.init.zeros_(self.lora_B.weight)
+        self.lora_A, self.lora_B = low_rank_pair(d_in, d_out, r)
         self.dropout = Dropout(dropout)
         self.scale = scale
         self.transposed = transposed
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         """Return y + scale * B A dropout(x); x [..., d_in], y [..., d_out]. Computes in x's dtype."""
-        low = F.linear(self.dropout(x), self.lora_A.weight.to(x.dtype)) * self.scale
-        return y + F.linear(low, self.lora_B.weight.to(x.dtype))
+        return y + low_rank_product(self.dropout(x), self.lora_A.weight, self.lora_B.weight, self.scale)
+
+    def factors(self) -> tuple[Tensor, Tensor]:
+        """Return (A, scale * B)."""
+        return self.lora_A.weight, self.lora_B.weight * self.scale
 
     def fold(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Return (weight + scale * B A, bias), summed in float32."""
-        update = self.lora_B.weight.float() @ self.lora_A.weight.float() * self.scale
+        down, up = self.factors()
+        update = up.float() @ down.float()
         return (weight.float() + (update.T if self.transposed else update)).to(weight.dtype), bias
 
 
@@ -78,10 +88,14 @@ class LoraEmbeddingDelta(Delta):
         low = F.embedding(x, self.lora_embedding_A.T.to(y.dtype)) * self.scale
         return y + F.linear(low, self.lora_embedding_B.to(y.dtype))
 
+    def factors(self) -> tuple[Tensor, Tensor]:
+        """Return (A, scale * B); their product is the update of the transposed table."""
+        return self.lora_embedding_A, self.lora_embedding_B * self.scale
+
     def fold(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Return (weight + scale * (B A)^T, bias)."""
-        update = (self.lora_embedding_B.float() @ self.lora_embedding_A.float()).T * self.scale
-        return (weight.float() + update).to(weight.dtype), bias
+        down, up = self.factors()
+        return (weight.float() + (up.float() @ down.float()).T).to(weight.dtype), bias
 
 
 class LoraConfig(MethodConfig):
@@ -96,6 +110,8 @@ class LoraConfig(MethodConfig):
         "r 8 on query and value as in the paper's table 5; alpha = 2 r and lr 1e-3 as most later work has it."
     )
     size: ClassVar[str | None] = "r"
+    kinds: ClassVar[tuple[type[nn.Module], ...]] = (*LINEAR, nn.Embedding)
+    """Modules that can be selected."""
     paper: ClassVar[str] = (
         "Hu et al. 2021, LoRA: Low-Rank Adaptation of Large Language Models (arXiv 2106.09685)."
     )
@@ -114,17 +130,30 @@ class LoraConfig(MethodConfig):
     """Roles (query, key, value, output, mlp_in, mlp_out), groups (attention, mlp, all-linear), each with an
     optional scope (decoder.query), ends of module paths, or globs."""
 
+    def with_size(self, size: int) -> Self:
+        """Another rank, with alpha in the same ratio to it, so that the factor on B A stays.
+
+        The factor of rslora falls with the rank as its theorem has it, so there alpha stays.
+        """
+        alpha = self.alpha if self.rslora else self.alpha * size / self.r
+        return self.changed({"r": size, "alpha": alpha})
+
     @property
     def scale(self) -> float:
         """Factor on B A."""
         return self.alpha / (math.sqrt(self.r) if self.rslora else self.r)
 
     def build(self, view: BaseView) -> Adapter:
-        """One delta per selected Linear, Conv1D or Embedding."""
-        chosen = view.select(self.targets, (nn.Linear, Conv1D, nn.Embedding))
-        return Adapter({path: self._delta(path, module) for path, module in chosen.items()})
+        """One delta per selected module."""
+        return Adapter(self.deltas(view))
 
-    def _delta(self, path: str, module: nn.Module) -> Delta:
+    def deltas(self, view: BaseView) -> dict[str, Delta]:
+        """The deltas by module path."""
+        return {path: self.delta(view, path) for path in view.select(self.targets, self.kinds)}
+
+    def delta(self, view: BaseView, path: str) -> Delta:
+        """The delta at the module `path`; what the relatives of LoRA override."""
+        module = view.modules[path]
         if isinstance(module, nn.Embedding):
             return LoraEmbeddingDelta(module.num_embeddings, module.embedding_dim, self.r, self.scale)
         d_in, d_out = linear_shape(path, module)
@@ -147,23 +176,15 @@ class LoraConfig(MethodConfig):
         return fields, adapter.stored()
 
     @classmethod
+    def reads_peft(cls, config: Mapping[str, Any]) -> bool:
+        """Plain LoRA; files of DoRA and PiSSA have the same type."""
+        relative = config.get("use_dora") or config.get("init_lora_weights") == "pissa"
+        return super().reads_peft(config) and not relative
+
+    @classmethod
     def from_peft(cls, config: Mapping[str, Any]) -> Self:
         """Read peft's fields; options that change the computation and that we lack are refused."""
-        refuse_options(
-            config,
-            (
-                "use_dora",
-                "rank_pattern",
-                "alpha_pattern",
-                "layer_replication",
-                "megatron_config",
-                "trainable_token_indices",
-                "lora_bias",
-                "target_parameters",
-                "alora_invocation_tokens",
-                "use_qalora",
-            ),
-        )
+        refuse_options(config, _OPTIONS_WE_LACK)
         start = str(config.get("init_lora_weights"))
         if start.startswith(_STARTS_THAT_CHANGE_THE_BASE):
             raise AdapterError(
@@ -180,7 +201,31 @@ class LoraConfig(MethodConfig):
         )
 
 
+_OPTIONS_WE_LACK = (
+    "rank_pattern",
+    "alpha_pattern",
+    "layer_replication",
+    "megatron_config",
+    "trainable_token_indices",
+    "lora_bias",
+    "target_parameters",
+    "alora_invocation_tokens",
+    "use_qalora",
+)
 _STARTS_THAT_CHANGE_THE_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
+
+
+def low_rank_pair(d_in: int, d_out: int, r: int) -> tuple[nn.Linear, nn.Linear]:
+    """A [r, d_in], Kaiming-uniform with a = sqrt(5), and B [d_out, r], zero."""
+    a, b = nn.Linear(d_in, r, bias=False), nn.Linear(r, d_out, bias=False)
+    nn.init.kaiming_uniform_(a.weight, a=math.sqrt(5))
+    nn.init.zeros_(b.weight)
+    return a, b
+
+
+def low_rank_product(x: Tensor, a: Tensor, b: Tensor, scale: float) -> Tensor:
+    """Return scale * B A x in x's dtype; x [..., d_in], A [r, d_in], B [d_out, r]."""
+    return F.linear(F.linear(x, a.to(x.dtype)) * scale, b.to(x.dtype))
 
 
 def linear_shape(path: str, module: nn.Module) -> tuple[int, int]:
