@@ -18,6 +18,7 @@ METHODS = {  # name: (method, true mean, parameters, seconds)
     "prefix (encoder, decoder and cross-attention)": ("prefix", 0.575, 614_400, 88.0),
     "prompt": ("prompt", 0.0, 51_200, 0.0),
 }
+RANKS = {"q": [True] * 3 + [False], "v": [True] + [False] * 3}  # of each layer, of 4
 TITLES = [
     "List of Bulgarian footballers",
     "1998 in film",
@@ -104,12 +105,21 @@ def _write_run(  # noqa: PLR0917
         "data": {"fingerprint": "cd" * 32, "train": 1800, "validation": 200, "test": len(scores)},
         "metrics": {"test": {"rougeL_f": float(scores.mean())}}, "cost": cost,
         "signatures": {"bleu": "nrefs:1|case:mixed|eff:no|tok:13a|smooth:exp|version:2.6.0"},
-        "certificate": [{"check": "base unchanged", "passed": True, "detail": "hash ab12"}],
+        "certificate": [
+            {"check": "base unchanged", "passed": True, "detail": "hash ab12"},
+            {"check": "every tap fired", "passed": not failed, "detail": f"48 sites {HOSTILE}"},
+        ],
+        "started": "2026-11-23T22:00:00+00:00", "finished": "2026-11-23T22:03:00+00:00",
+        "selected": {"step": 400, "by": "loss", "stopped_early": False},
         "versions": {"deltatune": "0.1.0", "torch": "2.13.0"}, "git": {"commit": "f" * 40, "dirty": False},
     }  # fmt: skip
     (folder / "result.json").write_text(json.dumps(result))
     if failed:
         return
+    if method == "adalora":
+        pattern = {f"encoder.block.{i}.layer.0.SelfAttention.{m}": RANKS[m] for i in range(2) for m in RANKS}
+        (folder / "adapter").mkdir()
+        (folder / "adapter" / "deltatune.json").write_text(json.dumps({"config": {"rank_pattern": pattern}}))
     random = np.random.default_rng(seed)
     if method != "untuned":
         lines = []
@@ -138,3 +148,35 @@ def _write_run(  # noqa: PLR0917
             }
         )
     (folder / "predictions.jsonl").write_text("\n".join(map(json.dumps, predictions)))
+
+
+def write_grid(folder: Path) -> Path:
+    """Write a comparison of LoRA alone, over targets and ranks, one of which failed."""
+    targets = {"qv": ["query", "value"], "all": ["query", "key", "value", "output"]}
+    entries, rows = [], []
+    for i, (short, modules) in enumerate(targets.items()):
+        for j, r in enumerate((16, 4, 8)):
+            name, failed = f"lora {short} r{r}", (short, r) == ("all", 16)
+            entries.append({"lora": {"r": r, "alpha": 2.0 * r, "targets": modules}, "name": name})
+            score = 0.5 + 0.05 * i + 0.01 * j
+            rows.append(
+                {
+                    "rank": None if failed else 1 if i else 2, "name": name, "method": "lora",
+                    "status": "failed" if failed else "done", "error": FAILURE if failed else None,
+                    "seeds": [0], "runs": [], "metrics": {"accuracy": score} if not failed else None,
+                    "interval": [score - 0.02, score + 0.02] if not failed else None,
+                    "cost": {
+                        "trained_parameters": r * 43_008 * (i + 1), "train_seconds": 60.0 + r,
+                        "file_bytes": r * 43_008 * 4 * (i + 1), "peak_memory_bytes": 1e9 + 4e6 * r,
+                        "evaluation_seconds": 5.0,
+                    } if not failed else None,
+                }
+            )  # fmt: skip
+    board = {
+        "schema": 1, "task": "image-classification", "model": "bundled:dinov2", "primary_metric": "accuracy",
+        "higher_is_better": True, "rows": rows, "pairs": [], "created": "2026-11-23T22:00:00+00:00",
+        "recipe": {"methods": entries}, "data": {"test": 100},
+    }  # fmt: skip
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "leaderboard.json").write_text(json.dumps(board))
+    return folder

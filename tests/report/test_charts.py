@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import math
 import xml.etree.ElementTree as ET
 
@@ -7,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deltatune.report.charts import AREA, NEUTRAL, Axis, Dot, Line, interval_bar, line_chart, scatter, thin
+from deltatune.report.charts import AREA, NEUTRAL, Axis, Dot, Line, interval_bar, line_chart, scatter, swatch
+from deltatune.report.figures import over_seeds, pareto
 from deltatune.report.labels import Box, beside_line, place, width
 from deltatune.report.scales import fit
 
@@ -62,21 +64,56 @@ def test_five_methods_in_one_spot_are_all_named():
 
 
 def test_long_runs_are_thinned_to_means():
-    points = [(float(step), float(step % 2)) for step in range(1000)]
-    found = thin(points)
+    points = [(float(step), float(step % 2)) for step in range(1, 1001)]
+    found = over_seeds([points])
     assert len(found) <= 80
-    assert sum(y for _, y in found) / len(found) == pytest.approx(0.5, abs=0.05)
-    assert thin(points[:10]) == points[:10]
+    assert sum(one.mean for one in found) / len(found) == pytest.approx(0.5, abs=0.05)
+    assert [(one.step, one.mean) for one in over_seeds([points[:10]])] == points[:10]
+    assert over_seeds([]) == []
+
+
+def test_seeds_become_a_mean_and_a_band():
+    found = over_seeds([[(1, 4.0), (2, 2.0), (3, 1.0)], [(1, 6.0), (2, 3.0)]])  # the second stopped early
+    assert [tuple(one) for one in found] == [(1, 5.0, 4.0, 6.0), (2, 2.5, 2.0, 3.0), (3, 1.0, 1.0, 1.0)]
+
+
+def test_a_run_that_logs_more_often_weighs_no_more():
+    dense, sparse = [(float(step), 1.0) for step in range(1, 161)], [(160.0, 3.0)]
+    assert over_seeds([dense, sparse])[-1].mean == 2.0
+
+
+def test_the_front_has_what_nothing_beats_for_less():
+    points = [(3.0, 0.5), (1.0, 0.3), (2.0, 0.3), (2.5, 0.6), (0.5, 0.1)]
+    assert pareto(points, higher_is_better=True) == [(0.5, 0.1), (1.0, 0.3), (2.5, 0.6)]
+    assert pareto(points, higher_is_better=True, floor=0.2) == [(1.0, 0.3), (2.5, 0.6)]
+    assert pareto(points, higher_is_better=False) == [(0.5, 0.1)]
+    assert pareto([], higher_is_better=True) == []
+
+
+@given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), max_size=15))
+def test_every_point_is_on_the_front_or_matched_by_it(points):
+    front = pareto(points, higher_is_better=True)
+    assert all(any(cost <= c and value >= v for cost, value in front) for c, v in points)
+    assert not any(a != b and a[0] <= b[0] and a[1] >= b[1] for a in front for b in front)
+
+
+def test_thirty_series_have_different_marks():
+    assert len({str(swatch(series)) for series in range(32)}) >= 16
+    assert len({str(swatch(series)) for series in (0, 8, 16, 24)}) == 4
 
 
 def test_charts_are_well_formed_and_in_bounds():
     curves = line_chart(
-        [Line("a<b", 0, [(1, 30.0), (2, 0.5)]), Line("one point", 9, [(1, 2.0)]), Line("none", 2, [])],
+        [
+            Line("a<b", 0, [(1, 30.0), (2, 0.5)], [(29.0, 31.0), (0.4, 0.6)]),
+            Line("one point", 9, [(1, 2.0)]), Line("none", 2, []),
+        ],
         Axis("Step"), Axis("Loss"), marks=True,
     )  # fmt: skip
     dots = scatter(
         [Dot("lora", 0, 7e5, 0.6, (0.58, 0.62)), Dot('"><script>', 1, 1e6, 0.5)],
         Axis("Parameters", log=True), Axis("ROUGE"), baseline=Dot("untuned", NEUTRAL, 0, 0.3, (0.28, 0.32)),
+        front=[(7e5, 0.6)],
     )  # fmt: skip
     bar = interval_bar(0.5, (0.4, 0.6), 0, 1, 3)
     for svg in (curves, dots, bar):
@@ -85,9 +122,15 @@ def test_charts_are_well_formed_and_in_bounds():
         for element in root.iter():
             for name in ("x", "x1", "x2", "cx", "y", "y1", "y2", "cy"):
                 assert math.isfinite(float(element.get(name, 0)))
-                assert -1 <= float(element.get(name, 0)) <= 441
+                assert -9 <= float(element.get(name, 0)) <= 441
     assert "Loss (log)" not in curves  # the y axis has no title in the picture
-    assert 'class="sn"' in dots
+    assert 'class="dot sn" data-m="-1"' in dots
+    assert 'class="band"' in curves
+    assert 'class="front"' in dots
+    line = next(element for element in ET.fromstring(str(curves)).iter() if element.get("data-name") == "a<b")
+    assert [point[1:] for point in json.loads(line.get("data-points"))] == [
+        ["Step 1", "30 (29\u201331)"], ["Step 2", "0.5 (0.4\u20130.6)"]
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("value", [0.0, 3.5])

@@ -2,10 +2,13 @@
 
 A series has a number; its colour is the CSS variable `--s0`..`--s7` and its mark one of four shapes, so that
 neighbours are not told apart by colour alone. `NEUTRAL` is grey, for what the methods are measured against.
+Without scripts a chart says more by its `<title>`s; the page's script (page.js) turns those into tooltips,
+and reads the points of a curve from `data-points`.
 """
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -20,17 +23,17 @@ LEFT, RIGHT, TOP, BOTTOM = 50.0, 14.0, 12.0, 44.0
 AREA = Box(LEFT, TOP, WIDTH - RIGHT, HEIGHT - BOTTOM)
 COLOURS = 8
 NEUTRAL = -1
-MOST_POINTS = 80
 Point = tuple[float, float]
 
 
 @dataclass(frozen=True)
 class Line:
-    """A curve of one run."""
+    """A curve of one method; `band` has the lowest and highest run at each point, if there are several."""
 
     name: str
     series: int
     points: list[Point]
+    band: list[Point] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -58,30 +61,29 @@ def line_chart(lines: Sequence[Line], x: Axis, y: Axis, *, marks: bool = False) 
     """Curves over steps. The y axis turns logarithmic when the values span a factor of 20.
 
     Args:
-        lines: The curves; long ones are drawn as means of equal stretches of steps.
+        lines: The curves.
         x: Its title and number format.
         y: The same.
         marks: Draw each point, as for a few evaluations.
     """
-    lines = [Line(line.name, line.series, thin(line.points)) for line in lines if line.points]
+    lines = [line for line in lines if line.points]
     values = [value for line in lines for _, value in line.points]
-    steps = [step for line in lines for step, _ in line.points]
+    values += [end for line in lines for ends in line.band for end in ends]
     log = spans_decades(values)
     y_scale = fit(values, AREA.bottom, AREA.top, log=log)
-    x_scale = fit(steps, AREA.left, AREA.right, zero=True)
+    x_scale = fit([step for line in lines for step, _ in line.points], AREA.left, AREA.right, zero=True)
     parts = [_axes(x_scale, y_scale, x, Axis(f"{y.title} (log)" if log else y.title, y.write))]
-    for line in lines:
-        places = [(x_scale(step), y_scale(value)) for step, value in line.points]
-        path = "M" + "L".join(f"{px:.1f},{py:.1f}" for px, py in places)
-        title = f"{line.name}: {y.write(line.points[0][1])} to {y.write(line.points[-1][1])}"
-        body = Markup('<path class="curve" d="{}"/>').format(path)
-        if marks or len(places) == 1:
-            body += Markup("").join(_mark(line.series, px, py, 3.2) for px, py in places)
-        parts.append(Markup('<g class="s{}"><title>{}</title>{}</g>').format(_hue(line.series), title, body))
-    return _svg(parts, f"{y.title} by {x.title.lower()}")
+    parts += [_band(line, x_scale, y_scale) for line in lines if line.band]
+    parts += [_curve(line, x_scale, y_scale, x, y, marks=marks) for line in lines]
+    parts.append(
+        Markup('<line class="cross" x1="-9" x2="-9" y1="{:.0f}" y2="{:.0f}"/>').format(AREA.top, AREA.bottom)
+    )
+    return _svg(parts, f"{y.title} by {x.title.lower()}", kind="lines")
 
 
-def scatter(dots: Sequence[Dot], x: Axis, y: Axis, *, baseline: Dot | None = None) -> Markup:
+def scatter(
+    dots: Sequence[Dot], x: Axis, y: Axis, *, baseline: Dot | None = None, front: Sequence[Point] = ()
+) -> Markup:
     """Quality against cost, with error bars and a name at each dot.
 
     Args:
@@ -89,6 +91,7 @@ def scatter(dots: Sequence[Dot], x: Axis, y: Axis, *, baseline: Dot | None = Non
         x: Cost; logarithmic if it says so and all costs are positive.
         y: Quality.
         baseline: A method without cost (the untuned base), drawn as a line across.
+        front: (cost, quality) of the methods on the Pareto front, by rising cost; drawn as a staircase.
     """
     all_dots = [*dots, baseline] if baseline else list(dots)
     values = [value for dot in all_dots for value in (dot.y, *(dot.interval or ()))]
@@ -97,6 +100,7 @@ def scatter(dots: Sequence[Dot], x: Axis, y: Axis, *, baseline: Dot | None = Non
     x_scale = fit(costs, AREA.left + 12, AREA.right - 12, log=log, zero=not log)
     y_scale = fit(values, AREA.bottom, AREA.top + 4)
     parts = [_axes(x_scale, y_scale, Axis(f"{x.title} (log)" if log else x.title, x.write), y)]
+    parts.append(_staircase([(x_scale(cost), y_scale(value)) for cost, value in front]))
     places = [(x_scale(dot.x), y_scale(dot.y)) for dot in dots]
     bars = [_bar(dot, px, y_scale) for dot, (px, _) in zip(dots, places, strict=True)]
     obstacles = [box for box in bars if box]
@@ -115,7 +119,7 @@ def scatter(dots: Sequence[Dot], x: Axis, y: Axis, *, baseline: Dot | None = Non
         body += _mark(dot.series, px, py, 5)
         if box:
             body += _name(name, box, px, py)
-        parts.append(Markup('<g class="s{}">{}</g>').format(_hue(dot.series), body))
+        parts.append(_group("dot", dot.series, body))
     return _svg(parts, f"{y.title} against {x.title.lower()}")
 
 
@@ -141,26 +145,59 @@ def swatch(series: int) -> Markup:
     )
 
 
-def thin(points: list[Point], most: int = MOST_POINTS) -> list[Point]:
-    """At most `most` points: means over equal stretches."""
-    stretch = math.ceil(len(points) / most)
-    if stretch <= 1:
-        return points
-    groups = [points[start : start + stretch] for start in range(0, len(points), stretch)]
-    return [
-        (sum(x for x, _ in group) / len(group), sum(y for _, y in group) / len(group)) for group in groups
-    ]
-
-
 def _hue(series: int) -> str:
     """The colour's part of a CSS class: `s0`..`s7`, `sn`."""
     return "n" if series == NEUTRAL else str(series % COLOURS)
 
 
-def _svg(parts: Sequence[Markup], title: str) -> Markup:
+def _group(kind: str, series: int, body: Markup) -> Markup:
+    """What belongs to one method, so that the page's filter can hide it."""
+    return Markup('<g class="{} s{}" data-m="{}">{}</g>').format(kind, _hue(series), series, body)
+
+
+def _svg(parts: Sequence[Markup], title: str, *, kind: str = "dots") -> Markup:
     return Markup(
-        '<svg class="chart" viewBox="0 0 {:.0f} {:.0f}" role="img" aria-label="{}">{}</svg>'
-    ).format(WIDTH, HEIGHT, title, Markup("").join(parts))
+        '<svg class="chart {}" viewBox="0 0 {:.0f} {:.0f}" role="group" aria-label="{}">{}</svg>'
+    ).format(kind, WIDTH, HEIGHT, title, Markup("").join(parts))
+
+
+def _curve(line: Line, x_scale: Scale, y_scale: Scale, x: Axis, y: Axis, *, marks: bool) -> Markup:
+    places = [(x_scale(step), y_scale(value)) for step, value in line.points]
+    title = f"{line.name}: {y.write(line.points[0][1])} to {y.write(line.points[-1][1])}"
+    path = "M" + "L".join(f"{px:.1f},{py:.1f}" for px, py in places)
+    body = Markup('<title>{}</title><path class="curve" d="{}"/>').format(title, path)
+    if marks or len(places) == 1:
+        body += Markup("").join(_mark(line.series, px, py, 3.2) for px, py in places)
+    texts = [y.write(value) for _, value in line.points]
+    if line.band:
+        texts = [
+            f"{text} ({y.write(low)}\u2013{y.write(high)})"
+            for text, (low, high) in zip(texts, line.band, strict=True)
+        ]
+    points = [
+        [round(px, 1), f"{x.title} {x.write(round(step))}", text]
+        for (px, _), (step, _), text in zip(places, line.points, texts, strict=True)
+    ]
+    return Markup('<g class="line s{}" data-m="{}" data-name="{}" data-points="{}">{}</g>').format(
+        _hue(line.series), line.series, line.name, json.dumps(points, separators=(",", ":")), body
+    )
+
+
+def _band(line: Line, x_scale: Scale, y_scale: Scale) -> Markup:
+    steps = [x_scale(step) for step, _ in line.points]
+    edge = [(px, y_scale(high)) for px, (_, high) in zip(steps, line.band, strict=True)]
+    edge += [(px, y_scale(low)) for px, (low, _) in reversed(list(zip(steps, line.band, strict=True)))]
+    path = "L".join(f"{px:.1f},{py:.1f}" for px, py in edge)
+    return _group("area", line.series, Markup('<path class="band" d="M{}Z"/>').format(path))
+
+
+def _staircase(places: Sequence[Point]) -> Markup:
+    """The front: at any cost the best quality that can be had for it."""
+    if not places:
+        return Markup("")
+    (x, y), *rest = places
+    path = f"M{x:.1f},{AREA.bottom:.1f}V{y:.1f}" + "".join(f"H{px:.1f}V{py:.1f}" for px, py in rest)
+    return Markup('<path class="front" d="{}H{:.1f}"/>').format(path, AREA.right)
 
 
 def _axes(x_scale: Scale, y_scale: Scale, x: Axis, y: Axis) -> Markup:
@@ -199,8 +236,8 @@ def _axes(x_scale: Scale, y_scale: Scale, x: Axis, y: Axis) -> Markup:
 
 
 def _mark(series: int, x: float, y: float, r: float) -> Markup:
-    """Circle, square, diamond or triangle. Sizes look alike rather than being equal."""
-    kind = 0 if series == NEUTRAL else series % 4
+    """Circle, square, diamond or triangle; the ninth series has the first one's colour, not its shape."""
+    kind = 0 if series == NEUTRAL else (series + series // COLOURS) % 4
     if kind == 0:
         return Markup('<circle class="mark" cx="{:.1f}" cy="{:.1f}" r="{:.1f}"/>').format(x, y, r)
     if kind == 1:
@@ -243,14 +280,14 @@ def _name(name: str, box: Box, x: float, y: float) -> Markup:
 
 
 def _baseline(dot: Dot, height: float, box: Box) -> Markup:
-    return Markup(
-        '<g class="s{}"><title>{}</title>'
-        '<line class="baseline" x1="{:.1f}" x2="{:.1f}" y1="{:.1f}" y2="{:.1f}"/>'
-        '<text class="name" x="{:.1f}" y="{:.1f}" text-anchor="end">{}</text></g>'
+    body = Markup(
+        '<title>{}</title><line class="baseline" x1="{:.1f}" x2="{:.1f}" y1="{:.1f}" y2="{:.1f}"/>'
+        '<text class="name" x="{:.1f}" y="{:.1f}" text-anchor="end">{}</text>'
     ).format(
-        _hue(dot.series), dot.note or dot.name, AREA.left, AREA.right, height, height,
+        dot.note or dot.name, AREA.left, AREA.right, height, height,
         box.right, box.bottom - LINE * 0.25, _short(dot.name),
     )  # fmt: skip
+    return _group("dot", dot.series, body)
 
 
 def _short(name: str) -> str:

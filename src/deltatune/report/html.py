@@ -1,20 +1,21 @@
-"""The report as one HTML page without scripts, so that nothing a model wrote can run in it."""
+"""The report as one HTML page. Its policy admits no script but ours: nothing a model wrote can run."""
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from deltatune.report import charts, display
+from deltatune.report import charts, display, figures, heat
+from deltatune.report.examples import examples
 from deltatune.report.load import Comparison, Method
 from deltatune.report.verdict import Name, caveat, find_pair, verdict
 
-EXAMPLES = 10
-_LONGEST_TEXT = 4000
 _HERE = Path(__file__).parent
 _DETAILS = ("stop_rate", "repetition_rate", "mean_length")
 
@@ -22,6 +23,7 @@ _DETAILS = ("stop_rate", "repetition_rate", "mean_length")
 def render_html(comparison: Comparison) -> str:
     """The whole page, self-contained: styles and charts are within, and nothing is fetched."""
     page = _Page(comparison)
+    script = (_HERE / "page.js").read_text(encoding="utf-8")
     environment = Environment(
         loader=FileSystemLoader(_HERE),
         autoescape=True,
@@ -38,12 +40,31 @@ def render_html(comparison: Comparison) -> str:
         comparison=comparison,
         board=comparison.board,
         style=Markup((_HERE / "page.css").read_text(encoding="utf-8")),
+        script=Markup(script),
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         verdict=verdict(comparison),
         caveat=caveat(comparison),
         display=display,
-        examples=page.examples(),
-        figures=page.figures(),
+        examples=examples(comparison),
+        curves=figures.curves(page.order, page.series),
+        costs=figures.against_cost(comparison, page.series),
+        heats=[*heat.grids(comparison), *heat.learned_ranks(comparison)],
     )
+
+
+class _Certificate(NamedTuple):
+    """The checks of one run."""
+
+    method: Method
+    seed: int | None
+    checks: list[dict[str, Any]]
+    failed: bool
+    error: str
+
+    @property
+    def good(self) -> bool:
+        """Whether the run ended well and each check held."""
+        return not self.failed and all(check.get("passed") for check in self.checks)
 
 
 class _Page:
@@ -90,6 +111,13 @@ class _Page:
             *minor,
         ]
 
+    def first_order(self, key: str) -> str:
+        """How a click sorts by the metric `key`: the best first."""
+        lower = key in {"loss", "perplexity", "repetition_rate", "mean_length"}
+        if key == self.key:
+            lower = not self.comparison.higher_is_better
+        return "ascending" if lower else "descending"
+
     def total(self, method: Method) -> float | None:
         """Parameters of the model that the method was trained in."""
         total = method.cost.get("total_parameters") or self.comparison.first_result.get("model", {}).get(
@@ -121,143 +149,52 @@ class _Page:
             f"{a.name} against {b.name}: {display.interval(self.key, pair['interval'])}, p = {pair['p']:.3g}"
         )
 
-    def figures(self) -> list[dict[str, Any]]:
-        """Charts that there are data for, with their titles and notes."""
-        found = [*self._curves(), *self._against_cost()]
-        return [figure for figure in found if figure]
-
-    def _curves(self) -> list[dict[str, Any]]:
-        train, validation = [], []
-        for method in self.order:
-            for run in method.runs:
-                seed = run.result.get("seed")
-                name = f"{method.name}, seed {seed}" if len(method.runs) > 1 else method.name
-                series = self.series[method.name]
-                if points := run.training_loss():
-                    train.append(charts.Line(name, series, points))
-                if points := run.validation_loss():
-                    validation.append(charts.Line(name, series, points))
-        steps, loss = charts.Axis("Step", display.tick), charts.Axis("Loss", _short_number)
-        return [
-            {
-                "title": "Training loss",
-                "note": "One line a run; long runs are drawn as means of equal stretches.",
-                "svg": charts.line_chart(train, steps, loss),
-            }
-            if train
-            else {},
-            {
-                "title": "Validation loss",
-                "note": "On rows that are never trained on; the test rows play no part in it.",
-                "svg": charts.line_chart(validation, steps, loss, marks=True),
-            }
-            if validation
-            else {},
-        ]
-
-    def _against_cost(self) -> list[dict[str, Any]]:
-        scale = display.style(self.key).scale
-        decides = charts.Axis(self.label, lambda value: display.tick(value * scale))
-        seconds, unit = _time_unit([float(m.cost.get("train_seconds") or 0) for m in self.ranked])
-        costs = (
-            ("trained_parameters", 1.0, charts.Axis("Trained parameters", display.tick, log=True)),
-            ("train_seconds", seconds, charts.Axis(f"Training time ({unit})", display.tick)),
-        )
-        free = next((m for m in self.ranked if not m.cost.get("trained_parameters")), None)
-        better = "Up and to the left" if self.comparison.higher_is_better else "Down and to the left"
-        found = []
-        for key, divisor, axis in costs:
-            dots = [self._dot(m, m.cost[key] / divisor, axis) for m in self.ranked if m.cost.get(key)]
-            if dots:
-                figure = {
-                    "title": f"{self.label} against {axis.title.split(' (')[0].lower()}",
-                    "note": f"{better} is better. Bars are 95\u202f% intervals.",
-                    "svg": charts.scatter(
-                        dots, axis, decides, baseline=self._dot(free, 0.0, axis) if free else None
-                    ),
-                }
-                found.append(figure)
-        return found
-
-    def _dot(self, method: Method, x: float, axis: charts.Axis) -> charts.Dot:
-        value = self.comparison.value(method)
-        assert value is not None  # ranked methods have one
-        bounds = _pair(method.row.get("interval"))
-        shown = f"{display.metric(self.key, value)} {display.interval(self.key, list(bounds or ()))}"
-        note = f"{method.name}: {self.label} {shown}, {axis.title.lower()} {axis.write(x)}"
-        return charts.Dot(method.name, self.series[method.name], x, value, bounds, note)
-
-    def examples(self) -> list[dict[str, Any]]:
-        """The same test examples for every method, evenly spaced over the rows: none is picked by hand."""
-        methods = [method for method in self.ranked if method.runs]
-        if not methods:
-            return []
-        # By position: every run predicts the same rows in the same order, and ids need not be unique.
-        count = max(sum(1 for _ in method.runs[0].predictions()) for method in methods)
-        chosen = _evenly(list(range(count)), EXAMPLES)
-        found: dict[int, dict[str, Any]] = {}
-        for method in methods:
-            for position, line in enumerate(method.runs[0].predictions()):
-                if position in chosen:
-                    example = found.setdefault(position, self._example(line))
-                    example["answers"].append(self._answer(method, line))
-        return [found[position] for position in chosen if position in found]
-
-    def _example(self, line: dict[str, Any]) -> dict[str, Any]:
-        shown = display.shorten(display.visible(line.get("input", "")), _LONGEST_TEXT)
-        reference = display.visible(line.get("reference", ""))
-        return {"id": line.get("id", ""), "input": shown, "reference": reference, "answers": []}
-
-    def _answer(self, method: Method, line: dict[str, Any]) -> dict[str, Any]:
-        prediction, reference = str(line.get("prediction", "")), str(line.get("reference", ""))
-        score = (line.get("scores") or {}).get(self.key)
-        return {
-            "method": method,
-            "text": display.shorten(display.visible(prediction), _LONGEST_TEXT),
-            "score": "" if score is None else display.metric(self.key, score, unit=False),
-            "right": prediction.split() == reference.split(),
-            "cut_off": line.get("stopped") is False,
-        }
-
     def signatures(self) -> dict[str, str]:
         """How the metrics were computed."""
         return dict(self.comparison.first_result.get("signatures") or {})
 
-    def checks(self) -> list[dict[str, Any]]:
-        """The certificate of each run: what was checked, and whether it held."""
+    def certificates(self) -> list[_Certificate]:
+        """What was checked in each run, and whether it held."""
         return [
-            {"name": method.name, "seed": run.result.get("seed"), **check}
+            _Certificate(
+                method=method,
+                seed=run.result.get("seed"),
+                checks=list(run.result.get("certificate") or []),
+                failed=run.result.get("status") != "done",
+                error=str((run.result.get("error") or {}).get("message", "")),
+            )
             for method in self.order
             for run in method.runs
-            for check in run.result.get("certificate") or []
+            if run.result
         ]
+
+    def hashes(self) -> list[tuple[Method, Any, dict[str, Any]]]:
+        """What tells each run apart: method, seed and result.json."""
+        return [(m, run.result.get("seed"), run.result) for m in self.order for run in m.runs if run.result]
+
+    def commit(self) -> str:
+        """The commit that all runs were made with, if there is one and nothing was changed on top of it."""
+        states = [result.get("git") or {} for _, _, result in self.hashes()]
+        commits = {state.get("commit") for state in states if not state.get("dirty")}
+        clean = len(commits) == 1 and not any(state.get("dirty") for state in states)
+        return str(commits.pop() or "") if clean else ""
 
     def config(self, method: Method) -> str:
         """The method's resolved settings, on one line."""
         configs = (run.result.get("config") for run in method.runs)
         config: dict[str, Any] = next((config for config in configs if config), {})
-        return ", ".join(f"{name} {json.dumps(value)}" for name, value in config.items())
+        train = {k: v for k, v in self.comparison.settings(method).items() if k.startswith("train.")}
+        return ", ".join(f"{name} {json.dumps(value)}" for name, value in (config | train).items())
+
+    def found_by(self, method: Method) -> str:
+        """The text that the filter looks through."""
+        status = "done" if method.done else "failed"
+        return display.visible(f"{method.name} {method.row.get('method', '')} {status} {self.config(method)}")
 
 
 def _sentence(words: list[str]) -> Markup:
     return Markup("").join(Markup("<b>{}</b>").format(str(w)) if isinstance(w, Name) else w for w in words)
 
 
-def _evenly(items: list[Any], count: int) -> list[Any]:
-    if len(items) <= count:
-        return items
-    return [items[round(index * (len(items) - 1) / (count - 1))] for index in range(count)]
-
-
 def _pair(bounds: list[float] | None) -> tuple[float, float] | None:
     return (bounds[0], bounds[1]) if bounds else None
-
-
-def _time_unit(seconds: list[float]) -> tuple[float, str]:
-    """Seconds in the unit that suits the longest time, and its name."""
-    longest = max(seconds, default=0.0)
-    return (1.0, "seconds") if longest < 180 else (60.0, "minutes") if longest < 10_800 else (3600.0, "hours")
-
-
-def _short_number(value: float) -> str:
-    return f"{value:.3g}"

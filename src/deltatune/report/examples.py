@@ -1,0 +1,106 @@
+"""Test examples with the answers of every method, and where these differ from the reference."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from difflib import SequenceMatcher
+from typing import Any, NamedTuple
+
+from markupsafe import Markup
+
+from deltatune.report import display
+from deltatune.report.load import Comparison, Method
+
+EXAMPLES = 10
+LONGEST = 4000
+# A word, or signs, with the space after it; scripts without spaces are compared by the letter.
+_TOKENS = re.compile(r"(?:[\u3040-\u30ff\u3400-\u9fff]|[^\W\u3040-\u30ff\u3400-\u9fff]+|[^\w\s]+)\s*|\s+")
+
+
+class Answer(NamedTuple):
+    """What a method made of an example."""
+
+    method: Method
+    marked: Markup
+    score: str
+    right: bool
+    cut_off: bool
+    length: int
+
+
+class Example(NamedTuple):
+    """A test row with its answers."""
+
+    id: str
+    input: str
+    reference: str
+    answers: list[Answer]
+
+
+def examples(comparison: Comparison) -> list[Example]:
+    """The same test examples for every method, evenly spaced over the rows: none is picked by hand."""
+    methods = [method for method in comparison.ranked if method.runs]
+    if not methods:
+        return []
+    # By position: every run predicts the same rows in the same order, and ids need not be unique.
+    count = max(sum(1 for _ in method.runs[0].predictions()) for method in methods)
+    chosen = _evenly(count, EXAMPLES)
+    found: dict[int, Example] = {}
+    for method in methods:
+        for position, line in enumerate(method.runs[0].predictions()):
+            if position in chosen:
+                found.setdefault(position, _example(line)).answers.append(_answer(comparison, method, line))
+    return [found[position] for position in chosen if position in found]
+
+
+def marked(text: str, reference: str) -> Markup:
+    """`text` with `<ins>` around words that the reference lacks, and the missing ones in `<del>`.
+
+    A text that has no word of the reference is all `<ins>`: to repeat the reference would tell nothing.
+    """
+    have, want = _TOKENS.findall(text), _TOKENS.findall(reference)
+    matches = SequenceMatcher(None, _words(want), _words(have), autojunk=False)
+    if not any(_words(want)[m.a][:1].isalnum() for m in matches.get_matching_blocks() if m.size):
+        return Markup("<ins>{}</ins>").format(text)
+    parts = []
+    for kind, want_from, want_to, from_, to in matches.get_opcodes():
+        missing, extra = "".join(want[want_from:want_to]), "".join(have[from_:to])
+        if kind == "equal":
+            parts.append(Markup("{}").format(extra))
+            continue
+        if missing:
+            parts.append(Markup("<del>{}</del> ").format(missing.strip()))
+        if extra:
+            words = extra.rstrip()
+            parts.append(Markup("<ins>{}</ins>{}").format(words, extra[len(words) :]))
+    return Markup("").join(parts)
+
+
+def _words(tokens: Sequence[str]) -> list[str]:
+    return [token.strip() for token in tokens]
+
+
+def _example(line: dict[str, Any]) -> Example:
+    shown = display.shorten(display.visible(line.get("input", "")), LONGEST)
+    return Example(str(line.get("id", "")), shown, display.visible(line.get("reference", "")), [])
+
+
+def _answer(comparison: Comparison, method: Method, line: dict[str, Any]) -> Answer:
+    prediction, reference = str(line.get("prediction", "")), str(line.get("reference", ""))
+    score = (line.get("scores") or {}).get(comparison.primary)
+    text = display.shorten(display.visible(prediction), LONGEST)
+    return Answer(
+        method,
+        marked(text, display.shorten(display.visible(reference), LONGEST)) if text.strip() else Markup(""),
+        "" if score is None else display.metric(comparison.primary, score, unit=False),
+        prediction.split() == reference.split(),
+        line.get("stopped") is False,
+        len(text),
+    )
+
+
+def _evenly(count: int, most: int) -> Sequence[int]:
+    if count <= most:
+        return range(count)
+    return [round(index * (count - 1) / (most - 1)) for index in range(most)]

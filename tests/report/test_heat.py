@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from deltatune.report.heat import grids, learned_ranks
+from deltatune.report.load import load
+
+from .synthetic import write_comparison, write_grid
+
+
+def edited(folder, change):
+    path = folder / "leaderboard.json"
+    board = json.loads(path.read_text())
+    change(board)
+    path.write_text(json.dumps(board))
+    return load(folder)
+
+
+def test_a_grid_of_rank_and_targets(tmp_path):
+    (heat,) = grids(load(write_grid(tmp_path)))
+    assert heat.title == "lora: Accuracy by targets and r"
+    assert heat.columns == ["4", "8", "16"]  # rising, though the recipe has another order
+    assert [name for name, _ in heat.rows] == ["query, value", "query, key, value, output"]
+    texts = [[cell.text for cell in cells] for _, cells in heat.rows]
+    assert [[text.removesuffix("\u202f%") for text in row] for row in texts] == [
+        ["51.0", "52.0", "50.0"],
+        ["56.0", "57.0", "failed"],
+    ]
+    shades = [[cell.level for cell in cells] for _, cells in heat.rows]
+    assert shades == [[1, 3, 0], [8, 9, None]]
+    assert [cell.best for cell in heat.rows[1][1]] == [True, True, False]
+    assert "lora all r8\nAccuracy: 57.0" in heat.rows[1][1][1].tip
+
+
+def test_where_lower_is_better_low_is_dark(tmp_path):
+    write_grid(tmp_path)
+    (heat,) = grids(edited(tmp_path, lambda board: board.update(higher_is_better=False)))
+    assert [cell.level for cell in heat.rows[1][1]] == [1, 0, None]
+
+
+def test_a_third_setting_makes_a_map_for_each_of_its_values(tmp_path):
+    write_grid(tmp_path)
+
+    def twice(board):
+        for entry, row in zip(list(board["recipe"]["methods"]), list(board["rows"]), strict=True):
+            name = f"{entry['name']} lr"
+            board["recipe"]["methods"].append(entry | {"name": name, "train": {"lr": 0.01}})
+            board["rows"].append(row | {"name": name})
+
+    found = grids(edited(tmp_path, twice))
+    assert [heat.title.partition("r, ")[2] for heat in found] == ["", "train.lr 0.01"] or len(found) == 2
+
+
+@pytest.mark.parametrize("kept", [3, 1])
+def test_without_a_grid_there_is_no_map(tmp_path, kept):
+    write_grid(tmp_path)
+
+    def fewer(board):
+        board["rows"] = board["rows"][:kept]
+        board["recipe"]["methods"] = board["recipe"]["methods"][:kept]
+
+    assert grids(edited(tmp_path, fewer)) == []
+    assert grids(edited(tmp_path, lambda board: board.update(recipe={}))) == []
+
+
+def test_learned_ranks_by_matrix_and_layer(comparison_dir):
+    (heat,) = learned_ranks(load(comparison_dir))
+    assert heat.title == "adalora: learned rank by layer"
+    assert heat.columns == ["0", "1"]
+    assert [(name, [cell.text for cell in cells]) for name, cells in heat.rows] == [
+        ("q", ["3.0", "3.0"]),
+        ("v", ["1.0", "1.0"]),
+    ]
+    assert heat.rows[0][1][0].tip == "encoder.block.0.layer.0.SelfAttention.q\nrank 3.0 of 4 (seeds: 3, 3)"
+    assert "8 of 16 ranks were kept" in heat.note
+
+
+def test_a_pattern_of_numbers_will_do(tmp_path):
+    write_comparison(tmp_path, seeds=(0,))
+    path = tmp_path / "runs" / "adalora-s0" / "adapter" / "deltatune.json"
+    path.write_text(json.dumps({"config": {"rank_pattern": {"h.0.q": 2, "h.10.q": 4, "h.2.q": 0}}}))
+    (heat,) = learned_ranks(load(tmp_path))
+    assert heat.columns == ["0", "2", "10"]
+    assert [cell.text for cell in heat.rows[0][1]] == ["2", "0", "4"]
+    path.write_text(json.dumps({"config": {"rank_pattern": None}}))
+    assert learned_ranks(load(tmp_path)) == []
