@@ -45,6 +45,8 @@ Bool = Annotated[bool, Strict()]
 Count = Annotated[int, Strict(), Field(ge=1)]
 Share = Annotated[float, Strict(), Field(ge=0, lt=1)]
 Text = Annotated[str, Field(min_length=1)]
+Budget = Count | Annotated[str, Field(pattern=r"^(0*[1-9]\d*(\.\d+)?|0+\.\d*[1-9]\d*)\s*%$")]
+"""A number of parameters, or a share of the base's such as `0.5%`."""
 
 
 class Section(BaseModel):
@@ -171,6 +173,8 @@ class TrainSpec(Section):
     """Rows that go through the model at once; gradients add up to `batch_size`. Null: `batch_size`."""
     lr: Annotated[float, Strict(), Field(gt=0, allow_inf_nan=False)] | None = None
     """Peak learning rate of AdamW. Null: the method's default."""
+    optimizer: Literal["adamw", "adamw-8bit", "adamw-paged"] = "adamw"
+    """AdamW, or on GPUs one that keeps its moments in 8 bits, or in memory that can move to the host."""
     schedule: Literal["linear", "cosine", "constant"] = "linear"
     """How the learning rate falls after the warm-up."""
     warmup: Share = 0.06

@@ -9,7 +9,7 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from deltatune.errors import RecipeError, TrainingError
 from deltatune.evaluate import evaluate, higher_is_better, loss_on
 from deltatune.recipe.schema import EvaluationSpec, TrainSpec
 from deltatune.train.certificate import Certificate, snapshot
+from deltatune.train.optimizer import build_optimizer
 from deltatune.train.schedule import lr_factor
 
 CLASSIFICATION = ("text-classification", "image-classification")
@@ -53,6 +54,12 @@ class Progress:
     """Whether early stopping ended the run."""
     log_lines: int = 0
     """Lines of metrics.jsonl that belong to this state."""
+    evaluated: int = 0
+    """Step of the latest validation."""
+
+
+Pause = Callable[[Progress, int], bool]
+"""Asked after every validation, with the run's number of steps; yes: save the state and stop for now."""
 
 
 @dataclass
@@ -72,8 +79,10 @@ class Trainer:
     out: Path
     observer: Observer
     certificate: Certificate
+    pause: Pause | None = None
 
     def __post_init__(self) -> None:
+        self.paused = False
         self.adapter = self.model.adapter(self.name)
         self.parameters = [parameter for _, parameter in self.adapter.trainable()]
         _require_installed(self.spec.trackers)
@@ -86,15 +95,7 @@ class Trainer:
                 field="train",
                 remedy="Start it without a distributed launcher.",
             )
-        by_factor: dict[float, list[torch.nn.Parameter]] = {}
-        for name, parameter in self.adapter.trainable():
-            by_factor.setdefault(self.adapter.lr_factor(name), []).append(parameter)
-        self.optimizer = torch.optim.AdamW(
-            [{"params": parameters, "factor": factor} for factor, parameters in by_factor.items()],
-            lr=self.lr,
-            weight_decay=self.spec.weight_decay,
-            fused=True,
-        )
+        self.optimizer = build_optimizer(self.adapter, self.spec, self.lr, self.model.device, self.observer)
         self.per_epoch = math.ceil(len(self.train.lengths) / self.spec.batch_size)
         self.total = min(self.spec.epochs * self.per_epoch, self.spec.max_steps or 2**62)
         self.progress = Progress()
@@ -111,6 +112,9 @@ class Trainer:
 
     def run(self, *, resume: bool) -> Progress:
         """Train to the end, keep the best state, and leave it in the adapter.
+
+        A run that is asked to pause stops behind a validation, with `paused` set and its state saved;
+        resumed, it goes on as if nothing had been. That holds at its last step too.
 
         Raises:
             TrainingError: The loss is not finite, a part of the delta does not learn, or a schedule misses
@@ -138,13 +142,15 @@ class Trainer:
             self.model.gradient_checkpointing(False)
             if self.spec.trackers:
                 self.accelerator.end_training()
-        self._restore_best()
-        self.adapter.finish()
+        if not self.paused:
+            self._restore_best()
+            self.adapter.finish()
         return self.progress
 
     def _steps(self, interrupted: threading.Event) -> None:
         progress = self.progress
-        while progress.step < self.total and not progress.stopped:
+        self.paused = self._asked_to_pause()  # a resumed run may stand where it shall stop
+        while progress.step < self.total and not progress.stopped and not self.paused:
             epoch, index = divmod(progress.step, self.per_epoch)
             order = self._order(epoch)
             for rows in order[index:]:
@@ -153,12 +159,17 @@ class Trainer:
                 end_of_epoch = progress.step % self.per_epoch == 0
                 if self._due(self.spec.evaluate_every, end_of_epoch) or last:
                     self._evaluate(epoch)
-                if interrupted.is_set() or self._due(self.spec.checkpoint_every, end_of_epoch):
+                    self.paused = self._asked_to_pause()
+                due = self._due(self.spec.checkpoint_every, end_of_epoch)
+                if interrupted.is_set() or due or self.paused:
                     self._save()
                 if interrupted.is_set():
                     raise KeyboardInterrupt
-                if last or progress.stopped:
+                if last or progress.stopped or self.paused:
                     break
+
+    def _asked_to_pause(self) -> bool:
+        return bool(self.pause and self.progress.evaluated and self.pause(self.progress, self.total))
 
     def _order(self, epoch: int) -> list[list[int]]:
         spec = self.spec
@@ -259,6 +270,7 @@ class Trainer:
         if key not in found:
             found |= self._scores()
         self._log({"step": progress.step, "epoch": progress.step / self.per_epoch, "validation": found})
+        progress.evaluated = progress.step
         if not self.adapter.settled:
             return  # a schedule is under way; this state is not what the method promises
         value = found[key]
