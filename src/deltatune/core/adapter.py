@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from deltatune.core.delta import Clock, Delta, Dropout, ModuleCopy
+from deltatune.core.delta import Clock, Delta, ModuleCopy, Noise
 from deltatune.errors import AdapterError
 
 
@@ -70,11 +70,11 @@ class Adapter(nn.Module):
         self._delta_list.append(delta)
 
     def bind(self, seed: int) -> None:
-        """Give every dropout of this adapter its clock and its place."""
+        """Give every source of randomness of this adapter its clock and its place."""
         self.clock.seed = seed
         for path, delta in self.deltas.items():
             for module in delta.modules():
-                if isinstance(module, Dropout):
+                if isinstance(module, Noise):
                     module.bind(self.clock, path)
 
     def start(self, total_steps: int) -> None:

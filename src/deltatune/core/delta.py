@@ -24,20 +24,15 @@ class Clock:
         self.tick = 0
 
 
-class Dropout(nn.Module):
-    """Inverted dropout whose mask depends only on the clock and the site.
+class Noise(nn.Module):
+    """Random numbers that depend only on the clock and the site.
 
-    The mask is cut from 64-bit random words as 16-bit numbers: `bernoulli_` is single-threaded on CPUs and
-    would dominate a LoRA step. The keep probability is a multiple of 2^-16, and the rescaling uses it
-    exactly.
-
-    Args:
-        p: Probability of zeroing an element, in [0, 1).
+    They are cut from 64-bit random words as 16-bit numbers: the samplers of floating-point numbers are
+    single-threaded on CPUs and would dominate a step.
     """
 
-    def __init__(self, p: float) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.p = p
         self.clock = Clock()
         self.site = 0
 
@@ -46,17 +41,39 @@ class Dropout(nn.Module):
         self.clock = clock
         self.site = int.from_bytes(hashlib.blake2b(path.encode(), digest_size=6).digest(), "big")
 
+    def words(self, n: int, device: torch.device) -> Tensor:
+        """Draw [n] numbers, uniform over the values of int16. The same tick gives the same numbers."""
+        generator = torch.Generator(device)
+        seed = hash((self.clock.seed, self.site, self.clock.tick)) & (2**63 - 1)
+        generator.manual_seed(seed)
+        words = torch.empty((n + 3) // 4, dtype=torch.int64, device=device)
+        words.random_(-(2**63), None, generator=generator)
+        return words.view(torch.int16)[:n]
+
+    def uniform(self, n: int, device: torch.device) -> Tensor:
+        """Draw [n] float32 numbers from (0, 1), both ends left out, in steps of 2^-16."""
+        return (self.words(n, device).float() + (2**15 + 0.5)) / 2**16
+
+
+class Dropout(Noise):
+    """Inverted dropout whose mask depends only on the clock and the site.
+
+    The keep probability is a multiple of 2^-16, and the rescaling uses it exactly.
+
+    Args:
+        p: Probability of zeroing an element, in [0, 1).
+    """
+
+    def __init__(self, p: float) -> None:
+        super().__init__()
+        self.p = p
+
     def forward(self, x: Tensor) -> Tensor:
         """Zero elements of `x` (any shape) with probability `p` and scale the rest; identity in eval mode."""
         if not self.training or self.p == 0.0:
             return x
-        generator = torch.Generator(x.device)
-        seed = hash((self.clock.seed, self.site, self.clock.tick)) & (2**63 - 1)
-        generator.manual_seed(seed)
-        words = torch.empty((x.numel() + 3) // 4, dtype=torch.int64, device=x.device)
-        words.random_(-(2**63), None, generator=generator)
         dropped = round(self.p * 2**16)
-        keep = words.view(torch.int16)[: x.numel()].view(x.shape) >= dropped - 2**15
+        keep = self.words(x.numel(), x.device).view(x.shape) >= dropped - 2**15
         return x * (keep.to(x.dtype) * (2**16 / (2**16 - dropped)))
 
 
