@@ -23,6 +23,7 @@ def plan(name: str, planned: dict[str, Any]) -> None:
     cut = f"{planned['truncated_inputs']:,} inputs and {planned['truncated_targets']:,} targets truncated"
     training = {
         "trains": f"{trained:,} of {total:,} parameters ({planned['trained_share']:.3%})",
+        **_budget(planned["budget"]),
         "where": sites(planned["sites"]),
         "heads": planned["heads"],
         "file": f"about {output.size(planned['file_bytes_about'])}",
@@ -38,6 +39,16 @@ def plan(name: str, planned: dict[str, Any]) -> None:
             "metrics": ", ".join(planned["metrics"]),
         },
     )
+
+
+def _budget(found: dict[str, Any] | None) -> dict[str, str]:
+    """What a budget came to; heads are not part of it."""
+    if found is None:
+        return {}
+    size = f"{found['size']} {found['value']}" if found["size"] else "no size to set"
+    wanted, trained = found["parameters"], found["trained"]
+    share = "" if found["asked"] == wanted else f"{found['asked']} = "
+    return {"budget": f"{share}{wanted:,} parameters: {size} trains {trained:,}"}
 
 
 def sites(paths: Iterable[str]) -> list[str]:

@@ -44,6 +44,24 @@ class MethodConfig(BaseModel):
     """Whether there is anything to train."""
     size: ClassVar[str | None] = None
     """The setting that a budget of trained parameters is met with, if there is one: `r`, `n_tokens`."""
+    follow_size: ClassVar[tuple[str, ...]] = ()
+    """Settings that `with_size` decides along with the size; beside a budget a recipe has neither."""
+
+    def with_size(self, size: int) -> Self:
+        """The same method with another size; a method whose other settings depend on it overrides this.
+
+        Raises:
+            ValidationError: The method allows no such size.
+        """
+        return self.changed({str(self.size): size})
+
+    def changed(self, settings: Mapping[str, Any]) -> Self:
+        """The same method with other settings, validated.
+
+        Raises:
+            ValidationError: A setting breaks a rule.
+        """
+        return type(self).model_validate(self.model_dump() | dict(settings))
 
     def build(self, view: BaseView) -> Adapter:
         """Build the adapter for a base.

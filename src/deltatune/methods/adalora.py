@@ -241,7 +241,8 @@ class AdaLoraConfig(MethodConfig):
         "init_r 12, target_r 8 = 1.5 times less, as in the paper's appendix; the schedule is laid out "
         "over the run's real steps."
     )
-    size: ClassVar[str | None] = "target_r"
+    size: ClassVar[str | None] = "init_r"
+    follow_size: ClassVar[tuple[str, ...]] = ("target_r",)
     paper: ClassVar[str] = "Zhang et al. 2023, Adaptive Budget Allocation for PEFT (arXiv 2303.10512)."
     default_lr: ClassVar[float] = 5e-3
     peft_type: ClassVar[str | None] = "ADALORA"
@@ -276,6 +277,12 @@ class AdaLoraConfig(MethodConfig):
         if self.target_r > self.init_r:
             raise ValueError(f"target_r ({self.target_r}) must not exceed init_r ({self.init_r})")
         return self
+
+    def with_size(self, size: int) -> Self:
+        """Another rank at the start, which is what is trained; target_r and alpha in the same ratio to it."""
+        target = max(1, round(size * self.target_r / self.init_r))
+        alpha = self.alpha * size / self.init_r
+        return self.changed({"init_r": size, "target_r": target, "alpha": alpha})
 
     def build(self, view: BaseView) -> Adapter:
         """One delta per selected linear layer."""

@@ -19,13 +19,14 @@ def json_schema() -> dict[str, Any]:
     definitions = schema["$defs"]
     for name in ("ModelSpec", "DataSpec"):
         definitions[name] = _or_text(definitions[name])
-    label = definitions.pop("MethodEntry")["properties"]["name"]
+    entry = definitions.pop("MethodEntry")["properties"]
+    shared = {field: entry[field] for field in ("name", "quantization", "budget")}
     forms: list[dict[str, Any]] = [{"type": "string", "enum": METHODS.names()}]
     for name in METHODS.names():
         settings = METHODS.get(name).model_json_schema(ref_template=f"#/$defs/{name}.{{model}}")
         definitions.update({f"{name}.{key}": value for key, value in settings.pop("$defs", {}).items()})
         definitions[f"method.{name}"] = settings
-        forms.append(_entry_form(name, label))
+        forms.append(_entry_form(name, shared))
     definitions["MethodEntry"] = {"anyOf": forms}
     _add_grids(schema)
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
@@ -53,12 +54,12 @@ def _add_grids(schema: dict[str, Any]) -> None:
     }
 
 
-def _entry_form(name: str, label: dict[str, Any]) -> dict[str, Any]:
+def _entry_form(name: str, shared: dict[str, Any]) -> dict[str, Any]:
     return {
         "type": "object",
         "properties": {
             name: {"anyOf": [{"$ref": f"#/$defs/method.{name}"}, {"type": "null"}]},
-            "name": label,
+            **shared,
             "train": {
                 "$ref": "#/$defs/TrainSpec",
                 "description": "Changes to the train section for this entry.",

@@ -189,7 +189,7 @@ def _dotted(path: Path) -> str:
 
 
 def _repeats(path: str, problems: dict[str, str]) -> bool:
-    """Tell whether a problem of `methods.N.train` is that of the `train` section itself."""
+    """Tell whether a problem of an entry is that of the recipe's own section, which the entry inherits."""
     steps = path.split(".")
-    inherited = ".".join(steps[2:])
-    return steps[0] == "methods" and steps[2:3] == ["train"] and problems.get(inherited) == problems[path]
+    inherited, shared = ".".join(steps[2:]), steps[2:3] in (["train"], ["quantization"], ["budget"])
+    return steps[0] == "methods" and shared and problems.get(inherited) == problems[path]

@@ -12,6 +12,7 @@ from deltatune.errors import RecipeError, nearest
 from deltatune.recipe.rules import find_conflicts
 from deltatune.recipe.sections import (
     DataSpec,
+    Budget,
     EvaluationSpec,
     Int,
     ModelSpec,
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["DataSpec", "EvaluationSpec", "MethodEntry", "ModelSpec", "Recipe", "TrainSpec", "slug"]
 
-ENTRY_KEYS = ("name", "train", "quantization", "group")
+ENTRY_KEYS = ("name", "train", "quantization", "budget", "group")
 """Keys of a method entry besides the method's own name."""
 
 
@@ -53,6 +54,8 @@ class MethodEntry(Section):
     quantization: QuantizationSpec | None = None
     """How this entry's base is kept in few bits. Default: as the recipe says; null: it is not."""
     group: Text | None = None
+    budget: Budget | None = None
+    """This entry's number of trained parameters. Default: as the recipe says; null: the settings decide."""
     """The label of the entry from whose grid this one was made; null for an entry of its own."""
 
     @property
@@ -61,7 +64,7 @@ class MethodEntry(Section):
         return slug(self.name)
 
     def build_config(self) -> MethodConfig:
-        """Make the method's config object."""
+        """Make the method's config object. With a budget its size is the default, to be chosen for a base."""
         return _method(self.method)(**self.config)
 
     @model_validator(mode="before")
@@ -81,7 +84,10 @@ class MethodEntry(Section):
         except ValidationError as error:
             details = {"method": value["method"], "errors": error.errors(include_url=False)}
             raise PydanticCustomError("method_config", "settings of {method}", details) from error
-        return {**value, "config": complete.model_dump(mode="json")}
+        settings = complete.model_dump(mode="json")
+        if value.get("budget") is not None:
+            settings = _without_size(complete, settings, config, value["budget"])
+        return {**value, "config": settings}
 
 
 class Recipe(Section):
@@ -101,6 +107,11 @@ class Recipe(Section):
     """How the frozen base is kept in few bits (QLoRA): `nf4`, or `{format, double, compute}`. An entry may
     have its own."""
     evaluation: EvaluationSpec = EvaluationSpec()
+    budget: Budget | None = None
+    """Trained parameters of every entry, a count or a share of the base's such as `0.5%`: each method's size
+    (r, n_tokens, ...) is chosen to come nearest. The head of a classifier, which all train alike, does not
+    count. An entry may have its own, or opt out with `budget: null`; one that sets its size as well is
+    refused. LoRA and AdaLoRA keep alpha in its ratio to the default rank."""
     """What is measured, and how."""
     seeds: list[Annotated[Int, Field(ge=0, lt=2**32)]] = Field(default=[0], min_length=1)
     """Every entry is trained once with each seed. Three or more show the noise of training too."""
@@ -113,8 +124,9 @@ class Recipe(Section):
             return value
         base = value.get("train")
         base = base.model_dump() if isinstance(base, TrainSpec) else base or {}
-        bits = value.get("quantization")
-        entries = [_with_bits(_with_train(entry, base), bits) for entry in value["methods"]]
+        entries = [_with_train(entry, base) for entry in value["methods"]]
+        for field in ("quantization", "budget"):
+            entries = [_with_shared(entry, field, value.get(field)) for entry in entries]
         return {**value, "methods": entries}
 
     @model_validator(mode="after")
@@ -169,6 +181,8 @@ class Recipe(Section):
 
 def _method(name: str) -> type[MethodConfig]:
     from deltatune.methods import METHODS  # imported here: recipe/ is a leaf that knows methods by name only
+        if entry.budget != self.budget:
+            content["budget"] = entry.budget
 
     return METHODS.get(name)
 
@@ -189,11 +203,29 @@ def _from_yaml(value: Any) -> Any:
     return entry | {key: value[key] for key in ENTRY_KEYS if value.get(key) is not None}
 
 
-def _with_bits(entry: Any, base: Any) -> Any:
-    """Give an entry the recipe's quantization, unless it names its own or, with null, none."""
-    if not isinstance(entry, dict) or "quantization" in entry or base is None:
+def _without_size(
+    method: MethodConfig, settings: dict[str, Any], given: dict[str, Any], budget: Any
+) -> dict[str, Any]:
+    """Leave out what a budget decides.
+
+    Raises:
+        PydanticCustomError: It is given as well.
+    """
+    decided = [method.size, *method.follow_size] if method.size else []
+    if both := [f"{key} ({given[key]})" for key in decided if key in given]:
+        text = (
+            f"sets {', '.join(both)} beside the budget of {budget}, which chooses it: leave it out, or give "
+            "the entry `budget: null`."
+        )
+        raise PydanticCustomError("entry", "{text}", {"text": text})
+    return {key: value for key, value in settings.items() if key not in decided}
+
+
+def _with_shared(entry: Any, field: str, shared: Any) -> Any:
+    """Give an entry the recipe's own `field`, unless it names another or, with null, none."""
+    if not isinstance(entry, dict) or field in entry or shared is None:
         return entry
-    return {**entry, "quantization": base}
+    return {**entry, field: shared}
 
 
 def _with_train(entry: Any, base: Any) -> Any:

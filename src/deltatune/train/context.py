@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 
 import torch
 
+from deltatune import quant
+from deltatune.core.method import MethodConfig
 from deltatune.core.model import AdaptedModel
 from deltatune.core.observer import Observer
 from deltatune.data.encode import Encoded, Encoder, EncodeReport
@@ -15,6 +17,7 @@ from deltatune.errors import DataError
 from deltatune.models.fingerprint import fingerprint
 from deltatune.models.load import LoadedBase, load_base
 from deltatune.recipe.schema import MethodEntry, Recipe
+from deltatune.train.budget import Budget, sized_for
 
 PARTS = ("train", "validation", "test")
 
@@ -43,6 +46,7 @@ class Context:
     _bases: dict[str, SharedBase] = field(default_factory=dict)
     _encoder: Encoder | None = None
     _encoded: dict[str, Encoded] = field(default_factory=dict)
+    _warned: set[str] = field(default_factory=set)
 
     @classmethod
     def open(cls, recipe: Recipe, observer: Observer) -> Context:
@@ -77,6 +81,22 @@ class Context:
             torch.nn.Module.to(loaded.model, device)
             self._bases[key] = SharedBase(loaded, digest, device)
         return self._bases[key]
+
+    def method(self, entry: MethodEntry, base: SharedBase) -> tuple[MethodConfig, Budget | None]:
+        """The entry's method as it runs: with the size that its budget, if it has one, comes to on this base.
+
+        Raises:
+            RecipeError: The budget is smaller than the method can be.
+        """
+        config = entry.build_config()
+        if entry.budget is None:
+            return config, None
+        view, total = base.adapted().view, quant.parameter_count(base.loaded.model)
+        config, budget = sized_for(config, view, entry.budget, total)
+        if config.trains and budget.warning and entry.name not in self._warned:
+            self._warned.add(entry.name)
+            self.observer.warn(f"{entry.name} {budget.warning}")
+        return config, budget
 
     def encoder(self, base: SharedBase) -> Encoder:
         """The one tokenisation path of all runs."""

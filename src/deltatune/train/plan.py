@@ -26,8 +26,9 @@ def plan(
     """
     context = context or Context.open(recipe, observer or Silent())
     base = context.base(entry)
+    config, budget = context.method(entry, base)
     model = base.adapted(base_dropout=entry.train.base_dropout)
-    adapter = model.attach("plan", entry.build_config(), seed=seed)
+    adapter = model.attach("plan", config, seed=seed)
     try:
         trained = sum(p.numel() for _, p in adapter.trainable())
         stored = sum(t.numel() for t in adapter.stored().values())
@@ -39,7 +40,8 @@ def plan(
             adapter.start(steps)
         return {
             "method": entry.method,
-            "config": entry.config,
+            "config": config.model_dump(mode="json"),
+            "budget": budget and budget.as_dict(),
             "sites": [path for path, _ in adapter.parts()] or [f"{len(adapter.own)} parameters of the base"],
             "heads": adapter.heads(),
             "trained_parameters": trained,
@@ -47,7 +49,7 @@ def plan(
             "stored_parameters": stored,
             "file_bytes_about": 4 * stored,
             "total_parameters": total,
-            "lr": entry.train.lr or entry.build_config().default_lr,
+            "lr": entry.train.lr or config.default_lr,
             "steps": steps if trained else 0,
             "rows": {part: len(getattr(context.dataset, part)) for part in ("train", "validation", "test")},
             "tokens_per_epoch": sum(encoded.lengths),
@@ -55,7 +57,10 @@ def plan(
             "truncated_inputs": encoded.report.truncated_inputs,
             "truncated_targets": encoded.report.truncated_targets,
             "metrics": metric_keys(recipe.evaluation, recipe.task, targets=recipe.has_targets),
-            "warnings": list(context.dataset.warnings),
+            "warnings": [
+                *context.dataset.warnings,
+                *([f"{entry.name} {budget.warning}"] if budget and budget.warning and config.trains else []),
+            ],
         }
     finally:
         model.detach("plan")

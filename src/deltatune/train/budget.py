@@ -1,0 +1,167 @@
+"""Parameter budgets: every method of a comparison with the same number of trained parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+from pydantic import ValidationError
+
+from deltatune.core.method import MethodConfig
+from deltatune.core.sites import BaseView
+from deltatune.errors import DeltatuneError, RecipeError
+
+LARGEST = 2**20
+"""No size beyond this is tried."""
+NEAR = 0.05
+"""A count that differs from the budget by a larger share is warned of."""
+
+C = TypeVar("C", bound=MethodConfig)
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What a recipe's budget comes to for one method on one base."""
+
+    asked: int | str
+    """As the recipe has it."""
+    parameters: int
+    """Parameters that the recipe asks for, heads of classifiers not counted."""
+    trained: int
+    """Parameters that the method trains, heads not counted."""
+    size: str | None
+    """The setting that was chosen, or None: the method has none and trains what it trains."""
+    value: int | None
+    """What it was set to."""
+
+    @property
+    def warning(self) -> str | None:
+        """What a reader of the comparison has to know, if the budget is not met."""
+        if self.size is None:
+            return (
+                f"has no size that a budget could set: it trains {self.trained:,} parameters, "
+                f"not {self.parameters:,}."
+            )
+        if abs(self.trained - self.parameters) > NEAR * self.parameters:
+            return (
+                f"comes no nearer to the budget of {self.parameters:,} trained parameters than "
+                f"{self.trained:,} ({self.size} {self.value})."
+            )
+        return None
+
+    def as_dict(self) -> dict[str, Any]:
+        """For plans and results."""
+        return {
+            "asked": self.asked,
+            "parameters": self.parameters,
+            "trained": self.trained,
+            "size": self.size,
+            "value": self.value,
+        }
+
+
+def budget_in_parameters(asked: int | str, total: int) -> int:
+    """A count as it is; `0.5%` of the base's `total` parameters, rounded."""
+    return asked if isinstance(asked, int) else round(float(asked.rstrip("% ")) / 100 * total)
+
+
+def count_trained(config: MethodConfig, view: BaseView) -> int:
+    """Parameters that `config` would train in the base, heads not counted.
+
+    The adapter is built without memory where its initial values allow that.
+
+    Raises:
+        DeltatuneError: The base cannot be given such an adapter.
+    """
+    with torch.random.fork_rng():
+        try:
+            with torch.device("meta"):
+                adapter = config.build(view)
+        except (
+            RuntimeError,
+            TypeError,
+        ):  # its start is computed from the base, or drawn by its own generator
+            adapter = config.build(view)
+    return sum(parameter.numel() for _, parameter in adapter.trainable())
+
+
+def sized_for(config: C, view: BaseView, asked: int | str, total: int) -> tuple[C, Budget]:
+    """Choose the size with which a method's trained parameters are nearest to the budget.
+
+    Args:
+        config: The method; its other settings stay, and what depends on the size follows it.
+        view: The base, without adapters.
+        asked: The recipe's budget, a count or a share such as `0.5%`.
+        total: The base's parameters.
+
+    Returns:
+        (the sized method, what the budget came to). A method without a size is returned as it is.
+
+    Raises:
+        RecipeError: Even the smallest size trains more.
+    """
+    budget = budget_in_parameters(asked, total)
+    if config.size is None:
+        return config, Budget(asked, budget, count_trained(config, view), None, None)
+
+    counts: dict[int, int | None] = {}
+
+    def count(size: int) -> int | None:
+        """Trained parameters with `size`; None if the base allows no such size."""
+        if size not in counts:
+            try:
+                counts[size] = count_trained(config.with_size(size), view)
+            except (DeltatuneError, ValidationError):
+                counts[size] = None
+        return counts[size]
+
+    smallest = _smallest(config, view)
+    least = count_trained(config.with_size(smallest), view)
+    if budget < least:
+        raise RecipeError(
+            f"{asked} is {budget:,} parameters, and {config.name} trains at least {least:,} "
+            f"({config.size} {smallest}).",
+            field="budget",
+            remedy=f"Allow {least:,} or more, choose fewer targets, or give the entry `budget: null`.",
+        )
+    best = _nearest(count, smallest, budget)
+    trained = count(best)
+    assert trained is not None
+    return config.with_size(best), Budget(asked, budget, trained, config.size, best)
+
+
+def _smallest(config: MethodConfig, view: BaseView) -> int:
+    """The smallest size that the settings allow (1, or 2 for blocks)."""
+    for size in (1, 2, 3, 4):
+        try:
+            config.with_size(size)
+        except ValidationError:
+            continue
+        return size
+    raise AssertionError(f"{config.name} allows no size up to 4")
+
+
+def _nearest(count: Callable[[int], int | None], smallest: int, budget: int) -> int:
+    """The size whose count, which never falls with the size, is nearest to `budget`; of two, the smaller."""
+
+    def fits(size: int) -> bool:
+        found = count(size)
+        return found is not None and found <= budget
+
+    low, high = smallest, 2 * smallest
+    while high <= LARGEST and fits(high):
+        low, high = high, 2 * high
+    while high - low > 1:  # `low` fits the budget, `high` does not
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    below, above = count(low), count(high) if high <= LARGEST else None
+    assert below is not None
+    if above is not None and above - budget < budget - below:
+        return high
+    first, last = smallest, low  # of the sizes that come to the same, the smallest
+    while first < last:
+        middle = (first + last) // 2
+        first, last = (first, middle) if count(middle) == below else (middle + 1, last)
+    return first
