@@ -11,8 +11,8 @@ from pydantic_core import PydanticCustomError
 from deltatune.errors import RecipeError, nearest
 from deltatune.recipe.rules import find_conflicts
 from deltatune.recipe.sections import (
-    DataSpec,
     Budget,
+    DataSpec,
     EvaluationSpec,
     Int,
     ModelSpec,
@@ -53,9 +53,9 @@ class MethodEntry(Section):
     """The recipe's `train` section with this entry's changes."""
     quantization: QuantizationSpec | None = None
     """How this entry's base is kept in few bits. Default: as the recipe says; null: it is not."""
-    group: Text | None = None
     budget: Budget | None = None
     """This entry's number of trained parameters. Default: as the recipe says; null: the settings decide."""
+    group: Text | None = None
     """The label of the entry from whose grid this one was made; null for an entry of its own."""
 
     @property
@@ -106,12 +106,12 @@ class Recipe(Section):
     quantization: QuantizationSpec | None = None
     """How the frozen base is kept in few bits (QLoRA): `nf4`, or `{format, double, compute}`. An entry may
     have its own."""
-    evaluation: EvaluationSpec = EvaluationSpec()
     budget: Budget | None = None
     """Trained parameters of every entry, a count or a share of the base's such as `0.5%`: each method's size
     (r, n_tokens, ...) is chosen to come nearest. The head of a classifier, which all train alike, does not
     count. An entry may have its own, or opt out with `budget: null`; one that sets its size as well is
     refused. LoRA and AdaLoRA keep alpha in its ratio to the default rank."""
+    evaluation: EvaluationSpec = EvaluationSpec()
     """What is measured, and how."""
     seeds: list[Annotated[Int, Field(ge=0, lt=2**32)]] = Field(default=[0], min_length=1)
     """Every entry is trained once with each seed. Three or more show the noise of training too."""
@@ -176,13 +176,13 @@ class Recipe(Section):
             content["train"] = changes
         if entry.quantization != self.quantization:
             content["quantization"] = entry.quantization and entry.quantization.model_dump(mode="json")
+        if entry.budget != self.budget:
+            content["budget"] = entry.budget
         return content
 
 
 def _method(name: str) -> type[MethodConfig]:
     from deltatune.methods import METHODS  # imported here: recipe/ is a leaf that knows methods by name only
-        if entry.budget != self.budget:
-            content["budget"] = entry.budget
 
     return METHODS.get(name)
 
