@@ -151,6 +151,8 @@ CAUSAL = ("gpt2", "gpt_neox", "opt", "bloom", "llama", "qwen2", "mistral", "glm"
 TEXT_CLASSIFIERS, VISION = ("bert", "roberta", "deberta-v2"), ("vit", "dinov2", "deit", "clip")
 CLASSIFIERS = TEXT_CLASSIFIERS + VISION
 GENERATING = SEQ2SEQ + CAUSAL
+CORE_CAUSAL = tuple(name for name in CORE if name in CAUSAL)
+CORE_GENERATING = tuple(name for name in CORE if name in GENERATING)
 UNUSED = {"marian": "embed_positions", "dinov2": "mask_token", "clip": "post_layernorm"}
 """Parts of the names of parameters that the result of these models for their task does not depend on."""
 

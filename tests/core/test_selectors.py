@@ -15,51 +15,38 @@ from deltatune.core import roles
 from deltatune.core.sites import LINEAR, BaseView
 from deltatune.errors import TargetError
 
+
+def leaves(*ends: str) -> dict[str, list[str]]:
+    return {role: of_role.split() for role, of_role in zip(roles.ROLES, ends, strict=True)}
+
+
+_PROJ = ("q_proj", "k_proj", "v_proj")
+_FUSED = ("query_key_value",) * 3
 LEAVES = {
-    "t5": {"query": "q", "key": "k", "value": "v", "output": "o", "mlp_in": "wi", "mlp_out": "wo"},
-    "bart": {
-        "query": "q_proj",
-        "key": "k_proj",
-        "value": "v_proj",
-        "output": "out_proj",
-        "mlp_in": "fc1",
-        "mlp_out": "fc2",
-    },
-    "llama": {
-        "query": "q_proj",
-        "key": "k_proj",
-        "value": "v_proj",
-        "output": "o_proj",
-        "mlp_in": ("gate_proj", "up_proj"),
-        "mlp_out": "down_proj",
-    },
-    "gpt2": {
-        "query": "c_attn",
-        "key": "c_attn",
-        "value": "c_attn",
-        "output": "attn.c_proj",
-        "mlp_in": "c_fc",
-        "mlp_out": "mlp.c_proj",
-    },
-    "bert": {
-        "query": "query",
-        "key": "key",
-        "value": "value",
-        "output": "attention.output.dense",
-        "mlp_in": "intermediate.dense",
-        "mlp_out": ("0.output.dense", "1.output.dense"),
-    },
-    "vit": {
-        "query": "q_proj",
-        "key": "k_proj",
-        "value": "v_proj",
-        "output": "o_proj",
-        "mlp_in": "fc1",
-        "mlp_out": "fc2",
-    },
-}
-ATTENTIONS = {"t5": 6, "bart": 6, "llama": 2, "gpt2": 2, "bert": 2, "vit": 2}
-BLOCKS = {"t5": 4, "bart": 4, "llama": 2, "gpt2": 2, "bert": 2, "vit": 2}
+    "t5": leaves("q", "k", "v", "o", "wi", "wo"),
+    "mt5": leaves("q", "k", "v", "o", "wi_0 wi_1", "wo"),
+    **dict.fromkeys(("bart", "mbart", "marian", "opt"), leaves(*_PROJ, "out_proj", "fc1", "fc2")),
+    **dict.fromkeys(
+        ("bert", "roberta"),
+        leaves("query", "key", "value", "attention.output.dense", "intermediate.dense",
+               "0.output.dense 1.output.dense"),
+    ),
+    "deberta-v2": leaves("self.query_proj", "self.key_proj", "self.value_proj", "attention.output.dense",
+                         "intermediate.dense", "0.output.dense 1.output.dense"),
+    **dict.fromkeys(("vit", "dinov2", "deit"), leaves(*_PROJ, "o_proj", "fc1", "fc2")),
+    "clip": leaves(*_PROJ, "out_proj", "fc1", "fc2"),
+    "gpt2": leaves("c_attn", "c_attn", "c_attn", "attn.c_proj", "c_fc", "mlp.c_proj"),
+    "gpt_neox": leaves(*_FUSED, "attention.dense", "dense_h_to_4h", "dense_4h_to_h"),
+    "bloom": leaves(*_FUSED, "self_attention.dense", "dense_h_to_4h", "dense_4h_to_h"),
+    **dict.fromkeys(
+        ("llama", "qwen2", "mistral"), leaves(*_PROJ, "o_proj", "gate_proj up_proj", "down_proj")
+    ),
+    "glm": leaves(*_PROJ, "o_proj", "gate_up_proj", "down_proj"),
+    "mixtral": leaves(*_PROJ, "o_proj", "", ""),
+}  # fmt: skip
+"""The ends of the names that a role means; Mixtral keeps all experts in one tensor, which is no module."""
+ATTENTIONS = {name: 6 if name in tiny.SEQ2SEQ else 2 for name in tiny.ARCHITECTURES}
+BLOCKS = {name: 4 if name in tiny.SEQ2SEQ else 2 for name in tiny.ARCHITECTURES}
 
 
 def view(architecture: str) -> BaseView:
@@ -73,10 +60,9 @@ VIEWS = {architecture: view(architecture) for architecture in tiny.ARCHITECTURES
 @pytest.mark.parametrize("role", roles.ROLES)
 def test_roles_find_the_modules_they_mean(architecture: str, role: str) -> None:
     ends = LEAVES[architecture][role]
-    ends = (ends,) if isinstance(ends, str) else ends
     found = VIEWS[architecture].by_role(role)
     blocks = BLOCKS if role.startswith("mlp") else ATTENTIONS
-    per_block = len(ends) if architecture == "llama" else 1
+    per_block = 1 if any(end[0] in "01" for end in ends) else len(ends)
     assert len(found) == blocks[architecture] * per_block
     assert all(f".{path}".endswith(tuple(f".{end}" for end in ends)) for path in found)
 
@@ -101,6 +87,9 @@ def test_scopes_part_the_attention(architecture: str) -> None:
 def test_groups_are_the_union_of_their_roles_in_the_order_of_the_base() -> None:
     for here in VIEWS.values():
         for group, members in roles.GROUPS.items():
+            if not here.by_role(group):
+                assert (here.model_type, group) == ("mixtral", "mlp")
+                continue
             chosen = list(here.select([group]))
             assert set(chosen) == set(here.select(members))
             assert chosen == [path for path in here.modules if path in set(chosen)]
@@ -111,7 +100,8 @@ def test_all_linear_leaves_out_heads_and_embeddings(architecture: str) -> None:
     here = VIEWS[architecture]
     chosen = here.select(["all-linear"])
     linear = {path for path, module in here.modules.items() if isinstance(module, nn.Linear | Conv1D)}
-    assert linear - set(chosen) == ({"classifier"} if architecture in tiny.CLASSIFIERS else {"lm_head"})
+    heads = {"roberta": {"classifier.dense", "classifier.out_proj"}}.get(architecture, {"classifier"})
+    assert linear - set(chosen) == (heads if architecture in tiny.CLASSIFIERS else {"lm_head"})
 
 
 def test_globs_and_ends_of_paths() -> None:
@@ -157,10 +147,10 @@ def test_no_attention_in_the_named_scopes_is_an_error() -> None:
 
 
 def test_shapes_of_attention() -> None:
-    assert {(s.kv_heads, s.head_dim) for s in VIEWS["llama"].attention_sites()} == {(tiny.KV_HEADS, 4)}
-    for architecture in set(tiny.ARCHITECTURES) - {"llama"}:
+    for architecture in tiny.ARCHITECTURES:
+        grouped = architecture in ("llama", "qwen2", "mistral", "glm", "mixtral")
         sites = VIEWS[architecture].attention_sites()
-        assert {(s.kv_heads, s.head_dim) for s in sites} == {(tiny.HEADS, 4)}
+        assert {(s.kv_heads, s.head_dim) for s in sites} == {(tiny.KV_HEADS if grouped else tiny.HEADS, 4)}
         assert len(sites) == ATTENTIONS[architecture]
 
 

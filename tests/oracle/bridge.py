@@ -17,8 +17,8 @@ from deltatune.core.model import AdaptedModel
 TASKS = {
     **dict.fromkeys(tiny.SEQ2SEQ, "SEQ_2_SEQ_LM"),
     **dict.fromkeys(tiny.CAUSAL, "CAUSAL_LM"),
-    "bert": "SEQ_CLS",
-    "vit": None,
+    **dict.fromkeys(tiny.TEXT_CLASSIFIERS, "SEQ_CLS"),
+    **dict.fromkeys(tiny.VISION, None),
 }
 
 
@@ -26,7 +26,7 @@ def in_peft(architecture: str, config: Any, *, act: bool = True, seed: int = 3) 
     """A tiny model wrapped by peft, with its trainable parameters moved away from their start."""
     torch.manual_seed(seed)
     config.task_type = TASKS[architecture]
-    if architecture == "vit":
+    if architecture in tiny.VISION:
         config.modules_to_save = ["classifier"]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -50,7 +50,7 @@ def test_left_padding_changes_what_peft_generates_with_a_prompt(tmp_path: Path) 
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("architecture", tiny.CAUSAL)
+@pytest.mark.parametrize("architecture", tiny.CORE_CAUSAL)
 def test_left_padding_changes_the_forward_pass_of_peft_with_a_prefix(
     architecture: str, tmp_path: Path
 ) -> None:

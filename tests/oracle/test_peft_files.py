@@ -18,14 +18,13 @@ from deltatune.core.model import AdaptedModel
 from deltatune.methods import METHODS
 from deltatune.methods.adalora import AdaLoraAdapter
 
+_PROJECTIONS = ["bart", "mbart", "marian", "opt", "llama", "qwen2", "mistral", "glm", "mixtral"]
 TARGETS = {
-    **dict.fromkeys(("t5", "mt5"), ["q", "v"]),
-    **dict.fromkeys(("bart", "mbart", "marian", "opt"), ["q_proj", "v_proj"]),
-    **dict.fromkeys(("llama", "qwen2", "mistral", "glm", "mixtral"), ["q_proj", "v_proj"]),
-    **dict.fromkeys(("bert", "roberta"), ["query", "value"]),
+    **{a: ["q", "v"] for a in ("t5", "mt5")},
+    **{a: ["q_proj", "v_proj"] for a in (*_PROJECTIONS, *tiny.VISION)},
+    **{a: ["query", "value"] for a in ("bert", "roberta")},
     "deberta-v2": ["self.query_proj", "value_proj"],
-    **dict.fromkeys(tiny.VISION, ["q_proj", "v_proj"]),
-    **dict.fromkeys(("gpt_neox", "bloom"), ["query_key_value"]),
+    **{a: ["query_key_value"] for a in ("gpt_neox", "bloom")},
     "gpt2": ["c_attn"],
 }
 EMBEDDINGS = {"llama": "embed_tokens", "gpt2": "wte", "bert": "word_embeddings"}
@@ -89,9 +88,15 @@ def test_files_of_peft_give_its_logits(architecture: str, config: Any, tmp_path:
 
 
 LEAVES_LOGITS = [
-    pytest.param(case, architecture, id=f"{case.label}-{architecture}")
+    pytest.param(
+        case,
+        architecture,
+        marks=[] if architecture in tiny.CORE or case.label == "lora" else [pytest.mark.slow],
+        id=f"{case.label}-{architecture}",
+    )
     for case in CASES
     for architecture in sorted(case.peft)
+    if not case.refused(architecture)
 ]
 
 
