@@ -16,10 +16,17 @@ from deltatune.core.delta import Delta, ModuleCopy
 from deltatune.core.model import AdaptedModel
 from deltatune.methods import METHODS
 from deltatune.methods.adalora import AdaLoraDelta
+from deltatune.methods.bitfit import BiasDelta
+from deltatune.methods.bottleneck import BottleneckDelta
 from deltatune.methods.diff_pruning import GatedDelta
 from deltatune.methods.dora import DoraDelta
+from deltatune.methods.ia3 import Ia3InputDelta, Ia3OutputDelta
+from deltatune.methods.ln_tuning import NormDelta
 from deltatune.methods.lora import LoraDelta, LoraEmbeddingDelta
+from deltatune.methods.miss import MissDelta
+from deltatune.methods.oft import OftDelta
 from deltatune.methods.pissa import PissaDelta
+from deltatune.methods.shira import ShiraDelta
 from deltatune.methods.vera import VeraDelta, VeraProjection
 
 
@@ -38,6 +45,13 @@ DELTAS: dict[str, Callable[[], Delta]] = {
     "adalora": lambda: AdaLoraDelta(5, 4, 3, 0.7),
     "diff_pruning": lambda: GatedDelta((4, 5), 0.0),
     "diff_pruning-structured": lambda: GatedDelta((5, 4), 0.0, structured=True, transposed=True),
+    "adapter": lambda: BottleneckDelta(4, 4, 3),
+    "adapter-scaled": lambda: BottleneckDelta(4, 4, 3, "tanh", 4.0),
+    "bitfit": lambda: BiasDelta(4),
+    "ia3": lambda: Ia3OutputDelta(4),
+    "miss": lambda: MissDelta(4, 3),
+    "miss-dropout": lambda: MissDelta(4, 2, 0.3),
+    "shira": lambda: ShiraDelta(5, 4, 9),
     "module-copy": lambda: ModuleCopy(nn.Linear(5, 4)),
 }
 
@@ -85,6 +99,54 @@ def test_gradients_of_dora(dropout: float, transposed: bool, monkeypatch: pytest
     assert torch.autograd.gradcheck(run, (x, y, *values))
     constant = torch.autograd.grad(run(x, y, *values).square().sum(), values)
     torch.testing.assert_close(gradients, constant)
+
+
+BEFORE: dict[str, Callable[[], Delta]] = {
+    "ia3": lambda: Ia3InputDelta(5),
+    "oft": lambda: OftDelta(5, 5, 0),
+    "oft-neumann": lambda: OftDelta(5, 5, 6),
+}
+
+
+@pytest.mark.parametrize("name", BEFORE)
+def test_gradients_of_a_delta_at_the_input(name: str) -> None:
+    delta = BEFORE[name]().double()
+    names, values = varied(delta)
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(2, 3, 5, generator=generator, dtype=torch.float64).requires_grad_()
+
+    def run(x: Tensor, *values: Tensor) -> Tensor:
+        for path, value in zip(names, values, strict=True):
+            parameters: dict[str, Any] = delta.get_submodule(path.rpartition(".")[0])._parameters
+            parameters[path.rpartition(".")[2]] = value
+        return delta.before(x)
+
+    assert run(x, *values).dtype == torch.float64
+    assert torch.autograd.gradcheck(run, (x, *values))
+
+
+class OnePlus(nn.RMSNorm):
+    """Gemma's way: the weight is a deviation from one."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        assert self.weight is not None
+        return nn.functional.rms_norm(x, self.normalized_shape, self.weight + 1, self.eps)
+
+
+@pytest.mark.parametrize("make", [nn.LayerNorm, nn.RMSNorm, OnePlus])
+def test_gradients_of_a_norms_copy(make: Callable[[int], nn.Module]) -> None:
+    norm = make(5)
+    tiny.perturb(norm, seed=4)
+    delta = NormDelta(norm).double()
+    norm.double()
+    names, values = varied(delta)
+    x = torch.randn(2, 3, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64).requires_grad_()
+
+    def run(x: Tensor, *values: Tensor) -> Tensor:
+        return functional_call(delta, dict(zip(names, values, strict=True)), (x, norm(x)))
+
+    torch.testing.assert_close(run(x, *values), delta.ln_tuning_layers(x))
+    assert torch.autograd.gradcheck(run, (x, *values))
 
 
 def test_gradients_of_an_embedding_delta() -> None:

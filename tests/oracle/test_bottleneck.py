@@ -112,7 +112,8 @@ def written_out(kind: str, architecture: str, function: str, adapter: Any) -> An
             whole = end.removesuffix(LAST[architecture])
             put(plain, whole, lambda inner, own=own: Beside(inner, own))
     for end in ATTENTION_ENDS[architecture] if kind == "houlsby" else ():
-        put(plain, end, lambda inner, own=sequential(adapter.deltas[end], function): After(inner, own))
+        own = sequential(adapter.deltas[end], function)
+        put(plain, end, lambda inner, own=own: After(inner, own))
     return plain
 
 
