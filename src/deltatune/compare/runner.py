@@ -5,27 +5,30 @@ from __future__ import annotations
 import datetime
 import json
 import statistics as arithmetic
-import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from deltatune.compare.attempt import attempt, run_folder
+from deltatune.compare.choice import Chosen, Pick, choose
 from deltatune.compare.statistics import bootstrap_interval, pairwise, shared_ranks, tie_matrix
 from deltatune.core.observer import Observer, Silent
-from deltatune.errors import DeltatuneError, RecipeError
+from deltatune.errors import RecipeError
 from deltatune.evaluate import higher_is_better, primary_metric
 from deltatune.files import make_folder, write_json, write_text
-from deltatune.recipe.schema import MethodEntry, Recipe
+from deltatune.recipe.schema import Recipe
 from deltatune.report import write_report
-from deltatune.train import Context, run
+from deltatune.train import Context
 
 SCHEMA = 1
 
 
 def compare(recipe: Recipe, out: Path, *, observer: Observer | None = None) -> dict[str, Any]:
     """Run every method with every seed, write leaderboard.json and report.html.
+
+    A recipe with `tune` or `halving` first chooses settings, by validation rows and the first seed.
 
     A run that fails becomes a row with its error, and the others go on. Called again, it returns to what is
     finished, continues what was interrupted and tries again what failed.
@@ -47,15 +50,17 @@ def compare(recipe: Recipe, out: Path, *, observer: Observer | None = None) -> d
     primary = primary_metric(recipe.evaluation, recipe.task, targets=recipe.has_targets)
     _claim(recipe, make_folder(out))
     context = Context.open(recipe, observer)
-    jobs = [(entry, seed) for entry in recipe.methods for seed in recipe.seeds]
+    chosen = choose(context, out)
+    jobs = [(pick, seed) for pick in chosen.picks.values() for seed in recipe.seeds]
     observer.start("Comparing", len(jobs))
     results: dict[str, list[dict[str, Any]]] = {}
-    for entry, seed in jobs:
-        observer.stage(f"{entry.name}, seed {seed}")
-        results.setdefault(entry.name, []).append(_attempt(context, entry, seed, out))
+    for pick, seed in jobs:
+        observer.stage(f"{pick.entry.name}, seed {seed}")
+        folder = out / run_folder(pick.entry, seed, pick.variant)
+        results.setdefault(pick.entry.name, []).append(attempt(context, pick.entry, seed, folder))
         observer.advance("Comparing")
     observer.finish("Comparing")
-    board = leaderboard(recipe, results, out, primary)
+    board = leaderboard(recipe, chosen, results, out, primary)
     for row in board["rows"]:
         if row["status"] == "done" and row["rank"] is None:
             observer.warn(
@@ -65,11 +70,6 @@ def compare(recipe: Recipe, out: Path, *, observer: Observer | None = None) -> d
     write_json(out / "leaderboard.json", board)
     write_report(out)
     return board
-
-
-def run_folder(entry: MethodEntry, seed: int) -> str:
-    """Where a run lies within its comparison."""
-    return f"runs/{entry.slug}-s{seed}"
 
 
 def _claim(recipe: Recipe, out: Path) -> None:
@@ -87,33 +87,12 @@ def _claim(recipe: Recipe, out: Path) -> None:
     write_text(path, yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
 
 
-def _attempt(context: Context, entry: MethodEntry, seed: int, out: Path) -> dict[str, Any]:
-    """One run; its failure is a result as well."""
-    folder = out / run_folder(entry, seed)
-    try:
-        return run(
-            context.recipe, entry, seed, folder, resume=True, observer=context.observer, context=context
-        )
-    except Exception as error:  # one method must not take the others down; its error is shown in its row
-        message = str(error) or type(error).__name__
-        context.observer.warn(f"{entry.name} (seed {seed}) failed: {message}")
-        failed = {
-            "schema": SCHEMA,
-            "status": "failed",
-            "error": {"kind": type(error).__name__, "message": message},
-            "name": entry.name,
-            "method": entry.method,
-            "config": entry.config,
-            "seed": seed,
-        }
-        write_json(make_folder(folder) / "result.json", failed)
-        if not isinstance(error, DeltatuneError):
-            write_text(folder / "error.txt", traceback.format_exc())
-        return failed
-
-
 def leaderboard(
-    recipe: Recipe, results: Mapping[str, Sequence[dict[str, Any]]], out: Path, primary: str
+    recipe: Recipe,
+    chosen: Chosen,
+    results: Mapping[str, Sequence[dict[str, Any]]],
+    out: Path,
+    primary: str,
 ) -> dict[str, Any]:
     """Rank the methods by the primary metric on the test rows.
 
@@ -121,8 +100,7 @@ def leaderboard(
     that is no mean over rows has no such scores; then rows are sorted by it and get no rank.
     """
     up = higher_is_better(primary)
-    entries = {entry.name: entry for entry in recipe.methods}
-    rows = [_row(entries[name], runs, primary, out) for name, runs in results.items()]
+    rows = [_row(chosen.picks[name], runs, primary, out) for name, runs in results.items()]
     done = [row for row in rows if row["status"] == "done"]
     scores = {row["name"]: row.pop("_scores") for row in done}
     pairs = []
@@ -147,16 +125,19 @@ def leaderboard(
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "recipe": recipe.dump(),
         "data": some["data"] if some else None,
+        "halving": chosen.halving,
     }
 
 
-def _row(entry: MethodEntry, runs: Sequence[dict[str, Any]], primary: str, out: Path) -> dict[str, Any]:
-    folders = [run_folder(entry, run["seed"]) for run in runs]
+def _row(pick: Pick, runs: Sequence[dict[str, Any]], primary: str, out: Path) -> dict[str, Any]:
+    entry = pick.entry
+    folders = [run_folder(entry, run["seed"], pick.variant) for run in runs]
     failed = [run for run in runs if run["status"] != "done"]
     row: dict[str, Any] = {
         "rank": None,
         "name": entry.name,
         "method": entry.method,
+        "group": entry.group,
         "status": "failed" if failed else "done",
         "error": failed[0]["error"] if failed else None,
         "seeds": [run["seed"] for run in runs],
@@ -164,6 +145,7 @@ def _row(entry: MethodEntry, runs: Sequence[dict[str, Any]], primary: str, out: 
         "metrics": None,
         "interval": None,
         "cost": None,
+        "tuning": pick.tuning,
     }
     if not failed:
         scores = [_scores(out / folder / "predictions.jsonl", primary) for folder in folders]

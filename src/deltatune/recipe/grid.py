@@ -15,7 +15,7 @@ from __future__ import annotations
 import itertools
 import math
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import Field, Strict, model_validator
@@ -119,6 +119,8 @@ def expand_grids(content: Mapping[str, Any]) -> tuple[dict[str, Any], list[Origi
         found, origin = _expand(entry, index, shared, sample)
         entries += found
         origins += [origin] * len(found)
+    if content.get("tune") is not None:
+        _refuse_two_ways(origins)
     return {**rest, "methods": entries}, origins
 
 
@@ -186,6 +188,18 @@ def _expand(
         for point in points
     ]
     return found, Origin(index, tuple(own), tuple(field for field in shared if field not in own))
+
+
+def _refuse_two_ways(origins: Sequence[Origin]) -> None:
+    """A label that says lr=0.001 must not stand for another rate, which tuning chose."""
+    for origin in origins:
+        if TRAIN + "lr" in (*origin.own, *origin.shared):
+            where = f"methods.{origin.entry}.grid" if TRAIN + "lr" in origin.own else "grid"
+            raise RecipeError(
+                "cannot stand beside tune.lr, which chooses the learning rate.",
+                field=f"{where}.{TRAIN}lr",
+                remedy="Keep one of them.",
+            )
 
 
 def _points(axes: Mapping[str, list[Any]], sample: SampleSpec | None, where: str) -> list[dict[str, Any]]:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import PurePath
 from typing import TYPE_CHECKING
 
+from deltatune.recipe.choosing import choosing_conflicts
 from deltatune.recipe.sections import CHAT, CLASSIFICATION_TASKS, IMAGE_FORMATS, DataSpec, Format
 
 if TYPE_CHECKING:
@@ -67,6 +68,7 @@ def find_conflicts(recipe: Recipe) -> list[Conflict]:
         *_task(recipe),
         *_lists(recipe),
         *_training(recipe),
+        *choosing_conflicts(recipe),
         *_quantization(recipe),
     ]
     return list(dict.fromkeys(conflicts))

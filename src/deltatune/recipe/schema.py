@@ -9,6 +9,7 @@ from pydantic import Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
 from deltatune.errors import RecipeError, nearest
+from deltatune.recipe.choosing import HalvingSpec, TuneSpec
 from deltatune.recipe.rules import find_conflicts
 from deltatune.recipe.sections import (
     Budget,
@@ -115,6 +116,10 @@ class Recipe(Section):
     """What is measured, and how."""
     seeds: list[Annotated[Int, Field(ge=0, lt=2**32)]] = Field(default=[0], min_length=1)
     """Every entry is trained once with each seed. Three or more show the noise of training too."""
+    tune: TuneSpec | None = None
+    """The same number of learning rates for every entry, such as `{lr: 4}`; the best on validation counts."""
+    halving: HalvingSpec | None = None
+    """Stop configurations early that are behind on the validation rows, such as `{factor: 3}`."""
 
     @model_validator(mode="before")
     @classmethod

@@ -22,9 +22,10 @@ from deltatune.evaluate import Evaluation, evaluate, loss_on, metric_keys
 from deltatune.files import make_folder, write_json, write_text
 from deltatune.models.fingerprint import fingerprint
 from deltatune.recipe.schema import MethodEntry, Recipe
+from deltatune.train.budget import Budget
 from deltatune.train.certificate import Certificate
 from deltatune.train.context import Context, SharedBase
-from deltatune.train.loop import Progress, Trainer
+from deltatune.train.loop import Pause, Progress, Trainer
 from deltatune.train.machine import PeakMemory, fast_float32, git_state, versions
 
 SCHEMA = 1
@@ -41,6 +42,7 @@ def run(
     overwrite: bool = False,
     observer: Observer | None = None,
     context: Context | None = None,
+    pause: Pause | None = None,
 ) -> dict[str, Any]:
     """Train one method of a recipe with one seed, evaluate it on the test rows and write the run's folder.
 
@@ -53,9 +55,10 @@ def run(
         overwrite: Replace what an earlier run left in the folder.
         observer: Is told of the progress.
         context: Data and bases that other runs of the same recipe share.
+        pause: Asked after every validation whether to stop for now; `resume=True` goes on.
 
     Returns:
-        The content of result.json.
+        The content of result.json. Its status is "done", or "paused": the test rows have not been looked at.
 
     Raises:
         DeltatuneError: Anything that the user can mend; nothing half-written is left behind.
@@ -63,7 +66,8 @@ def run(
     """
     observer = observer or Silent()
     metric_keys(recipe.evaluation, recipe.task, targets=recipe.has_targets)  # fails before hours of training
-    own = recipe.model_copy(update={"methods": [entry], "seeds": [seed]})
+    alone = {"methods": [entry], "seeds": [seed], "tune": None, "halving": None}
+    own = recipe.model_copy(update=alone)
     finished = _prepare_folder(out, own, resume=resume, overwrite=overwrite)
     if finished is not None:
         return finished
@@ -72,19 +76,21 @@ def run(
     base = context.base(entry)
     context.encoded("train", base)
     model = base.adapted(base_dropout=entry.train.base_dropout)
-    model.attach(NAME, entry.build_config(), seed=seed)
+    config, budget = context.method(entry, base)
+    model.attach(NAME, config, seed=seed)
     write_text(out / "recipe.yaml", yaml.safe_dump(own.dump(), sort_keys=False, allow_unicode=True))
     try:
         with fast_float32(), torch.random.fork_rng(range(torch.cuda.device_count())):
             torch.manual_seed(seed)
-            parts = _Run(context, base, model, entry, seed, out, observer)
+            parts = _Run(context, base, model, entry, seed, out, observer, pause, budget)
             result = parts.result(resume=resume)
     finally:
         model.detach(NAME)
     result["started"] = started.isoformat(timespec="seconds")
     result["finished"] = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     write_json(out / "result.json", result)
-    shutil.rmtree(out / "resume", ignore_errors=True)
+    if result["status"] == "done":
+        shutil.rmtree(out / "resume", ignore_errors=True)
     return result
 
 
@@ -99,8 +105,11 @@ class _Run:
     seed: int
     out: Path
     observer: Observer
+    pause: Pause | None = None
+    budget: Budget | None = None
 
     def __post_init__(self) -> None:
+        self.paused = False
         self.recipe, self.encoder = self.context.recipe, self.context.encoder(self.base)
         self.config = self.model.configs[NAME]
         self.adapter = self.model.adapter(NAME)
@@ -111,7 +120,9 @@ class _Run:
         """Train, check, save and evaluate; give the content of result.json."""
         self.memory.start()
         progress = self._train(resume=resume)
-        peak = self.memory.peak()
+        peak = max(self.memory.peak(), _peak_before(self.out))
+        if self.paused:
+            return self._paused_result(progress, peak)
         self.model.eval()
         trained = [p for _, p in self.adapter.trainable()]
         self._check_base()
@@ -132,7 +143,8 @@ class _Run:
             "error": None,
             "name": self.entry.name,
             "method": self.entry.method,
-            "config": self.entry.config,
+            "config": self.config.model_dump(mode="json"),
+            "budget": self.budget and self.budget.as_dict(),
             "seed": self.seed,
             "task": self.recipe.task,
             "model": {
@@ -197,8 +209,36 @@ class _Run:
             out=self.out,
             observer=self.observer,
             certificate=self.certificate,
+            pause=self.pause,
         )
-        return trainer.run(resume=resume and trainer.resume_folder.exists())
+        progress = trainer.run(resume=resume and trainer.resume_folder.exists())
+        self.paused, self.steps = trainer.paused, trainer.total
+        return progress
+
+    def _paused_result(self, progress: Progress, peak: int) -> dict[str, Any]:
+        """What is known of a run that is not at its end: how far it came, and its validation."""
+        return {
+            "schema": SCHEMA,
+            "status": "paused",
+            "error": None,
+            "name": self.entry.name,
+            "method": self.entry.method,
+            "config": self.config.model_dump(mode="json"),
+            "seed": self.seed,
+            "metrics": {"validation": progress.best_validation},
+            "cost": {
+                "train_seconds": progress.seconds,
+                "peak_memory_bytes": peak,
+                "steps": progress.step,
+                "planned_steps": self.steps,
+            },
+            "selected": {
+                "step": progress.best_step,
+                "by": self.recipe.evaluation.select_by,
+                "value": progress.best,
+                "stopped_early": progress.stopped,
+            },
+        }
 
     def _check_base(self) -> None:
         """The base has the bytes that it was loaded with."""
@@ -235,6 +275,13 @@ class _Run:
             encoded = self.context.encoded("validation", self.base)
             validation = loss_on(self.model, encoded, self.encoder, self.recipe.evaluation.batch_size)
         return evaluation, validation
+
+
+def _peak_before(out: Path) -> int:
+    """Peak memory of the part of this run that was trained before it paused."""
+    path = out / "result.json"
+    before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return int(before["cost"]["peak_memory_bytes"]) if before.get("status") == "paused" else 0
 
 
 def _prepare_folder(out: Path, own: Recipe, *, resume: bool, overwrite: bool) -> dict[str, Any] | None:

@@ -25,7 +25,7 @@ Anew = Annotated[
         "--overwrite", help="Start anew: first remove what an earlier comparison left in the folder."
     ),
 ]
-COMPARISON = ("recipe.yaml", "leaderboard.json", "report.html", "runs")
+COMPARISON = ("recipe.yaml", "leaderboard.json", "report.html", "runs", "choosing.json", "search.db")
 
 
 def compare(

@@ -1,0 +1,60 @@
+"""One run of a comparison, whose failure is a result as well."""
+
+from __future__ import annotations
+
+import traceback
+from pathlib import Path
+from typing import Any
+
+from deltatune.errors import DeltatuneError
+from deltatune.files import make_folder, write_json, write_text
+from deltatune.recipe.schema import MethodEntry
+from deltatune.train import Context, run
+from deltatune.train.loop import Pause
+
+SCHEMA = 1
+
+
+def run_folder(entry: MethodEntry, seed: int, variant: str = "") -> str:
+    """Where a run lies within its comparison.
+
+    Args:
+        entry: Its entry.
+        seed: Its seed.
+        variant: What sets it apart from other runs of the entry, such as `lr-0.001`.
+    """
+    # Slugs hold no double hyphen, so a variant of one entry cannot be taken for another entry.
+    return f"runs/{entry.slug}{f'--{variant}' if variant else ''}-s{seed}"
+
+
+def attempt(
+    context: Context, entry: MethodEntry, seed: int, folder: Path, pause: Pause | None = None
+) -> dict[str, Any]:
+    """Train one run, or go on with it; give the content of its result.json, whatever became of it."""
+    try:
+        return run(
+            context.recipe,
+            entry,
+            seed,
+            folder,
+            resume=True,
+            observer=context.observer,
+            context=context,
+            pause=pause,
+        )
+    except Exception as error:  # one method must not take the others down; its error is shown in its row
+        message = str(error) or type(error).__name__
+        context.observer.warn(f"{entry.name} (seed {seed}) failed: {message}")
+        failed = {
+            "schema": SCHEMA,
+            "status": "failed",
+            "error": {"kind": type(error).__name__, "message": message},
+            "name": entry.name,
+            "method": entry.method,
+            "config": entry.config,
+            "seed": seed,
+        }
+        write_json(make_folder(folder) / "result.json", failed)
+        if not isinstance(error, DeltatuneError):
+            write_text(folder / "error.txt", traceback.format_exc())
+        return failed

@@ -1,0 +1,332 @@
+"""Which configuration of each entry is trained with all seeds and reported: chosen on validation rows alone.
+
+Tuning tries several learning rates of an entry; halving stops configurations that are behind. Both train
+with the recipe's first seed, pause a run behind a validation and later go on with it as if nothing had been,
+so the run that is chosen is the run that an untouched comparison would have made, bit for bit.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from deltatune.compare.attempt import attempt, run_folder
+from deltatune.errors import RecipeError
+from deltatune.evaluate import higher_is_better
+from deltatune.files import write_json
+from deltatune.recipe.choosing import HalvingSpec
+from deltatune.recipe.schema import MethodEntry, Recipe
+from deltatune.train import Context
+from deltatune.train.loop import Progress
+
+JOURNAL = "choosing.json"
+RISK = (
+    "A configuration that learns slowly at first and would have won is lost. What was stopped has no rank; "
+    "only a comparison without halving says where it would have come."
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Candidate:
+    """One configuration that may be chosen for an entry."""
+
+    entry: MethodEntry
+    """With the candidate's learning rate."""
+    lr: float | None = None
+    """The rate, if it is what is tuned."""
+
+    @property
+    def label(self) -> str:
+        """The entry's label, and the rate if there are several."""
+        return self.entry.name if self.lr is None else f"{self.entry.name} lr={self.lr:g}"
+
+    @property
+    def variant(self) -> str:
+        """What its folder is told apart by."""
+        return "" if self.lr is None else f"lr-{self.lr:g}"
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How far a candidate came, and how good it is so far."""
+
+    step: int
+    steps: int
+    """Of the whole run."""
+    value: float | None
+    """Its best validation result; None while its method's schedule is under way."""
+    seconds: float
+    """Of training."""
+
+
+@dataclass(frozen=True)
+class Pick:
+    """What is trained with all seeds for an entry."""
+
+    entry: MethodEntry
+    variant: str = ""
+    tuning: dict[str, Any] | None = None
+    """What was tried for it, and at what cost; None if nothing was tuned."""
+
+
+@dataclass
+class Chosen:
+    """The outcome for all entries; one without a pick was stopped early."""
+
+    picks: dict[str, Pick]
+    halving: dict[str, Any] | None = None
+    """What was stopped, and the steps that it saved."""
+
+
+def choose(context: Context, out: Path) -> Chosen:
+    """Tune and halve as the recipe says.
+
+    What candidates reached is written down as it comes, so that the same call after an interruption takes
+    the same decisions.
+
+    Raises:
+        RecipeError: There are no validation rows to choose by.
+    """
+    recipe = context.recipe
+    picks = {entry.name: Pick(entry) for entry in recipe.methods}
+    if recipe.tune is None and recipe.halving is None:
+        return Chosen(picks)
+    if not context.dataset.validation:
+        raise RecipeError(
+            "cannot choose: there are no validation rows.",
+            field="tune" if recipe.tune else "halving",
+            remedy="Name a file for them (data.validation), or a share of the training rows.",
+        )
+    contest = _Contest(context, out)
+    pools = [pool for pool in _pools(recipe) if len(pool) > 1]
+    for pool in pools:
+        alive = contest.halve(pool, recipe.halving) if recipe.halving else pool
+        for candidate in alive:
+            contest.reach(candidate, 1.0)
+    for entry in recipe.methods:
+        mine = [c for pool in pools for c in pool if c.entry.name == entry.name]
+        if not mine:
+            continue
+        at_end = {c: end for c in mine if c not in contest.stopped and (end := contest.end(c))}
+        if at_end:
+            best = min(at_end, key=lambda c: contest.order(at_end[c]))
+            picks[entry.name] = Pick(best.entry, best.variant, contest.tuning(mine, best))
+        elif any(c in contest.stopped for c in mine):
+            del picks[entry.name]
+        else:  # all failed: the one in the middle shows why
+            middle = mine[len(mine) // 2]
+            picks[entry.name] = Pick(middle.entry, middle.variant)
+        chosen = picks.get(entry.name)
+        for candidate in mine:
+            if chosen is None or candidate.variant != chosen.variant:
+                shutil.rmtree(contest.folder(candidate) / "resume", ignore_errors=True)
+    return Chosen(picks, contest.savings(recipe, pools, picks) if recipe.halving else None)
+
+
+def _pools(recipe: Recipe) -> list[list[Candidate]]:
+    """Candidates by who competes with whom: without halving, the rates of each entry."""
+    pools: dict[tuple[str, str], list[Candidate]] = {}
+    for entry in recipe.methods:
+        config = entry.build_config()
+        if not config.trains:
+            continue
+        key = ("entry", entry.name)
+        if recipe.halving:
+            key = ("grid", entry.group) if entry.group else key
+            key = ("all", "") if recipe.halving.among == "all" else key
+        rates = recipe.tune.rates(entry.train.lr or config.default_lr) if recipe.tune else []
+        pools.setdefault(key, []).extend(_at_rate(entry, lr) for lr in rates)
+        if not rates:
+            pools[key].append(Candidate(entry))
+    return list(pools.values())
+
+
+def _at_rate(entry: MethodEntry, lr: float) -> Candidate:
+    train = entry.train.model_copy(update={"lr": lr})
+    return Candidate(entry.model_copy(update={"train": train}), lr)
+
+
+@dataclass
+class _Contest:
+    """Trains candidates part of the way and remembers, on disk, how they stood there."""
+
+    context: Context
+    out: Path
+    stopped: set[Candidate] = field(default_factory=set)
+    failed: dict[str, str] = field(default_factory=dict)
+    decisions: list[dict[str, Any]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.recipe = self.context.recipe
+        self.seed = self.recipe.seeds[0]
+        self.by = self.recipe.evaluation.select_by
+        self.sign = -1 if higher_is_better(self.by) else 1
+        self.path = self.out / JOURNAL
+        known = json.loads(self.path.read_text(encoding="utf-8")) if self.path.exists() else {}
+        self.known = {
+            label: {share: Standing(**standing) for share, standing in reached.items()}
+            for label, reached in known.items()
+        }
+
+    def folder(self, candidate: Candidate) -> Path:
+        """The folder of the candidate's run with the first seed."""
+        return self.out / run_folder(candidate.entry, self.seed, candidate.variant)
+
+    def reach(self, candidate: Candidate, share: float) -> Standing | None:
+        """Train a candidate to its first validation at this share of its steps; None if it failed."""
+        reached = self.known.setdefault(candidate.label, {})
+        key = f"{share:.4f}"
+        if key not in reached:
+            self.context.observer.stage(f"{candidate.label}, to {share:.0%} of its steps")
+
+            def there(progress: Progress, steps: int) -> bool:
+                return progress.stopped or progress.evaluated >= share * steps
+
+            result = attempt(self.context, candidate.entry, self.seed, self.folder(candidate), there)
+            if result["status"] == "failed":  # not written down: called again, it is tried again
+                self.failed[candidate.label] = result["error"]["message"]
+                return None
+            reached[key] = _standing(result)
+            self._write()
+        return reached[key]
+
+    def halve(self, pool: Sequence[Candidate], spec: HalvingSpec) -> list[Candidate]:
+        """Train the pool in stages, of which each is for the best of the one before."""
+        alive = list(pool)
+        before: dict[str, int] = {}
+        for share in spec.shares():
+            found = {c: standing for c in alive if (standing := self.reach(c, share)) is not None}
+            alive = list(found)
+            steps = {c.label: standing.step for c, standing in found.items()}
+            # Where validations are far apart, two stages may end at the same one: no news, no decision.
+            news = any(step != before.get(label) for label, step in steps.items())
+            before = steps
+            judged = sorted(
+                (c for c in alive if found[c].value is not None), key=lambda c: self.order(found[c])
+            )
+            keep = max(spec.finish, math.ceil(len(judged) / spec.factor))
+            if not news or len(judged) <= keep:
+                continue
+            out = judged[keep:]
+            self.stopped.update(out)
+            alive = [c for c in alive if c not in self.stopped]
+            self.decisions.append(
+                {
+                    "share": share,
+                    "values": {c.label: found[c].value for c in judged},
+                    "not_settled": [c.label for c in found if found[c].value is None],
+                    "stopped": [c.label for c in out],
+                }
+            )
+            self.context.observer.log(
+                f"At {share:.0%} of the steps: {len(out)} of {len(found)} configurations stopped."
+            )
+        return alive
+
+    def latest(self, candidate: Candidate) -> Standing | None:
+        """Where the candidate stood last."""
+        return max(self.known.get(candidate.label, {}).values(), key=lambda s: s.step, default=None)
+
+    def end(self, candidate: Candidate) -> Standing | None:
+        """Where the candidate stood at the end of its training; None if it failed or has no value."""
+        if candidate.label in self.failed:
+            return None
+        latest = self.latest(candidate)
+        return latest if latest and latest.value is not None else None
+
+    def order(self, standing: Standing) -> float:
+        """Sort key: the better the lower; a loss that overflowed is the worst."""
+        value = standing.value
+        return math.inf if value is None or not math.isfinite(value) else self.sign * value
+
+    def tuning(self, mine: Sequence[Candidate], best: Candidate) -> dict[str, Any] | None:
+        """Say which rates were tried for an entry, which was chosen, and what all of it cost."""
+        if best.lr is None:
+            return None
+        rates = [c.lr for c in mine]
+        at_edge = best.lr in (rates[0], rates[-1])
+        if at_edge:
+            end = "lowest" if best.lr == rates[0] else "highest"
+            self.context.observer.warn(
+                f"{best.entry.name}: the best learning rate, {best.lr:g}, is the {end} of those tried; one "
+                "beyond it may be better."
+            )
+        tried = [c for c in mine if self.latest(c)]
+        return {
+            "setting": "train.lr",
+            "by": self.by,
+            "seed": self.seed,
+            "chosen": best.lr,
+            "tried": [self._tried(c) for c in mine],
+            "at_edge": at_edge,
+            "train_seconds": sum(s.seconds for c in tried if (s := self.latest(c))),
+            "steps": sum(s.step for c in tried if (s := self.latest(c))),
+        }
+
+    def savings(
+        self, recipe: Recipe, pools: Sequence[Sequence[Candidate]], picks: dict[str, Pick]
+    ) -> dict[str, Any]:
+        """Say what halving stopped and which share of the steps it saved, all seeds counted."""
+        assert recipe.halving is not None
+        more_seeds = len(recipe.seeds) - 1
+        planned = done = 0
+        entries: dict[str, int] = {}
+        for candidate in (c for pool in pools for c in pool):
+            standing = self.latest(candidate)
+            if standing is None:
+                continue
+            planned += standing.steps
+            done += standing.step if candidate in self.stopped else standing.steps
+            entries[candidate.entry.name] = standing.steps
+        planned += more_seeds * sum(entries.values())
+        done += more_seeds * sum(steps for name, steps in entries.items() if name in picks)
+        return {
+            **recipe.halving.model_dump(mode="json"),
+            "by": self.by,
+            "seed": self.seed,
+            "decisions": self.decisions,
+            "stopped": [
+                {"name": c.entry.name, "method": c.entry.method, **self._tried(c)}
+                for pool in pools
+                for c in pool
+                if c in self.stopped
+            ],
+            "steps_planned": planned,
+            "steps_done": done,
+            "saved_share": 1 - done / planned if planned else 0.0,
+            "risk": RISK,
+        }
+
+    def _tried(self, candidate: Candidate) -> dict[str, Any]:
+        standing = self.latest(candidate)
+        failed = candidate.label in self.failed
+        return {
+            "lr": candidate.lr,
+            "status": "failed" if failed else "stopped" if candidate in self.stopped else "done",
+            "value": standing.value if standing and not failed else None,
+            "step": standing.step if standing else 0,
+            "steps": standing.steps if standing else None,
+            "error": self.failed.get(candidate.label),
+        }
+
+    def _write(self) -> None:
+        plain = {
+            label: {share: asdict(standing) for share, standing in reached.items()}
+            for label, reached in self.known.items()
+            if reached
+        }
+        write_json(self.path, plain)
+
+
+def _standing(result: dict[str, Any]) -> Standing:
+    """Read how a run stands from its result.json, be it paused or (by an earlier call) done."""
+    cost, selected = result["cost"], result["selected"]
+    if result["status"] == "paused":
+        return Standing(cost["steps"], cost["planned_steps"], selected["value"], cost["train_seconds"])
+    value = result["metrics"]["validation"].get(selected["by"])
+    return Standing(cost["steps"], cost["steps"], value, cost["train_seconds"])
