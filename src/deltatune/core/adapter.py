@@ -23,6 +23,10 @@ class KeysValues(nn.Module):
 class Prompt(nn.Module):
     """Learned vectors put before the embedded input."""
 
+    behind: tuple[tuple[int, ...], ...] | None = None
+    """Beginnings of an input, as token ids, that the vectors stand behind (the longest that fits): where a
+    text at the start of the input would stand, after `[CLS]`. None puts them before everything."""
+
     def forward(self) -> Tensor:
         """Return the vectors, [n_tokens, d_model]."""
         raise NotImplementedError
@@ -117,6 +121,10 @@ class Adapter(nn.Module):
             TrainingError: It did not.
         """
         return {}
+
+    def describe(self) -> str | None:
+        """Say what was learned, if it can be read by people; shown at the end of a run."""
+        return None
 
     def resume_state(self) -> dict[str, Any]:
         """State beyond the parameters that a continued run needs: tensors, numbers, lists, dicts of them."""

@@ -2,13 +2,15 @@
 
 Text models get them through `inputs_embeds` of the encoder (encoder-decoder models) or of the backbone, with
 the attention mask widened and, for decoder-only models, positions counted from the mask, so that padding on
-either side changes nothing. Vision models get them behind the class token of the embedded patches (Jia et al.
+either side changes nothing. A prompt that is a text stands where the text would: behind the special tokens
+that begin the input. Vision models get them behind the class token of the embedded patches (Jia et al.
 2022, VPT-deep's shallow form) and lose them again at the end of the backbone.
 """
 
 from __future__ import annotations
 
 import inspect
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -21,6 +23,34 @@ from deltatune.core.taps import Active, call_arguments
 from deltatune.errors import TargetError
 
 
+@dataclass(frozen=True)
+class Collected:
+    """The prompts that the rows of a batch get."""
+
+    vectors: Tensor
+    """[batch, n, d_model]. Rows with fewer than the longest are filled up on the left."""
+    seen: Tensor
+    """Which of them each row has, [batch, n]."""
+    behind: Tensor
+    """Which of them stand behind the beginning of the input, [batch, n]."""
+    beginnings: tuple[tuple[int, ...], ...]
+    """Token ids that count as a beginning."""
+
+
+@dataclass(frozen=True)
+class Extended:
+    """Prompt and input as one."""
+
+    embeds: Tensor
+    """[batch, n + length, d_model]."""
+    mask: Tensor
+    """[batch, n + length]."""
+    seen: Tensor
+    """Which of the n vectors each row has, [batch, n]."""
+    order: Tensor | None
+    """Where each place of a row is found in the prompt followed by the input; None leaves it so."""
+
+
 class PromptTap:
     """The prompts of all adapters of a model, and the hooks that insert them."""
 
@@ -29,6 +59,7 @@ class PromptTap:
         self.prompts: dict[str, Prompt] = {}
         self.calls = 0
         self._width = 0
+        self._order_of_rows: Tensor | None = None
         base = view.base
         backbone = view.backbone
         if view.is_vision:
@@ -55,61 +86,75 @@ class PromptTap:
         for handle in self._handles:
             handle.remove()
 
-    def collect(self, batch: int, like: Tensor) -> tuple[Tensor, Tensor] | None:
-        """Prompt vectors [batch, n, d_model] and which of them each row has [batch, n], or None.
-
-        Rows with fewer than the longest are filled up on the left, farthest from the input.
-        """
+    def collect(self, batch: int, like: Tensor) -> Collected | None:
+        """The prompts of `batch` rows in the dtype of `like`, or None if none is active."""
         routes = self.active.of(self.prompts)
         if not routes or self.active.suspended:
             return None
         self.calls += 1
+        learned = {route.name: self.prompts[route.name]().to(like.dtype) for route in routes}
+        placed = {route.name: self.prompts[route.name].behind for route in routes}
+        beginnings = tuple(ids for found in placed.values() for ids in found or ())
         if self.active.batch_rows is None:
-            vectors = torch.cat([self.prompts[route.name]() for route in routes]).to(like.dtype)
-            seen = torch.ones(batch, vectors.shape[0], dtype=torch.long, device=like.device)
-            return vectors.expand(batch, -1, -1), seen
-        learned = {route.name: self.prompts[route.name]() for route in routes}
+            names = sorted(learned, key=lambda name: placed[name] is not None)
+            vectors = torch.cat([learned[name] for name in names])
+            behind = [placed[name] is not None for name in names for _ in learned[name]]
+            seen = torch.ones(batch, len(vectors), dtype=torch.long, device=like.device)
+            where = torch.tensor(behind, device=like.device).expand(batch, -1)
+            return Collected(vectors.expand(batch, -1, -1), seen, where, beginnings)
         n = max(vectors.shape[0] for vectors in learned.values())
         seen = torch.zeros(batch, n, dtype=torch.long, device=like.device)
+        where = torch.zeros(batch, n, dtype=torch.bool, device=like.device)
         pieces, done = [], 0
         blank = like.new_zeros(1, n, like.shape[-1])
         for name, rows in self.active.stretched(routes, batch):
-            vectors = learned[name].to(like.dtype)
-            short = n - vectors.shape[0]
+            short = n - learned[name].shape[0]
             pieces.append(blank.expand(rows.start - done, -1, -1))
-            pieces.append(F.pad(vectors, (0, 0, short, 0)).expand(rows.stop - rows.start, -1, -1))
+            pieces.append(F.pad(learned[name], (0, 0, short, 0)).expand(rows.stop - rows.start, -1, -1))
             seen[rows, short:] = 1
+            where[rows] = placed[name] is not None
             done = rows.stop
         pieces.append(blank.expand(batch - done, -1, -1))
-        return torch.cat(pieces), seen
+        return Collected(torch.cat(pieces), seen, where, beginnings)
 
-    def extend(self, embeds: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor] | None:
-        """Prompt and input as one.
+    def extend(self, embeds: Tensor, mask: Tensor | None, ids: Tensor | None = None) -> Extended | None:
+        """Put the active prompts into the embedded input.
+
+        Args:
+            embeds: The input, [batch, length, d_model].
+            mask: Its attention mask, [batch, length].
+            ids: Its token ids, [batch, length], which tell a prompt that is a text where to stand.
 
         Returns:
-            Embeddings [batch, n + length, d_model], mask [batch, n + length], and which of the n vectors each
-            row has [batch, n]; or None without a prompt.
+            Both as one, or None without a prompt.
         """
         found = self.collect(embeds.shape[0], embeds)
         if found is None:
             return None
-        vectors, seen = found
         if mask is None:
             mask = torch.ones(embeds.shape[:2], dtype=torch.long, device=embeds.device)
-        return self._join(vectors, embeds, seen), self._join(seen.to(mask.dtype), mask, seen), seen
+        order = self._order(found, mask, ids)
+        joined = _join(found.vectors, embeds, order)
+        return Extended(joined, _join(found.seen.to(mask.dtype), mask, order), found.seen, order)
 
-    def _join(self, before: Tensor, tensor: Tensor, seen: Tensor) -> Tensor:
-        """Put `before` [batch, n, ...] before `tensor` [batch, length, ...].
+    def _order(self, found: Collected, mask: Tensor, ids: Tensor | None) -> Tensor | None:
+        """The order of prompt and input, [batch, n + length], or None if it is the plain one.
 
-        Where tokens see both ways, what fills up a shorter prompt goes to the end of its row, so that the
-        row's positions and its first token are those that it has alone.
+        A text stands before the token at which the input's own text starts. Where tokens see both ways, what
+        fills up a shorter prompt goes to the end of its row, so that the row's positions and its first token
+        are those that it has alone.
         """
-        joined = torch.cat([before, tensor], dim=1)
-        if self.active.batch_rows is None or self._is_causal:
-            return joined
-        places = torch.arange(joined.shape[1], device=joined.device)
-        order = (places + (seen == 0).sum(dim=1, keepdim=True)) % joined.shape[1]
-        return joined[torch.arange(len(joined), device=joined.device)[:, None], order]
+        placed = self.active.batch_rows is None and not any(
+            self.prompts[route.name].behind is not None for route in self.active.of(self.prompts)
+        )
+        if placed:
+            return None
+        length = mask.shape[1]
+        start = _text_starts(mask, ids, found.beginnings)
+        rank = torch.where(found.behind, 2 * start[:, None] + 1, -1)
+        rank = rank.masked_fill(found.seen == 0, -2 if self._is_causal else 2 * length + 2)
+        own = 2 * torch.arange(length, device=mask.device) + 2
+        return torch.cat([rank, own.expand(len(rank), -1)], dim=1).argsort(dim=1, stable=True)
 
     def _insert_into_text(self, module: nn.Module, args: Any, kwargs: Any) -> Any:
         self._width = 0
@@ -125,21 +170,31 @@ class PromptTap:
         embeds = call.get("inputs_embeds")
         if embeds is None:
             embeds = _embed(module, call["input_ids"])
-        extended = self.extend(embeds, call.get("attention_mask"))
+        extended = self.extend(embeds, call.get("attention_mask"), call.get("input_ids"))
         assert extended is not None
-        embeds, mask, seen = extended
-        self._width = embeds.shape[1] - _length(call)
-        call |= {"input_ids": None, "inputs_embeds": embeds, "attention_mask": mask}
+        seen, mask, self._order_of_rows = extended.seen, extended.mask, extended.order
+        self._width = seen.shape[1]
+        call |= {"input_ids": None, "inputs_embeds": extended.embeds, "attention_mask": mask}
         segments = call.get("token_type_ids")
         if segments is not None:  # a prompt belongs to the first segment
-            call["token_type_ids"] = self._join(torch.zeros_like(seen).to(segments.dtype), segments, seen)
+            call["token_type_ids"] = _join(
+                torch.zeros_like(seen).to(segments.dtype), segments, extended.order
+            )
         if self._is_causal and "position_ids" in inspect.signature(module.forward).parameters:
             call["position_ids"] = (mask.cumsum(dim=1) - 1).clamp(min=0)
         return (), call
 
     def _remove_from_text(self, module: nn.Module, args: Any, output: Any) -> Any:
-        if self._width:
-            output["last_hidden_state"] = output["last_hidden_state"][:, self._width :]
+        if not self._width:
+            return output
+        states, order = output["last_hidden_state"], self._order_of_rows
+        if order is None:
+            output["last_hidden_state"] = states[:, self._width :]
+            return output
+        # What foretells a token is the state just before it, which may be that of the prompt's last.
+        places = order.argsort(dim=1)[:, self._width :]
+        before = torch.cat([places[:, 1:] - 1, places[:, -1:]], dim=1)
+        output["last_hidden_state"] = states[torch.arange(len(states), device=states.device)[:, None], before]
         return output
 
     def _widen_cross_mask(self, module: nn.Module, args: Any, kwargs: Any) -> Any:
@@ -149,10 +204,11 @@ class PromptTap:
         found = self.collect(states.shape[0], states)
         if found is None:
             return None
-        _, seen = found
         if mask is None:
-            mask = seen.new_ones(states.shape[0], states.shape[1] - seen.shape[1])
-        return args, {**kwargs, "encoder_attention_mask": self._join(seen.to(mask.dtype), mask, seen)}
+            mask = found.seen.new_ones(states.shape[0], states.shape[1] - found.seen.shape[1])
+        # Without the ids: a text is put among tokens that are all seen, so the mask is the same.
+        widened = _join(found.seen.to(mask.dtype), mask, self._order(found, mask, None))
+        return args, {**kwargs, "encoder_attention_mask": widened}
 
     def _insert_into_patches(self, module: nn.Module, args: Any, output: Any) -> Any:
         self._width = 0
@@ -160,8 +216,8 @@ class PromptTap:
         found = self.collect(embedded.shape[0], embedded)
         if found is None:
             return None
-        vectors, seen = found
-        if not bool(seen.all()):
+        vectors = found.vectors
+        if not bool(found.seen.all()):
             raise TargetError(
                 "prompts of different lengths cannot share a batch of images, which have no attention mask.",
                 remedy="Train them one after another.",
@@ -182,9 +238,27 @@ def _embed(module: Any, ids: Tensor) -> Tensor:
     return embeds
 
 
-def _length(call: dict[str, Any]) -> int:
-    given = call["inputs_embeds"] if call.get("inputs_embeds") is not None else call["input_ids"]
-    return int(given.shape[1])
+def _join(before: Tensor, tensor: Tensor, order: Tensor | None) -> Tensor:
+    """Put `before` [batch, n, ...] before `tensor` [batch, length, ...], or into it as `order` says."""
+    joined = torch.cat([before, tensor], dim=1)
+    if order is None:
+        return joined
+    return joined[torch.arange(len(joined), device=joined.device)[:, None], order]
+
+
+def _text_starts(mask: Tensor, ids: Tensor | None, beginnings: tuple[tuple[int, ...], ...]) -> Tensor:
+    """Where the text of each row starts, [batch]: after padding and the longest beginning that it has."""
+    first = mask.ne(0).int().argmax(dim=1)
+    starts = first
+    for beginning in sorted(beginnings, key=len):
+        if ids is None or not beginning or len(beginning) > ids.shape[1]:
+            continue
+        places = first[:, None] + torch.arange(len(beginning), device=first.device)
+        inside = places[:, -1] < ids.shape[1]
+        found = ids.gather(1, places.clamp(max=ids.shape[1] - 1))
+        hit = inside & (found == torch.tensor(beginning, device=ids.device)).all(dim=1)
+        starts = torch.where(hit, first + len(beginning), starts)
+    return starts
 
 
 def _child(module: nn.Module, name: str) -> nn.Module:
