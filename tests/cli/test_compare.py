@@ -58,7 +58,7 @@ def test_compare_prints_ranks_ties_and_failures(recipe: Path, run: Callable, fak
     assert calls[0].arguments[1] == Path("here")
     assert "61.2" in done.out
     assert "[50.0,\u00a070.0]" in done.out
-    assert "lora and adalora tie (ROUGE-L F 61.2 and 60.9; p = .80)." in done.out
+    assert "lora and adalora tie (ROUGE-L F 61.2 and 60.9; p\u00a0=\u00a0.80)." in done.out
     assert str(Path("here/report.html")) in done.out
     assert "Error: prefix failed: the loss is not finite" in done.err
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -161,7 +162,7 @@ def write_grid(folder: Path) -> Path:
             score = 0.5 + 0.05 * i + 0.01 * j
             rows.append(
                 {
-                    "rank": None if failed else 1 if i else 2, "name": name, "method": "lora",
+                    "rank": None if failed else 1 if i else 3, "name": name, "method": "lora",
                     "status": "failed" if failed else "done", "error": FAILURE if failed else None,
                     "seeds": [0], "runs": [], "metrics": {"accuracy": score} if not failed else None,
                     "interval": [score - 0.02, score + 0.02] if not failed else None,
@@ -172,9 +173,18 @@ def write_grid(folder: Path) -> Path:
                     } if not failed else None,
                 }
             )  # fmt: skip
+    scores = {row["name"]: row["metrics"]["accuracy"] for row in rows if row["metrics"]}
+    pairs = [
+        {
+            "a": a, "b": b, "difference": scores[a] - scores[b], "low": scores[a] - scores[b] - 0.02,
+            "high": scores[a] - scores[b] + 0.02, "p": 0.7 if a[:6] == b[:6] else 0.0003,
+            "tie": a[:6] == b[:6],
+        }
+        for a, b in combinations(scores, 2)
+    ]  # fmt: skip
     board = {
         "schema": 1, "task": "image-classification", "model": "bundled:dinov2", "primary_metric": "accuracy",
-        "higher_is_better": True, "rows": rows, "pairs": [], "created": "2026-11-23T22:00:00+00:00",
+        "higher_is_better": True, "rows": rows, "pairs": pairs, "created": "2026-11-23T22:00:00+00:00",
         "recipe": {"methods": entries}, "data": {"test": 100},
     }  # fmt: skip
     folder.mkdir(parents=True, exist_ok=True)

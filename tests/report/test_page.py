@@ -38,7 +38,8 @@ class Reader(HTMLParser):
         assert self.open.pop() == tag
 
     def handle_data(self, data):
-        self.text += data
+        if self.open and self.open[-1] not in {"script", "style"}:
+            self.text += data
 
 
 @pytest.fixture(scope="module")

@@ -111,7 +111,7 @@ def test_losers_to_the_same_methods_share_a_sentence():
     [(0.0002, "p < .001"), (0.004, "p = .004"), (0.41, "p = .41"), (0.9999, "p = 1"), (0.0999, "p = .10")],
 )
 def test_p_values(p, text):
-    assert display.p_value(p) == text
+    assert display.p_value(p) == text.replace(" ", "\u00a0")
 
 
 def test_ties_that_are_not_transitive():

@@ -100,7 +100,8 @@ def scatter(
     x_scale = fit(costs, AREA.left + 12, AREA.right - 12, log=log, zero=not log)
     y_scale = fit(values, AREA.bottom, AREA.top + 4)
     parts = [_axes(x_scale, y_scale, Axis(f"{x.title} (log)" if log else x.title, x.write), y)]
-    parts.append(_staircase([(x_scale(cost), y_scale(value)) for cost, value in front]))
+    steps = [(x_scale(cost), y_scale(value)) for cost, value in front]
+    parts.append(_staircase(steps))
     places = [(x_scale(dot.x), y_scale(dot.y)) for dot in dots]
     bars = [_bar(dot, px, y_scale) for dot, (px, _) in zip(dots, places, strict=True)]
     obstacles = [box for box in bars if box]
@@ -111,7 +112,9 @@ def scatter(
         parts.append(_baseline(baseline, height, room))
         obstacles += [room, Box(AREA.left, height - 1, AREA.right, height + 1)]
     names = [_short(dot.name) for dot in dots]
-    boxes = place(places, names, AREA, obstacles)
+    boxes = place(places, names, AREA, [*obstacles, *_treads(steps)])
+    if not all(boxes):  # rather a name on the line than none
+        boxes = place(places, names, AREA, obstacles)
     for dot, (px, py), bar, name, box in zip(dots, places, bars, names, boxes, strict=True):
         body = Markup("<title>{}</title>").format(dot.note or dot.name)
         if bar:
@@ -189,6 +192,12 @@ def _band(line: Line, x_scale: Scale, y_scale: Scale) -> Markup:
     edge += [(px, y_scale(low)) for px, (low, _) in reversed(list(zip(steps, line.band, strict=True)))]
     path = "L".join(f"{px:.1f},{py:.1f}" for px, py in edge)
     return _group("area", line.series, Markup('<path class="band" d="M{}Z"/>').format(path))
+
+
+def _treads(steps: Sequence[Point]) -> list[Box]:
+    """The room that the level parts of the front take."""
+    ends = [x for x, _ in [*steps, (AREA.right, 0.0)][1:]]
+    return [Box(x, y - 2, end, y + 2) for (x, y), end in zip(steps, ends, strict=True)]
 
 
 def _staircase(places: Sequence[Point]) -> Markup:

@@ -114,12 +114,14 @@ def share(part: float | None, whole: float | None) -> str:
 
 
 def p_value(p: float) -> str:
-    """A p-value as papers write it: `p = .41`, `p = .004`, `p < .001`."""
+    """A p-value as papers write it: `p = .41`, `p = .004`, `p < .001`; it does not break over lines."""
     if p < 0.001:
-        return "p < .001"
-    if p >= 0.995:
-        return "p = 1"
-    return f"p = {p:.{3 if p < 0.0995 else 2}f}".replace("0.", ".")
+        text = "p < .001"
+    elif p >= 0.995:
+        text = "p = 1"
+    else:
+        text = f"p = {p:.{3 if p < 0.0995 else 2}f}".replace("0.", ".")
+    return text.replace(" ", "\u00a0")
 
 
 def times(ratio: float) -> str:

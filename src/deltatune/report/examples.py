@@ -57,28 +57,32 @@ def examples(comparison: Comparison) -> list[Example]:
 def marked(text: str, reference: str) -> Markup:
     """`text` with `<ins>` around words that the reference lacks, and the missing ones in `<del>`.
 
-    A text that has no word of the reference is all `<ins>`: to repeat the reference would tell nothing.
+    Capitals make no difference. Missing words are shown only where at least half are there: what a text left
+    out tells something, but of one about another matter that would be the whole reference.
     """
     have, want = _TOKENS.findall(text), _TOKENS.findall(reference)
     matches = SequenceMatcher(None, _words(want), _words(have), autojunk=False)
-    if not any(_words(want)[m.a][:1].isalnum() for m in matches.get_matching_blocks() if m.size):
-        return Markup("<ins>{}</ins>").format(text)
-    parts = []
+    words = [token[0].isalnum() for token in want]
+    found = sum(sum(words[m.a : m.a + m.size]) for m in matches.get_matching_blocks())
+    if not found:
+        return Markup("<ins>{}</ins>").format(text) if text != reference else Markup("{}").format(text)
+    parts: list[Markup] = []
     for kind, want_from, want_to, from_, to in matches.get_opcodes():
-        missing, extra = "".join(want[want_from:want_to]), "".join(have[from_:to])
+        missing, extra = "".join(want[want_from:want_to]).strip(), "".join(have[from_:to])
         if kind == "equal":
             parts.append(Markup("{}").format(extra))
             continue
-        if missing:
-            parts.append(Markup("<del>{}</del> ").format(missing.strip()))
+        if missing and 2 * found >= sum(words):
+            gap = " " if parts and not parts[-1][-1:].isspace() else ""
+            parts.append(Markup("{}<del>{}</del> ").format(gap, missing))
         if extra:
-            words = extra.rstrip()
-            parts.append(Markup("<ins>{}</ins>{}").format(words, extra[len(words) :]))
+            kept = extra.rstrip()
+            parts.append(Markup("<ins>{}</ins>{}").format(kept, extra[len(kept) :]))
     return Markup("").join(parts)
 
 
 def _words(tokens: Sequence[str]) -> list[str]:
-    return [token.strip() for token in tokens]
+    return [token.strip().casefold() for token in tokens]
 
 
 def _example(line: dict[str, Any]) -> Example:
