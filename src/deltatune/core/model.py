@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from deltatune import quant
+from deltatune.core import compose
 from deltatune.core.adapter import Adapter
 from deltatune.core.attention import AttentionSwitch, AttentionTap
 from deltatune.core.delta import ModuleCopy
@@ -24,7 +25,7 @@ from deltatune.core.prompts import PromptTap
 from deltatune.core.recompute import Recomputation
 from deltatune.core.sites import BaseView
 from deltatune.core.taps import Active, ModuleTap, Route
-from deltatune.errors import AdapterError, DeltatuneError, TargetError, nearest
+from deltatune.errors import AdapterError, nearest
 
 
 class AdaptedModel(nn.Module):
@@ -91,7 +92,7 @@ class AdaptedModel(nn.Module):
     @property
     def active(self) -> tuple[str, ...]:
         """Names of the adapters that act at present."""
-        return tuple(route.name for route in self._active.routes)
+        return tuple(dict.fromkeys(route.name for route in self._active.routes))
 
     def adapter(self, name: str) -> Adapter:
         """The adapter called `name`.
@@ -194,19 +195,18 @@ class AdaptedModel(nn.Module):
                 self._prompt_tap.remove()
                 self._prompt_tap = None
 
-    def use(self, *names: str) -> None:
-        """Let the named adapters act, in this order, on all rows. Without names the plain base answers.
+    def use(self, *names: str | Mapping[str, float]) -> None:
+        """Let the named adapters act on all rows. Without names the plain base answers.
+
+        Names act one on the other's result, in this order. One mapping from names to weights lets them act
+        side by side: each site returns y + sum_i w_i (delta_i(x, y) - y), where y is the frozen output; what
+        deltas make of a site's input is summed likewise. Equal weights that sum to 1 are the average.
 
         Raises:
-            AdapterError: A name is not attached, or several of them replace the base's own parameters.
+            AdapterError: A name is not attached, several of them replace the base's own parameters, or an
+                adapter with a weight adds tokens.
         """
-        for name in names:
-            self.adapter(name)
-        if sum(bool(self.adapter(name).own) for name in names) > 1:
-            raise AdapterError(
-                f"{', '.join(names)} replace the same parameters of the base.", remedy="Use one at a time."
-            )
-        self._set_routes(tuple(Route(name) for name in names))
+        self._set_routes(compose.all_rows(names, self.adapter))
 
     def _set_routes(self, routes: tuple[Route, ...]) -> None:
         self._active.routes = routes
@@ -228,8 +228,8 @@ class AdaptedModel(nn.Module):
                     module._parameters[leaf] = by_identity[id(parameter)]
 
     @contextlib.contextmanager
-    def using(self, *names: str) -> Iterator[None]:
-        """Within the block the named adapters act (none: the plain base); afterwards those from before."""
+    def using(self, *names: str | Mapping[str, float]) -> Iterator[None]:
+        """Within the block the named adapters act as after `use`; afterwards those from before."""
         before = self._active.routes
         self.use(*names)
         try:
@@ -250,22 +250,26 @@ class AdaptedModel(nn.Module):
         Raises:
             DeltatuneError: Slices overlap or leave the batch, or an adapter cannot be routed.
         """
-        end = 0
-        for name, part in sorted(rows.items(), key=lambda item: item[1].start):
-            if part.start < end or part.stop <= part.start or part.stop > batch_rows or part.step:
-                raise DeltatuneError(
-                    f"the rows {part} of {name!r} overlap others or leave the batch of {batch_rows}.",
-                    field="routing",
-                    remedy="Give each adapter a slice of its own.",
-                )
-            end = part.stop
-            if self.adapter(name).own:
-                raise TargetError(
-                    f"{name!r} replaces parameters of the base and cannot act on some rows only.",
-                    remedy="Train it alone.",
-                )
+        with self._routed(compose.own_rows(rows, batch_rows, self.adapter), batch_rows):
+            yield
+
+    @contextlib.contextmanager
+    def switching(self, adapters: Sequence[str | None]) -> Iterator[None]:
+        """Within the block each row of a batch goes to the adapter that it names, in any order.
+
+        Args:
+            adapters: For each row the name of an adapter, or None for the plain base.
+
+        Raises:
+            DeltatuneError: A name is not attached, or an adapter cannot act on some rows only.
+        """
+        with self._routed(compose.row_by_row(adapters, self.adapter), len(adapters)):
+            yield
+
+    @contextlib.contextmanager
+    def _routed(self, routes: tuple[Route, ...], batch_rows: int) -> Iterator[None]:
         before = self._active.routes
-        self._set_routes(tuple(Route(name, part) for name, part in rows.items()))
+        self._set_routes(routes)
         self._active.batch_rows = batch_rows
         try:
             yield
@@ -281,8 +285,17 @@ class AdaptedModel(nn.Module):
         self._recomputation.follow(mode)
         return self
 
-    def forward(self, **batch: Any) -> Any:
-        """The base's forward pass with the active adapters; arguments and result are the base's own."""
+    def forward(self, *, adapters: Sequence[str | None] | None = None, **batch: Any) -> Any:
+        """The base's forward pass with the active adapters; arguments and result are the base's own.
+
+        Args:
+            adapters: For each row the adapter that acts on it (None: none), instead of the active ones.
+            batch: The base's arguments.
+        """
+        if adapters is not None:
+            compose.require_rows(adapters, batch)
+            with self.switching(adapters):
+                return self(**batch)
         if self.training:
             for name in self.active:
                 self.adapter(name).clock.tick += 1
@@ -318,13 +331,21 @@ class AdaptedModel(nn.Module):
         return any(self._active.of(tap.deltas) for tap in taps)
 
     @torch.inference_mode()
-    def generate(self, **arguments: Any) -> Any:
+    def generate(self, *, adapters: Sequence[str | None] | None = None, **arguments: Any) -> Any:
         """`generate` of the base with the active adapters; takes the base's arguments.
+
+        Args:
+            adapters: For each row the adapter that acts on it (None: none), instead of the active ones.
+            arguments: The base's arguments.
 
         Returns:
             Token ids [rows, length] (or Transformers' output with them as `sequences`); for decoder-only
             models the input comes first, as Transformers has it.
         """
+        if adapters is not None:
+            compose.require_rows(adapters, arguments)
+            with self.switching(adapters):
+                return self.generate(**arguments)
         tap = self._prompt_tap
         if tap is None or self.view.is_encoder_decoder or not self._active.of(tap.prompts):
             return self.base.generate(**arguments)

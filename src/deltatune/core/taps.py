@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,10 +16,13 @@ from deltatune.errors import DeltatuneError
 
 @dataclass(frozen=True)
 class Route:
-    """Rows of the batch that an adapter acts on; None is all of them."""
+    """One adapter that acts; it has several routes if its rows do not lie together."""
 
     name: str
     rows: slice | None = None
+    """Rows of the batch that it acts on; None is all of them."""
+    weight: float | None = None
+    """Factor on its change to the frozen output; None: it acts on what those before it have made."""
 
 
 @dataclass
@@ -58,18 +61,38 @@ class Active:
         ]
 
 
+def on_all_rows(routes: Sequence[Route], y: Tensor, act: Callable[[str, Tensor], Tensor]) -> Tensor:
+    """Apply `act(name, y)` of one route after another, or, with weights, y + sum_i w_i (act(i, y) - y)."""
+    if routes[0].weight is None:
+        for route in routes:
+            y = act(route.name, y)
+        return y
+    changes = [(act(route.name, y) - y) * (route.weight or 0.0) for route in routes]
+    return y + torch.stack(changes).sum(dim=0)
+
+
 def by_rows(
-    active: Active, routes: list[Route], y: Tensor, act: Callable[[str, slice, Tensor], Tensor]
+    active: Active, routes: list[Route], y: Tensor, act: Callable[[str, slice | Tensor, Tensor], Tensor]
 ) -> Tensor:
-    """Apply `act(name, rows, y[rows])` to each routed slice of `y` and put the batch together again.
+    """Apply `act(name, rows, y[rows])` to the routed rows of `y` and put the batch together again.
+
+    An adapter whose rows do not lie together gets them as one, by their indices: its dropout draws what it
+    would draw for these rows alone.
 
     Raises:
         DeltatuneError: Rows cannot be told apart here.
     """
     if y.shape[0] == 1 and active.batch_rows != 1:  # made once for all rows, such as positions
         y = y.expand(active.batch_rows or 1, *y.shape[1:])
+    cut = active.stretched(routes, y.shape[0])
+    if len({name for name, _ in cut}) < len(cut):
+        places = torch.arange(y.shape[0], device=y.device)
+        for name in dict.fromkeys(name for name, _ in cut):
+            mine = torch.cat([places[rows] for other, rows in cut if other == name])
+            y = y.index_copy(0, mine, act(name, mine, y[mine]))
+        return y
     pieces, done = [], 0
-    for name, rows in active.stretched(routes, y.shape[0]):
+    for name, rows in cut:
         pieces.append(y[done : rows.start])
         pieces.append(act(name, rows, y[rows]))
         done = rows.stop
@@ -104,8 +127,8 @@ class ModuleTap:
             return None
         x = first(args, kwargs)
         if self.active.batch_rows is None:
-            for route in reversed(routes):  # the last one wraps those before it, as it does at the output
-                x = self.deltas[route.name].before(x)
+            # The last one wraps those before it, as it does at the output.
+            x = on_all_rows(routes[::-1], x, lambda name, part: self.deltas[name].before(part))
         else:
             x = by_rows(self.active, routes, x, lambda name, _rows, part: self.deltas[name].before(part))
         return replace_first(args, kwargs, x)
@@ -118,8 +141,7 @@ class ModuleTap:
         x = first(args, kwargs)
         y = output[0] if isinstance(output, tuple) else output
         if self.active.batch_rows is None:
-            for route in routes:
-                y = self.deltas[route.name](x, y)
+            y = on_all_rows(routes, y, lambda name, part: self.deltas[name](x, part))
         else:
             if x.shape[0] == 1:
                 x = x.expand(self.active.batch_rows, *x.shape[1:])
