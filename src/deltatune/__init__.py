@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from deltatune.errors import DeltatuneError
     from deltatune.methods import METHODS
     from deltatune.methods.adalora import AdaLoraConfig
+    from deltatune.methods.combine import combine
     from deltatune.methods.full import FullConfig
     from deltatune.methods.lora import LoraConfig
     from deltatune.methods.prefix import PrefixConfig
@@ -36,6 +37,7 @@ __all__ = [
     "Row",
     "UntunedConfig",
     "__version__",
+    "combine",
     "flatten_table",
     "load_data",
     "load_recipe",
@@ -43,6 +45,7 @@ __all__ = [
 
 _HOME = {
     "METHODS": "deltatune.methods",
+    "combine": "deltatune.methods.combine",
     "AdaLoraConfig": "deltatune.methods.adalora",
     "AdaptedModel": "deltatune.core.model",
     "DeltatuneError": "deltatune.errors",

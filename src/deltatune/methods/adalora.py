@@ -64,9 +64,14 @@ class AdaLoraDelta(Delta):
         low = F.linear(self.dropout(x), (self.lora_A * self.lora_E).to(x.dtype)) * self.scale
         return y + F.linear(low, self.lora_B.to(x.dtype))
 
+    def factors(self) -> tuple[Tensor, Tensor]:
+        """Return (diag(E) A, scale * B)."""
+        return self.lora_A * self.lora_E, self.lora_B * self.scale
+
     def fold(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Return (weight + scale * B diag(E) A, bias)."""
-        update = self.lora_B.float() @ (self.lora_A * self.lora_E).float() * self.scale
+        down, up = self.factors()
+        update = up.float() @ down.float()
         return (weight.float() + (update.T if self.transposed else update)).to(weight.dtype), bias
 
 
