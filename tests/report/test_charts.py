@@ -133,6 +133,13 @@ def test_charts_are_well_formed_and_in_bounds():
     ]  # fmt: skip
 
 
+def test_of_many_dots_those_on_the_front_are_named():
+    dots = [Dot(f"m{i}", i, float(i + 1), i / 20) for i in range(12)]
+    svg = str(scatter(dots, Axis("Time"), Axis("Score"), front=[(3.0, 0.1)]))
+    assert svg.count('class="name"') == 1
+    assert svg.count("<title>") == 12
+
+
 @pytest.mark.parametrize("value", [0.0, 3.5])
 def test_a_single_dot_or_equal_values_make_a_chart(value):
     svg = scatter([Dot("only", 0, value, value)], Axis("Time"), Axis("Score"))

@@ -97,6 +97,13 @@ def test_of_many_losers_the_closest_is_named():
     assert "It beats 6 others, m0 by least: 10.0 ROUGE-L F [9.0, 11.0]." in words(board(methods))
 
 
+def test_a_tie_of_many_is_not_listed_in_full():
+    names = [f"m{i}" for i in range(12)]
+    methods = {name: (0.6 - i / 100, 1) for i, name in enumerate(names)}
+    found = words(board(methods, {frozenset((a, b)) for a in names for b in names if a != b}))
+    assert "m0, m1, m2, m3 and 8 others tie (ROUGE-L F 60.0 to 49.0; p \u2265 .41)." in found
+
+
 def test_losers_to_the_same_methods_share_a_sentence():
     ties = {frozenset(pair) for pair in ("ab", "bc", "bd", "cd")}
     found = words(board({"a": (0.6, 1), "b": (0.59, 1), "c": (0.57, 2), "d": (0.56, 2)}, ties))

@@ -23,6 +23,7 @@ LEFT, RIGHT, TOP, BOTTOM = 50.0, 14.0, 12.0, 44.0
 AREA = Box(LEFT, TOP, WIDTH - RIGHT, HEIGHT - BOTTOM)
 COLOURS = 8
 NEUTRAL = -1
+MANY = 10  # more methods than these get thinner lines, and names only on the Pareto front
 Point = tuple[float, float]
 
 
@@ -78,7 +79,7 @@ def line_chart(lines: Sequence[Line], x: Axis, y: Axis, *, marks: bool = False) 
     parts.append(
         Markup('<line class="cross" x1="-9" x2="-9" y1="{:.0f}" y2="{:.0f}"/>').format(AREA.top, AREA.bottom)
     )
-    return _svg(parts, f"{y.title} by {x.title.lower()}", kind="lines")
+    return _svg(parts, f"{y.title} by {x.title.lower()}", kind="lines many" if len(lines) > MANY else "lines")
 
 
 def scatter(
@@ -111,7 +112,8 @@ def scatter(
         room = beside_line(height, _short(baseline.name), AREA, [*obstacles, *marks])
         parts.append(_baseline(baseline, height, room))
         obstacles += [room, Box(AREA.left, height - 1, AREA.right, height + 1)]
-    names = [_short(dot.name) for dot in dots]
+    named = [len(dots) <= MANY or (dot.x, dot.y) in front for dot in dots]
+    names = [_short(dot.name) if shown else "" for dot, shown in zip(dots, named, strict=True)]
     boxes = place(places, names, AREA, [*obstacles, *_treads(steps)])
     if not all(boxes):  # rather a name on the line than none
         boxes = place(places, names, AREA, obstacles)
@@ -120,7 +122,7 @@ def scatter(
         if bar:
             body += _error_bar(px, bar.top, bar.bottom)
         body += _mark(dot.series, px, py, 5)
-        if box:
+        if box and name:
             body += _name(name, box, px, py)
         parts.append(_group("dot", dot.series, body))
     return _svg(parts, f"{y.title} against {x.title.lower()}")

@@ -14,6 +14,7 @@ from deltatune.report.charts import Axis, Dot, Line, Point
 from deltatune.report.load import Comparison, Method
 
 MOST_POINTS = 80
+MOST_NAMES = 4
 
 
 class Figure(NamedTuple):
@@ -132,7 +133,8 @@ def against_cost(comparison: Comparison, series: Mapping[str, int]) -> list[Figu
         names = [dot.name for dot in dots if (dot.x, dot.y) in front]
         note = f"{better} and to the left is better. Bars are 95\u202f% intervals."
         if front:
-            note += f" On the Pareto front (line): {display.listing(names)}."
+            who = display.listing(names) if len(names) <= MOST_NAMES else f"{len(names)} of {len(dots)}"
+            note += f" On the Pareto front (line): {who}."
         baseline = _dot(comparison, free, 0.0, None, series) if free else None
         svg = charts.scatter(dots, axis, decides, baseline=baseline, front=front)
         found.append(Figure(f"{label} against {axis.title.split(' (')[0].lower()}", note, svg))

@@ -10,6 +10,7 @@ from deltatune.report.load import Comparison, Method
 
 NUMBERS = {2: "Both", 3: "All three", 4: "All four", 5: "All five"}
 MOST_NAMES = 4  # more than these are counted, not listed
+MOST_TIED = 8  # a tie of more is not listed in full
 MOST_SENTENCES = 3  # of one kind; the table of pairs has the rest
 
 
@@ -98,6 +99,8 @@ def _opening(comparison: Comparison, top: list[Method], *, alone: bool) -> Sente
     if len(top) == 1:
         return [Name(first.name), f" is best: {value}."]
     values = listing([metric(key, comparison.value(method)) for method in top])
+    if len(top) > MOST_TIED:
+        values = f"{metric(key, comparison.value(top[0]))} to {metric(key, comparison.value(top[-1]))}"
     p = _tie_p(comparison, top)
     numbers = f"({label} {values}{f'; {p}' if p else ''})"
     if len(top) == len(comparison.ranked):
@@ -234,7 +237,10 @@ def _times(by_cost: list[Method], key: str, word: str) -> str:
 
 
 def _names(methods: list[Method]) -> Sentence:
-    """`a`, `a and b`, `a, b and c`, with the names marked."""
+    """`a`, `a and b`, `a, b and c`, with the names marked; many are `a, b, c, d and 17 others`."""
+    if len(methods) > MOST_TIED:
+        first: Sentence = [word for method in methods[:MOST_NAMES] for word in (Name(method.name), ", ")]
+        return [*first[:-1], f" and {len(methods) - MOST_NAMES} others"]
     return _joined([[Name(method.name)] for method in methods])
 
 
