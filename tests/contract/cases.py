@@ -18,6 +18,8 @@ NO_PATCH_MASK = "patches have no attention mask to hide a missing prompt behind;
 NO_INTERFACE = (
     "its attention does not go through Transformers' table of attention functions; refused by a TargetError"
 )
+NO_VOCABULARY = "a hard prompt is text, and images have no vocabulary; refused by a TargetError"
+SEARCHED = "tokens are swapped by hooks that this check does not call, or not within its three small steps"
 CLOSED_GATE = "the one gate of a matrix has no gradient in a step in which it is drawn as fully open"
 ALL = frozenset(ARCHITECTURES)
 VISION = frozenset(tiny.VISION)
@@ -167,9 +169,7 @@ CASES = (
         lambda a: sum(6 + o for _, o in QUERY_VALUE[a]),
         other={"r": 9, "targets": ["key"]},
     ),
-    Case(
-        "vera-dropout", "vera", {"r": 6, "dropout": 0.1}, lambda a: sum(6 + o for _, o in QUERY_VALUE[a])
-    ),
+    Case("vera-dropout", "vera", {"r": 6, "dropout": 0.1}, lambda a: sum(6 + o for _, o in QUERY_VALUE[a])),
     Case(
         "adalora", "adalora", {"init_r": 3, "target_r": 2}, low_rank(3, 3), other={"init_r": 2, "target_r": 1}
     ),
@@ -253,7 +253,17 @@ CASES = (
         {},
         sizes.biases,
         peft=frozenset(),
-        gaps=dict.fromkeys([("folding", sizes.WITHOUT_BIAS), ("stacking", sizes.WITHOUT_BIAS)], NO_BIAS),
+        gaps={
+            **dict.fromkeys([("folding", sizes.WITHOUT_BIAS), ("stacking", sizes.WITHOUT_BIAS)], NO_BIAS),
+            **dict.fromkeys(
+                [
+                    ("joint_equals_solo", "deberta-v2"),
+                    ("joint_with_checkpointing", "deberta-v2"),
+                    ("unrouted_rows_are_plain", "deberta-v2"),
+                ],
+                "its positions are projected once for all rows, with a bias that is trained",
+            ),
+        },
     ),
     Case("ia3", "ia3", {}, sizes.rescaled, gaps=NO_FEED_FORWARD),
     Case("ln_tuning", "ln_tuning", {}, sizes.norms),
@@ -297,6 +307,23 @@ CASES = (
         lambda a: sum(2 * i * o + 1 for i, o in QUERY_VALUE[a]),
         peft=frozenset(),
         gaps={("gradients_only_in_the_adapter", "*"): CLOSED_GATE},
+    ),
+    *(
+        Case(
+            f"hard_prompt-{search}",
+            "hard_prompt",
+            {"n_tokens": 3, "search": search},
+            lambda a: 3 * D,
+            identity=False,
+            foldable=False,
+            other={"n_tokens": 5, "search": search},
+            peft=frozenset(),
+            gaps={
+                ("*", VISION): NO_VOCABULARY,
+                ("base_unchanged_by_training", frozenset(tiny.GENERATING)): SEARCHED,
+            },
+        )
+        for search in ("gcg", "pez")
     ),
     Case("full", "full", {}, everything, routable=False, peft=frozenset()),
 )
