@@ -11,7 +11,8 @@ import pytest
 import torch
 from torch import nn
 
-from deltatune.quant.loading import loading_options, settle_
+from deltatune.quant import settle_
+from deltatune.quant.loading import loading_options
 from deltatune.recipe.sections import QuantizationSpec
 from tests import tiny
 

@@ -90,7 +90,7 @@ def save_adapter(
             {
                 "schema": SCHEMA,
                 "deltatune": __version__,
-                "method": config.name,
+                "method": saved.name,
                 "config": saved.model_dump(mode="json"),
                 "heads": adapter.heads(),
                 "base": {

@@ -93,6 +93,9 @@ class MethodConfig(BaseModel):
         """Translate peft's keys (without their `base_model.model.`) into those of `Adapter.stored`."""
         return dict(tensors)
 
-    def for_inference(self, adapter: Adapter) -> Self:
-        """The configuration that is saved with this trained adapter: without what only training needs."""
+    def for_inference(self, adapter: Adapter) -> MethodConfig:
+        """The configuration that is saved with this trained adapter: without what only training needs.
+
+        It may be another method's, if that is what the result is: LoRA with a special start is LoRA.
+        """
         return self

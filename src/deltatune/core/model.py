@@ -17,13 +17,15 @@ from deltatune.core import compose
 from deltatune.core.adapter import Adapter
 from deltatune.core.attention import AttentionSwitch, AttentionTap
 from deltatune.core.delta import ModuleCopy
-from deltatune.core.fold import fold_into_
+from deltatune.core.fold import fold_routes_into_
+from deltatune.core.generation import generate_behind_prompt
 from deltatune.core.head import LabelledHead, decoder_inputs
 from deltatune.core.method import MethodConfig
 from deltatune.core.positions import PositionTap
 from deltatune.core.prompts import PromptTap
 from deltatune.core.recompute import Recomputation
 from deltatune.core.sites import BaseView
+from deltatune.core.swap import OwnParameters
 from deltatune.core.taps import Active, ModuleTap, Route
 from deltatune.errors import AdapterError, nearest
 
@@ -46,6 +48,7 @@ class AdaptedModel(nn.Module):
     ) -> None:
         super().__init__()
         self.base: Any = base.requires_grad_(False).eval()
+        quant.settle_(base)
         self.view = BaseView(base, heads, processor)
         self.adapters = nn.ModuleDict()
         self.configs: dict[str, MethodConfig] = {}
@@ -56,7 +59,7 @@ class AdaptedModel(nn.Module):
         self._attention = AttentionSwitch(base)
         self._position_tap: PositionTap | None = None
         self._prompt_tap: PromptTap | None = None
-        self._swapped: list[tuple[nn.Module, str, nn.Parameter]] = []
+        self._own = OwnParameters(base)
         self._head = LabelledHead(base)
         self._recomputation = Recomputation(base)
         self.eval()  # as `from_pretrained` leaves a model; training switches dropout on, nothing else does
@@ -210,22 +213,9 @@ class AdaptedModel(nn.Module):
 
     def _set_routes(self, routes: tuple[Route, ...]) -> None:
         self._active.routes = routes
-        for module, leaf, parameter in self._swapped:
-            module._parameters[leaf] = parameter
-        self._swapped = []
+        self._own.restore()
         for route in routes:
-            self._swap_in(self.adapter(route.name).own)
-
-    def _swap_in(self, own: Mapping[str, nn.Parameter]) -> None:
-        """Put an adapter's own parameters in the places of the base's, tied ones included."""
-        if not own:
-            return
-        by_identity = {id(self.base.get_parameter(path)): parameter for path, parameter in own.items()}
-        for module in self.base.modules():
-            for leaf, parameter in list(module._parameters.items()):
-                if parameter is not None and id(parameter) in by_identity:
-                    self._swapped.append((module, leaf, parameter))
-                    module._parameters[leaf] = by_identity[id(parameter)]
+            self._own.put(self.adapter(route.name).own)
 
     @contextlib.contextmanager
     def using(self, *names: str | Mapping[str, float]) -> Iterator[None]:
@@ -349,29 +339,11 @@ class AdaptedModel(nn.Module):
         tap = self._prompt_tap
         if tap is None or self.view.is_encoder_decoder or not self._active.of(tap.prompts):
             return self.base.generate(**arguments)
-        # A decoder-only model embeds the prompt once; the cache then carries it through all further steps.
-        ids = arguments.pop("input_ids")
-        embeds = self.base.get_input_embeddings()(ids)
-        extended = tap.extend(embeds, arguments.pop("attention_mask", None), ids)
-        assert extended is not None
-        self._active.suspended = True
-        try:
-            output = self.base.generate(
-                inputs_embeds=extended.embeds, attention_mask=extended.mask, **arguments
-            )
-        finally:
-            self._active.suspended = False
-        new = output if isinstance(output, Tensor) else output.sequences
-        rows = new.shape[0] // ids.shape[0]
-        whole = torch.cat([ids.repeat_interleave(rows, dim=0), new], dim=1)
-        if isinstance(output, Tensor):
-            return whole
-        output.sequences = whole
-        return output
+        return generate_behind_prompt(self.base, tap, arguments)
 
     @torch.no_grad()
-    def merged(self, *names: str) -> nn.Module:
-        """A copy of the base with the named (default: the active) adapters written into its weights.
+    def merged(self, *names: str | Mapping[str, float]) -> nn.Module:
+        """A copy of the base with adapters written into its weights: the active ones, or as `use` takes them.
 
         Raises:
             AdapterError: A delta has no equivalent in the weights (prompts, learned keys and values, a delta
@@ -383,9 +355,9 @@ class AdaptedModel(nn.Module):
                 f"the base is quantized ({formats}), and folding into few bits would round the delta away.",
                 remedy="Load the base without quantization and fold into that; `deltatune merge` does so.",
             )
+        routes = compose.all_rows(names, self.adapter) if names else self._active.routes
         model = self._plain_base()
-        for name in names or self.active:
-            fold_into_(model, self.adapter(name), name)
+        fold_routes_into_(model, [(route, self.adapter(route.name)) for route in routes])
         return model
 
     def _plain_base(self) -> nn.Module:

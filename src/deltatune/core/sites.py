@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -42,6 +42,8 @@ class BaseView:
     def __init__(self, base: Any, heads: Sequence[str] = (), processor: Any = None) -> None:
         self.base = base
         self.processor = processor
+        self.original: Callable[[str], Tensor] | None = None
+        """Of a quantized base: reads the weight [d_out, d_in] that the module at a path had before."""
         self.config = base.config
         self.heads = tuple(heads)
         self.model_type: str = self.config.model_type

@@ -16,6 +16,7 @@ METHODS: Registry[type[MethodConfig]] = Registry(
         "lora": "deltatune.methods.lora:LoraConfig",
         "dora": "deltatune.methods.dora:DoraConfig",
         "pissa": "deltatune.methods.pissa:PissaConfig",
+        "loftq": "deltatune.methods.loftq:LoftqConfig",
         "lora_plus": "deltatune.methods.lora_plus:LoraPlusConfig",
         "lora_fa": "deltatune.methods.lora_fa:LoraFaConfig",
         "vera": "deltatune.methods.vera:VeraConfig",
@@ -32,6 +33,7 @@ METHODS: Registry[type[MethodConfig]] = Registry(
         "miss": "deltatune.methods.miss:MissConfig",
         "shira": "deltatune.methods.shira:ShiraConfig",
         "diff_pruning": "deltatune.methods.diff_pruning:DiffPruningConfig",
+        "hard_prompt": "deltatune.methods.hard_prompt:HardPromptConfig",
         "full": "deltatune.methods.full:FullConfig",
     },
 )

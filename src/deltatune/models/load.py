@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from huggingface_hub import constants as hub
-from torch import nn
+from torch import Tensor, nn
 from transformers import (
     AutoConfig,
     AutoImageProcessor,
@@ -27,7 +27,8 @@ from deltatune.errors import ModelError
 from deltatune.models.bundled import PREFIX, resolve
 from deltatune.models.quiet import quiet
 from deltatune.models.tasks import AUTO, CLASSIFICATION, check_task
-from deltatune.quant.loading import check_widths, loading_options, settle_
+from deltatune.quant import read_weight
+from deltatune.quant.loading import check_widths, loading_options
 
 if TYPE_CHECKING:
     from deltatune.recipe.sections import ModelSpec, QuantizationSpec
@@ -112,7 +113,6 @@ def load_base(
             if quantization is not None:
                 options = _quantized(source, quantization, task, config)
             model, info = _load_model(source, spec, task, config, options)
-            settle_(model)
         missing = set(info["missing_keys"]) | {key for key, *_ in info["mismatched_keys"]}
         new_modules = _new_modules(model, missing, task, source.name)
         if labels and not new_modules and not same_labels:
@@ -125,6 +125,30 @@ def load_base(
         _check_vocabulary(model, processor, source.name)
         _set_padding(model, processor, source.name)
     return LoadedBase(model, processor, source.name, new_modules)
+
+
+class OriginalWeights:
+    """The weights of a base before it was quantized, read from its checkpoint when first asked for.
+
+    Args:
+        spec: As for `load_base`.
+        task: As for `load_base`.
+        labels: As for `load_base`.
+    """
+
+    def __init__(self, spec: ModelSpec, task: str, labels: list[str] | None) -> None:
+        self._arguments = (spec, task, labels)
+        self._model: nn.Module | None = None
+
+    def __call__(self, path: str) -> Tensor:
+        """The weight [d_out, d_in] of the linear module at `path`, in float32 on the CPU."""
+        if self._model is None:
+            self._model = load_base(*self._arguments).model
+        return read_weight(self._model.get_submodule(path))
+
+    def forget(self) -> None:
+        """Free the memory; the next call reads the checkpoint again."""
+        self._model = None
 
 
 def _locate(spec: ModelSpec) -> _Source:

@@ -11,6 +11,15 @@ from deltatune.quant.codec import (
     parameter_count,
     parameter_shape,
     read_weight,
+    settle_,
 )
 
-__all__ = ["WeightCodec", "codec_of", "describe", "parameter_count", "parameter_shape", "read_weight"]
+__all__ = [
+    "WeightCodec",
+    "codec_of",
+    "describe",
+    "parameter_count",
+    "parameter_shape",
+    "read_weight",
+    "settle_",
+]

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from deltatune.errors import ModelError
+
 
 class WeightCodec(Protocol):
     """One way of keeping the weight of a linear layer.
@@ -43,7 +45,16 @@ class BitsAndBytes4:
         return f"{state.quant_type}{' double' if state.nested else ''}"
 
     def read(self, module: Any) -> Tensor:
-        """Dequantize the packed weight."""
+        """Dequantize the packed weight.
+
+        Raises:
+            ModelError: bitsandbytes has brought it into a form that only its CPU kernel reads.
+        """
+        if getattr(module.weight.quant_state, "packing_format_for_cpu", False):
+            raise ModelError(
+                "bitsandbytes has packed the 4-bit weights anew when the model was first evaluated.",
+                remedy="Make the AdaptedModel before the model is evaluated.",
+            )
         functional = sys.modules["bitsandbytes"].functional
         weight: Tensor = functional.dequantize_4bit(module.weight.data, module.weight.quant_state)
         return weight.float()
@@ -122,3 +133,14 @@ def parameter_shape(model: nn.Module) -> dict[str, torch.Size]:
 def parameter_count(model: nn.Module) -> int:
     """Number of weights of a model, however many bits each has."""
     return sum(shape.numel() for shape in parameter_shape(model).values())
+
+
+def settle_(model: nn.Module) -> None:
+    """Keep bitsandbytes from rewriting the weights.
+
+    On CPUs with AVX512-BF16 it packs a layer anew at its first evaluation, and rounds the scales: the base's
+    bytes and outputs would change in the middle of a run.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            setattr(module, "support_avx512bf16_for_cpu", False)  # noqa: B010  (unknown to nn.Module)

@@ -76,14 +76,3 @@ def check_widths(model: nn.Module, name: str) -> None:
                 field="quantization.format",
                 remedy="Use int8, no quantization, or a GPU.",
             )
-
-
-def settle_(model: nn.Module) -> None:
-    """Keep bitsandbytes from rewriting the weights.
-
-    On CPUs with AVX512-BF16 it packs a layer anew at its first evaluation, and rounds the scales: the base's
-    bytes and outputs would change in the middle of a run.
-    """
-    for module in model.modules():
-        if hasattr(module, "support_avx512bf16_for_cpu"):
-            setattr(module, "support_avx512bf16_for_cpu", False)  # noqa: B010  (unknown to nn.Module)

@@ -15,7 +15,7 @@ from deltatune.data.load import load_data
 from deltatune.data.rows import Dataset
 from deltatune.errors import DataError
 from deltatune.models.fingerprint import fingerprint
-from deltatune.models.load import LoadedBase, load_base
+from deltatune.models.load import LoadedBase, OriginalWeights, load_base
 from deltatune.recipe.schema import MethodEntry, Recipe
 from deltatune.train.budget import Budget, sized_for
 
@@ -29,11 +29,17 @@ class SharedBase:
     loaded: LoadedBase
     fingerprint: str
     device: torch.device
+    original: OriginalWeights | None = None
+    """Of a quantized base: its weights before."""
 
     def adapted(self, *, base_dropout: bool = False) -> AdaptedModel:
         """A new view of the base, without adapters."""
         base = self.loaded
-        return AdaptedModel(base.model, base.new_modules, processor=base.processor, base_dropout=base_dropout)
+        model = AdaptedModel(
+            base.model, base.new_modules, processor=base.processor, base_dropout=base_dropout
+        )
+        model.view.original = self.original
+        return model
 
 
 @dataclass
@@ -79,7 +85,8 @@ class Context:
             device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
             # Transformers' own signature of `to` hides its argument from type checkers.
             torch.nn.Module.to(loaded.model, device)
-            self._bases[key] = SharedBase(loaded, digest, device)
+            original = OriginalWeights(self.recipe.model, self.recipe.task, self.dataset.labels)
+            self._bases[key] = SharedBase(loaded, digest, device, original if bits else None)
         return self._bases[key]
 
     def method(self, entry: MethodEntry, base: SharedBase) -> tuple[MethodConfig, Budget | None]:

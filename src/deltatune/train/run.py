@@ -66,7 +66,8 @@ def run(
     """
     observer = observer or Silent()
     metric_keys(recipe.evaluation, recipe.task, targets=recipe.has_targets)  # fails before hours of training
-    alone = {"methods": [entry], "seeds": [seed], "tune": None, "halving": None}
+    entry = entry.model_copy(update={"space": None})
+    alone = {"methods": [entry], "seeds": [seed], "tune": None, "halving": None, "search": None}
     own = recipe.model_copy(update=alone)
     finished = _prepare_folder(out, own, resume=resume, overwrite=overwrite)
     if finished is not None:
@@ -78,6 +79,8 @@ def run(
     model = base.adapted(base_dropout=entry.train.base_dropout)
     config, budget = context.method(entry, base)
     model.attach(NAME, config, seed=seed)
+    if base.original is not None:
+        base.original.forget()
     write_text(out / "recipe.yaml", yaml.safe_dump(own.dump(), sort_keys=False, allow_unicode=True))
     try:
         with fast_float32(), torch.random.fork_rng(range(torch.cuda.device_count())):
@@ -134,6 +137,9 @@ class _Run:
             fingerprint=self.base.fingerprint,
         )
         evaluation, validation = self._evaluate(progress)
+        description = self.adapter.describe()
+        if description is not None:
+            self.observer.log(f"{self.entry.name}: {description}")
         data, report = self.context.dataset, self.context.encoded("train", self.base).report
         stored = self.adapter.stored()
         total = quant.parameter_count(self.base.loaded.model)
@@ -185,6 +191,7 @@ class _Run:
                 "stopped_early": progress.stopped,
             },
             "method_result": self.adapter.finish(),
+            "description": description,
             "certificate": self.certificate.lines,
             "versions": versions(),
             "git": git_state(),
