@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from deltatune.core.adapter import Adapter
 from deltatune.core.delta import Delta, Foldable, ModuleCopy
+from deltatune.core.taps import Route
 from deltatune.errors import AdapterError
 
 
@@ -36,6 +38,35 @@ def fold_into_(model: nn.Module, adapter: Adapter, name: str) -> None:
                 remedy="Keep it as an adapter, or choose targets without embeddings and output heads.",
             )
         _fold(module, delta, name)
+
+
+@torch.no_grad()
+def fold_routes_into_(model: nn.Module, parts: Sequence[tuple[Route, Adapter]]) -> None:
+    """Write several adapters into `model`: one after another, or each route's weight times its change.
+
+    Raises:
+        AdapterError: As for `fold_into_`.
+    """
+    if not any(route.weight is not None for route, _ in parts):
+        for route, adapter in parts:
+            fold_into_(model, adapter, route.name)
+        return
+    before, changes = dict[str, Tensor](), dict[str, Tensor]()
+    paths = dict.fromkeys(path for _, adapter in parts for path in adapter.deltas)
+    for path in paths:
+        before |= {f"{path}.{n}": p.clone() for n, p in model.get_submodule(path).named_parameters()}
+    for route, adapter in parts:
+        fold_into_(model, adapter, route.name)
+        for path in paths:
+            for leaf, parameter in model.get_submodule(path).named_parameters():
+                key = f"{path}.{leaf}"
+                if key not in before:  # a bias where there was none
+                    before[key] = torch.zeros_like(parameter)
+                change = (parameter.float() - before[key].float()) * (route.weight or 0.0)
+                changes[key] = changes.get(key, torch.zeros_like(change)) + change
+                parameter.copy_(before[key])
+    for key, change in changes.items():
+        model.get_parameter(key).copy_(before[key].float() + change)
 
 
 def _fold(module: Any, delta: Delta, name: str) -> None:
