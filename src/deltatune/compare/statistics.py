@@ -1,27 +1,44 @@
 """Is a difference real? Bootstrap over the test examples, corrected for the number of pairs looked at.
 
-Scores are arrays of one number a test example, `[examples]`, or `[seeds, examples]` when a method was
-trained several times. Two methods are scored on the same examples, so examples are drawn in pairs: an
-example that is hard for both then cancels out. With several seeds the seeds are drawn too, each method's on
-its own (a two-level bootstrap), since a method trained anew is another draw. A handful of seeds is a small
-sample: the intervals are then still somewhat too narrow.
+What is compared are samples (`Sample`): numbers of each test example whose sums give a score. For a metric
+that is a mean over examples these are its scores; for BLEU, chrF and macro F1 they are counts, and every
+resampled corpus is scored as a corpus.
+
+Two methods are scored on the same examples, so examples are drawn in pairs: an example that is hard for both
+then cancels out. A method trained anew is another draw as well. A handful of seeds is too few to be drawn
+from, so each draw of examples gets, added to it, noise with the standard error of the mean over seeds, spread
+as Student's t (Welch's degrees of freedom for two methods). Where seeds decide, this is Welch's test; where
+examples decide, the paired bootstrap. One seed tells about the trained weights at hand, not about the method.
+
+A bootstrap alone raises too many false alarms when two methods differ on a handful of examples only: four
+of a hundred, all in favour of one, give p = .03, though this happens to equal methods in one case of eight.
+So a difference must also pass a paired randomisation test, which is exact for equal methods: the p-value is
+the larger of the two.
 
 Sources: Koehn 2004, "Statistical significance tests for machine translation evaluation" (paired bootstrap);
 Hesterberg 2015, "What teachers should know about the bootstrap", section 4 (the percentile interval is too
-narrow by sqrt(n / (n - 1)); mended here); Holm 1979 (correction for several tests).
+narrow by sqrt(n / (n - 1)); mended here); Riezler & Maxwell 2005, "On some pitfalls in automatic evaluation
+and significance testing for MT" (randomisation); Welch 1947 (degrees of freedom); Holm 1979 (several tests).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import combinations
+from statistics import NormalDist
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from deltatune.compare.sample import Sample
+
 Floats = NDArray[np.float64]
 _CELLS_AT_ONCE = 2_000_000  # weights drawn at a time: 16 MB
+POWER = 0.8
+"""With which a difference as large as the observed one shall be found by the examples said to be needed."""
 
 
 class Interval(NamedTuple):
@@ -32,7 +49,7 @@ class Interval(NamedTuple):
 
 
 class Difference(NamedTuple):
-    """How much higher the mean of `a` is than that of `b`, its interval, and how likely by chance alone."""
+    """How much higher the score of `a` is than that of `b`, its interval, and how likely by chance alone."""
 
     difference: float
     low: float
@@ -41,7 +58,12 @@ class Difference(NamedTuple):
 
 
 class Pair(NamedTuple):
-    """Two methods compared. `p` is corrected for the number of pairs; `tie`: they cannot be told apart."""
+    """Two methods compared. `p` is corrected for the number of pairs; `tie`: they cannot be told apart.
+
+    `examples_needed` and `seeds_needed` are for ties: so many test examples, or seeds of each method, in
+    all, would tell apart methods that differ as much as these seem to. None: no tie, no difference, or (for
+    examples) seeds differ too much for any number of examples to suffice, and the other way round.
+    """
 
     a: str
     b: str
@@ -50,25 +72,28 @@ class Pair(NamedTuple):
     high: float
     p: float
     tie: bool
+    examples_needed: int | None = None
+    seeds_needed: int | None = None
 
 
 def paired_bootstrap(
-    a: ArrayLike,
-    b: ArrayLike,
+    a: ArrayLike | Sample,
+    b: ArrayLike | Sample,
     *,
     resamples: int = 10_000,
     seed: int = 0,
     confidence: float = 0.95,
 ) -> Difference:
-    """Mean of `a` minus mean of `b`, with a percentile interval and a two-sided p-value.
+    """Score of `a` minus score of `b`, with a percentile interval and a two-sided p-value.
 
-    The p-value is twice the smaller share of resampled differences on either side of zero, so that it
-    falls below 1 - confidence exactly when the interval leaves zero out. One example tells nothing: its
-    interval has no width and its p is 1.
+    The p-value is the larger of two: of the bootstrap (twice the smaller share of resampled differences on
+    either side of zero) and of the randomisation test (the share of differences at least as large when the
+    two methods' results are swapped at random in each example). If it is below 1 - confidence, the interval
+    leaves zero out. One example tells nothing: its interval has no width and its p is 1.
 
     Args:
-        a: Scores, `[examples]` or `[seeds, examples]`.
-        b: Scores on the same examples in the same order; the number of seeds may differ.
+        a: Scores, `[examples]` or `[seeds, examples]`, or a sample.
+        b: The same of the same examples in the same order; the number of seeds may differ.
         resamples: How many times to draw.
         seed: Of the draws.
         confidence: Of the interval.
@@ -76,36 +101,29 @@ def paired_bootstrap(
     Raises:
         ValueError: Unequal numbers of examples, none, or a score that is not finite.
     """
-    first, second = _scores(a), _scores(b)
-    if first.shape[1] != second.shape[1]:
-        raise ValueError(
-            f"{first.shape[1]} scores against {second.shape[1]}; they must be of the same examples."
-        )
-    difference = float(first.mean() - second.mean())
-    draws = np.concatenate(list(_draw([(first, 1.0), (second, -1.0)], resamples, seed)))
-    draws = _widen(draws, difference, first.shape[1])
-    low, high = _percentiles(draws, confidence)
-    if first.shape[1] == 1:
-        return Difference(difference, low, high, 1.0)
-    # Rounding must not put a difference of zero on one side of zero.
-    slack = 1e-12 * max(1.0, float(np.abs(first).max()), float(np.abs(second).max()))
-    smaller = min(int((draws <= slack).sum()), int((draws >= -slack).sum()))
-    return Difference(difference, low, high, min(1.0, 2 * (1 + smaller) / (1 + resamples)))
+    samples = [Sample.of(a), Sample.of(b)]
+    return _difference(samples, _resampled(samples, resamples, seed), seed, confidence)
 
 
 def bootstrap_interval(
-    scores: ArrayLike, *, resamples: int = 10_000, seed: int = 0, confidence: float = 0.95
+    scores: ArrayLike | Sample, *, resamples: int = 10_000, seed: int = 0, confidence: float = 0.95
 ) -> Interval:
-    """Percentile interval of the mean of `scores`, `[examples]` or `[seeds, examples]`.
+    """Percentile interval of a score: of the mean of `scores`, or of the sample's own.
+
+    Args:
+        scores: `[examples]` or `[seeds, examples]`, or a sample.
+        resamples: How many times to draw.
+        seed: Of the draws.
+        confidence: Of the interval.
 
     Raises:
         ValueError: No scores, or one that is not finite.
     """
-    values = _scores(scores)
-    draws = np.concatenate(list(_draw([(values, 1.0)], resamples, seed)))
-    draws = _widen(draws, float(values.mean()), values.shape[1])
+    sample = Sample.of(scores)
+    (draws,) = _resampled([sample], resamples, seed)
+    draws = draws + _seed_noise([sample], resamples, seed)
     # Widened draws could leave the range of the scores: a ROUGE below 0, an accuracy above 1.
-    return _percentiles(np.clip(draws, values.min(), values.max()), confidence)
+    return _percentiles(np.clip(draws, sample.low, sample.high), confidence)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -123,7 +141,11 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def pairwise(
-    scores: Mapping[str, ArrayLike], *, resamples: int = 10_000, seed: int = 0, confidence: float = 0.95
+    scores: Mapping[str, ArrayLike | Sample],
+    *,
+    resamples: int = 10_000,
+    seed: int = 0,
+    confidence: float = 0.95,
 ) -> list[Pair]:
     """Compare every two methods, with Holm's correction over all pairs.
 
@@ -131,21 +153,62 @@ def pairwise(
     zero.
 
     Args:
-        scores: Per method its scores on the same examples.
-        resamples: How many times to draw for each pair.
-        seed: Of the draws, the same for each pair.
+        scores: Per method its scores on the same examples, or its sample.
+        resamples: How many times to draw; the examples drawn are the same for all.
+        seed: Of the draws.
         confidence: Of the intervals; a pair is a tie if its corrected p is not below 1 - confidence.
+
+    Raises:
+        ValueError: Unequal numbers of examples, none, or a score that is not finite.
     """
-    pairs = list(combinations(scores, 2))
-    found = [
-        paired_bootstrap(scores[a], scores[b], resamples=resamples, seed=seed, confidence=confidence)
-        for a, b in pairs
-    ]
-    corrected = holm([result.p for result in found])
-    return [
-        Pair(a, b, result.difference, result.low, result.high, p, p >= 1 - confidence)
-        for (a, b), result, p in zip(pairs, found, corrected, strict=True)
-    ]
+    names, samples = list(scores), [Sample.of(values) for values in scores.values()]
+    pairs = list(combinations(range(len(names)), 2))
+    if not pairs:
+        return []
+    draws = _resampled(samples, resamples, seed)
+    found = [_difference([samples[i], samples[j]], [draws[i], draws[j]], seed, confidence) for i, j in pairs]
+    alpha = (1 - confidence) / len(pairs)  # Holm's first step: what tells one pair apart whatever the others
+    compared = []
+    for (i, j), result, p in zip(pairs, found, holm([result.p for result in found]), strict=True):
+        needed = Needed(None, None)
+        if p >= 1 - confidence:
+            spread = float(np.var(draws[i] - draws[j])) * samples[i].examples
+            needed = _needed([samples[i], samples[j]], result.difference, spread, alpha)
+        compared.append(Pair(names[i], names[j], *result[:3], p, p >= 1 - confidence, *needed))
+    return compared
+
+
+class Needed(NamedTuple):
+    """How large a comparison had to be, one of the two at a time; None if no size would do."""
+
+    examples: int | None
+    seeds: int | None
+
+
+def _needed(samples: Sequence[Sample], difference: float, spread: float, alpha: float) -> Needed:
+    """Test examples, or seeds of each method, to find the observed difference with a power of 80 %.
+
+    In the normal approximation the variance of a difference must be below (difference / (z of 1 - alpha / 2
+    + z of the power))^2. It is spread / examples + spread of the seeds / seeds. The observed difference
+    stands for the true one, so this is a rough guide: it is itself no better known than its interval says.
+
+    Args:
+        samples: The two methods.
+        difference: Between their scores.
+        spread: Variance of that difference owing to examples, times their number.
+        alpha: Level of the test.
+    """
+    normal = NormalDist()
+    allowed = (difference / (normal.inv_cdf(1 - alpha / 2) + normal.inv_cdf(POWER))) ** 2
+    of_seeds = _standard_error(samples)
+    left = allowed - of_seeds.value**2
+    examples = math.ceil(spread / left) if left > 0 else None
+    seeds = None
+    if of_seeds.value > 0:
+        left = allowed - spread / samples[0].examples
+        total = sum(float(sample.by_seed().var(ddof=1)) for sample in samples if sample.seeds > 1)
+        seeds = max(2, math.ceil(total / left)) if left > 0 else None
+    return Needed(examples, seeds)
 
 
 def shared_ranks(
@@ -177,46 +240,102 @@ def tie_matrix(names: Sequence[str], pairs: Sequence[Pair]) -> list[list[bool]]:
     return [[a == b or frozenset((a, b)) in tied for b in names] for a in names]
 
 
-def _scores(values: ArrayLike) -> Floats:
-    """Scores as `[seeds, examples]`."""
-    scores = np.atleast_2d(np.asarray(values, dtype=np.float64))
-    if scores.ndim != 2 or scores.size == 0:
-        raise ValueError(f"scores must be [examples] or [seeds, examples], not of shape {np.shape(values)}.")
-    if not np.isfinite(scores).all():
-        raise ValueError("scores must be finite numbers.")
-    return scores
+def _difference(
+    samples: Sequence[Sample], draws: Sequence[Floats], seed: int, confidence: float
+) -> Difference:
+    """Compare two samples, given their scores on the same resampled examples."""
+    first, second = samples
+    difference = first.mean() - second.mean()
+    resamples = len(draws[0])
+    noise = _seed_noise(samples, resamples, seed)
+    drawn = draws[0] - draws[1] + noise
+    low, high = _percentiles(drawn, confidence)
+    if first.examples == 1:
+        return Difference(difference, low, high, 1.0)
+    # Rounding must not put a difference of zero on one side of zero.
+    slack = 1e-12 * max(1.0, *(abs(bound) for one in samples for bound in (one.low, one.high)))
+    smaller = min(int((drawn <= slack).sum()), int((drawn >= -slack).sum()))
+    by_bootstrap = 2 * (1 + smaller) / (1 + resamples)
+    swapped, observed = _swapped(first, second, resamples, seed)
+    as_large = int((np.abs(swapped + noise) >= abs(observed) - slack).sum())
+    by_swapping = (1 + as_large) / (1 + resamples)
+    return Difference(difference, low, high, min(1.0, max(by_bootstrap, by_swapping)))
 
 
-def _draw(parts: Sequence[tuple[Floats, float]], resamples: int, seed: int) -> Iterator[Floats]:
-    """Resampled weighted sums of the means of `parts`, in chunks; all parts share the examples drawn.
+def _resampled(samples: Sequence[Sample], resamples: int, seed: int) -> list[Floats]:
+    """Scores of resampled corpora, averaged over seeds, [resamples] each; all samples share the examples.
 
     Drawing n examples with replacement is the same as drawing how often each occurs (multinomial), which
-    turns the resampled means into one matrix product.
+    turns the sums over resampled examples into one matrix product.
     """
+    examples = samples[0].examples
+    for sample in samples:
+        if sample.examples != examples:
+            raise ValueError(
+                f"{examples} scores against {sample.examples}; they must be of the same examples."
+            )
     random = np.random.default_rng(seed)
-    examples = parts[0][0].shape[1]
-    chunk = max(1, _CELLS_AT_ONCE // examples)
-    for start in range(0, resamples, chunk):
-        size = min(chunk, resamples - start)
-        weights = random.multinomial(examples, np.full(examples, 1 / examples), size=size) / examples
-        total = np.zeros(size)
-        for scores, sign in parts:
-            total += sign * np.einsum("rn,rn->r", weights, _draw_seeds(scores, size, random))
-        yield total
+    drawn: list[list[Floats]] = [[] for _ in samples]
+    for size in _chunks(resamples, examples):
+        weights = random.multinomial(examples, np.full(examples, 1 / examples), size=size).astype(np.float64)
+        for sample, parts in zip(samples, drawn, strict=True):
+            sums = np.stack([weights @ values for values in sample.values])
+            parts.append(sample.score(sums, examples).mean(axis=0))
+    wider = math.sqrt(examples / max(1, examples - 1))
+    found = []
+    for sample, parts in zip(samples, drawn, strict=True):
+        center = sample.mean()
+        found.append(center + (np.concatenate(parts) - center) * wider)
+    return found
 
 
-def _draw_seeds(scores: Floats, size: int, random: np.random.Generator) -> Floats:
-    """Scores averaged over seeds drawn with replacement: `[size, examples]`."""
-    seeds = scores.shape[0]
-    if seeds == 1:
-        return np.broadcast_to(scores, (size, scores.shape[1]))
-    weights: Floats = random.multinomial(seeds, np.full(seeds, 1 / seeds), size=size) / seeds
-    return weights @ scores
+def _swapped(a: Sample, b: Sample, resamples: int, seed: int) -> tuple[Floats, float]:
+    """Differences after swapping the methods in randomly chosen examples, and the difference unswapped.
+
+    Both from numbers averaged over seeds, since the numbers of seeds may differ.
+    """
+    random = np.random.default_rng((seed, 1))
+    first, second = a.values.mean(axis=0), b.values.mean(axis=0)
+    total, gap = (first + second).sum(axis=0), second - first
+    found = []
+    for size in _chunks(resamples, a.examples):
+        swap = random.integers(0, 2, size=(size, a.examples), dtype=np.int8).astype(np.float64)
+        sums = first.sum(axis=0) + swap @ gap
+        found.append(a.score(sums, a.examples) - a.score(total - sums, a.examples))
+    observed = a.score(first.sum(axis=0), a.examples) - a.score(second.sum(axis=0), a.examples)
+    return np.concatenate(found), float(observed)
 
 
-def _widen(draws: Floats, center: float, examples: int) -> Floats:
-    factor = float(np.sqrt(examples / max(1, examples - 1)))
-    return center + (draws - center) * factor
+def _chunks(resamples: int, examples: int) -> Iterator[int]:
+    size = max(1, _CELLS_AT_ONCE // examples)
+    yield from (min(size, resamples - start) for start in range(0, resamples, size))
+
+
+@dataclass(frozen=True)
+class _Error:
+    """A standard error and its degrees of freedom."""
+
+    value: float
+    freedom: float
+
+
+def _standard_error(samples: Sequence[Sample]) -> _Error:
+    """Of a score, or of the difference of two, as far as it is owing to seeds; 0 with one seed each."""
+    parts = [
+        (float(sample.by_seed().var(ddof=1)) / sample.seeds, sample.seeds - 1)
+        for sample in samples
+        if sample.seeds > 1
+    ]
+    variance = sum(part for part, _ in parts)
+    below = sum(part**2 / freedom for part, freedom in parts)
+    return _Error(math.sqrt(variance), variance**2 / below if below > 0 else 1.0)
+
+
+def _seed_noise(samples: Sequence[Sample], resamples: int, seed: int) -> Floats:
+    error = _standard_error(samples)
+    if error.value == 0:
+        return np.zeros(resamples)
+    return error.value * np.random.default_rng((seed, 2)).standard_t(error.freedom, size=resamples)
 
 
 def _percentiles(draws: Floats, confidence: float) -> Interval:

@@ -1,0 +1,190 @@
+"""Are the statistics of comparisons as good as they promise? Simulated comparisons whose truth is known.
+
+Run `python benchmarks/statistics_simulation.py --trials 2000`; it prints a table and writes JSON with --out.
+
+Each study has a population of 4,000 examples with the results of two systems. A trial draws examples from it
+(with replacement, so that the population's score is the truth), and asks the same functions that rank a
+leaderboard:
+
+- A/A: both systems' results are swapped at random in each example, so neither is better. The share of trials
+  in which they are told apart must be at most 5 %.
+- coverage of one system's score, and of the difference between two unequal systems, by the 95 % intervals.
+
+With seeds, a system is a draw of runs: each seed shifts the scores of all examples alike, and adds noise of
+its own to each.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deltatune.compare.sample import Sample, corpus_sample
+from deltatune.compare.statistics import bootstrap_interval, paired_bootstrap
+
+Random = np.random.Generator
+POPULATION = 4000
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Shares of the trials."""
+
+    study: str
+    examples: int
+    trials: int
+    false_alarms: float
+    coverage: float
+    coverage_of_difference: float
+
+
+@dataclass(frozen=True)
+class Population:
+    """Two systems' results on the same examples, [examples, numbers] each, and how sums become a score."""
+
+    better: Sample
+    worse: Sample
+
+    def draw(self, random: Random, examples: int, *, alike: bool) -> tuple[Sample, Sample]:
+        """A test set; `alike` swaps the systems in half of its examples."""
+        rows = random.integers(0, POPULATION, examples)
+        a, b = self.better.values[:, rows], self.worse.values[:, rows]
+        if alike:
+            swap = random.integers(0, 2, (1, examples, 1)).astype(bool)
+            a, b = np.where(swap, b, a), np.where(swap, a, b)
+        return tuple(Sample(v, self.better.score, self.better.low, self.better.high) for v in (a, b))
+
+
+def graded(random: Random) -> Population:
+    """Skewed scores in 0..1, such as ROUGE: many zeros, hard and easy examples."""
+    ease = random.beta(0.6, 1.2, POPULATION)
+    one, two = (np.clip(ease * shift + random.normal(0, 0.15, POPULATION), 0, 1) for shift in (1.0, 0.9))
+    return Population(Sample.of(one), Sample.of(two))
+
+
+def sparse(random: Random) -> Population:
+    """Accuracies of two systems that agree on all but 4 % of the examples: where a bootstrap is fooled."""
+    one = (random.random(POPULATION) < 0.8).astype(float)
+    differs = random.random(POPULATION) < 0.04
+    return Population(Sample.of(one), Sample.of(np.where(differs, 1 - one, one)))
+
+
+def _sentences(random: Random) -> tuple[list[str], list[list[str]]]:
+    """References of 4 to 14 words, and two systems that get 60 % and 55 % of an average sentence right."""
+    references, systems = [], [[], []]
+    for _ in range(POPULATION):
+        words = random.zipf(1.4, random.integers(4, 15)) % 500
+        ease = random.beta(2, 2)
+        references.append(" ".join(f"w{word}" for word in words))
+        for outputs, skill in zip(systems, (0.6, 0.55), strict=True):
+            kept = random.random(len(words)) < np.clip(ease + skill - 0.5, 0, 1)
+            made = [w for w, keep in zip(words, kept, strict=True) if keep or random.random() < 0.7]
+            outputs.append(" ".join(f"w{w if random.random() < skill + 0.3 else w + 1}" for w in made))
+    return references, systems
+
+
+def bleu(random: Random) -> Population:
+    """Texts scored by corpus BLEU."""
+    references, systems = _sentences(random)
+    return Population(*(corpus_sample("bleu", [outputs], references) for outputs in systems))
+
+
+def chrf(random: Random) -> Population:
+    """Texts scored by corpus chrF."""
+    references, systems = _sentences(random)
+    return Population(*(corpus_sample("chrf", [outputs], references) for outputs in systems))
+
+
+def macro_f1(random: Random) -> Population:
+    """Four classes of 50, 30, 15 and 5 %, scored by macro F1."""
+    labels = random.choice(4, POPULATION, p=[0.5, 0.3, 0.15, 0.05])
+    guesses = [
+        np.where(random.random(POPULATION) < skill, labels, random.integers(0, 4, POPULATION))
+        for skill in (0.8, 0.72)
+    ]
+    texts = [f"c{label}" for label in labels]
+    return Population(*(corpus_sample("macro_f1", [[f"c{g}" for g in one]], texts) for one in guesses))
+
+
+STUDIES: dict[str, Callable[[Random], Population]] = {
+    "scores in 0..1": graded,
+    "accuracy, 4 % differ": sparse,
+    "BLEU": bleu,
+    "chrF": chrf,
+    "macro F1": macro_f1,
+}
+
+
+def simulate(study: str, examples: int, trials: int, resamples: int) -> Outcome:
+    """Run a study of single runs."""
+    random = np.random.default_rng(20)
+    population = STUDIES[study](random)
+    truth = population.better.mean()
+    gap = truth - population.worse.mean()
+    alarms = hits = hits_of_gap = 0
+    for trial in range(trials):
+        a, b = population.draw(random, examples, alike=True)
+        alarms += paired_bootstrap(a, b, resamples=resamples, seed=trial).p < 0.05
+        a, b = population.draw(random, examples, alike=False)
+        low, high = bootstrap_interval(a, resamples=resamples, seed=trial)
+        hits += low <= truth <= high
+        found = paired_bootstrap(a, b, resamples=resamples, seed=trial)
+        hits_of_gap += found.low <= gap <= found.high
+    return Outcome(study, examples, trials, alarms / trials, hits / trials, hits_of_gap / trials)
+
+
+def simulate_seeds(seeds: int, spread: float, examples: int, trials: int, resamples: int) -> Outcome:
+    """Run a study of several seeds, whose own shifts have the standard deviation `spread`."""
+    random = np.random.default_rng(21)
+    alarms = hits = hits_of_gap = 0
+
+    def method(ease: NDArray[np.float64], skill: float) -> NDArray[np.float64]:
+        shifts = random.normal(0, spread, (seeds, 1))
+        return ease + skill + shifts + random.normal(0, 0.3, (seeds, examples))
+
+    for trial in range(trials):
+        ease = random.normal(0, 0.3, examples)
+        a, b, worse = method(ease, 0.5), method(ease, 0.5), method(ease, 0.45)
+        alarms += paired_bootstrap(a, b, resamples=resamples, seed=trial).p < 0.05
+        low, high = bootstrap_interval(a, resamples=resamples, seed=trial)
+        hits += low <= 0.5 <= high
+        found = paired_bootstrap(a, worse, resamples=resamples, seed=trial)
+        hits_of_gap += found.low <= 0.05 <= found.high
+    name = f"{seeds} seeds, spread {spread:g}"
+    return Outcome(name, examples, trials, alarms / trials, hits / trials, hits_of_gap / trials)
+
+
+def main() -> None:
+    """Run every study and print what came out."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--trials", type=int, default=2000)
+    parser.add_argument("--resamples", type=int, default=2000)
+    parser.add_argument("--examples", type=int, default=200)
+    parser.add_argument("--out", type=Path)
+    asked = parser.parse_args()
+    outcomes = []
+    print(f"{'study':<24}{'examples':>9}{'A/A alarms':>12}{'coverage':>10}{'of difference':>15}")
+    jobs = [(simulate, (name,)) for name in STUDIES]
+    jobs += [(simulate_seeds, (seeds, spread)) for seeds in (2, 3, 5) for spread in (0.0, 0.02, 0.1)]
+    for function, arguments in jobs:
+        found = function(*arguments, asked.examples, asked.trials, asked.resamples)
+        outcomes.append(asdict(found))
+        print(
+            f"{found.study:<24}{found.examples:>9}{found.false_alarms:>12.2%}{found.coverage:>10.2%}"
+            f"{found.coverage_of_difference:>15.2%}",
+            flush=True,
+        )
+    if asked.out:
+        asked.out.write_text(json.dumps(outcomes, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

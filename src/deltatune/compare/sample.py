@@ -1,0 +1,108 @@
+"""What a method scored on the test rows, in the form in which it can be resampled."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from deltatune.evaluate.corpus import CORPUS_METRICS
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """Numbers of each test example, and how their sums over examples become a score.
+
+    Attributes:
+        values: [seeds, examples, numbers].
+        score: Sums over examples [..., numbers], and how many examples, to scores [...].
+        low: No score is lower.
+        high: No score is higher.
+    """
+
+    values: Floats
+    score: Callable[[Floats, int], Floats]
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, scores: ArrayLike | Sample) -> Sample:
+        """Scores of a metric that is a mean over examples, [examples] or [seeds, examples].
+
+        Raises:
+            ValueError: No scores, or one that is not finite.
+        """
+        if isinstance(scores, Sample):
+            return scores
+        values = np.atleast_2d(np.asarray(scores, dtype=np.float64))
+        if values.ndim != 2 or values.size == 0:
+            raise ValueError(
+                f"scores must be [examples] or [seeds, examples], not of shape {np.shape(scores)}."
+            )
+        if not np.isfinite(values).all():
+            raise ValueError("scores must be finite numbers.")
+        return cls(values[..., None], _mean, float(values.min()), float(values.max()))
+
+    @property
+    def seeds(self) -> int:
+        """How many times the method was trained."""
+        return self.values.shape[0]
+
+    @property
+    def examples(self) -> int:
+        """How many test examples there are."""
+        return self.values.shape[1]
+
+    def by_seed(self) -> Floats:
+        """The score of each seed's run, [seeds]."""
+        return self.score(self.values.sum(axis=1), self.examples)
+
+    def mean(self) -> float:
+        """The score, averaged over seeds."""
+        return float(self.by_seed().mean())
+
+
+def _mean(sums: Floats, examples: int) -> Floats:
+    return sums[..., 0] / examples
+
+
+def read_sample(predictions: Sequence[Path], metric: str) -> Sample | None:
+    """Read the predictions of a method's runs, one file a seed, all of the same rows in the same order.
+
+    Returns:
+        None if the metric has no value for single rows and does not follow from sums over them either.
+    """
+    runs = [
+        [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] for path in predictions
+    ]
+    if all(metric in row["scores"] for run in runs for row in run):
+        return Sample.of([[float(row["scores"][metric]) for row in run] for run in runs])
+    if metric not in CORPUS_METRICS:
+        return None
+    return corpus_sample(
+        metric, [[row["prediction"] for row in run] for run in runs], [row["reference"] for row in runs[0]]
+    )
+
+
+def corpus_sample(metric: str, predictions: Sequence[Sequence[str]], references: Sequence[str]) -> Sample:
+    """Make the sample of a corpus metric.
+
+    Args:
+        metric: A key of `CORPUS_METRICS`.
+        predictions: Texts or labels, [seeds][examples].
+        references: [examples].
+    """
+    found = CORPUS_METRICS[metric]
+    values = np.stack([found.statistics(texts, references) for texts in predictions])
+
+    def score(sums: Floats, _: Any) -> Floats:
+        return found.score(sums)
+
+    return Sample(values, score, 0.0, found.high)

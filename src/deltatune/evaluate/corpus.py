@@ -1,0 +1,107 @@
+"""Metrics of a whole corpus as functions of sums over its rows, so that resampled corpora can be scored.
+
+BLEU of a corpus is no mean of numbers for single rows, but it follows from sums of a few numbers a row
+(matches, n-grams, lengths). So do chrF and macro F1. A bootstrap then draws rows, sums, and scores ten
+thousand corpora at once. The rows' numbers are recomputed from the stored predictions: nothing else need be
+kept, and they cannot disagree with them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+_NGRAMS = 4
+_BETA2 = 4.0  # chrF2 weighs recall twice as much as precision
+
+
+@dataclass(frozen=True)
+class CorpusMetric:
+    """A metric that follows from sums over rows."""
+
+    statistics: Callable[[Sequence[str], Sequence[str]], Floats]
+    """(predictions, references) to the numbers that are summed, [rows, numbers]."""
+    score: Callable[[Floats], Floats]
+    """Sums [..., numbers] to scores [...]."""
+    high: float
+    """The best possible score; the worst is 0."""
+
+
+def bleu_statistics(predictions: Sequence[str], references: Sequence[str]) -> Floats:
+    """SacreBLEU's numbers of each row: length, reference's length, 4 counts of matches, 4 of n-grams."""
+    from sacrebleu.metrics import BLEU
+
+    return _segments(BLEU(), predictions, references)
+
+
+def chrf_statistics(predictions: Sequence[str], references: Sequence[str]) -> Floats:
+    """SacreBLEU's numbers of each row: n-grams, the reference's n-grams and matches, for n of 1 to 6."""
+    from sacrebleu.metrics import CHRF
+
+    return _segments(CHRF(), predictions, references)
+
+
+def _segments(metric: Any, predictions: Sequence[str], references: Sequence[str]) -> Floats:
+    # Without a public way to these numbers; the tests compare what becomes of them with corpus_score.
+    rows = metric._extract_corpus_statistics(list(predictions), [list(references)])
+    return np.asarray(rows, dtype=np.float64)
+
+
+def bleu_score(sums: Floats) -> Floats:
+    """BLEU in 0..100, smoothed as sacreBLEU does: the k-th order without a match counts 2^-k of one."""
+    length, reference = sums[..., 0], sums[..., 1]
+    matches, ngrams = sums[..., 2 : 2 + _NGRAMS], sums[..., 2 + _NGRAMS :]
+    halvings = np.cumsum(matches == 0, axis=-1)
+    counted = np.where(matches > 0, matches, 0.5**halvings)
+    usable = (ngrams > 0).all(axis=-1) & (matches > 0).any(axis=-1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        precision = np.exp(np.log(counted / ngrams).mean(axis=-1))
+        brevity = np.where(length < reference, np.exp(1 - reference / length), 1.0)
+        return np.where(usable, 100 * brevity * precision, 0.0)
+
+
+def chrf_score(sums: Floats) -> Floats:
+    """chrF2 in 0..100: F of the mean precision and recall over the orders that occur on both sides."""
+    made, wanted, matches = sums[..., 0::3], sums[..., 1::3], sums[..., 2::3]
+    used = (made > 0) & (wanted > 0)
+    orders = np.maximum(used.sum(axis=-1), 1)
+    precision = np.where(used, matches / np.maximum(made, 1e-300), 0).sum(axis=-1) / orders
+    recall = np.where(used, matches / np.maximum(wanted, 1e-300), 0).sum(axis=-1) / orders
+    below = _BETA2 * precision + recall
+    return np.where(below > 0, 100 * (1 + _BETA2) * precision * recall / np.where(below > 0, below, 1), 0.0)
+
+
+def macro_f1_statistics(predictions: Sequence[str], references: Sequence[str]) -> Floats:
+    """Per row and class of the references: is it right, predicted, true; [rows, 3 x classes]."""
+    guesses, truths = ([" ".join(text.split()) for text in texts] for texts in (predictions, references))
+    classes = {label: index for index, label in enumerate(sorted(set(truths)))}
+    found = np.zeros((len(truths), 3, len(classes)))
+    for row, (guess, truth) in enumerate(zip(guesses, truths, strict=True)):
+        found[row, 2, classes[truth]] = 1
+        if guess in classes:
+            found[row, 1, classes[guess]] = 1
+        if guess == truth:
+            found[row, 0, classes[truth]] = 1
+    return found.reshape(len(truths), -1)
+
+
+def macro_f1_score(sums: Floats) -> Floats:
+    """Unweighted mean of F1 over the classes that occur in the (resampled) references."""
+    right, guessed, true = np.moveaxis(sums.reshape(*sums.shape[:-1], 3, -1), -2, 0)
+    there = true > 0
+    f1 = 2 * right / np.maximum(guessed + true, 1e-300)
+    scores: Floats = np.where(there, f1, 0).sum(axis=-1) / np.maximum(there.sum(axis=-1), 1)
+    return scores
+
+
+CORPUS_METRICS = {
+    "bleu": CorpusMetric(bleu_statistics, bleu_score, 100.0),
+    "chrf": CorpusMetric(chrf_statistics, chrf_score, 100.0),
+    "macro_f1": CorpusMetric(macro_f1_statistics, macro_f1_score, 1.0),
+}
+"""By metric key: those that are no means over rows and can still be resampled."""
