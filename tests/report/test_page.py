@@ -193,3 +193,29 @@ def test_failed_runs_stand_in_the_table_and_sort_last(page):
     assert "failed" in rows[-1]
     assert 'data-v=""' in rows[-1]
     assert all(row.count("data-v=") == 9 for row in rows[:-1])
+
+
+def test_what_was_tried_and_stopped_is_told(tmp_path):
+    write_comparison(tmp_path, seeds=(0,))
+    board = json.loads((tmp_path / "leaderboard.json").read_text())
+    tried = [
+        {"lr": 0.001, "status": "done", "value": 1.25, "step": 400, "steps": 400, "error": None},
+        {"lr": 0.01, "status": "stopped", "value": 2.5, "step": 100, "steps": 400, "error": None},
+        {"lr": 0.1, "status": "failed", "value": None, "step": 0, "steps": None, "error": HOSTILE},
+    ]
+    board["rows"][1]["tuning"] = {
+        "setting": "train.lr", "by": "loss", "seed": 0, "chosen": 0.001, "tried": tried, "at_edge": True,
+        "train_seconds": 75.0, "steps": 500,
+    }  # fmt: skip
+    stopped = [{"name": f"full {HOSTILE}", "method": "full"} | tried[1]]
+    board["halving"] = {"by": "loss", "stopped": stopped, "saved_share": 0.375, "risk": "Slow ones are lost."}
+    (tmp_path / "leaderboard.json").write_text(json.dumps(board))
+    page = render(tmp_path)
+    text = Reader(page).text.replace("\u202f", " ")
+    for part in (
+        "0.001 1.250", "0.01 2.500 (stopped at step 100)", "0.1 failed", "best at the edge", "saved 38 %",
+        "Slow ones are lost.", "1 configuration was stopped",
+    ):  # fmt: skip
+        assert part in text, part
+    assert page.count('class="chosen"') == 1
+    assert page.count("<script") == 1

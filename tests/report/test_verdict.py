@@ -97,6 +97,24 @@ def test_of_many_losers_the_closest_is_named():
     assert "It beats 6 others, m0 by least: 10.0 ROUGE-L F [9.0, 11.0]." in words(board(methods))
 
 
+def test_how_much_more_data_would_part_a_tie():
+    comparison = board({"lora": (0.6, 1), "adalora": (0.605, 1)}, {frozenset(("lora", "adalora"))})
+    assert "To tell" not in words(comparison)
+    comparison.board["pairs"][0] |= {"examples_needed": 1200, "seeds_needed": None}
+    assert words(comparison).endswith(
+        "To tell adalora and lora apart would take about 1,200 test examples in all, if they differ as "
+        "much as they seem to."
+    )
+    comparison.board["pairs"][0]["seeds_needed"] = 9
+    assert "about 1,200 test examples or 9 seeds of each in all" in words(comparison)
+
+
+def test_tuning_is_told():
+    comparison = board({"lora": (0.6, 1), "prefix": (0.5, 2)})
+    comparison.methods[0].row["tuning"] = {"tried": [{"lr": 0.1}, {"lr": 0.2}], "chosen": 0.1}
+    assert words(comparison).endswith("Each learning rate is the best of 2 on validation rows.")
+
+
 def test_a_tie_of_many_is_not_listed_in_full():
     names = [f"m{i}" for i in range(12)]
     methods = {name: (0.6 - i / 100, 1) for i, name in enumerate(names)}

@@ -138,6 +138,8 @@ def _in_order(values: Sequence[Any]) -> list[str]:
 
 
 def _text(value: Any) -> str:
+    if value is None:
+        return "default"
     if isinstance(value, list):
         return ", ".join(map(_text, value))
     return (

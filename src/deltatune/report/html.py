@@ -14,7 +14,7 @@ from markupsafe import Markup
 from deltatune.report import charts, display, figures, heat
 from deltatune.report.examples import examples
 from deltatune.report.load import Comparison, Method
-from deltatune.report.verdict import Name, caveat, find_pair, verdict
+from deltatune.report.verdict import Name, caveat, find_pair, needs, verdict
 
 _HERE = Path(__file__).parent
 _DETAILS = ("stop_rate", "repetition_rate", "mean_length")
@@ -145,13 +145,17 @@ class _Page:
         pair = find_pair(self.comparison, a, b)
         if pair is None:
             return ""
-        return (
-            f"{a.name} against {b.name}: {display.interval(self.key, pair['interval'])}, p = {pair['p']:.3g}"
-        )
+        bounds = display.interval(self.key, pair["interval"])
+        needed = f"\nto tell apart: about {needs(pair)}" if pair["tie"] and needs(pair) else ""
+        return f"{a.name} against {b.name}\n{bounds}, {display.p_value(pair['p'])}{needed}"
 
     def signatures(self) -> dict[str, str]:
         """How the metrics were computed."""
         return dict(self.comparison.first_result.get("signatures") or {})
+
+    def tuned(self) -> list[tuple[Method, dict[str, Any]]]:
+        """Methods whose learning rate was chosen, with what was tried."""
+        return [(method, method.row["tuning"]) for method in self.order if method.row.get("tuning")]
 
     def certificates(self) -> list[_Certificate]:
         """What was checked in each run, and whether it held."""

@@ -12,6 +12,8 @@ from typing import Any
 
 from deltatune.errors import DeltatuneError
 
+_NOT_SETTINGS = {"name", "group", "train"}  # of a recipe's entry; its other fields tell configurations apart
+
 
 @dataclass(frozen=True)
 class Run:
@@ -136,10 +138,14 @@ class Comparison:
         recipe = self.board.get("recipe") or {}
         entries = recipe.get("methods") if isinstance(recipe, dict) else None
         entry = next((e for e in entries or [] if isinstance(e, dict) and e.get("name") == method.name), {})
-        own = {key: value for key, value in entry.items() if key not in {"name", "train"}}
-        config = next((value for value in own.values() if isinstance(value, dict)), {})
-        train = entry.get("train") or {}
-        return config | {f"train.{key}": value for key, value in train.items() if value is not None}
+        config = entry.get(str(method.row.get("method"))) or {}
+        train = {f"train.{key}": value for key, value in (entry.get("train") or {}).items()}
+        other = {
+            key: value
+            for key, value in entry.items()
+            if key not in _NOT_SETTINGS | {method.row.get("method")}
+        }
+        return config | {key: value for key, value in (train | other).items() if value is not None}
 
     @property
     def first_result(self) -> dict[str, Any]:

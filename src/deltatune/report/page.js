@@ -3,8 +3,7 @@
   "use strict";
   const all = (query, root = document) => [...root.querySelectorAll(query)];
   const value = (row, column) => row.cells[column]?.dataset.v ?? "";
-  const compare = (a, b) =>
-    a !== "" && b !== "" && !isNaN(a) && !isNaN(b) ? a - b : a.localeCompare(b, undefined, { numeric: true });
+  const compare = (a, b) => a !== "" && b !== "" && !isNaN(a) && !isNaN(b) ? a - b : a.localeCompare(b, undefined, { numeric: true });
 
   // A button in each heading sorts its column: first best, then worst. Rows without a value stay last.
   for (const table of all("table.sortable")) {
@@ -47,8 +46,7 @@
 
   // Tooltips: titles, shown at once, in the page's own colours, and by keyboard as well.
   const tip = document.body.appendChild(document.createElement("div"));
-  tip.className = "tip";
-  tip.hidden = true;
+  Object.assign(tip, { className: "tip", hidden: true });
   const show = (text, x, y) => {
     tip.textContent = text;
     tip.hidden = false;
@@ -62,9 +60,10 @@
     const text = node.localName === "title" ? node.textContent : node.title;
     host === node ? node.removeAttribute("title") : node.remove();
     if (host.classList.contains("line")) continue;
-    if (host !== node) { host.setAttribute("role", "img"); host.setAttribute("aria-label", text); }
-    host.tabIndex = 0;
-    host.addEventListener("pointermove", (event) => show(text, event.clientX, event.clientY));
+    host.setAttribute(host === node ? "aria-description" : "aria-label", text);
+    if (host !== node) { host.setAttribute("role", "img"); host.tabIndex = 0; } // cells would be too many stops
+    const point = (event) => show(text, event.clientX, event.clientY);
+    ["pointermove", "pointerdown"].forEach((kind) => host.addEventListener(kind, point));
     host.addEventListener("focus", () => { const r = host.getBoundingClientRect(); show(text, r.right, r.top); });
     ["pointerleave", "blur"].forEach((kind) => host.addEventListener(kind, hide));
   }
@@ -76,7 +75,7 @@
     const cross = chart.querySelector(".cross");
     const leave = () => { hide(); cross.setAttribute("x1", -9); cross.setAttribute("x2", -9); };
     chart.addEventListener("pointerleave", leave);
-    chart.addEventListener("pointermove", (event) => {
+    const point = (event) => {
       const x = new DOMPoint(event.clientX, 0).matrixTransform(chart.getScreenCTM().inverse()).x;
       const near = (points) => points.reduce((a, b) => (Math.abs(b[0] - x) < Math.abs(a[0] - x) ? b : a));
       const seen = lines.filter(({ node }) => !node.classList.contains("off"));
@@ -86,7 +85,8 @@
       const here = seen.filter(({ points }) => Math.abs(near(points)[0] - at[0]) < 8);
       const rows = here.map(({ node, points }) => `${node.dataset.name}: ${near(points)[2]}`);
       show([at[1], ...rows].join("\n"), event.clientX, event.clientY);
-    });
+    };
+    ["pointermove", "pointerdown"].forEach((kind) => chart.addEventListener(kind, point));
   }
 
   // Pointing at a method in the legend or the table brings out its marks in the charts.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 from deltatune.report import display
@@ -48,6 +49,8 @@ def verdict(comparison: Comparison) -> list[Sentence]:
         sentences.append(["So no method is shown to be better than leaving the base untuned."])
     elif len(top) > 1:
         sentences += _cheapest(top)
+    sentences += _needed(comparison, top)
+    sentences += _tuned(comparison)
     return sentences + _failures(comparison)
 
 
@@ -84,7 +87,9 @@ def find_pair(comparison: Comparison, a: Method, b: Method) -> dict[str, Any] | 
             continue
         turn = sign if pair["a"] == a.name else -sign
         bounds = sorted([turn * pair["low"], turn * pair["high"]])
-        return {"lead": turn * pair["difference"], "interval": bounds, "tie": pair["tie"], "p": pair["p"]}
+        needed = {key: pair.get(key) for key in ("examples_needed", "seeds_needed")}
+        lead = turn * pair["difference"]
+        return {"lead": lead, "interval": bounds, "tie": pair["tie"], "p": pair["p"], **needed}
     return None
 
 
@@ -174,6 +179,32 @@ def _lower_ties(comparison: Comparison, rest: list[Method]) -> list[Sentence]:
             words = f" tie for rank {rank} ({p})." if p else f" share rank {rank}."
             sentences.append([*_names(group), words])
     return sentences[:MOST_SENTENCES]
+
+
+def needs(pair: dict[str, Any]) -> str:
+    """`1,200 test examples or 9 seeds of each`: what would tell a tie apart; nothing if that is unknown."""
+    counts = ((pair.get("examples_needed"), "test examples"), (pair.get("seeds_needed"), "seeds of each"))
+    return " or ".join(f"{count:,} {what}" for count, what in counts if count)
+
+
+def _needed(comparison: Comparison, top: list[Method]) -> list[Sentence]:
+    """How much more data would part the best method from one that it ties with, of several the easiest."""
+    pairs = [(other, find_pair(comparison, top[0], other)) for other in top[1:]]
+    known = [(other, pair) for other, pair in pairs if pair and needs(pair)]
+    if not known:
+        return []
+    other, pair = min(known, key=lambda one: float(one[1]["examples_needed"] or math.inf))
+    words = f" would take about {needs(pair)} in all, if they differ as much as they seem to."
+    return [["To tell ", Name(top[0].name), " and ", Name(other.name), " apart", words]]
+
+
+def _tuned(comparison: Comparison) -> list[Sentence]:
+    """How many learning rates each method was given to choose from."""
+    tunings = [method.row["tuning"] for method in comparison.ranked if method.row.get("tuning")]
+    if not tunings:
+        return []
+    most = max(len(tuning.get("tried") or []) for tuning in tunings)
+    return [[f"Each learning rate is the best of {most} on validation rows."]]
 
 
 def _tie_p(comparison: Comparison, group: list[Method]) -> str:
