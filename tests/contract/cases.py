@@ -147,13 +147,13 @@ CASES = (
     Case(
         "dora",
         "dora",
-        {"r": 2, "alpha": 4},
+        {"r": 2, "alpha": 3},
         magnitudes(low_rank(2)),
         other={"r": 3, "alpha": 4, "targets": ["key"]},
     ),
     Case("dora-dropout", "dora", {"r": 2, "dropout": 0.1}, magnitudes(low_rank(2))),
     Case("pissa", "pissa", {"r": 2, "alpha": 4}, low_rank(2), other={"r": 3, "targets": ["key"]}),
-    Case("pissa-fast", "pissa", {"r": 2, "alpha": 4, "niter": 4, "rslora": True}, low_rank(2)),
+    Case("pissa-fast", "pissa", {"r": 2, "alpha": 3, "niter": 16, "rslora": True}, low_rank(2)),
     Case("lora_plus", "lora_plus", {"r": 2}, low_rank(2), other={"r": 3, "targets": ["key"]}),
     Case(
         "lora_fa",

@@ -100,14 +100,14 @@ def trajectory(
     model: AdaptedModel,
     optimizers: tuple[Any, Any],
     architecture: str,
-    steps: int = 12,
+    *,
     fall: float = 0.05,
 ) -> tuple[Tensor, Tensor]:
     """Losses of both, step by step, on the same batches."""
     theirs.train()
     model.train()
     losses: list[tuple[float, float]] = []
-    for step in range(steps):
+    for step in range(12):
         batch = tiny.batch(architecture, seed=step % 4)
         pair = (theirs(**batch).loss, our_loss(model, batch))
         for loss, optimizer in zip(pair, optimizers, strict=True):
@@ -176,10 +176,15 @@ def test_pissa_starts_and_learns_as_peft_does(architecture: str, rslora: bool) -
     model = AdaptedModel(tiny.model(architecture))
     adapter = model.attach("a", METHODS.get("pissa")(r=2, alpha=4, rslora=rslora))
     start = named(theirs)
+    signs = {}
     for path, delta in adapter.deltas.items():
         assert isinstance(delta, PissaDelta)
-        close(delta.start_A, start[f"{path}.lora_A.weight"].detach())
-        close(delta.start_B, start[f"{path}.lora_B.weight"].detach())
+        theirs_a = start[f"{path}.lora_A.weight"].detach()
+        signs[path] = (
+            (delta.start_A * theirs_a).sum(1).sign()
+        )  # of a pair of singular vectors: either is right
+        close(delta.start_A, signs[path][:, None] * theirs_a)
+        close(delta.start_B, signs[path] * start[f"{path}.lora_B.weight"].detach())
     batch = tiny.batch(architecture)
     plain = bridge.real_logits(tiny.model(architecture), architecture, batch)
     assert torch.equal(bridge.real_logits(model, architecture, batch), plain)
@@ -188,7 +193,8 @@ def test_pissa_starts_and_learns_as_peft_does(architecture: str, rslora: bool) -
     our_loss(model, batch).backward()
     for path, delta in adapter.deltas.items():
         for name, parameter in delta.named_parameters():
-            close(parameter.grad, start[f"{path}.{name}"].grad, 2e-5)
+            sign = signs[path] if name == "lora_B.weight" else signs[path][:, None]
+            close(parameter.grad, sign * start[f"{path}.{name}"].grad, 2e-5)
     optimizers = [torch.optim.AdamW(p, lr=1e-2) for p in (start.values(), adapter.parameters())]
     close(*trajectory(theirs, model, (optimizers[0], optimizers[1]), architecture), 1e-4)
 

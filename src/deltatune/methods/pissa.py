@@ -129,7 +129,9 @@ class PissaConfig(LoraConfig):
             columns = min(self.r + 8, *weight.shape)  # oversampled, as Halko et al. 2011 advise
             u, s, v = torch.svd_lowrank(weight, columns, niter=self.niter)
             vt = v.T
-        root = (s[: self.r] / self.scale).sqrt()
+        # A decomposition is free in its signs; with these the start depends on the weight alone.
+        signs = u.gather(0, u.abs().argmax(0, keepdim=True)).sign()[0, : self.r]
+        root = (s[: self.r] / self.scale).sqrt() * signs
         return root[:, None] * vt[: self.r], u[:, : self.r] * root
 
     def to_peft(self, adapter: Adapter, view: BaseView) -> tuple[dict[str, Any], dict[str, Tensor]]:
