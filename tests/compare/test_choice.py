@@ -23,7 +23,7 @@ GRID = {"lora": {}, "grid": {"r": [2, 4], "train.lr": [1e-5, 1e-2]}}
 
 def tried(board: dict[str, Any], name: str) -> dict[float, Any]:
     row = next(row for row in board["rows"] if row["name"] == name)
-    return {one["lr"]: one for one in row["tuning"]["tried"]}
+    return {one["settings"]["train.lr"]: one for one in row["tuning"]["tried"]}
 
 
 @pytest.fixture
@@ -50,11 +50,13 @@ def test_the_best_rate_on_validation_is_trained_with_all_seeds(make_recipe: Make
     for name in ("lora", "prompt"):
         row = next(row for row in board["rows"] if row["name"] == name)
         values = {lr: one["value"] for lr, one in tried(board, name).items()}
-        assert row["tuning"]["chosen"] == min(values, key=values.__getitem__)
+        assert row["tuning"]["chosen"]["train.lr"] == min(values, key=values.__getitem__)
         assert len(values) == 2
         assert row["tuning"]["seed"] == 3
         assert row["tuning"]["steps"] == 16
-        assert row["runs"] == [f"runs/{name}--lr-{row['tuning']['chosen']:g}-s{seed}" for seed in (3, 4)]
+        assert row["runs"] == [
+            f"runs/{name}--lr-{row['tuning']['chosen']['train.lr']:g}-s{seed}" for seed in (3, 4)
+        ]
     assert next(row for row in board["rows"] if row["name"] == "untuned")["tuning"] is None
 
 
@@ -71,7 +73,7 @@ def test_a_rate_that_is_not_chosen_never_sees_a_test_row(make_recipe: Make, tmp_
 def test_the_chosen_run_is_the_run_of_that_rate(make_recipe: Make, tmp_path: Path) -> None:
     """Pausing between training and test changes nothing, bit for bit."""
     board = compare(make_recipe("tune={lr: 2}", methods=["lora"]), tmp_path / "tuned")
-    lr = board["rows"][0]["tuning"]["chosen"]
+    lr = board["rows"][0]["tuning"]["chosen"]["train.lr"]
     plain = compare(make_recipe(f"train.lr={lr}", methods=["lora"]), tmp_path / "plain")
     assert board["rows"][0]["metrics"] == plain["rows"][0]["metrics"]
     folders = [tmp_path / "tuned" / board["rows"][0]["runs"][0], tmp_path / "plain/runs/lora-s0"]
@@ -82,7 +84,7 @@ def test_the_chosen_run_is_the_run_of_that_rate(make_recipe: Make, tmp_path: Pat
 def test_a_rate_that_diverges_is_not_chosen_and_says_so(make_recipe: Make, tmp_path: Path) -> None:
     board = compare(make_recipe("tune={lr: [0.01, 3e38]}", "train.lr=null"), tmp_path / "out")
     found = tried(board, "lora")
-    assert board["rows"][0]["tuning"]["chosen"] == 0.01
+    assert board["rows"][0]["tuning"]["chosen"]["train.lr"] == 0.01
     assert found[3e38]["status"] == "failed"
     assert "is nan" in found[3e38]["error"]
 

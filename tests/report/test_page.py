@@ -199,13 +199,37 @@ def test_what_was_tried_and_stopped_is_told(tmp_path):
     write_comparison(tmp_path, seeds=(0,))
     board = json.loads((tmp_path / "leaderboard.json").read_text())
     tried = [
-        {"lr": 0.001, "status": "done", "value": 1.25, "step": 400, "steps": 400, "error": None},
-        {"lr": 0.01, "status": "stopped", "value": 2.5, "step": 100, "steps": 400, "error": None},
-        {"lr": 0.1, "status": "failed", "value": None, "step": 0, "steps": None, "error": HOSTILE},
+        {
+            "label": "lr=0.001",
+            "settings": {"train.lr": 0.001},
+            "status": "done",
+            "value": 1.25,
+            "step": 400,
+            "steps": 400,
+            "error": None,
+        },
+        {
+            "label": "lr=0.01",
+            "settings": {"train.lr": 0.01},
+            "status": "stopped",
+            "value": 2.5,
+            "step": 100,
+            "steps": 400,
+            "error": None,
+        },
+        {
+            "label": "lr=0.1",
+            "settings": {"train.lr": 0.1},
+            "status": "failed",
+            "value": None,
+            "step": 0,
+            "steps": None,
+            "error": HOSTILE,
+        },
     ]
     board["rows"][1]["tuning"] = {
-        "setting": "train.lr", "by": "loss", "seed": 0, "chosen": 0.001, "tried": tried, "at_edge": True,
-        "train_seconds": 75.0, "steps": 500,
+        "kind": "rates", "by": "loss", "seed": 0, "chosen": {"train.lr": 0.001}, "tried": tried,
+        "at_edge": True, "train_seconds": 75.0, "steps": 500,
     }  # fmt: skip
     stopped = [{"name": f"full {HOSTILE}", "method": "full"} | tried[1]]
     board["halving"] = {"by": "loss", "stopped": stopped, "saved_share": 0.375, "risk": "Slow ones are lost."}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import traceback
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,18 @@ from deltatune.train import Context, run
 from deltatune.train.loop import Pause
 
 SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Pick:
+    """What is trained with all seeds for an entry."""
+
+    entry: MethodEntry
+    """With the settings that were chosen."""
+    variant: str = ""
+    """What its runs' folders are told apart by."""
+    tuning: dict[str, Any] | None = None
+    """What was tried for it, and at what cost; None if nothing was tuned."""
 
 
 def run_folder(entry: MethodEntry, seed: int, variant: str = "") -> str:

@@ -1,8 +1,9 @@
 """Which configuration of each entry is trained with all seeds and reported: chosen on validation rows alone.
 
-Tuning tries several learning rates of an entry; halving stops configurations that are behind. Both train
-with the recipe's first seed, pause a run behind a validation and later go on with it as if nothing had been,
-so the run that is chosen is the run that an untouched comparison would have made, bit for bit.
+Tuning tries several learning rates of an entry, halving stops configurations that are behind, a search
+(search.py) tries any settings. All train with the recipe's first seed, pause a run behind a validation and
+later go on with it as if nothing had been, so the run that is chosen is the run that an untouched comparison
+would have made, bit for bit.
 """
 
 from __future__ import annotations
@@ -15,11 +16,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from deltatune.compare.attempt import attempt, run_folder
+from deltatune.compare.attempt import Pick, attempt, run_folder
+from deltatune.compare.search import search
 from deltatune.errors import RecipeError
 from deltatune.evaluate import higher_is_better
 from deltatune.files import write_json
-from deltatune.recipe.choosing import HalvingSpec
+from deltatune.recipe.choosing import HalvingSpec, searched
+from deltatune.recipe.grid import point_label
 from deltatune.recipe.schema import MethodEntry, Recipe
 from deltatune.train import Context
 from deltatune.train.loop import Progress
@@ -64,16 +67,6 @@ class Standing:
     """Of training."""
 
 
-@dataclass(frozen=True)
-class Pick:
-    """What is trained with all seeds for an entry."""
-
-    entry: MethodEntry
-    variant: str = ""
-    tuning: dict[str, Any] | None = None
-    """What was tried for it, and at what cost; None if nothing was tuned."""
-
-
 @dataclass
 class Chosen:
     """The outcome for all entries; one without a pick was stopped early."""
@@ -84,7 +77,7 @@ class Chosen:
 
 
 def choose(context: Context, out: Path) -> Chosen:
-    """Tune and halve as the recipe says.
+    """Tune, search and halve as the recipe says.
 
     What candidates reached is written down as it comes, so that the same call after an interruption takes
     the same decisions.
@@ -94,14 +87,17 @@ def choose(context: Context, out: Path) -> Chosen:
     """
     recipe = context.recipe
     picks = {entry.name: Pick(entry) for entry in recipe.methods}
-    if recipe.tune is None and recipe.halving is None:
+    if recipe.tune is None and recipe.halving is None and recipe.search is None:
         return Chosen(picks)
     if not context.dataset.validation:
         raise RecipeError(
             "cannot choose: there are no validation rows.",
-            field="tune" if recipe.tune else "halving",
+            field="tune" if recipe.tune else "search" if recipe.search else "halving",
             remedy="Name a file for them (data.validation), or a share of the training rows.",
         )
+    for entry in recipe.methods:
+        if space := searched(recipe, entry):
+            picks[entry.name] = search(context, entry, space, out)
     contest = _Contest(context, out)
     pools = [pool for pool in _pools(recipe) if len(pool) > 1]
     for pool in pools:
@@ -112,20 +108,13 @@ def choose(context: Context, out: Path) -> Chosen:
         mine = [c for pool in pools for c in pool if c.entry.name == entry.name]
         if not mine:
             continue
-        at_end = {c: end for c in mine if c not in contest.stopped and (end := contest.end(c))}
-        if at_end:
-            best = min(at_end, key=lambda c: contest.order(at_end[c]))
-            picks[entry.name] = Pick(best.entry, best.variant, contest.tuning(mine, best))
-        elif any(c in contest.stopped for c in mine):
+        pick = contest.pick(mine)
+        if pick is None:
             del picks[entry.name]
-        else:  # all failed: the one in the middle shows why
-            middle = mine[len(mine) // 2]
-            picks[entry.name] = Pick(middle.entry, middle.variant)
-        chosen = picks.get(entry.name)
-        for candidate in mine:
-            if chosen is None or candidate.variant != chosen.variant:
-                shutil.rmtree(contest.folder(candidate) / "resume", ignore_errors=True)
-    return Chosen(picks, contest.savings(recipe, pools, picks) if recipe.halving else None)
+        else:
+            picks[entry.name] = pick
+        contest.clear([c for c in mine if pick is None or c.variant != pick.variant])
+    return Chosen(picks, contest.savings(recipe, pools, picks) if pools and recipe.halving else None)
 
 
 def _pools(recipe: Recipe) -> list[list[Candidate]]:
@@ -133,7 +122,7 @@ def _pools(recipe: Recipe) -> list[list[Candidate]]:
     pools: dict[tuple[str, str], list[Candidate]] = {}
     for entry in recipe.methods:
         config = entry.build_config()
-        if not config.trains:
+        if not config.trains or searched(recipe, entry):
             continue
         key = ("entry", entry.name)
         if recipe.halving:
@@ -228,6 +217,22 @@ class _Contest:
             )
         return alive
 
+    def pick(self, mine: Sequence[Candidate]) -> Pick | None:
+        """The best of an entry's candidates; None if it was stopped early."""
+        at_end = {c: end for c in mine if c not in self.stopped and (end := self.end(c))}
+        if at_end:
+            best = min(at_end, key=lambda c: self.order(at_end[c]))
+            return Pick(best.entry, best.variant, self.tuning(mine, best))
+        if any(c in self.stopped for c in mine):
+            return None
+        middle = mine[len(mine) // 2]  # all failed; trained once more, it shows why
+        return Pick(middle.entry, middle.variant)
+
+    def clear(self, losers: Sequence[Candidate]) -> None:
+        """Remove the states that nobody goes on from."""
+        for candidate in losers:
+            shutil.rmtree(self.folder(candidate) / "resume", ignore_errors=True)
+
     def latest(self, candidate: Candidate) -> Standing | None:
         """Where the candidate stood last."""
         return max(self.known.get(candidate.label, {}).values(), key=lambda s: s.step, default=None)
@@ -256,16 +261,16 @@ class _Contest:
                 f"{best.entry.name}: the best learning rate, {best.lr:g}, is the {end} of those tried; one "
                 "beyond it may be better."
             )
-        tried = [c for c in mine if self.latest(c)]
+        last = [standing for c in mine if (standing := self.latest(c))]
         return {
-            "setting": "train.lr",
+            "kind": "rates",
             "by": self.by,
             "seed": self.seed,
-            "chosen": best.lr,
-            "tried": [self._tried(c) for c in mine],
+            "chosen": {"train.lr": best.lr},
             "at_edge": at_edge,
-            "train_seconds": sum(s.seconds for c in tried if (s := self.latest(c))),
-            "steps": sum(s.step for c in tried if (s := self.latest(c))),
+            "tried": [self._tried(c) for c in mine],
+            "train_seconds": sum(s.seconds for s in last),
+            "steps": sum(s.step for s in last),
         }
 
     def savings(
@@ -305,8 +310,10 @@ class _Contest:
     def _tried(self, candidate: Candidate) -> dict[str, Any]:
         standing = self.latest(candidate)
         failed = candidate.label in self.failed
+        settings = {} if candidate.lr is None else {"train.lr": candidate.lr}
         return {
-            "lr": candidate.lr,
+            "label": point_label(settings),
+            "settings": settings,
             "status": "failed" if failed else "stopped" if candidate in self.stopped else "done",
             "value": standing.value if standing and not failed else None,
             "step": standing.step if standing else 0,

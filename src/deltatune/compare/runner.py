@@ -11,8 +11,8 @@ from typing import Any
 
 import yaml
 
-from deltatune.compare.attempt import attempt, run_folder
-from deltatune.compare.choice import Chosen, Pick, choose
+from deltatune.compare.attempt import Pick, attempt, run_folder
+from deltatune.compare.choice import Chosen, choose
 from deltatune.compare.statistics import bootstrap_interval, pairwise, shared_ranks, tie_matrix
 from deltatune.core.observer import Observer, Silent
 from deltatune.errors import RecipeError
@@ -28,7 +28,7 @@ SCHEMA = 1
 def compare(recipe: Recipe, out: Path, *, observer: Observer | None = None) -> dict[str, Any]:
     """Run every method with every seed, write leaderboard.json and report.html.
 
-    A recipe with `tune` or `halving` first chooses settings, by validation rows and the first seed.
+    A recipe with `tune`, `search` or `halving` first chooses settings, by validation rows and the first seed.
 
     A run that fails becomes a row with its error, and the others go on. Called again, it returns to what is
     finished, continues what was interrupted and tries again what failed.

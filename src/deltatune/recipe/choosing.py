@@ -1,4 +1,4 @@
-"""The sections of a recipe that choose settings: tuning of learning rates, and early stopping of losers.
+"""The sections of a recipe that choose settings: tuning of learning rates, search, early stopping of losers.
 
 All of it looks at validation rows and at the first seed only. What is chosen is then trained with every
 seed and judged on the test rows, so the choice cannot have seen them.
@@ -7,15 +7,16 @@ seed and judged on the test rows, so the choice cannot have seen them.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field, Strict, model_validator
+from pydantic import AfterValidator, Field, Strict, model_validator
 
-from deltatune.recipe.sections import Count, Section
+from deltatune.errors import RecipeError
+from deltatune.recipe.sections import Count, Float, Int, Section, Text, TrainSpec
 
 if TYPE_CHECKING:
     from deltatune.recipe.rules import Conflict
-    from deltatune.recipe.schema import Recipe
+    from deltatune.recipe.schema import MethodEntry, Recipe
 
 Rate = Annotated[float, Strict(), Field(gt=0, allow_inf_nan=False)]
 
@@ -79,11 +80,80 @@ class HalvingSpec(Section):
         return [self.factor**-power for power in range(self.rungs, 0, -1)]
 
 
+class SearchRange(Section):
+    """Numbers that a search may choose from, both ends included; whole ones if both ends are."""
+
+    start: Int | Float = Field(alias="from")
+    """The lowest."""
+    stop: Int | Float = Field(alias="to")
+    """The highest."""
+    scale: Literal["linear", "log"] = "linear"
+    """Whether equal distances or (log) equal ratios are equally likely at first."""
+
+    @model_validator(mode="after")
+    def _scalable(self) -> SearchRange:
+        from deltatune.recipe.grid import check_bounds
+
+        check_bounds(self.start, self.stop, self.scale)
+        return self
+
+
+def _check_space(space: dict[str, Any]) -> dict[str, Any]:
+    from deltatune.recipe.problems import parse_section
+
+    for field, axis in space.items():
+        if isinstance(axis, dict):
+            try:
+                parse_section(SearchRange, axis, field)
+            except RecipeError as error:
+                raise ValueError(str(error)) from error
+        elif not isinstance(axis, list) or not axis:
+            raise ValueError(
+                f"{field}: {axis!r} must be a list of values, or a range such as "
+                "{from: 1e-4, to: 1e-2, scale: log}."
+            )
+    return space
+
+
+Space = Annotated[dict[str, Any], Field(min_length=1), AfterValidator(_check_space)]
+"""Field (a method's setting, or train.X) -> a list of values, or a `SearchRange`; kept as it is written."""
+
+
+class SearchSpec(Section):
+    """A search with Optuna (its TPE sampler): for every entry that has a space, the same number of trials.
+
+    A trial trains with the first of `seeds` and is judged by `evaluation.select_by` on the validation rows.
+    The best is trained with every seed and reported on the test rows. With `halving`, trials that are behind
+    at its shares are stopped (ASHA, Li et al. 2020; its `finish` and `among` do not apply). Needs
+    `pip install "deltatune[search]"`.
+    """
+
+    trials: Count
+    """Of every entry; those that fail or are stopped early count."""
+    space: Space | None = None
+    """Training settings (train.lr, ...) that are searched for every entry that trains, beside its own
+    `space`: lists, or ranges `{from, to, scale}`."""
+    seed: Int = 0
+    """Of the sampler."""
+    storage: Text | None = None
+    """Where Optuna keeps the trials. Null: search.db in the comparison's folder, which a run that was
+    interrupted goes on with. The URL of a database (`mysql://...`, `postgresql://...`) lets several machines
+    work on the same search; environment variables in it ($PASSWORD) are filled in and not written down.
+    There a trial whose machine went silent is tried again by another, up to three times."""
+
+
+def searched(recipe: Recipe, entry: MethodEntry) -> dict[str, Any]:
+    """The space that is searched for an entry; empty if there is none."""
+    if recipe.search is None or not entry.build_config().trains:
+        return {}
+    return {**(recipe.search.space or {}), **(entry.space or {})}
+
+
 def choosing_conflicts(recipe: Recipe) -> Iterator[Conflict]:
     """Check what chooses settings against the rest of the recipe."""
     tune, halving, split = recipe.tune, recipe.halving, recipe.data.split
     unvalidated = not recipe.data.validation and split is not None and split.validation == 0
-    for field, section in (("tune", tune), ("halving", halving)):
+    for field, section in (("tune", tune), ("halving", halving), ("search", recipe.search)):
         if section is not None and unvalidated:
             yield field, "needs validation rows, but data.split.validation is 0."
     if tune is not None and isinstance(tune.lr, list):
@@ -94,10 +164,66 @@ def choosing_conflicts(recipe: Recipe) -> Iterator[Conflict]:
                     "stands beside tune.lr, a list of the rates for every entry; "
                     "take it out, or give tune.lr as a number of rates around each entry's own.",
                 )
-    if halving is not None and halving.among == "entry" and tune is None:
+    yield from _search_conflicts(recipe)
+    if halving is not None and halving.among == "entry" and tune is None and recipe.search is None:
         groups = [entry.group for entry in recipe.methods if entry.group]
         if len(groups) == len(set(groups)):
             yield (
                 "halving",
                 "has nothing to choose between: write a grid, tune: {lr: 4}, or halving: {among: all}.",
             )
+
+
+def _search_conflicts(recipe: Recipe) -> Iterator[Conflict]:
+    search = recipe.search
+    if search is not None and recipe.tune is not None:
+        yield "tune", "cannot stand beside search: search train.lr instead."
+    if search is not None and search.space:
+        for field in search.space:
+            if not field.startswith("train."):
+                yield (
+                    f"search.space.{field}",
+                    "is a setting of a method; write it in the space of an entry under methods.",
+                )
+    spaces = 0
+    for index, entry in enumerate(recipe.methods):
+        where = f"methods.{index}.space"
+        if entry.space and search is None:
+            yield where, "is searched only with a section such as search: {trials: 40}."
+        if entry.group and searched(recipe, entry):
+            yield where, "cannot stand beside a grid: make the grid's fields a part of the space."
+            return
+        for path, axis, place in _axes(recipe, entry, where):
+            yield from _axis_conflicts(entry, path, axis, place)
+        spaces += bool(searched(recipe, entry))
+    if search is not None and not spaces:
+        yield "search", "has nothing to search: give it a space, such as {train.lr: {from: 1e-4, to: 1e-2}}."
+
+
+def _axes(recipe: Recipe, entry: MethodEntry, where: str) -> Iterator[tuple[str, Any, str]]:
+    for field, axis in (entry.space or {}).items():
+        yield field, axis, where
+    for field, axis in searched(recipe, entry).items():
+        if field not in (entry.space or {}) and field.startswith("train."):
+            yield field, axis, "search.space"
+
+
+def _axis_conflicts(entry: MethodEntry, field: str, axis: Any, where: str) -> Iterator[Conflict]:
+    """Try an axis's values, or a range's ends, as the entry's settings."""
+    from deltatune.methods import METHODS
+    from deltatune.recipe.grid import check_fields
+    from deltatune.recipe.problems import parse_section
+
+    values = axis if isinstance(axis, list) else [axis["from"], axis["to"]]
+    try:
+        check_fields(entry.method, {field: axis}, where)
+        if entry.budget is not None and field == METHODS.get(entry.method).size:
+            yield f"{where}.{field}", f"cannot be searched: the budget of {entry.budget} decides it."
+        for value in values:
+            if field.startswith("train."):
+                name = field.removeprefix("train.")
+                parse_section(TrainSpec, {**entry.train.model_dump(), name: value}, f"{where}.train")
+            else:
+                parse_section(METHODS.get(entry.method), {**entry.config, field: value}, where)
+    except RecipeError as error:
+        yield error.field or where, " ".join(filter(None, [error.what, error.remedy]))

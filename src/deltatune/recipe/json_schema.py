@@ -20,7 +20,7 @@ def json_schema() -> dict[str, Any]:
     for name in ("ModelSpec", "DataSpec"):
         definitions[name] = _or_text(definitions[name])
     entry = definitions.pop("MethodEntry")["properties"]
-    shared = {field: entry[field] for field in ("name", "quantization", "budget")}
+    shared = {field: entry[field] for field in ("name", "quantization", "budget", "space")}
     forms: list[dict[str, Any]] = [{"type": "string", "enum": METHODS.names()}]
     for name in METHODS.names():
         settings = METHODS.get(name).model_json_schema(ref_template=f"#/$defs/{name}.{{model}}")

@@ -9,7 +9,7 @@ from pydantic import Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
 from deltatune.errors import RecipeError, nearest
-from deltatune.recipe.choosing import HalvingSpec, TuneSpec
+from deltatune.recipe.choosing import HalvingSpec, SearchSpec, Space, TuneSpec
 from deltatune.recipe.rules import find_conflicts
 from deltatune.recipe.sections import (
     Budget,
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = ["DataSpec", "EvaluationSpec", "MethodEntry", "ModelSpec", "Recipe", "TrainSpec", "slug"]
 
-ENTRY_KEYS = ("name", "train", "quantization", "budget", "group")
+ENTRY_KEYS = ("name", "train", "quantization", "budget", "group", "space")
 """Keys of a method entry besides the method's own name."""
 
 
@@ -58,6 +58,8 @@ class MethodEntry(Section):
     """This entry's number of trained parameters. Default: as the recipe says; null: the settings decide."""
     group: Text | None = None
     """The label of the entry from whose grid this one was made; null for an entry of its own."""
+    space: Space | None = None
+    """What `search` may vary for this entry: settings or train.X, as lists or ranges `{from, to, scale}`."""
 
     @property
     def slug(self) -> str:
@@ -118,6 +120,8 @@ class Recipe(Section):
     """Every entry is trained once with each seed. Three or more show the noise of training too."""
     tune: TuneSpec | None = None
     """The same number of learning rates for every entry, such as `{lr: 4}`; the best on validation counts."""
+    search: SearchSpec | None = None
+    """A search for settings: `{trials: 40, space: {train.lr: {from: 1e-4, to: 1e-2, scale: log}}}`."""
     halving: HalvingSpec | None = None
     """Stop configurations early that are behind on the validation rows, such as `{factor: 3}`."""
 
@@ -175,8 +179,7 @@ class Recipe(Section):
         base, own = self.train.model_dump(mode="json"), entry.train.model_dump(mode="json")
         changes = {key: value for key, value in own.items() if value != base[key]}
         content: dict[str, Any] = {entry.method: entry.config, "name": entry.name}
-        if entry.group:
-            content["group"] = entry.group
+        content |= {key: value for key in ("group", "space") if (value := getattr(entry, key))}
         if changes:
             content["train"] = changes
         if entry.quantization != self.quantization:

@@ -1,0 +1,303 @@
+"""A search for settings with Optuna: trials are runs that never see a test row.
+
+In the comparison's folder (search.db) a trial that was interrupted goes on as the same trial, from its
+run's saved state, and the sampler is seeded by the number of the trial: so an interrupted search ends as an
+undisturbed one. In a database that several machines share, each trial beats like a heart, and one that
+fell silent is queued again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from deltatune.compare.attempt import Pick, attempt, run_folder
+from deltatune.errors import RecipeError
+from deltatune.evaluate import higher_is_better
+from deltatune.methods import METHODS
+from deltatune.recipe.choosing import HalvingSpec, SearchSpec
+from deltatune.recipe.grid import point_label
+from deltatune.recipe.schema import MethodEntry
+from deltatune.train import Context
+from deltatune.train.loop import Progress
+
+if TYPE_CHECKING:
+    import optuna
+
+DATABASE = "search.db"
+HEARTBEAT = 60  # seconds
+RETRIES = 3
+PERCENT = 100  # trials report their progress in percent of their steps, which may differ
+FAILED = "failed"
+PRUNED = "pruned"
+
+
+class _Failed(Exception):
+    """The trial's run failed."""
+
+
+def search(context: Context, entry: MethodEntry, space: Mapping[str, Any], out: Path) -> Pick:
+    """Try settings for an entry and give the best, by validation rows and the first seed.
+
+    Args:
+        context: Data and bases of the comparison.
+        entry: The entry.
+        space: Field -> list of values, or `{from, to, scale}`.
+        out: The comparison's folder.
+
+    Raises:
+        RecipeError: Optuna is not installed, or the storage cannot be used.
+        KeyboardInterrupt: Interrupted; the same call goes on.
+    """
+    spec = context.recipe.search
+    assert spec is not None
+    study = _Search(context, entry, space, out, spec, _open(context, entry, out, spec))
+    study.run()
+    return study.pick()
+
+
+def apply_settings(entry: MethodEntry, settings: Mapping[str, Any]) -> MethodEntry:
+    """Return the entry with some of its method's settings, or (`train.X`) training settings, changed."""
+    train = {key.removeprefix("train."): value for key, value in settings.items() if key.startswith("train.")}
+    own = {key: value for key, value in settings.items() if not key.startswith("train.")}
+    config = entry.config
+    if own:
+        config = METHODS.get(entry.method).model_validate({**config, **own}).model_dump(mode="json")
+    changes = {"config": config, "train": entry.train.model_validate({**entry.train.model_dump(), **train})}
+    return entry.model_copy(update=changes)
+
+
+@dataclass
+class _Search:
+    context: Context
+    entry: MethodEntry
+    space: Mapping[str, Any]
+    out: Path
+    spec: SearchSpec
+    study: optuna.Study
+
+    def run(self) -> None:
+        """Run trials until there are enough; several machines may be at it."""
+        from optuna.samplers import TPESampler
+
+        while (done := sum(map(_counts, self.study.get_trials(deepcopy=False)))) < self.spec.trials:
+            # Seeded by what is known, so that a search that was interrupted suggests the same.
+            self.study.sampler = TPESampler(seed=(self.spec.seed * 1_000_003 + done) % 2**32)
+            self.context.observer.stage(f"{self.entry.name}: trial {done + 1} of {self.spec.trials}")
+            if self.spec.storage is None:
+                self._go_on()
+            else:
+                self.study.optimize(self._shared_trial, n_trials=1, catch=(_Failed,))
+
+    def _go_on(self) -> None:
+        """One trial in our own database: the one that was interrupted, or the next."""
+        from optuna import TrialPruned
+        from optuna.trial import Trial, TrialState
+
+        running = self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+        trial = Trial(self.study, running[0]._trial_id) if running else self.study.ask()
+        try:
+            value = self._objective(trial)
+        except TrialPruned:
+            self.study.tell(trial, state=TrialState.PRUNED)
+        except _Failed:
+            self.study.tell(trial, state=TrialState.FAIL)
+        else:
+            self.study.tell(trial, value)
+
+    def _shared_trial(self, trial: optuna.Trial) -> float:
+        """One trial in a shared database; if it is interrupted, it is queued for whoever comes next."""
+        try:
+            return self._objective(trial)
+        except KeyboardInterrupt:
+            self.study.enqueue_trial(trial.params)
+            raise
+
+    def _objective(self, trial: optuna.Trial) -> float:
+        """Train with the trial's settings; give the best validation result."""
+        from optuna import TrialPruned
+
+        settings = {field: _suggest(trial, field, axis) for field, axis in self.space.items()}
+        entry, folder = apply_settings(self.entry, settings), self._folder(settings)
+        result = attempt(self.context, entry, self.context.recipe.seeds[0], folder, self._pause(trial))
+        if result["status"] == "failed":
+            trial.set_user_attr(FAILED, result["error"]["message"])
+            raise _Failed(result["error"]["message"])
+        value = _value(result)
+        trial.set_user_attr("step", result["cost"]["steps"])
+        trial.set_user_attr("steps", result["cost"].get("planned_steps", result["cost"]["steps"]))
+        trial.set_user_attr("seconds", result["cost"]["train_seconds"])
+        if PRUNED in trial.user_attrs:
+            shutil.rmtree(folder / "resume", ignore_errors=True)
+            raise TrialPruned
+        if value is None:
+            trial.set_user_attr(FAILED, "no validation result: the method's schedule never came to its end")
+            raise _Failed
+        return value
+
+    def _pause(self, trial: optuna.Trial) -> Callable[[Progress, int], bool]:
+        """Report each validation to the pruner; pause where it says so, and at the end."""
+        reported = set(self.study.get_trials(deepcopy=False)[trial.number].intermediate_values)
+
+        def pause(progress: Progress, steps: int) -> bool:
+            if progress.stopped or progress.evaluated >= steps or PRUNED in trial.user_attrs:
+                return True
+            if progress.best is None:
+                return False  # a schedule is under way; this is not what the method will come to
+            step = PERCENT * progress.evaluated // steps
+            if step not in reported:
+                reported.add(step)
+                trial.report(progress.best, step)
+                if self.context.recipe.halving and trial.should_prune():
+                    trial.set_user_attr(PRUNED, True)
+                    return True
+            return False
+
+        return pause
+
+    def _folder(self, settings: Mapping[str, Any]) -> Path:
+        return self.out / run_folder(self.entry, self.context.recipe.seeds[0], _variant(settings))
+
+    def pick(self) -> Pick:
+        """The best trial's settings and what the search cost; the entry as it is if no trial succeeded."""
+        from optuna.trial import TrialState
+
+        trials = [trial for trial in self.study.get_trials(deepcopy=False) if _counts(trial)]
+        complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
+        by = self.context.recipe.evaluation.select_by
+        record = {
+            "kind": "search",
+            "by": by,
+            "seed": self.context.recipe.seeds[0],
+            "chosen": None,
+            "at_edge": None,
+            "tried": [self._tried(trial) for trial in trials],
+            "train_seconds": sum(trial.user_attrs.get("seconds", 0) for trial in trials),
+            "steps": sum(trial.user_attrs.get("step", 0) for trial in trials),
+            "steps_planned": sum(trial.user_attrs.get("steps", 0) for trial in trials),
+        }
+        if not complete:
+            return Pick(self.entry, tuning=record)
+        sign = -1 if higher_is_better(by) else 1
+        best = min(complete, key=lambda trial: sign * float(trial.value or 0))
+        chosen = self._settings(best)
+        for trial in complete:
+            if (settings := self._settings(trial)) != chosen:
+                shutil.rmtree(self._folder(settings) / "resume", ignore_errors=True)
+        return Pick(apply_settings(self.entry, chosen), _variant(chosen), {**record, "chosen": chosen})
+
+    def _settings(self, trial: optuna.trial.FrozenTrial) -> dict[str, Any]:
+        return {field: _decoded(trial.params[field], axis) for field, axis in self.space.items()}
+
+    def _tried(self, trial: optuna.trial.FrozenTrial) -> dict[str, Any]:
+        from optuna.trial import TrialState
+
+        states = {TrialState.COMPLETE: "done", TrialState.PRUNED: "stopped"}
+        last = trial.intermediate_values[trial.last_step] if trial.last_step is not None else None
+        settings = self._settings(trial)
+        return {
+            "label": point_label(settings),
+            "settings": settings,
+            "status": states.get(trial.state, "failed"),
+            "value": trial.value if trial.state == TrialState.COMPLETE else last,
+            "step": trial.user_attrs.get("step", 0),
+            "steps": trial.user_attrs.get("steps"),
+            "error": trial.user_attrs.get(FAILED),
+        }
+
+
+def _open(context: Context, entry: MethodEntry, out: Path, spec: SearchSpec) -> optuna.Study:
+    """The study of an entry: made, or found as it was left."""
+    try:
+        import optuna
+    except ImportError as error:
+        raise RecipeError(
+            "needs the package optuna.", field="search", remedy='Install it: pip install "deltatune[search]".'
+        ) from error
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    recipe = context.recipe
+    up = higher_is_better(recipe.evaluation.select_by)
+    try:
+        return optuna.create_study(
+            storage=_storage(spec, out),
+            study_name=entry.slug,
+            direction="maximize" if up else "minimize",
+            load_if_exists=True,
+            pruner=_pruner(recipe.halving),
+        )
+    except Exception as error:  # whatever the database's driver raises
+        raise RecipeError(
+            f"the database cannot be used ({type(error).__name__}: {error}).",
+            field="search.storage",
+            remedy="Check the URL, and that its driver is installed; or leave it out.",
+        ) from error
+
+
+def _storage(spec: SearchSpec, out: Path) -> Any:
+    from optuna.exceptions import ExperimentalWarning
+    from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
+
+    if spec.storage is None:
+        return RDBStorage(f"sqlite:///{out / DATABASE}")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)  # heartbeats are, since version 2.8
+        return RDBStorage(
+            os.path.expandvars(spec.storage),
+            heartbeat_interval=HEARTBEAT,
+            grace_period=3 * HEARTBEAT,
+            heartbeat_stale_trial_callback=RetryHeartbeatStaleTrialCallback(max_retry=RETRIES),
+        )
+
+
+def _pruner(halving: HalvingSpec | None) -> optuna.pruners.BasePruner:
+    from optuna.pruners import NopPruner, SuccessiveHalvingPruner
+
+    if halving is None:
+        return NopPruner()
+    first = max(1, round(PERCENT * halving.shares()[0]))
+    return SuccessiveHalvingPruner(min_resource=first, reduction_factor=halving.factor)
+
+
+def _suggest(trial: optuna.Trial, field: str, axis: Any) -> Any:
+    if isinstance(axis, list):
+        # Optuna's categories are plain values; a list of roles is one of them as text.
+        return _decoded(trial.suggest_categorical(field, [json.dumps(value) for value in axis]), axis)
+    low, high, log = axis["from"], axis["to"], axis.get("scale") == "log"
+    if isinstance(low, int) and isinstance(high, int):
+        return trial.suggest_int(field, low, high, log=log)
+    return _decoded(trial.suggest_float(field, low, high, log=log), axis)
+
+
+def _decoded(value: Any, axis: Any) -> Any:
+    """From Optuna's value to the setting: three significant digits say all that there is to say."""
+    if isinstance(axis, list):
+        return json.loads(value)
+    return value if isinstance(value, int) else float(f"{value:.3g}")
+
+
+def _variant(settings: Mapping[str, Any]) -> str:
+    """A short name of the settings; the same settings are the same run."""
+    return "trial-" + hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def _counts(trial: optuna.trial.FrozenTrial) -> bool:
+    """Whether a trial is over. One that was interrupted is not; another stands in its place."""
+    from optuna.trial import TrialState
+
+    over = trial.state in (TrialState.COMPLETE, TrialState.PRUNED)
+    return over or (trial.state == TrialState.FAIL and FAILED in trial.user_attrs)
+
+
+def _value(result: dict[str, Any]) -> float | None:
+    selected = result["selected"]
+    if result["status"] == "paused":
+        return None if selected["value"] is None else float(selected["value"])
+    value = result["metrics"]["validation"].get(selected["by"])
+    return None if value is None else float(value)
