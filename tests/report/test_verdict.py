@@ -106,13 +106,15 @@ def test_how_much_more_data_would_part_a_tie():
         "much as they seem to."
     )
     comparison.board["pairs"][0]["seeds_needed"] = 9
-    assert "about 1,200 test examples or 9 seeds of each in all" in words(comparison)
+    assert "about 1,200 test examples in all or 9 seeds of each," in words(comparison)
 
 
 def test_tuning_is_told():
     comparison = board({"lora": (0.6, 1), "prefix": (0.5, 2)})
-    comparison.methods[0].row["tuning"] = {"tried": [{"lr": 0.1}, {"lr": 0.2}], "chosen": 0.1}
-    assert words(comparison).endswith("Each learning rate is the best of 2 on validation rows.")
+    comparison.methods[0].row["tuning"] = {"kind": "rates", "tried": [{}, {}]}
+    assert words(comparison).endswith("The learning rate of each method is the best of 2 on validation rows.")
+    comparison.methods[0].row["tuning"]["kind"] = "search"
+    assert words(comparison).endswith("The settings of each method are the best of 2 on validation rows.")
 
 
 def test_a_tie_of_many_is_not_listed_in_full():

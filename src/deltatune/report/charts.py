@@ -207,7 +207,7 @@ def _staircase(places: Sequence[Point]) -> Markup:
     if not places:
         return Markup("")
     (x, y), *rest = places
-    path = f"M{x:.1f},{AREA.bottom:.1f}V{y:.1f}" + "".join(f"H{px:.1f}V{py:.1f}" for px, py in rest)
+    path = f"M{x:.1f},{y:.1f}" + "".join(f"H{px:.1f}V{py:.1f}" for px, py in rest)
     return Markup('<path class="front" d="{}H{:.1f}"/>').format(path, AREA.right)
 
 

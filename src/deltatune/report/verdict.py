@@ -182,8 +182,11 @@ def _lower_ties(comparison: Comparison, rest: list[Method]) -> list[Sentence]:
 
 
 def needs(pair: dict[str, Any]) -> str:
-    """`1,200 test examples or 9 seeds of each`: what would tell a tie apart; nothing if that is unknown."""
-    counts = ((pair.get("examples_needed"), "test examples"), (pair.get("seeds_needed"), "seeds of each"))
+    """`1,200 test examples in all or 9 seeds of each`: what would tell a tie apart; nothing if that is unknown."""
+    counts = (
+        (pair.get("examples_needed"), "test examples in all"),
+        (pair.get("seeds_needed"), "seeds of each"),
+    )
     return " or ".join(f"{count:,} {what}" for count, what in counts if count)
 
 
@@ -194,17 +197,19 @@ def _needed(comparison: Comparison, top: list[Method]) -> list[Sentence]:
     if not known:
         return []
     other, pair = min(known, key=lambda one: float(one[1]["examples_needed"] or math.inf))
-    words = f" would take about {needs(pair)} in all, if they differ as much as they seem to."
+    words = f" would take about {needs(pair)}, if they differ as much as they seem to."
     return [["To tell ", Name(top[0].name), " and ", Name(other.name), " apart", words]]
 
 
 def _tuned(comparison: Comparison) -> list[Sentence]:
-    """How many learning rates each method was given to choose from."""
+    """How many learning rates, or other settings, each method was given to choose from."""
     tunings = [method.row["tuning"] for method in comparison.ranked if method.row.get("tuning")]
     if not tunings:
         return []
     most = max(len(tuning.get("tried") or []) for tuning in tunings)
-    return [[f"Each learning rate is the best of {most} on validation rows."]]
+    rates = all(tuning.get("kind") == "rates" for tuning in tunings)
+    what = "The learning rate of each method is" if rates else "The settings of each method are"
+    return [[f"{what} the best of {most} on validation rows."]]
 
 
 def _tie_p(comparison: Comparison, group: list[Method]) -> str:
