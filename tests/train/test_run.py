@@ -57,7 +57,7 @@ def test_a_run_leaves_what_the_readme_promises(make_recipe: Make, tmp_path: Path
     predictions = lines(tmp_path / "run/predictions.jsonl")
     assert len(predictions) == result["data"]["test"] == 10
     again = evaluate_run(tmp_path / "run")
-    assert again == pytest.approx(result["metrics"]["test"], abs=1e-5)
+    assert again == pytest.approx(result["metrics"]["test"], rel=1e-5, abs=1e-5)
     texts = [p["input"] for p in predictions[:3]]
     assert [p.prediction for p in predict(tmp_path / "run", texts)] == [
         p["prediction"] for p in predictions[:3]

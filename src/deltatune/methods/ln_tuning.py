@@ -127,7 +127,7 @@ def _is_norm(module: nn.Module) -> bool:
     shaped = parameters.keys() in ({"weight"}, {"weight", "bias"}) and all(
         p.dim() == 1 for p in parameters.values()
     )
-    if not shaped or any(module.children()) or any(module.buffers()):
+    if not shaped or [*module.children(), *module.buffers()]:
         return False
     weight = parameters["weight"]
     x = torch.linspace(-1, 2, len(weight)).to(weight)[None] * 1e3
