@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deltatune.data import Row, batches
-from deltatune.data.splits import limit_rows, overlaps, split_rows
+from deltatune.data import batches
+from deltatune.data.splits import limit_rows, split_rows
 
 LENGTHS = st.lists(st.integers(1, 600), max_size=300)
 
@@ -80,19 +80,3 @@ def test_a_larger_limit_only_adds_rows(count: int, limit: int, seed: int) -> Non
     assert set(some) <= set(more)
     assert some == sorted(some)
     assert limit_rows(rows, None, seed) == rows
-
-
-def test_overlaps_are_counted_by_input() -> None:
-    def rows(*texts: str) -> list[Row]:
-        return [Row(f"r{index}", text, "t", {}) for index, text in enumerate(texts)]
-
-    messages = overlaps(rows("a", "b"), rows("c", "b"), rows("c", "a", "d", "a"))
-    assert [message.split(" have ")[0] for message in messages] == [
-        "1 of 2 validation rows",
-        "2 of 4 test rows",
-        "1 of 4 test rows",
-    ]
-    assert "row r1" in messages[0]
-    assert "training row" in messages[1]
-    assert "validation row" in messages[2]
-    assert overlaps(rows("a"), rows("b"), rows("c")) == []

@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from deltatune.data.checks import check_rows
 from deltatune.data.readers import read_source
 from deltatune.data.rows import Dataset, Input, Record, Row, Table, fingerprint
-from deltatune.data.splits import limit_rows, overlaps, split_rows
+from deltatune.data.splits import limit_rows, split_rows
 from deltatune.errors import DataError, nearest
 from deltatune.recipe.load import is_remote
 from deltatune.recipe.rules import template_fields
@@ -57,13 +58,15 @@ def load_data(spec: DataSpec, task: str, root: str | Path = ".") -> Dataset:
     seed = spec.split.seed if spec.split else 0
     limited = {part: limit_rows(rows, getattr(spec.limit, part), seed) for part, rows in parts.items()}
     train, validation, test = (limited[part] for part in PARTS)
+    check = check_rows(train, validation, test)
     return Dataset(
         train,
         validation,
         test,
         labels=labels,
         fingerprint=fingerprint(train, validation, test),
-        warnings=overlaps(train, validation, test),
+        warnings=check.warnings(),
+        check=check,
     )
 
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from deltatune.data.checks import DataCheck
 
 Image = NDArray[np.uint8]
 """Pixels [height, width] (grey) or [height, width, channels]."""
@@ -78,6 +81,8 @@ class Dataset:
     """SHA-256 of ids, inputs and targets of all parts."""
     warnings: list[str] = field(default_factory=list)
     """What the user should know, such as test rows that are also training rows."""
+    check: DataCheck | None = None
+    """What the warnings rest on."""
 
 
 def fingerprint(*parts: list[Row]) -> str:

@@ -1,13 +1,10 @@
-"""Splits: which rows are for training, validation and test, and whether they overlap."""
+"""Splits: which rows are for training, validation and test."""
 
 from __future__ import annotations
 
-import hashlib
 import random
 from collections.abc import Sequence
 from typing import TypeVar
-
-from deltatune.data.rows import Row
 
 T = TypeVar("T")
 
@@ -50,29 +47,3 @@ def shuffled(count: int, seed: int) -> list[int]:
 
 def _count(share: float, total: int) -> int:
     return max(1, round(share * total)) if share > 0 else 0
-
-
-def overlaps(train: Sequence[Row], validation: Sequence[Row], test: Sequence[Row]) -> list[str]:
-    """Say which held-out rows were trained on: rows whose input is, byte for byte, that of another part."""
-    known = {"training": _inputs(train), "validation": _inputs(validation)}
-    messages = []
-    for name, rows, others in (
-        ("validation", validation, ("training",)),
-        ("test", test, ("training", "validation")),
-    ):
-        for other in others:
-            shared = [row for row in rows if _digest(row) in known[other]]
-            if shared:
-                messages.append(
-                    f"{len(shared)} of {len(rows)} {name} rows have the same input as a {other} row "
-                    f"(the first: row {shared[0].id}); results on them show memory, not skill."
-                )
-    return messages
-
-
-def _inputs(rows: Sequence[Row]) -> set[bytes]:
-    return {_digest(row) for row in rows}
-
-
-def _digest(row: Row) -> bytes:
-    return hashlib.sha256(row.input_bytes()).digest()

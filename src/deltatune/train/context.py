@@ -10,7 +10,8 @@ from deltatune import quant
 from deltatune.core.method import MethodConfig
 from deltatune.core.model import AdaptedModel
 from deltatune.core.observer import Observer
-from deltatune.data.encode import Encoded, Encoder, EncodeReport
+from deltatune.data.checks import truncation_warnings
+from deltatune.data.encode import Encoded, Encoder
 from deltatune.data.load import load_data
 from deltatune.data.rows import Dataset
 from deltatune.errors import DataError
@@ -130,17 +131,9 @@ class Context:
                 )
             self._encoded[part] = self.encoder(base).encode(rows)
             if part == "train":
-                self._warn_of_truncation(self._encoded[part].report)
+                for warning in truncation_warnings(self._encoded[part].report):
+                    self.observer.warn(warning)
         return self._encoded[part]
-
-    def _warn_of_truncation(self, report: EncodeReport) -> None:
-        """Say how much of the training data is cut off, if that is much."""
-        for what, count in (("inputs", report.truncated_inputs), ("targets", report.truncated_targets)):
-            if count > 0.1 * report.rows:
-                self.observer.warn(
-                    f"{count} of {report.rows} training {what} are longer than data.max_{what[:-1]}_tokens "
-                    "and are cut off."
-                )
 
 
 def base_dtype(precision: str) -> str:

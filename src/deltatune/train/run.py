@@ -17,6 +17,7 @@ from deltatune import quant
 from deltatune.checkpoint.store import TENSORS, save_adapter
 from deltatune.core.model import AdaptedModel
 from deltatune.core.observer import Observer, Silent
+from deltatune.data.checks import truncation_warnings
 from deltatune.errors import RecipeError
 from deltatune.evaluate import Evaluation, evaluate, loss_on, metric_keys
 from deltatune.files import make_folder, write_json, write_text
@@ -168,6 +169,7 @@ class _Run:
                 "supervised_tokens": report.supervised_tokens,
                 "truncated_inputs": report.truncated_inputs,
                 "truncated_targets": report.truncated_targets,
+                "warnings": [*data.warnings, *truncation_warnings(report)],
             },
             "metrics": {"validation": validation, "test": evaluation.metrics},
             "signatures": evaluation.signatures,

@@ -1,0 +1,140 @@
+"""What can be wrong with data though every row is readable: leaks, lopsided classes, contradictory labels.
+
+Nothing is changed or left out. Rows without an input or a target never come this far: reading refuses them.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from deltatune.data.leakage import SHOWN, Leak, excerpt, leaks
+from deltatune.data.rows import Row
+
+if TYPE_CHECKING:
+    from deltatune.data.encode import EncodeReport
+
+MOST_CLASSES = 100
+ROWS_A_CLASS = 10
+"""Targets are classes if there are at least so many training rows for each of them on average."""
+LOPSIDED = 0.8
+"""Share of one class among the test rows from which on accuracy hardly says anything."""
+FEW = 5
+"""Training rows below which a class can hardly be learned."""
+CUT = 0.01
+"""Share of rows cut off that is worth a warning."""
+
+
+@dataclass(frozen=True)
+class Contradiction:
+    """One input with several labels among the training rows."""
+
+    rows: list[str]
+    """Ids."""
+    labels: list[str]
+    excerpt: str
+
+
+@dataclass(frozen=True)
+class DataCheck:
+    """What the rows of a recipe look like, and what is suspicious about them."""
+
+    leaks: list[Leak]
+    repeated: int
+    """Training rows whose input an earlier training row has."""
+    classes: dict[str, dict[str, int]] | None
+    """Rows of each class, by part, the most frequent class first; None if targets are free texts."""
+    contradictions: list[Contradiction]
+
+    @property
+    def majority(self) -> tuple[str, float] | None:
+        """The most frequent class of the training rows, and the accuracy of always answering with it."""
+        if not self.classes:
+            return None
+        label = next(iter(self.classes["train"]))
+        held_out = self.classes["test"] or self.classes["train"]
+        return label, held_out.get(label, 0) / sum(held_out.values())
+
+    def warnings(self) -> list[str]:
+        """What a person should know before training."""
+        found = [warning for leak in self.leaks for warning in leak.warnings()]
+        if self.contradictions:
+            first = self.contradictions[0]
+            found.append(
+                f"{len(self.contradictions)} inputs of training rows have contradictory labels (the first: "
+                f"rows {', '.join(first.rows[:4])} with {' and '.join(map(repr, first.labels))}, "
+                f"{first.excerpt!r}); no model can get them all right."
+            )
+        if self.majority and self.majority[1] >= LOPSIDED:
+            label, share = self.majority
+            found.append(
+                f"always answering {label!r} is right in {share:.0%} of the test rows, so accuracy tells "
+                "little; set evaluation.primary to macro_f1."
+            )
+        for label, count in (self.classes or {}).get("train", {}).items():
+            if count < FEW:
+                found.append(f"the class {label!r} has {count} training row{'s' if count > 1 else ''} only.")
+        return found
+
+    def as_dict(self) -> dict[str, Any]:
+        """All of it as plain JSON values; of long lists the first few."""
+        majority = self.majority
+        return {
+            "duplicates": [leak.as_dict() for leak in self.leaks],
+            "repeated_training_rows": self.repeated,
+            "classes": self.classes,
+            "majority": majority and {"label": majority[0], "accuracy": majority[1]},
+            "contradictions": {
+                "inputs": len(self.contradictions),
+                "examples": [vars(one) for one in self.contradictions[:SHOWN]],
+            },
+        }
+
+
+def check_rows(train: Sequence[Row], validation: Sequence[Row], test: Sequence[Row]) -> DataCheck:
+    """Look at all rows once; ten thousand short texts take seconds.
+
+    Raises:
+        DataError: An image is missing or broken.
+    """
+    by_input: dict[bytes, list[Row]] = defaultdict(list)
+    for row in train:
+        by_input[row.input_bytes()].append(row)
+    parts = {"train": train, "validation": validation, "test": test}
+    classes = None
+    if _are_classes(train):
+        classes = {
+            part: dict(Counter(row.target for row in rows).most_common()) for part, rows in parts.items()
+        }
+    return DataCheck(
+        leaks=leaks(train, validation, test),
+        repeated=len(train) - len(by_input),
+        classes=classes,
+        contradictions=_contradictions(by_input.values()) if classes else [],
+    )
+
+
+def _are_classes(rows: Sequence[Row]) -> bool:
+    """Whether the targets are a few labels, be it as class names or as texts to write."""
+    different = {row.target for row in rows}
+    return 1 < len(different) <= min(MOST_CLASSES, max(2, len(rows) // ROWS_A_CLASS))
+
+
+def _contradictions(groups: Iterable[Sequence[Row]]) -> list[Contradiction]:
+    return [
+        Contradiction([row.id for row in rows], sorted({row.target for row in rows}), excerpt(rows[0]))
+        for rows in groups
+        if len({row.target for row in rows}) > 1
+    ]
+
+
+def truncation_warnings(report: EncodeReport, part: str = "training") -> list[str]:
+    """Say how much of a part is cut off, if that is more than one row in a hundred."""
+    counts = {"inputs": report.truncated_inputs, "targets": report.truncated_targets}
+    return [
+        f"{count} of {report.rows} {part} {what} are longer than data.max_{what[:-1]}_tokens and are cut off."
+        for what, count in counts.items()
+        if count > CUT * report.rows
+    ]
