@@ -69,6 +69,16 @@ def test_merge_reports_the_divergence(tmp_path: Path, run: Callable, fake: Calla
     assert "1.5e-06" in done.out
 
 
+def test_merge_takes_several_runs(tmp_path: Path, run: Callable, fake: Callable) -> None:
+    calls = fake("deltatune.runs", "merge", {"folder": "m"})
+    assert run("merge", "a", "b", "--rule", "ties", "--weights", "1,0.5", "--out", tmp_path / "m").code == 0
+    assert calls[0].arguments == (Path("a"), tmp_path / "m")
+    assert calls[0].options == {"others": [Path("b")], "rule": "ties", "weights": [1.0, 0.5], "density": 0.2}
+    done = run("merge", "a", "b", "--weights", "half", "--out", tmp_path / "m")
+    assert done.code == 2
+    assert "no list of numbers" in done.err
+
+
 def test_merge_spares_a_folder_with_content(tmp_path: Path, run: Callable, fake: Callable) -> None:
     calls = fake("deltatune.runs", "merge", {})
     (tmp_path / "thesis.txt").write_text("mine", encoding="utf-8")

@@ -142,6 +142,7 @@ def test_ties_follows_the_paper() -> None:
     model, names, weights, density = family(), ["lora", "adalora", "vera"], [1.0, 2.0, 0.5], 0.3
     found = combine(model, names, "ties", rule="ties", weights=weights, density=density, rank=16)
     assert found.error < 1e-6
+    assert combine(model, names, "wide", rule="ties", rank=999).rank == 16  # no weight has more
     parts = [updates(model.adapter(name)) for name in names]
     for path, update in updates(found.adapter).items():
         trimmed = []

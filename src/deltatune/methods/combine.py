@@ -73,7 +73,8 @@ def combine(
         rule: How the updates are put together.
         weights: A factor for each adapter; by default 1 / n, and 1 for ties, which averages by itself.
         density: Share of the entries that ties and dare keep of each update, in (0, 1].
-        rank: Rank of the result; by default the sum of the ranks, at which linear is exact.
+        rank: Largest rank of the result; by default the sum of the ranks, at which linear is exact. With the
+            width of the widest matrix all rules are.
         seed: Decides which entries dare keeps.
 
     Raises:
@@ -92,6 +93,7 @@ def combine(
                 sites.setdefault(path, {})[index] = delta
     rank = rank or max(sum(len(delta.factors()[0]) for delta in site.values()) for site in sites.values())
     made = {path: together.low_rank(path, site, rank) for path, site in sites.items()}
+    rank = max(len(down) for down, *_ in made.values())
     heads = list(dict.fromkeys(path for adapter in adapters for path in adapter.heads()))
     # alpha = rank makes the scale 1: the factors contain every other one.
     config = LoraConfig(r=rank, alpha=rank, targets=tuple(sites))

@@ -57,6 +57,20 @@ def load_run(folder: str | Path, *, quantized: bool = True) -> LoadedRun:
     return LoadedRun(folder, recipe, base, model, encoder, result)
 
 
+def attach_run(loaded: LoadedRun, folder: Path, name: str) -> None:
+    """Attach the delta of another run to the base of `loaded`, under `name`.
+
+    Raises:
+        AdapterError: It is no finished run, or one of another base or with other labels.
+    """
+    if _result(folder)["data"]["labels"] != loaded.result["data"]["labels"]:
+        raise AdapterError(
+            f"the runs in '{loaded.folder}' and '{folder}' tell other classes apart.",
+            remedy="Put runs of one task together.",
+        )
+    load_adapter(loaded.model, folder / "adapter", name, fingerprint=fingerprint(loaded.base.model))
+
+
 def _result(folder: Path) -> dict[str, Any]:
     path = folder / "result.json"
     try:

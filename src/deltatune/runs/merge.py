@@ -1,9 +1,10 @@
-"""Fold a run's delta into its base, and measure what that changes."""
+"""Fold a run's delta, or what several together make, into its base, and measure what that changes."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -13,13 +14,22 @@ from deltatune.checkpoint.folders import atomic_folder
 from deltatune.core.head import decoder_inputs
 from deltatune.data.load import load_data
 from deltatune.errors import DataError
+from deltatune.methods.combine import combine
 from deltatune.models.quiet import quiet
-from deltatune.runs.load import LoadedRun, load_run
+from deltatune.runs.load import NAME, LoadedRun, attach_run, load_run
 
 ROWS = 8
 
 
-def merge(folder: Path, out: Path) -> dict[str, Any]:
+def merge(
+    folder: Path,
+    out: Path,
+    *,
+    others: Sequence[Path] = (),
+    rule: Literal["linear", "ties", "dare"] = "linear",
+    weights: Sequence[float] | None = None,
+    density: float = 0.2,
+) -> dict[str, Any]:
     """Write base and delta as one plain Transformers model.
 
     A delta of a quantized base is folded into the weights that were quantized, never into few bits, and how
@@ -30,6 +40,10 @@ def merge(folder: Path, out: Path) -> dict[str, Any]:
     Args:
         folder: The run's folder.
         out: Folder for the model; what is there is replaced.
+        others: Runs of the same base whose low-rank deltas are combined with that of the first.
+        rule: How they are combined, with no loss by a rank: see `deltatune.methods.combine`.
+        weights: A factor for each run, the first one's first.
+        density: Share of its entries that ties and dare keep of each update.
 
     Returns:
         `folder`, `parameters`, `compared_on`, `max_abs_logit_difference` and `logit_scale` (standard
@@ -37,9 +51,16 @@ def merge(folder: Path, out: Path) -> dict[str, Any]:
         delta that was trained on a quantized base.
 
     Raises:
-        AdapterError: The method cannot be written into weights, or the folder holds no finished run.
+        AdapterError: The method cannot be written into weights, the folder holds no finished run, or several
+            runs differ in their base or are not low-rank.
     """
     loaded = load_run(folder, quantized=False)
+    if others:
+        names = [NAME, *(f"other-{index}" for index in range(len(others)))]
+        for name, other in zip(names[1:], others, strict=True):
+            attach_run(loaded, other, name)
+        widest = max(max(weight.shape) for weight in loaded.base.model.parameters() if weight.dim() == 2)
+        combine(loaded.model, names, "together", rule=rule, weights=weights, density=density, rank=widest)
     merged = loaded.model.merged()
     assert isinstance(merged, PreTrainedModel)
     batch, compared_on = _batch(loaded)
@@ -51,7 +72,7 @@ def merge(folder: Path, out: Path) -> dict[str, Any]:
             side_by_side = loaded.model(**batch).logits
             difference = (side_by_side - again(**batch).logits).abs().max()
     quantized = None
-    if loaded.recipe.methods[0].quantization is not None:
+    if loaded.recipe.methods[0].quantization is not None and not others:
         trained = load_run(folder).model
         with torch.inference_mode():
             quantized = float((trained(**batch).logits.float() - side_by_side).abs().max())

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from deltatune.cli import output, show
-from deltatune.cli.options import Json, Overwrite, RunFolder
+from deltatune.cli.options import Json, Overwrite
 from deltatune.errors import DeltatuneError
 
 
@@ -34,9 +35,35 @@ def inspect(
     output.emit_json(found) if as_json else show.delta(str(folder), found)
 
 
+class Rule(StrEnum):
+    """How the deltas of several runs are combined."""
+
+    linear = "linear"
+    ties = "ties"
+    dare = "dare"
+
+
 def merge(
-    run: RunFolder,
+    runs: Annotated[
+        list[Path],
+        typer.Argument(metavar="RUN...", help="One run, or several of one base.", show_default=False),
+    ],
     out: Annotated[Path, typer.Option("--out", help="Folder for the merged model.", show_default=False)],
+    rule: Annotated[
+        Rule, typer.Option("--rule", help="How several runs are combined: a weighted sum, TIES or DARE.")
+    ] = Rule.linear,
+    weights: Annotated[
+        str | None,
+        typer.Option(
+            "--weights",
+            metavar="W,W",
+            help="A factor for each run; by default their mean.",
+            show_default=False,
+        ),
+    ] = None,
+    density: Annotated[
+        float, typer.Option("--density", help="Share of each update that ties and dare keep.")
+    ] = 0.2,
     overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
@@ -46,8 +73,12 @@ def merge(
     prefixes are no weights. The outputs of both models are compared, and the
     largest difference is reported.
 
+    Several runs of low-rank methods on one base are combined first.
+
     [bold]Examples[/bold]
       $ deltatune merge out/tables/runs/lora-s0 --out merged
+      $ deltatune merge out/a out/b --weights 0.7,0.3 --out merged
+      $ deltatune merge out/a out/b --rule ties --out merged
       $ deltatune merge out/sst/runs/full-s0 --out merged --overwrite --json
 
     [bold]Files[/bold]: a folder as save_pretrained writes it, with the tokenizer or image processor.
@@ -60,5 +91,20 @@ def merge(
         )
     from deltatune.runs import merge as fold
 
-    done = fold(run, out)
-    output.emit_json(done) if as_json else output.fields(f"Merged {run}", done)
+    first, *others = runs
+    factors = None if weights is None else _numbers(weights)
+    if others:
+        done = fold(first, out, others=others, rule=rule.value, weights=factors, density=density)
+    else:
+        done = fold(first, out)
+    title = f"Merged {', '.join(map(str, runs))}"
+    output.emit_json(done) if as_json else output.fields(title, done)
+
+
+def _numbers(text: str) -> list[float]:
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError as error:
+        raise DeltatuneError(
+            f"{text!r} is no list of numbers.", field="--weights", remedy="Write them as 0.5,0.5."
+        ) from error
