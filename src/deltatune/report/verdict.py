@@ -182,7 +182,7 @@ def _lower_ties(comparison: Comparison, rest: list[Method]) -> list[Sentence]:
 
 
 def needs(pair: dict[str, Any]) -> str:
-    """`1,200 test examples in all or 9 seeds of each`: what would tell a tie apart; nothing if that is unknown."""
+    """`1,200 test examples in all or 9 seeds of each`: what would part a tie, if that is known."""
     counts = (
         (pair.get("examples_needed"), "test examples in all"),
         (pair.get("seeds_needed"), "seeds of each"),
