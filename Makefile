@@ -18,7 +18,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help setup demo test check format clean
+.PHONY: help setup demo test matrix check format clean
 
 help: ## Show the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
@@ -37,6 +37,10 @@ demo: $(STAMP) ## Compare four ways to fine-tune a T5 on real tables; about 8 mi
 
 test: $(STAMP) ## Run the tests (TESTS=path for a part of them)
 	$(BIN)/python -m pytest -n 2 $(TESTS)
+
+matrix: $(STAMP) ## Run the whole contract suite and write methods/matrix.json and docs/methods.md from it
+	$(BIN)/python -m pytest -q -n 2 -m "slow or not slow" -p tests.matrix --matrix tests/contract
+	$(BIN)/python -m tests.methods_page
 
 check: $(STAMP) ## Lint, formatting, types, import directions
 	$(BIN)/ruff check

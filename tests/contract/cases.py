@@ -21,6 +21,7 @@ NO_INTERFACE = (
 NO_VOCABULARY = "a hard prompt is text, and images have no vocabulary; refused by a TargetError"
 SEARCHED = "tokens are swapped by hooks that this check does not call, or not within its three small steps"
 CLOSED_GATE = "the one gate of a matrix has no gradient in a step in which it is drawn as fully open"
+NO_CONV1D_IN_PEFT = "peft's layer of this type replaces no Conv1D; refused by a TargetError"
 ALL = frozenset(ARCHITECTURES)
 VISION = frozenset(tiny.VISION)
 TEXT = ALL - VISION
@@ -326,4 +327,30 @@ CASES = (
         for search in ("gcg", "pez")
     ),
     Case("full", "full", {}, everything, routable=False, peft=frozenset()),
+    Case(
+        "peft-loha",
+        "peft",
+        {"peft_type": "LOHA", "r": 2, "alpha": 4},
+        low_rank(4),
+        other={"peft_type": "LOHA", "r": 3, "target_modules": ["key"]},
+        peft=ALL - {"gpt2"},
+        gaps={("*", "gpt2"): NO_CONV1D_IN_PEFT},
+    ),
+    Case(
+        "peft-hra",
+        "peft",
+        {"peft_type": "HRA", "r": 2},
+        lambda a: sum(2 * i for i, _ in QUERY_VALUE[a]),
+        other={"peft_type": "LOKR", "r": 2},
+        peft=ALL - {"gpt2"},
+        gaps={("*", "gpt2"): NO_CONV1D_IN_PEFT},
+    ),
+    Case(
+        "peft-fourierft",
+        "peft",
+        {"peft_type": "FOURIERFT", "n_frequency": 9, "scaling": 15.0},
+        lambda a: 9 * len(QUERY_VALUE[a]),
+        identity=False,
+        other={"peft_type": "LORA", "r": 2, "lora_dropout": 0.1},
+    ),
 )

@@ -27,12 +27,16 @@ def over(
     check: str,
     architectures: Iterable[str] = tiny.ARCHITECTURES,
     only: Callable[[Case], Any] = lambda case: True,
+    *,
+    costly: bool = False,
 ) -> Any:
-    """Parametrise over the table."""
+    """Parametrise over the table; a costly check is slow but on one architecture of each kind."""
     params = []
     for case in filter(only, CASES):
         for architecture in architectures:
             marks = gap_marks(case, check, architecture)
+            if costly and architecture not in tiny.CORE:
+                marks.append(pytest.mark.slow)
             params.append(pytest.param(case, architecture, marks=marks, id=f"{case.label}-{architecture}"))
     return pytest.mark.parametrize(("case", "architecture"), params)
 
@@ -76,12 +80,12 @@ def test_save_load_save(case: Case, architecture: str, tmp_path: Path) -> None:
     checks.save_load_save(case, architecture, tmp_path)
 
 
-@over("joint_of_two_shapes", only=lambda case: case.other)
+@over("joint_of_two_shapes", only=lambda case: case.other, costly=True)
 def test_joint_equals_solo_for_two_shapes(case: Case, architecture: str) -> None:
     checks.joint_equals_solo(case, architecture, config=case.other)
 
 
-@over("joint_with_checkpointing", only=lambda case: case.routable)
+@over("joint_with_checkpointing", only=lambda case: case.routable, costly=True)
 def test_joint_equals_solo_with_checkpointing(case: Case, architecture: str) -> None:
     checks.joint_equals_solo(case, architecture, checkpointing=True)
 
@@ -96,7 +100,16 @@ def test_labelled_logits_are_exact(case: Case, architecture: str) -> None:
     checks.labelled_logits_are_exact(case, architecture)
 
 
-@pytest.mark.parametrize("attention", ["sdpa", "eager"])
-@over("generation", tiny.GENERATING)
-def test_generation(case: Case, architecture: str, attention: str) -> None:
-    checks.generation(case, architecture, attention)
+@over("generation", tiny.GENERATING, costly=True)
+def test_generation(case: Case, architecture: str) -> None:
+    checks.generation(case, architecture)
+
+
+@over("generation", tiny.CORE_GENERATING, only=lambda case: case.label in ("lora", "prefix", "prompt"))
+def test_generation_with_eager_attention(case: Case, architecture: str) -> None:
+    checks.generation(case, architecture, "eager")
+
+
+@over("eager_equals_sdpa", only=lambda case: case.label in ("lora", "prefix", "prompt"))
+def test_eager_attention_gives_the_same(case: Case, architecture: str) -> None:
+    checks.eager_equals_sdpa(case, architecture)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -29,6 +30,9 @@ def methods(
             metavar="NAME", help="Explain this method.", autocompletion=_complete, show_default=False
         ),
     ] = None,
+    matrix: Annotated[
+        bool, typer.Option("--matrix", help="Which method works on which architecture, as the tests found.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     r"""List the methods of fine-tuning, or explain one: idea, formula, paper, and every setting.
@@ -36,6 +40,7 @@ def methods(
     [bold]Examples[/bold]
       $ deltatune methods
       $ deltatune methods adalora
+      $ deltatune methods --matrix
 
     The settings that are shown go into a recipe under the method's name:
 
@@ -43,12 +48,45 @@ def methods(
     """
     from deltatune.methods import METHODS
 
+    if matrix:
+        _matrix(name, as_json)
+        return
     if name is None:
         described = [_describe(each, METHODS.get(each)) for each in METHODS.names()]
         output.emit_json(described) if as_json else _table(described)
         return
     described_one = _describe(name, METHODS.get(name, field="NAME"))
     output.emit_json(described_one) if as_json else _explain(described_one)
+
+
+def _matrix(name: str | None, as_json: bool) -> None:
+    """Print the outcome of the contract suite, for one method or for all."""
+    from deltatune.methods import METHODS
+    from deltatune.methods.matrix import load
+
+    if name is not None:
+        METHODS.get(name, field="NAME")
+    found = load()
+    methods = [method for method in found.cells if name in (None, method)]
+    if as_json:
+        output.emit_json(
+            {method: {a: asdict(cell) for a, cell in found.cells[method].items()} for method in methods}
+        )
+        return
+    console = output.stdout()
+    for kind, architectures in found.architectures.items():
+        table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 1))
+        table.add_column(kind, style="cyan", no_wrap=True)
+        for architecture in architectures:
+            table.add_column(architecture, justify="right", no_wrap=True)
+        for method in methods:
+            table.add_row(method, *(found.text(method, architecture) for architecture in architectures))
+        console.print(table)
+        console.print()
+    console.print("Checks of the contract that passed, over all variants of a method; -: refused. Gaps:")
+    for reason, letter in found.reasons().items():
+        if any(reason in cell.gaps for method in methods for cell in found.cells[method].values()):
+            console.print(Text(f"  {letter}  {reason}"))
 
 
 def _describe(name: str, config: type[MethodConfig]) -> dict[str, Any]:
