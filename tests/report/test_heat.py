@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import pytest
@@ -89,3 +90,11 @@ def test_a_pattern_of_numbers_will_do(tmp_path):
     assert [cell.text for cell in heat.rows[0][1]] == ["2", "0", "4"]
     path.write_text(json.dumps({"config": {"rank_pattern": None}}))
     assert learned_ranks(load(tmp_path)) == []
+
+
+def test_of_many_rank_maps_the_best_are_shown_and_the_rest_counted(comparison_dir):
+    comparison = load(comparison_dir)
+    adalora = next(method for method in comparison.methods if method.name == "adalora")
+    found = learned_ranks(dataclasses.replace(comparison, methods=[adalora] * 9))
+    assert len(found) == 6
+    assert "3 more methods have ranks" in found[-1].note

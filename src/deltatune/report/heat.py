@@ -155,7 +155,11 @@ def _shades(values: Sequence[float]) -> Callable[[float], int]:
 def learned_ranks(comparison: Comparison) -> list[Heat]:
     """A map of matrix by layer for every method whose saved delta has a `rank_pattern`; best rank first."""
     maps = [heat for method in comparison.ranked if (heat := _rank_map(method))]
-    return maps[:MOST_RANK_MAPS]
+    shown, more = maps[:MOST_RANK_MAPS], len(maps) - MOST_RANK_MAPS
+    if more > 0:
+        note = f"{shown[-1].note} {more} more methods have ranks, in adapter/deltatune.json of their runs."
+        shown[-1] = shown[-1]._replace(note=note)
+    return shown
 
 
 def _rank_map(method: Method) -> Heat | None:
