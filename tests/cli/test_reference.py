@@ -38,6 +38,17 @@ def test_lora_shows_defaults_as_a_recipe_would(run: Callable) -> None:
     assert any("[query, value]" in line for line in lines)
 
 
+def test_the_matrix_has_every_method_and_architecture(run: Callable) -> None:
+    done = run("methods", "--matrix")
+    assert done.code == 0, done.err
+    assert all(f"{name} " in done.out for name in METHODS.names())
+    assert max(map(len, done.out.splitlines())) <= 100
+    found = json.loads(run("methods", "lora", "--matrix", "--json").out)
+    assert list(found) == ["lora"]
+    assert {"t5", "deberta-v2", "clip", "mixtral"} <= set(found["lora"])
+    assert found["lora"]["t5"]["passed"] > 40
+
+
 def test_an_unknown_method_suggests_the_nearest(run: Callable) -> None:
     done = run("methods", "lorra")
     assert done.code == 2

@@ -141,6 +141,11 @@ def test_a_selector_without_a_match_lists_what_would_match(
     assert caught.value.field == "targets"
 
 
+def test_experts_in_one_tensor_are_told_of() -> None:
+    with pytest.raises(TargetError, match="its experts are kept in one tensor"):
+        VIEWS["mixtral"].select(["query", "mlp_in"])
+
+
 def test_no_attention_in_the_named_scopes_is_an_error() -> None:
     with pytest.raises(TargetError, match="encoder"):
         VIEWS["bert"].attention_sites(("decoder", "cross"))

@@ -120,8 +120,10 @@ class BaseView:
         for selector in selectors:
             matches = self._matches(selector, kinds)
             if not matches:
+                fused = any(".experts." in name for name, _ in self.base.named_parameters())
                 raise TargetError(
-                    f"{selector!r} matches no module of {self.model_type} that this method can act on.",
+                    f"{selector!r} matches no module of {self.model_type} that this method can act on"
+                    f"{'; its experts are kept in one tensor, not in linear layers' if fused else ''}.",
                     field="targets",
                     remedy=nearest(selector, self._suggestions(kinds)),
                 )
