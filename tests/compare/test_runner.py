@@ -75,8 +75,33 @@ def test_a_folder_of_another_recipe_is_refused(make_recipe: Make, tmp_path: Path
         compare(make_recipe("train.max_steps=2"), tmp_path / "out")
 
 
+@pytest.mark.parametrize("metric", ["bleu", "chrf", "macro_f1"])
+def test_corpus_metrics_give_intervals_pairs_and_ranks(
+    make_recipe: Make, tmp_path: Path, metric: str
+) -> None:
+    recipe = make_recipe(f"evaluation.primary={metric}", methods=["untuned", "lora"])
+    board = compare(recipe, tmp_path / "out")
+    assert all(row["rank"] for row in board["rows"])
+    for row in board["rows"]:
+        low, high = row["interval"]
+        value = row["metrics"][metric]
+        assert low - 1e-9 <= value <= high + 1e-9
+    (pair,) = board["pairs"]
+    values = {row["name"]: row["metrics"][metric] for row in board["rows"]}
+    assert pair["difference"] == pytest.approx(values[pair["a"]] - values[pair["b"]])
+    assert pair["tie"] or pair["examples_needed"] is None
+
+
+def test_warnings_about_the_data_are_kept(make_recipe: Make, rows: Path, tmp_path: Path) -> None:
+    lines = rows.read_text(encoding="utf-8").splitlines()
+    again = [line.replace('"id": "', '"id": "again') for line in lines]
+    rows.write_text("\n".join(lines + again), encoding="utf-8")
+    board = compare(make_recipe(methods=["untuned"]), tmp_path / "out")
+    assert any("have the same input as a training row" in text for text in board["data"]["warnings"])
+
+
 def test_a_metric_without_row_scores_gives_no_ranks(make_recipe: Make, tmp_path: Path) -> None:
-    recipe = make_recipe("evaluation.primary=bleu", methods=["untuned", "lora"])
+    recipe = make_recipe("evaluation.primary=loss", methods=["untuned", "lora"])
     board = compare(recipe, tmp_path / "out")
     assert [row["rank"] for row in board["rows"]] == [None, None]
     assert board["pairs"] == []

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import json
 import statistics as arithmetic
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ import yaml
 
 from deltatune.compare.attempt import Pick, attempt, run_folder
 from deltatune.compare.choice import Chosen, choose
+from deltatune.compare.sample import read_sample
 from deltatune.compare.statistics import bootstrap_interval, pairwise, shared_ranks, tie_matrix
 from deltatune.core.observer import Observer, Silent
 from deltatune.errors import RecipeError
@@ -96,16 +96,18 @@ def leaderboard(
 ) -> dict[str, Any]:
     """Rank the methods by the primary metric on the test rows.
 
-    Methods that a paired bootstrap over the test rows (and seeds) cannot tell apart share a rank. A metric
-    that is no mean over rows has no such scores; then rows are sorted by it and get no rank.
+    Methods that a paired bootstrap over the test rows (and seeds) cannot tell apart share a rank. BLEU,
+    chrF and macro F1 are scored anew on each resampled corpus. A loss of texts has no numbers for single
+    rows; then rows are sorted by it and get no rank.
     """
     up = higher_is_better(primary)
     rows = [_row(chosen.picks[name], runs, primary, out) for name, runs in results.items()]
     done = [row for row in rows if row["status"] == "done"]
-    scores = {row["name"]: row.pop("_scores") for row in done}
+    found = {row["name"]: row.pop("_sample") for row in done}
+    samples = {name: sample for name, sample in found.items() if sample is not None}
     pairs = []
-    if done and all(value is not None for value in scores.values()):
-        pairs = pairwise(scores)
+    if done and len(samples) == len(done):
+        pairs = pairwise(samples)
         names, means = [row["name"] for row in done], [row["metrics"][primary] for row in done]
         for row, rank in zip(
             done, shared_ranks(means, tie_matrix(names, pairs), higher_is_better=up), strict=True
@@ -148,22 +150,13 @@ def _row(pick: Pick, runs: Sequence[dict[str, Any]], primary: str, out: Path) ->
         "tuning": pick.tuning,
     }
     if not failed:
-        scores = [_scores(out / folder / "predictions.jsonl", primary) for folder in folders]
-        known = [score for score in scores if score is not None]
-        row["_scores"] = known if len(known) == len(scores) else None
+        sample = read_sample([out / folder / "predictions.jsonl" for folder in folders], primary)
+        row["_sample"] = sample
         row["metrics"] = _mean([run["metrics"]["test"] for run in runs])
         row["cost"] = _mean([run["cost"] for run in runs])
-        if row["_scores"]:
-            row["interval"] = list(bootstrap_interval(row["_scores"]))
+        if sample is not None:
+            row["interval"] = list(bootstrap_interval(sample))
     return row
-
-
-def _scores(path: Path, metric: str) -> list[float] | None:
-    """The metric of each test row, in the order of the data; None if it has no value for single rows."""
-    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    if not all(metric in line["scores"] for line in lines):
-        return None
-    return [float(line["scores"][metric]) for line in lines]
 
 
 def _mean(dicts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

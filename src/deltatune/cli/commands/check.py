@@ -1,0 +1,122 @@
+"""`check`: what a recipe's data look like to the model, and what is wrong with them."""
+
+from __future__ import annotations
+
+from itertools import groupby
+from typing import Annotated, Any
+
+import typer
+from rich.text import Text
+
+from deltatune.cli import output
+from deltatune.cli.options import Json, Overrides, Quiet, RecipeFile
+from deltatune.cli.progress import watching
+
+LEARNED, READ = "bold green", "dim"
+SHOWN_CLASSES = 12
+
+
+def check(
+    recipe: RecipeFile,
+    samples: Annotated[
+        int, typer.Option("--samples", "-n", min=0, help="Training rows to show token by token.")
+    ] = 5,
+    overrides: Overrides = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Show what the model will read and what it will learn, and warn of what is wrong with the data.
+
+    Of some training rows every token is shown: dim ones are only read, green ones
+    are learned (supervised). The end token must be among the latter, or the model
+    never learns to stop. A bar | stands between tokens.
+
+    Checked are duplicates between training, validation and test rows (equal ones
+    and near ones), the balance of classes and the accuracy of always answering
+    with the most frequent one, inputs with contradictory labels, and how much is
+    cut off. Only the tokenizer is loaded, not the weights.
+
+    [bold]Examples[/bold]
+      $ deltatune check recipe.yaml
+      $ deltatune check recipe.yaml --samples 20 --set data.max_input_tokens=256
+      $ deltatune check recipe.yaml --json | jq .warnings
+
+    Writes nothing. Exit code: 0 also if there are warnings, 2 if the recipe or the data
+    cannot be used. [bold]train[/bold] and [bold]compare[/bold] give the same warnings and keep them.
+    """
+    from deltatune.recipe import load_recipe
+
+    loaded = load_recipe(recipe, overrides or [])
+    from deltatune.train.preview import preview
+
+    with watching(quiet=quiet) as observer:
+        found = preview(loaded, samples, observer)
+    if as_json:
+        output.emit_json(found)
+        return
+    for sample in found["samples"]:
+        _show_sample(sample)
+    _show_numbers(found)
+    console = output.stdout()
+    console.print()
+    for warning in found["warnings"]:
+        text = Text.assemble(("Warning: ", "bold yellow"), (warning, "yellow"))
+        console.print(text, soft_wrap=not console.is_terminal)
+    if not found["warnings"]:
+        console.print(Text("No warnings.", style="green"))
+
+
+def _show_sample(sample: dict[str, Any]) -> None:
+    """Print the tokens of a row: a block for those that are read, one for those that are learned."""
+    console = output.stdout()
+    counts = f"{sample['length']:,} tokens, {sample['supervised']:,} learned"
+    console.print(Text.assemble((f"Row {sample['id']}", "bold"), f"  {counts}"), soft_wrap=True)
+    for learned, tokens in groupby(sample["tokens"], key=lambda token: bool(token["supervised"])):
+        style = LEARNED if learned else READ
+        line = Text("  learned  " if learned else "  read     ", style="cyan")
+        line.append("|".join(_visible(token["text"]) for token in tokens), style=style)
+        console.print(line, soft_wrap=True)
+    console.print()
+
+
+def _visible(text: str) -> str:
+    """A token in one line, without control characters."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def _show_numbers(found: dict[str, Any]) -> None:
+    rows = ", ".join(f"{part} {count:,}" for part, count in found["rows"].items())
+    described: dict[str, Any] = {"model": found["model"], "task": found["task"], "rows": rows}
+    for part, count in found["tokens"].items():
+        described[f"{part} tokens"] = (
+            f"{count['total']:,}, {count['supervised']:,} learned; a row has {count['median_length']:,g} "
+            f"(median), {count['longest']:,} at most; cut off: {count['truncated_inputs']:,} inputs, "
+            f"{count['truncated_targets']:,} targets"
+        )
+    for part, classes in (found["classes"] or {}).items():
+        if classes:
+            described[f"{part} classes"] = _balance(classes)
+    if found["majority"]:
+        majority = found["majority"]
+        described["baseline"] = (
+            f"always answering {majority['label']!r} reaches an accuracy of {majority['accuracy']:.1%}"
+        )
+    described["duplicates"] = [
+        f"{leak['part']} and {leak['other']}: {leak['exact']:,} equal, {leak['near']:,} nearly equal"
+        for leak in found["duplicates"]
+    ] or "none between the parts"
+    if found["repeated_training_rows"]:
+        described["repeated"] = f"{found['repeated_training_rows']:,} training rows"
+    output.fields("Data", described)
+    for leak in found["duplicates"]:
+        for pair in leak["examples"]:
+            one = f"  {pair['similarity']:.0%} alike: {leak['part']} row {pair['row']} {pair['excerpt']!r}"
+            other = f"{leak['other']} row {pair['other']} {pair['other_excerpt']!r}"
+            output.stdout().print(Text(f"{one}, {other}", style="dim"), soft_wrap=True)
+
+
+def _balance(classes: dict[str, int]) -> str:
+    total = sum(classes.values())
+    shown = [f"{label} {count:,} ({count / total:.1%})" for label, count in classes.items()]
+    more = len(shown) - SHOWN_CLASSES
+    return ", ".join(shown[:SHOWN_CLASSES]) + (f" and {more} more" if more > 0 else "")
