@@ -31,7 +31,8 @@ def test_every_method_describes_itself(name: str) -> None:
     assert config.paper
     assert config.default_lr > 0 or not config.trains
     assert all(field.description for field in config.model_fields.values())
-    assert config().model_validate_json(config().model_dump_json()) == config()
+    made = config(**({"peft_type": "LOHA"} if name == "peft" else {}))
+    assert config.model_validate_json(made.model_dump_json()) == made
 
 
 @pytest.mark.parametrize(

@@ -46,7 +46,7 @@ def without_times(log: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("method", METHODS.names())
 def test_a_run_leaves_what_the_readme_promises(make_recipe: Make, tmp_path: Path, method: str) -> None:
-    recipe = make_recipe(methods=[method])
+    recipe = make_recipe(methods=[{method: {"peft_type": "LOHA"} if method == "peft" else {}}])
     result = run(recipe, recipe.methods[0], 0, tmp_path / "run")
     assert sorted(p.name for p in (tmp_path / "run").iterdir()) == [
         "adapter", "metrics.jsonl", "predictions.jsonl", "recipe.yaml", "result.json",

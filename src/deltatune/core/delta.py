@@ -150,7 +150,7 @@ class ModuleCopy(Delta):
         self.copy.load_state_dict(dict(tensors))
 
 
-_HOOKS = (
+HOOKS = (
     "_forward_hooks",
     "_forward_hooks_with_kwargs",
     "_forward_hooks_always_called",
@@ -161,7 +161,7 @@ _HOOKS = (
 
 def _bare_copy(module: nn.Module) -> nn.Module:
     """A copy without the hooks: those of another adapter would go on acting inside this one's copy."""
-    held = [(part, name, getattr(part, name)) for part in module.modules() for name in _HOOKS]
+    held = [(part, name, getattr(part, name)) for part in module.modules() for name in HOOKS]
     for part, name, _ in held:
         setattr(part, name, OrderedDict())
     try:

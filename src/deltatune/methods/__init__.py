@@ -35,5 +35,6 @@ METHODS: Registry[type[MethodConfig]] = Registry(
         "diff_pruning": "deltatune.methods.diff_pruning:DiffPruningConfig",
         "hard_prompt": "deltatune.methods.hard_prompt:HardPromptConfig",
         "full": "deltatune.methods.full:FullConfig",
+        "peft": "deltatune.methods.peft_bridge:PeftBridgeConfig",
     },
 )
