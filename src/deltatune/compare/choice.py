@@ -9,7 +9,6 @@ would have made, bit for bit.
 from __future__ import annotations
 
 import json
-import math
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from deltatune.compare.attempt import Pick, attempt, run_folder
+from deltatune.compare.halving import Standing, halve, order
 from deltatune.compare.search import search
 from deltatune.errors import RecipeError
 from deltatune.evaluate import higher_is_better
@@ -52,19 +52,6 @@ class Candidate:
     def variant(self) -> str:
         """What its folder is told apart by."""
         return "" if self.lr is None else f"lr-{self.lr:g}"
-
-
-@dataclass(frozen=True)
-class Standing:
-    """How far a candidate came, and how good it is so far."""
-
-    step: int
-    steps: int
-    """Of the whole run."""
-    value: float | None
-    """Its best validation result; None while its method's schedule is under way."""
-    seconds: float
-    """Of training."""
 
 
 @dataclass
@@ -154,7 +141,7 @@ class _Contest:
         self.recipe = self.context.recipe
         self.seed = self.recipe.seeds[0]
         self.by = self.recipe.evaluation.select_by
-        self.sign = -1 if higher_is_better(self.by) else 1
+        self.up = higher_is_better(self.by)
         self.path = self.out / JOURNAL
         known = json.loads(self.path.read_text(encoding="utf-8")) if self.path.exists() else {}
         self.known = {
@@ -186,42 +173,34 @@ class _Contest:
 
     def halve(self, pool: Sequence[Candidate], spec: HalvingSpec) -> list[Candidate]:
         """Train the pool in stages, of which each is for the best of the one before."""
-        alive = list(pool)
-        before: dict[str, int] = {}
-        for share in spec.shares():
-            found = {c: standing for c in alive if (standing := self.reach(c, share)) is not None}
-            alive = list(found)
-            steps = {c.label: standing.step for c, standing in found.items()}
-            # Where validations are far apart, two stages may end at the same one: no news, no decision.
-            news = any(step != before.get(label) for label, step in steps.items())
-            before = steps
-            judged = sorted(
-                (c for c in alive if found[c].value is not None), key=lambda c: self.order(found[c])
-            )
-            keep = max(spec.finish, math.ceil(len(judged) / spec.factor))
-            if not news or len(judged) <= keep:
-                continue
-            out = judged[keep:]
-            self.stopped.update(out)
-            alive = [c for c in alive if c not in self.stopped]
+        alive, decisions = halve(pool, spec, self.reach, higher_is_better=self.up)
+        for decision in decisions:
+            self.stopped.update(decision.stopped)
             self.decisions.append(
                 {
-                    "share": share,
-                    "values": {c.label: found[c].value for c in judged},
-                    "not_settled": [c.label for c in found if found[c].value is None],
-                    "stopped": [c.label for c in out],
+                    "share": decision.share,
+                    "values": {c.label: value for c, value in decision.values.items()},
+                    "not_settled": [c.label for c in decision.not_settled],
+                    "stopped": [c.label for c in decision.stopped],
                 }
             )
-            self.context.observer.log(
-                f"At {share:.0%} of the steps: {len(out)} of {len(found)} configurations stopped."
-            )
+        if decisions:
+            count = sum(len(decision.stopped) for decision in decisions)
+            self.context.observer.log(f"{count} of {len(pool)} configurations stopped early.")
         return alive
+
+    def end(self, candidate: Candidate) -> Standing | None:
+        """Where the candidate stood at the end of its training; None if it failed or has no value."""
+        if candidate.label in self.failed:
+            return None
+        latest = self.latest(candidate)
+        return latest if latest and latest.value is not None else None
 
     def pick(self, mine: Sequence[Candidate]) -> Pick | None:
         """The best of an entry's candidates; None if it was stopped early."""
         at_end = {c: end for c in mine if c not in self.stopped and (end := self.end(c))}
         if at_end:
-            best = min(at_end, key=lambda c: self.order(at_end[c]))
+            best = min(at_end, key=lambda c: order(at_end[c], higher_is_better=self.up))
             return Pick(best.entry, best.variant, self.tuning(mine, best))
         if any(c in self.stopped for c in mine):
             return None
@@ -236,18 +215,6 @@ class _Contest:
     def latest(self, candidate: Candidate) -> Standing | None:
         """Where the candidate stood last."""
         return max(self.known.get(candidate.label, {}).values(), key=lambda s: s.step, default=None)
-
-    def end(self, candidate: Candidate) -> Standing | None:
-        """Where the candidate stood at the end of its training; None if it failed or has no value."""
-        if candidate.label in self.failed:
-            return None
-        latest = self.latest(candidate)
-        return latest if latest and latest.value is not None else None
-
-    def order(self, standing: Standing) -> float:
-        """Sort key: the better the lower; a loss that overflowed is the worst."""
-        value = standing.value
-        return math.inf if value is None or not math.isfinite(value) else self.sign * value
 
     def tuning(self, mine: Sequence[Candidate], best: Candidate) -> dict[str, Any] | None:
         """Say which rates were tried for an entry, which was chosen, and what all of it cost."""

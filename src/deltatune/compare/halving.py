@@ -1,0 +1,89 @@
+"""Successive halving: train all a little, go on with the best, and again.
+
+Jamieson and Talwalkar 2016, "Non-stochastic Best Arm Identification and Hyperparameter Optimization",
+algorithm 1, with two changes: decisions wait for the validation that the run makes anyway, so that a
+survivor's training is the same as without halving; and what cannot be judged yet is not stopped.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from deltatune.recipe.choosing import HalvingSpec
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How far a configuration came, and how good it is so far."""
+
+    step: int
+    steps: int
+    """Of the whole run."""
+    value: float | None
+    """Its best validation result; None while its method's schedule is under way."""
+    seconds: float = 0.0
+    """Of training."""
+
+
+@dataclass(frozen=True)
+class Decision(Generic[T]):
+    """Who was stopped at one share of the steps, and why."""
+
+    share: float
+    values: dict[T, float | None]
+    """Validation results of those that were judged, best first."""
+    not_settled: list[T]
+    """Those whose method's schedule was under way; they went on."""
+    stopped: list[T]
+
+
+def order(standing: Standing, *, higher_is_better: bool) -> float:
+    """Sort key: the better the lower; a result that overflowed is the worst."""
+    value = standing.value
+    if value is None or not math.isfinite(value):
+        return math.inf
+    return -value if higher_is_better else value
+
+
+def halve(
+    pool: Sequence[T],
+    spec: HalvingSpec,
+    reach: Callable[[T, float], Standing | None],
+    *,
+    higher_is_better: bool,
+) -> tuple[list[T], list[Decision[T]]]:
+    """Find those that are worth training to the end.
+
+    Args:
+        pool: The configurations that compete.
+        spec: How many go on, and when.
+        reach: Trains a configuration to its first validation at a share of its steps; None if it failed.
+        higher_is_better: The direction of validation results.
+
+    Returns:
+        The survivors, those whose schedule kept them from being judged included, and the decisions.
+    """
+    alive, decisions = list(pool), []
+    before: dict[T, int] = {}
+    for share in spec.shares():
+        found = {one: standing for one in alive if (standing := reach(one, share)) is not None}
+        alive = list(found)
+        steps = {one: standing.step for one, standing in found.items()}
+        # Where validations are far apart, two shares may end at the same one: no news, no decision.
+        news = any(step != before.get(one) for one, step in steps.items())
+        before = steps
+        judged = [one for one in alive if found[one].value is not None]
+        judged.sort(key=lambda one: order(found[one], higher_is_better=higher_is_better))
+        keep = max(spec.finish, math.ceil(len(judged) / spec.factor))
+        if news and len(judged) > keep:
+            stopped = judged[keep:]
+            values = {one: found[one].value for one in judged}
+            waiting = [one for one in alive if found[one].value is None]
+            decisions.append(Decision(share, values, waiting, stopped))
+            alive = [one for one in alive if one not in stopped]
+    return alive, decisions
