@@ -80,9 +80,7 @@ class Collector:
                 "encoder": tiny.TEXT_CLASSIFIERS,
                 "vision": tiny.VISION,
             },
-            "cases": {
-                label: self._case(label) if label in self.methods else before[label] for label in labels
-            },
+            "cases": {label: self._case(label, before.get(label)) for label in labels},
         }
         with atomic_path(FILE) as temporary:
             temporary.write_text(json.dumps(table, indent=1) + "\n", encoding="utf-8")
