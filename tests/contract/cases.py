@@ -22,6 +22,7 @@ NO_VOCABULARY = "a hard prompt is text, and images have no vocabulary; refused b
 SEARCHED = "tokens are swapped by hooks that this check does not call, or not within its three small steps"
 CLOSED_GATE = "the one gate of a matrix has no gradient in a step in which it is drawn as fully open"
 NO_CONV1D_IN_PEFT = "peft's layer of this type replaces no Conv1D; refused by a TargetError"
+PEFT_REFLECTS = "peft reflects the frozen weight: stacked, two changes add up; merged, the reflections multiply"
 ALL = frozenset(ARCHITECTURES)
 VISION = frozenset(tiny.VISION)
 TEXT = ALL - VISION
@@ -343,7 +344,7 @@ CASES = (
         lambda a: sum(2 * i for i, _ in QUERY_VALUE[a]),
         other={"peft_type": "LOKR", "r": 2},
         peft=ALL - {"gpt2"},
-        gaps={("*", "gpt2"): NO_CONV1D_IN_PEFT},
+        gaps={("*", "gpt2"): NO_CONV1D_IN_PEFT, ("stacking", "*"): PEFT_REFLECTS},
     ),
     Case(
         "peft-fourierft",
