@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from deltatune.compare.runner import compare
 from deltatune.errors import RecipeError
@@ -216,3 +221,28 @@ def test_a_recipe_with_choices_is_the_same_when_written_and_read(make_recipe: Ma
         "tune={lr: 3}", "halving={among: all}", methods=[{"lora": {}, "grid": {"r": [2, 4]}}]
     )
     assert parse_recipe(recipe.dump()) == recipe
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_twelve_configurations_killed_twice_end_as_undisturbed_ones(
+    make_recipe: Make, tmp_path: Path
+) -> None:
+    """SIGKILL leaves no time to save anything."""
+    grid = {"lora": {}, "grid": {"r": [1, 2, 3], "train.lr": [0.001, 0.003, 0.01, 0.03]}}
+    recipe = make_recipe(
+        "train.checkpoint_every=2", "train.evaluate_every=2", "train.lr=null", methods=[grid]
+    )
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe.dump()), encoding="utf-8")
+    whole = compare(recipe, tmp_path / "whole")
+    assert len(whole["rows"]) == 12
+    for runs in (3, 8):
+        command = [sys.executable, "-m", "deltatune", "compare", "recipe.yaml", "--out", "parts", "--quiet"]
+        child = subprocess.Popen(command, cwd=tmp_path)
+        while len(list(tmp_path.glob("parts/runs/*/metrics.jsonl"))) < runs:
+            assert child.poll() is None
+            time.sleep(0.05)
+        child.kill()
+        assert child.wait() == -signal.SIGKILL
+        assert not (tmp_path / "parts/leaderboard.json").exists()
+    assert comparable(compare(recipe, tmp_path / "parts")) == comparable(whole)

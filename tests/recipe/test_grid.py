@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -122,6 +124,15 @@ def test_mistakes_are_named_where_they_were_written(override: str, parts: list[s
         parse_recipe(BASE, [override])
     for part in parts:
         assert part in str(caught.value)
+
+
+def test_the_recipe_of_the_readme_is_one() -> None:
+    text = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    section = text.partition("## Choosing settings fairly")[2].partition("```yaml\n")[2].partition("```")[0]
+    recipe = parse_recipe({**BASE, **yaml.safe_load(section)})
+    assert len(recipe.methods) == 8
+    assert recipe.tune
+    assert recipe.halving
 
 
 def test_the_schema_for_editors_knows_grids() -> None:

@@ -46,15 +46,24 @@ def compare(
     A method that fails is a row with its error, and the others go on. Run the
     same command again to continue where it stopped.
 
+    [bold]Choosing settings[/bold], by validation rows and the first seed, never by test rows:
+      grid: {r: \[4, 8]}   in an entry: every combination; sample: 8 takes a part
+      tune: {lr: 4}       the best of four learning rates for every method
+      search: {trials: 40, space: {train.lr: {from: 1e-4, to: 1e-2, scale: log}}}
+      halving: {}         stops configurations early that are behind
+
     [bold]Examples[/bold]
       $ deltatune compare recipe.yaml --dry-run
       $ deltatune compare recipe.yaml --out out/tables --set seeds=\[0,1,2]
+      $ deltatune compare recipe.yaml --set tune.lr=4
 
     [bold]Files[/bold] in the folder of the comparison:
       report.html       one page: table, curves, cost, examples side by side
       leaderboard.json  ranks, means, intervals, and every pair's difference
       recipe.yaml       the recipe with every default filled in
       runs/             one folder a method and seed, as [bold]train[/bold] writes them
+      choosing.json     how far each configuration came that is tuned or halved
+      search.db         Optuna's trials of a search
     """
     from deltatune.recipe import load_recipe
 
@@ -81,7 +90,25 @@ def _plan(recipe: Recipe, *, as_json: bool, quiet: bool) -> None:
     for name, planned in plans.items():
         show.plan(name, planned)
         output.stdout().print()
-    output.stdout().print(f"{len(plans)} methods, {len(recipe.seeds)} seed(s) each")
+    output.stdout().print(
+        ". ".join([f"{len(plans)} methods, {len(recipe.seeds)} seed(s) each", *_choosing(recipe)])
+    )
+
+
+def _choosing(recipe: Recipe) -> list[str]:
+    """What is tried before the seeds are trained, in words."""
+    words = []
+    if recipe.tune:
+        tried = recipe.tune.lr if isinstance(recipe.tune.lr, int) else len(recipe.tune.lr)
+        words.append(
+            f"Before that, {tried} learning rates for each, by validation rows and seed {recipe.seeds[0]}"
+        )
+    if recipe.search:
+        words.append(f"Before that, a search of {recipe.search.trials} trials for each that has a space")
+    if recipe.halving:
+        shares = " and ".join(f"{share:.0%}" for share in recipe.halving.shares())
+        words.append(f"Those that are behind after {shares} of their steps are stopped")
+    return words
 
 
 def _compare(recipe: Recipe, out: Path, *, overwrite: bool, as_json: bool, quiet: bool) -> None:
