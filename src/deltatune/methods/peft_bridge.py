@@ -52,6 +52,7 @@ _UNFIT = {
     "SHADOW": "it runs a second network beside the base",
     "TRAINABLE_TOKENS": "it trains rows of the embedding in place",
     "LN_TUNING": "it trains copies of norms; take deltatune's own ln_tuning",
+    "IA3": "its targets are two lists; take deltatune's own ia3",
     "PVERA": "it samples from the global generator while training, so that a run could not be repeated",
     "OSF": "it rewrites the base's weights",
 }
