@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from deltatune.checkpoint.store import inspect
 from deltatune.core.model import AdaptedModel
 from deltatune.core.readable import Reader
+from deltatune.data.tokens import truncated_chat
 from deltatune.errors import TargetError
 from deltatune.methods.hard_prompt import HardPromptAdapter, HardPromptConfig
 from deltatune.recipe import Recipe
@@ -86,6 +87,22 @@ def test_the_text_before_the_input_does_the_same(architecture: str, initial: str
             compared = row if architecture not in ("llama", "gpt2") else row[1:]
             close(compared, expected[-len(compared) :])
             assert (row - before).abs().max() > 1e-3
+
+
+def test_in_a_chat_the_text_begins_the_turn_of_the_user() -> None:
+    words = tokenizer("llama")
+    words.chat_template = "<s>user\n{{ messages[0]['content'] }}\nassistant\n"  # as in those of ChatML
+    model = AdaptedModel(base("llama"), processor=words)
+    adapter = model.attach("a", HardPromptConfig(n_tokens=4))
+    assert isinstance(adapter, HardPromptAdapter)
+    for given in TEXTS:
+        found = model(input_ids=torch.tensor([truncated_chat(words, given, 99)[0]])).logits
+        with model.using():
+            whole = truncated_chat(words, f"{adapter.text()}{given}", 99)[0]
+            expected = model(input_ids=torch.tensor([whole])).logits
+        n = len(words(f"{given}\nassistant\n", add_special_tokens=False)["input_ids"])
+        close(found[0, -n:], expected[0, -n:])
+        assert len(whole) == found.shape[1] + len(adapter.hard.tokens())
 
 
 @pytest.mark.parametrize("search", ["gcg", "pez"])
