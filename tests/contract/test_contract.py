@@ -23,6 +23,16 @@ def gap_marks(case: Case, check: str, architecture: str) -> list[Any]:
     return [pytest.mark.xfail(strict=True, reason=reason, raises=raises)]
 
 
+FIRST = {case.method: case.label for case in reversed(CASES)}
+"""The case of a method that is tried with all checks on all architectures by default."""
+
+
+def marks_of(case: Case, check: str, architecture: str, *, costly: bool) -> list[Any]:
+    """Declared gaps; and slow is what is costly on an architecture that has a like among the core ones."""
+    slow = costly and architecture not in tiny.CORE
+    return gap_marks(case, check, architecture) + ([pytest.mark.slow] if slow else [])
+
+
 def over(
     check: str,
     architectures: Iterable[str] = tiny.ARCHITECTURES,
@@ -30,17 +40,29 @@ def over(
     *,
     costly: bool = False,
 ) -> Any:
-    """Parametrise over the table; a costly check is slow but on one architecture of each kind."""
+    """Parametrise over the table; a costly check is slow but on the core architectures."""
     params = []
     for case in filter(only, CASES):
         for architecture in architectures:
-            marks = gap_marks(case, check, architecture)
-            if costly and architecture not in tiny.CORE:
-                marks.append(pytest.mark.slow)
+            hard = costly or (FIRST[case.method] != case.label and check not in QUICK)
+            marks = marks_of(case, check, architecture, costly=hard)
             params.append(pytest.param(case, architecture, marks=marks, id=f"{case.label}-{architecture}"))
     return pytest.mark.parametrize(("case", "architecture"), params)
 
 
+QUICK = frozenset(
+    (
+        "identity_at_start",
+        "acts",
+        "gradients_only_in_the_adapter",
+        "every_tap_fires",
+        "detach_leaves_nothing",
+        "switching_is_exact",
+        "folding",
+        "parameter_count",
+    )
+)
+"""Checks that variants of a method, too, go through on all architectures by default."""
 SIMPLE = (
     checks.identity_at_start,
     checks.acts,
@@ -64,7 +86,8 @@ def _simple() -> Any:
     for check in SIMPLE:
         for case in CASES:
             for architecture in tiny.ARCHITECTURES:
-                marks = gap_marks(case, check.__name__, architecture)
+                hard = FIRST[case.method] != case.label and check.__name__ not in QUICK
+                marks = marks_of(case, check.__name__, architecture, costly=hard)
                 name = f"{check.__name__}-{case.label}-{architecture}"
                 params.append(pytest.param(check, case, architecture, marks=marks, id=name))
     return pytest.mark.parametrize(("check", "case", "architecture"), params)

@@ -48,10 +48,14 @@ class Matrix:
         return {reason: _letter(index) for index, reason in enumerate(dict.fromkeys(found))}
 
     def text(self, method: str, architecture: str) -> str:
-        """A cell in a few characters: checks passed (`-` if none), letters of its gaps, `!` if any failed."""
+        """A cell in a few characters: checks passed, letters of its gaps, `!` if any failed.
+
+        `-` stands for a refused architecture, `?` for one that was not run.
+        """
         cell, letters = self.cells[method][architecture], self.reasons()
         marks = "".join(letters[reason] for reason in cell.gaps)
-        return f"{cell.passed or '-'}{f' {marks}' if marks else ''}{'!' if cell.failed else ''}"
+        passed = str(cell.passed or ("-" if marks else "?"))
+        return f"{passed}{f' {marks}' if marks else ''}{'!' if cell.failed else ''}"
 
 
 def load(file: Path = FILE) -> Matrix:
