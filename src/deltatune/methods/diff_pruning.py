@@ -226,8 +226,9 @@ class DiffPruningConfig(MethodConfig):
     title: ClassVar[str] = "A change of the weights of which learned gates leave a given share of entries."
     formula: ClassVar[str] = "h = (W_0 + z . w) x, with hard-concrete gates z and exactly density non-zeros"
     when: ClassVar[str] = (
-        "When a delta should change few weights, wherever they are, and cost nothing once merged; training "
-        "needs more memory than full fine-tuning."
+        "When a delta should change few weights, wherever they are, and cost nothing once merged. Training "
+        "needs more memory than full fine-tuning, and many hundreds of steps: gates that are still open when "
+        "entries are chosen lose what was learned."
     )
     cost: ClassVar[str] = (
         "2 d_in d_out parameters for each matrix while training, then density d_in d_out: 8 bytes for each "
@@ -251,7 +252,8 @@ class DiffPruningConfig(MethodConfig):
     gates: Annotated[int | float, Field(gt=0)] = 0.5
     """Steps with gates, before the entries are chosen: a share (below 1) of the run's steps, or a count."""
     l0: Annotated[float, Field(ge=0)] = 1.25e-7
-    """Weight of the penalty on the expected number of entries; it is a sum over all of them."""
+    """Weight of the penalty on the expected number of entries, a sum over all of them. Short runs need more,
+    and a larger gate_lr: `density` in metrics.jsonl should have fallen far before the entries are chosen."""
     alpha: float = 5.0
     """Initial logit of the gates; at 5 nearly all are fully open."""
     gate_lr: Annotated[float, Field(gt=0)] = 300.0
