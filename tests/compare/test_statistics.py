@@ -312,3 +312,12 @@ def test_seeds_that_differ_ask_for_seeds_rather_than_examples():
     assert (apart.tie, apart.examples_needed, apart.seeds_needed) == (False, None, None)
     (same,) = pairwise({"a": examples, "b": examples}, resamples=500)
     assert (same.tie, same.examples_needed, same.seeds_needed) == (True, None, None)
+
+
+def test_many_clearly_different_methods_do_not_tie_for_want_of_draws() -> None:
+    """With 10,000 draws the smallest p of 435 pairs would be .087 after Holm's correction."""
+    rng = np.random.default_rng(0)
+    scores = {f"m{level}": level + rng.normal(size=60) * 0.1 for level in range(30)}
+    pairs = pairwise(scores)
+    assert len(pairs) == 435
+    assert not any(pair.tie for pair in pairs)

@@ -37,6 +37,7 @@ from deltatune.compare.sample import Sample
 
 Floats = NDArray[np.float64]
 _CELLS_AT_ONCE = 2_000_000  # weights drawn at a time: 16 MB
+_DRAWS_A_PAIR = 100  # so that the smallest corrected p is .02
 POWER = 0.8
 """With which a difference as large as the observed one shall be found by the examples said to be needed."""
 
@@ -154,7 +155,9 @@ def pairwise(
 
     Args:
         scores: Per method its scores on the same examples, or its sample.
-        resamples: How many times to draw; the examples drawn are the same for all.
+        resamples: How many times to draw at least; the examples drawn are the same for all. The smallest p
+            that draws can show is 2 / (1 + resamples), and Holm multiplies it by the number of pairs: with
+            many methods more draws are made, lest all of them tie for want of draws.
         seed: Of the draws.
         confidence: Of the intervals; a pair is a tie if its corrected p is not below 1 - confidence.
 
@@ -165,6 +168,7 @@ def pairwise(
     pairs = list(combinations(range(len(names)), 2))
     if not pairs:
         return []
+    resamples = max(resamples, _DRAWS_A_PAIR * len(pairs))
     draws = _resampled(samples, resamples, seed)
     found = [_difference([samples[i], samples[j]], [draws[i], draws[j]], seed, confidence) for i, j in pairs]
     alpha = (1 - confidence) / len(pairs)  # Holm's first step: what tells one pair apart whatever the others
