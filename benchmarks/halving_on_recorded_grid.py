@@ -8,6 +8,11 @@ keeps is compared with the part's winner: the run with the best validation resul
 
 Printed for each setting: the share of draws with the same winner; the mean and the greatest loss, which is
 the difference between the winner's validation result and that of the one kept; the share of steps saved.
+
+On 15 recorded runs of a toy (LoRA on a random two-layer T5, r 1 to 16, learning rates 1e-3 to 0.1, 12
+validations in 69 steps; loss 2.64 to 4.89), parts of 9: one decision at 1/2, 1/3 or 1/4 of the steps always
+kept the winner and saved 21, 44 and 49 %; decisions at 1/9 and 1/3 kept it in 81 % and saved 70 %; at 1/16
+and 1/4 in 73 %, saving 77 %. Hence one decision by default. Grids of real models have yet to be recorded.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """The sections of a recipe that choose settings: tuning of learning rates, search, early stopping of losers.
 
 All of it looks at validation rows and at the first seed only. What is chosen is then trained with every
-seed and judged on the test rows, so the choice cannot have seen them.
+seed and judged on the test rows, so the choice cannot have seen them. It is for comparisons; a single run
+(`deltatune train`) is trained as its entry says.
 """
 
 from __future__ import annotations
@@ -67,8 +68,9 @@ class HalvingSpec(Section):
 
     factor: Annotated[int, Strict(), Field(ge=2, le=10)] = 3
     """One in so many goes on from a decision."""
-    rungs: Annotated[int, Strict(), Field(ge=1, le=6)] = 2
-    """Number of decisions: the last at 1/factor of the steps, the one before it at 1/factor^2, ..."""
+    rungs: Annotated[int, Strict(), Field(ge=1, le=6)] = 1
+    """Number of decisions: the last at 1/factor of the steps, the one before it at 1/factor^2, ... Early ones
+    save more, and are wrong more often."""
     finish: Count = 1
     """At least so many of those that compete are trained to the end."""
     among: Literal["entry", "all"] = "entry"
