@@ -13,7 +13,7 @@ STEPS = 90
 
 
 def reach(curves: Mapping[str, tuple[float | None, ...]]):
-    """Curves hold the value after 1/9, 1/3 (or 1/2) and all of the steps; a configuration without one fails."""
+    """Curves hold the values after 1/9, 1/3 (or 1/2) and all of the steps; one without any fails."""
 
     def at(name: str, share: float) -> Standing | None:
         if not curves[name]:
