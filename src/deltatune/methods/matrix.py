@@ -52,6 +52,8 @@ class Matrix:
 
         `-` stands for a refused architecture, `?` for one that was not run.
         """
+        if method not in self.cells:
+            return "?"
         cell, letters = self.cells[method][architecture], self.reasons()
         marks = "".join(letters[reason] for reason in cell.gaps)
         passed = str(cell.passed or ("-" if marks else "?"))
