@@ -13,6 +13,7 @@ from tests.tiny import ARCHITECTURES, CLASSES, CLASSIFIERS, HEADS, KV_HEADS, D
 from deltatune.core.method import MethodConfig
 from deltatune.methods import METHODS
 
+NOT_QUANTIZED = "it makes up for quantization, and these bases are not quantized; refused by a TargetError"
 NO_BIAS = "the base has no bias that could hold a trained one; refused by an AdapterError"
 NO_PATCH_MASK = "patches have no attention mask to hide a missing prompt behind; refused by a TargetError"
 NO_INTERFACE = (
@@ -156,6 +157,7 @@ CASES = (
     Case("dora-dropout", "dora", {"r": 2, "dropout": 0.1}, magnitudes(low_rank(2))),
     Case("pissa", "pissa", {"r": 2, "alpha": 4}, low_rank(2), other={"r": 3, "targets": ["key"]}),
     Case("pissa-fast", "pissa", {"r": 2, "alpha": 3, "niter": 16, "rslora": True}, low_rank(2)),
+    Case("loftq", "loftq", {"r": 2}, low_rank(2), gaps={("*", ALL): NOT_QUANTIZED}),
     Case("lora_plus", "lora_plus", {"r": 2}, low_rank(2), other={"r": 3, "targets": ["key"]}),
     Case(
         "lora_fa",

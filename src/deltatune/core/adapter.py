@@ -135,7 +135,10 @@ class Adapter(nn.Module):
         self.clock.tick = int(state["tick"])
 
     def lr_factor(self, name: str) -> float:
-        """Factor on the learning rate of the parameter `name` (a name that `trainable` gives)."""
+        """Factor on the learning rate of the parameter `name` (a name that `trainable` gives).
+
+        It may change between steps, if parameters with equal factors at the start always have equal ones.
+        """
         return 1.0
 
     def trainable(self) -> Iterator[tuple[str, nn.Parameter]]:

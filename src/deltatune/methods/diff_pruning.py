@@ -35,6 +35,8 @@ from deltatune.core.sites import BaseView
 from deltatune.errors import RecipeError, TrainingError
 from deltatune.methods.lora import linear_shape
 
+HEAD_LR = 10.0
+"""Factor on the learning rate of a new head, which starts from nothing."""
 LEFT, RIGHT = -1.5, 1.5
 """Ends of the stretched gate. They are symmetric, so log(-l / r) = 0 in the penalty."""
 
@@ -213,10 +215,13 @@ class DiffPruningAdapter(Adapter):
             delta.mask = state["masks"].get(path)
 
     def lr_factor(self, name: str) -> float:
-        """Gates are logits and move in larger steps than weights do."""
+        """Gates are logits and move in larger steps than weights do; few weights in larger ones than all."""
         parameter = self.get_parameter(name)
-        gates = (gate for delta in self.gated.values() for gate in (delta.gate, delta.group_gate))
-        return self.config.gate_lr if any(gate is parameter for gate in gates) else 1.0
+        if any(parameter is gate for delta in self.gated.values() for gate in (delta.gate, delta.group_gate)):
+            return self.config.gate_lr
+        if any(parameter is delta.diff for delta in self.gated.values()):
+            return self.config.entry_lr if self.settled else 1.0
+        return HEAD_LR
 
 
 class DiffPruningConfig(MethodConfig):
@@ -236,12 +241,13 @@ class DiffPruningConfig(MethodConfig):
     )
     defaults: ClassVar[str] = (
         "0.5 % of all linear layers, gates in (-1.5, 1.5) from alpha 5 and l0 1.25e-7, as in the paper and "
-        "its code; half of the steps with gates; lr 3e-4 with gates at 300 times that, about the code's 0.1."
+        "its code; half of the steps with gates; lr 1e-4, as for full fine-tuning, with gates at 1,000 times "
+        "that, the code's 0.1, and the entries that are left at 30 times that."
     )
     paper: ClassVar[str] = (
         "Guo, Rush and Kim 2021, Parameter-Efficient Transfer Learning with Diff Pruning (arXiv 2012.07463)."
     )
-    default_lr: ClassVar[float] = 3e-4
+    default_lr: ClassVar[float] = 1e-4
 
     density: Annotated[float, Field(gt=0, le=1)] = 0.005
     """Share of the entries of the chosen matrices, all together, that is changed in the end; kept exactly."""
@@ -256,8 +262,11 @@ class DiffPruningConfig(MethodConfig):
     and a larger gate_lr: `density` in metrics.jsonl should have fallen far before the entries are chosen."""
     alpha: float = 5.0
     """Initial logit of the gates; at 5 nearly all are fully open."""
-    gate_lr: Annotated[float, Field(gt=0)] = 300.0
+    gate_lr: Annotated[float, Field(gt=0)] = 1000.0
     """Factor on the learning rate of the gates."""
+    entry_lr: Annotated[float, Field(gt=0)] = 30.0
+    """Factor on the learning rate of the entries that are left, once they are chosen: a change of all
+    weights needs small steps, one of half a percent of them large ones."""
     counts: dict[str, int] | None = None
     """Number of entries of each matrix. Found; written when a delta is saved."""
 

@@ -187,7 +187,7 @@ class Trainer:
         before = snapshot(self.adapter) if first else {}
         lr = self.lr * lr_factor(progress.step, self.total, spec.warmup, spec.schedule)
         for group in self.optimizer.param_groups:
-            group["lr"] = lr * group["factor"]
+            group["lr"] = lr * self.adapter.lr_factor(group["first"])
         size = spec.micro_batch_size or spec.batch_size
         micro = [
             self.encoder.collate([self.train.features[row] for row in rows[start : start + size]])

@@ -16,7 +16,10 @@ from deltatune.recipe.sections import TrainSpec
 def build_optimizer(
     adapter: Adapter, spec: TrainSpec, lr: float, device: torch.device, observer: Observer
 ) -> torch.optim.Optimizer:
-    """AdamW over what the adapter trains, grouped by its learning-rate factors (`factor` of a group).
+    """AdamW over what the adapter trains, grouped by its learning-rate factors.
+
+    A group's `first` is the name of one of its parameters, by which the factor is asked for on every step: it
+    may change in the course of a run, for all parameters that share it alike.
 
     `adamw-8bit` keeps the moments in 8 bits (Dettmers et al. 2022); `adamw-paged` keeps them in memory that
     moves to the host when the GPU's runs out (QLoRA, Dettmers et al. 2023, section 3). Both are kernels for
@@ -25,10 +28,12 @@ def build_optimizer(
     Raises:
         RecipeError: bitsandbytes is not installed.
     """
-    by_factor: dict[float, list[torch.nn.Parameter]] = {}
+    by_factor: dict[float, dict[str, torch.nn.Parameter]] = {}
     for name, parameter in adapter.trainable():
-        by_factor.setdefault(adapter.lr_factor(name), []).append(parameter)
-    groups: list[dict[str, Any]] = [{"params": p, "factor": factor} for factor, p in by_factor.items()]
+        by_factor.setdefault(adapter.lr_factor(name), {})[name] = parameter
+    groups: list[dict[str, Any]] = [
+        {"params": list(named.values()), "first": next(iter(named))} for named in by_factor.values()
+    ]
     if spec.optimizer != "adamw" and device.type == "cuda":
         if importlib.util.find_spec("bitsandbytes") is None:
             raise RecipeError(
