@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from transformers.utils import logging
 
 from deltatune.errors import DeltatuneError, ModelError, RecipeError
-from deltatune.models import load
+from deltatune.models import source
 from deltatune.models.load import load_base
 from tests.models.conftest import spec
 
@@ -234,7 +234,7 @@ def test_code_of_a_checkpoint_runs_only_with_consent(checkpoints, tmp_path):
 
 
 def test_hub_that_cannot_be_reached(monkeypatch):
-    monkeypatch.setattr(load, "_hub_answers", lambda: False)
+    monkeypatch.setattr(source, "_hub_answers", lambda: False)
     with pytest.raises(DeltatuneError) as caught:
         load_base(spec("nobody/never-downloaded-model"), "causal-lm", None)
     assert "cannot be reached" in str(caught.value)
@@ -254,13 +254,13 @@ def test_whether_the_hub_answers(monkeypatch):
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
     server = http.server.HTTPServer(("127.0.0.1", 0), _NotFound)
-    monkeypatch.setattr(load.hub, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(load.hub, "ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+    monkeypatch.setattr(source.hub, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(source.hub, "ENDPOINT", f"http://127.0.0.1:{server.server_port}")
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    assert load._hub_answers()
-    monkeypatch.setattr(load.hub, "HF_HUB_OFFLINE", True)
-    assert not load._hub_answers()
+    assert source._hub_answers()
+    monkeypatch.setattr(source.hub, "HF_HUB_OFFLINE", True)
+    assert not source._hub_answers()
     server.shutdown()
     server.server_close()
-    monkeypatch.setattr(load.hub, "HF_HUB_OFFLINE", False)
-    assert not load._hub_answers()
+    monkeypatch.setattr(source.hub, "HF_HUB_OFFLINE", False)
+    assert not source._hub_answers()

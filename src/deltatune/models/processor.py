@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import AutoConfig, PreTrainedConfig
 
-from deltatune.models.load import _explained, _locate, _processor
 from deltatune.models.quiet import quiet
+from deltatune.models.source import explained, locate, processor_of
 from deltatune.models.tasks import check_task
 
 if TYPE_CHECKING:
@@ -20,9 +20,9 @@ def load_processor(spec: ModelSpec, task: str) -> tuple[Any, PreTrainedConfig]:
     Raises:
         ModelError: The model cannot be found or read, or is of no use for the task.
     """
-    source = _locate(spec)
-    with quiet(), _explained(source):
+    source = locate(spec)
+    with quiet(), explained(source):
         config = AutoConfig.from_pretrained(source.path, **source.options)
     check_task(config, task, source.name)
-    with quiet(), _explained(source):
-        return _processor(source, task), config
+    with quiet(), explained(source):
+        return processor_of(source, task), config
