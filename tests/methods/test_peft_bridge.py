@@ -62,8 +62,11 @@ def test_every_type_gives_the_logits_of_peft(kind: str, architecture: str, tmp_p
     close(bridge.real_logits(theirs, architecture, batch), expected)
     again = bridge.load_in_ours(architecture, tmp_path / "delta")
     close(bridge.real_logits(again, architecture, batch), expected, 1e-6)
+    if kind == "RANDLORA":  # sums of large random factors: in float32 the order of summing shows
+        expected = bridge.real_logits(again.double(), architecture, batch)
     if kind not in UNMERGED:
-        merged = AdaptedModel(model.merged(), tiny.heads(architecture))
+        source = again if kind == "RANDLORA" else model
+        merged = AdaptedModel(source.merged(), tiny.heads(architecture))
         close(bridge.real_logits(merged, architecture, batch), expected, 1e-4)
     model.detach("a")
     assert anatomy(base) == before

@@ -44,7 +44,7 @@ def without_times(log: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{key: value for key, value in line.items() if key != "seconds"} for line in log]
 
 
-@pytest.mark.parametrize("method", METHODS.names())
+@pytest.mark.parametrize("method", [name for name in METHODS.names() if name != "loftq"])
 def test_a_run_leaves_what_the_readme_promises(make_recipe: Make, tmp_path: Path, method: str) -> None:
     recipe = make_recipe(methods=[{method: {"peft_type": "LOHA"} if method == "peft" else {}}])
     result = run(recipe, recipe.methods[0], 0, tmp_path / "run")

@@ -29,6 +29,7 @@ from pydantic import ConfigDict, Field, ValidationError, field_validator, model_
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from deltatune import quant
 from deltatune.core.adapter import Adapter
 from deltatune.core.delta import HOOKS, Delta, Dropout
 from deltatune.core.method import MethodConfig
@@ -245,6 +246,13 @@ class PeftBridgeConfig(MethodConfig):
         fields = {field.name for field in dataclasses.fields(self._class())}
         turned = any(isinstance(module, Conv1D) for module in chosen.values())
         more = {"fan_in_fan_out": True} if turned and "fan_in_fan_out" in fields else {}
+        formats = quant.describe(view.base)
+        if formats:
+            raise TargetError(
+                f"peft's layers are put around plain ones, and the base is quantized ({formats}).",
+                field="quantization",
+                remedy="Give the entry `quantization: null`, or take one of deltatune's own methods.",
+            )
         skeleton = _skeleton(view.base)
         for path in chosen:  # copies for now: some initialisations write into what they are given
             twin = skeleton.get_submodule(path)
