@@ -90,13 +90,13 @@ class PissaConfig(LoraConfig):
     )
     defaults: ClassVar[str] = (
         "alpha = r and no dropout, as in the paper's section 5. It trains 7 B models at 2e-5 and rank 128; "
-        "smaller models and ranks take about ten times as much."
+        "at 2e-4 and rank 2 a small BERT learned next to nothing in 100 steps, at 1e-3 it learned."
     )
     paper: ClassVar[str] = (
         "Meng et al. 2024, PiSSA: Principal Singular Values and Singular Vectors Adaptation of LLMs "
         "(arXiv 2404.02948)."
     )
-    default_lr: ClassVar[float] = 2e-4
+    default_lr: ClassVar[float] = 1e-3
     kinds: ClassVar[tuple[type[nn.Module], ...]] = LINEAR
 
     alpha: Annotated[float, Field(gt=0)] = 8.0
