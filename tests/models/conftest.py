@@ -29,6 +29,7 @@ WORDS = ["<pad>", "</s>", "<unk>", "a", "b", "c", "table", "title"]
 def spec(name: str | Path, **fields: object) -> SimpleNamespace:
     """What the recipe's ModelSpec looks like to `load_base`."""
     defaults = {"name": str(name), "revision": None, "trust_remote_code": False, "attention": None}
+    defaults |= {"image_size": None}
     return SimpleNamespace(**(defaults | fields))
 
 

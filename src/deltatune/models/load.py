@@ -17,6 +17,7 @@ from transformers import (
 
 from deltatune.errors import ModelError
 from deltatune.models.quiet import quiet
+from deltatune.models.resolution import interpolate_positions
 from deltatune.models.source import Source, explained, locate, processor_of
 from deltatune.models.tasks import AUTO, CLASSIFICATION, check_task
 from deltatune.quant import read_weight
@@ -91,7 +92,7 @@ def load_base(
     with quiet(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         with explained(source):
-            processor = processor_of(source, task)
+            processor = processor_of(source, task, spec.image_size)
             options: dict[str, Any] = {"dtype": DTYPES[dtype]}
             if quantization is not None:
                 options = _quantized(source, quantization, task, config)
@@ -101,6 +102,8 @@ def load_base(
         if labels and not new_modules and not same_labels:
             new_modules = _fresh_head(model)
     check_widths(model, source.name)
+    if spec.image_size is not None:
+        interpolate_positions(model, spec.image_size, source.name)
     model.eval().requires_grad_(False)
     if task not in CLASSIFICATION:
         _plain_generation(model)

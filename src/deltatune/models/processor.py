@@ -25,4 +25,4 @@ def load_processor(spec: ModelSpec, task: str) -> tuple[Any, PreTrainedConfig]:
         config = AutoConfig.from_pretrained(source.path, **source.options)
     check_task(config, task, source.name)
     with quiet(), explained(source):
-        return processor_of(source, task), config
+        return processor_of(source, task, spec.image_size), config

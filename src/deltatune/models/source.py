@@ -16,6 +16,7 @@ from transformers import AutoImageProcessor, AutoTokenizer
 
 from deltatune.errors import ModelError
 from deltatune.models.bundled import PREFIX, resolve
+from deltatune.models.resolution import processor_sizes
 
 if TYPE_CHECKING:
     from deltatune.recipe.sections import ModelSpec
@@ -85,10 +86,14 @@ def _hub_answers() -> bool:
     return True
 
 
-def processor_of(source: Source, task: str) -> Any:
-    """The tokenizer, or for images the image processor."""
+def processor_of(source: Source, task: str, image_size: int | None = None) -> Any:
+    """The tokenizer, or for images the image processor, giving squares of `image_size` pixels."""
     if task == "image-classification":
-        return AutoImageProcessor.from_pretrained(source.path, **source.options)
+        processor = AutoImageProcessor.from_pretrained(source.path, **source.options)
+        if image_size is None:
+            return processor
+        sizes = processor_sizes(processor.to_dict(), image_size)
+        return AutoImageProcessor.from_pretrained(source.path, **source.options, **sizes)
     return AutoTokenizer.from_pretrained(source.path, **source.options)
 
 

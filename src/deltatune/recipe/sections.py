@@ -66,6 +66,9 @@ class ModelSpec(Section):
     """Whether Python code that comes with the model may run on this machine."""
     attention: Literal["sdpa", "eager"] = "sdpa"
     """The attention implementation of the base."""
+    image_size: Annotated[int, Strict(), Field(ge=8)] | None = None
+    """Edge in pixels of the squares that an image model reads; null: its own. Half the edge is a quarter of
+    the work. Position embeddings are interpolated, so it must be a multiple of the model's patches."""
 
     @model_validator(mode="before")
     @classmethod
