@@ -169,6 +169,39 @@ def test_gcg_takes_the_best_swap_of_those_that_the_gradient_ranks_high() -> None
     assert adapter.after_step(3)["swaps"] >= 1
 
 
+def test_with_fluency_swaps_are_judged_by_loss_and_likelihood() -> None:
+    made = tiny.batch("llama")
+    found = {}
+    for weight in (0.0, 5.0):
+        model, adapter = searched("llama", n_tokens=4, fluency=weight, candidates=40)
+
+        @torch.no_grad()
+        def measured(model: AdaptedModel = model) -> float:
+            return float(loss(model, made)) / 100
+
+        def surprise(adapter: HardPromptAdapter = adapter) -> float:
+            ids = adapter.hard.ids
+            log_p = base("llama")(input_ids=ids[None]).logits[0].detach().log_softmax(-1)
+            return -float(sum(log_p[i, ids[i + 1]] for i in range(3))) / 3
+
+        model.train()
+        for step in range(1, 6):
+            adapter.zero_grad()
+            loss(model, made).backward()
+            before = measured() + weight * surprise()
+            adapter.before_step(step, measured)
+            assert measured() + weight * surprise() <= before + 1e-5
+        found[weight] = surprise()
+    assert found[5.0] < found[0.0]
+
+
+def test_only_language_models_judge_how_a_text_reads() -> None:
+    with pytest.raises(TargetError, match="cannot tell how a text reads"):
+        searched("bert", fluency=1.0)
+    with pytest.raises(ValueError, match="judges swaps"):
+        HardPromptConfig(search="pez", fluency=1.0)
+
+
 def test_pez_is_adamw_on_vectors_with_the_gradient_of_the_nearest_tokens() -> None:
     model, adapter = searched("t5", search="pez")
     made = tiny.batch("t5")

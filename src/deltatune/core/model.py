@@ -50,6 +50,7 @@ class AdaptedModel(nn.Module):
         self.base: Any = base.requires_grad_(False).eval()
         quant.settle_(base)
         self.view = BaseView(base, heads, processor)
+        self.view.without_adapters = self.using
         self.adapters = nn.ModuleDict()
         self.configs: dict[str, MethodConfig] = {}
         self.base_dropout = base_dropout

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -44,6 +45,8 @@ class BaseView:
         self.processor = processor
         self.original: Callable[[str], Tensor] | None = None
         """Of a quantized base: reads the weight [d_out, d_in] that the module at a path had before."""
+        self.without_adapters: Callable[[], AbstractContextManager[None]] = nullcontext
+        """Within its block the base answers as it came."""
         self.config = base.config
         self.heads = tuple(heads)
         self.model_type: str = self.config.model_type

@@ -5,8 +5,10 @@ r"""Hard prompts: readable text before the input, found by gradient-guided searc
 `search: gcg` (Zou et al. 2023, algorithm 1; Shin et al. 2020, AutoPrompt, equation 2): the gradient g_i at
 the embedding of each token ranks all tokens w by -E(w) . g_i, the first-order change of the loss. Single
 swaps drawn from the best `top_k` of each place are tried on the step's batch, and the best one is taken if it
-lowers the loss. `search: pez` (Wen et al. 2023, algorithm 1): continuous vectors are moved by AdamW with the
-gradient that is taken at the nearest tokens (by cosine), which are what the forward pass uses.
+lowers the loss. With `fluency` f they are judged by L - f mean_i log p(t_i | t_1 .. t_(i-1)), p being that of
+the untouched language model, so that the text stays readable (Shi et al. 2022, FluentPrompt). `search: pez`
+(Wen et al. 2023, algorithm 1): continuous vectors are moved by AdamW with the gradient that is taken at the
+nearest tokens (by cosine), which are what the forward pass uses.
 
 Both are one straight-through formula, P = E(t) + v - sg(v): the vectors v collect gradients and never change
 what the model sees. The prompt stands where its text would stand, behind `[CLS]` or the begin token, and ends
@@ -101,12 +103,20 @@ class HardPromptAdapter(Adapter):
         prompt: Where the search starts.
         config: Its settings.
         reader: Says which tokens read back; None without a tokenizer, when all are taken to do so.
+        surprise: Mean negative log-likelihood of tokens [n] as a text.
     """
 
-    def __init__(self, prompt: HardPrompt, config: HardPromptConfig, reader: Reader | None) -> None:
+    def __init__(
+        self,
+        prompt: HardPrompt,
+        config: HardPromptConfig,
+        reader: Reader | None,
+        surprise: Callable[[Tensor], float],
+    ) -> None:
         super().__init__(prompt=prompt)
         self.config = config
         self.reader = reader
+        self.surprise = surprise
         self.hard = prompt
         self.swaps = 0
 
@@ -120,7 +130,7 @@ class HardPromptAdapter(Adapter):
         ranked = (gradient @ table.T).topk(min(self.config.top_k, len(table)), dim=1, largest=False)
         generator = torch.Generator().manual_seed(hash((self.clock.seed, step)) & (2**63 - 1))
         before = self.hard.ids.clone()
-        best, lowest = before, loss()
+        best, lowest = before, loss() + self._unreadable(before)
         for _ in range(self.config.candidates):
             place, rank = (int(torch.randint(size, (), generator=generator)) for size in ranked.indices.shape)
             trial = before.clone()
@@ -128,11 +138,14 @@ class HardPromptAdapter(Adapter):
             if torch.equal(trial, before) or not self._reads_back(trial):
                 continue
             self.hard.ids.copy_(trial)
-            value = loss()
+            value = loss() + self._unreadable(trial)
             if value < lowest:
                 best, lowest = trial, value
         self.hard.ids.copy_(best)
         self.swaps += int(best is not before)
+
+    def _unreadable(self, ids: Tensor) -> float:
+        return self.config.fluency * self.surprise(ids) if self.config.fluency else 0.0
 
     def _reads_back(self, ids: Tensor) -> bool:
         return self.reader is None or self.reader.reads_back(ids.tolist())
@@ -182,6 +195,14 @@ class HardPromptAdapter(Adapter):
         self.swaps = int(state["swaps"])
 
 
+@torch.no_grad()
+def _surprise(view: BaseView, ids: Tensor) -> float:
+    """Mean -log p(t_i | t_1 .. t_(i-1)) of tokens [n] in the untouched base; 0 for a single one."""
+    with view.without_adapters():
+        logits = view.base(input_ids=ids[None]).logits[0, :-1]
+    return float(F.cross_entropy(logits.float(), ids[1:])) if len(ids) > 1 else 0.0
+
+
 class HardPromptConfig(MethodConfig):
     """Hard prompt tuning. The result is text, which works with the untouched model anywhere."""
 
@@ -216,6 +237,9 @@ class HardPromptConfig(MethodConfig):
     """Swaps that are tried in each step (gcg)."""
     top_k: Annotated[int, Field(ge=1)] = 64
     """Tokens of each place that swaps are drawn from, the most promising by gradient (gcg)."""
+    fluency: Annotated[float, Field(ge=0)] = 0.0
+    """Weight of the prompt's own mean negative log-likelihood beside the loss (gcg, language models): how
+    much worse a fit is accepted for a text that reads better."""
     text: str | None = None
     """The prompt. Found; written when a delta is saved."""
     behind: tuple[tuple[int, ...], ...] | None = None
@@ -225,6 +249,8 @@ class HardPromptConfig(MethodConfig):
     def _something_to_use(self) -> Self:
         if self.search == "none" and not self.initial and self.behind is None:
             raise ValueError("`search: none` uses the text in `initial`; give one, or search")
+        if self.fluency and self.search != "gcg":
+            raise ValueError(f"`fluency` judges swaps, which `search: {self.search}` does not try; use gcg")
         return self
 
     def build(self, view: BaseView) -> Adapter:
@@ -241,6 +267,12 @@ class HardPromptConfig(MethodConfig):
                 field="hard_prompt.initial",
                 remedy="Pass processor=tokenizer to AdaptedModel.",
             )
+        if self.fluency and (not view.is_decoder_only or view.base.get_output_embeddings() is None):
+            raise TargetError(
+                f"{view.model_type} is no language model here and cannot tell how a text reads.",
+                field="hard_prompt.fluency",
+                remedy="Leave it out, or use the task causal-lm.",
+            )
         inner = view.base.get_encoder() if view.is_encoder_decoder else view.base.base_model
         embed = inner.get_input_embeddings()
         searched = self.behind is None
@@ -255,7 +287,7 @@ class HardPromptConfig(MethodConfig):
             nearest=self.search == "pez",
             behind=reader.beginnings if reader else self.behind or (),
         )
-        return HardPromptAdapter(prompt, self, reader)
+        return HardPromptAdapter(prompt, self, reader, lambda ids: _surprise(view, ids))
 
     def _start(self, reader: Reader | None, allowed: Tensor) -> Tensor:
         if self.initial and reader is not None:
