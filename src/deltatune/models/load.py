@@ -167,15 +167,20 @@ def _quantized(
         )
     with torch.device("meta"):
         model = AUTO[task][0].from_config(config)
+    kept = unquantized(model, task)
+    return loading_options(quantization, kept)
+
+
+def unquantized(model: PreTrainedModel, task: str) -> list[str]:
+    """Paths of the modules that a quantized base keeps as they are: its output embeddings and heads."""
     output, backbone = model.get_output_embeddings(), model.base_model_prefix
-    kept = [
+    return [
         path
         for path, module in model.named_modules()
         if module is output
         or (task in CLASSIFICATION and path.split(".")[0] not in ("", backbone))
         or _POOLER.search(f"{path}.")
     ]
-    return loading_options(quantization, kept)
 
 
 def _has_labels(config: PreTrainedConfig, labels: list[str] | None) -> bool:

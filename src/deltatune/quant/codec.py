@@ -31,6 +31,10 @@ class WeightCodec(Protocol):
         """The weight [d_out, d_in] that the layer computes with, dequantized to float32."""
         ...
 
+    def scales(self, module: Any) -> list[Tensor]:
+        """The tensors that the layer keeps beside its parameters."""
+        ...
+
 
 class BitsAndBytes4:
     """NF4 and FP4 of bitsandbytes (Dettmers et al. 2023, QLoRA, section 3), with or without double scales."""
@@ -59,6 +63,14 @@ class BitsAndBytes4:
         weight: Tensor = functional.dequantize_4bit(module.weight.data, module.weight.quant_state)
         return weight.float()
 
+    def scales(self, module: Any) -> list[Tensor]:
+        """A scale for each block (in 8 bits with scales of their own if doubly quantized), and the codes."""
+        state = module.weight.quant_state
+        found = [state.absmax, state.code]
+        if state.nested:
+            found += [state.offset, state.state2.absmax, state.state2.code]
+        return found
+
 
 class BitsAndBytes8:
     """LLM.int8() of bitsandbytes (Dettmers et al. 2022): a scale for each row."""
@@ -77,6 +89,11 @@ class BitsAndBytes8:
         scales = weight.SCB if weight.SCB is not None else module.state.SCB
         values = weight.data if weight.data is not None else module.state.CB
         return values.float() * scales.float().view(-1, 1) / 127
+
+    def scales(self, module: Any) -> list[Tensor]:
+        """A scale for each row; after the first forward pass it belongs to the layer's state."""
+        weight, state = module.weight, module.state
+        return [tensor for tensor in (getattr(weight, "SCB", None), state.SCB) if tensor is not None]
 
 
 def _modules() -> Any:
@@ -133,6 +150,16 @@ def parameter_shape(model: nn.Module) -> dict[str, torch.Size]:
 def parameter_count(model: nn.Module) -> int:
     """Number of weights of a model, however many bits each has."""
     return sum(shape.numel() for shape in parameter_shape(model).values())
+
+
+def held(model: nn.Module) -> list[Tensor]:
+    """Every tensor that a model keeps: parameters, buffers, and the scales of quantized layers."""
+    found: list[Tensor] = [*model.parameters(), *model.buffers()]
+    for module in model.modules():
+        codec = codec_of(module)
+        if codec is not None:
+            found += codec.scales(module)
+    return found
 
 
 def settle_(model: nn.Module) -> None:

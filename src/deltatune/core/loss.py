@@ -1,0 +1,36 @@
+"""The loss of a batch, as training takes it."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+if TYPE_CHECKING:
+    from deltatune.core.model import AdaptedModel
+
+CLASSIFICATION = ("text-classification", "image-classification")
+
+
+def summed_loss(
+    model: AdaptedModel, batch: dict[str, Tensor], task: str, *, autocast: bool = False
+) -> Tensor:
+    """Cross-entropy summed over the targets of a collated batch, in float32.
+
+    Args:
+        model: With the adapters that act.
+        batch: As the encoder collates it, on the model's device.
+        task: The recipe's task.
+        autocast: Compute in bfloat16 where parameters are float32 (full fine-tuning of a bfloat16 base).
+    """
+    context = torch.autocast(model.device.type, torch.bfloat16) if autocast else contextlib.nullcontext()
+    with context:
+        if task in CLASSIFICATION:
+            targets = batch["labels"]
+            logits = model(**{name: value for name, value in batch.items() if name != "labels"}).logits
+        else:
+            logits, targets = model.labelled_logits(batch)
+    return F.cross_entropy(logits.float(), targets, reduction="sum")

@@ -1,0 +1,1 @@
+"""What training takes: predicted on fake tensors before anything is loaded, and measured the same way."""

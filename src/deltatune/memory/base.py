@@ -1,0 +1,105 @@
+"""A base of fake tensors: the modules and sizes of the real one, without a byte of its weights."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from deltatune.models.load import DTYPES, unquantized
+from deltatune.models.quiet import quiet
+from deltatune.models.resolution import interpolate_positions
+from deltatune.models.tasks import AUTO, CLASSIFICATION
+from deltatune.quant.loading import compute_dtype
+
+if TYPE_CHECKING:
+    from deltatune.recipe.sections import QuantizationSpec
+
+
+def fake_mode() -> FakeTensorMode:
+    """A mode whose tensors can be modules' parameters and change their type there.
+
+    `Module.to` swaps fake parameters, which torch refuses while anything refers to them weakly, as the mode's
+    memory of converted tensors does. Nothing is converted here, so that it need not remember.
+    """
+    mode = FakeTensorMode()
+    mode.fake_tensor_converter.set_tensor_memo = lambda t, v: None  # type: ignore[method-assign]
+    return mode
+
+
+def fake_base(
+    config: PreTrainedConfig,
+    task: str,
+    *,
+    dtype: str = "float32",
+    quantization: QuantizationSpec | None = None,
+    attention: str | None = None,
+    image_size: int | None = None,
+) -> PreTrainedModel:
+    """Build the base that `load_base` would load, on fake tensors of the CPU; `fake_mode` is in force.
+
+    Args:
+        config: Of the model, for as many classes as the task has.
+        task: The recipe's task.
+        dtype: Of the weights; of a quantized base, what its `compute` says counts.
+        quantization: How linear layers are kept.
+        attention: Transformers' attention implementation; None for its own choice.
+        image_size: Edge of the images, if it is not the model's own.
+    """
+    wanted = DTYPES[dtype] if quantization is None else compute_dtype(quantization)
+    options: dict[str, Any] = {"attn_implementation": attention} if attention else {}
+    with quiet(), torch.device("meta"):
+        model: PreTrainedModel = AUTO[task][0].from_config(copy.deepcopy(config), dtype=wanted, **options)
+    if image_size is not None:
+        interpolate_positions(model, image_size, type(model).__name__)
+    if quantization is not None:
+        _quantize(model, task, quantization)
+    _to_fake(model)
+    return model.eval().requires_grad_(False)
+
+
+def new_heads(model: PreTrainedModel, task: str) -> list[str]:
+    """Modules that a checkpoint without a head for the task would lack; without it nobody knows more."""
+    if task not in CLASSIFICATION:
+        return []
+    return [
+        path
+        for path, module in model.named_modules()
+        if path.split(".")[0] not in ("", model.base_model_prefix)
+        and next(module.parameters(recurse=False), None) is not None
+    ]
+
+
+def _quantize(model: PreTrainedModel, task: str, spec: QuantizationSpec) -> None:
+    from deltatune.quant.planned import blank_layer, fill_
+
+    kept: Sequence[str] = unquantized(model, task)
+    for path, module in list(model.named_modules()):
+        if type(module) is nn.Linear and not any(path == k or path.startswith(f"{k}.") for k in kept):
+            parent, _, leaf = path.rpartition(".")
+            with unset_fake_temporarily(), torch.device("meta"):
+                layer = blank_layer(module, spec)
+            fill_(layer, module.bias, spec)
+            setattr(model.get_submodule(parent), leaf, layer)
+
+
+def _to_fake(model: nn.Module) -> None:
+    """Turn meta tensors into fake ones of the CPU, which the mode in force makes; tied ones stay tied."""
+    made: dict[int, Tensor] = {}
+
+    def fake(tensor: Tensor) -> Tensor:
+        if id(tensor) not in made:
+            cpu = torch.empty(tensor.shape, dtype=tensor.dtype)
+            made[id(tensor)] = nn.Parameter(cpu) if isinstance(tensor, nn.Parameter) else cpu
+        return made[id(tensor)]
+
+    for module in model.modules():
+        for held in (module._parameters, module._buffers, module.__dict__):
+            for name, tensor in list(held.items()):
+                if isinstance(tensor, Tensor) and tensor.device.type == "meta":
+                    held[name] = fake(tensor)

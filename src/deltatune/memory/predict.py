@@ -1,0 +1,175 @@
+"""What one training step will take, found by running it on fake tensors: nothing is loaded or computed."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedConfig
+
+from deltatune import quant
+from deltatune.core.adapter import Adapter
+from deltatune.core.method import MethodConfig
+from deltatune.core.model import AdaptedModel
+from deltatune.core.sites import BaseView
+from deltatune.memory.account import Memory
+from deltatune.memory.base import fake_base, fake_mode, new_heads
+from deltatune.memory.step import BatchShape, FakeAccountant, account_step, warm_up
+
+if TYPE_CHECKING:
+    from deltatune.recipe.sections import QuantizationSpec
+
+HEADER_BYTES_A_TENSOR = 110
+"""About what a safetensors file says of each tensor, with a long name."""
+
+
+@dataclass(frozen=True)
+class Setup:
+    """All that the memory of a step depends on."""
+
+    config: PreTrainedConfig
+    """Of the base, for the task's classes."""
+    task: str
+    method: MethodConfig
+    shape: BatchShape
+    """The largest micro-batch."""
+    micro_batches: int = 1
+    """To an optimizer step."""
+    dtype: str = "float32"
+    quantization: QuantizationSpec | None = None
+    checkpointing: bool = False
+    base_dropout: bool = False
+    optimizer: str = "adamw"
+    """Of the recipe; forms for GPUs count as such only with `gpu`."""
+    max_grad_norm: float | None = 1.0
+    attention: str | None = None
+    image_size: int | None = None
+    """Edge of the images, if it is not the base's own."""
+    heads: tuple[str, ...] | None = None
+    """Newly initialised modules, if they are known."""
+    processor: Any = None
+    """Tokenizer, for methods that start from a text."""
+    gpu: bool = False
+
+    def changed(self, **fields: Any) -> Setup:
+        """The same with other fields."""
+        return dataclasses.replace(self, **fields)
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a step takes, and what is trained."""
+
+    memory: Memory
+    trained_parameters: int
+    stored_parameters: int
+    total_parameters: int
+    file_bytes: int
+    """Of the saved delta, about."""
+    flops: int
+    """Of an optimizer step."""
+    sites: int
+    """Parts of the delta."""
+
+
+def predict(setup: Setup) -> Prediction:
+    """Build base and delta without their data, and run the trainer's second step on them.
+
+    The optimizer's state exists from the second step on, so that its peak is that of every later one. Two
+    micro-batches show what any number needs, since gradients stay between them.
+
+    Raises:
+        TargetError: The method cannot act on this base.
+    """
+    with fake_mode():
+        base = fake_base(
+            setup.config,
+            setup.task,
+            dtype=setup.dtype,
+            quantization=setup.quantization,
+            attention=setup.attention,
+            image_size=setup.image_size,
+        )
+        heads = new_heads(base, setup.task) if setup.heads is None else setup.heads
+        model = AdaptedModel(base, heads, processor=setup.processor, base_dropout=setup.base_dropout)
+        if setup.quantization is not None:
+            model.view.original = lambda path: torch.empty(_shape(model.view, path))
+        adapter = model.attach("plan", setup.method)
+        optimizer = _optimizer(adapter, setup.optimizer if setup.gpu else "adamw")
+        if optimizer is not None:
+            adapter.start(1_000_000)
+            warm_up(adapter, optimizer)
+        if setup.checkpointing and optimizer is not None:
+            model.gradient_checkpointing(True)
+        simulated = min(setup.micro_batches, 2)
+        accounts = FakeAccountant(vocabulary(base), setup.shape)
+        with accounts:
+            batches = [setup.shape.batch(setup.task) for _ in range(simulated)]
+            memory = account_step(
+                model,
+                adapter,
+                optimizer,
+                batches=batches,
+                task=setup.task,
+                accounts=accounts,
+                max_grad_norm=setup.max_grad_norm,
+                autocast=bool(adapter.own) and setup.dtype != "float32",
+            )
+        stored = adapter.stored()
+        return Prediction(
+            memory=memory,
+            trained_parameters=sum(p.numel() for _, p in adapter.trainable()),
+            stored_parameters=sum(t.numel() for t in stored.values()),
+            total_parameters=quant.parameter_count(base),
+            file_bytes=sum(t.nbytes + HEADER_BYTES_A_TENSOR for t in stored.values()),
+            flops=memory.flops * setup.micro_batches // simulated,
+            sites=len(list(adapter.parts())) or len(adapter.own),
+        )
+
+
+def _shape(view: BaseView, path: str) -> Sequence[int]:
+    module: Any = view.modules[path]
+    return (module.out_features, module.in_features)
+
+
+def vocabulary(base: Any) -> int:
+    """Width of the logits of a language model; 0 for classifiers."""
+    head = base.get_output_embeddings()
+    return 0 if head is None else int(head.weight.shape[0])
+
+
+def _optimizer(adapter: Adapter, name: str) -> torch.optim.Optimizer | None:
+    """The trainer's optimizer as far as memory is concerned; None if nothing is trained."""
+    parameters = [p for _, p in adapter.trainable()]
+    if not parameters:
+        return None
+    if name == "adamw-8bit":
+        return _EightBitState(parameters, {})
+    return torch.optim.AdamW(parameters, fused=True)
+
+
+class _EightBitState(torch.optim.Optimizer):
+    """The state that bitsandbytes' AdamW8bit keeps: 8 bits for both moments, a scale for 256 of them.
+
+    Tensors of fewer than 4096 elements keep float32 moments (Dettmers et al. 2022, section 2).
+    """
+
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        """Make the state if it is not there."""
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter not in self.state:
+                    self.state[parameter] = {"moments": _moments(parameter)}
+
+
+def _moments(parameter: Tensor) -> list[Tensor]:
+    if parameter.numel() < 4096:
+        return [torch.zeros_like(parameter, dtype=torch.float32) for _ in range(2)]
+    scales = -(-parameter.numel() // 256)
+    return [torch.zeros_like(parameter, dtype=torch.uint8) for _ in range(2)] + [
+        torch.zeros(scales) for _ in range(2)
+    ]

@@ -1,0 +1,157 @@
+"""One training step on fake tensors, with the accounts of every storage that it touches."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import DataDependentOutputException
+
+from deltatune import quant
+from deltatune.core.adapter import Adapter
+from deltatune.core.loss import CLASSIFICATION, summed_loss
+from deltatune.core.model import AdaptedModel
+from deltatune.memory.account import Accountant, Memory
+
+
+@dataclass(frozen=True)
+class BatchShape:
+    """Sizes of a collated micro-batch."""
+
+    rows: int
+    length: int = 0
+    """Tokens of the longest input; of a causal model, prompt and target. 0 for images."""
+    target_length: int = 0
+    """Tokens of the longest target of an encoder-decoder model, else 0."""
+    labelled: int = 0
+    """Predictions of the whole micro-batch that the loss is summed over."""
+    padded: bool = True
+    """Whether a row is shorter than the longest; if none is, Transformers leaves masks out."""
+    image: tuple[int, int, int] | None = None
+    """Channels, height and width."""
+
+    def with_rows(self, rows: int) -> BatchShape:
+        """The same lengths for another number of rows."""
+        labelled = -(-self.labelled * rows // self.rows)
+        return BatchShape(rows, self.length, self.target_length, labelled, self.padded, self.image)
+
+    def shortened(self, share: float) -> BatchShape:
+        """The same rows, cut to a share of their tokens."""
+        target = round(self.target_length * share)
+        labelled = round(self.labelled * share)
+        return BatchShape(self.rows, round(self.length * share), target, labelled, self.padded, self.image)
+
+    def batch(self, task: str) -> dict[str, Tensor]:
+        """A batch of these sizes; zeros, or nothing under fake tensors."""
+        if self.image is not None:
+            found = {"pixel_values": torch.zeros(self.rows, *self.image)}
+        else:
+            found = {"input_ids": torch.zeros(self.rows, self.length, dtype=torch.long)}
+            if self.padded:
+                found["attention_mask"] = torch.ones(self.rows, self.length, dtype=torch.long)
+        if task in CLASSIFICATION:
+            return found | {"labels": torch.zeros(self.rows, dtype=torch.long)}
+        length = self.target_length or self.length
+        return found | {"labels": torch.zeros(self.rows, length, dtype=torch.long)}
+
+
+class FakeAccountant(Accountant):
+    """Accounts on fake tensors: results that depend on data are what the shape of the batch says.
+
+    Args:
+        vocabulary: As of `Accountant`.
+        shape: The micro-batch.
+    """
+
+    def __init__(self, vocabulary: int, shape: BatchShape) -> None:
+        super().__init__(vocabulary)
+        self._shape = shape
+
+    def call(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Choose positions by a mask, and read a number, without the data."""
+        if func is torch.ops.aten.index.Tensor and args[1] and args[1][0].dtype == torch.bool:
+            mask = args[1][0]
+            return args[0].new_empty((self._shape.labelled, *args[0].shape[mask.dim() :]))
+        if func is torch.ops.aten._local_scalar_dense.default:
+            return not self._shape.padded if args[0].dtype == torch.bool else 1
+        return func(*args, **kwargs)
+
+
+def account_step(
+    model: AdaptedModel,
+    adapter: Adapter,
+    optimizer: torch.optim.Optimizer | None,
+    *,
+    batches: Sequence[dict[str, Tensor]],
+    task: str,
+    accounts: Accountant,
+    max_grad_norm: float | None = 1.0,
+    autocast: bool = False,
+) -> Memory:
+    """Run the trainer's step (micro-batches, clipping, update) and account for it; `accounts` is in force."""
+    parameters = [p for _, p in adapter.trainable()]
+    with accounted(accounts, model, adapter, optimizer):
+        model.train()
+        for index, batch in enumerate(batches):
+            loss = summed_loss(model, batch, task, autocast=autocast)
+            penalty = adapter.penalty() if index == 0 else None
+            total = loss if penalty is None else loss + penalty
+            accounts.forward_done()
+            if parameters:
+                total.backward()  # type: ignore[no-untyped-call]
+            del loss, penalty, total
+        if optimizer is not None:
+            torch.nn.utils.clip_grad_norm_(
+                parameters, float("inf") if max_grad_norm is None else max_grad_norm
+            )
+            optimizer.step()
+            with contextlib.suppress(DataDependentOutputException):
+                adapter.after_step(2)
+            optimizer.zero_grad(set_to_none=True)
+    return accounts.memory()
+
+
+@contextlib.contextmanager
+def accounted(
+    accounts: Accountant, model: AdaptedModel, adapter: Adapter, optimizer: torch.optim.Optimizer | None
+) -> Iterator[None]:
+    """Within the block, what stays between steps is held, and gradients are told apart.
+
+    `accounts` need not be in force yet: whatever is made before it is, is counted by what is held here.
+    """
+    parameters = [p for _, p in adapter.trainable()]
+    accounts.hold(adapter.parameters(), "delta")
+    accounts.hold(adapter.buffers(), "delta")
+    with model.using():  # what full fine-tuning has put into their place is not the base
+        accounts.hold(quant.held(model.base), "weights")
+    if optimizer is not None:
+        accounts.hold(_tensors(list(optimizer.state.values())), "optimizer")
+    accounts.hold(_tensors(adapter.resume_state()), "optimizer")
+    accounts.hold((p.grad for p in parameters), "gradients")
+    accounts.watch(parameters)
+    try:
+        yield
+    finally:
+        accounts.close()
+
+
+def warm_up(adapter: Adapter, optimizer: torch.optim.Optimizer) -> None:
+    """Bring the optimizer's and the method's own state into being, as the first step does."""
+    for _, parameter in adapter.trainable():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    with contextlib.suppress(DataDependentOutputException):
+        adapter.after_step(1)
+    optimizer.zero_grad(set_to_none=True)
+
+
+def _tensors(value: Any) -> list[Tensor]:
+    """All tensors of a tree of dicts and lists."""
+    if isinstance(value, Tensor):
+        return [value]
+    items = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return [tensor for item in items for tensor in _tensors(item)]

@@ -1,0 +1,64 @@
+"""Measuring the memory of one training step: the one with the first epoch's largest micro-batch."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+from deltatune.core.adapter import Adapter
+from deltatune.core.model import AdaptedModel
+from deltatune.memory.account import Accountant
+from deltatune.memory.predict import vocabulary
+from deltatune.memory.step import accounted
+
+
+class StepMemory:
+    """Accounts for the tensors of one step, and on CUDA asks the allocator as well.
+
+    The first step is left out, since the optimizer's state comes into being in it. Which step is measured
+    does not alter it: the mode only looks at what operations return.
+
+    Args:
+        rows: The micro-batch to wait for.
+        model: The base with its delta.
+        adapter: The delta.
+        optimizer: Its optimizer.
+    """
+
+    def __init__(
+        self, rows: list[int], model: AdaptedModel, adapter: Adapter, optimizer: torch.optim.Optimizer
+    ) -> None:
+        self._rows = set(rows)
+        self._parts = (model, adapter, optimizer)
+        self._accounts: Accountant | None = None
+        self.earlier_peak = 0
+        """What CUDA's allocator had given at most before its mark was reset for the measured step."""
+
+    @contextlib.contextmanager
+    def of_step(self, rows: list[int], found: dict[str, Any], *, first: bool) -> Iterator[None]:
+        """Within the block is one step on `rows`; if it is the one to measure, `found` is filled."""
+        if first or found or not self._rows.issubset(rows):
+            yield
+            return
+        model, adapter, optimizer = self._parts
+        cuda = model.device.type == "cuda"
+        if cuda:
+            self.earlier_peak = torch.cuda.max_memory_allocated()
+            torch.cuda.reset_peak_memory_stats()
+        with Accountant(vocabulary(model.base)) as accounts, accounted(accounts, model, adapter, optimizer):
+            self._accounts = accounts
+            try:
+                yield
+            finally:
+                self._accounts = None
+        found |= accounts.memory().as_dict() | {"kind": "tensors"}
+        if cuda:
+            found |= {"allocator": torch.cuda.max_memory_allocated()}
+
+    def forward_done(self) -> None:
+        """Tell the accounts, if there are any, that the forward pass of a micro-batch is over."""
+        if self._accounts is not None:
+            self._accounts.forward_done()
