@@ -161,10 +161,11 @@ UNUSED = {"marian": "embed_positions", "dinov2": "mask_token", "clip": "post_lay
 def _built(name: str, dropout: float, attention: str) -> nn.Module:
     spec = MODELS[name]
     config = spec.config(dropout)
-    config._attn_implementation = "eager" if spec.eager else attention
+    made = getattr(transformers, "".join(spec.classes))
+    config._attn_implementation = "eager" if spec.eager or not made._supports_sdpa else attention
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        model: nn.Module = getattr(transformers, "".join(spec.classes))(config)
+        model: nn.Module = made(config)
         for leaf, parameter in model.named_parameters():  # biases and norms that are not all 0 or 1
             if parameter.dim() == 1:
                 parameter.data.add_(torch.randn_like(parameter) * (0.1 if "norm" in leaf else 0.2))

@@ -64,8 +64,8 @@ class ModelSpec(Section):
     """The Hub commit, branch or tag to use; null means the newest."""
     trust_remote_code: Bool = False
     """Whether Python code that comes with the model may run on this machine."""
-    attention: Literal["sdpa", "eager"] = "sdpa"
-    """The attention implementation of the base."""
+    attention: Literal["sdpa", "eager"] | None = None
+    """The attention implementation of the base; null: sdpa, or eager where Transformers has no other."""
     image_size: Annotated[int, Strict(), Field(ge=8)] | None = None
     """Edge in pixels of the squares that an image model reads; null: its own. Half the edge is a quarter of
     the work. Position embeddings are interpolated, so it must be a multiple of the model's patches."""
