@@ -49,7 +49,7 @@ def test_a_run_leaves_what_the_readme_promises(make_recipe: Make, tmp_path: Path
     recipe = make_recipe(methods=[{method: {"peft_type": "LOHA"} if method == "peft" else {}}])
     result = run(recipe, recipe.methods[0], 0, tmp_path / "run")
     assert sorted(p.name for p in (tmp_path / "run").iterdir()) == [
-        "adapter", "metrics.jsonl", "predictions.jsonl", "recipe.yaml", "result.json",
+        "adapter", "certificate.json", "metrics.jsonl", "predictions.jsonl", "recipe.yaml", "result.json",
     ]  # fmt: skip
     assert json.loads((tmp_path / "run/result.json").read_text(encoding="utf-8")) == result
     assert result["cost"]["steps"] == (0 if method == "untuned" else 8)

@@ -31,6 +31,7 @@ from deltatune.methods import METHODS
 
 SCHEMA = 1
 CONFIG, TENSORS, OURS = "adapter_config.json", "adapter_model.safetensors", "deltatune.json"
+CERTIFICATE = "certificate.json"
 _PROMPT_LEARNING = ("PREFIX_TUNING", "PROMPT_TUNING", "P_TUNING")
 _AT_ROOT = ("prompt_embeddings", "base_model.")  # keys that no module of the base comes before
 _TASK_TYPES = (

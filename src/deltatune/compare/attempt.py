@@ -12,8 +12,7 @@ from deltatune.files import make_folder, write_json, write_text
 from deltatune.recipe.schema import MethodEntry
 from deltatune.train import Context, run
 from deltatune.train.loop import Pause
-
-SCHEMA = 1
+from deltatune.train.run import failed_result
 
 
 @dataclass(frozen=True)
@@ -58,15 +57,7 @@ def attempt(
     except Exception as error:  # one method must not take the others down; its error is shown in its row
         message = str(error) or type(error).__name__
         context.observer.warn(f"{entry.name} (seed {seed}) failed: {message}")
-        failed = {
-            "schema": SCHEMA,
-            "status": "failed",
-            "error": {"kind": type(error).__name__, "message": message},
-            "name": entry.name,
-            "method": entry.method,
-            "config": entry.config,
-            "seed": seed,
-        }
+        failed = failed_result(entry, seed, error)
         write_json(make_folder(folder) / "result.json", failed)
         if not isinstance(error, DeltatuneError):
             write_text(folder / "error.txt", traceback.format_exc())

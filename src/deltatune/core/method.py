@@ -44,6 +44,8 @@ class MethodConfig(BaseModel):
     """Whether there is anything to train."""
     size: ClassVar[str | None] = None
     """The setting that a budget of trained parameters is met with, if there is one: `r`, `n_tokens`."""
+    selectors: ClassVar[tuple[str, ...]] = ("targets",)
+    """Settings, where the method has them, that name modules to act on; each name must reach one."""
     follow_size: ClassVar[tuple[str, ...]] = ()
     """Settings that `with_size` decides along with the size; beside a budget a recipe has neither."""
 

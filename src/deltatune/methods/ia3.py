@@ -91,6 +91,7 @@ class Ia3Config(MethodConfig):
     )
     default_lr: ClassVar[float] = 3e-3
     peft_type: ClassVar[str | None] = "IA3"
+    selectors: ClassVar[tuple[str, ...]] = ("targets", "feedforward")
 
     targets: tuple[str, ...] = ("key", "value")
     """Layers whose output is rescaled: roles, groups, ends of module paths or globs."""

@@ -181,6 +181,7 @@ class PeftBridgeConfig(MethodConfig):
     )
     paper: ClassVar[str] = "Mangrulkar et al. 2022, PEFT (github.com/huggingface/peft), and the method's own."
     default_lr: ClassVar[float] = 1e-3
+    selectors: ClassVar[tuple[str, ...]] = ("target_modules",)
 
     peft_type: str = Field()  # type: ignore[misc]
     """peft's name of the method, such as LOHA. All other settings are those of peft's class for it."""

@@ -1,33 +1,138 @@
-"""Proof of effect: that a delta acted, learned and left the base alone. A failed line fails the run."""
+"""Proof of effect: that a delta reached its targets, acted, learned, was kept, and left the base alone.
+
+Each line says what was checked and what was found. A line that fails is written down with its remedy and ends
+the run. The lines of a sound run are the same whenever it is repeated: they hold no times.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from deltatune import quant
+from deltatune.checkpoint.store import load_adapter
 from deltatune.core.adapter import Adapter
 from deltatune.core.model import AdaptedModel
-from deltatune.errors import TrainingError
+from deltatune.core.sites import BaseView
+from deltatune.data.supervised import Supervision
+from deltatune.errors import AdapterError, TargetError, TrainingError
+from deltatune.files import write_json
+
+SCHEMA = 1
+RELOADED = "reloaded"
+ROUNDING = {torch.float64: 1e-4, torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
+"""How far logits that should be equal may differ, as a share of the largest, by what the base computes in.
+
+Most deltas are read back bit for bit, so that nothing differs. Others are stored in another form (AdaLoRA's
+living ranks, PiSSA as a LoRA of twice the rank, a merged weight) and sum the same terms in another order.
+That moves each layer's output by some units in the last place: 2^-23 in float32, 2^-10 in float16, 2^-7 in
+bfloat16. The limits leave room for about a thousand of these in float32, and for six to ten in the short
+formats, whose sums are kept in float32.
+"""
 
 
 class Certificate:
-    """Collects checks, each with what was found; the first that fails ends the run."""
+    """Lines of proof. The first that fails ends the run.
 
-    def __init__(self) -> None:
-        self.lines: list[dict[str, Any]] = []
+    Args:
+        path: Where certificate.json is written.
+        about: What the lines are about (name, method, seed, ...); it goes into the file.
+    """
 
-    def check(self, name: str, passed: bool, detail: str, remedy: str) -> None:
+    def __init__(self, path: Path, about: Mapping[str, Any]) -> None:
+        self.path = path
+        self.about = dict(about)
+        self._lines: dict[str, dict[str, Any]] = {}
+
+    @property
+    def lines(self) -> list[dict[str, Any]]:
+        """The lines so far, in order: `check`, `passed`, `detail`, `values`, and `remedy` if it failed."""
+        return list(self._lines.values())
+
+    @property
+    def failed(self) -> bool:
+        """Whether a line failed."""
+        return not all(line["passed"] for line in self.lines)
+
+    def take(self, lines: Iterable[Mapping[str, Any]]) -> None:
+        """Take over lines of the part of a run before an interruption."""
+        self._lines |= {str(line["check"]): dict(line) for line in lines}
+
+    def check(
+        self, name: str, passed: bool, detail: str, remedy: str, values: Mapping[str, Any] | None = None
+    ) -> None:
         """Record a check.
 
         Raises:
-            TrainingError: It failed.
+            TrainingError: It failed. The file is written before.
         """
-        self.lines.append({"check": name, "passed": passed, "detail": detail})
+        self._lines[name] = {"check": name, "passed": passed, "detail": detail, "values": dict(values or {})}
         if not passed:
+            self._lines[name]["remedy"] = remedy
+            self.write()
             raise TrainingError(f"{name}: {detail}.", field="certificate", remedy=remedy)
+
+    def write(self, *copies: Path) -> None:
+        """Write the file, and the same beside what it is about."""
+        content = {"schema": SCHEMA, **self.about, "passed": not self.failed, "lines": self.lines}
+        for path in (self.path, *copies):
+            write_json(path, content)
+
+    def targets(self, model: AdaptedModel, name: str) -> None:
+        """Every selector reached a module that the delta acts on, and something is trained."""
+        adapter, config, view = model.adapter(name), model.configs[name], model.view
+        heads = adapter.heads()
+        sites = [path for path in adapter.deltas if path not in heads]
+        settings = [getattr(config, field, None) or () for field in config.selectors]
+        selected = {s: _matched(view, s, sites) for selectors in settings for s in selectors}
+        idle = [selector for selector, count in selected.items() if not count]
+        total = quant.parameter_count(model.base)
+        modules = [*sites, *adapter.keys_values]
+        share = _parameters_within(model, modules) / total
+        trained = sum(parameter.numel() for _, parameter in adapter.trainable())
+        parts = []
+        if modules:
+            counts = ", ".join(f"{selector} {count}" for selector, count in selected.items())
+            parts.append(
+                f"{_many(len(modules), 'module')} ({counts or 'chosen by the method'}) with {share:.2%} of "
+                "the model's parameters"
+            )
+        parts += ["vectors before the input"] if adapter.prompt is not None else []
+        parts += [f"{_many(len(adapter.own), 'parameter')} in copies"] if adapter.own else []
+        parts += [f"new heads {', '.join(heads)}"] if heads else []
+        detail = f"{'; '.join(parts) or 'nothing'}; {trained:,} of {total:,} parameters are trained"
+        if idle:
+            detail = f"{', '.join(map(repr, idle))} reached no module that is trained; {detail}"
+        self.check(
+            "targets reached",
+            bool(parts) and trained > 0 and not idle,
+            detail,
+            "Choose other targets; `deltatune train --dry-run` shows what each would train.",
+            {"modules": len(modules), "selectors": selected, "share": share, "trained": trained},
+        )
+
+    def supervised(self, found: Supervision) -> None:
+        """Each training row has labels, and each label ends with the end token unless its text was cut."""
+        labels = f"{found.tokens:,} supervised tokens in {_many(found.rows, 'row')}"
+        share = None if found.ended is None else found.ended / max(found.rows, 1)
+        if share is not None:
+            labels += f", {share:.1%} of which end with the end token"
+            labels += f" ({found.cut:,} were cut)" if found.cut else ""
+        else:
+            labels = f"{found.tokens:,} of {_many(found.rows, 'row')} have a label"
+        self.check(
+            "supervised labels",
+            found.sound,
+            f"{labels}; {found.silent:,} have none" if found.silent else labels,
+            "Labels that mask or lose their end teach a model never to stop; `deltatune check` shows what is "
+            "learned of a row.",
+            {"rows": found.rows, "tokens": found.tokens, "ended": found.ended, "cut": found.cut},
+        )
 
     def taps_fired(self, model: AdaptedModel) -> None:
         """Every site of the active adapters was reached by the forward pass."""
@@ -36,10 +141,11 @@ class Certificate:
         self.check(
             "every tap fired",
             not silent,
-            f"{len(counts)} sites"
+            _many(len(counts), "site")
             if not silent
             else f"{len(silent)} of {len(counts)} did not, first {silent[0]}",
             "The model computes these modules in another way; choose other targets.",
+            {"sites": len(counts), "silent": silent},
         )
 
     def learned(self, adapter: Adapter, before: Mapping[str, Tensor]) -> None:
@@ -48,9 +154,9 @@ class Certificate:
         Some parameters start with a zero gradient by design (LoRA's A, while B is zero), so each part is
         judged as a whole.
         """
-        after = dict(adapter.named_parameters())
+        after, parts = dict(adapter.named_parameters()), _parts(adapter)
         silent, still = [], []
-        for name, group in _parts(adapter).items():
+        for name, group in parts.items():
             grads = [after[key].grad for key in group]
             if not any(grad is not None and bool((grad != 0).any()) for grad in grads):
                 silent.append(name)
@@ -59,17 +165,126 @@ class Certificate:
         self.check(
             "gradient in every part",
             not silent,
-            f"{len(_parts(adapter))} parts"
+            _many(len(parts), "part")
             if not silent
-            else f"none in {len(silent)} parts, first {silent[0]}",
+            else f"none in {_many(len(silent), 'part')} of {len(parts)}, first {silent[0]}",
             "Gradients do not reach the delta; check gradient checkpointing and the targets.",
+            {"parts": len(parts), "without": silent},
         )
         self.check(
             "every part changed in step one",
             not still,
-            f"{len(_parts(adapter))} parts" if not still else f"{len(still)} parts did not, first {still[0]}",
+            _many(len(parts), "part")
+            if not still
+            else f"{_many(len(still), 'part')} of {len(parts)} did not, first {still[0]}",
             "The learning rate may be too small for the arithmetic; raise train.lr.",
+            {"parts": len(parts), "unchanged": still},
         )
+
+    def final_budget(self, adapter: Adapter) -> None:
+        """The method's schedule, if it has one, ended where it promises: AdaLoRA's ranks, a density."""
+        remedy = "The schedule did not run to its end; train all planned steps."
+        try:
+            reached = adapter.finish()
+        except TrainingError as error:
+            self.check("final budget", False, error.what.rstrip("."), error.remedy or remedy)
+            return
+        numbers = ", ".join(f"{name.replace('_', ' ')} {value:g}" for name, value in reached.items())
+        settled = adapter.settled
+        detail = numbers or "the method has no schedule"
+        self.check("final budget", settled, detail if settled else f"not reached ({detail})", remedy, reached)
+
+    def base_unchanged(self, before: str, after: str) -> None:
+        """The base has the bytes that it was loaded with (SHA-256 of its tensors)."""
+        same = before == after
+        self.check(
+            "base unchanged",
+            same,
+            f"sha256 {before[:12]} before and after"
+            if same
+            else f"sha256 {before[:12]} before, {after[:12]} after",
+            "Something wrote into the base's weights, so that nothing measured on it can be trusted; please "
+            "report it.",
+            {"before": before, "after": after},
+        )
+
+    def reloaded(
+        self, model: AdaptedModel, name: str, folder: Path, batch: Mapping[str, Tensor], fingerprint: str
+    ) -> None:
+        """The delta read back from its files gives the logits that it gave before.
+
+        Args:
+            model: The model, in eval mode.
+            name: The adapter that was saved.
+            folder: Where to.
+            batch: A collated batch with labels, on the model's device.
+            fingerprint: Hash of the base.
+        """
+        line, remedy = "same after reload", "The file does not hold what was trained; please report it."
+        with torch.no_grad():
+            before = logits(model, batch)
+            with model.using():
+                effect = float((before - logits(model, batch)).abs().max())
+            try:
+                load_adapter(model, folder, RELOADED, fingerprint=fingerprint)
+                after = logits(model, batch)
+            except AdapterError as error:
+                self.check(line, False, f"it cannot be read back: {error.what.rstrip('.')}", remedy)
+            finally:
+                if RELOADED in model.adapters:
+                    model.detach(RELOADED)
+                model.use(name)
+        compared = f"{_many(len(batch['labels']), 'row')}; the delta moves them by up to {effect:.3g}"
+        self.equal_logits(line, before, after, share=rounding(model), of=compared, remedy=remedy)
+
+    def equal_logits(
+        self, name: str, wanted: Tensor, found: Tensor, *, share: float, of: str, remedy: str
+    ) -> None:
+        """Two computations of the same logits differ by rounding at most: by `share` of the largest."""
+        difference = float((wanted.float() - found.float()).abs().max())
+        limit = share * float(wanted.abs().max())
+        self.check(
+            name,
+            difference <= limit,
+            f"logits differ by up to {difference:.3g}, allowed is {limit:.3g} ({of})",
+            remedy,
+            {"difference": difference if math.isfinite(difference) else None, "limit": limit},
+        )
+
+
+def logits(model: AdaptedModel, batch: Mapping[str, Tensor]) -> Tensor:
+    """The logits that the loss is computed from, in float32: [n_labelled, vocabulary] or [rows, classes]."""
+    if batch["labels"].dim() == 1:
+        inputs = {key: value for key, value in batch.items() if key != "labels"}
+        found: Tensor = model(**inputs).logits
+    else:
+        found, _ = model.labelled_logits(batch)
+    return found.float()
+
+
+def rounding(model: AdaptedModel) -> float:
+    """The share of the largest logit that rounding may cost, by the coarsest type the base computes in."""
+    types = {p.dtype for p in model.base.parameters() if p.dtype in ROUNDING}
+    types |= {torch.bfloat16} if quant.describe(model.base) else set()
+    return max(ROUNDING[dtype] for dtype in types)
+
+
+def _matched(view: BaseView, selector: str, sites: list[str]) -> int:
+    try:
+        return len(view.select([selector], (torch.nn.Module,)).keys() & set(sites))
+    except TargetError:
+        return 0
+
+
+def _parameters_within(model: AdaptedModel, paths: Iterable[str]) -> int:
+    """Number of the base's parameters in the modules at `paths`, each counted once."""
+    within = tuple(f"{path}." for path in paths)
+    shapes = quant.parameter_shape(model.base)
+    return sum(shape.numel() for name, shape in shapes.items() if name.startswith(within))
+
+
+def _many(count: int, noun: str) -> str:
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def _parts(adapter: Adapter) -> dict[str, list[str]]:

@@ -14,6 +14,7 @@ from deltatune.data.checks import truncation_warnings
 from deltatune.data.encode import Encoded, Encoder
 from deltatune.data.load import load_data
 from deltatune.data.rows import Dataset
+from deltatune.data.supervised import Supervision, supervision
 from deltatune.errors import DataError
 from deltatune.models.fingerprint import fingerprint
 from deltatune.models.load import LoadedBase, OriginalWeights, load_base
@@ -53,6 +54,7 @@ class Context:
     _bases: dict[str, SharedBase] = field(default_factory=dict)
     _encoder: Encoder | None = None
     _encoded: dict[str, Encoded] = field(default_factory=dict)
+    _supervised: Supervision | None = None
     _warned: set[str] = field(default_factory=set)
 
     @classmethod
@@ -89,6 +91,10 @@ class Context:
             original = OriginalWeights(self.recipe.model, self.recipe.task, self.dataset.labels)
             self._bases[key] = SharedBase(loaded, digest, device, original if bits else None)
         return self._bases[key]
+
+    def forget(self, base: SharedBase) -> None:
+        """Load the base anew when it is next needed, since this one is no longer what it was."""
+        self._bases = {key: other for key, other in self._bases.items() if other is not base}
 
     def method(self, entry: MethodEntry, base: SharedBase) -> tuple[MethodConfig, Budget | None]:
         """The entry's method as it runs: with the size that its budget, if it has one, comes to on this base.
@@ -134,6 +140,12 @@ class Context:
                 for warning in truncation_warnings(self._encoded[part].report):
                     self.observer.warn(warning)
         return self._encoded[part]
+
+    def supervised(self, base: SharedBase) -> Supervision:
+        """What the loss will see of the training rows' labels, counted once."""
+        if self._supervised is None:
+            self._supervised = supervision(self.encoder(base), self.encoded("train", base))
+        return self._supervised
 
 
 def base_dtype(precision: str) -> str:

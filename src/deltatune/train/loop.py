@@ -117,8 +117,7 @@ class Trainer:
         resumed, it goes on as if nothing had been. That holds at its last step too.
 
         Raises:
-            TrainingError: The loss is not finite, a part of the delta does not learn, or a schedule misses
-                its target.
+            TrainingError: The loss is not finite, or a part of the delta does not learn.
             KeyboardInterrupt: Asked to stop; the state for resuming has been written.
         """
         self.adapter.start(self.total)
@@ -144,7 +143,6 @@ class Trainer:
                 self.accelerator.end_training()
         if not self.paused:
             self._restore_best()
-            self.adapter.finish()
         return self.progress
 
     def _steps(self, interrupted: threading.Event) -> None:
@@ -337,7 +335,7 @@ class Trainer:
         state = load_state(self.resume_folder)
         self.progress = Progress(**state["progress"])
         self.best_state = state["best"]
-        self.certificate.lines = state["certificate"]
+        self.certificate.take(state["certificate"])
         self._load_adapter_state(state["adapter"])
         for parameter, saved in zip(self.parameters, state["optimizer"], strict=True):
             self.optimizer.state[parameter] = {

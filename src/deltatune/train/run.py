@@ -14,13 +14,13 @@ import torch
 import yaml
 
 from deltatune import quant
-from deltatune.checkpoint.store import TENSORS, save_adapter
+from deltatune.checkpoint.store import CERTIFICATE, TENSORS, save_adapter
 from deltatune.core.model import AdaptedModel
 from deltatune.core.observer import Observer, Silent
 from deltatune.data.checks import truncation_warnings
-from deltatune.errors import RecipeError
+from deltatune.errors import RecipeError, TrainingError
 from deltatune.evaluate import Evaluation, evaluate, loss_on, metric_keys
-from deltatune.files import make_folder, write_json, write_text
+from deltatune.files import make_folder, sha256, write_json, write_text
 from deltatune.models.fingerprint import fingerprint
 from deltatune.recipe.schema import MethodEntry, Recipe
 from deltatune.train.budget import Budget
@@ -31,6 +31,7 @@ from deltatune.train.machine import PeakMemory, fast_float32, git_state, version
 
 SCHEMA = 1
 NAME = "run"
+REREAD = 4  # training rows that the reloaded delta is compared on, no more than an evaluation batch
 
 
 def run(
@@ -75,6 +76,10 @@ def run(
         return finished
     context = context or Context.open(recipe, observer)
     started = datetime.datetime.now(datetime.UTC)
+    (out / CERTIFICATE).unlink(missing_ok=True)  # of an attempt that failed
+    certificate = Certificate(
+        out / CERTIFICATE, {"name": entry.name, "method": entry.method, "seed": seed, "delta": None}
+    )
     base = context.base(entry)
     context.encoded("train", base)
     model = base.adapted(base_dropout=entry.train.base_dropout)
@@ -86,8 +91,12 @@ def run(
     try:
         with fast_float32(), torch.random.fork_rng(range(torch.cuda.device_count())):
             torch.manual_seed(seed)
-            parts = _Run(context, base, model, entry, seed, out, observer, pause, budget)
+            parts = _Run(context, base, model, entry, seed, out, observer, certificate, pause, budget)
             result = parts.result(resume=resume)
+    except TrainingError as error:
+        if certificate.failed:
+            write_json(out / "result.json", failed_result(entry, seed, error))
+        raise
     finally:
         model.detach(NAME)
     result["started"] = started.isoformat(timespec="seconds")
@@ -96,6 +105,19 @@ def run(
     if result["status"] == "done":
         shutil.rmtree(out / "resume", ignore_errors=True)
     return result
+
+
+def failed_result(entry: MethodEntry, seed: int, error: Exception) -> dict[str, Any]:
+    """The content of result.json for a run that failed."""
+    return {
+        "schema": SCHEMA,
+        "status": "failed",
+        "error": {"kind": type(error).__name__, "message": str(error) or type(error).__name__},
+        "name": entry.name,
+        "method": entry.method,
+        "config": entry.config,
+        "seed": seed,
+    }
 
 
 @dataclass
@@ -109,6 +131,7 @@ class _Run:
     seed: int
     out: Path
     observer: Observer
+    certificate: Certificate
     pause: Pause | None = None
     budget: Budget | None = None
 
@@ -117,7 +140,6 @@ class _Run:
         self.recipe, self.encoder = self.context.recipe, self.context.encoder(self.base)
         self.config = self.model.configs[NAME]
         self.adapter = self.model.adapter(NAME)
-        self.certificate = Certificate()
         self.memory = PeakMemory(self.base.device)
 
     def result(self, *, resume: bool) -> dict[str, Any]:
@@ -129,15 +151,10 @@ class _Run:
             return self._paused_result(progress, peak)
         self.model.eval()
         trained = [p for _, p in self.adapter.trainable()]
-        self._check_base()
-        save_adapter(
-            self.model,
-            NAME,
-            self.out / "adapter",
-            base_name=self.recipe.model.name,
-            fingerprint=self.base.fingerprint,
-        )
+        self._save()
         evaluation, validation = self._evaluate(progress)
+        self._check_base()
+        self.certificate.write(self.out / "adapter" / CERTIFICATE)
         description = self.adapter.describe()
         if description is not None:
             self.observer.log(f"{self.entry.name}: {description}")
@@ -204,6 +221,8 @@ class _Run:
             (self.out / "metrics.jsonl").write_text("", encoding="utf-8")
             return Progress()
         data = self.context.dataset
+        self.certificate.targets(self.model, NAME)
+        self.certificate.supervised(self.context.supervised(self.base))
         trainer = Trainer(
             model=self.model,
             name=NAME,
@@ -222,6 +241,8 @@ class _Run:
         )
         progress = trainer.run(resume=resume and trainer.resume_folder.exists())
         self.paused, self.steps = trainer.paused, trainer.total
+        if not self.paused:
+            self.certificate.final_budget(self.adapter)
         return progress
 
     def _paused_result(self, progress: Progress, peak: int) -> dict[str, Any]:
@@ -249,16 +270,23 @@ class _Run:
             },
         }
 
+    def _save(self) -> None:
+        """Write the delta, and read it back."""
+        folder, digest = self.out / "adapter", self.base.fingerprint
+        save_adapter(self.model, NAME, folder, base_name=self.recipe.model.name, fingerprint=digest)
+        self.certificate.about["delta"] = {"sha256": sha256(folder / TENSORS)}
+        features = self.context.encoded("train", self.base).features
+        rows = features[: min(REREAD, self.recipe.evaluation.batch_size)]
+        batch = {k: v.to(self.model.device) for k, v in self.encoder.collate(rows).items()}
+        self.certificate.reloaded(self.model, NAME, folder, batch, digest)
+
     def _check_base(self) -> None:
-        """The base has the bytes that it was loaded with."""
+        """The base has the bytes that it was loaded with, after training and evaluation."""
         with self.model.using():
             now = fingerprint(self.base.loaded.model)
-        self.certificate.check(
-            "base unchanged",
-            now == self.base.fingerprint,
-            f"sha256 {now[:12]}",
-            "Something altered the base's weights; please report it.",
-        )
+        if now != self.base.fingerprint:
+            self.context.forget(self.base)  # runs to come shall have a sound one
+        self.certificate.base_unchanged(self.base.fingerprint, now)
 
     def _evaluate(self, progress: Progress) -> tuple[Evaluation, dict[str, float]]:
         """The test rows, once; and the validation rows' loss for runs that did not measure it."""
@@ -303,8 +331,8 @@ def _prepare_folder(out: Path, own: Recipe, *, resume: bool, overwrite: bool) ->
     make_folder(out)
     result, state = out / "result.json", out / "resume"
     if overwrite:
-        for path in (result, out / "recipe.yaml", out / "metrics.jsonl", out / "predictions.jsonl"):
-            path.unlink(missing_ok=True)
+        for name in ("recipe.yaml", "metrics.jsonl", "predictions.jsonl", "result.json"):
+            (out / name).unlink(missing_ok=True)
         for folder in (state, out / "adapter"):
             shutil.rmtree(folder, ignore_errors=True)
         return None

@@ -1,0 +1,60 @@
+"""What the loss will see of the labels, counted in the batches themselves."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from deltatune.data.encode import IGNORED, Encoded, Encoder
+from deltatune.recipe.sections import CLASSIFICATION_TASKS
+
+_ROWS = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Supervision:
+    """Labels of encoded rows as they stand in batches, after masking and padding."""
+
+    rows: int
+    tokens: int
+    """Labels that the loss counts; in classification one for each row that has any."""
+    silent: int
+    """Rows without a label."""
+    ended: int | None
+    """Rows whose last label is an end token; None in classification."""
+    cut: int
+    """Rows that may lack it, because a text that is learned as it is was cut."""
+
+    @property
+    def sound(self) -> bool:
+        """Whether each row teaches something, and teaches to stop where its text stops."""
+        ends = self.ended is None or self.ended >= self.rows - self.cut
+        return self.tokens > 0 and self.silent == 0 and ends
+
+
+def supervision(encoder: Encoder, encoded: Encoded) -> Supervision:
+    """Count the labels of `encoded` in collated batches.
+
+    Masking by value (labels that equal the pad id, where that is the end token) would happen in a batch, so
+    the features alone prove nothing. Takes about as long as collating one epoch.
+    """
+    rows = len(encoded.features)
+    if encoder.task in CLASSIFICATION_TASKS:
+        labelled = sum("label" in feature for feature in encoded.features)
+        return Supervision(rows, labelled, rows - labelled, ended=None, cut=0)
+    import torch
+
+    causal = encoder.task == "causal-lm"
+    ends = torch.tensor(encoder.eos_ids)
+    tokens = silent = ended = 0
+    for start in range(0, rows, _ROWS):
+        labels = encoder.collate(encoded.features[start : start + _ROWS])["labels"]
+        if causal:  # nothing predicts the first token
+            labels = labels[:, 1:]
+        counted = labels != IGNORED
+        last = counted.shape[1] - 1 - counted.flip(1).int().argmax(dim=1)
+        found = counted.any(dim=1)
+        tokens += int(counted.sum())
+        silent += int((~found).sum())
+        ended += int((torch.isin(labels.gather(1, last[:, None])[:, 0], ends) & found).sum())
+    whole = causal and encoder.spec.columns.target is None
+    return Supervision(rows, tokens, silent, ended, cut=encoded.report.truncated_inputs if whole else 0)
