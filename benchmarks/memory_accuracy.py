@@ -262,7 +262,7 @@ def main() -> None:
     arguments = parser.parse_args()
     rows = []
     for case in CASES:
-        if arguments.only not in case.label:
+        if not case.label.startswith(tuple(arguments.only.split("|"))):
             continue
         row = measure(case)
         rows.append(row)

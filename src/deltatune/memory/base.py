@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.quantizers.quantizers_utils import should_convert_module
 
 from deltatune.models.load import DTYPES, unquantized
 from deltatune.models.quiet import quiet
@@ -22,14 +23,16 @@ if TYPE_CHECKING:
 
 
 def fake_mode() -> FakeTensorMode:
-    """A mode whose tensors can be modules' parameters and change their type there.
+    """A mode whose tensors can be modules' parameters, change their type there, and be copied with them.
 
     `Module.to` swaps fake parameters, which torch refuses while anything refers to them weakly, as the mode's
-    memory of converted tensors does. Nothing is converted here, so that it need not remember.
+    memory of converted tensors does. Nothing is converted here, so that it need not remember. A copy of a
+    tensor would come with a copy of the mode, and tensors of two modes do not mix.
     """
-    mode = FakeTensorMode()
-    mode.fake_tensor_converter.set_tensor_memo = lambda t, v: None  # type: ignore[method-assign]
-    return mode
+    mode: Any = FakeTensorMode()
+    mode.fake_tensor_converter.set_tensor_memo = lambda t, v: None
+    mode.__deepcopy__ = lambda memo: mode
+    return mode  # type: ignore[no-any-return]
 
 
 def fake_base(
@@ -57,10 +60,28 @@ def fake_base(
         model: PreTrainedModel = AUTO[task][0].from_config(copy.deepcopy(config), dtype=wanted, **options)
     if image_size is not None:
         interpolate_positions(model, image_size, type(model).__name__)
+    _keep_float32(model)
     if quantization is not None:
         _quantize(model, task, quantization)
     _to_fake(model)
     return model.eval().requires_grad_(False)
+
+
+class Unread(TorchDispatchMode):
+    """Answers for tensors without data while a delta is built: what is compared is close, nothing is set.
+
+    So that a module which looks like a norm is taken for one, and numbers that are read are ones.
+    """
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Run an operation, unless it would read."""
+        if func is torch.ops.aten.allclose.default:
+            return True
+        if func is torch.ops.aten._local_scalar_dense.default:
+            return False if args[0].dtype == torch.bool else 1
+        return func(*args, **(kwargs or {}))
 
 
 def new_heads(model: PreTrainedModel, task: str) -> list[str]:
@@ -75,12 +96,21 @@ def new_heads(model: PreTrainedModel, task: str) -> list[str]:
     ]
 
 
+def _keep_float32(model: PreTrainedModel) -> None:
+    """Some parts stay in float32 whatever the base is loaded in (Transformers' own list)."""
+    kept = set(model._keep_in_fp32_modules_strict or ())
+    for path, parameter in model.named_parameters():
+        if kept.intersection(path.split(".")):
+            parameter.data = parameter.data.float()
+
+
 def _quantize(model: PreTrainedModel, task: str, spec: QuantizationSpec) -> None:
     from deltatune.quant.planned import blank_layer, fill_
 
-    kept: Sequence[str] = unquantized(model, task)
+    # Transformers leaves those alone as well that it would keep in float32 beside float16 (T5's `wo`).
+    kept = [*unquantized(model, task), *(model._keep_in_fp32_modules or ())]
     for path, module in list(model.named_modules()):
-        if type(module) is nn.Linear and not any(path == k or path.startswith(f"{k}.") for k in kept):
+        if type(module) is nn.Linear and should_convert_module(path, kept):
             parent, _, leaf = path.rpartition(".")
             with unset_fake_temporarily(), torch.device("meta"):
                 layer = blank_layer(module, spec)

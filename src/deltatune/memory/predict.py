@@ -17,7 +17,7 @@ from deltatune.core.method import MethodConfig
 from deltatune.core.model import AdaptedModel
 from deltatune.core.sites import BaseView
 from deltatune.memory.account import Memory
-from deltatune.memory.base import fake_base, fake_mode, new_heads
+from deltatune.memory.base import Unread, fake_base, fake_mode, new_heads
 from deltatune.memory.step import BatchShape, FakeAccountant, account_step, warm_up
 
 if TYPE_CHECKING:
@@ -98,7 +98,8 @@ def predict(setup: Setup) -> Prediction:
         model = AdaptedModel(base, heads, processor=setup.processor, base_dropout=setup.base_dropout)
         if setup.quantization is not None:
             model.view.original = lambda path: torch.empty(_shape(model.view, path))
-        adapter = model.attach("plan", setup.method)
+        with Unread():
+            adapter = model.attach("plan", setup.method)
         optimizer = _optimizer(adapter, setup.optimizer if setup.gpu else "adamw")
         if optimizer is not None:
             adapter.start(1_000_000)

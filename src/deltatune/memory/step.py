@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import DataDependentOutputException
+from transformers.utils import import_utils
 
 from deltatune import quant
 from deltatune.core.adapter import Adapter
@@ -50,9 +51,8 @@ class BatchShape:
         if self.image is not None:
             found = {"pixel_values": torch.zeros(self.rows, *self.image)}
         else:
-            found = {"input_ids": torch.zeros(self.rows, self.length, dtype=torch.long)}
-            if self.padded:
-                found["attention_mask"] = torch.ones(self.rows, self.length, dtype=torch.long)
+            names = ("input_ids", "attention_mask")
+            found = {name: torch.zeros(self.rows, self.length, dtype=torch.long) for name in names}
         if task in CLASSIFICATION:
             return found | {"labels": torch.zeros(self.rows, dtype=torch.long)}
         length = self.target_length or self.length
@@ -61,6 +61,9 @@ class BatchShape:
 
 class FakeAccountant(Accountant):
     """Accounts on fake tensors: results that depend on data are what the shape of the batch says.
+
+    Transformers leaves a mask out if all of it is ones, which it asks of real tensors only; here it asks of
+    fake ones too.
 
     Args:
         vocabulary: As of `Accountant`.
@@ -76,9 +79,31 @@ class FakeAccountant(Accountant):
         if func is torch.ops.aten.index.Tensor and args[1] and args[1][0].dtype == torch.bool:
             mask = args[1][0]
             return args[0].new_empty((self._shape.labelled, *args[0].shape[mask.dim() :]))
+        if str(func) == "bitsandbytes.int8_vectorwise_quant.default":
+            return _without_outliers(args[0])
+        if str(func) == "bitsandbytes.int8_mixed_scaled_mm.default":
+            mixed, quantized, weight = args[:3]
+            return mixed.new_empty((*quantized.shape[:-1], weight.shape[0])), mixed.new_empty((0,))
         if func is torch.ops.aten._local_scalar_dense.default:
             return not self._shape.padded if args[0].dtype == torch.bool else 1
         return func(*args, **kwargs)
+
+    def __enter__(self) -> Self:
+        """Let Transformers take fake tensors for real ones."""
+        self._is_fake, import_utils.is_fake_tensor = import_utils.is_fake_tensor, lambda tensor: False
+        super().__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        """Undo that."""
+        super().__exit__(*error)
+        import_utils.is_fake_tensor = self._is_fake
+
+
+def _without_outliers(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """What int8 quantization of activations [rows, width] gives if no column has large values."""
+    scales = x.new_empty((x.numel() // x.shape[-1],), dtype=torch.float32)
+    return torch.empty_like(x, dtype=torch.int8), scales, x.new_empty((0,), dtype=torch.long)
 
 
 def account_step(
