@@ -168,6 +168,11 @@ _KNOWN = [
         "Set model.attention to eager or sdpa.",
     ),
     (
+        r"requires the Torchvision library",
+        "the image processor of '{name}' needs torchvision with this version of Transformers.",
+        "Install torchvision beside your torch, or Transformers 5.23, which works without it.",
+    ),
+    (
         r"no file named model\.safetensors|use_safetensors|does not appear to have a file named "
         r"\S*(model\.safetensors|pytorch_model)",
         "'{name}' has no weights in the safetensors format; pickled weights are not read.",
