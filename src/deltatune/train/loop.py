@@ -17,21 +17,21 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from torch import Tensor
-from torch.nn import functional as F
 
 from deltatune.checkpoint.resume import load_state, save_state
+from deltatune.core.loss import CLASSIFICATION, summed_loss
 from deltatune.core.model import AdaptedModel
 from deltatune.core.observer import Observer
 from deltatune.data.batches import batches
 from deltatune.data.encode import Encoded, Encoder
 from deltatune.errors import RecipeError, TrainingError
 from deltatune.evaluate import evaluate, higher_is_better, loss_on
+from deltatune.memory.batch import largest_micro_batch
 from deltatune.recipe.schema import EvaluationSpec, TrainSpec
 from deltatune.train.certificate import Certificate, snapshot
+from deltatune.train.measure import StepMemory
 from deltatune.train.optimizer import build_optimizer
 from deltatune.train.schedule import lr_factor
-
-CLASSIFICATION = ("text-classification", "image-classification")
 
 
 @dataclass
@@ -56,6 +56,8 @@ class Progress:
     """Lines of metrics.jsonl that belong to this state."""
     evaluated: int = 0
     """Step of the latest validation."""
+    memory: dict[str, Any] = field(default_factory=dict)
+    """Bytes by part at the peak of the step that was measured."""
 
 
 Pause = Callable[[Progress, int], bool]
@@ -98,11 +100,16 @@ class Trainer:
         self.optimizer = build_optimizer(self.adapter, self.spec, self.lr, self.model.device, self.observer)
         self.per_epoch = math.ceil(len(self.train.lengths) / self.spec.batch_size)
         self.total = min(self.spec.epochs * self.per_epoch, self.spec.max_steps or 2**62)
+        largest, _ = largest_micro_batch(
+            self.train, self.encoder.task, self.spec, self.seed, after_first=True
+        )
+        self.memory = StepMemory(largest, self.model, self.adapter, self.optimizer)
         self.progress = Progress()
         self.best_state: dict[str, Any] = {}
         self._log_path = self.out / "metrics.jsonl"
         # Full fine-tuning keeps its own parameters in float32 and computes in the base's precision.
-        dtype = next(self.model.base.parameters()).dtype
+        with self.model.using():  # else its parameters stand in the places of the base's
+            dtype = next(self.model.base.parameters()).dtype
         self._autocast = bool(self.adapter.own) and dtype != torch.float32
 
     @property
@@ -152,7 +159,8 @@ class Trainer:
             epoch, index = divmod(progress.step, self.per_epoch)
             order = self._order(epoch)
             for rows in order[index:]:
-                self._step(rows, epoch)
+                with self.memory.of_step(rows, progress.memory, first=progress.step == 0):
+                    self._step(rows, epoch)
                 last = progress.step == self.total
                 end_of_epoch = progress.step % self.per_epoch == 0
                 if self._due(self.spec.evaluate_every, end_of_epoch) or last:
@@ -196,6 +204,7 @@ class Trainer:
         for index, batch in enumerate(micro):
             loss = self._loss_sum({k: v.to(self.model.device) for k, v in batch.items()}) / targets
             penalty = self.adapter.penalty() if index == 0 else None
+            self.memory.forward_done()
             total_loss += float(loss.detach())
             self._require_finite(total_loss)
             self.accelerator.backward(loss if penalty is None else loss + penalty)
@@ -235,15 +244,7 @@ class Trainer:
         return float(torch.stack(losses).sum()) / targets
 
     def _loss_sum(self, batch: dict[str, Tensor]) -> Tensor:
-        """Cross-entropy summed over the targets of a micro-batch, in float32."""
-        device = self.model.device.type
-        with torch.autocast(device, torch.bfloat16) if self._autocast else contextlib.nullcontext():
-            if self.encoder.task in CLASSIFICATION:
-                targets = batch.pop("labels")
-                logits = self.model(**batch).logits
-            else:
-                logits, targets = self.model.labelled_logits(batch)
-        return F.cross_entropy(logits.float(), targets, reduction="sum")
+        return summed_loss(self.model, batch, self.encoder.task, autocast=self._autocast)
 
     def _clip(self) -> float:
         limit = self.spec.max_grad_norm
