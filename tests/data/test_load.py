@@ -348,8 +348,19 @@ def test_the_fingerprint_follows_the_content(write: Write, load: Any) -> None:
 
 def test_leaks_are_reported(write: Write, load: Any) -> None:
     write("a.jsonl", jsonl(ROWS))
-    data = load(train="a.jsonl", test="a.jsonl")
+    write("b.jsonl", jsonl(ROWS))
+    data = load(train="a.jsonl", test="b.jsonl")
     assert "20 of 20 test rows have the same input as a training row" in data.warnings[0]
+
+
+@pytest.mark.parametrize("parts", [("train", "test"), ("validation", "test"), ("train", "validation")])
+def test_one_file_cannot_be_two_parts(write: Write, load: Any, parts: tuple[str, str]) -> None:
+    write("a.jsonl", jsonl(ROWS))
+    files = {"train": "train.jsonl", "test": "test.jsonl", parts[0]: "a.jsonl", parts[1]: "./a.jsonl"}
+    for name in ("train.jsonl", "test.jsonl"):
+        write(name, jsonl(ROWS))
+    with pytest.raises(DataError, match=r"is the file of data\.\w+ too"):
+        load(**files)
 
 
 def test_inputs_for_prediction_go_through_the_same_template() -> None:

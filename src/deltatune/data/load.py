@@ -120,6 +120,16 @@ def _read_parts(spec: DataSpec, task: str, root: Path) -> dict[str, list[Row]]:
 def _read_part(part: str, spec: DataSpec, task: str, root: Path) -> list[Row]:
     source = getattr(spec, part)
     table = read_source(_locate(source, spec, root), spec.format)
+    names = [other for other in PARTS if other != part and getattr(spec, other)]
+    twins = [
+        other for other in names if _locate(getattr(spec, other), spec, root) == _locate(source, spec, root)
+    ]
+    if twins and "all" in table.parts:
+        raise DataError(
+            f"is the file of data.{twins[0]} too: rows that train or select a model cannot judge it.",
+            field=f"data.{part}",
+            remedy="Name another file, or take a share of the training rows with data.split.",
+        )
     records = table.parts.get("all") or table.parts.get(part)
     if not records:
         raise DataError(
