@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from deltatune.compare.runner import compare
-from deltatune.errors import RecipeError
+from deltatune.errors import DataError, RecipeError
 from deltatune.recipe import Recipe
 from tests.train.test_run import StopAfter
 
@@ -100,8 +100,38 @@ def test_warnings_about_the_data_are_kept(make_recipe: Make, rows: Path, tmp_pat
     assert any("have the same input as a training row" in text for text in board["data"]["warnings"])
 
 
-def test_a_metric_without_row_scores_gives_no_ranks(make_recipe: Make, tmp_path: Path) -> None:
+@pytest.mark.parametrize("metric", ["loss", "perplexity"])
+def test_losses_are_ranked_from_the_lowest(make_recipe: Make, tmp_path: Path, metric: str) -> None:
+    recipe = make_recipe(f"evaluation.primary={metric}", "seeds=[0,1]", methods=["untuned", "lora"])
+    board = compare(recipe, tmp_path / "out")
+    assert [(row["name"], row["rank"]) for row in board["rows"]] == [("lora", 1), ("untuned", 2)]
+    for row in board["rows"]:
+        low, high = row["interval"]
+        assert low <= row["metrics"][metric] <= high
+    (pair,) = board["pairs"]
+    assert not pair["tie"]
+    values = {row["name"]: row["metrics"][metric] for row in board["rows"]}
+    assert pair["difference"] == pytest.approx(values[pair["a"]] - values[pair["b"]])
+    page = (tmp_path / "out/report.html").read_text(encoding="utf-8")
+    assert "lower by" in page
+
+
+def test_runs_without_numbers_for_rows_are_sorted_only(make_recipe: Make, tmp_path: Path) -> None:
     recipe = make_recipe("evaluation.primary=loss", methods=["untuned", "lora"])
+    compare(recipe, tmp_path / "out")
+    for path in (tmp_path / "out/runs").glob("*/predictions.jsonl"):  # as an older version left them
+        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        bare = [{key: value for key, value in row.items() if key not in ("nll", "tokens")} for row in rows]
+        path.write_text("".join(json.dumps(row) + "\n" for row in bare), encoding="utf-8")
     board = compare(recipe, tmp_path / "out")
     assert [row["rank"] for row in board["rows"]] == [None, None]
     assert board["pairs"] == []
+
+
+def test_data_that_changed_between_runs_are_refused(make_recipe: Make, rows: Path, tmp_path: Path) -> None:
+    recipe = make_recipe(methods=["untuned", "lora"])
+    compare(recipe, tmp_path / "out")
+    (tmp_path / "out/runs/lora-s0/result.json").unlink()
+    rows.write_text(rows.read_text(encoding="utf-8").replace("of the", "of all"), encoding="utf-8")
+    with pytest.raises(DataError, match="have seen different data"):
+        compare(recipe, tmp_path / "out")

@@ -162,6 +162,6 @@ def test_contradictory_labels_are_shown() -> None:
 def test_truncation_is_told_from_one_in_a_hundred_on() -> None:
     assert truncation_warnings(EncodeReport(200, 1000, 2, 2)) == []
     assert truncation_warnings(EncodeReport(200, 1000, 3, 100), "test") == [
-        "3 of 200 test inputs are longer than data.max_input_tokens and are cut off.",
-        "100 of 200 test targets are longer than data.max_target_tokens and are cut off.",
+        "3 of 200 test inputs are longer than data.max_input_tokens and are cut off (2%).",
+        "100 of 200 test targets are longer than data.max_target_tokens and are cut off (50%).",
     ]

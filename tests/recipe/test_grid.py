@@ -143,3 +143,68 @@ def test_the_schema_for_editors_knows_grids() -> None:
         form for form in schema["$defs"]["MethodEntry"]["anyOf"] if "lora" in form.get("properties", {})
     )
     assert "grid" in lora["properties"]
+
+
+MODELS = "model=[bundled:t5-small, facebook/bart-base]"
+
+
+def test_a_list_of_models_makes_an_entry_for_each() -> None:
+    recipe = parse_recipe(BASE, [MODELS, "methods.2.model=x/own"])
+    kinds = ["untuned", "lora r=4 targets=query"]
+    named = {entry.name: entry.model and entry.model.name for entry in recipe.methods}
+    for kind in kinds:
+        label, _, point = kind.partition(" ")
+        for short, name in (("t5-small", "bundled:t5-small"), ("bart-base", "facebook/bart-base")):
+            assert named[" ".join(filter(None, [label, short, point]))] == name
+    assert named["soft prompt"] == "x/own"
+    assert len(named) == 2 + 2 * 4 + 1
+    groups = {entry.group for entry in recipe.methods}
+    assert groups == {None, "lora t5-small", "lora bart-base"}  # models do not compete with each other
+    assert [spec.name for spec in recipe.models] == ["bundled:t5-small", "facebook/bart-base", "x/own"]
+    assert parse_recipe(recipe.dump()) == recipe
+    assert [recipe.model_of(e).name for e in recipe.by_model()] == sorted(
+        (recipe.model_of(e).name for e in recipe.methods), key=[s.name for s in recipe.models].index
+    )
+
+
+@pytest.mark.parametrize(
+    ("models", "ends"),
+    [
+        (["a/x", "b/y"], ["x", "y"]),
+        (["a/x", "b/x"], ["a/x", "b/x"]),
+        (["./runs/x/", "bundled:y"], ["x", "y"]),
+        ([{"name": "a/x", "revision": r} for r in ("v1", "v2")], ["x revision=v1", "x revision=v2"]),
+        (["a/x", {"name": "a/x", "revision": "v2"}], ["x", "x revision=v2"]),
+    ],
+)
+def test_models_are_named_as_short_as_they_can_be(models: list[Any], ends: list[str]) -> None:
+    recipe = parse_recipe({**BASE, "methods": ["lora"], "model": models})
+    assert [entry.name for entry in recipe.methods] == [f"lora {end}" for end in ends]
+
+
+def test_one_of_several_models_can_be_overridden(tmp_path: Path) -> None:
+    recipe = parse_recipe(BASE, [MODELS, "model.1.revision=v2", "methods.2.model=./own"], root=tmp_path)
+    assert [spec.revision for spec in recipe.models] == [None, "v2", None]
+    assert recipe.models[2].name == str(tmp_path / "own")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "parts"),
+    [
+        (["model=[]"], ["model: is an empty list"]),
+        (["model=[a, a]"], ["model.1: has the model a twice"]),
+        (["model=[a, {name: b, revsion: x}]"], ["model.1.revsion", "'revision'"]),
+        (["model=[a, {name: b, image_size: 32}]"], ["model.1.image_size: is for image"]),
+        (
+            ["methods.0=lora", "methods.0.model=[a, {name: b, image_size: 32}]"],
+            ["methods.0.model.1.image_size"],
+        ),
+        (["grid={model: [a]}"], ["grid.model", "model: [FIRST, SECOND]"]),
+        (["methods.1.grid={model: [a, b]}"], ["methods.1.grid.model", "model: [FIRST, SECOND]"]),
+    ],
+)
+def test_mistakes_in_lists_of_models_are_named_where_they_are(overrides: list[str], parts: list[str]) -> None:
+    with pytest.raises(RecipeError) as caught:
+        parse_recipe(BASE, overrides)
+    for part in parts:
+        assert part in str(caught.value)

@@ -83,6 +83,7 @@ def write_comparison(folder: Path, *, seeds: tuple[int, ...] = (0, 1), rows: int
         "higher_is_better": True, "rows": board_rows, "pairs": [pair._asdict() for pair in pairs],
         "created": "2026-11-23T22:00:00+00:00", "recipe": {"task": "text-to-text"}, "data": {"test": rows},
     }  # fmt: skip
+    board["warnings"] = [f"3 of {rows} test rows have the same input as a training row ({HOSTILE})."]
     (folder / "leaderboard.json").write_text(json.dumps(board))
     (folder / "recipe.yaml").write_text(f"task: text-to-text\nmodel: bundled:t5-small\n# {HOSTILE}\n")
     return folder
@@ -149,6 +150,25 @@ def _write_run(  # noqa: PLR0917
             }
         )
     (folder / "predictions.jsonl").write_text("\n".join(map(json.dumps, predictions)))
+
+
+def write_models(folder: Path) -> Path:
+    """Write a comparison whose methods differ in their base."""
+    write_comparison(folder)
+    path = folder / "leaderboard.json"
+    board = json.loads(path.read_text())
+    board["models"] = ["bundled:t5-small", "facebook/bart-base"]
+    for row in board["rows"]:
+        bart = row["method"] in ("adalora", "prompt")
+        row["model"] = board["models"][bart]
+        if bart and row["cost"]:
+            row["cost"]["total_parameters"] = 139_420_416
+        for run in row["runs"] if bart else ():
+            result = json.loads((folder / run / "result.json").read_text())
+            result["model"] = {"name": row["model"], "fingerprint": "ef" * 32, "parameters": 139_420_416}
+            (folder / run / "result.json").write_text(json.dumps(result))
+    path.write_text(json.dumps(board))
+    return folder
 
 
 def write_grid(folder: Path) -> Path:

@@ -13,7 +13,7 @@ import pytest
 
 from deltatune.report import render
 
-from .synthetic import write_comparison, write_grid
+from .synthetic import write_comparison, write_grid, write_models
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")
@@ -21,7 +21,7 @@ FLAGS = [
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--hide-scrollbars",
     "--disable-background-networking", "--disable-component-update", "--disable-sync",
 ]  # fmt: skip
-PAGES = {"methods": write_comparison, "grid": write_grid}
+PAGES = {"methods": write_comparison, "grid": write_grid, "models": write_models}
 
 
 @pytest.fixture(scope="module", params=PAGES)

@@ -1,14 +1,16 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import json
+import re
 
 import pytest
 
 from deltatune.report import display, render
 
-from .synthetic import METHODS, write_comparison
+from .synthetic import METHODS, write_comparison, write_models
 
 
 def test_csv_has_a_line_a_method_with_unrounded_numbers(comparison_dir):
@@ -43,6 +45,36 @@ def test_json_is_the_leaderboard_and_the_verdict(comparison_dir):
     board = json.loads((comparison_dir / "leaderboard.json").read_text())
     assert found["rows"] == board["rows"]
     assert "tie for first place" in found["verdict"]
+
+
+def test_every_form_names_models_warnings_and_how_to_reproduce(tmp_path):
+    write_models(tmp_path)
+    page, table = render(tmp_path), render(tmp_path, "md")
+    lines = {line["name"]: line for line in csv.DictReader(io.StringIO(render(tmp_path, "csv")))}
+    found = json.loads(render(tmp_path, "json"))
+    assert "5 ways to adapt t5-small and bart-base" in table
+    assert re.search(r"\| adalora \| bart-base, 139.M \|", table.replace("\u202f", "."))
+    assert lines["adalora"]["model"] == "facebook/bart-base"
+    assert lines["lora r8"]["model"] == "bundled:t5-small"
+    assert float(lines["adalora"]["total_parameters"]) == 139_420_416
+    assert "adalora on bart-base" in found["verdict"]
+    assert "<b>adalora on bart-base</b>" in page
+    for text in (page, table):
+        assert "have the same input as a training row" in text
+    again = found["reproduce"]
+    assert [model["name"] for model in again["models"]] == ["bundled:t5-small", "facebook/bart-base"]
+    assert (again["seeds"], again["data"], again["commit"]) == ([0, 1], "cd" * 32, "f" * 40)
+    recipe = (tmp_path / "recipe.yaml").read_bytes()
+    assert again["recipe"] == hashlib.sha256(recipe).hexdigest()
+    hashes = ["f" * 40, "ab" * 32, "cd" * 32, "ef" * 32, again["recipe"]]
+    for text in (page, table):
+        assert all(wanted in text for wanted in [*again["commands"], *hashes, "torch 2.13.0"])
+
+
+def test_one_model_has_no_column(comparison_dir):
+    assert "bundled:t5-small" in render(comparison_dir, "csv")
+    assert "| Model |" not in render(comparison_dir, "md")
+    assert "Model, parameters" not in render(comparison_dir)
 
 
 @pytest.mark.parametrize(

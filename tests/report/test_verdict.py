@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from deltatune.report import display
-from deltatune.report.load import Comparison, Method
+from deltatune.report.load import Comparison, Method, of_board
 from deltatune.report.verdict import caveat, plain, verdict
 
 
@@ -162,7 +162,48 @@ def test_training_that_was_for_nothing_or_worse():
 
 def test_lower_is_better():
     found = words(board({"lora": (1.2, 1), "prefix": (1.5, 2)}, metric="loss", higher=False))
-    assert found == "lora is best: Loss 1.200 [1.190, 1.210]. It beats prefix by 0.300 Loss [0.290, 0.310]."
+    assert found == (
+        "lora is best: Loss 1.200 [1.190, 1.210]. It beats prefix (Loss lower by 0.300 [0.290, 0.310])."
+    )
+    methods = {"lora": (1.2, 1), "adalora": (1.21, 1), "prefix": (1.5, 3), "prompt": (1.6, 4)}
+    found = words(board(methods, {frozenset(("lora", "adalora"))}, metric="perplexity", higher=False))
+    assert "Both beat prefix (Perplexity lower by at least 0.29 [0.28, 0.30])" in found
+    assert " and prompt (lower by at least 0.39 [0.38, 0.40])." in found
+    many = {"lora": (1.0, 1)} | {f"m{i}": (1.5 + i / 10, i + 2) for i in range(6)}
+    found = words(board(many, metric="loss", higher=False))
+    assert "It beats 6 others, m0 by least: Loss lower by 0.500 [0.490, 0.510]." in found
+
+
+def of_models(comparison: Comparison, models: dict[str, str]) -> Comparison:
+    """The comparison with a base for each method."""
+    for row in comparison.board["rows"]:
+        row["model"] = models[row["name"]]
+    return of_board(comparison.board | {"models": list(dict.fromkeys(models.values()))}, Path())
+
+
+def test_methods_on_several_models_are_named_with_them():
+    methods = {"lora": (0.6, 1), "adalora": (0.55, 2), "lora bart": (0.5, 3)}
+    bases = {"lora": "org/t5", "adalora": "org/bart", "lora bart": "org/bart"}
+    found = words(of_models(board(methods), bases))
+    assert found.startswith("lora on t5 is best")
+    assert "adalora on bart by 5.0 ROUGE-L F" in found
+    assert "lora bart by 10.0" in found  # its label says it
+
+
+def test_a_method_is_held_against_the_untuned_form_of_its_own_base():
+    methods = {"lora t5": (0.6, 1), "untuned t5": (0.5, 2), "lora bart": (0.3, 3), "untuned bart": (0.29, 3)}
+    comparison = board(methods, {frozenset(("lora bart", "untuned bart"))})
+    for row in comparison.board["rows"]:
+        row["method"] = str(row["name"]).split()[0]
+    found = words(of_models(comparison, {name: name.split()[1] for name in methods}))
+    assert "lora bart cannot be told apart from the base that it tunes." in found
+    assert "worse than" not in found
+    tied = {frozenset(("lora t5", "untuned bart"))}
+    comparison = board({"lora t5": (0.6, 1), "untuned bart": (0.59, 1), "untuned t5": (0.3, 3)}, tied)
+    for row in comparison.board["rows"]:
+        row["method"] = str(row["name"]).split()[0]
+    found = words(of_models(comparison, {name: name.split()[1] for name in methods}))
+    assert "So no method is shown to be better than untuned bart." in found
 
 
 def test_without_tests_nothing_is_claimed():

@@ -32,6 +32,7 @@ def plan(name: str, planned: dict[str, Any]) -> None:
     output.fields(
         f"Plan for {name}",
         {
+            "model": planned["model"],
             **(training if trained else {"trains": "nothing; the base is evaluated as it is"}),
             "rows": ", ".join(f"{part} {count:,}" for part, count in planned["rows"].items()),
             "tokens": f"{planned['tokens_per_epoch']:,} an epoch, {planned['supervised_tokens']:,} of them "
@@ -95,9 +96,11 @@ def leaderboard(board: dict[str, Any]) -> None:
     """Print the ranking with intervals and costs, then the verdict in words. Failures go to stderr."""
     metric = board["primary_metric"]
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    several = len(board.get("models") or []) > 1
     for heading in (
         "rank",
         "method",
+        *(["model, parameters"] if several else []),
         display.style(metric).label,
         "95 %",
         "trained",
@@ -105,12 +108,16 @@ def leaderboard(board: dict[str, Any]) -> None:
         "memory",
         "file",
     ):
-        table.add_column(heading, justify="left" if heading == "method" else "right")
-    for row in board["rows"]:
-        table.add_row(*_cells(row, metric), style="bold" if row["rank"] == 1 else None)
+        table.add_column(heading, justify="left" if heading.startswith(("method", "model")) else "right")
+    comparison = of_board(board, Path())
+    for method in comparison.methods:
+        cells = _cells(method.row, metric)
+        if several:
+            total = display.amount(method.cost.get("total_parameters"))
+            cells.insert(2, Text(display.visible(f"{method.on}, {total}")))
+        table.add_row(*cells, style="bold" if method.row["rank"] == 1 else None)
     console = output.stdout()
     console.print(table)
-    comparison = of_board(board, Path())
     text = f"\n{plain(verdict(comparison))}\n\n{caveat(comparison)}"
     console.print(Text(display.visible(text)), soft_wrap=not console.is_terminal)
     for row in board["rows"]:

@@ -82,7 +82,7 @@ def choose(context: Context, out: Path) -> Chosen:
             field="tune" if recipe.tune else "search" if recipe.search else "halving",
             remedy="Name a file for them (data.validation), or a share of the training rows.",
         )
-    for entry in recipe.methods:
+    for entry in recipe.by_model():
         if space := searched(recipe, entry):
             picks[entry.name] = search(context, entry, space, out)
     contest = _Contest(context, out)
@@ -107,7 +107,7 @@ def choose(context: Context, out: Path) -> Chosen:
 def _pools(recipe: Recipe) -> list[list[Candidate]]:
     """Candidates by who competes with whom: without halving, the rates of each entry."""
     pools: dict[tuple[str, str], list[Candidate]] = {}
-    for entry in recipe.methods:
+    for entry in recipe.by_model():
         config = entry.build_config()
         if not config.trains or searched(recipe, entry):
             continue

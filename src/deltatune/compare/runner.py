@@ -12,7 +12,8 @@ import yaml
 
 from deltatune.compare.attempt import Pick, attempt, run_folder
 from deltatune.compare.choice import Chosen, choose
-from deltatune.compare.sample import read_sample
+from deltatune.compare.comparable import require_comparable, require_same_data
+from deltatune.compare.sample import read_sample, row_ids
 from deltatune.compare.statistics import bootstrap_interval, pairwise, shared_ranks, tie_matrix
 from deltatune.core.observer import Observer, Silent
 from deltatune.errors import RecipeError
@@ -42,16 +43,19 @@ def compare(recipe: Recipe, out: Path, *, observer: Observer | None = None) -> d
         The content of leaderboard.json.
 
     Raises:
-        RecipeError: The folder holds a comparison of another recipe.
-        DataError: The data cannot be used; no method could run.
+        RecipeError: The folder holds a comparison of another recipe, or models of different tokenizers are
+            to be ranked by a loss a token.
+        DataError: The data cannot be used, or they have changed since some of the runs.
         KeyboardInterrupt: Interrupted; the same call goes on.
     """
     observer = observer or Silent()
     primary = primary_metric(recipe.evaluation, recipe.task, targets=recipe.has_targets)
     _claim(recipe, make_folder(out))
     context = Context.open(recipe, observer)
+    require_comparable(context)
     chosen = choose(context, out)
-    jobs = [(pick, seed) for pick in chosen.picks.values() for seed in recipe.seeds]
+    picks = [chosen.picks[entry.name] for entry in recipe.by_model() if entry.name in chosen.picks]
+    jobs = [(pick, seed) for pick in picks for seed in recipe.seeds]
     observer.start("Comparing", len(jobs))
     results: dict[str, list[dict[str, Any]]] = {}
     for pick, seed in jobs:
@@ -97,11 +101,21 @@ def leaderboard(
     """Rank the methods by the primary metric on the test rows.
 
     Methods that a paired bootstrap over the test rows (and seeds) cannot tell apart share a rank. BLEU,
-    chrF and macro F1 are scored anew on each resampled corpus. A loss of texts has no numbers for single
-    rows; then rows are sorted by it and get no rank.
+    chrF, macro F1, the loss and perplexity are scored anew on each resampled corpus. If runs of an older
+    version left no numbers for single rows, methods are sorted and get no rank.
+
+    Raises:
+        DataError: The data have changed since some of the runs.
     """
     up = higher_is_better(primary)
-    rows = [_row(chosen.picks[name], runs, primary, out) for name, runs in results.items()]
+    finished = [run for runs in results.values() for run in runs if run["status"] == "done"]
+    require_same_data(finished)
+    ids = _test_ids(chosen, results, out)
+    rows = [
+        _row(chosen.picks[name], results[name], primary, out, recipe, ids)
+        for name in (entry.name for entry in recipe.methods)
+        if name in results
+    ]
     done = [row for row in rows if row["status"] == "done"]
     found = {row["name"]: row.pop("_sample") for row in done}
     samples = {name: sample for name, sample in found.items() if sample is not None}
@@ -115,23 +129,49 @@ def leaderboard(
             row["rank"] = rank
     order = {id(row): (-1 if up else 1) * row["metrics"][primary] for row in done}
     rows.sort(key=lambda row: (row["rank"] or len(rows), order.get(id(row), float("inf"))))
-    some = next((runs[0] for runs in results.values() if runs[0]["status"] == "done"), None)
     return {
         "schema": SCHEMA,
         "task": recipe.task,
-        "model": recipe.model.name,
+        "model": recipe.models[0].name,
+        "models": [spec.name for spec in recipe.models],
         "primary_metric": primary,
         "higher_is_better": up,
         "rows": rows,
         "pairs": [pair._asdict() for pair in pairs],
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "recipe": recipe.dump(),
-        "data": some["data"] if some else None,
+        "data": finished[0]["data"] if finished else None,
+        "warnings": _warnings(rows, finished),
         "halving": chosen.halving,
     }
 
 
-def _row(pick: Pick, runs: Sequence[dict[str, Any]], primary: str, out: Path) -> dict[str, Any]:
+def _test_ids(chosen: Chosen, results: Mapping[str, Sequence[dict[str, Any]]], out: Path) -> list[str]:
+    """Ids of the test rows, in the order that all methods are brought to."""
+    for name, runs in results.items():
+        pick = chosen.picks[name]
+        for run in runs:
+            if run["status"] == "done":
+                return row_ids(out / run_folder(pick.entry, run["seed"], pick.variant) / "predictions.jsonl")
+    return []
+
+
+def _warnings(rows: Sequence[dict[str, Any]], finished: Sequence[dict[str, Any]]) -> list[str]:
+    """What a reader of the ranking should know: of the data, of budgets, of rates at the edge."""
+    found = [warning for run in finished for warning in run["data"]["warnings"]]
+    for run in finished:
+        if (run.get("budget") or {}).get("warning"):
+            found.append(f"{run['name']} {run['budget']['warning']}")
+    for row in rows:
+        if (row["tuning"] or {}).get("at_edge"):
+            rate = row["tuning"]["chosen"]["train.lr"]
+            found.append(f"{row['name']}: the best learning rate, {rate:g}, is the outermost of those tried.")
+    return list(dict.fromkeys(found))
+
+
+def _row(  # noqa: PLR0917
+    pick: Pick, runs: Sequence[dict[str, Any]], primary: str, out: Path, recipe: Recipe, ids: Sequence[str]
+) -> dict[str, Any]:
     entry = pick.entry
     folders = [run_folder(entry, run["seed"], pick.variant) for run in runs]
     failed = [run for run in runs if run["status"] != "done"]
@@ -139,6 +179,7 @@ def _row(pick: Pick, runs: Sequence[dict[str, Any]], primary: str, out: Path) ->
         "rank": None,
         "name": entry.name,
         "method": entry.method,
+        "model": recipe.model_of(entry).name,
         "group": entry.group,
         "status": "failed" if failed else "done",
         "error": failed[0]["error"] if failed else None,
@@ -150,7 +191,7 @@ def _row(pick: Pick, runs: Sequence[dict[str, Any]], primary: str, out: Path) ->
         "tuning": pick.tuning,
     }
     if not failed:
-        sample = read_sample([out / folder / "predictions.jsonl" for folder in folders], primary)
+        sample = read_sample([out / folder / "predictions.jsonl" for folder in folders], primary, ids)
         row["_sample"] = sample
         row["metrics"] = _mean([run["metrics"]["test"] for run in runs])
         row["cost"] = _mean([run["cost"] for run in runs])

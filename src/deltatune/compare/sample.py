@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from deltatune.evaluate.corpus import CORPUS_METRICS
+from deltatune.errors import DataError
+from deltatune.evaluate.corpus import CORPUS_METRICS, ROW_METRICS
 
 Floats = NDArray[np.float64]
 
@@ -73,22 +74,57 @@ def _mean(sums: Floats, examples: int) -> Floats:
     return sums[..., 0] / examples
 
 
-def read_sample(predictions: Sequence[Path], metric: str) -> Sample | None:
-    """Read the predictions of a method's runs, one file a seed, all of the same rows in the same order.
+def read_sample(predictions: Sequence[Path], metric: str, ids: Sequence[str] | None = None) -> Sample | None:
+    """Read the predictions of a method's runs, one file a seed.
+
+    Args:
+        predictions: The files.
+        metric: Its key.
+        ids: Of the test rows, in the order in which the sample shall have them; by default the first file's.
 
     Returns:
         None if the metric has no value for single rows and does not follow from sums over them either.
+
+    Raises:
+        DataError: A run was judged on other test rows.
     """
-    runs = [
-        [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] for path in predictions
-    ]
+    runs = [_rows(path) for path in predictions]
+    ids = ids or [row["id"] for row in runs[0]]
+    runs = [_in_order(run, ids, path) for run, path in zip(runs, predictions, strict=True)]
     if all(metric in row["scores"] for run in runs for row in run):
         return Sample.of([[float(row["scores"][metric]) for row in run] for run in runs])
+    if metric in ROW_METRICS:
+        found = ROW_METRICS[metric]
+        if any(row.get(name) is None for run in runs for row in run for name in found.fields):
+            return None
+        values = np.array([[[row[name] for name in found.fields] for row in run] for run in runs], np.float64)
+        by_row = found.score(values)
+        return Sample(values, lambda sums, _: found.score(sums), float(by_row.min()), float(by_row.max()))
     if metric not in CORPUS_METRICS:
         return None
     return corpus_sample(
         metric, [[row["prediction"] for row in run] for run in runs], [row["reference"] for row in runs[0]]
     )
+
+
+def row_ids(predictions: Path) -> list[str]:
+    """Ids of the rows of a file of predictions."""
+    return [row["id"] for row in _rows(predictions)]
+
+
+def _rows(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def _in_order(run: Sequence[dict[str, Any]], ids: Sequence[str], path: Path) -> list[dict[str, Any]]:
+    """Rows by their ids: what is paired is the same example, whatever the order of a file."""
+    by_id = {row["id"]: row for row in run}
+    if by_id.keys() != set(ids) or len(run) != len(ids):
+        raise DataError(
+            f"the run in '{path.parent}' was judged on other test rows than the first one.",
+            remedy="The data have changed in between: start anew with --overwrite.",
+        )
+    return [by_id[one] for one in ids]
 
 
 def corpus_sample(metric: str, predictions: Sequence[Sequence[str]], references: Sequence[str]) -> Sample:

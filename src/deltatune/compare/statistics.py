@@ -257,7 +257,7 @@ def _difference(
     if first.examples == 1:
         return Difference(difference, low, high, 1.0)
     # Rounding must not put a difference of zero on one side of zero.
-    slack = 1e-12 * max(1.0, *(abs(bound) for one in samples for bound in (one.low, one.high)))
+    slack = 1e-12 * max(1.0, *(float(np.abs(scores).max()) for scores in draws))
     smaller = min(int((drawn <= slack).sum()), int((drawn >= -slack).sum()))
     by_bootstrap = 2 * (1 + smaller) / (1 + resamples)
     swapped, observed = _swapped(first, second, resamples, seed)

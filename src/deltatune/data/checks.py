@@ -130,11 +130,18 @@ def _contradictions(groups: Iterable[Sequence[Row]]) -> list[Contradiction]:
     ]
 
 
-def truncation_warnings(report: EncodeReport, part: str = "training") -> list[str]:
-    """Say how much of a part is cut off, if that is more than one row in a hundred."""
+def truncation_warnings(report: EncodeReport, part: str = "training", tokens: str = "") -> list[str]:
+    """Say how much of a part is cut off, if that is more than one row in a hundred.
+
+    Args:
+        report: Of the part's rows.
+        part: Its name.
+        tokens: Whose tokens count (` of t5-small`), where there are several models.
+    """
     counts = {"inputs": report.truncated_inputs, "targets": report.truncated_targets}
     return [
-        f"{count} of {report.rows} {part} {what} are longer than data.max_{what[:-1]}_tokens and are cut off."
+        f"{count} of {report.rows} {part} {what} are longer than data.max_{what[:-1]}_tokens{tokens} and are "
+        f"cut off ({count / report.rows:.0%})."
         for what, count in counts.items()
         if count > CUT * report.rows
     ]

@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+LARGEST_EXPONENT = 700.0
+"""exp() of more is infinite in float64, and infinity is not JSON."""
 Floats = NDArray[np.float64]
 _NGRAMS = 4
 _BETA2 = 4.0  # chrF2 weighs recall twice as much as precision
@@ -99,6 +101,33 @@ def macro_f1_score(sums: Floats) -> Floats:
     return scores
 
 
+@dataclass(frozen=True)
+class RowMetric:
+    """A metric that follows from sums of numbers that each prediction bears."""
+
+    fields: tuple[str, ...]
+    """Of a line of predictions.jsonl."""
+    score: Callable[[Floats], Floats]
+    """Sums [..., fields] to scores [...]."""
+
+
+def mean_loss(sums: Floats) -> Floats:
+    """Cross-entropy a token: every token of the corpus weighs the same, so long rows weigh more."""
+    found: Floats = sums[..., 0] / sums[..., 1]
+    return found
+
+
+def perplexity(sums: Floats) -> Floats:
+    """The exponential of the mean loss of the corpus, not a mean of the rows' own perplexities."""
+    found: Floats = np.exp(np.minimum(mean_loss(sums), LARGEST_EXPONENT))
+    return found
+
+
+ROW_METRICS = {
+    "loss": RowMetric(("nll", "tokens"), mean_loss),
+    "perplexity": RowMetric(("nll", "tokens"), perplexity),
+}
+"""By metric key: those that are resampled by numbers of the rows which texts do not tell."""
 CORPUS_METRICS = {
     "bleu": CorpusMetric(bleu_statistics, bleu_score, 100.0),
     "chrf": CorpusMetric(chrf_statistics, chrf_score, 100.0),

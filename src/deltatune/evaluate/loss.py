@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from deltatune.data.encode import IGNORED
 from deltatune.errors import TrainingError
+from deltatune.evaluate.corpus import LARGEST_EXPONENT
 from deltatune.evaluate.interfaces import (
     BatchEncoder,
     EncodedRows,
@@ -21,7 +24,16 @@ from deltatune.evaluate.interfaces import (
 )
 
 CLASSIFICATION = ("text-classification", "image-classification")
-_LARGEST_EXPONENT = 700.0  # exp() of more is infinite in float64, and infinity is not JSON
+
+
+@dataclass(frozen=True)
+class RowLoss:
+    """What a row adds to the loss of a corpus."""
+
+    nll: float
+    """Negative log-likelihood of its labels, in nats, summed."""
+    tokens: int
+    """Number of its labels: tokens of the reference, or 1 in classification."""
 
 
 def loss_on(
@@ -42,18 +54,44 @@ def loss_on(
     """
     if encoder.task in CLASSIFICATION:
         return _classification_loss(model, encoded, encoder, batch_size, progress)
-    total, count, done = 0.0, 0, 0
+    return summed(row_losses(model, encoded, encoder, batch_size, progress))
+
+
+def row_losses(
+    model: Model,
+    encoded: EncodedRows,
+    encoder: BatchEncoder,
+    batch_size: int = 32,
+    progress: Progress | None = None,
+) -> list[RowLoss]:
+    """What each row of a text task adds to the loss, in the order of the rows."""
+    found = [RowLoss(0.0, 0)] * len(encoded.lengths)
+    done = 0
     for rows in longest_first(encoded.lengths, batch_size):
         batch = to_device(encoder.collate([encoded.features[row] for row in rows]), model.device)
         with evaluating(model):
             logits, targets = model.labelled_logits(batch)
-            total += F.cross_entropy(logits.float(), targets, reduction="sum").item()
-        count += targets.numel()
+            losses = F.cross_entropy(logits.float(), targets, reduction="none").double().cpu()
+        # Row after row; of a decoder-only model nothing predicts the first position.
+        labels = batch["labels"] if encoder.task == "text-to-text" else batch["labels"][:, 1:]
+        counts = (labels != IGNORED).sum(dim=1).tolist()
+        for row, own in zip(rows, losses.split(counts), strict=True):
+            found[row] = RowLoss(own.sum().item(), len(own))
         done += len(rows)
         if progress:
             progress(done, len(encoded.lengths))
-    loss = finite(total / count)
-    return {"loss": loss, "perplexity": math.exp(min(loss, _LARGEST_EXPONENT)), "tokens": count}
+    return found
+
+
+def summed(rows: Sequence[RowLoss]) -> dict[str, float]:
+    """Loss, perplexity and number of tokens of a corpus, as `loss_on` gives them.
+
+    Raises:
+        TrainingError: The loss is not finite.
+    """
+    tokens = sum(row.tokens for row in rows)
+    loss = finite(math.fsum(row.nll for row in rows) / tokens)
+    return {"loss": loss, "perplexity": math.exp(min(loss, LARGEST_EXPONENT)), "tokens": tokens}
 
 
 def classify(

@@ -13,7 +13,7 @@ import torch
 from deltatune.errors import DataError, RecipeError, nearest
 from deltatune.evaluate.generation import Generation, generate
 from deltatune.evaluate.interfaces import BatchEncoder, EncodedRows, Model, Progress
-from deltatune.evaluate.loss import CLASSIFICATION, classify, finite, loss_on
+from deltatune.evaluate.loss import CLASSIFICATION, RowLoss, classify, finite, row_losses, summed
 from deltatune.evaluate.metrics import (
     CLASS_METRICS,
     METRICS,
@@ -85,6 +85,9 @@ class Prediction:
         prediction: The generated text or predicted label name.
         stopped: Whether the model ended the text itself; None in classification.
         scores: Numbers of this row by metric key, for the metrics that are means over rows.
+        nll: Negative log-likelihood of the reference, in nats, summed over its tokens; None if no loss was
+            asked for.
+        tokens: How many tokens that sum has (1 in classification), in the model's own tokenizer.
     """
 
     id: str
@@ -93,6 +96,8 @@ class Prediction:
     prediction: str
     stopped: bool | None
     scores: dict[str, float] = field(default_factory=dict)
+    nll: float | None = None
+    tokens: int | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """The prediction as plain JSON values."""
@@ -151,9 +156,9 @@ def evaluate(  # noqa: PLR0917 - the order in which everything else passes them
     started = time.perf_counter()
     job = _Job(model, rows, encoded, encoder, spec, keys, progress)
     if encoder.task in CLASSIFICATION:
-        metrics, scores, outputs = job.classes()
+        metrics, scores, outputs, losses = job.classes()
     else:
-        metrics, scores, outputs = job.texts() if targets else job.losses_only()
+        metrics, scores, outputs, losses = job.texts() if targets else job.losses_only()
     predictions = [
         Prediction(
             row.id,
@@ -162,6 +167,7 @@ def evaluate(  # noqa: PLR0917 - the order in which everything else passes them
             output.text if isinstance(output, Generation) else output,
             output.stopped if isinstance(output, Generation) else None,
             {key: values[index] for key, values in scores.examples.items() if key in keys},
+            *((losses[index].nll, losses[index].tokens) if losses else ()),
         )
         for index, (row, output) in enumerate(zip(rows, outputs, strict=True))
     ]
@@ -174,9 +180,13 @@ def evaluate(  # noqa: PLR0917 - the order in which everything else passes them
     )
 
 
+_Found = tuple[dict[str, float], Scores, Sequence[Generation | str], Sequence[RowLoss]]
+"""Metrics, scores, one output a row, and one loss a row or none at all."""
+
+
 @dataclass(frozen=True)
 class _Job:
-    """One evaluation. `texts` and `classes` give (metrics, scores, one output a row)."""
+    """One evaluation."""
 
     model: Model
     rows: Sequence[LabelledRow]
@@ -191,7 +201,7 @@ class _Job:
         """Metrics that score outputs, by name."""
         return [name for name in _metrics_of(self.keys) if name not in LOSSES]
 
-    def texts(self) -> tuple[dict[str, float], Scores, Sequence[Generation | str]]:
+    def texts(self) -> _Found:
         """Generate and score; the loss costs a second pass, made only if asked for."""
         spec, wants_loss = self.spec, any(key in LOSSES for key in self.keys)
         generated = dict(
@@ -208,17 +218,17 @@ class _Job:
         generations = [generated[row] for row in range(len(self.rows))]
         scores = text_metrics(generations, [row.target for row in self.rows], self.names)
         if not wants_loss:
-            return scores.values, scores, generations
+            return scores.values, scores, generations, []
         progress = _part(self.progress, 1, 2)
-        losses = loss_on(self.model, self.encoded, self.encoder, spec.batch_size, progress)
-        return scores.values | losses, scores, generations
+        losses = row_losses(self.model, self.encoded, self.encoder, spec.batch_size, progress)
+        return scores.values | summed(losses), scores, generations, losses
 
-    def losses_only(self) -> tuple[dict[str, float], Scores, Sequence[Generation | str]]:
+    def losses_only(self) -> _Found:
         """Plain text to be modelled: there is no prompt to answer, and nothing is generated."""
-        losses = loss_on(self.model, self.encoded, self.encoder, self.spec.batch_size, self.progress)
-        return losses, Scores({}), [""] * len(self.rows)
+        losses = row_losses(self.model, self.encoded, self.encoder, self.spec.batch_size, self.progress)
+        return summed(losses), Scores({}), [""] * len(self.rows), losses
 
-    def classes(self) -> tuple[dict[str, float], Scores, Sequence[Generation | str]]:
+    def classes(self) -> _Found:
         """Classify and score, in one pass."""
         labels = list(self.encoder.labels or [])
         guesses = [""] * len(self.rows)
@@ -229,8 +239,10 @@ class _Job:
             guesses[row] = labels[int(scores.argmax())]
             losses[row] = -scores[labels.index(self.rows[row].target)]
         found = classification_metrics(guesses, [row.target for row in self.rows], self.names)
-        loss = {"loss": finite(losses.mean().item())} if "loss" in self.keys else {}
-        return found.values | loss, found, guesses
+        if "loss" not in self.keys:
+            return found.values, found, guesses, []
+        rows = [RowLoss(loss, 1) for loss in losses.tolist()]
+        return found.values | {"loss": finite(losses.mean().item())}, found, guesses, rows
 
 
 def _part(progress: Progress | None, part: int, parts: int) -> Progress | None:

@@ -7,7 +7,7 @@
         grid: {r: [4, 8], targets: [[query], [query, value]]}        # of the entry: its settings, or train.X
 
 Grids are expanded before a recipe is validated, so that everything behind it sees plain entries, and the
-recipe that a comparison writes down lists them one by one.
+recipe that a comparison writes down lists them one by one. Lists of models (bases.py) are expanded with them.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 from pydantic import Field, Strict, model_validator
 
 from deltatune.errors import RecipeError, nearest
+from deltatune.recipe.bases import listed, on_each_model
 from deltatune.recipe.sections import Count, Float, Int, Section, TrainSpec
 
 LARGEST = 500
@@ -80,6 +81,8 @@ class Origin(NamedTuple):
     """Axes of the entry's grid."""
     shared: tuple[str, ...] = ()
     """Axes of the recipe's grid."""
+    model: str | None = None
+    """The place of its model, if it is one of a list."""
 
 
 def check_bounds(start: float, stop: float, scale: str) -> None:
@@ -91,7 +94,7 @@ def check_bounds(start: float, stop: float, scale: str) -> None:
 
 
 def expand_grids(content: Mapping[str, Any]) -> tuple[dict[str, Any], list[Origin]]:
-    """Replace the grids of a recipe's content by the entries they stand for.
+    """Replace the grids and lists of models of a recipe's content by the entries they stand for.
 
     Returns:
         The content without `grid` and `sample`, and for each entry of its `methods` where it came from.
@@ -100,11 +103,15 @@ def expand_grids(content: Mapping[str, Any]) -> tuple[dict[str, Any], list[Origi
         RecipeError: A grid is not one, or names a field that does not exist.
     """
     rest = {key: value for key, value in content.items() if key not in ("grid", "sample")}
+    models = listed(content.get("model"), "model")
+    if models:
+        rest["model"] = models[0]
     methods = content.get("methods")
     if not isinstance(methods, list):
         return rest, []
     shared = _axes(content.get("grid"), "grid")
     for field in shared:
+        _refuse_model(field, "grid")
         if not field.startswith(TRAIN):
             raise RecipeError(
                 "is a setting of a method; the recipe's grid holds training settings (train.lr, ...) only.",
@@ -116,9 +123,10 @@ def expand_grids(content: Mapping[str, Any]) -> tuple[dict[str, Any], list[Origi
     entries: list[Any] = []
     origins: list[Origin] = []
     for index, entry in enumerate(methods):
-        found, origin = _expand(entry, index, shared, sample)
-        entries += found
-        origins += [origin] * len(found)
+        for variant, place in _on_each_model(entry, models, index):
+            found, origin = _expand(variant, index, shared, sample)
+            entries += found
+            origins += [origin._replace(model=place)] * len(found)
     if content.get("tune") is not None:
         _refuse_two_ways(origins)
     return {**rest, "methods": entries}, origins
@@ -147,6 +155,7 @@ def check_fields(method: str, fields: Mapping[str, Any], where: str) -> None:
 
     known = list(METHODS.get(method).model_fields)
     for field in fields:
+        _refuse_model(field, where)
         if field.startswith(TRAIN):
             _check_train(field, where)
         elif field not in known:
@@ -156,6 +165,24 @@ def check_fields(method: str, fields: Mapping[str, Any], where: str) -> None:
                 field=f"{where}.{field}",
                 remedy=hint,
             )
+
+
+def _on_each_model(entry: Any, models: Sequence[Any], index: int) -> list[tuple[Any, str | None]]:
+    plain = {entry: None} if isinstance(entry, str) else entry
+    method = _method_name(plain)
+    if method is None or not (models or isinstance(plain.get("model"), list)):
+        return [(entry, None)]
+    return on_each_model(plain, plain.get("name") or method, models, f"methods.{index}.model")
+
+
+def _refuse_model(field: str, where: str) -> None:
+    """Models are contestants, not settings of one: halving would let them drop out."""
+    if field == "model":
+        raise RecipeError(
+            "is no axis of a grid.",
+            field=f"{where}.model",
+            remedy="Write model: [FIRST, SECOND] in the entry, or in the recipe for every entry.",
+        )
 
 
 def _expand(

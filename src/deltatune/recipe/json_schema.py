@@ -21,6 +21,8 @@ def json_schema() -> dict[str, Any]:
         definitions[name] = _or_text(definitions[name])
     entry = definitions.pop("MethodEntry")["properties"]
     shared = {field: entry[field] for field in ("name", "quantization", "budget", "space")}
+    shared["model"] = _or_list(entry["model"]["description"])
+    schema["properties"]["model"] = _or_list(schema["properties"]["model"]["description"])
     forms: list[dict[str, Any]] = [{"type": "string", "enum": METHODS.names()}]
     for name in METHODS.names():
         settings = METHODS.get(name).model_json_schema(ref_template=f"#/$defs/{name}.{{model}}")
@@ -73,6 +75,13 @@ def _entry_form(name: str, shared: dict[str, Any]) -> dict[str, Any]:
         "required": [name],
         "additionalProperties": False,
     }
+
+
+def _or_list(description: str) -> dict[str, Any]:
+    """Allow one model, or several."""
+    one = {"$ref": "#/$defs/ModelSpec"}
+    several = {"type": "array", "minItems": 1, "items": one}
+    return {"anyOf": [one, several], "description": description}
 
 
 def _or_text(schema: dict[str, Any]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from deltatune.errors import RecipeError
 from deltatune.recipe.grid import expand_grids
 from deltatune.recipe.problems import as_recipe_error
 from deltatune.recipe.schema import Recipe
+from deltatune.recipe.sections import ModelSpec
 
 PATH_FIELDS = ("source", "train", "validation", "test")
 
@@ -159,8 +160,11 @@ def _widen(node: Any, above: tuple[str, ...], step: str) -> Any:
         return {}
     if isinstance(node, str) and above[:1] == ("methods",) and len(above) == 2:
         return {node: None}
-    if isinstance(node, str) and above in (("model",), ("data",)):
-        return {"name" if above == ("model",) else "source": node}
+    if isinstance(node, str) and above == ("data",):
+        return {"source": node}
+    path = above[2:] if above[:1] == ("methods",) else above
+    if isinstance(node, str) and path[:1] == ("model",) and len(path) <= 2:  # the model, or one of a list
+        return {"name": node}
     return node
 
 
@@ -176,15 +180,28 @@ def _parse_yaml(text: str, where: str) -> Any:
 
 
 def _resolve_paths(recipe: Recipe, root: Path) -> Recipe:
-    data, model = recipe.data, recipe.model
+    data = recipe.data
     changes = {
         field: str(root / name)
         for field in PATH_FIELDS
         if (name := getattr(data, field)) and data.format not in ("hub", "bundled") and not is_remote(name)
     }
-    if model.name.startswith(("./", "../")):
-        model = model.model_copy(update={"name": str((root / model.name).resolve())})
-    return recipe.model_copy(update={"data": data.model_copy(update=changes), "model": model})
+    entries = [
+        entry.model_copy(update={"model": entry.model and _resolve_model(entry.model, root)})
+        for entry in recipe.methods
+    ]
+    sections = {
+        "data": data.model_copy(update=changes),
+        "model": _resolve_model(recipe.model, root),
+        "methods": entries,
+    }
+    return recipe.model_copy(update=sections)
+
+
+def _resolve_model(model: ModelSpec, root: Path) -> ModelSpec:
+    if not model.name.startswith(("./", "../")):
+        return model
+    return model.model_copy(update={"name": str((root / model.name).resolve())})
 
 
 def is_remote(name: str) -> bool:

@@ -72,6 +72,8 @@ def _as_expanded_from(path: str, origins: Sequence[Origin]) -> str:
     if steps[0] != "methods" or len(steps) < 2 or not steps[1].isdecimal() or not origins:
         return path
     origin = origins[int(steps[1])]
+    if steps[2:3] == ["model"] and origin.model:
+        return ".".join([origin.model, *steps[3:]])
     field = ".".join(steps[2:4]) if steps[2:3] == ["train"] else ".".join(steps[3:4])
     if field in origin.shared:
         return f"grid.{field}"

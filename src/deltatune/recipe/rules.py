@@ -156,8 +156,10 @@ def _task(recipe: Recipe) -> Iterator[Conflict]:
             "data.template",
             "is for text; with the task image-classification the model reads the image alone.",
         )
-    if recipe.model.image_size is not None and task != "image-classification":
-        yield "model.image_size", f"is for image-classification; {task} reads text."
+    models = {f"methods.{index}.model": entry.model for index, entry in enumerate(recipe.methods)}
+    for field, model in {"model": recipe.model, **models}.items():
+        if model and model.image_size is not None and task != "image-classification":
+            yield f"{field}.image_size", f"is for image-classification; {task} reads text."
     if task in CLASSIFICATION_TASKS and data.target_template is not None:
         yield "data.target_template", f"is for generated text; the target of {task} is a label."
     if data.columns.target is None and task != "causal-lm":

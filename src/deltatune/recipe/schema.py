@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = ["DataSpec", "EvaluationSpec", "MethodEntry", "ModelSpec", "Recipe", "TrainSpec", "slug"]
 
-ENTRY_KEYS = ("name", "train", "quantization", "budget", "group", "space")
+ENTRY_KEYS = ("name", "model", "train", "quantization", "budget", "group", "space")
 """Keys of a method entry besides the method's own name."""
 
 
@@ -50,6 +50,8 @@ class MethodEntry(Section):
     """A name in `deltatune.methods.METHODS`."""
     config: dict[str, Any] = Field(default={})
     """The method's settings, validated by its config class and completed with its defaults."""
+    model: ModelSpec | None = None
+    """This entry's own base. Default: the recipe's. A list makes one entry for each."""
     train: TrainSpec = TrainSpec()
     """The recipe's `train` section with this entry's changes."""
     quantization: QuantizationSpec | None = None
@@ -99,7 +101,8 @@ class Recipe(Section):
     task: Task
     """What the model is to do."""
     model: ModelSpec
-    """The base: a name, or `{name, revision, trust_remote_code, attention}`."""
+    """The base: a name, or `{name, revision, trust_remote_code, attention}`. A list of bases compares every
+    entry on each; an entry may have its own."""
     data: DataSpec
     """The rows, and how they become inputs and targets."""
     methods: list[MethodEntry] = Field(min_length=1)
@@ -151,6 +154,24 @@ class Recipe(Section):
         """Whether rows have something to produce; plain language modelling has none."""
         return self.data.columns.target is not None
 
+    def model_of(self, entry: MethodEntry) -> ModelSpec:
+        """The base that an entry is trained on."""
+        return entry.model or self.model
+
+    @property
+    def models(self) -> list[ModelSpec]:
+        """The different bases of the entries, in their order."""
+        found: list[ModelSpec] = []
+        for entry in self.methods:
+            if self.model_of(entry) not in found:
+                found.append(self.model_of(entry))
+        return found
+
+    def by_model(self) -> list[MethodEntry]:
+        """The entries, those on the same base together, so that each base need be loaded once."""
+        models = self.models
+        return sorted(self.methods, key=lambda entry: models.index(self.model_of(entry)))
+
     def entry(self, name: str) -> MethodEntry:
         """Return the method entry with this label.
 
@@ -180,6 +201,8 @@ class Recipe(Section):
         changes = {key: value for key, value in own.items() if value != base[key]}
         content: dict[str, Any] = {entry.method: entry.config, "name": entry.name}
         content |= {key: value for key in ("group", "space") if (value := getattr(entry, key))}
+        if entry.model is not None:
+            content["model"] = entry.model.model_dump(mode="json")
         if changes:
             content["train"] = changes
         if entry.quantization != self.quantization:

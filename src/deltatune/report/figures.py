@@ -102,7 +102,7 @@ def _line(method: Method, series: Mapping[str, int], runs: Sequence[Sequence[Poi
     stretches = over_seeds(runs)
     points = [(stretch.step, stretch.mean) for stretch in stretches]
     band = [(stretch.low, stretch.high) for stretch in stretches] if len(runs) > 1 else []
-    return Line(method.name, series[method.name], points, band)
+    return Line(method.shown, series[method.name], points, band)
 
 
 def against_cost(comparison: Comparison, series: Mapping[str, int]) -> list[Figure]:
@@ -149,8 +149,8 @@ def _dot(
     bounds = method.row.get("interval")
     shown = f"{display.metric(key, value)} {display.interval(key, bounds)}".strip()
     cost = f"\n{axis.title}: {axis.write(float(f'{x:.3g}'))}" if axis else ""
-    note = f"{method.name}\n{display.style(key).label}: {shown}{cost}"
-    return Dot(method.name, series[method.name], x, value, (bounds[0], bounds[1]) if bounds else None, note)
+    note = f"{method.shown}\n{display.style(key).label}: {shown}{cost}"
+    return Dot(method.shown, series[method.name], x, value, (bounds[0], bounds[1]) if bounds else None, note)
 
 
 def _time_unit(seconds: Sequence[float]) -> tuple[float, str]:

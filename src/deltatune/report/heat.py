@@ -94,10 +94,10 @@ def _grid_cell(comparison: Comparison, method: Method | None, shade: Callable[[f
         return Cell("")
     value = comparison.value(method) if method.done else None
     if value is None:
-        return Cell("failed", None, f"{method.name}\n{method.error}")
+        return Cell("failed", None, f"{method.shown}\n{method.error}")
     key, rank = comparison.primary, method.row.get("rank")
     tip = (
-        f"{method.name}\n{display.style(key).label}: {display.metric(key, value)} "
+        f"{method.shown}\n{display.style(key).label}: {display.metric(key, value)} "
         f"{display.interval(key, method.row.get('interval'))}\nRank: {rank or 'none'}\n"
         f"Trained parameters: {display.amount(method.cost.get('trained_parameters'))}"
     )
@@ -186,7 +186,7 @@ def _rank_map(method: Method) -> Heat | None:
     note = f"{kept:.0f} of {size * len(ranks)} ranks were kept; a matrix has at most {size}." + (
         f" Means over {len(patterns)} seeds." if len(patterns) > 1 else ""
     )
-    return Heat(f"{method.name}: learned rank by layer", note, "matrix \\ layer", layers, rows)
+    return Heat(f"{method.shown}: learned rank by layer", note, "matrix \\ layer", layers, rows)
 
 
 def _rank_cell(found: tuple[str, list[int]] | None, size: int) -> Cell:

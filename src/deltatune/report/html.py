@@ -14,6 +14,7 @@ from markupsafe import Markup
 from deltatune.report import charts, display, figures, heat
 from deltatune.report.examples import examples
 from deltatune.report.load import Comparison, Method
+from deltatune.report.reproduce import reproduce
 from deltatune.report.verdict import Name, caveat, find_pair, needs, verdict
 
 _HERE = Path(__file__).parent
@@ -46,6 +47,7 @@ def render_html(comparison: Comparison) -> str:
         caveat=caveat(comparison),
         display=display,
         examples=examples(comparison),
+        again=reproduce(comparison),
         curves=figures.curves(page.order, page.series),
         costs=figures.against_cost(comparison, page.series),
         heats=[*heat.grids(comparison), *heat.learned_ranks(comparison)],
@@ -147,11 +149,7 @@ class _Page:
             return ""
         bounds = display.interval(self.key, pair["interval"])
         needed = f"\nto tell apart: about {needs(pair)}" if pair["tie"] and needs(pair) else ""
-        return f"{a.name} against {b.name}\n{bounds}, {display.p_value(pair['p'])}{needed}"
-
-    def signatures(self) -> dict[str, str]:
-        """How the metrics were computed."""
-        return dict(self.comparison.first_result.get("signatures") or {})
+        return f"{a.shown} against {b.shown}\n{bounds}, {display.p_value(pair['p'])}{needed}"
 
     def tuned(self) -> list[tuple[Method, dict[str, Any]]]:
         """Methods whose learning rate was chosen, with what was tried."""
@@ -176,13 +174,6 @@ class _Page:
         """What tells each run apart: method, seed and result.json."""
         return [(m, run.result.get("seed"), run.result) for m in self.order for run in m.runs if run.result]
 
-    def commit(self) -> str:
-        """The commit that all runs were made with, if there is one and nothing was changed on top of it."""
-        states = [result.get("git") or {} for _, _, result in self.hashes()]
-        commits = {state.get("commit") for state in states if not state.get("dirty")}
-        clean = len(commits) == 1 and not any(state.get("dirty") for state in states)
-        return str(commits.pop() or "") if clean else ""
-
     def config(self, method: Method) -> str:
         """The method's resolved settings, on one line."""
         configs = (run.result.get("config") for run in method.runs)
@@ -193,7 +184,9 @@ class _Page:
     def found_by(self, method: Method) -> str:
         """The text that the filter looks through."""
         status = "done" if method.done else "failed"
-        return display.visible(f"{method.name} {method.row.get('method', '')} {status} {self.config(method)}")
+        return display.visible(
+            f"{method.shown} {method.on} {method.row.get('method', '')} {status} {self.config(method)}"
+        )
 
 
 def _sentence(words: list[str]) -> Markup:

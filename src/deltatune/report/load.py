@@ -12,7 +12,8 @@ from typing import Any
 
 from deltatune.errors import DeltatuneError
 
-_NOT_SETTINGS = {"name", "group", "train"}  # of a recipe's entry; its other fields tell configurations apart
+# Of a recipe's entry; its other fields tell configurations apart.
+_NOT_SETTINGS = {"name", "group", "train", "model"}
 
 
 @dataclass(frozen=True)
@@ -59,11 +60,23 @@ class Method:
 
     row: dict[str, Any]
     runs: list[Run] = field(default_factory=list)
+    on: str = ""
+    """Short name of its base, where a comparison has several."""
 
     @property
     def name(self) -> str:
         """The label in the recipe."""
         return str(self.row["name"])
+
+    @property
+    def shown(self) -> str:
+        """The label with the base, if there are several and it does not say which."""
+        return f"{self.name} on {self.on}" if self.on and self.on not in self.name else self.name
+
+    @property
+    def untuned(self) -> bool:
+        """Whether it is a base as it is."""
+        return bool(self.row.get("method") == "untuned")
 
     @property
     def done(self) -> bool:
@@ -110,7 +123,10 @@ class Comparison:
 
     @property
     def model(self) -> str:
-        """Name of the base."""
+        """Name of the base, or short names of several."""
+        several = list(dict.fromkeys(method.on for method in self.methods if method.on))
+        if several:
+            return f"{', '.join(several[:-1])} and {several[-1]}" if several[1:] else several[0]
         model = self.board.get("model")
         return str(model.get("name", "a model") if isinstance(model, dict) else model or "a model")
 
@@ -139,6 +155,7 @@ class Comparison:
         entries = recipe.get("methods") if isinstance(recipe, dict) else None
         entry = next((e for e in entries or [] if isinstance(e, dict) and e.get("name") == method.name), {})
         config = entry.get(str(method.row.get("method"))) or {}
+        config = config | ({"model": method.on} if method.on else {})
         train = {f"train.{key}": value for key, value in (entry.get("train") or {}).items()}
         other = {
             key: value
@@ -146,6 +163,17 @@ class Comparison:
             if key not in _NOT_SETTINGS | {method.row.get("method")}
         }
         return config | {key: value for key, value in (train | other).items() if value is not None}
+
+    @property
+    def warnings(self) -> list[str]:
+        """What a reader of the ranking should know of the data and the settings."""
+        data = self.board.get("data") or {}
+        return [str(text) for text in self.board.get("warnings") or data.get("warnings") or []]
+
+    @property
+    def several_models(self) -> bool:
+        """Whether methods differ in their base."""
+        return any(method.on for method in self.methods)
 
     @property
     def first_result(self) -> dict[str, Any]:
@@ -179,8 +207,22 @@ def load(folder: Path) -> Comparison:
 
 def of_board(board: dict[str, Any], folder: Path, recipe: str = "") -> Comparison:
     """The comparison that a leaderboard describes; its runs lie within `folder`."""
-    methods = [Method(row, [Run(folder / name) for name in row.get("runs") or []]) for row in board["rows"]]
+    short = _short_names(board.get("models") or [])
+    methods = [
+        Method(
+            row, [Run(folder / name) for name in row.get("runs") or []], short.get(str(row.get("model")), "")
+        )
+        for row in board["rows"]
+    ]
     return Comparison(folder, board, methods, recipe)
+
+
+def _short_names(models: list[str]) -> dict[str, str]:
+    """The last part of each name where that tells them apart; nothing for a single model."""
+    if len(models) < 2:
+        return {}
+    short = {name: name.removeprefix("bundled:").rstrip("/").rpartition("/")[2] for name in models}
+    return short if len(set(short.values())) == len(short) else {name: name for name in models}
 
 
 def _read_json(path: Path) -> dict[str, Any]:

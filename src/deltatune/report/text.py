@@ -9,8 +9,10 @@ import re
 
 from deltatune.report import display
 from deltatune.report.load import Comparison, Method
+from deltatune.report.reproduce import reproduce
 from deltatune.report.verdict import caveat, plain, verdict
 
+_COLUMNS = ("rank", "name", "method", "model", "status", "error", "seeds", "low", "high")
 _COSTS = (
     "trained_parameters",
     "stored_parameters",
@@ -27,9 +29,11 @@ _COSTS = (
 def render_markdown(comparison: Comparison) -> str:
     """Verdict and leaderboard, for a README or an issue."""
     key = comparison.primary
+    several = comparison.several_models
     head = [
         "Rank",
         "Method",
+        *(["Model"] if several else []),
         display.style(key).label,
         "95 % interval",
         "Trained",
@@ -41,6 +45,7 @@ def render_markdown(comparison: Comparison) -> str:
         [
             str(method.row.get("rank") or "\u2013"),
             method.name,
+            *([f"{method.on}, {display.amount(method.cost.get('total_parameters'))}"] if several else []),
             display.metric(key, comparison.value(method)),
             display.interval(key, method.row.get("interval")),
             display.amount(method.cost.get("trained_parameters")),
@@ -50,16 +55,40 @@ def render_markdown(comparison: Comparison) -> str:
         ]
         for method in comparison.ranked
     ]
-    rows += [["\u2013", method.name, "failed", method.error, "", "", "", ""] for method in comparison.failed]
+    rows += [
+        ["\u2013", method.name, *([method.on] if several else []), "failed", method.error, "", "", "", ""]
+        for method in comparison.failed
+    ]
     table = [
         head,
-        ["--:", ":--", "--:", ":--", "--:", "--:", "--:", "--:"],
+        ["--:", ":--", *([":--"] if several else []), "--:", ":--", "--:", "--:", "--:", "--:"],
         *([_cell(c) for c in row] for row in rows),
     ]
     lines = [f"| {' | '.join(row)} |" for row in table]
     title = f"# {len(comparison.methods)} ways to adapt {_cell(comparison.model)}"
     words = _cell(plain(verdict(comparison)))
-    return "\n\n".join([title, words, "\n".join(lines), caveat(comparison)]) + "\n"
+    parts = [title, words, "\n".join(lines), caveat(comparison)]
+    if comparison.warnings:
+        parts += ["## Warnings", "\n".join(f"- {_cell(text)}" for text in comparison.warnings)]
+    return "\n\n".join([*parts, "## How to reproduce", _again(comparison)]) + "\n"
+
+
+def _again(comparison: Comparison) -> str:
+    """Commands, and what tells whether data, models and versions are the same. The recipe is beside it."""
+    again = reproduce(comparison)
+    lines = ["```bash", *again["commands"], "```", ""]
+    facts = {
+        "Seeds": ", ".join(map(str, again["seeds"])),
+        "Commit": again["commit"],
+        "Recipe (recipe.yaml), sha256": again["recipe"],
+        "Data, sha256": again["data"],
+        "Versions": ", ".join(f"{name} {text}" for name, text in again["versions"].items()),
+    }
+    facts |= {f"Model {model['name']}, sha256": model["fingerprint"] for model in again["models"]}
+    facts |= {display.style(name).label: text for name, text in again["signatures"].items()}
+    return "\n".join(
+        [*lines, *(f"- {_cell(name)}: {_cell(str(text))}" for name, text in facts.items() if text)]
+    )
 
 
 def render_csv(comparison: Comparison) -> str:
@@ -67,22 +96,24 @@ def render_csv(comparison: Comparison) -> str:
     keys = list(dict.fromkeys(key for method in comparison.methods for key in method.metrics))
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["rank", "name", "method", "status", "error", "seeds", "low", "high", *keys, *_COSTS])
+    writer.writerow([*_COLUMNS, *keys, *_COSTS])
     for method in [*comparison.ranked, *(m for m in comparison.methods if m not in comparison.ranked)]:
-        writer.writerow(_record(method, keys))
+        writer.writerow(_record(method, keys, comparison.model))
     return out.getvalue()
 
 
 def render_json(comparison: Comparison) -> str:
-    """The leaderboard, with the verdict in words."""
-    board = comparison.board | {"verdict": plain(verdict(comparison)), "caveat": caveat(comparison)}
+    """The leaderboard, with the verdict in words and what it takes to make it again."""
+    words = {"verdict": plain(verdict(comparison)), "caveat": caveat(comparison)}
+    board = comparison.board | words | {"reproduce": reproduce(comparison)}
     return json.dumps(board, indent=2, ensure_ascii=False) + "\n"
 
 
-def _record(method: Method, keys: list[str]) -> list[object]:
+def _record(method: Method, keys: list[str], model_of_all: str) -> list[object]:
     row = method.row
     low, high = row.get("interval") or ("", "")
-    texts = [method.name, row.get("method", ""), row.get("status", ""), method.error]
+    model = row.get("model") or model_of_all
+    texts = [method.name, row.get("method", ""), model, row.get("status", ""), method.error]
     return [
         row.get("rank") or "",
         *(_inert(str(text)) for text in texts),

@@ -45,7 +45,10 @@ def verdict(comparison: Comparison) -> list[Sentence]:
     sentences += _beaten(comparison, top, rest)
     sentences += _lower_ties(comparison, rest)
     sentences += _against_untuned(comparison, top)
-    if len(top) > 1 and any(method.row.get("method") == "untuned" for method in top):
+    bases = [method for method in top if method.untuned]
+    if len(top) > 1 and any(method.on for method in bases):
+        sentences.append(["So no method is shown to be better than ", *_names(bases), "."])
+    elif len(top) > 1 and bases:
         sentences.append(["So no method is shown to be better than leaving the base untuned."])
     elif len(top) > 1:
         sentences += _cheapest(top)
@@ -100,9 +103,9 @@ def _opening(comparison: Comparison, top: list[Method], *, alone: bool) -> Sente
         f"{label} {metric(key, comparison.value(first))} {interval(key, first.row.get('interval'))}".strip()
     )
     if alone:
-        return ["Only ", Name(first.name), f" finished: {value}."]
+        return ["Only ", Name(first.shown), f" finished: {value}."]
     if len(top) == 1:
-        return [Name(first.name), f" is best: {value}."]
+        return [Name(first.shown), f" is best: {value}."]
     values = listing([metric(key, comparison.value(method)) for method in top])
     if len(top) > MOST_TIED:
         values = f"{metric(key, comparison.value(top[0]))} to {metric(key, comparison.value(top[-1]))}"
@@ -118,7 +121,7 @@ def _untested(comparison: Comparison, first: Method) -> Sentence:
     extreme = "highest" if comparison.higher_is_better else "lowest"
     value = metric(key, comparison.value(first))
     return [
-        Name(first.name),
+        Name(first.shown),
         f" has the {extreme} {style(key).label}, {value}, but whether the difference is real was not tested.",
     ]
 
@@ -158,9 +161,10 @@ def _losers(comparison: Comparison, beaten: list[_Beaten]) -> Sentence:
     if len(beaten) > MOST_NAMES:
         closest = min(beaten, key=lambda one: float(one.pair["lead"]))
         words = _gap(comparison, closest.pair, named=True, least=closest.several)
-        return [f"{len(beaten)} others, ", Name(closest.method.name), " by least:", words.removeprefix(" by")]
+        words = words.removeprefix(" by").removeprefix(" (").removesuffix(")").lstrip()
+        return [f"{len(beaten)} others, ", Name(closest.method.shown), f" by least: {words}"]
     words_of: list[Sentence] = [
-        [Name(one.method.name), _gap(comparison, one.pair, named=index == 0, least=one.several)]
+        [Name(one.method.shown), _gap(comparison, one.pair, named=index == 0, least=one.several)]
         for index, one in enumerate(beaten)
     ]
     return _joined(words_of)
@@ -173,7 +177,7 @@ def _lower_ties(comparison: Comparison, rest: list[Method]) -> list[Sentence]:
         groups.setdefault(int(method.row.get("rank") or 0), []).append(method)
     sentences: list[Sentence] = []
     for rank, group in groups.items():
-        tuned = all(method.row.get("method") != "untuned" for method in group)
+        tuned = not any(method.untuned for method in group)
         if rank and len(group) > 1 and tuned and len(group) <= MOST_NAMES:
             p = _tie_p(comparison, group)
             words = f" tie for rank {rank} ({p})." if p else f" share rank {rank}."
@@ -198,7 +202,7 @@ def _needed(comparison: Comparison, top: list[Method]) -> list[Sentence]:
         return []
     other, pair = min(known, key=lambda one: float(one[1]["examples_needed"] or math.inf))
     words = f" would take about {needs(pair)}, if they differ as much as they seem to."
-    return [["To tell ", Name(top[0].name), " and ", Name(other.name), " apart", words]]
+    return [["To tell ", Name(top[0].shown), " and ", Name(other.shown), " apart", words]]
 
 
 def _tuned(comparison: Comparison) -> list[Sentence]:
@@ -222,32 +226,40 @@ def _tie_p(comparison: Comparison, group: list[Method]) -> str:
 
 
 def _gap(comparison: Comparison, pair: dict[str, Any], *, named: bool, least: bool) -> str:
-    """` by at least 3.1 ROUGE-L F [2.2, 4.0]`; the metric is named once a sentence."""
+    """` by at least 3.1 ROUGE-L F [2.2, 4.0]`, or ` (Loss lower by 0.21 [0.15, 0.27])`.
+
+    The metric is named once a sentence.
+    """
     key = comparison.primary
-    words = [" by at least" if least else " by", metric(key, pair["lead"], unit=False)]
-    words += [style(key).label] if named else []
-    return " ".join([*words, interval(key, pair["interval"])])
+    by = "by at least" if least else "by"
+    lead, bounds = metric(key, pair["lead"], unit=False), interval(key, pair["interval"])
+    label = style(key).label
+    if comparison.higher_is_better:
+        return " ".join(["", by, lead, *([label] if named else []), bounds])
+    return f" ({f'{label} ' if named else ''}lower {by} {lead} {bounds})"
 
 
 def _against_untuned(comparison: Comparison, top: list[Method]) -> list[Sentence]:
-    """Methods whose training was for nothing, so far as can be shown."""
+    """Methods whose training was for nothing, so far as can be shown: each against its own base."""
     ranked = comparison.ranked
-    untuned = next((method for method in ranked if method.row.get("method") == "untuned"), None)
-    if untuned is None or untuned in top:
-        return []
+    bases = {method.on: method for method in ranked if method.untuned}
     useless, harmful = [], []
     for method in ranked:
+        untuned = bases.get(method.on)
+        if untuned is None or untuned in top or method.untuned:
+            continue
         pair = find_pair(comparison, method, untuned)
         if pair and pair["tie"]:
             useless.append(method)
         elif pair and pair["lead"] < 0:
             harmful.append(method)
     sentences: list[Sentence] = []
+    base = "the untuned base" if len(bases) == 1 else "the base that it tunes"
     if useless:
-        sentences.append([*_names(useless), " cannot be told apart from the untuned base."])
+        sentences.append([*_names(useless), f" cannot be told apart from {base}."])
     if harmful:
         verb = " is" if len(harmful) == 1 else " are"
-        sentences.append([*_names(harmful), f"{verb} worse than the untuned base."])
+        sentences.append([*_names(harmful), f"{verb} worse than {base}."])
     return sentences
 
 
@@ -262,22 +274,22 @@ def _cheapest(top: list[Method]) -> list[Sentence]:
     fewer = _times(by_size, "trained_parameters", "fewer")
     small = f"has the fewest trained parameters ({display.amount(parameters)}{fewer})"
     if fastest is smallest:
-        return [["Among the best, ", Name(fastest.name), f" is cheapest: it {fast} and {small}."]]
-    return [["Among the best, ", Name(fastest.name), f" {fast} and ", Name(smallest.name), f" {small}."]]
+        return [["Among the best, ", Name(fastest.shown), f" is cheapest: it {fast} and {small}."]]
+    return [["Among the best, ", Name(fastest.shown), f" {fast} and ", Name(smallest.shown), f" {small}."]]
 
 
 def _times(by_cost: list[Method], key: str, word: str) -> str:
     """`, 1.3x faster than prefix`; nothing where the next costs hardly more."""
     ratio = float(by_cost[1].cost[key]) / float(by_cost[0].cost[key])
-    return f", {display.times(ratio)} {word} than {by_cost[1].name}" if ratio >= 1.05 else ""
+    return f", {display.times(ratio)} {word} than {by_cost[1].shown}" if ratio >= 1.05 else ""
 
 
 def _names(methods: list[Method]) -> Sentence:
     """`a`, `a and b`, `a, b and c`, with the names marked; many are `a, b, c, d and 17 others`."""
     if len(methods) > MOST_TIED:
-        first: Sentence = [word for method in methods[:MOST_NAMES] for word in (Name(method.name), ", ")]
+        first: Sentence = [word for method in methods[:MOST_NAMES] for word in (Name(method.shown), ", ")]
         return [*first[:-1], f" and {len(methods) - MOST_NAMES} others"]
-    return _joined([[Name(method.name)] for method in methods])
+    return _joined([[Name(method.shown)] for method in methods])
 
 
 def _joined(items: list[Sentence]) -> Sentence:

@@ -1,4 +1,8 @@
-"""What several runs share: the data, read and encoded once, and the base, loaded once for each precision."""
+"""What several runs share: the data, read once, and the base, loaded once for each precision.
+
+Each model has its own tokenizer, so rows are encoded anew for each. Of one model at a time anything is kept:
+another's weights would count as memory of a run.
+"""
 
 from __future__ import annotations
 
@@ -19,6 +23,7 @@ from deltatune.errors import DataError
 from deltatune.models.fingerprint import fingerprint
 from deltatune.models.load import LoadedBase, OriginalWeights, load_base
 from deltatune.recipe.schema import MethodEntry, Recipe
+from deltatune.recipe.sections import ModelSpec
 from deltatune.train.budget import Budget, sized_for
 
 PARTS = ("train", "validation", "test")
@@ -28,6 +33,7 @@ PARTS = ("train", "validation", "test")
 class SharedBase:
     """A base on its device, and what identifies it."""
 
+    spec: ModelSpec
     loaded: LoadedBase
     fingerprint: str
     device: torch.device
@@ -45,16 +51,26 @@ class SharedBase:
 
 
 @dataclass
+class _OnModel:
+    """What runs on one model share."""
+
+    spec: ModelSpec
+    bases: dict[str, SharedBase] = field(default_factory=dict)
+    """By precision."""
+    encoder: Encoder | None = None
+    encoded: dict[str, Encoded] = field(default_factory=dict)
+    """By part."""
+    supervised: Supervision | None = None
+
+
+@dataclass
 class Context:
     """Data and bases of one recipe."""
 
     recipe: Recipe
     observer: Observer
     dataset: Dataset
-    _bases: dict[str, SharedBase] = field(default_factory=dict)
-    _encoder: Encoder | None = None
-    _encoded: dict[str, Encoded] = field(default_factory=dict)
-    _supervised: Supervision | None = None
+    _shared: _OnModel | None = None
     _warned: set[str] = field(default_factory=set)
 
     @classmethod
@@ -71,7 +87,7 @@ class Context:
         return cls(recipe, observer, dataset)
 
     def base(self, entry: MethodEntry) -> SharedBase:
-        """The base in the precision that the entry's training asks for.
+        """The entry's base, in the precision that its training asks for. One of another model is let go.
 
         Raises:
             ModelError: It cannot be loaded.
@@ -79,22 +95,28 @@ class Context:
         bits = entry.quantization
         dtype = base_dtype(entry.train.precision)
         key = dtype if bits is None else bits.model_dump_json()
-        if key not in self._bases:
-            self.observer.stage(f"Loading {self.recipe.model.name}" + (f" in {bits.format}" if bits else ""))
-            loaded = load_base(
-                self.recipe.model, self.recipe.task, self.dataset.labels, dtype=dtype, quantization=bits
-            )
+        spec = self.recipe.model_of(entry)
+        bases = self._on(spec).bases
+        if key not in bases:
+            self.observer.stage(f"Loading {spec.name}" + (f" in {bits.format}" if bits else ""))
+            loaded = load_base(spec, self.recipe.task, self.dataset.labels, dtype=dtype, quantization=bits)
             digest = fingerprint(loaded.model)
             device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
             # Transformers' own signature of `to` hides its argument from type checkers.
             torch.nn.Module.to(loaded.model, device)
-            original = OriginalWeights(self.recipe.model, self.recipe.task, self.dataset.labels)
-            self._bases[key] = SharedBase(loaded, digest, device, original if bits else None)
-        return self._bases[key]
+            original = OriginalWeights(spec, self.recipe.task, self.dataset.labels)
+            bases[key] = SharedBase(spec, loaded, digest, device, original if bits else None)
+        return bases[key]
+
+    def _on(self, spec: ModelSpec) -> _OnModel:
+        if self._shared is None or self._shared.spec != spec:
+            self._shared = _OnModel(spec)
+        return self._shared
 
     def forget(self, base: SharedBase) -> None:
         """Load the base anew when it is next needed, since this one is no longer what it was."""
-        self._bases = {key: other for key, other in self._bases.items() if other is not base}
+        shared = self._on(base.spec)
+        shared.bases = {key: other for key, other in shared.bases.items() if other is not base}
 
     def method(self, entry: MethodEntry, base: SharedBase) -> tuple[MethodConfig, Budget | None]:
         """The entry's method as it runs: with the size that its budget, if it has one, comes to on this base.
@@ -107,19 +129,19 @@ class Context:
             return config, None
         view, total = base.adapted().view, quant.parameter_count(base.loaded.model)
         config, budget = sized_for(config, view, entry.budget, total)
-        if config.trains and budget.warning and entry.name not in self._warned:
-            self._warned.add(entry.name)
-            self.observer.warn(f"{entry.name} {budget.warning}")
+        if config.trains and budget.warning:
+            self._warn(f"{entry.name} {budget.warning}")
         return config, budget
 
     def encoder(self, base: SharedBase) -> Encoder:
-        """The one tokenisation path of all runs."""
-        if self._encoder is None:
+        """The one tokenisation path of all runs on the base's model."""
+        shared = self._on(base.spec)
+        if shared.encoder is None:
             loaded = base.loaded
-            self._encoder = Encoder(
+            shared.encoder = Encoder(
                 self.recipe.task, loaded.processor, self.recipe.data, self.dataset.labels, loaded.model.config
             )
-        return self._encoder
+        return shared.encoder
 
     def encoded(self, part: str, base: SharedBase) -> Encoded:
         """The rows of a part, encoded once.
@@ -127,7 +149,8 @@ class Context:
         Raises:
             DataError: The part is empty, or a row has nothing to learn from.
         """
-        if part not in self._encoded:
+        encoded = self._on(base.spec).encoded
+        if part not in encoded:
             rows = getattr(self.dataset, part)
             if not rows:
                 raise DataError(
@@ -135,17 +158,37 @@ class Context:
                     field=f"data.{part}",
                     remedy="Name a file or a split for them.",
                 )
-            self._encoded[part] = self.encoder(base).encode(rows)
-            if part == "train":
-                for warning in truncation_warnings(self._encoded[part].report):
-                    self.observer.warn(warning)
-        return self._encoded[part]
+            encoded[part] = self.encoder(base).encode(rows)
+            for warning in self._cut(part, base):
+                self._warn(warning)
+        return encoded[part]
 
     def supervised(self, base: SharedBase) -> Supervision:
         """What the loss will see of the training rows' labels, counted once."""
-        if self._supervised is None:
-            self._supervised = supervision(self.encoder(base), self.encoded("train", base))
-        return self._supervised
+        shared = self._on(base.spec)
+        if shared.supervised is None:
+            shared.supervised = supervision(self.encoder(base), self.encoded("train", base))
+        return shared.supervised
+
+    def warnings(self, base: SharedBase) -> list[str]:
+        """All that is suspicious about the data, and how much of each part this model's limits cut off."""
+        found = list(self.dataset.warnings)
+        for part in PARTS:
+            if getattr(self.dataset, part):
+                self.encoded(part, base)
+                found += self._cut(part, base)
+        return found
+
+    def _cut(self, part: str, base: SharedBase) -> list[str]:
+        report = self._on(base.spec).encoded[part].report
+        tokens = f" of {base.spec.name}" if len(self.recipe.models) > 1 else ""
+        return truncation_warnings(report, "training" if part == "train" else part, tokens)
+
+    def _warn(self, warning: str) -> None:
+        """Warn once: a model may be loaded more than once."""
+        if warning not in self._warned:
+            self._warned.add(warning)
+            self.observer.warn(warning)
 
 
 def base_dtype(precision: str) -> str:

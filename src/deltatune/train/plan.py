@@ -40,6 +40,7 @@ def plan(
             adapter.start(steps)
         return {
             "method": entry.method,
+            "model": base.spec.name,
             "config": config.model_dump(mode="json"),
             "budget": budget and budget.as_dict(),
             "sites": [path for path, _ in adapter.parts()] or [f"{len(adapter.own)} parameters of the base"],

@@ -25,8 +25,8 @@ def preview(recipe: Recipe, samples: int = 5, observer: Observer | None = None) 
         observer: Is told of the progress.
 
     Returns:
-        `samples` (tokens, each with whether it is supervised), `tokens` by part (lengths, truncation),
-        what `DataCheck` found, and every warning.
+        `samples` (tokens, each with whether it is supervised) and `tokens` by part (lengths, truncation), of
+        each of `models` and of the first one at the top; what `DataCheck` found, and every warning.
 
     Raises:
         DataError: The data cannot be read or used.
@@ -35,24 +35,30 @@ def preview(recipe: Recipe, samples: int = 5, observer: Observer | None = None) 
     observer = observer or Silent()
     observer.stage("Reading the data")
     dataset = load_data(recipe.data, recipe.task)
-    observer.stage(f"Loading the tokenizer of {recipe.model.name}")
-    processor, config = load_processor(recipe.model, recipe.task)
-    encoder = Encoder(recipe.task, processor, recipe.data, dataset.labels, config)
     assert dataset.check is not None
-    warnings, tokens = list(dataset.warnings), {}
+    warnings, models = list(dataset.warnings), []
     parts = {part: getattr(dataset, part) for part in PARTS}
-    if recipe.task != "image-classification":
-        for part, rows in parts.items():
+    shown = limit_rows(dataset.train, samples, seed=0)
+    for spec in recipe.models:
+        observer.stage(f"Loading the tokenizer of {spec.name}")
+        processor, config = load_processor(spec, recipe.task)
+        encoder = Encoder(recipe.task, processor, recipe.data, dataset.labels, config)
+        tokens = {}
+        whose = f" of {spec.name}" if len(recipe.models) > 1 else ""
+        for part, rows in parts.items() if recipe.task != "image-classification" else ():
             if rows:
                 encoded = encoder.encode(rows)
                 tokens[part] = _counts(encoded)
-                warnings += truncation_warnings(encoded.report, "training" if part == "train" else part)
+                warnings += truncation_warnings(
+                    encoded.report, "training" if part == "train" else part, whose
+                )
+        found = [_sample(encoder, row) for row in shown]
+        models.append({"model": spec.name, "samples": found, "tokens": tokens})
     return {
         "task": recipe.task,
-        "model": recipe.model.name,
         "rows": {part: len(rows) for part, rows in parts.items()},
-        "samples": [_sample(encoder, row) for row in limit_rows(dataset.train, samples, seed=0)],
-        "tokens": tokens,
+        **models[0],
+        "models": models,
         **dataset.check.as_dict(),
         "warnings": warnings,
     }

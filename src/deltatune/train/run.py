@@ -17,7 +17,6 @@ from deltatune import quant
 from deltatune.checkpoint.store import CERTIFICATE, TENSORS, save_adapter
 from deltatune.core.model import AdaptedModel
 from deltatune.core.observer import Observer, Silent
-from deltatune.data.checks import truncation_warnings
 from deltatune.errors import RecipeError, TrainingError
 from deltatune.evaluate import Evaluation, evaluate, loss_on, metric_keys
 from deltatune.files import make_folder, sha256, write_json, write_text
@@ -69,7 +68,8 @@ def run(
     observer = observer or Silent()
     metric_keys(recipe.evaluation, recipe.task, targets=recipe.has_targets)  # fails before hours of training
     entry = entry.model_copy(update={"space": None})
-    alone = {"methods": [entry], "seeds": [seed], "tune": None, "halving": None, "search": None}
+    alone: dict[str, Any] = {"seeds": [seed], "tune": None, "halving": None, "search": None}
+    alone |= {"model": recipe.model_of(entry), "methods": [entry.model_copy(update={"model": None})]}
     own = recipe.model_copy(update=alone)
     finished = _prepare_folder(out, own, resume=resume, overwrite=overwrite)
     if finished is not None:
@@ -172,7 +172,8 @@ class _Run:
             "seed": self.seed,
             "task": self.recipe.task,
             "model": {
-                "name": self.recipe.model.name,
+                "name": self.base.spec.name,
+                "revision": self.base.spec.revision,
                 "fingerprint": self.base.fingerprint,
                 "parameters": total,
                 "quantization": quant.describe(self.base.loaded.model),
@@ -186,7 +187,7 @@ class _Run:
                 "supervised_tokens": report.supervised_tokens,
                 "truncated_inputs": report.truncated_inputs,
                 "truncated_targets": report.truncated_targets,
-                "warnings": [*data.warnings, *truncation_warnings(report)],
+                "warnings": self.context.warnings(self.base),
             },
             "metrics": {"validation": validation, "test": evaluation.metrics},
             "signatures": evaluation.signatures,
@@ -273,7 +274,7 @@ class _Run:
     def _save(self) -> None:
         """Write the delta, and read it back."""
         folder, digest = self.out / "adapter", self.base.fingerprint
-        save_adapter(self.model, NAME, folder, base_name=self.recipe.model.name, fingerprint=digest)
+        save_adapter(self.model, NAME, folder, base_name=self.base.spec.name, fingerprint=digest)
         self.certificate.about["delta"] = {"sha256": sha256(folder / TENSORS)}
         features = self.context.encoded("train", self.base).features
         rows = features[: min(REREAD, self.recipe.evaluation.batch_size)]

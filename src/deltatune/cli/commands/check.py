@@ -54,8 +54,11 @@ def check(
     if as_json:
         output.emit_json(found)
         return
-    for sample in found["samples"]:
-        _show_sample(sample)
+    for model in found["models"]:
+        if len(found["models"]) > 1:
+            output.stdout().print(Text(f"{model['model']}\n", style="bold cyan"), soft_wrap=True)
+        for sample in model["samples"]:
+            _show_sample(sample)
     _show_numbers(found)
     console = output.stdout()
     console.print()
@@ -86,13 +89,15 @@ def _visible(text: str) -> str:
 
 def _show_numbers(found: dict[str, Any]) -> None:
     rows = ", ".join(f"{part} {count:,}" for part, count in found["rows"].items())
-    described: dict[str, Any] = {"model": found["model"], "task": found["task"], "rows": rows}
-    for part, count in found["tokens"].items():
-        described[f"{part} tokens"] = (
-            f"{count['total']:,}, {count['supervised']:,} learned; a row has {count['median_length']:,g} "
-            f"(median), {count['longest']:,} at most; cut off: {count['truncated_inputs']:,} inputs, "
-            f"{count['truncated_targets']:,} targets"
-        )
+    described: dict[str, Any] = {
+        "model": [model["model"] for model in found["models"]],
+        "task": found["task"],
+        "rows": rows,
+    }
+    parts = [part for part in found["rows"] if part in found["tokens"]]
+    for part in parts:
+        counts = [_tokens(model["tokens"][part], found["rows"][part]) for model in found["models"]]
+        described[f"{part} tokens"] = counts
     for part, classes in (found["classes"] or {}).items():
         if classes:
             described[f"{part} classes"] = _balance(classes)
@@ -113,6 +118,15 @@ def _show_numbers(found: dict[str, Any]) -> None:
             one = f"  {pair['similarity']:.0%} alike: {leak['part']} row {pair['row']} {pair['excerpt']!r}"
             other = f"{leak['other']} row {pair['other']} {pair['other_excerpt']!r}"
             output.stdout().print(Text(f"{one}, {other}", style="dim"), soft_wrap=True)
+
+
+def _tokens(count: dict[str, Any], rows: int) -> str:
+    return (
+        f"{count['total']:,}, {count['supervised']:,} learned; a row has {count['median_length']:,g} "
+        f"(median), {count['longest']:,} at most; cut off: {count['truncated_inputs']:,} inputs "
+        f"({count['truncated_inputs'] / rows:.1%}), {count['truncated_targets']:,} targets "
+        f"({count['truncated_targets'] / rows:.1%})"
+    )
 
 
 def _balance(classes: dict[str, int]) -> str:
