@@ -69,6 +69,14 @@ def test_only_the_metrics_asked_for(make_case):
     assert set(found.predictions[0].scores) == {"accuracy", "rougeL_f"}
 
 
+def test_nothing_is_generated_for_losses_alone(make_case):
+    case = make_case("t5")
+    found = evaluate(case.model, case.rows, case.encoded, case.encoder, Settings(metrics=["loss"]))
+    assert found.metrics == {"loss": loss_on(case.model, case.encoded, case.encoder, 3)["loss"]}
+    assert found.tokens_generated == 0
+    assert [p.prediction for p in found.predictions] == [""] * 7
+
+
 def test_plain_text_has_no_prompt_to_answer(make_case):
     case = make_case("llama")
     for row in case.rows:

@@ -134,7 +134,7 @@ def evaluate(  # noqa: PLR0917 - the order in which everything else passes them
     """Evaluate by generation (text tasks) or by classification, as the encoder's task says.
 
     Rows of plain text without any target have no prompt to answer: they get loss and perplexity only, and
-    predictions without text.
+    predictions without text. So do others if no metric of texts is asked for: generating takes most of the time.
 
     Args:
         model: Model with its active deltas.
@@ -158,7 +158,7 @@ def evaluate(  # noqa: PLR0917 - the order in which everything else passes them
     if encoder.task in CLASSIFICATION:
         metrics, scores, outputs, losses = job.classes()
     else:
-        metrics, scores, outputs, losses = job.texts() if targets else job.losses_only()
+        metrics, scores, outputs, losses = job.texts() if targets and job.names else job.losses_only()
     predictions = [
         Prediction(
             row.id,
@@ -224,7 +224,7 @@ class _Job:
         return scores.values | summed(losses), scores, generations, losses
 
     def losses_only(self) -> _Found:
-        """Plain text to be modelled: there is no prompt to answer, and nothing is generated."""
+        """Plain text is modelled, or only losses are asked for: nothing is generated."""
         losses = row_losses(self.model, self.encoded, self.encoder, self.spec.batch_size, self.progress)
         return summed(losses), Scores({}), [""] * len(self.rows), losses
 
