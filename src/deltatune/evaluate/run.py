@@ -134,7 +134,8 @@ def evaluate(  # noqa: PLR0917 - the order in which everything else passes them
     """Evaluate by generation (text tasks) or by classification, as the encoder's task says.
 
     Rows of plain text without any target have no prompt to answer: they get loss and perplexity only, and
-    predictions without text. So do others if no metric of texts is asked for: generating takes most of the time.
+    predictions without text. So do others if no metric of texts is asked for, since generating takes the most
+    time.
 
     Args:
         model: Model with its active deltas.
