@@ -26,7 +26,7 @@ from tests.pitfalls.page import Outcome
 
 pytest.importorskip("bitsandbytes", reason="the page shows a quantized base too")
 pytestmark = [
-    pytest.mark.filterwarnings("ignore:.*deprecated and will be removed"),
+    pytest.mark.filterwarnings("ignore:.*deprecated and will be removed", "ignore:Position ids are not"),
     pytest.mark.skipif(
         parse(version("transformers")) < parse("5.23"), reason="the page tells of Transformers 5.23"
     ),
@@ -368,3 +368,33 @@ def test_resuming(read: Read) -> None:
         found["trainer"](model, found["PAIRS"], **steps).train(resume_from_checkpoint=checkpoint)
         made.append([p for p in model.parameters() if p.requires_grad])
     assert all(torch.equal(a, b) for a, b in zip(*made, strict=True))
+
+
+@pytest.mark.slow
+def test_an_adalora_of_peft_that_has_dropped_ranks_cannot_be_resumed(
+    shared: tuple[Path, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, names = shared
+    monkeypatch.chdir(folder)
+    from transformers import TrainerCallback
+
+    class Allocate(TrainerCallback):
+        """The call that peft leaves to the user."""
+
+        def on_optimizer_step(self, args: Any, state: Any, control: Any, **found: Any) -> None:
+            found["model"].base_model.update_and_allocate(state.global_step + 1)
+
+    steps = {"max_steps": 12, "save_strategy": "steps", "save_steps": 8, "learning_rate": 1e-2}
+    schedule = {"init_r": 4, "target_r": 2, "tinit": 2, "tfinal": 2, "deltaT": 1, "total_step": 12}
+
+    def run() -> Any:
+        settings = names["peft"].AdaLoraConfig(task_type="SEQ_2_SEQ_LM", **schedule)
+        made = names["trainer"](
+            names["peft"].get_peft_model(names["t5"](), settings), names["PAIRS"], **steps
+        )
+        made.add_callback(Allocate())
+        return made
+
+    run().train()
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        run().train(resume_from_checkpoint="hf/checkpoint-8")
