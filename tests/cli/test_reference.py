@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -73,6 +74,23 @@ def test_inspect_prints_what_is_found(run: Callable, fake: Callable) -> None:
     assert calls[0].arguments == (Path("some/adapter"),)
     assert "1,234" in done.out
     assert json.loads(run("inspect", "some/adapter", "--json").out)["intact"] is True
+
+
+def test_inspect_shows_the_certificate(run: Callable, fake: Callable) -> None:
+    lines = [
+        {"check": "every tap fired", "passed": True, "detail": "12 sites"},
+        {"check": "base unchanged", "passed": False, "detail": "\x1b[31mab", "remedy": "Report it."},
+    ]
+    found = {"method": "lora", "certificate": {"passed": False, "lines": lines}, "certified": False}
+    fake("deltatune.checkpoint.store", "inspect", found)
+    done = run("inspect", "some/run")
+    assert done.code == 0, done.err
+    assert "Certificate (of other tensors than these): FAILED" in done.out
+    assert re.search(r"every tap fired +passed: 12 sites", done.out)
+    assert re.search(r"base unchanged +FAILED: .*ab Report it\.", done.out)
+    assert "\x1b" not in done.out
+    fake("deltatune.checkpoint.store", "inspect", {"certificate": {"passed": True, "lines": lines[:1]}})
+    assert "Certificate in some/run: passed" in run("inspect", "some/run").out
 
 
 def test_merge_reports_the_divergence(tmp_path: Path, run: Callable, fake: Callable) -> None:

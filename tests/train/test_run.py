@@ -86,6 +86,8 @@ def test_an_interrupted_run_goes_on_bit_for_bit(
     rest = run(recipe, entry, 3, tmp_path / "parts", resume=True)
     name = "adapter/adapter_model.safetensors"
     assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "parts" / name).read_bytes()
+    proofs = [(tmp_path / part / "certificate.json").read_bytes() for part in ("whole", "parts")]
+    assert proofs[0] == proofs[1]
     logs = [without_times(lines(tmp_path / part / "metrics.jsonl")) for part in ("whole", "parts")]
     assert logs[0] == logs[1]
     assert rest["metrics"] == whole["metrics"]

@@ -194,11 +194,20 @@ def load_adapter(
 def inspect(folder: Path) -> dict[str, Any]:
     """Say what a saved delta is: method, settings, base, tensors, size, and whether it is intact.
 
+    Its certificate is told too, and whether it is of these very tensors. A folder without a delta that has a
+    certificate (a run that failed, a merged model) is described by that alone.
+
     Args:
         folder: Its folder, or that of a run, which keeps it in `adapter`.
+
+    Raises:
+        AdapterError: There is neither, or a file is damaged.
     """
+    proof = read_certificate(folder)
     if not (folder / CONFIG).exists() and (folder / "adapter").is_dir():
         folder = folder / "adapter"
+    if proof is not None and not (folder / CONFIG).exists():
+        return {"certificate": proof}
     saved = read_adapter(folder)
     path = folder / TENSORS
     return {
@@ -213,11 +222,27 @@ def inspect(folder: Path) -> dict[str, Any]:
         "file_bytes": path.stat().st_size,
         "sha256": sha256(path),
         "checksum": "matches" if saved.ours else "none stored (written by peft)",
+        "certificate": proof,
+        "certified": proof and (proof.get("delta") or {}).get("sha256") == sha256(path),
         "tensors": {
             key: {"shape": list(t.shape), "dtype": str(t.dtype).removeprefix("torch.")}
             for key, t in saved.tensors.items()
         },
     }
+
+
+def read_certificate(folder: Path) -> dict[str, Any] | None:
+    """What certificate.json in `folder` says, or None if there is none.
+
+    Raises:
+        AdapterError: It cannot be read.
+    """
+    path = folder / CERTIFICATE
+    if not path.exists():
+        return None
+    content = _read_json(path)
+    _require(content, ("passed", "lines"), path)
+    return content
 
 
 def _prefix(peft_type: str | None) -> str:

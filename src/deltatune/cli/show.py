@@ -64,9 +64,22 @@ def delta(folder: str, found: dict[str, Any]) -> None:
         f"{path}  {' x '.join(map(str, tensor['shape']))} {tensor['dtype']}": None
         for path, tensor in found.get("tensors", {}).items()
     }
-    rest = {key: value for key, value in found.items() if key != "tensors"}
+    rest = {k: value for k, value in found.items() if k not in ("tensors", "certificate", "certified")}
     config = ", ".join(f"{key} {output.cell(value)}" for key, value in found.get("config", {}).items())
-    output.fields(folder, {**rest, "config": config, "tensors": sites(described)})
+    if rest:
+        output.fields(folder, {**rest, "config": config, "tensors": sites(described)})
+    if found.get("certificate"):
+        other = "" if found.get("certified", True) else " (of other tensors than these)"
+        _certificate("\nCertificate" + other if rest else f"Certificate in {folder}", found["certificate"])
+
+
+def _certificate(title: str, found: dict[str, Any]) -> None:
+    """Print the lines of a certificate, each with what was found."""
+    lines = {}
+    for line in found["lines"]:
+        words = ["passed:" if line.get("passed") else "FAILED:", line.get("detail"), line.get("remedy")]
+        lines[str(line.get("check"))] = display.visible(" ".join(str(word) for word in words if word))
+    output.fields(f"{title}: {'passed' if found['passed'] else 'FAILED'}", lines)
 
 
 def metrics(title: str, found: dict[str, float]) -> None:

@@ -29,6 +29,12 @@ class Run:
         return _read_json(path) if path.is_file() else {}
 
     @cached_property
+    def certificate(self) -> dict[str, Any]:
+        """certificate.json; of runs from before there was one, the lines that result.json holds."""
+        path = self.folder / "certificate.json"
+        return _read_json(path) if path.is_file() else {"lines": self.result.get("certificate")}
+
+    @cached_property
     def steps(self) -> list[dict[str, Any]]:
         """Lines of metrics.jsonl."""
         return list(_lines(self.folder / "metrics.jsonl"))

@@ -11,14 +11,17 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from deltatune.checkpoint.folders import atomic_folder
+from deltatune.checkpoint.store import CERTIFICATE
 from deltatune.core.head import decoder_inputs
 from deltatune.data.load import load_data
-from deltatune.errors import DataError
+from deltatune.errors import DataError, TrainingError
 from deltatune.methods.combine import combine
 from deltatune.models.quiet import quiet
 from deltatune.runs.load import NAME, LoadedRun, attach_run, load_run
+from deltatune.train.certificate import Certificate, Logits, rounding
 
 ROWS = 8
+LINE = "merged model is the same"
 
 
 def merge(
@@ -35,7 +38,7 @@ def merge(
     A delta of a quantized base is folded into the weights that were quantized, never into few bits, and how
     far that moves the outputs is measured too. The merged folder is loaded again, and its logits are compared
     with those of base and delta side by side, on the first test rows of the run's data (random tokens or
-    pixels, where the data are gone).
+    pixels, where the data are gone). What is found is a line more in the certificate, which goes along.
 
     Args:
         folder: The run's folder.
@@ -53,6 +56,7 @@ def merge(
     Raises:
         AdapterError: The method cannot be written into weights, the folder holds no finished run, or several
             runs differ in their base or are not low-rank.
+        TrainingError: The merged model computes something else. The folder then holds the certificate alone.
     """
     loaded = load_run(folder, quantized=False)
     if others:
@@ -64,26 +68,51 @@ def merge(
     merged = loaded.model.merged()
     assert isinstance(merged, PreTrainedModel)
     batch, compared_on = _batch(loaded)
-    with quiet(), atomic_folder(out) as temporary:
-        merged.save_pretrained(temporary)
-        loaded.base.processor.save_pretrained(temporary)
-        again = type(merged).from_pretrained(temporary, dtype=torch.float32).eval()
-        with torch.inference_mode():
-            side_by_side = loaded.model(**batch).logits
-            difference = (side_by_side - again(**batch).logits).abs().max()
-    quantized = None
+    with torch.inference_mode():
+        side_by_side = loaded.model(**batch).logits
+        with loaded.model.using():
+            plain = loaded.model(**batch).logits
+    wanted = Logits(side_by_side, plain, compared_on, rounding(loaded.model))
+    certificate = _certificate(loaded, out, [str(path) for path in others])
+    try:
+        with quiet(), atomic_folder(out) as temporary:
+            certificate.path = temporary / CERTIFICATE
+            merged.save_pretrained(temporary)
+            loaded.base.processor.save_pretrained(temporary)
+            again = type(merged).from_pretrained(temporary, dtype=torch.float32).eval()
+            with torch.inference_mode():
+                found = again(**batch).logits
+            certificate.equal_logits(LINE, wanted, found, "Keep the delta beside its base; please report it.")
+            certificate.write()
+    except TrainingError:
+        with atomic_folder(out) as instead:
+            certificate.path = instead / CERTIFICATE
+            certificate.write()
+        raise
+    difference, quantized = wanted.distance(found), None
     if loaded.recipe.methods[0].quantization is not None and not others:
         trained = load_run(folder).model
         with torch.inference_mode():
-            quantized = float((trained(**batch).logits.float() - side_by_side).abs().max())
+            quantized = wanted.distance(trained(**batch).logits)
     return {
         "folder": str(out),
         "parameters": sum(p.numel() for p in merged.parameters()),
         "compared_on": compared_on,
-        "max_abs_logit_difference": float(difference),
+        "max_abs_logit_difference": difference,
         "logit_scale": float(side_by_side.std()),
         "max_abs_difference_to_quantized": quantized,
     }
+
+
+def _certificate(loaded: LoadedRun, out: Path, others: Sequence[str]) -> Certificate:
+    """The run's own certificate, to go on with; of several runs only what they are."""
+    result = loaded.result
+    about = {"name": result["name"], "method": result["method"], "seed": result["seed"]}
+    if others:
+        return Certificate(out / CERTIFICATE, about | {"merged_with": list(others)})
+    certificate = Certificate(out / CERTIFICATE, about)
+    certificate.take(result.get("certificate") or [])
+    return certificate
 
 
 def _batch(loaded: LoadedRun) -> tuple[dict[str, Tensor], str]:

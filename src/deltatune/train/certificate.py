@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -224,7 +225,7 @@ class Certificate:
         with torch.no_grad():
             before = logits(model, batch)
             with model.using():
-                effect = float((before - logits(model, batch)).abs().max())
+                plain = logits(model, batch)
             try:
                 load_adapter(model, folder, RELOADED, fingerprint=fingerprint)
                 after = logits(model, batch)
@@ -234,22 +235,45 @@ class Certificate:
                 if RELOADED in model.adapters:
                     model.detach(RELOADED)
                 model.use(name)
-        compared = f"{_many(len(batch['labels']), 'row')}; the delta moves them by up to {effect:.3g}"
-        self.equal_logits(line, before, after, share=rounding(model), of=compared, remedy=remedy)
+        compared = Logits(before, plain, _many(len(batch["labels"]), "row"), rounding(model))
+        self.equal_logits(line, compared, after, remedy)
 
-    def equal_logits(
-        self, name: str, wanted: Tensor, found: Tensor, *, share: float, of: str, remedy: str
-    ) -> None:
-        """Two computations of the same logits differ by rounding at most: by `share` of the largest."""
-        difference = float((wanted.float() - found.float()).abs().max())
-        limit = share * float(wanted.abs().max())
+    def equal_logits(self, name: str, wanted: Logits, found: Tensor, remedy: str) -> None:
+        """Another computation of the same logits differs by rounding alone."""
+        difference, effect, limit = wanted.distance(found), wanted.distance(wanted.plain), wanted.limit
+        numbers = {"difference": difference, "limit": limit, "effect": effect}
         self.check(
             name,
             difference <= limit,
-            f"logits differ by up to {difference:.3g}, allowed is {limit:.3g} ({of})",
+            f"logits differ by up to {difference:.3g}, allowed is {limit:.3g} ({wanted.of}; the delta moves "
+            f"them by up to {effect:.3g})",
             remedy,
-            {"difference": difference if math.isfinite(difference) else None, "limit": limit},
+            {key: value if math.isfinite(value) else None for key, value in numbers.items()},
         )
+
+
+@dataclass(frozen=True)
+class Logits:
+    """What a delta gives, to compare another computation with."""
+
+    wanted: Tensor
+    """The logits with the delta."""
+    plain: Tensor
+    """Those of the base alone."""
+    of: str
+    """What they are computed from."""
+    share: float
+    """What rounding may cost, as a share of the largest."""
+
+    def distance(self, other: Tensor) -> float:
+        """The largest difference to `other`."""
+        return float((self.wanted.float() - other.float()).abs().max())
+
+    @property
+    def limit(self) -> float:
+        """The largest difference that is let pass: rounding, and never half of what the delta does."""
+        rounded, effect = self.share * float(self.wanted.abs().max()), self.distance(self.plain)
+        return min(rounded, effect / 2) if effect else rounded
 
 
 def logits(model: AdaptedModel, batch: Mapping[str, Tensor]) -> Tensor:

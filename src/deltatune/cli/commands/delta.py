@@ -21,7 +21,8 @@ def inspect(
 ) -> None:
     """Show what a saved delta is: method, base model, tensors, size, and whether it is undamaged.
 
-    Reads only the files of the delta; the base model is not loaded.
+    Its certificate is shown as well: what its run proved. Reads only the files of
+    the delta; the base model is not loaded.
 
     [bold]Examples[/bold]
       $ deltatune inspect out/tables/runs/lora-s0
@@ -71,7 +72,7 @@ def merge(
 
     Possible for methods that change weights (lora, adalora, full); prompts and
     prefixes are no weights. The outputs of both models are compared, and the
-    largest difference is reported.
+    largest difference is reported. It fails if rounding does not explain it.
 
     Several runs of low-rank methods on one base are combined first.
 
@@ -81,7 +82,8 @@ def merge(
       $ deltatune merge out/a out/b --rule ties --out merged
       $ deltatune merge out/sst/runs/full-s0 --out merged --overwrite --json
 
-    [bold]Files[/bold]: a folder as save_pretrained writes it, with the tokenizer or image processor.
+    [bold]Files[/bold]: a folder as save_pretrained writes it, with the tokenizer or image processor and
+    certificate.json, what was proved of the delta and of merging it.
     """
     if not overwrite and out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise DeltatuneError(

@@ -62,6 +62,7 @@ def train(
       result.json        metrics, cost, versions, hashes of model and data
       metrics.jsonl      loss and validation results, step by step
       predictions.jsonl  every test row with input, reference and prediction
+      certificate.json   what was proved: targets, taps, gradients, reload, base unchanged
       adapter/           the delta; peft can load it if peft has the method
 
     Ctrl-C leaves a run that [bold]--resume[/bold] continues.

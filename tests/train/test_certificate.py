@@ -1,0 +1,259 @@
+"""The certificate: what a sound run proves, and that each line fails on what it is there to find."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from transformers import BertConfig, BertForSequenceClassification
+
+from deltatune.checkpoint import store
+from deltatune.checkpoint.store import inspect
+from deltatune.core.adapter import Adapter
+from deltatune.core.delta import Delta
+from deltatune.core.observer import Silent
+from deltatune.core.sites import BaseView
+from deltatune.data.encode import Encoder
+from deltatune.errors import TrainingError
+from deltatune.methods.adalora import AdaLoraAdapter
+from deltatune.methods.diff_pruning import DiffPruningAdapter
+from deltatune.methods.lora import LoraConfig, low_rank_product
+from deltatune.recipe import Recipe
+from deltatune.runs import merge
+from deltatune.train import Context, run
+from tests.tiny_tokenizers import tiny_tokenizer
+
+Make = Callable[..., Recipe]
+Patch = pytest.MonkeyPatch
+LINES = [
+    "targets reached", "supervised labels", "every tap fired", "gradient in every part",
+    "every part changed in step one", "final budget", "same after reload", "base unchanged",
+]  # fmt: skip
+FIRST = "encoder.block.0.layer.0.SelfAttention.q"
+deltas, delta_at, collate = LoraConfig.deltas, LoraConfig.delta, Encoder.collate
+write_tensors = store.write_tensors
+
+
+def certificate(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / "certificate.json").read_text(encoding="utf-8"))
+    return found
+
+
+def a_selector_that_is_ignored(patch: Patch) -> None:
+    patch.setattr(
+        LoraConfig, "deltas", lambda self, view: {p: self.delta(view, p) for p in view.select(["query"])}
+    )
+
+
+def labels_that_mask_their_end(patch: Patch) -> None:
+    """What comparing labels with the pad id does to tokenizers that pad with their end token."""
+
+    def masked(self: Encoder, features: Any) -> Any:
+        batch = collate(self, features)
+        return batch | {"labels": batch["labels"].masked_fill(batch["labels"] == self.eos_ids[0], -100)}
+
+    patch.setattr(Encoder, "collate", masked)
+
+
+def a_tap_at_an_unused_module(patch: Patch) -> None:
+    def more(self: LoraConfig, view: BaseView) -> dict[str, Delta]:
+        view.modules["unused"] = nn.Linear(32, 32)
+        return deltas(self, view) | {"unused": self.delta(view, "unused")}
+
+    patch.setattr(LoraConfig, "deltas", more)
+
+
+def at_the_first_site(patch: Patch, spoil: Callable[[Any, nn.Module], None]) -> None:
+    """Let `spoil` change the delta, given the base's module, at one of the twelve sites."""
+
+    def spoilt(self: LoraConfig, view: BaseView, path: str) -> Delta:
+        delta = delta_at(self, view, path)
+        if path == FIRST:
+            spoil(delta, view.modules[path])
+        return delta
+
+    patch.setattr(LoraConfig, "delta", spoilt)
+
+
+def a_detached_parameter(patch: Patch) -> None:
+    def spoil(delta: Any, module: nn.Module) -> None:
+        a, b = delta.lora_A.weight, delta.lora_B.weight
+        delta.forward = lambda x, y: y + low_rank_product(x, a.detach(), b.detach(), delta.scale)
+
+    at_the_first_site(patch, spoil)
+
+
+def a_part_without_a_rate(patch: Patch) -> None:
+    patch.setattr(Adapter, "lr_factor", lambda self, name: float(not name.startswith("_delta_list.0.")))
+
+
+def a_budget_that_is_never_allocated(patch: Patch) -> None:
+    patch.setattr(AdaLoraAdapter, "_allocate", lambda self, budget: None)
+
+
+def entries_that_are_never_chosen(patch: Patch) -> None:
+    patch.setattr(DiffPruningAdapter, "_project", lambda self: None)
+
+
+def a_schedule_that_does_not_end(patch: Patch) -> None:
+    patch.setattr(Adapter, "settled", property(lambda self: False))
+
+
+def a_store_that_loses_a_tensor(patch: Patch) -> None:
+    patch.setattr(
+        store, "write_tensors", lambda path, found: write_tensors(path, dict(list(found.items())[1:]))
+    )
+
+
+def a_store_that_loses_values(patch: Patch) -> None:
+    """The names and shapes are all there, so only the logits tell."""
+
+    def zeroed(path: Path, found: dict[str, torch.Tensor]) -> None:
+        last = next(name for name in found if "lora_B" in name)
+        write_tensors(path, found | {last: torch.zeros_like(found[last])})
+
+    patch.setattr(store, "write_tensors", zeroed)
+
+
+def a_delta_that_writes_into_the_base(patch: Patch) -> None:
+    def spoil(delta: Any, module: nn.Module) -> None:
+        forward = delta.forward
+
+        def written(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+            if delta.training:
+                next(module.parameters()).data[0, 0] += 1e-3
+            result: torch.Tensor = forward(x, y)
+            return result
+
+        delta.forward = written
+
+    at_the_first_site(patch, spoil)
+
+
+@pytest.mark.parametrize(
+    ("broken", "method", "line", "finding"),
+    [
+        (a_selector_that_is_ignored, "lora", "targets reached", "'value' reached no module"),
+        (labels_that_mask_their_end, "lora", "supervised labels", "0.0% of which end with the end token"),
+        (a_tap_at_an_unused_module, "lora", "every tap fired", "1 of 13 did not, first unused"),
+        (a_detached_parameter, "lora", "gradient in every part", f"none in 1 part of 12, first {FIRST}"),
+        (
+            a_part_without_a_rate,
+            "lora",
+            "every part changed in step one",
+            f"1 part of 12 did not, first {FIRST}",
+        ),
+        (a_budget_that_is_never_allocated, "adalora", "final budget", "144 of 96 singular values"),
+        (entries_that_are_never_chosen, "diff_pruning", "final budget", "of 205 entries"),
+        (a_schedule_that_does_not_end, "lora", "final budget", "not reached"),
+        (a_store_that_loses_a_tensor, "lora", "same after reload", "cannot be read back: .*1 missing"),
+        (a_store_that_loses_values, "lora", "same after reload", "logits differ by up to"),
+        (a_delta_that_writes_into_the_base, "lora", "base unchanged", "before, .* after"),
+    ],
+)
+def test_a_line_that_fails_ends_the_run(  # noqa: PLR0917
+    make_recipe: Make, tmp_path: Path, monkeypatch: Patch, broken: Any, method: str, line: str, finding: str
+) -> None:
+    steps = 2 if method == "lora" else 8
+    recipe = make_recipe(f"train.max_steps={steps}", "evaluation.max_new_tokens=2", methods=[method])
+    context = Context.open(recipe, Silent())
+    with monkeypatch.context() as patch:
+        broken(patch)
+        with pytest.raises(TrainingError, match=f"certificate: {line}: .*{finding}") as raised:
+            run(recipe, recipe.methods[0], 0, tmp_path / "run", context=context)
+    assert raised.value.remedy
+    found = certificate(tmp_path / "run")
+    assert not found["passed"]
+    assert [entry["check"] for entry in found["lines"]] == LINES[: LINES.index(line) + 1]
+    *good, last = found["lines"]
+    assert all(entry["passed"] for entry in good)
+    assert (last["passed"], last["remedy"]) == (False, raised.value.remedy)
+    result = json.loads((tmp_path / "run/result.json").read_text(encoding="utf-8"))
+    assert result["status"] == "failed"
+    assert result["error"] == {"kind": "TrainingError", "message": str(raised.value)}
+    assert not list((tmp_path / "run").glob(".*"))
+    if broken is a_delta_that_writes_into_the_base:  # the next run gets a sound base
+        run(recipe, recipe.methods[0], 0, tmp_path / "run", context=context, resume=True)
+        assert certificate(tmp_path / "run")["passed"]
+
+
+def test_a_sound_run_proves_every_line(make_recipe: Make, tmp_path: Path) -> None:
+    recipe = make_recipe(methods=[{"lora": {"targets": ["decoder.query", "value"]}}])
+    result = run(recipe, recipe.methods[0], 0, tmp_path / "run")
+    found = certificate(tmp_path / "run")
+    assert found["passed"]
+    assert [line["check"] for line in found["lines"]] == LINES
+    assert found["lines"] == result["certificate"]
+    values = {line["check"]: line["values"] for line in found["lines"]}
+    # self-attention of the decoder's two layers; values of the six attentions
+    assert values["targets reached"]["selectors"] == {"decoder.query": 2, "value": 6}
+    total, within = result["cost"]["total_parameters"], 8 * 32 * 32
+    assert values["targets reached"]["share"] == within / total
+    supervised = values["supervised labels"]
+    assert supervised["tokens"] == result["data"]["supervised_tokens"]
+    assert supervised["ended"] == supervised["rows"] == result["data"]["train"]
+    assert values["every tap fired"]["sites"] == values["gradient in every part"]["parts"] == 8
+    assert values["same after reload"]["difference"] == 0
+    assert 0 < values["same after reload"]["limit"] < values["same after reload"]["effect"]
+    assert values["base unchanged"]["before"] == values["base unchanged"]["after"]
+    shown = inspect(tmp_path / "run")
+    assert shown["certificate"] == inspect(tmp_path / "run/adapter")["certificate"] == found
+    assert shown["certified"]
+    assert found["delta"]["sha256"] == shown["sha256"]
+
+
+def test_nothing_but_a_head(make_recipe: Make, tmp_path: Path) -> None:
+    """A run whose only trained part is a new classifier, and one of the untuned base."""
+    tokenizer = tiny_tokenizer("bert")
+    config = BertConfig(
+        vocab_size=len(tokenizer), hidden_size=32, num_hidden_layers=1, num_attention_heads=4, num_labels=8,
+        intermediate_size=64,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    BertForSequenceClassification(config).bert.save_pretrained(tmp_path / "bert")
+    tokenizer.save_pretrained(tmp_path / "bert")
+    recipe = make_recipe(
+        "train.max_steps=2",
+        task="text-classification",
+        model=str(tmp_path / "bert"),
+        methods=[{"ia3": {"targets": [], "feedforward": []}}, "untuned"],
+        evaluation={"batch_size": 8},
+    )
+    for entry in recipe.methods:
+        run(recipe, entry, 0, tmp_path / entry.method)
+    lines = {line["check"]: line["detail"] for line in certificate(tmp_path / "ia3")["lines"]}
+    assert list(lines) == LINES
+    assert lines["targets reached"].startswith("new heads classifier; 264 of")
+    assert lines["supervised labels"] == "28 of 28 rows have a label"
+    assert [line["check"] for line in certificate(tmp_path / "untuned")["lines"]] == LINES[-2:]
+
+
+def test_a_merged_model_carries_the_certificate(
+    make_recipe: Make, tmp_path: Path, monkeypatch: Patch
+) -> None:
+    recipe = make_recipe("train.max_steps=2", "train.lr=0.05")
+    run(recipe, recipe.methods[0], 0, tmp_path / "run")
+    merge(tmp_path / "run", tmp_path / "merged")
+    found = certificate(tmp_path / "merged")
+    assert found["passed"]
+    assert [line["check"] for line in found["lines"]] == [*LINES, "merged model is the same"]
+    assert inspect(tmp_path / "merged") == {"certificate": found}
+
+    from deltatune.methods.lora import LoraDelta
+
+    original = LoraDelta.fold
+
+    def half(self: LoraDelta, weight: torch.Tensor, bias: Any) -> Any:
+        return (weight + original(self, weight, bias)[0]) / 2, bias
+
+    monkeypatch.setattr(LoraDelta, "fold", half)
+    with pytest.raises(TrainingError, match="merged model is the same: logits differ"):
+        merge(tmp_path / "run", tmp_path / "wrong")
+    assert [path.name for path in (tmp_path / "wrong").iterdir()] == ["certificate.json"]
+    assert not certificate(tmp_path / "wrong")["passed"]
+    assert certificate(tmp_path / "wrong")["lines"][-1]["remedy"]
