@@ -25,7 +25,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from deltatune.compare.sample import Sample, corpus_sample
+from deltatune.compare.sample import Sample, corpus_sample, row_sample
 from deltatune.compare.statistics import bootstrap_interval, paired_bootstrap
 
 Random = np.random.Generator
@@ -112,12 +112,35 @@ def macro_f1(random: Random) -> Population:
     return Population(*(corpus_sample("macro_f1", [[f"c{g}" for g in one]], texts) for one in guesses))
 
 
+def _losses(random: Random) -> list[NDArray[np.float64]]:
+    """Summed loss and tokens of each example, of two systems: most texts short, few long, hard ones harder."""
+    tokens = np.minimum(3 + random.geometric(0.08, POPULATION), 120)
+    hard = random.gamma(4, 0.5, POPULATION)
+    systems = []
+    for factor in (1.0, 1.04):
+        noise = random.normal(0, 1, POPULATION) * np.sqrt(tokens) * 0.5
+        systems.append(np.stack([np.maximum(hard * factor * tokens + noise, 0.01), tokens], axis=1)[None])
+    return systems
+
+
+def loss(random: Random) -> Population:
+    """Mean loss a token of a corpus."""
+    return Population(*(row_sample("loss", values) for values in _losses(random)))
+
+
+def perplexity(random: Random) -> Population:
+    """The exponential of the same."""
+    return Population(*(row_sample("perplexity", values) for values in _losses(random)))
+
+
 STUDIES: dict[str, Callable[[Random], Population]] = {
     "scores in 0..1": graded,
     "accuracy, 4 % differ": sparse,
     "BLEU": bleu,
     "chrF": chrf,
     "macro F1": macro_f1,
+    "loss": loss,
+    "perplexity": perplexity,
 }
 
 
@@ -168,12 +191,15 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=2000)
     parser.add_argument("--resamples", type=int, default=2000)
     parser.add_argument("--examples", type=int, default=200)
+    parser.add_argument("--only", help="one study, by name")
     parser.add_argument("--out", type=Path)
     asked = parser.parse_args()
     outcomes = []
     print(f"{'study':<24}{'examples':>9}{'A/A alarms':>12}{'coverage':>10}{'of difference':>15}")
     jobs = [(simulate, (name,)) for name in STUDIES]
     jobs += [(simulate_seeds, (seeds, spread)) for seeds in (2, 3, 5) for spread in (0.0, 0.02, 0.1)]
+    if asked.only:
+        jobs = [(simulate, (asked.only,))]
     for function, arguments in jobs:
         found = function(*arguments, asked.examples, asked.trials, asked.resamples)
         outcomes.append(asdict(found))

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from deltatune.compare.sample import corpus_sample
+from deltatune.compare.sample import corpus_sample, row_sample
 from deltatune.compare.statistics import (
     bootstrap_interval,
     holm,
@@ -280,6 +280,38 @@ def test_a_corpus_metric_is_compared_as_one():
     assert paired_bootstrap(other, other, resamples=100) == (0, 0, 0, 1)
     low, high = bootstrap_interval(other, resamples=500)
     assert 0 < low < other.mean() < high < 100
+
+
+@pytest.mark.parametrize("metric", ["loss", "perplexity"])
+def test_a_loss_is_resampled_as_a_corpus_does_it_directly(metric):
+    random = np.random.default_rng(9)
+    tokens = random.integers(2, 60, 150)
+    nll = {name: tokens * random.gamma(4, 0.5, 150) for name in "ab"}
+    nll["b"] = nll["a"] * 1.02 + random.normal(0, 2, 150)
+    samples = {name: row_sample(metric, np.stack([nll[name], tokens], axis=1)[None]) for name in "ab"}
+
+    def corpus(name, rows):  # all of it, one loop at a time
+        value = sum(nll[name][row] for row in rows) / sum(tokens[row] for row in rows)
+        return np.exp(value) if metric == "perplexity" else value
+
+    whole = {name: corpus(name, range(150)) for name in "ab"}
+    drawn = [random.integers(0, 150, 150) for _ in range(2000)]
+    each = {name: np.array([corpus(name, rows) for rows in drawn]) for name in "ab"}
+    wider = np.sqrt(150 / 149)
+    for name in "ab":
+        assert samples[name].mean() == pytest.approx(whole[name], rel=1e-12)
+        around = whole[name] + (each[name] - whole[name]) * wider
+        expected = np.quantile(around, [0.025, 0.975])
+        assert bootstrap_interval(samples[name]) == pytest.approx(expected, abs=0.06 * np.ptp(expected))
+    gap = whole["a"] - whole["b"]
+    around = gap + (each["a"] - each["b"] - gap) * wider
+    found = paired_bootstrap(samples["a"], samples["b"])
+    expected = np.quantile(around, [0.025, 0.975])
+    assert found.difference == pytest.approx(gap, rel=1e-9)
+    assert (found.low, found.high) == pytest.approx(expected, abs=0.06 * np.ptp(expected))
+    assert found.p >= 2 * min((around >= 0).mean(), (around <= 0).mean()) * 0.8
+    # Long examples weigh more: the mean of the examples' own losses is another number.
+    assert abs(np.mean(nll["a"] / tokens) - nll["a"].sum() / tokens.sum()) > 1e-3
 
 
 def test_examples_needed_give_the_power_they_promise():

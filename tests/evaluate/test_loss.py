@@ -7,6 +7,7 @@ import torch
 
 from deltatune.errors import TrainingError
 from deltatune.evaluate import classify, loss_on
+from deltatune.evaluate.loss import row_losses, summed
 
 
 @pytest.mark.parametrize("name", ["t5", "bart", "llama"])
@@ -23,6 +24,21 @@ def test_equals_the_models_own_loss_weighted_by_tokens(make_case, name):
     assert found["loss"] == pytest.approx(total / count, rel=1e-5)
     assert found["perplexity"] == pytest.approx(math.exp(found["loss"]))
     assert found["tokens"] == count
+
+
+@pytest.mark.parametrize("name", ["t5", "bart", "llama"])
+@pytest.mark.parametrize("size", [1, 3])
+def test_each_row_has_the_loss_it_has_alone(make_case, name, size):
+    case = make_case(name)
+    found = row_losses(case.model, case.encoded, case.encoder, batch_size=size)
+    for row, feature in zip(found, case.encoded.features, strict=True):
+        batch = case.encoder.collate([feature])
+        tokens = int((batch["labels"] != -100).sum())
+        with torch.no_grad():
+            mean = case.model.base(**batch).loss.item()
+        assert (row.nll, row.tokens) == (pytest.approx(mean * tokens, rel=1e-4), tokens)
+    together = summed(found)
+    assert together == pytest.approx(loss_on(case.model, case.encoded, case.encoder, batch_size=7), rel=1e-5)
 
 
 def test_classification_equals_the_models_own_loss(make_case):

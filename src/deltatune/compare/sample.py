@@ -94,12 +94,10 @@ def read_sample(predictions: Sequence[Path], metric: str, ids: Sequence[str] | N
     if all(metric in row["scores"] for run in runs for row in run):
         return Sample.of([[float(row["scores"][metric]) for row in run] for run in runs])
     if metric in ROW_METRICS:
-        found = ROW_METRICS[metric]
-        if any(row.get(name) is None for run in runs for row in run for name in found.fields):
+        fields = ROW_METRICS[metric].fields
+        if any(row.get(name) is None for run in runs for row in run for name in fields):
             return None
-        values = np.array([[[row[name] for name in found.fields] for row in run] for run in runs], np.float64)
-        by_row = found.score(values)
-        return Sample(values, lambda sums, _: found.score(sums), float(by_row.min()), float(by_row.max()))
+        return row_sample(metric, [[[row[name] for name in fields] for row in run] for run in runs])
     if metric not in CORPUS_METRICS:
         return None
     return corpus_sample(
@@ -125,6 +123,22 @@ def _in_order(run: Sequence[dict[str, Any]], ids: Sequence[str], path: Path) -> 
             remedy="The data have changed in between: start anew with --overwrite.",
         )
     return [by_id[one] for one in ids]
+
+
+def row_sample(metric: str, values: ArrayLike) -> Sample:
+    """Make the sample of a metric that follows from numbers of the rows, such as the loss.
+
+    Args:
+        metric: A key of `ROW_METRICS`.
+        values: Its numbers, [seeds, examples, fields].
+    """
+    found, numbers = ROW_METRICS[metric], np.asarray(values, dtype=np.float64)
+
+    def score(sums: Floats, _: Any) -> Floats:
+        return found.score(sums)
+
+    by_row = found.score(numbers)
+    return Sample(numbers, score, float(by_row.min()), float(by_row.max()))
 
 
 def corpus_sample(metric: str, predictions: Sequence[Sequence[str]], references: Sequence[str]) -> Sample:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from difflib import SequenceMatcher
@@ -92,7 +93,7 @@ def _example(line: dict[str, Any]) -> Example:
 
 def _answer(comparison: Comparison, method: Method, line: dict[str, Any]) -> Answer:
     prediction, reference = str(line.get("prediction", "")), str(line.get("reference", ""))
-    score = (line.get("scores") or {}).get(comparison.primary)
+    score = _own_score(line, comparison.primary)
     text = display.shorten(display.visible(prediction), LONGEST)
     return Answer(
         method,
@@ -102,6 +103,15 @@ def _answer(comparison: Comparison, method: Method, line: dict[str, Any]) -> Ans
         line.get("stopped") is False,
         len(text),
     )
+
+
+def _own_score(line: dict[str, Any], key: str) -> float | None:
+    """The example's own value of a metric, if it has one."""
+    found = (line.get("scores") or {}).get(key)
+    if found is None and key in ("loss", "perplexity") and line.get("tokens") and line.get("nll") is not None:
+        loss = line["nll"] / line["tokens"]
+        found = loss if key == "loss" else math.exp(min(loss, 700.0))
+    return found
 
 
 def _evenly(count: int, most: int) -> Sequence[int]:
