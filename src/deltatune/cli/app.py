@@ -11,7 +11,7 @@ from typer.core import TyperGroup
 
 from deltatune import __version__
 from deltatune.cli import output
-from deltatune.cli.commands import check, compare, delta, reference, train
+from deltatune.cli.commands import check, compare, delta, plan, reference, train
 from deltatune.errors import DeltatuneError
 
 DEBUG = "DELTATUNE_DEBUG"
@@ -100,6 +100,7 @@ def root(
 TRAIN, LOOK = "Train and compare", "Look and use"
 app.command("demo", rich_help_panel=TRAIN)(compare.demo)
 app.command("check", rich_help_panel=TRAIN)(check.check)
+app.command("plan", rich_help_panel=TRAIN)(plan.plan)
 app.command("train", rich_help_panel=TRAIN)(train.train)
 app.command("compare", rich_help_panel=TRAIN)(compare.compare)
 app.command("report", rich_help_panel=TRAIN)(compare.report)

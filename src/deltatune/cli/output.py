@@ -122,7 +122,7 @@ def size(value: float | None) -> str:
     """A number of bytes: `12 kB`, `3.4 MB`."""
     if value is None:
         return "-"
-    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+    for unit, factor in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if value >= factor:
             return f"{value / factor:.3g} {unit}"
     return f"{value:.0f} B"

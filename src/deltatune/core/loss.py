@@ -18,7 +18,15 @@ CLASSIFICATION = ("text-classification", "image-classification")
 def summed_loss(
     model: AdaptedModel, batch: dict[str, Tensor], task: str, *, autocast: bool = False
 ) -> Tensor:
-    """Cross-entropy summed over the targets of a collated batch, in float32.
+    """Cross-entropy summed over the targets of a collated batch, in float32; arguments as of `logits_for`."""
+    logits, targets = logits_for(model, batch, task, autocast=autocast)
+    return F.cross_entropy(logits.float(), targets, reduction="sum")
+
+
+def logits_for(
+    model: AdaptedModel, batch: dict[str, Tensor], task: str, *, autocast: bool = False
+) -> tuple[Tensor, Tensor]:
+    """What the loss of a collated batch is computed from: (logits [n, classes], targets [n]).
 
     Args:
         model: With the adapters that act.
@@ -29,8 +37,6 @@ def summed_loss(
     context = torch.autocast(model.device.type, torch.bfloat16) if autocast else contextlib.nullcontext()
     with context:
         if task in CLASSIFICATION:
-            targets = batch["labels"]
-            logits = model(**{name: value for name, value in batch.items() if name != "labels"}).logits
-        else:
-            logits, targets = model.labelled_logits(batch)
-    return F.cross_entropy(logits.float(), targets, reduction="sum")
+            inputs = {name: value for name, value in batch.items() if name != "labels"}
+            return model(**inputs).logits, batch["labels"]
+        return model.labelled_logits(batch)

@@ -8,8 +8,8 @@ that live within one kernel are not seen.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Hashable, Iterable
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -32,6 +32,8 @@ class Memory:
     parts: dict[str, int]
     flops: int = 0
     """Of matrix products, convolutions and attention in the step."""
+    segments: dict[Hashable, dict[str, int]] = field(default_factory=dict)
+    """The parts at the highest point of each stretch between two marks, by the mark at its start."""
 
     @property
     def total(self) -> int:
@@ -68,6 +70,7 @@ class Accountant(TorchDispatchMode):
         self._vocabulary = vocabulary
         self._known: dict[int, _Storage] = {}
         self._events: list[tuple[int, _Storage]] = []
+        self._marks: list[tuple[int, tuple[Hashable, int]]] = []
         self._handles: list[Any] = []
         self.flops = 0
 
@@ -95,16 +98,27 @@ class Accountant(TorchDispatchMode):
             if storage.part == "temporary":
                 storage.part = "activations"
 
+    def mark(self, label: Hashable) -> None:
+        """A new stretch begins; of a label that comes again, each time counts as another."""
+        again = sum(1 for _, (known, _) in self._marks if known == label)
+        self._marks.append((len(self._events), (label, again)))
+
     def memory(self) -> Memory:
         """The parts at the peak so far."""
-        now, total, highest = dict.fromkeys(PARTS, 0), 0, 0
-        best = dict(now)
-        for change, storage in self._events:
-            now[storage.part] += change
-            total += change
-            if total > highest:
-                highest, best = total, dict(now)
-        return Memory(best, self.flops)
+        now, total = dict.fromkeys(PARTS, 0), 0
+        segments: dict[Hashable, dict[str, int]] = {}
+        starts = [0, *(place for place, _ in self._marks)]
+        ends = [*starts[1:], len(self._events)]
+        for label, start, end in zip(["start", *(m for _, m in self._marks)], starts, ends, strict=True):
+            highest, best = total, dict(now)
+            for change, storage in self._events[start:end]:
+                now[storage.part] += change
+                total += change
+                if total > highest:
+                    highest, best = total, dict(now)
+            segments[label] = best
+        peak = max(segments.values(), key=lambda parts: sum(parts.values()))
+        return Memory(peak, self.flops, segments)
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None

@@ -32,7 +32,8 @@ def fake_mode() -> FakeTensorMode:
     mode: Any = FakeTensorMode()
     mode.fake_tensor_converter.set_tensor_memo = lambda t, v: None
     mode.__deepcopy__ = lambda memo: mode
-    return mode  # type: ignore[no-any-return]
+    found: FakeTensorMode = mode
+    return found
 
 
 def fake_base(
@@ -129,7 +130,8 @@ def _to_fake(model: nn.Module) -> None:
         return made[id(tensor)]
 
     for module in model.modules():
-        for held in (module._parameters, module._buffers, module.__dict__):
+        places: tuple[dict[str, Any], ...] = (module._parameters, module._buffers, module.__dict__)
+        for held in places:
             for name, tensor in list(held.items()):
                 if isinstance(tensor, Tensor) and tensor.device.type == "meta":
                     held[name] = fake(tensor)

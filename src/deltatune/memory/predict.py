@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedConfig
 
 from deltatune import quant
@@ -19,6 +20,7 @@ from deltatune.core.sites import BaseView
 from deltatune.memory.account import Memory
 from deltatune.memory.base import Unread, fake_base, fake_mode, new_heads
 from deltatune.memory.step import BatchShape, FakeAccountant, account_step, warm_up
+from deltatune.models.quiet import quiet
 
 if TYPE_CHECKING:
     from deltatune.recipe.sections import QuantizationSpec
@@ -85,19 +87,10 @@ def predict(setup: Setup) -> Prediction:
     Raises:
         TargetError: The method cannot act on this base.
     """
-    with fake_mode():
-        base = fake_base(
-            setup.config,
-            setup.task,
-            dtype=setup.dtype,
-            quantization=setup.quantization,
-            attention=setup.attention,
-            image_size=setup.image_size,
-        )
-        heads = new_heads(base, setup.task) if setup.heads is None else setup.heads
-        model = AdaptedModel(base, heads, processor=setup.processor, base_dropout=setup.base_dropout)
-        if setup.quantization is not None:
-            model.view.original = lambda path: torch.empty(_shape(model.view, path))
+    with quiet(), warnings.catch_warnings(), fake_mode():
+        warnings.filterwarnings("ignore", message="Accessing the data pointer of FakeTensor")
+        model = planned_model(setup)
+        base = model.base
         with Unread():
             adapter = model.attach("plan", setup.method)
         optimizer = _optimizer(adapter, setup.optimizer if setup.gpu else "adamw")
@@ -108,6 +101,7 @@ def predict(setup: Setup) -> Prediction:
             model.gradient_checkpointing(True)
         simulated = min(setup.micro_batches, 2)
         accounts = FakeAccountant(vocabulary(base), setup.shape)
+        mark_layers(base, accounts)
         with accounts:
             batches = [setup.shape.batch(setup.task) for _ in range(simulated)]
             memory = account_step(
@@ -130,6 +124,51 @@ def predict(setup: Setup) -> Prediction:
             flops=memory.flops * setup.micro_batches // simulated,
             sites=len(list(adapter.parts())) or len(adapter.own),
         )
+
+
+def planned_model(setup: Setup) -> AdaptedModel:
+    """The base of a setup without a delta, on fake tensors; `fake_mode` is in force."""
+    base = fake_base(
+        setup.config,
+        setup.task,
+        dtype=setup.dtype,
+        quantization=setup.quantization,
+        attention=setup.attention,
+        image_size=setup.image_size,
+    )
+    heads = new_heads(base, setup.task) if setup.heads is None else setup.heads
+    model = AdaptedModel(base, heads, processor=setup.processor, base_dropout=setup.base_dropout)
+    if setup.quantization is not None:
+        model.view.original = lambda path: torch.empty(_shape(model.view, path))
+    return model
+
+
+def mark_layers(base: Any, accounts: FakeAccountant) -> None:
+    """Let a new stretch begin wherever a layer begins its forward or its backward pass.
+
+    Layers are named by their stack, and by their number from the stack's nearer end.
+    """
+    for path, stack in stacks(base).items():
+        for index, layer in enumerate(stack):
+            name = (path, index if index < len(stack) / 2 else index - len(stack))
+            layer.register_forward_pre_hook(lambda module, args, name=name: accounts.mark(("forward", name)))
+            layer.register_forward_hook(lambda module, args, out, name=name: _mark_back(out, accounts, name))
+
+
+def _mark_back(out: Any, accounts: FakeAccountant, name: tuple[str, int]) -> None:
+    first = out if isinstance(out, Tensor) else out[0]
+    if first.requires_grad:
+        first.register_hook(lambda grad: accounts.mark(("backward", name)))
+
+
+def stacks(base: nn.Module) -> dict[str, nn.ModuleList]:
+    """The stacks of layers of a base, by path: the outermost lists of several modules of one class."""
+    found: dict[str, nn.ModuleList] = {}
+    for path, module in base.named_modules():
+        inner = any(path.startswith(f"{outer}.") for outer in found)
+        if isinstance(module, nn.ModuleList) and len(module) > 1 and len({type(m) for m in module}) == 1:
+            found |= {} if inner else {path: module}
+    return found
 
 
 def _shape(view: BaseView, path: str) -> Sequence[int]:

@@ -9,6 +9,11 @@ from transformers import AutoConfig, PreTrainedConfig
 from deltatune.errors import ModelError, nearest
 
 
+def llama(hidden: int, inner: int, layers: int, heads: int, **other: Any) -> PreTrainedConfig:
+    """A Llama of this width and depth, for measuring."""
+    return AutoConfig.for_model(**_llama(hidden, inner, layers, heads, **other))
+
+
 def _llama(hidden: int, inner: int, layers: int, heads: int, **other: Any) -> dict[str, Any]:
     return {
         "model_type": "llama",

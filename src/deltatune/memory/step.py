@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import DataDependentOutputException
+from torch.nn import functional
 from transformers.utils import import_utils
 
 from deltatune import quant
 from deltatune.core.adapter import Adapter
-from deltatune.core.loss import CLASSIFICATION, summed_loss
+from deltatune.core.loss import CLASSIFICATION, logits_for
 from deltatune.core.model import AdaptedModel
 from deltatune.memory.account import Accountant, Memory
 
@@ -37,14 +39,19 @@ class BatchShape:
 
     def with_rows(self, rows: int) -> BatchShape:
         """The same lengths for another number of rows."""
-        labelled = -(-self.labelled * rows // self.rows)
-        return BatchShape(rows, self.length, self.target_length, labelled, self.padded, self.image)
+        return replace(self, rows=rows, labelled=-(-self.labelled * rows // self.rows))
 
-    def shortened(self, share: float) -> BatchShape:
-        """The same rows, cut to a share of their tokens."""
-        target = round(self.target_length * share)
-        labelled = round(self.labelled * share)
-        return BatchShape(self.rows, round(self.length * share), target, labelled, self.padded, self.image)
+    def with_image(self, image: tuple[int, int, int]) -> BatchShape:
+        """The same rows, of images of this size."""
+        return replace(self, image=image)
+
+    def with_half_inputs(self) -> tuple[BatchShape, int]:
+        """Half as many tokens of input, and how many of the length belong to the target all the same."""
+        target = 0 if self.target_length else -(-self.labelled // self.rows)
+        if target >= self.length - 1:  # plain text, all of which is learned
+            half = self.length // 2
+            return replace(self, length=half, labelled=self.rows * (half - 1)), 0
+        return replace(self, length=target + (self.length - target) // 2), target
 
     def batch(self, task: str) -> dict[str, Tensor]:
         """A batch of these sizes; zeros, or nothing under fake tensors."""
@@ -55,8 +62,10 @@ class BatchShape:
             found = {name: torch.zeros(self.rows, self.length, dtype=torch.long) for name in names}
         if task in CLASSIFICATION:
             return found | {"labels": torch.zeros(self.rows, dtype=torch.long)}
-        length = self.target_length or self.length
-        return found | {"labels": torch.zeros(self.rows, length, dtype=torch.long)}
+        labels = torch.zeros(self.rows, self.target_length or self.length, dtype=torch.long)
+        if not self.target_length:  # for real tensors: as many are learned as the shape says
+            labels[:, : -max(1, self.labelled // self.rows)] = -100
+        return found | {"labels": labels}
 
 
 class FakeAccountant(Accountant):
@@ -90,14 +99,15 @@ class FakeAccountant(Accountant):
 
     def __enter__(self) -> Self:
         """Let Transformers take fake tensors for real ones."""
-        self._is_fake, import_utils.is_fake_tensor = import_utils.is_fake_tensor, lambda tensor: False
+        self._is_fake = import_utils.is_fake_tensor
+        setattr(import_utils, "is_fake_tensor", lambda tensor: False)  # noqa: B010  (typed by its name)
         super().__enter__()
         return self
 
     def __exit__(self, *error: Any) -> None:
         """Undo that."""
         super().__exit__(*error)
-        import_utils.is_fake_tensor = self._is_fake
+        setattr(import_utils, "is_fake_tensor", self._is_fake)  # noqa: B010
 
 
 def _without_outliers(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -122,17 +132,20 @@ def account_step(
     with accounted(accounts, model, adapter, optimizer):
         model.train()
         for index, batch in enumerate(batches):
-            loss = summed_loss(model, batch, task, autocast=autocast)
+            logits, targets = logits_for(model, batch, task, autocast=autocast)
+            accounts.mark("loss")
+            loss = functional.cross_entropy(logits.float(), targets, reduction="sum")
+            del logits
             penalty = adapter.penalty() if index == 0 else None
             total = loss if penalty is None else loss + penalty
             accounts.forward_done()
             if parameters:
-                total.backward()  # type: ignore[no-untyped-call]
+                total.backward()
             del loss, penalty, total
         if optimizer is not None:
-            torch.nn.utils.clip_grad_norm_(
-                parameters, float("inf") if max_grad_norm is None else max_grad_norm
-            )
+            accounts.mark("update")
+            limit = math.inf if max_grad_norm is None else max_grad_norm
+            torch.nn.utils.clip_grad_norm_(parameters, limit)
             optimizer.step()
             with contextlib.suppress(DataDependentOutputException):
                 adapter.after_step(2)

@@ -6,6 +6,7 @@ comes to; under fake tensors its own forward and backward passes then run on the
 
 from __future__ import annotations
 
+import logging
 import math
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +39,7 @@ def quantized_bytes(d_in: int, d_out: int, spec: QuantizationSpec) -> int:
 
 def blank_layer(module: nn.Linear, spec: QuantizationSpec) -> Any:
     """The quantized layer that takes the place of `module`, on the meta device; `fill_` gives it tensors."""
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # its advice on kernels is of no use here
     from bitsandbytes import nn as layers
 
     sizes = (module.in_features, module.out_features, module.bias is not None)

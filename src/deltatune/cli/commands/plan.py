@@ -1,0 +1,250 @@
+"""`plan`: whether it will fit, before anything is loaded."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from deltatune.cli import output
+from deltatune.cli.options import Json, Overrides, Quiet
+from deltatune.cli.progress import watching
+from deltatune.errors import DeltatuneError
+
+if TYPE_CHECKING:
+    from deltatune.recipe import Recipe
+
+_UNITS = {"": 1, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
+_TIMES = {"s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
+_COLUMNS = ("weights", "delta", "gradients", "optimizer", "activations", "logits", "temporary", "total")
+
+
+def plan(
+    recipe: Annotated[
+        Path | None,
+        typer.Argument(metavar="[RECIPE]", help="The recipe, a YAML file.", show_default=False),
+    ] = None,
+    shape: Annotated[
+        str | None,
+        typer.Option(
+            "--shape",
+            help="Ask about this published model, such as llama-65b, instead of the recipe's; no data are "
+            "read then. Without a recipe: full fine-tuning, LoRA and QLoRA of it.",
+            show_default=False,
+        ),
+    ] = None,
+    memory: Annotated[
+        str | None,
+        typer.Option(
+            "--budget-memory",
+            metavar="SIZE",
+            help="Propose settings that stay within it, such as 16GiB. Default: what this machine has.",
+            show_default=False,
+        ),
+    ] = None,
+    time: Annotated[
+        str | None,
+        typer.Option(
+            "--budget-time",
+            metavar="TIME",
+            help="Say how many steps fit into it, such as 1h; implies --calibrate.",
+            show_default=False,
+        ),
+    ] = None,
+    calibrate: Annotated[
+        bool,
+        typer.Option("--calibrate", help="Time a few steps of a small model first, to estimate times."),
+    ] = False,
+    chart: Annotated[
+        Path | None,
+        typer.Option("--chart", metavar="FILE", help="Write the table as a chart (SVG).", show_default=False),
+    ] = None,
+    overrides: Overrides = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Predict what each entry of a recipe takes, and whether it fits, before a weight is loaded.
+
+    The trainer's own step runs on tensors that have sizes but no data, with the
+    largest micro-batch of the data. Shown are the bytes in use at the peak, by what
+    they are for; what is trained and stored; the work of a step.
+
+    [bold]Examples[/bold]
+      $ deltatune plan recipe.yaml
+      $ deltatune plan recipe.yaml --budget-memory 16GiB --budget-time 1h
+      $ deltatune plan --shape llama-65b
+      $ deltatune plan recipe.yaml --shape llama-7b --set train.precision=bf16 --chart memory.svg
+
+    Sizes of a [bold]--shape[/bold] come from the recipe's max_input_tokens and max_target_tokens.
+    What does not fit is followed by what to change, each change with its effect.
+    Not in the table, and counted as 1 GiB: libraries, and a GPU's context.
+    Only the configuration, the tokenizer and the data are read. Writes nothing but the chart.
+    """
+    limit = None if memory is None else _size(memory)
+    seconds = None if time is None else _seconds(time)
+    loaded = _recipe(recipe, shape, overrides or [])
+    from deltatune.train.forecast import forecast
+
+    with watching(quiet=quiet) as observer:
+        found = forecast(
+            loaded, shape=shape, memory=limit, seconds=seconds, calibrate=calibrate, observer=observer
+        )
+    if chart is not None:
+        _draw(found, chart)
+    if as_json:
+        output.emit_json(found)
+        return
+    _show(found, proposing=limit is not None)
+    if chart is not None:
+        output.stdout().print(f"\nThe chart: {chart}", soft_wrap=True)
+
+
+def _recipe(path: Path | None, shape: str | None, overrides: list[str]) -> Recipe:
+    from deltatune.recipe import load_recipe, parse_recipe
+
+    if path is not None:
+        return load_recipe(path, overrides)
+    if shape is None:
+        raise DeltatuneError(
+            "there is nothing to plan.",
+            field="RECIPE",
+            remedy="Give a recipe, or a published model by --shape.",
+        )
+    from deltatune.train.forecast import shape_recipe
+
+    return parse_recipe(shape_recipe(shape), overrides)
+
+
+def _size(text: str) -> int:
+    """Bytes of `16GiB`, `24GB` or `800 MB`.
+
+    Raises:
+        DeltatuneError: It is none.
+    """
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?i?)b?\s*", text.lower())
+    if not match or match[2] not in _UNITS or not float(match[1]):
+        raise DeltatuneError(f"{text!r} is no size.", field="--budget-memory", remedy="Write 16GiB or 24GB.")
+    return int(float(match[1]) * _UNITS[match[2]])
+
+
+def _seconds(text: str) -> float:
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(s|m|min|h|d)\s*", text.lower())
+    if not match or not float(match[1]):
+        raise DeltatuneError(f"{text!r} is no time.", field="--budget-time", remedy="Write 90s, 20min or 1h.")
+    return float(match[1]) * _TIMES[match[2]]
+
+
+def _show(found: dict[str, Any], *, proposing: bool) -> None:
+    console = output.stdout()
+    done = [entry for entry in found["entries"] if "error" not in entry]
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    for heading in ("method", *_COLUMNS, "fits"):
+        table.add_column(heading, justify="left" if heading == "method" else "right")
+    for entry in done:
+        sizes = [output.size(entry["memory"][part]) for part in _COLUMNS]
+        table.add_row(*map(Text, [entry["name"], *sizes, "yes" if entry["fits"] else "no"]))
+    console.print(table)
+    console.print()
+    work = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    timed = any("step_seconds" in entry for entry in done)
+    headings = ("method", "base", "micro-batch", "trained", "of", "file", "work a step", "steps")
+    for heading in (*headings, *(("a step", "training") if timed else ())):
+        work.add_column(heading, justify="left" if heading in ("method", "base", "micro-batch") else "right")
+    for entry in done:
+        work.add_row(*map(Text, _work(entry, timed=timed)))
+    console.print(work)
+    _explain(found, proposing=proposing)
+
+
+def _work(entry: dict[str, Any], *, timed: bool) -> list[str]:
+    batch, steps = entry["micro_batch"], entry["steps"]
+    length = f"{batch['length']}" + (f" + {batch['target_length']}" if batch["target_length"] else "")
+    rows = f"{batch['rows']}" + (f" x {length}" if batch["length"] else "")
+    base = entry["precision"] + (", checkpointing" if entry["checkpointing"] else "")
+    cells = [
+        entry["name"],
+        base,
+        rows + (f", {entry['micro_batches']} a step" if entry["micro_batches"] > 1 else ""),
+        output.number(entry["trained_parameters"]),
+        output.number(entry["total_parameters"]),
+        output.size(entry["file_bytes"]),
+        _flops(entry["flops"]),
+        output.number(steps),
+    ]
+    if timed:
+        cells += [output.seconds(entry.get("step_seconds")), output.seconds(entry.get("seconds"))]
+    return cells
+
+
+def _flops(count: int) -> str:
+    for unit, factor in (("PFLOP", 1e15), ("TFLOP", 1e12), ("GFLOP", 1e9)):
+        if count >= factor:
+            return f"{count / factor:.3g} {unit}"
+    return f"{count / 1e6:.3g} MFLOP"
+
+
+def _explain(found: dict[str, Any], *, proposing: bool) -> None:
+    console = output.stdout()
+    limit, machine = output.size(found["limit_bytes"]), found["machine"]
+    where = "The budget is" if proposing else f"This machine ({machine['device']}) has"
+    sizes = {
+        "data": "Sizes are those of the data's largest micro-batch.",
+        "limits": "Sizes are the recipe's limits.",
+    }
+    text = f"\n{where} {limit}, of which {output.size(found['overhead_bytes'])} are for what is not a tensor."
+    console.print(f"{text} {sizes[found['lengths']]}", soft_wrap=not console.is_terminal)
+    for entry in found["entries"]:
+        if "error" in entry:
+            output.error(f"{entry['name']}: {entry['error']}")
+            continue
+        _advise(entry)
+
+
+def _advise(entry: dict[str, Any]) -> None:
+    """What to change, if the entry does not fit; how many steps fit into the time."""
+    console, name = output.stdout(), entry["name"]
+    if "steps_in_time" in entry:
+        console.print(f"{name}: about {entry['steps_in_time']:,} steps fit into the time.")
+    if entry["fits"]:
+        return
+    console.print(Text(f"\n{name} does not fit. What single changes come to:", style="bold"))
+    for change in entry["changes"]:
+        total = output.size(change["total"])
+        note = (
+            f"{total:>9}  {_set(change['settings'])}  ({change['note']}{'; fits' if change['fits'] else ''})"
+        )
+        console.print(f"  {note}", soft_wrap=True, markup=False)
+    proposal = entry["proposal"]
+    if proposal is None:
+        console.print("  Nothing that plan tries makes it fit; take a smaller model or another method.")
+    else:
+        console.print(
+            f"Proposed, {output.size(proposal['total'])}: {_set(proposal['settings'])}",
+            soft_wrap=True,
+            markup=False,
+        )
+
+
+def _set(settings: dict[str, Any]) -> str:
+    """Settings as options of the command line."""
+    return " ".join(
+        f"--set {key}={str(value).lower() if isinstance(value, bool) else value}"
+        for key, value in settings.items()
+    )
+
+
+def _draw(found: dict[str, Any], path: Path) -> None:
+    from deltatune.files import make_folder, write_text
+    from deltatune.report.stacked import Bar, standalone
+
+    bars = [
+        Bar(entry["name"], {key: value for key, value in entry["memory"].items() if key != "total"})
+        for entry in found["entries"]
+        if "error" not in entry
+    ]
+    make_folder(path.parent)
+    write_text(path, standalone([("", bars)], f"Memory of a training step: {found['model']}"))

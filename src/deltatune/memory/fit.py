@@ -1,0 +1,115 @@
+"""What to change so that a step fits: single changes with their effects, and the least intrusive set."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from deltatune.memory.predict import Prediction, Setup
+from deltatune.recipe.sections import QuantizationSpec
+
+Predict = Callable[[Setup], Prediction]
+NF4 = QuantizationSpec(format="nf4")
+OVERHEAD = 2**30
+"""Bytes beside the tensors: interpreter and libraries in RAM, or context and work space on a GPU."""
+
+
+@dataclass(frozen=True)
+class Change:
+    """A change of a recipe, and what a step takes after it."""
+
+    settings: dict[str, Any]
+    """Dotted fields and values, as `--set` takes them."""
+    total: int
+    fits: bool
+    note: str = ""
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {"settings": self.settings, "total": self.total, "fits": self.fits, "note": self.note}
+
+
+def fits(total: int, limit: int) -> bool:
+    """Whether tensors of `total` bytes and the overhead go into `limit` bytes."""
+    return total + OVERHEAD <= limit
+
+
+def changes(setup: Setup, limit: int, predict: Predict) -> Iterator[Change]:
+    """Each change that would help, made alone, with its effect."""
+    for settings, changed, note in _single(setup):
+        total = predict(changed).memory.total
+        yield Change(settings, total, fits(total, limit), note)
+
+
+def propose(setup: Setup, limit: int, predict: Predict) -> Change | None:
+    """The least intrusive settings that fit: smaller micro-batches, then checkpointing, then 4 bits.
+
+    Micro-batches leave the result as it is and cost little time; checkpointing leaves it too, for a third
+    more time; 4 bits alter the base.
+
+    Args:
+        setup: The configuration.
+        limit: Bytes that there are.
+        predict: How the memory of a setup is found.
+
+    Returns:
+        The settings, empty if the configuration fits as it is; None if nothing does.
+    """
+    found: dict[str, Any] = {}
+    for settings, level in _levels(setup):
+        found |= settings
+        smallest = predict(_in_micro_batches(level, 1)).memory.total
+        if not fits(smallest, limit):
+            continue
+        rows = level.shape.rows
+        while rows > 1:
+            total = predict(_in_micro_batches(level, rows)).memory.total
+            if fits(total, limit):
+                break
+            rows = math.ceil(rows / 2)
+        else:
+            total = smallest
+        smaller = {"train.micro_batch_size": rows} if rows < setup.shape.rows else {}
+        return Change(smaller | found, total, fits=True)
+    return None
+
+
+def _levels(setup: Setup) -> Iterator[tuple[dict[str, Any], Setup]]:
+    """The setup as it is, then with one more thing given up each time."""
+    yield {}, setup
+    if not setup.method.trains:
+        return
+    if not setup.checkpointing:
+        setup = setup.changed(checkpointing=True)
+        yield {"train.gradient_checkpointing": True}, setup
+    if setup.quantization is None and setup.method.name != "full":
+        yield {"quantization": "nf4", "train.precision": "auto"}, setup.changed(quantization=NF4)
+
+
+def _in_micro_batches(setup: Setup, rows: int) -> Setup:
+    """The same optimizer step in micro-batches of `rows` rows."""
+    if rows == setup.shape.rows:
+        return setup
+    whole = setup.shape.rows * setup.micro_batches
+    return setup.changed(shape=setup.shape.with_rows(rows), micro_batches=math.ceil(whole / rows))
+
+
+def _single(setup: Setup) -> Iterator[tuple[dict[str, Any], Setup, str]]:
+    rows = setup.shape.rows
+    for smaller in dict.fromkeys((math.ceil(rows / 2), 1)):
+        if smaller < rows:
+            changed = _in_micro_batches(setup, smaller)
+            yield {"train.micro_batch_size": smaller}, changed, "the same result, in more micro-batches"
+    if setup.method.trains and not setup.checkpointing:
+        settings = {"train.gradient_checkpointing": True}
+        yield settings, setup.changed(checkpointing=True), "the same result, about a third more time"
+    if setup.quantization is None and setup.method.name != "full" and setup.method.trains:
+        bits: dict[str, Any] = {"quantization": "nf4", "train.precision": "auto"}
+        yield bits, setup.changed(quantization=NF4), "a base in 4 bits"
+    if setup.quantization is None and setup.dtype == "float32":
+        yield {"train.precision": "bf16"}, setup.changed(dtype="bfloat16"), "a base in 16 bits"
+    if setup.shape.length > 64:
+        half, target = setup.shape.with_half_inputs()
+        yield {"data.max_input_tokens": half.length - target}, setup.changed(shape=half), "inputs cut to half"

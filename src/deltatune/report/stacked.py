@@ -1,0 +1,116 @@
+"""Stacked bars: what the bytes of a training step are for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from markupsafe import Markup
+
+from deltatune.report import display
+from deltatune.report.scales import Scale, fit
+
+PARTS = ("weights", "delta", "gradients", "optimizer", "activations", "logits", "temporary")
+"""In the order in which they are stacked; the colour of each is that of its place."""
+NOTES = {
+    "weights": "weights of the frozen base",
+    "delta": "what is trained",
+    "gradients": "gradients",
+    "optimizer": "optimizer",
+    "activations": "activations kept for the backward pass",
+    "logits": "logits",
+    "temporary": "temporary",
+}
+_LEFT, _RIGHT, _ROW, _GAP, _WIDTH = 150.0, 74.0, 22.0, 18.0, 720.0
+_STYLE = (
+    "text{font:13px system-ui,sans-serif;fill:#1d2127}.dim{fill:#5f6772}.grid{stroke:#d9dbd5}"
+    ".p0{fill:#2563c9}.p1{fill:#c2560c}.p2{fill:#12805c}.p3{fill:#a62a76}.p4{fill:#6a55c9}.p5{fill:#857000}"
+    ".p6{fill:#8a919b}.title{font-weight:600}"
+    "@media(prefers-color-scheme:dark){text{fill:#e7e9ec}.dim{fill:#9aa3af}.grid{stroke:#31363f}"
+    ".p0{fill:#7fb0ff}.p1{fill:#ffa45c}.p2{fill:#5fd3a4}.p3{fill:#f58cc4}.p4{fill:#b3a5ff}.p5{fill:#dcc64f}}"
+)
+
+
+@dataclass(frozen=True)
+class Bar:
+    """One configuration: bytes by part."""
+
+    name: str
+    parts: Mapping[str, int]
+
+    @property
+    def total(self) -> int:
+        """Its length."""
+        return sum(self.parts.get(part, 0) for part in PARTS)
+
+
+def stacked(groups: Sequence[tuple[str, Sequence[Bar]]]) -> tuple[Markup, float]:
+    """Groups of bars, each group on a scale of its own below its heading.
+
+    Returns:
+        (the marks, the height that they take up).
+    """
+    marks, top = [], 0.0
+    for heading, bars in groups:
+        if heading:
+            marks.append(Markup('<text class="title" x="0" y="{:.0f}">{}</text>').format(top + 14, heading))
+            top += 22
+        scale = fit([0.0, *(float(bar.total) for bar in bars)], _LEFT, _WIDTH - _RIGHT, zero=True)
+        for bar in bars:
+            marks.append(_bar(bar, top, scale))
+            top += _ROW + 4
+        top += _GAP
+    return Markup("").join(marks), top
+
+
+def _bar(bar: Bar, top: float, scale: Scale) -> Markup:
+    marks = [
+        Markup('<text x="{:.0f}" y="{:.1f}" text-anchor="end">{}</text>').format(
+            _LEFT - 8, top + 15, display.visible(bar.name)
+        )
+    ]
+    reached = 0
+    for index, part in enumerate(PARTS):
+        size = bar.parts.get(part, 0)
+        left, right = scale(reached), scale(reached + size)
+        reached += size
+        if right - left > 0.05:
+            marks.append(
+                Markup(
+                    '<rect class="p{}" x="{:.1f}" y="{:.1f}" width="{:.1f}" height="{:.0f}">'
+                    "<title>{}: {}, {}</title></rect>"
+                ).format(index, left, top, right - left, _ROW, bar.name, NOTES[part], display.size(size))
+            )
+    marks.append(
+        Markup('<text class="dim" x="{:.1f}" y="{:.1f}">{}</text>').format(
+            scale(reached) + 6, top + 15, display.size(bar.total)
+        )
+    )
+    return Markup("").join(marks)
+
+
+def legend(top: float) -> tuple[Markup, float]:
+    """The parts with their colours, in two rows."""
+    marks, x, y = [], 0.0, top
+    for index, part in enumerate(PARTS):
+        width = 30 + 7.2 * len(NOTES[part])
+        if x + width > _WIDTH:
+            x, y = 0.0, y + 20
+        marks.append(
+            Markup('<rect class="p{}" x="{:.1f}" y="{:.1f}" width="12" height="12"/>').format(index, x, y)
+            + Markup('<text x="{:.1f}" y="{:.1f}">{}</text>').format(x + 18, y + 11, NOTES[part])
+        )
+        x += width
+    return Markup("").join(marks), y + 24
+
+
+def standalone(groups: Sequence[tuple[str, Sequence[Bar]]], title: str) -> str:
+    """The chart as an SVG file of its own, readable on light and dark pages."""
+    marks, height = stacked(groups)
+    names, bottom = legend(height)
+    return str(
+        Markup(
+            '<svg xmlns="http://www.w3.org/2000/svg" viewBox="-8 -8 {:.0f} {:.0f}" role="img" '
+            'aria-label="{}"><title>{}</title><style>{}</style>{}{}</svg>\n'
+        ).format(_WIDTH + 16, bottom + 16, title, title, Markup(_STYLE), marks, names)
+    )

@@ -1,0 +1,85 @@
+"""How fast this machine trains: a real step of a shallow model with random weights, timed."""
+
+from __future__ import annotations
+
+import time
+
+import torch
+
+from deltatune.core.loss import summed_loss
+from deltatune.core.model import AdaptedModel
+from deltatune.memory.predict import Setup, predict
+from deltatune.memory.scale import depths_of, with_depths
+from deltatune.memory.shapes import llama
+from deltatune.memory.step import BatchShape
+from deltatune.models.load import DTYPES
+from deltatune.models.tasks import AUTO
+from deltatune.quant.loading import compute_dtype
+from deltatune.train.machine import fast_float32
+
+MOST_PARAMETERS = 250_000_000
+MOST_FLOPS = 1e11
+"""Of a timed step on a CPU: a second or some."""
+ENOUGH_SECONDS = 6.0
+
+
+class Rates:
+    """Floating-point operations a second in training, measured once for each precision and base."""
+
+    def __init__(self) -> None:
+        self._found: dict[tuple[str, str], float] = {}
+
+    def of(self, setup: Setup) -> float:
+        """The rate for a setup: of two of its own layers, or of a Llama's where those are too large.
+
+        The work of dequantizing is not in it, nor that of small operations beyond what the timed step had.
+        """
+        dtype = setup.dtype
+        if setup.quantization is not None:
+            dtype = str(compute_dtype(setup.quantization)).removeprefix("torch.")
+        key = (dtype, type(setup.config).__name__)
+        if key not in self._found:
+            self._found[key] = _timed(_small(setup, dtype))
+        return self._found[key]
+
+
+def _small(setup: Setup, dtype: str) -> Setup:
+    shallow = setup.changed(
+        config=with_depths(setup.config, dict.fromkeys(depths_of(setup.config), 2)),
+        micro_batches=1,
+        dtype=dtype,
+        quantization=None,
+        checkpointing=False,
+    )
+    found = predict(shallow)
+    if found.total_parameters > MOST_PARAMETERS:
+        stand_in = llama(1024, 2816, 2, 16, vocab_size=8000)
+        shape = BatchShape(4, 128, 0, 64)
+        return shallow.changed(config=stand_in, task="causal-lm", shape=shape, heads=None)
+    rows = setup.shape.rows
+    if not setup.gpu:
+        rows = max(1, min(rows, int(rows * MOST_FLOPS / max(found.flops, 1))))
+    return shallow.changed(shape=setup.shape.with_rows(rows))
+
+
+def _timed(setup: Setup) -> float:
+    flops = predict(setup).flops
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    with fast_float32(), torch.random.fork_rng():
+        base = AUTO[setup.task][0].from_config(setup.config, dtype=DTYPES[setup.dtype]).to(device)
+        model = AdaptedModel(base, processor=setup.processor).train()
+        adapter = model.attach("timed", setup.method)
+        optimizer = torch.optim.AdamW([p for _, p in adapter.trainable()], fused=True)
+        seconds = 0.0
+        for _ in range(2):
+            batch = {name: value.to(device) for name, value in setup.shape.batch(setup.task).items()}
+            started = time.perf_counter()
+            summed_loss(model, batch, setup.task).backward()
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            if device.type == "cuda":
+                torch.cuda.synchronize()
+            seconds = time.perf_counter() - started  # the first one warms up
+            if seconds > ENOUGH_SECONDS:
+                break
+    return flops / seconds

@@ -1,0 +1,70 @@
+"""`plan`: the table, what does not fit, the chart, and wrong sizes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+ENTRY = {
+    "name": "lora [r8]", "method": "lora",
+    "memory": {"weights": 4e9, "delta": 1e6, "gradients": 1e6, "optimizer": 2e6, "activations": 3e9,
+               "logits": 0, "temporary": 5e8, "total": 7_504_000_000},
+    "trained_parameters": 1234, "stored_parameters": 1234, "total_parameters": 1_000_000,
+    "file_bytes": 5000, "flops": 3 * 10**12, "sites": 8,
+    "micro_batch": {"rows": 8, "length": 128, "target_length": 0, "labelled": 64}, "micro_batches": 2,
+    "precision": "bfloat16", "checkpointing": False, "steps": 100, "fits": False,
+    "changes": [{"settings": {"train.micro_batch_size": 1}, "total": 5e9, "fits": True, "note": "same"}],
+    "proposal": {"settings": {"train.gradient_checkpointing": True}, "total": 5 * 10**9, "fits": True},
+}  # fmt: skip
+FOUND = {
+    "model": "m", "machine": {"device": "cpu", "memory_bytes": 8 * 10**9}, "limit_bytes": 8 * 10**9,
+    "overhead_bytes": 2**30, "lengths": "data",
+    "entries": [ENTRY, {"name": "bad", "method": "vera", "error": "targets: no such role."}],
+}  # fmt: skip
+
+
+def test_the_table_says_what_to_change(recipe: Path, run: Callable, fake: Callable) -> None:
+    calls = fake("deltatune.train.forecast", "forecast", FOUND)
+    done = run("plan", recipe, "--budget-memory", "8GB", "--budget-time", "1h", "--chart", "sub/m.svg")
+    assert done.code == 0, done.err
+    options = calls[0].options
+    assert (options["memory"], options["seconds"], options["shape"]) == (8 * 10**9, 3600, None)
+    for text in ("lora [r8]", "7.5 GB", "8 x 128, 2 a step", "3 TFLOP", "The budget is 8 GB"):
+        assert text in done.out
+    assert "--set train.micro_batch_size=1  (same; fits)" in done.out
+    assert "Proposed, 5 GB: --set train.gradient_checkpointing=true" in done.out
+    assert "bad: targets: no such role." in done.err
+    chart = Path("sub/m.svg").read_text(encoding="utf-8")
+    assert chart.startswith("<svg")
+    assert all(text in chart for text in ("lora [r8]", "activations"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--budget-memory", "16 apples"), "Write 16GiB or 24GB"),
+        (("--budget-time", "soon"), "Write 90s, 20min or 1h"),
+        (("--shape", "llama-56b"), "Did you mean 'llama-65b'?"),
+        ((), "there is nothing to plan"),
+    ],
+)
+def test_mistakes_are_answered(run: Callable, arguments: tuple[str, ...], message: str) -> None:
+    done = run("plan", *arguments)
+    assert done.code == 2
+    assert message in " ".join(done.err.split())
+
+
+def test_a_shape_is_planned_without_a_recipe(run: Callable) -> None:
+    methods = "methods=[{ia3: {targets: [nowhere]}}, prompt]"
+    options = ("--json", "--quiet", "--budget-memory", "1TiB", "--set", methods)
+    done = run("plan", "--shape", "llama-7b", *options)
+    assert done.code == 0, done.err
+    refused, prompt = json.loads(done.out)["entries"]
+    assert "nowhere" in refused["error"]
+    assert prompt["total_parameters"] == 6_738_415_616
+    assert prompt["memory"]["weights"] == pytest.approx(2 * 6_738_415_616, rel=0.001)
+    assert prompt["fits"]
+    assert prompt["proposal"]["settings"] == {}

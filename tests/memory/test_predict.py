@@ -1,0 +1,118 @@
+"""Predicted memory is measured memory, deep models follow from shallow ones, and QLoRA's claim comes out."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from benchmarks.memory_accuracy import CASES, Case, measure
+from transformers import AutoConfig
+
+from deltatune.memory.predict import Setup, predict
+from deltatune.memory.scale import predict_scaled
+from deltatune.memory.shapes import llama, shape_named
+from deltatune.memory.step import BatchShape
+from deltatune.methods import METHODS
+from deltatune.recipe.sections import QuantizationSpec
+
+NF4 = QuantizationSpec(format="nf4")
+QUICK = (
+    Case("llama", settings='{"targets": ["all-linear"]}', checkpointing=True, length=160),
+    Case("gpt2", "full", batch=8, micro=4),
+    Case("t5", "prefix", batch=8, length=128),
+    Case("bert", "p_tuning_v2", batch=8),
+    Case("vit", "lora", batch=16),
+)
+
+
+@pytest.mark.parametrize("case", QUICK, ids=lambda case: case.label)
+def test_a_prediction_is_what_the_trainer_takes(case: Case) -> None:
+    assert case in CASES
+    row = measure(case)
+    assert abs(row["error"]) < 0.001
+    assert row["predicted"]["activations"] == row["measured"]["activations"]
+
+
+def test_a_prediction_holds_for_four_bits() -> None:
+    pytest.importorskip("bitsandbytes")
+    case = Case("llama", settings='{"targets": ["all-linear"]}', quantization="nf4")
+    assert case in CASES
+    assert abs(measure(case)["error"]) < 0.001
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.label)
+def test_every_prediction_is_within_the_goal(case: Case) -> None:
+    assert abs(measure(case)["error"]) < 0.02
+
+
+LLAMA = llama(32, 64, 9, 4, vocab_size=400)
+T5 = AutoConfig.for_model(
+    "t5", d_model=32, d_ff=64, d_kv=8, num_layers=12, num_decoder_layers=9, num_heads=4,
+    decoder_start_token_id=0, vocab_size=900,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("config", "method", "changes"),
+    [
+        (LLAMA, "prompt", {"checkpointing": True}),
+        (LLAMA, "full", {"checkpointing": True, "dtype": "bfloat16", "micro_batches": 4}),
+        pytest.param(LLAMA, "lora", {"quantization": NF4}, marks=pytest.mark.slow),
+        pytest.param(T5, "lora", {}, marks=pytest.mark.slow),
+        pytest.param(T5, "full", {"checkpointing": True}, marks=pytest.mark.slow),
+    ],
+)
+def test_a_few_layers_tell_of_all(config: Any, method: str, changes: dict[str, Any]) -> None:
+    if "quantization" in changes:
+        pytest.importorskip("bitsandbytes")
+    seq2seq = config is T5
+    task = "text-to-text" if seq2seq else "causal-lm"
+    shape = BatchShape(4, 32, 8 if seq2seq else 0, 30)
+    setup = Setup(config, task, METHODS.get(method)(), shape, **changes)
+    direct, scaled = predict(setup), predict_scaled(setup)
+    assert scaled.memory.parts == direct.memory.parts
+    assert replace(scaled, memory=direct.memory) == direct
+
+
+def test_qlora_brings_65b_into_48_gigabytes() -> None:
+    """Dettmers et al. 2023, abstract and section 1: from more than 780 GB to less than 48 GB."""
+    pytest.importorskip("bitsandbytes")
+    task, config = shape_named("llama-65b")
+    shape = BatchShape(1, 512, 0, 128)
+    qlora = METHODS.get("lora")(r=64, targets=("all-linear",))
+    small = predict_scaled(Setup(config, task, qlora, shape, quantization=NF4, checkpointing=True))
+    full = predict_scaled(
+        Setup(config, task, METHODS.get("full")(), shape, dtype="bfloat16", checkpointing=True)
+    )
+    assert small.total_parameters == full.total_parameters == 65_285_660_672
+    assert small.memory.total < 48e9
+    assert full.memory.total > 780e9
+    # the paper's own sum for 16 bits: weights and gradients of 2 bytes, and Adam's moments of 4 and 4
+    assert 12 * full.total_parameters > 780e9
+
+
+def test_the_work_of_a_step_is_that_of_the_formula() -> None:
+    """6 FLOP a token and parameter of the layers for full fine-tuning, 4 for LoRA (no weight gradients)."""
+    config = llama(64, 128, 4, 4, vocab_size=8)
+    shape = BatchShape(2, 16, 0, 2)
+    layers = 4 * (4 * 64 * 64 + 3 * 64 * 128)
+    full = predict(Setup(config, "causal-lm", METHODS.get("full")(), shape))
+    lora = predict(Setup(config, "causal-lm", METHODS.get("lora")(r=1), shape))
+    assert full.flops / (6 * 32 * layers) == pytest.approx(1, abs=0.1)
+    assert lora.flops / (4 * 32 * layers) == pytest.approx(1, abs=0.15)
+
+
+def test_shorter_state_of_8_bit_adam_counts_on_gpus_only() -> None:
+    config, method = llama(64, 128, 2, 4, vocab_size=400), METHODS.get("full")()
+    setup = Setup(config, "causal-lm", method, BatchShape(1, 8, 0, 2), optimizer="adamw-8bit")
+    on_cpu, on_gpu = predict(setup), predict(setup.changed(gpu=True))
+    assert on_gpu.memory.parts["optimizer"] < 0.3 * on_cpu.memory.parts["optimizer"]
+
+
+def test_an_unknown_shape_suggests_the_nearest() -> None:
+    from deltatune.errors import ModelError
+
+    with pytest.raises(ModelError, match="Did you mean 'llama-65b'"):
+        shape_named("llama65b")
