@@ -8,7 +8,7 @@ import logging
 import re
 import shlex
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -45,6 +45,12 @@ class Outcome:
 
     def __getitem__(self, name: str) -> Any:
         return self.names[name]
+
+
+Read = Callable[[str], Outcome]
+"""Runs the section with a heading."""
+Shared = tuple[Path, dict[str, Any]]
+"""The folder that all sections work in, and the names that the page's setup defines."""
 
 
 def sections() -> dict[str, list[Block]]:
@@ -161,3 +167,6 @@ def _listening(said: list[str]) -> Iterator[None]:
     finally:
         for logger in loggers:
             logger.removeHandler(handler)
+
+
+SECTIONS = sections()
