@@ -113,7 +113,7 @@ def macro_f1(random: Random) -> Population:
 
 
 def _losses(random: Random) -> list[NDArray[np.float64]]:
-    """Summed loss and tokens of each example, of two systems: most texts short, few long, hard ones harder."""
+    """Summed loss and tokens of each example, of two systems: most texts short, few long."""
     tokens = np.minimum(3 + random.geometric(0.08, POPULATION), 120)
     hard = random.gamma(4, 0.5, POPULATION)
     systems = []

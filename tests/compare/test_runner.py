@@ -96,8 +96,16 @@ def test_warnings_about_the_data_are_kept(make_recipe: Make, rows: Path, tmp_pat
     lines = rows.read_text(encoding="utf-8").splitlines()
     again = [line.replace('"id": "', '"id": "again') for line in lines]
     rows.write_text("\n".join(lines + again), encoding="utf-8")
-    board = compare(make_recipe(methods=["untuned"]), tmp_path / "out")
-    assert any("have the same input as a training row" in text for text in board["data"]["warnings"])
+    board = compare(make_recipe("data.max_input_tokens=24", methods=["untuned"]), tmp_path / "out")
+    result = json.loads((tmp_path / "out" / board["rows"][0]["runs"][0] / "result.json").read_text())
+    page = (tmp_path / "out/report.html").read_text(encoding="utf-8")
+    for words in (
+        "have the same input as a training row",
+        "test inputs are longer than data.max_input_tokens",
+    ):
+        assert any(words in text for text in board["warnings"])
+        assert any(words in text for text in result["data"]["warnings"])
+        assert words in page
 
 
 @pytest.mark.parametrize("metric", ["loss", "perplexity"])

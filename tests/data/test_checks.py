@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import random
 import time
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,11 +13,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
+from scipy.stats import chi2_contingency
 
 from deltatune.data import Row
 from deltatune.data.checks import check_rows, truncation_warnings
 from deltatune.data.encode import EncodeReport
 from deltatune.data.leakage import SIMILAR, _Texts, leaks
+from deltatune.data.shift import shifts
 
 WORDS = [
     f"{first}{second}" for first in ("ba", "no", "kel", "tri", "su") for second in ("ra", "mi", "ton", "ves")
@@ -143,6 +146,64 @@ def test_classes_are_counted_and_the_majority_is_the_baseline() -> None:
     ]
     rare = check_rows(rows(texts(60), ["no"] * 28 + ["yes"] * 29 + ["maybe"] * 3), [], [])
     assert rare.warnings() == ["the class 'maybe' has 3 training rows only."]
+
+
+def shifted(
+    train: dict[str, int], test: dict[str, int], validation: dict[str, int] | None = None
+) -> list[str]:
+    """Warnings about rows of these classes."""
+    parts = []
+    for seed, counts in enumerate((train, validation or {}, test)):
+        labels = [label for label, count in counts.items() for _ in range(count)]
+        parts.append(rows(texts(len(labels), 16, seed=seed), labels, name="tvx"[seed]))
+    return [text for text in check_rows(*parts).warnings() if "spread alike" in text]
+
+
+def test_a_shift_of_classes_is_told_with_its_shares() -> None:
+    (found,) = shifted({"1": 900, "0": 100}, {"1": 62, "0": 38}, {"1": 180, "0": 20})
+    assert found.startswith(
+        "the classes are not spread alike: '1' is 90% of the training rows, 90% of the validation rows and "
+        "62% of the test rows (test against training: chi-square "
+    )
+    assert "test against validation" in found
+    assert "validation against training" not in found
+
+
+def test_small_or_random_differences_of_classes_are_let_pass() -> None:
+    assert shifted({"1": 600, "0": 400}, {"1": 5, "0": 5}) == []
+    assert shifted({"1": 700, "0": 300}, {"1": 72, "0": 28}) == []
+    large = {"train": {"1": 60_000, "0": 40_000}, "test": {"1": 6_200, "0": 3_800}}
+    assert shifts(large) == []  # real, and of no weight
+
+
+def test_random_splits_are_hardly_ever_warned_of() -> None:
+    random_ = np.random.default_rng(0)
+    labels = random_.choice(["a", "b", "c"], p=[0.7, 0.2, 0.1], size=400)
+    alarms = 0
+    for _ in range(150):
+        random_.shuffle(labels)
+        train, test = (dict(Counter(map(str, part))) for part in (labels[60:], labels[:60]))
+        alarms += bool(shifts({"train": train, "test": test}))
+    assert alarms <= 2
+
+
+def test_the_statistic_is_that_of_scipy() -> None:
+    train, test = {"a": 100, "b": 60, "c": 40}, {"a": 20, "b": 50, "c": 30}
+    (found,) = shifts({"train": train, "test": test})
+    reference = chi2_contingency([list(train.values()), list(test.values())], correction=False)
+    assert found.chi_square == pytest.approx(reference.statistic)
+    assert found.p == pytest.approx(reference.pvalue, abs=5e-4)
+    assert found.distance == pytest.approx(0.3)
+
+
+def test_words_for_a_missing_label_are_told() -> None:
+    check = check_rows(rows(texts(60), ["x"] * 28 + ["y"] * 29 + ["NaN"] * 3), [], [])
+    assert check.unlabelled == {"train": {"NaN": 3}}
+    assert any("3 training rows have the target 'NaN'" in text for text in check.warnings())
+    opinions = rows(texts(60), ["-1", "0", "1"] * 20)
+    assert check_rows(opinions, [], []).unlabelled == {}
+    marks = rows(texts(80), ["-1", "0", "1", "2"] * 20)
+    assert check_rows(marks, [], []).unlabelled == {"train": {"-1": 20}}
 
 
 def test_free_texts_are_no_classes() -> None:

@@ -1,17 +1,19 @@
 """What can be wrong with data though every row is readable: leaks, lopsided classes, contradictory labels.
 
 Nothing is changed or left out. Rows without an input or a target never come this far: reading refuses them.
+What comes this far are words that stand for a missing label.
 """
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from deltatune.data.leakage import SHOWN, Leak, excerpt, leaks
 from deltatune.data.rows import Row
+from deltatune.data.shift import Shift, shifts, warning
 
 if TYPE_CHECKING:
     from deltatune.data.encode import EncodeReport
@@ -23,6 +25,8 @@ LOPSIDED = 0.8
 """Share of one class among the test rows from which on accuracy hardly says anything."""
 FEW = 5
 """Training rows below which a class can hardly be learned."""
+MISSING = ("nan", "null", "n/a", "<na>", "unlabeled", "unlabelled")
+"""What other programs write where there is no label, in small letters; -1 among classes 0, 1, 2, ... too."""
 CUT = 0.01
 """Share of rows cut off that is worth a warning."""
 
@@ -47,6 +51,10 @@ class DataCheck:
     classes: dict[str, dict[str, int]] | None
     """Rows of each class, by part, the most frequent class first; None if targets are free texts."""
     contradictions: list[Contradiction]
+    shifts: list[Shift] = field(default_factory=list)
+    """Parts whose classes are not spread alike."""
+    unlabelled: dict[str, dict[str, int]] = field(default_factory=dict)
+    """By part, targets that stand for a missing label, and how many rows have each."""
 
     @property
     def majority(self) -> tuple[str, float] | None:
@@ -67,6 +75,15 @@ class DataCheck:
                 f"rows {', '.join(first.rows[:4])} with {' and '.join(map(repr, first.labels))}, "
                 f"{first.excerpt!r}); no model can get them all right."
             )
+        for part, targets in self.unlabelled.items():
+            for target, count in targets.items():
+                verb = "row has" if count == 1 else "rows have"
+                found.append(
+                    f"{count} {'training' if part == 'train' else part} {verb} the target {target!r}, which "
+                    "usually means that there is none; leave such rows out."
+                )
+        if self.shifts and self.classes:
+            found.append(warning(self.classes, self.shifts))
         if self.majority and self.majority[1] >= LOPSIDED:
             label, share = self.majority
             found.append(
@@ -85,6 +102,8 @@ class DataCheck:
             "duplicates": [leak.as_dict() for leak in self.leaks],
             "repeated_training_rows": self.repeated,
             "classes": self.classes,
+            "shifts": [shift.as_dict() for shift in self.shifts],
+            "unlabelled": self.unlabelled,
             "majority": majority and {"label": majority[0], "accuracy": majority[1]},
             "contradictions": {
                 "inputs": len(self.contradictions),
@@ -113,7 +132,27 @@ def check_rows(train: Sequence[Row], validation: Sequence[Row], test: Sequence[R
         repeated=len(train) - len(by_input),
         classes=classes,
         contradictions=_contradictions(by_input.values()) if classes else [],
+        shifts=shifts(classes) if classes else [],
+        unlabelled=_unlabelled(parts),
     )
+
+
+def _unlabelled(parts: Mapping[str, Sequence[Row]]) -> dict[str, dict[str, int]]:
+    counts = {part: Counter(row.target for row in rows) for part, rows in parts.items()}
+    different = set().union(*counts.values())
+    missing = {target for target in different if target.strip().lower() in MISSING}
+    # -1, 0 and 1 may be opinions; -1 beside three classes or more from 0 on is a mark.
+    if (
+        "-1" in different
+        and {"0", "1", "2"} <= different
+        and all(t == "-1" or t.isdecimal() for t in different)
+    ):
+        missing.add("-1")
+    return {
+        part: found
+        for part, targets in counts.items()
+        if (found := {target: targets[target] for target in sorted(missing) if targets[target]})
+    }
 
 
 def _are_classes(rows: Sequence[Row]) -> bool:

@@ -185,19 +185,29 @@ def _rows(records: Sequence[Record], table: Table, spec: DataSpec, task: str) ->
         raise DataError(
             f"shows the target ({{{target}}}) to the model.", field="data.template", remedy="Take it out."
         )
+    _refuse_unlabelled(records, mapping)
     return [_row(record, mapping, str(number)) for number, record in enumerate(records)]
+
+
+def _refuse_unlabelled(records: Sequence[Record], mapping: _Mapping) -> None:
+    """Rows that teach nothing and judge nothing; how many there are says what to do about them."""
+    name = mapping.target
+    if name is None:
+        return
+    empty = [r for r in records if name in r.columns and not _text(r.columns[name]).strip()]
+    if empty:
+        others = f", as have {len(empty) - 1} more of {len(records)} rows" if empty[1:] else ""
+        raise DataError(
+            f"has an empty target (column {name!r}){others}.",
+            field=empty[0].where,
+            remedy="Fill or remove it.",
+        )
 
 
 def _row(record: Record, mapping: _Mapping, number: str) -> Row:
     value = _column(record, mapping.input, "data.columns.input")
     columns = {name: _text(cell) for name, cell in record.columns.items() if not _is_image(cell)}
     target = "" if mapping.target is None else _text(_column(record, mapping.target, "data.columns.target"))
-    if mapping.target is not None and not target.strip():
-        raise DataError(
-            f"has an empty target (column {mapping.target!r}).",
-            field=record.where,
-            remedy="Fill or remove it.",
-        )
     if mapping.target_template is not None:
         target = _fill(mapping.target_template, columns | {"target": target}, record)
     row_id = _text(_column(record, mapping.id, "data.columns.id")) if mapping.id else number

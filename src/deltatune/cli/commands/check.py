@@ -32,9 +32,10 @@ def check(
     never learns to stop. A bar | stands between tokens.
 
     Checked are duplicates between training, validation and test rows (equal ones
-    and near ones), the balance of classes and the accuracy of always answering
-    with the most frequent one, inputs with contradictory labels, and how much is
-    cut off. Only the tokenizer is loaded, not the weights.
+    and near ones), the balance of classes, whether it differs between the parts,
+    and the accuracy of always answering with the most frequent one, inputs with
+    contradictory labels, rows without one, and how much is cut off. Only the
+    tokenizer is loaded, not the weights; of several models, each one's.
 
     [bold]Examples[/bold]
       $ deltatune check recipe.yaml
