@@ -118,6 +118,17 @@ def test_checkpointing(read: Read) -> None:
     assert all(p.any() for name, p in text.named_parameters() if "lora_B" in name)
 
 
+def test_longest_batch(read: Read) -> None:
+    found = read("The longest batch comes late")
+    assert sorted(found["widths"])[-2] < max(found["widths"])
+    assert found["widths"].index(max(found["widths"])) > 0
+    from deltatune.train.forecast import forecast
+
+    recipe = found["deltatune"].load_recipe("lengths.yaml", ["train.micro_batch_size=4"])
+    [entry] = forecast(recipe, memory=1026 * 2**20)["entries"]  # what it proposes does fit
+    assert entry["fits"]
+
+
 def test_tokenizer(read: Read) -> None:
     found = read("Another model's tokenizer")
     words, labels = found["bart_words"], found["labels"]
