@@ -14,7 +14,7 @@ import json
 import statistics
 import tempfile
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -205,6 +205,21 @@ def base_of(case: Case, config: Any, task: str, spec: QuantizationSpec | None) -
         return type(model).from_pretrained(folder, **loading_options(spec, unquantized(model, task))).eval()
 
 
+def measured_step(
+    base: Any, method: Any, task: str, encoded: Encoded, train: TrainSpec, *, heads: tuple[str, ...] = ()
+) -> dict[str, Any]:
+    """Train with the real trainer until the step with the largest micro-batch has been measured."""
+    model = AdaptedModel(base, heads)
+    model.attach("run", method)
+    with tempfile.TemporaryDirectory() as out:
+        trainer = Trainer(
+            model=model, name="run", encoder=Collator(task), train=encoded, validation=None,  # type: ignore[arg-type]
+            validation_rows=[], spec=train, evaluation=EvaluationSpec(), lr=1e-4, seed=0, out=Path(out),
+            observer=Silent(), certificate=Certificate(Path(out) / "certificate.json", {}),
+        )  # fmt: skip
+        return trainer.run(resume=False).memory
+
+
 def measure(case: Case) -> dict[str, Any]:
     """Predict and measure one case."""
     task, kind, settings = MODELS[case.model]
@@ -218,27 +233,21 @@ def measure(case: Case) -> dict[str, Any]:
         micro_batch_size=case.micro,
         gradient_checkpointing=case.checkpointing,
     )
-    _, shape = largest_micro_batch(encoded, task, train, 0, after_first=True)
+    largest = largest_micro_batch(encoded, task, train, 0, after_first=True)
+    if task == "image-classification":
+        largest = largest.with_images(encoded.features[0]["image"][None])
     heads = ("classifier",) if "classification" in task else ()
     started = time.perf_counter()
     predicted = predict(
         Setup(
             config=config, task=task, method=method,
-            shape=replace(shape, image=(3, 64, 64)) if task == "image-classification" else shape,
+            shape=largest.shape, exact=largest.step,
             micro_batches=-(-case.batch // (case.micro or case.batch)), dtype=case.dtype, quantization=spec,
             checkpointing=case.checkpointing, heads=heads,
         )
     )  # fmt: skip
     seconds = time.perf_counter() - started
-    model = AdaptedModel(base_of(case, config, task, spec), heads)
-    model.attach("run", method)
-    with tempfile.TemporaryDirectory() as out:
-        trainer = Trainer(
-            model=model, name="run", encoder=Collator(task), train=encoded, validation=None,  # type: ignore[arg-type]
-            validation_rows=[], spec=train, evaluation=EvaluationSpec(), lr=1e-4, seed=0, out=Path(out),
-            observer=Silent(), certificate=Certificate(Path(out) / "certificate.json", {}),
-        )  # fmt: skip
-        measured = trainer.run(resume=False).memory
+    measured = measured_step(base_of(case, config, task, spec), method, task, encoded, train, heads=heads)
     total = predicted.memory.total
     return {
         "case": case.label,

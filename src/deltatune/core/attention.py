@@ -26,6 +26,8 @@ from deltatune.errors import TargetError
 
 OVER_SDPA = "deltatune_sdpa"
 OVER_EAGER = "deltatune_eager"
+ORIGINAL = {OVER_SDPA: "sdpa", OVER_EAGER: "eager"}
+"""What a model's attention was before it was tapped."""
 
 
 class AttentionTap:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors import safe_open
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -44,6 +46,7 @@ def fake_base(
     quantization: QuantizationSpec | None = None,
     attention: str | None = None,
     image_size: int | None = None,
+    untied: bool = False,
 ) -> PreTrainedModel:
     """Build the base that `load_base` would load, on fake tensors of the CPU; `fake_mode` is in force.
 
@@ -54,6 +57,7 @@ def fake_base(
         quantization: How linear layers are kept.
         attention: Transformers' attention implementation; None for its own choice.
         image_size: Edge of the images, if it is not the model's own.
+        untied: The checkpoint has output embeddings of its own, whatever the configuration says.
     """
     wanted = DTYPES[dtype] if quantization is None else compute_dtype(quantization)
     options: dict[str, Any] = {"attn_implementation": attention} if attention else {}
@@ -61,6 +65,9 @@ def fake_base(
         model: PreTrainedModel = AUTO[task][0].from_config(copy.deepcopy(config), dtype=wanted, **options)
     if image_size is not None:
         interpolate_positions(model, image_size, type(model).__name__)
+    head: Any = model.get_output_embeddings()
+    if untied and head is not None:
+        head.weight = nn.Parameter(torch.empty_like(head.weight, device="meta"))
     _keep_float32(model)
     if quantization is not None:
         _quantize(model, task, quantization)
@@ -103,6 +110,22 @@ def _keep_float32(model: PreTrainedModel) -> None:
     for path, parameter in model.named_parameters():
         if kept.intersection(path.split(".")):
             parameter.data = parameter.data.float()
+
+
+def is_untied(model: PreTrainedModel) -> bool:
+    """Whether a loaded model has output embeddings of its own, though its configuration ties them."""
+    head: Any = model.get_output_embeddings()
+    words: Any = model.get_input_embeddings()
+    return head is not None and head.weight is not words.weight
+
+
+def stores_head(folder: Path) -> bool:
+    """Whether a local checkpoint has a matrix of output embeddings; only the files' headers are read."""
+    for path in folder.glob("*.safetensors"):
+        with safe_open(path, "pt") as file:
+            if any(key.endswith(("lm_head.weight", "embed_out.weight")) for key in file.keys()):  # noqa: SIM118
+                return True
+    return False
 
 
 def _quantize(model: PreTrainedModel, task: str, spec: QuantizationSpec) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
+from torch import Tensor
 from transformers import PreTrainedConfig
 
 from deltatune.data.batches import batches
@@ -14,10 +16,27 @@ from deltatune.recipe.schema import Recipe
 from deltatune.recipe.sections import TrainSpec
 
 
+@dataclass(frozen=True)
+class Largest:
+    """The first epoch's largest micro-batch, and the step that it is part of."""
+
+    rows: list[int]
+    shape: BatchShape
+    step: tuple[BatchShape, ...]
+    """All micro-batches of the step, in their order."""
+
+    def with_images(self, pixels: Tensor | None) -> Largest:
+        """The same of images as those in `pixels`; None for text."""
+        if pixels is None:
+            return self
+        step = tuple(shape.of_images(pixels) for shape in self.step)
+        return Largest(self.rows, self.shape.of_images(pixels), step)
+
+
 def largest_micro_batch(
     encoded: Encoded, task: str, spec: TrainSpec, seed: int, *, after_first: bool = False
-) -> tuple[list[int], BatchShape]:
-    """The rows of the first epoch's largest micro-batch, and its sizes once collated.
+) -> Largest:
+    """Find the largest micro-batch of the first epoch, by the sizes that it has once collated.
 
     Args:
         encoded: The training rows.
@@ -30,14 +49,19 @@ def largest_micro_batch(
     order = batches(encoded.lengths, spec.batch_size, seed, 0, spec.bucket_by_length)
     if after_first and len(order) > 1:
         order = order[1:]
-    micro = [rows[start : start + size] for rows in order for start in range(0, len(rows), size)]
-    shapes = [shape_of([encoded.features[row] for row in rows], task) for rows in micro]
-    best = max(range(len(micro)), key=lambda i: (_elements(shapes[i]), shapes[i].labelled))
-    return micro[best], shapes[best]
+    best: Largest | None = None
+    for rows in order:
+        micro = [rows[start : start + size] for start in range(0, len(rows), size)]
+        step = tuple(shape_of([encoded.features[row] for row in part], task) for part in micro)
+        for part, shape in zip(micro, step, strict=True):
+            if best is None or _size(shape) > _size(best.shape):
+                best = Largest(part, shape, step)
+    assert best is not None  # there are training rows
+    return best
 
 
-def _elements(shape: BatchShape) -> int:
-    return shape.rows * max(shape.length + shape.target_length, 1)
+def _size(shape: BatchShape) -> tuple[int, int]:
+    return shape.rows * max(shape.length + shape.target_length, 1), shape.labelled
 
 
 def shape_of(features: Sequence[Feature], task: str) -> BatchShape:

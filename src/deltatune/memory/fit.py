@@ -93,7 +93,7 @@ def _in_micro_batches(setup: Setup, rows: int) -> Setup:
     if rows == setup.shape.rows:
         return setup
     whole = setup.shape.rows * setup.micro_batches
-    return setup.changed(shape=setup.shape.with_rows(rows), micro_batches=math.ceil(whole / rows))
+    return setup.changed(shape=setup.shape.with_rows(rows), micro_batches=math.ceil(whole / rows), exact=())
 
 
 def _single(setup: Setup) -> Iterator[tuple[dict[str, Any], Setup, str]]:
@@ -112,4 +112,5 @@ def _single(setup: Setup) -> Iterator[tuple[dict[str, Any], Setup, str]]:
         yield {"train.precision": "bf16"}, setup.changed(dtype="bfloat16"), "a base in 16 bits"
     if setup.shape.length > 64:
         half, target = setup.shape.with_half_inputs()
-        yield {"data.max_input_tokens": half.length - target}, setup.changed(shape=half), "inputs cut to half"
+        shorter = setup.changed(shape=half, exact=())
+        yield {"data.max_input_tokens": half.length - target}, shorter, "inputs cut to half"

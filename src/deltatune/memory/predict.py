@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 HEADER_BYTES_A_TENSOR = 110
 """About what a safetensors file says of each tensor, with a long name."""
 
+MOST_EXACT = 4
+"""With more micro-batches to a step, two as large as the largest stand for all."""
+
 
 @dataclass(frozen=True)
 class Setup:
@@ -41,6 +44,8 @@ class Setup:
     """The largest micro-batch."""
     micro_batches: int = 1
     """To an optimizer step."""
+    exact: tuple[BatchShape, ...] = ()
+    """All of them, where they are known; else they are taken to be as large as the largest."""
     dtype: str = "float32"
     quantization: QuantizationSpec | None = None
     checkpointing: bool = False
@@ -49,6 +54,8 @@ class Setup:
     """Of the recipe; forms for GPUs count as such only with `gpu`."""
     max_grad_norm: float | None = 1.0
     attention: str | None = None
+    untied: bool = False
+    """Whether the checkpoint has output embeddings of its own, whatever the configuration says."""
     image_size: int | None = None
     """Edge of the images, if it is not the base's own."""
     heads: tuple[str, ...] | None = None
@@ -82,7 +89,7 @@ def predict(setup: Setup) -> Prediction:
     """Build base and delta without their data, and run the trainer's second step on them.
 
     The optimizer's state exists from the second step on, so that its peak is that of every later one. Two
-    micro-batches show what any number needs, since gradients stay between them.
+    micro-batches of the largest size show what any number needs at most, since gradients stay between them.
 
     Raises:
         TargetError: The method cannot act on this base.
@@ -99,16 +106,16 @@ def predict(setup: Setup) -> Prediction:
             warm_up(adapter, optimizer)
         if setup.checkpointing and optimizer is not None:
             model.gradient_checkpointing(True)
-        simulated = min(setup.micro_batches, 2)
-        accounts = FakeAccountant(vocabulary(base), setup.shape)
+        shapes = setup.exact if 0 < len(setup.exact) <= MOST_EXACT else ()
+        shapes = shapes or (setup.shape,) * min(setup.micro_batches, 2)
+        accounts = FakeAccountant(vocabulary(base), shapes[0])
         mark_layers(base, accounts)
         with accounts:
-            batches = [setup.shape.batch(setup.task) for _ in range(simulated)]
             memory = account_step(
                 model,
                 adapter,
                 optimizer,
-                batches=batches,
+                batches=(accounts.batch(shape, setup.task) for shape in shapes),
                 task=setup.task,
                 accounts=accounts,
                 max_grad_norm=setup.max_grad_norm,
@@ -121,7 +128,7 @@ def predict(setup: Setup) -> Prediction:
             stored_parameters=sum(t.numel() for t in stored.values()),
             total_parameters=quant.parameter_count(base),
             file_bytes=sum(t.nbytes + HEADER_BYTES_A_TENSOR for t in stored.values()),
-            flops=memory.flops * setup.micro_batches // simulated,
+            flops=memory.flops * setup.micro_batches // len(shapes),
             sites=len(list(adapter.parts())) or len(adapter.own),
         )
 
@@ -135,6 +142,7 @@ def planned_model(setup: Setup) -> AdaptedModel:
         quantization=setup.quantization,
         attention=setup.attention,
         image_size=setup.image_size,
+        untied=setup.untied,
     )
     heads = new_heads(base, setup.task) if setup.heads is None else setup.heads
     model = AdaptedModel(base, heads, processor=setup.processor, base_dropout=setup.base_dropout)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
@@ -41,9 +41,10 @@ class BatchShape:
         """The same lengths for another number of rows."""
         return replace(self, rows=rows, labelled=-(-self.labelled * rows // self.rows))
 
-    def with_image(self, image: tuple[int, int, int]) -> BatchShape:
-        """The same rows, of images of this size."""
-        return replace(self, image=image)
+    def of_images(self, pixels: Tensor) -> BatchShape:
+        """The same rows, of images as those in `pixels` [rows, channels, height, width]."""
+        channels, height, width = pixels.shape[1:]
+        return replace(self, image=(channels, height, width))
 
     def with_half_inputs(self) -> tuple[BatchShape, int]:
         """Half as many tokens of input, and how many of the length belong to the target all the same."""
@@ -83,6 +84,11 @@ class FakeAccountant(Accountant):
         super().__init__(vocabulary)
         self._shape = shape
 
+    def batch(self, shape: BatchShape, task: str) -> dict[str, Tensor]:
+        """A batch of this shape, which the answers are from now on about."""
+        self._shape = shape
+        return shape.batch(task)
+
     def call(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Choose positions by a mask, and read a number, without the data."""
         if func is torch.ops.aten.index.Tensor and args[1] and args[1][0].dtype == torch.bool:
@@ -121,7 +127,7 @@ def account_step(
     adapter: Adapter,
     optimizer: torch.optim.Optimizer | None,
     *,
-    batches: Sequence[dict[str, Tensor]],
+    batches: Iterable[dict[str, Tensor]],
     task: str,
     accounts: Accountant,
     max_grad_norm: float | None = 1.0,
@@ -135,7 +141,7 @@ def account_step(
             logits, targets = logits_for(model, batch, task, autocast=autocast)
             accounts.mark("loss")
             loss = functional.cross_entropy(logits.float(), targets, reduction="sum")
-            del logits
+            del logits, targets
             penalty = adapter.penalty() if index == 0 else None
             total = loss if penalty is None else loss + penalty
             accounts.forward_done()

@@ -9,27 +9,32 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from transformers import PreTrainedConfig
 
 from deltatune import quant
+from deltatune.core.attention import ORIGINAL
 from deltatune.core.method import MethodConfig
 from deltatune.core.observer import Observer, Silent
 from deltatune.data.encode import Encoded, Encoder
 from deltatune.data.load import load_data
+from deltatune.data.rows import Dataset
 from deltatune.errors import DeltatuneError
-from deltatune.memory.base import fake_mode
-from deltatune.memory.batch import largest_micro_batch, longest_allowed
+from deltatune.memory.base import fake_mode, is_untied, stores_head
+from deltatune.memory.batch import Largest, largest_micro_batch, longest_allowed
 from deltatune.memory.fit import OVERHEAD, Predict, changes, fits, propose
 from deltatune.memory.predict import Prediction, Setup, planned_model
 from deltatune.memory.scale import predict_scaled
 from deltatune.memory.shapes import shape_named
 from deltatune.memory.step import BatchShape
 from deltatune.models.processor import load_processor
+from deltatune.models.source import locate
 from deltatune.models.tasks import CLASSIFICATION
 from deltatune.recipe.schema import MethodEntry, Recipe
+from deltatune.recipe.sections import ModelSpec
 from deltatune.train.budget import sized_for
 from deltatune.train.calibrate import Rates
-from deltatune.train.context import base_dtype
+from deltatune.train.context import SharedBase, base_dtype
 
 MOST_ROWS = 20_000
 """With more training rows than these the longest ones are not looked for; the recipe's limits are taken."""
@@ -40,41 +45,44 @@ class Planned:
     """What is known of a recipe without its base's weights."""
 
     recipe: Recipe
+    spec: ModelSpec
     config: PreTrainedConfig
     processor: Any = None
     encoded: Encoded | None = None
     """The training rows, if they could be read."""
-    image: tuple[int, int, int] | None = None
+    untied: bool = False
+    """Whether the checkpoint has output embeddings of its own."""
+    pixels: Tensor | None = None
+    """The first image, as the model reads it."""
 
     @classmethod
-    def of(cls, recipe: Recipe, *, shape: str | None, observer: Observer) -> Planned:
-        """Read configuration, tokenizer and data; with a `shape`, that alone.
+    def of(cls, recipe: Recipe, spec: ModelSpec, dataset: Dataset | None, *, shape: str | None) -> Planned:
+        """Read a model's configuration and tokenizer, and encode the data; or take a published `shape`.
 
         Raises:
             DeltatuneError: They cannot be read.
         """
-        if shape is not None:
-            return cls(recipe, shape_named(shape)[1])
-        observer.stage("Reading the data")
-        dataset = load_data(recipe.data, recipe.task)
-        processor, config = load_processor(recipe.model, recipe.task)
+        if shape is not None or dataset is None:
+            return cls(recipe, spec, shape_named(shape or spec.name)[1])
+        processor, config = load_processor(spec, recipe.task)
         if dataset.labels:
             config.num_labels = len(dataset.labels)
-        found = cls(recipe, config, processor)
+        found = cls(recipe, spec, config, processor)
+        folder = Path(locate(spec).path)
+        found.untied = folder.is_dir() and stores_head(folder)
         if len(dataset.train) <= MOST_ROWS:
             encoder = Encoder(recipe.task, processor, recipe.data, dataset.labels, config)
             found.encoded = encoder.encode(dataset.train)
             if recipe.task == "image-classification":
-                pixels = encoder.collate(found.encoded.features[:1])["pixel_values"]
-                found.image = (int(pixels.shape[1]), int(pixels.shape[2]), int(pixels.shape[3]))
+                found.pixels = encoder.collate(found.encoded.features[:1])["pixel_values"]
         return found
 
-    def shape(self, entry: MethodEntry) -> BatchShape:
+    def largest(self, entry: MethodEntry) -> Largest:
         """The largest micro-batch: of the first epoch, or the largest that the recipe allows."""
         if self.encoded is None:
-            return longest_allowed(self.recipe, entry.train, self.config)
-        _, shape = largest_micro_batch(self.encoded, self.recipe.task, entry.train, self.recipe.seeds[0])
-        return shape if self.image is None else shape.with_image(self.image)
+            return Largest([], longest_allowed(self.recipe, entry.train, self.config), ())
+        seed, task = self.recipe.seeds[0], self.recipe.task
+        return largest_micro_batch(self.encoded, task, entry.train, seed).with_images(self.pixels)
 
     def steps(self, entry: MethodEntry) -> int | None:
         """Optimizer steps of a run, if the number of rows is known."""
@@ -85,8 +93,11 @@ class Planned:
 
     def setup(self, entry: MethodEntry) -> Setup:
         """The entry, ready to be predicted."""
-        setup = setup_of(self.recipe, entry, entry.build_config(), self.config, self.shape(entry))
-        setup = setup.changed(processor=self.processor)
+        setup = setup_of(self.recipe.task, self.spec, entry, entry.build_config(), self.config)
+        largest = self.largest(entry)
+        setup = setup.changed(
+            shape=largest.shape, exact=largest.step, processor=self.processor, untied=self.untied
+        )
         if entry.budget is None:
             return setup
         with fake_mode():
@@ -97,15 +108,15 @@ class Planned:
 
 
 def setup_of(
-    recipe: Recipe, entry: MethodEntry, method: MethodConfig, config: PreTrainedConfig, shape: BatchShape
+    task: str, spec: ModelSpec, entry: MethodEntry, method: MethodConfig, config: PreTrainedConfig
 ) -> Setup:
-    """All that the memory of an entry's step depends on."""
+    """All that the memory of an entry's step depends on, but the sizes of its batch."""
     train = entry.train
     return Setup(
         config=config,
-        task=recipe.task,
+        task=task,
         method=method,
-        shape=shape,
+        shape=BatchShape(1),
         micro_batches=math.ceil(train.batch_size / (train.micro_batch_size or train.batch_size)),
         dtype=base_dtype(train.precision),
         quantization=entry.quantization,
@@ -113,10 +124,39 @@ def setup_of(
         base_dropout=train.base_dropout,
         optimizer=train.optimizer,
         max_grad_norm=train.max_grad_norm,
-        attention=recipe.model.attention,
-        image_size=recipe.model.image_size,
+        attention=spec.attention,
+        image_size=spec.image_size,
         gpu=torch.cuda.is_available(),
     )
+
+
+def predicted_step(
+    task: str, entry: MethodEntry, method: MethodConfig, base: SharedBase, largest: Largest
+) -> dict[str, int] | None:
+    """What the step that a run measures should take; None if it cannot be told.
+
+    It takes a second; runs of a process that are alike in all it depends on share one prediction.
+    """
+    model = base.loaded.model
+    setup = setup_of(task, base.spec, entry, method, model.config).changed(
+        shape=largest.shape,
+        exact=largest.step,
+        untied=is_untied(model),
+        heads=tuple(base.loaded.new_modules),
+        attention=ORIGINAL.get(model.config._attn_implementation, model.config._attn_implementation),
+        processor=base.loaded.processor,
+    )
+    plain = {k: v for k, v in vars(setup).items() if k not in ("config", "method", "processor")}
+    key = f"{model.config.to_json_string()} {method.name} {method.model_dump_json()} {plain}"
+    if key not in _predicted:
+        try:
+            _predicted[key] = predict_scaled(setup).memory.as_dict()
+        except Exception:  # a run that works must not end for want of a prediction
+            _predicted[key] = None
+    return _predicted[key]
+
+
+_predicted: dict[str, dict[str, int] | None] = {}
 
 
 def forecast(
@@ -142,15 +182,22 @@ def forecast(
         `machine`, `limit`, `lengths` (where they come from) and `entries`.
     """
     observer = observer or Silent()
-    planned = Planned.of(recipe, shape=shape, observer=observer)
+    dataset = None
+    if shape is None:
+        observer.stage("Reading the data")
+        dataset = load_data(recipe.data, recipe.task)
+    known: dict[str, Planned] = {}
     machine = this_machine()
     limit = memory or machine["memory_bytes"]
     rates = Rates() if calibrate or seconds is not None else None
     entries = []
     for entry in recipe.methods:
         observer.stage(f"Predicting {entry.name}")
+        spec = recipe.model_of(entry)
         try:
-            found = _entry(planned, entry, limit, rates, asked=memory is not None, seconds=seconds)
+            if spec.name not in known:
+                known[spec.name] = Planned.of(recipe, spec, dataset, shape=shape)
+            found = _entry(known[spec.name], entry, limit, rates, asked=memory is not None, seconds=seconds)
         except DeltatuneError as error:
             found = {"name": entry.name, "method": entry.method, "error": str(error)}
         entries.append(found)
@@ -159,7 +206,7 @@ def forecast(
         "machine": machine,
         "limit_bytes": limit,
         "overhead_bytes": OVERHEAD,
-        "lengths": "limits" if planned.encoded is None else "data",
+        "lengths": "data" if any(planned.encoded for planned in known.values()) else "limits",
         "entries": entries,
     }
 

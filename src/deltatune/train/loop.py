@@ -100,10 +100,10 @@ class Trainer:
         self.optimizer = build_optimizer(self.adapter, self.spec, self.lr, self.model.device, self.observer)
         self.per_epoch = math.ceil(len(self.train.lengths) / self.spec.batch_size)
         self.total = min(self.spec.epochs * self.per_epoch, self.spec.max_steps or 2**62)
-        largest, _ = largest_micro_batch(
+        largest = largest_micro_batch(
             self.train, self.encoder.task, self.spec, self.seed, after_first=True
         )
-        self.memory = StepMemory(largest, self.model, self.adapter, self.optimizer)
+        self.memory = StepMemory(largest.rows, self.model, self.adapter, self.optimizer)
         self.progress = Progress()
         self.best_state: dict[str, Any] = {}
         self._log_path = self.out / "metrics.jsonl"

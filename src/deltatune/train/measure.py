@@ -40,7 +40,7 @@ class StepMemory:
     @contextlib.contextmanager
     def of_step(self, rows: list[int], found: dict[str, Any], *, first: bool) -> Iterator[None]:
         """Within the block is one step on `rows`; if it is the one to measure, `found` is filled."""
-        if first or found or not self._rows.issubset(rows):
+        if first or found or not self._due(rows):
             yield
             return
         model, adapter, optimizer = self._parts
@@ -57,6 +57,9 @@ class StepMemory:
         found |= accounts.memory().as_dict() | {"kind": "tensors"}
         if cuda:
             found |= {"allocator": torch.cuda.max_memory_allocated()}
+
+    def _due(self, rows: list[int]) -> bool:
+        return self._rows.issubset(rows)
 
     def forward_done(self) -> None:
         """Tell the accounts, if there are any, that the forward pass of a micro-batch is over."""

@@ -20,11 +20,13 @@ from deltatune.core.observer import Observer, Silent
 from deltatune.errors import RecipeError, TrainingError
 from deltatune.evaluate import Evaluation, evaluate, loss_on, metric_keys
 from deltatune.files import make_folder, sha256, write_json, write_text
+from deltatune.memory.batch import largest_micro_batch
 from deltatune.models.fingerprint import fingerprint
 from deltatune.recipe.schema import MethodEntry, Recipe
 from deltatune.train.budget import Budget
 from deltatune.train.certificate import Certificate
 from deltatune.train.context import Context, SharedBase
+from deltatune.train.forecast import predicted_step
 from deltatune.train.loop import Pause, Progress, Trainer
 from deltatune.train.machine import PeakMemory, fast_float32, git_state, versions
 
@@ -136,7 +138,7 @@ class _Run:
     budget: Budget | None = None
 
     def __post_init__(self) -> None:
-        self.paused = False
+        self.paused, self.earlier_peak = False, 0
         self.recipe, self.encoder = self.context.recipe, self.context.encoder(self.base)
         self.config = self.model.configs[NAME]
         self.adapter = self.model.adapter(NAME)
@@ -144,9 +146,10 @@ class _Run:
 
     def result(self, *, resume: bool) -> dict[str, Any]:
         """Train, check, save and evaluate; give the content of result.json."""
+        predicted = self._predicted()
         self.memory.start()
         progress = self._train(resume=resume)
-        peak = max(self.memory.peak(), _peak_before(self.out))
+        peak = max(self.memory.peak(), self.earlier_peak, _peak_before(self.out))
         if self.paused:
             return self._paused_result(progress, peak)
         self.model.eval()
@@ -205,6 +208,7 @@ class _Run:
                 "steps": progress.step,
                 "epochs": progress.step * self.entry.train.batch_size / len(data.train),
             },
+            "memory": {"predicted": predicted, "measured": progress.memory or None},
             "selected": {
                 "step": progress.best_step or progress.step,
                 "by": self.recipe.evaluation.select_by,
@@ -216,6 +220,16 @@ class _Run:
             "versions": versions(),
             "git": git_state(),
         }
+
+    def _predicted(self) -> dict[str, int] | None:
+        """Bytes by part of the step that will be measured; None for a method that trains nothing."""
+        if not self.config.trains:
+            return None
+        train, task = self.context.encoded("train", self.base), self.recipe.task
+        largest = largest_micro_batch(train, task, self.entry.train, self.seed, after_first=True)
+        images = task == "image-classification"
+        pixels = self.encoder.collate(train.features[:1])["pixel_values"] if images else None
+        return predicted_step(task, self.entry, self.config, self.base, largest.with_images(pixels))
 
     def _train(self, *, resume: bool) -> Progress:
         if not self.config.trains:
@@ -242,6 +256,7 @@ class _Run:
         )
         progress = trainer.run(resume=resume and trainer.resume_folder.exists())
         self.paused, self.steps = trainer.paused, trainer.total
+        self.earlier_peak = trainer.memory.earlier_peak
         if not self.paused:
             self.certificate.final_budget(self.adapter)
         return progress

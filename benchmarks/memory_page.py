@@ -1,0 +1,135 @@
+"""Writes docs/memory.md and its figure: measured on bundled models, predicted for Llamas of 7B to 65B.
+
+    python benchmarks/memory_accuracy.py      # its table is in the page
+    python benchmarks/memory_page.py          # about two minutes on two cores
+
+Needs the bundled models, and bitsandbytes.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from memory_accuracy import RESULT, measured_step
+
+from deltatune.data.encode import Encoded, EncodeReport
+from deltatune.memory.base import is_untied
+from deltatune.memory.batch import largest_micro_batch
+from deltatune.memory.predict import Setup, predict
+from deltatune.memory.scale import predict_scaled
+from deltatune.memory.shapes import shape_named
+from deltatune.memory.step import BatchShape
+from deltatune.methods import METHODS
+from deltatune.models.load import load_base
+from deltatune.recipe.sections import ModelSpec, QuantizationSpec, TrainSpec
+from deltatune.report import display
+from deltatune.report.stacked import NOTES, PARTS, Bar, standalone
+
+DOCS = Path(__file__).parents[1] / "docs"
+TEMPLATE = Path(__file__).parent / "memory_page.md"
+BUNDLED = (("bundled:t5-small", "text-to-text"), ("bundled:smollm2-135m", "causal-lm"))
+LLAMAS = ("llama-7b", "llama-13b", "llama-33b", "llama-65b")
+ROWS, LENGTH = 4, 96
+NF4 = QuantizationSpec(format="nf4")
+
+
+def methods(rank: int) -> dict[str, tuple[Any, QuantizationSpec | None]]:
+    """Full fine-tuning, LoRA of all linear layers, and the same on four bits."""
+    lora = METHODS.get("lora")(r=rank, targets=("all-linear",))
+    return {"full": (METHODS.get("full")(), None), "LoRA": (lora, None), "QLoRA": (lora, NF4)}
+
+
+def rows_of(task: str) -> Encoded:
+    """Three batches of rows of up to `LENGTH` tokens, of which a quarter are learned."""
+    features: list[dict[str, Any]] = []
+    for index in range(3 * ROWS):
+        n = LENGTH - index % 8
+        ids = [3 + (index + place) % 900 for place in range(n)]
+        extra = {"labels": ids[: n // 4]} if task == "text-to-text" else {"prompt_length": n - n // 4}
+        features.append({"input_ids": ids, **extra})
+    lengths = [len(f["input_ids"]) + len(f.get("labels", [])) for f in features]
+    return Encoded(features, lengths, EncodeReport(len(features), 0, 0, 0))
+
+
+def bundled(name: str, task: str) -> list[dict[str, Any]]:
+    """Measured and predicted memory of each method."""
+    found = []
+    train, encoded = TrainSpec(epochs=1, batch_size=ROWS), rows_of(task)
+    largest = largest_micro_batch(encoded, task, train, 0, after_first=True)
+    for label, (method, bits) in methods(8).items():
+        base = load_base(ModelSpec(name=name), task, None, dtype="bfloat16", quantization=bits).model
+        setup = Setup(
+            base.config, task, method, largest.shape, exact=largest.step, dtype="bfloat16", quantization=bits,
+            untied=is_untied(base),
+        )  # fmt: skip
+        predicted = predict(setup).memory.as_dict()
+        measured = measured_step(base, method, task, encoded, train)
+        found.append({"model": name, "method": label, "predicted": predicted, "measured": measured})
+        print(name, label, predicted["total"], measured["total"], flush=True)
+    return found
+
+
+def published(name: str) -> list[dict[str, Any]]:
+    """Predicted memory of each method, a row of 512 tokens with checkpointing."""
+    task, config = shape_named(name)
+    found = []
+    for label, (method, bits) in methods(64).items():
+        setup = Setup(
+            config, task, method, BatchShape(1, 512, 0, 128), dtype="bfloat16", quantization=bits,
+            checkpointing=True,
+        )  # fmt: skip
+        memory = predict_scaled(setup).memory.as_dict()
+        found.append({"model": name, "method": label, "predicted": memory})
+        print(name, label, memory["total"], flush=True)
+    return found
+
+
+def table(rows: list[dict[str, Any]], key: str) -> str:
+    """A Markdown table of parts."""
+    lines = [f"| model | method | {' | '.join(PARTS)} | total |", f"|---|---|{'---:|' * (len(PARTS) + 1)}"]
+    for row in rows:
+        cells = [display.size(row[key][part]) for part in (*PARTS, "total")]
+        lines.append(f"| {row['model']} | {row['method']} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def accuracy() -> tuple[str, dict[str, Any]]:
+    """The table of memory_accuracy.py."""
+    found = json.loads(RESULT.read_text(encoding="utf-8"))
+    lines = ["| case | predicted | measured | error |", "|---|---:|---:|---:|"]
+    for row in found["rows"]:
+        totals = [f"{row[key]['total'] / 1e6:.2f} MB" for key in ("predicted", "measured")]
+        lines.append(f"| {row['case']} | {' | '.join(totals)} | {row['error']:+.3%} |")
+    return "\n".join(lines), found
+
+
+def main() -> None:
+    small = [row for name, task in BUNDLED for row in bundled(name, task)]
+    large = [row for name in LLAMAS for row in published(name)]
+    groups = [
+        (f"{title}", [Bar(row["method"], row[key]) for row in rows if row["model"] == name])
+        for rows, key, names, how in (
+            (small, "measured", [name for name, _ in BUNDLED], f"measured, {ROWS} rows of {LENGTH} tokens"),
+            (large, "predicted", LLAMAS, "predicted, a row of 512 tokens, checkpointing"),
+        )
+        for name in names
+        for title in [f"{name} ({how})"]
+    ]
+    (DOCS / "memory.svg").write_text(standalone(groups, "What the memory of a training step is for"), "utf-8")
+    cases, found = accuracy()
+    errors = [abs(row["predicted"]["total"] / row["measured"]["total"] - 1) for row in small]
+    page = TEMPLATE.read_text(encoding="utf-8").format(
+        cases=cases, count=found["cases"], median=f"{found['median_error']:.3%}",
+        worst=f"{found['worst_error']:.3%}", torch=found["torch"], small=table(small, "measured"),
+        large=table(large, "predicted"), bundled=f"{max(errors):.3%}", rows=ROWS, length=LENGTH,
+        notes="\n".join(f"- **{part}**: {note}." for part, note in NOTES.items()),
+    )  # fmt: skip
+    (DOCS / "memory.md").write_text(page, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(min(torch.get_num_threads(), 2))
+    main()

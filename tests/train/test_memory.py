@@ -1,0 +1,61 @@
+"""A run measures its memory beside what was predicted, and is not altered by that."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from deltatune.recipe import Recipe
+from deltatune.train import run
+from deltatune.train.forecast import forecast
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_a_run_holds_predicted_beside_measured(
+    make_recipe: Callable[..., Recipe], tmp_path: Path, method: str
+) -> None:
+    recipe = make_recipe(f"methods=[{method}]", "train.micro_batch_size=4", "train.epochs=1")
+    memory = run(recipe, recipe.methods[0], 0, tmp_path / "run")["memory"]
+    assert memory["measured"]["kind"] == "tensors"
+    assert memory["predicted"]["total"] == pytest.approx(memory["measured"]["total"], rel=0.01)
+    assert memory["predicted"]["weights"] == memory["measured"]["weights"]
+    assert memory["predicted"]["optimizer"] == memory["measured"]["optimizer"] > 0
+
+
+def test_an_untuned_run_has_nothing_to_measure(make_recipe: Callable[..., Recipe], tmp_path: Path) -> None:
+    recipe = make_recipe("methods=[untuned]")
+    memory = run(recipe, recipe.methods[0], 0, tmp_path / "run")["memory"]
+    assert memory == {"predicted": None, "measured": None}
+
+
+def test_the_measured_step_is_like_the_others(
+    make_recipe: Callable[..., Recipe], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = make_recipe("methods=[{lora: {dropout: 0.1}}]", "train.base_dropout=true", "train.epochs=1")
+    run(recipe, recipe.methods[0], 0, tmp_path / "measured")
+    monkeypatch.setattr("deltatune.train.measure.StepMemory._due", lambda *_: False)
+    other = run(recipe, recipe.methods[0], 0, tmp_path / "plain")
+    assert other["memory"]["measured"] is None
+    tensors = [tmp_path / name / "adapter" / "adapter_model.safetensors" for name in ("measured", "plain")]
+    assert tensors[0].read_bytes() == tensors[1].read_bytes()
+
+
+def test_a_plan_needs_no_weights(make_recipe: Callable[..., Recipe], t5_folder: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "config-only"
+    folder.mkdir()
+    for path in t5_folder.iterdir():
+        if path.suffix != ".safetensors":
+            (folder / path.name).write_bytes(path.read_bytes())
+    recipe = make_recipe(
+        "methods=[lora, {vera: {targets: [nowhere]}}]", f"model={folder}", "train.micro_batch_size=4"
+    )
+    found = forecast(recipe, memory=2**30 + 2_000_000)
+    lora, refused = found["entries"]
+    assert "nowhere" in refused["error"]
+    assert found["lengths"] == "data"
+    assert lora["steps"] == 8
+    assert lora["fits"] == (lora["memory"]["total"] <= 2_000_000)
+    assert lora["proposal"] is not None
+    assert lora["trained_parameters"] == 12 * 8 * 64
