@@ -3,7 +3,8 @@
 In the comparison's folder (search.db) a trial that was interrupted goes on as the same trial, from its
 run's saved state, and the sampler is seeded by the number of the trial: so an interrupted search ends as an
 undisturbed one. In a database that several machines share, each trial beats like a heart, and one that
-fell silent is queued again.
+fell silent is queued again; no more trials are begun than asked for, and all machines wait for the last one,
+so that they choose the same settings.
 """
 
 from __future__ import annotations
@@ -11,7 +12,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import random
 import shutil
+import time
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -34,6 +37,9 @@ if TYPE_CHECKING:
 DATABASE = "search.db"
 HEARTBEAT = 60  # seconds
 RETRIES = 3
+OPENINGS = 5  # tries
+POLL = 2.0  # seconds between looks at what other machines do
+PATIENCE = 60  # seconds that SQLite waits for another process
 PERCENT = 100  # trials report their progress in percent of their steps, which may differ
 FAILED = "failed"
 PRUNED = "pruned"
@@ -41,6 +47,10 @@ PRUNED = "pruned"
 
 class _Failed(Exception):
     """The trial's run failed."""
+
+
+class _Surplus(Exception):
+    """There are trials enough."""
 
 
 def search(context: Context, entry: MethodEntry, space: Mapping[str, Any], out: Path) -> Pick:
@@ -85,16 +95,38 @@ class _Search:
 
     def run(self) -> None:
         """Run trials until there are enough; several machines may be at it."""
+        shared = self.spec.storage is not None
+        while (done := sum(map(_counts, self.study.get_trials(deepcopy=False)))) < self.spec.trials:
+            if shared and done + len(self._under_way()) >= self.spec.trials:
+                self._wait()
+                continue
+            self.context.observer.stage(f"{self.entry.name}: trial {done + 1} of {self.spec.trials}")
+            if shared:
+                self.study.optimize(self._shared_trial, n_trials=1, catch=(_Failed, _Surplus))
+            else:
+                self._seed_sampler(done)  # by what is known, so that an interrupted search suggests the same
+                self._go_on()
+
+    def _seed_sampler(self, number: int) -> None:
         from optuna.samplers import TPESampler
 
-        while (done := sum(map(_counts, self.study.get_trials(deepcopy=False)))) < self.spec.trials:
-            # Seeded by what is known, so that a search that was interrupted suggests the same.
-            self.study.sampler = TPESampler(seed=(self.spec.seed * 1_000_003 + done) % 2**32)
-            self.context.observer.stage(f"{self.entry.name}: trial {done + 1} of {self.spec.trials}")
-            if self.spec.storage is None:
-                self._go_on()
-            else:
-                self.study.optimize(self._shared_trial, n_trials=1, catch=(_Failed,))
+        self.study.sampler = TPESampler(seed=(self.spec.seed * 1_000_003 + number) % 2**32)
+
+    def _under_way(self) -> list[optuna.trial.FrozenTrial]:
+        """Trials that other machines are at."""
+        from optuna.trial import TrialState
+
+        return self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+
+    def _wait(self) -> None:
+        """Others are at the last trials. One of them may fall silent, and its trial is to be done again."""
+        from optuna.storages import fail_stale_trials
+
+        self.context.observer.stage(f"{self.entry.name}: waiting for trials of other machines")
+        time.sleep(POLL)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # experimental, since version 2.9
+            fail_stale_trials(self.study)
 
     def _go_on(self) -> None:
         """One trial in our own database: the one that was interrupted, or the next."""
@@ -114,6 +146,14 @@ class _Search:
 
     def _shared_trial(self, trial: optuna.Trial) -> float:
         """One trial in a shared database; if it is interrupted, it is queued for whoever comes next."""
+        from optuna.trial import TrialState
+
+        earlier = self.study.get_trials(deepcopy=False)[: trial.number]
+        open_ = [one for one in earlier if one.state in (TrialState.RUNNING, TrialState.WAITING)]
+        if sum(map(_counts, earlier)) + len(open_) >= self.spec.trials:
+            raise _Surplus  # several machines saw room for one more
+        # Machines that begin at once know the same, so the number of the trial must tell them apart.
+        self._seed_sampler(trial.number)
         try:
             return self._objective(trial)
         except KeyboardInterrupt:
@@ -217,6 +257,7 @@ def _open(context: Context, entry: MethodEntry, out: Path, spec: SearchSpec) -> 
     """The study of an entry: made, or found as it was left."""
     try:
         import optuna
+        from sqlalchemy.exc import DatabaseError
     except ImportError as error:
         raise RecipeError(
             "needs the package optuna.", field="search", remedy='Install it: pip install "deltatune[search]".'
@@ -224,7 +265,8 @@ def _open(context: Context, entry: MethodEntry, out: Path, spec: SearchSpec) -> 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     recipe = context.recipe
     up = higher_is_better(recipe.evaluation.select_by)
-    try:
+
+    def study() -> optuna.Study:
         return optuna.create_study(
             storage=_storage(spec, out),
             study_name=entry.slug,
@@ -232,6 +274,14 @@ def _open(context: Context, entry: MethodEntry, out: Path, spec: SearchSpec) -> 
             load_if_exists=True,
             pruner=_pruner(recipe.halving),
         )
+
+    try:
+        for _ in range(OPENINGS - 1):
+            try:
+                return study()
+            except DatabaseError:  # another machine is making the tables
+                time.sleep(random.uniform(0.1, 1) * POLL)
+        return study()
     except Exception as error:  # whatever the database's driver raises
         raise RecipeError(
             f"the database cannot be used ({type(error).__name__}: {error}).",
@@ -246,10 +296,13 @@ def _storage(spec: SearchSpec, out: Path) -> Any:
 
     if spec.storage is None:
         return RDBStorage(f"sqlite:///{out / DATABASE}")
+    url = os.path.expandvars(spec.storage)
+    patience = {"connect_args": {"timeout": PATIENCE}} if url.startswith("sqlite") else None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)  # heartbeats are, since version 2.8
         return RDBStorage(
-            os.path.expandvars(spec.storage),
+            url,
+            engine_kwargs=patience,
             heartbeat_interval=HEARTBEAT,
             grace_period=3 * HEARTBEAT,
             heartbeat_stale_trial_callback=RetryHeartbeatStaleTrialCallback(max_retry=RETRIES),
