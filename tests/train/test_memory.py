@@ -6,10 +6,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
+from deltatune.errors import TrainingError
 from deltatune.recipe import Recipe
+from deltatune.recipe.sections import TrainSpec
 from deltatune.train import run
 from deltatune.train.forecast import forecast
+from deltatune.train.loop import Trainer
+from deltatune.train.probe import out_of_memory_explained, try_batch
 
 
 @pytest.mark.parametrize("method", ["lora", "full"])
@@ -59,3 +64,32 @@ def test_a_plan_needs_no_weights(make_recipe: Callable[..., Recipe], t5_folder: 
     assert lora["fits"] == (lora["memory"]["total"] <= 2_000_000)
     assert lora["proposal"] is not None
     assert lora["trained_parameters"] == 12 * 8 * 64
+
+
+def test_trying_the_largest_batch_first_alters_nothing(
+    make_recipe: Callable[..., Recipe], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = make_recipe("methods=[{lora: {dropout: 0.1}}]", "train.base_dropout=true", "train.epochs=1")
+    tried = []
+
+    def try_largest(trainer: Trainer) -> None:
+        batch = trainer.encoder.collate([trainer.train.features[row] for row in trainer._largest.rows])
+        try_batch(trainer.model, trainer.adapter, batch, "text-to-text", autocast=False)
+        tried.append(batch["input_ids"].shape)
+
+    run(recipe, recipe.methods[0], 0, tmp_path / "plain")
+    monkeypatch.setattr(Trainer, "_try_largest", try_largest)
+    run(recipe, recipe.methods[0], 0, tmp_path / "tried")
+    assert len(tried) == 1
+    tensors = [tmp_path / name / "adapter" / "adapter_model.safetensors" for name in ("plain", "tried")]
+    assert tensors[0].read_bytes() == tensors[1].read_bytes()
+
+
+def test_running_out_of_memory_says_what_to_change() -> None:
+    spec = TrainSpec(batch_size=8, gradient_checkpointing=True)
+    with pytest.raises(TrainingError) as raised, out_of_memory_explained(spec, quantized=False):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB.")
+    message = str(raised.value)
+    assert "micro_batch_size=4 (the same result), or quantization=nf4" in message
+    assert "deltatune plan" in message
+    assert "gradient_checkpointing" not in message

@@ -23,6 +23,14 @@ def summed_loss(
     return F.cross_entropy(logits.float(), targets, reduction="sum")
 
 
+def count_targets(batch: dict[str, Tensor], task: str, model: AdaptedModel) -> int:
+    """Number of predictions that the loss of a collated batch is summed over."""
+    labels = batch["labels"]
+    if task in CLASSIFICATION:
+        return len(labels)
+    return int((labels if model.view.is_encoder_decoder else labels[:, 1:]).ne(-100).sum())
+
+
 def logits_for(
     model: AdaptedModel, batch: dict[str, Tensor], task: str, *, autocast: bool = False
 ) -> tuple[Tensor, Tensor]:

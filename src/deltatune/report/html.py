@@ -14,6 +14,7 @@ from markupsafe import Markup
 from deltatune.report import charts, display, figures, heat
 from deltatune.report.examples import examples
 from deltatune.report.load import Comparison, Method
+from deltatune.report.memory import memory
 from deltatune.report.reproduce import reproduce
 from deltatune.report.verdict import Name, caveat, find_pair, needs, verdict
 
@@ -49,6 +50,7 @@ def render_html(comparison: Comparison) -> str:
         examples=examples(comparison),
         again=reproduce(comparison),
         curves=figures.curves(page.order, page.series),
+        memory=memory(page.order),
         costs=figures.against_cost(comparison, page.series),
         heats=[*heat.grids(comparison), *heat.learned_ranks(comparison)],
     )

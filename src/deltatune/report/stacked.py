@@ -22,13 +22,24 @@ NOTES = {
     "temporary": "temporary",
 }
 _LEFT, _RIGHT, _ROW, _GAP, _WIDTH = 150.0, 74.0, 22.0, 18.0, 720.0
-_STYLE = (
-    "text{font:13px system-ui,sans-serif;fill:#1d2127}.dim{fill:#5f6772}.grid{stroke:#d9dbd5}"
-    ".p0{fill:#2563c9}.p1{fill:#c2560c}.p2{fill:#12805c}.p3{fill:#a62a76}.p4{fill:#6a55c9}.p5{fill:#857000}"
-    ".p6{fill:#8a919b}.title{font-weight:600}"
-    "@media(prefers-color-scheme:dark){text{fill:#e7e9ec}.dim{fill:#9aa3af}.grid{stroke:#31363f}"
-    ".p0{fill:#7fb0ff}.p1{fill:#ffa45c}.p2{fill:#5fd3a4}.p3{fill:#f58cc4}.p4{fill:#b3a5ff}.p5{fill:#dcc64f}}"
-)
+_LIGHT = ("#2563c9", "#c2560c", "#12805c", "#a62a76", "#6a55c9", "#857000", "#8a919b")
+_DARK = ("#7fb0ff", "#ffa45c", "#5fd3a4", "#f58cc4", "#b3a5ff", "#dcc64f", "#8a919b")
+_SHORT = 22
+
+
+def _style() -> Markup:
+    """Rules of the chart alone, whatever page it is on."""
+
+    def colours(of: Sequence[str]) -> str:
+        return "".join(f".bytes .p{index}{{fill:{colour}}}" for index, colour in enumerate(of))
+
+    light = ".bytes text{font:13px system-ui,sans-serif;fill:#1d2127}.bytes .dim{fill:#5f6772}"
+    dark = ".bytes text{fill:#e7e9ec}.bytes .dim{fill:#9aa3af}"
+    title = ".bytes .title{font-weight:600}"
+    return Markup(
+        f"{light}{title}{colours(_LIGHT)}"
+        f"@media screen and (prefers-color-scheme:dark){{{dark}{colours(_DARK)}}}"
+    )
 
 
 @dataclass(frozen=True)
@@ -66,7 +77,7 @@ def stacked(groups: Sequence[tuple[str, Sequence[Bar]]]) -> tuple[Markup, float]
 def _bar(bar: Bar, top: float, scale: Scale) -> Markup:
     marks = [
         Markup('<text x="{:.0f}" y="{:.1f}" text-anchor="end">{}</text>').format(
-            _LEFT - 8, top + 15, display.visible(bar.name)
+            _LEFT - 8, top + 15, display.visible(_shortened(bar.name))
         )
     ]
     reached = 0
@@ -89,6 +100,10 @@ def _bar(bar: Bar, top: float, scale: Scale) -> Markup:
     return Markup("").join(marks)
 
 
+def _shortened(name: str) -> str:
+    return name if len(name) <= _SHORT else f"{name[: _SHORT - 1]}\u2026"
+
+
 def legend(top: float) -> tuple[Markup, float]:
     """The parts with their colours, in two rows."""
     marks, x, y = [], 0.0, top
@@ -104,13 +119,16 @@ def legend(top: float) -> tuple[Markup, float]:
     return Markup("").join(marks), y + 24
 
 
-def standalone(groups: Sequence[tuple[str, Sequence[Bar]]], title: str) -> str:
-    """The chart as an SVG file of its own, readable on light and dark pages."""
+def inline(groups: Sequence[tuple[str, Sequence[Bar]]], title: str) -> Markup:
+    """The chart as an element of a page, light and dark."""
     marks, height = stacked(groups)
     names, bottom = legend(height)
-    return str(
-        Markup(
-            '<svg xmlns="http://www.w3.org/2000/svg" viewBox="-8 -8 {:.0f} {:.0f}" role="img" '
-            'aria-label="{}"><title>{}</title><style>{}</style>{}{}</svg>\n'
-        ).format(_WIDTH + 16, bottom + 16, title, title, Markup(_STYLE), marks, names)
-    )
+    return Markup(
+        '<svg xmlns="http://www.w3.org/2000/svg" class="bytes" viewBox="-8 -8 {:.0f} {:.0f}" role="img" '
+        'aria-label="{}"><style>{}</style>{}{}</svg>'
+    ).format(_WIDTH + 16, bottom + 16, title, _style(), marks, names)
+
+
+def standalone(groups: Sequence[tuple[str, Sequence[Bar]]], title: str) -> str:
+    """The chart as an SVG file of its own."""
+    return f"{inline(groups, title)}\n"

@@ -18,8 +18,9 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
+from deltatune import quant
 from deltatune.checkpoint.resume import load_state, save_state
-from deltatune.core.loss import CLASSIFICATION, summed_loss
+from deltatune.core.loss import count_targets, summed_loss
 from deltatune.core.model import AdaptedModel
 from deltatune.core.observer import Observer
 from deltatune.data.batches import batches
@@ -31,6 +32,7 @@ from deltatune.recipe.schema import EvaluationSpec, TrainSpec
 from deltatune.train.certificate import Certificate, snapshot
 from deltatune.train.measure import StepMemory
 from deltatune.train.optimizer import build_optimizer
+from deltatune.train.probe import out_of_memory_explained, try_batch
 from deltatune.train.schedule import lr_factor
 
 
@@ -100,10 +102,10 @@ class Trainer:
         self.optimizer = build_optimizer(self.adapter, self.spec, self.lr, self.model.device, self.observer)
         self.per_epoch = math.ceil(len(self.train.lengths) / self.spec.batch_size)
         self.total = min(self.spec.epochs * self.per_epoch, self.spec.max_steps or 2**62)
-        largest = largest_micro_batch(
-            self.train, self.encoder.task, self.spec, self.seed, after_first=True
-        )
-        self.memory = StepMemory(largest.rows, self.model, self.adapter, self.optimizer)
+        task, spec = self.encoder.task, self.spec
+        self._largest = largest_micro_batch(self.train, task, spec, self.seed)
+        to_measure = largest_micro_batch(self.train, task, spec, self.seed, after_first=True).rows
+        self.memory = StepMemory(to_measure, self.model, self.adapter, self.optimizer)
         self.progress = Progress()
         self.best_state: dict[str, Any] = {}
         self._log_path = self.out / "metrics.jsonl"
@@ -141,7 +143,9 @@ class Trainer:
         self.observer.start("Training", self.total)
         self.observer.advance("Training", self.progress.step)
         try:
-            with _interruptible() as interrupted:
+            quantized = quant.describe(self.model.base) is not None
+            with _interruptible() as interrupted, out_of_memory_explained(self.spec, quantized=quantized):
+                self._try_largest()
                 self._steps(interrupted)
         finally:
             self.observer.finish("Training")
@@ -173,6 +177,12 @@ class Trainer:
                     raise KeyboardInterrupt
                 if last or progress.stopped or self.paused:
                     break
+
+    def _try_largest(self) -> None:
+        """Where memory can run out with an error, let it do so in the first seconds."""
+        if self.model.device.type == "cuda":
+            batch = self.encoder.collate([self.train.features[row] for row in self._largest.rows])
+            try_batch(self.model, self.adapter, batch, self.encoder.task, autocast=self._autocast)
 
     def _asked_to_pause(self) -> bool:
         return bool(self.pause and self.progress.evaluated and self.pause(self.progress, self.total))
@@ -347,14 +357,6 @@ class Trainer:
             torch.cuda.set_rng_state(state["rng"]["cuda"])
         lines = self._log_path.read_text(encoding="utf-8").splitlines(keepends=True)
         self._log_path.write_text("".join(lines[: self.progress.log_lines]), encoding="utf-8")
-
-
-def count_targets(batch: dict[str, Tensor], task: str, model: AdaptedModel) -> int:
-    """Number of predictions that the loss of a collated batch is summed over."""
-    labels = batch["labels"]
-    if task in CLASSIFICATION:
-        return len(labels)
-    return int((labels if model.view.is_encoder_decoder else labels[:, 1:]).ne(-100).sum())
 
 
 def _require_installed(trackers: Sequence[str]) -> None:

@@ -1,0 +1,38 @@
+"""The memory of a training step: what was measured in the runs, and beside it what was predicted."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from deltatune.report.figures import Figure
+from deltatune.report.load import Method
+from deltatune.report.stacked import Bar, inline
+
+MOST = 20
+"""More methods than these are not drawn."""
+
+
+def memory(methods: Sequence[Method]) -> list[Figure]:
+    """A bar for each method's measured step, and one for its prediction; nothing if no run measured."""
+    bars: list[Bar] = []
+    errors: list[float] = []
+    for method in methods:
+        kept = (run.result["memory"] for run in method.runs if run.result.get("memory"))
+        found: dict[str, Any] = next(kept, {})
+        measured, predicted = found.get("measured"), found.get("predicted")
+        if not measured or len(bars) >= 2 * MOST:
+            continue
+        bars.append(Bar(method.shown, measured))
+        if predicted:
+            bars.append(Bar("predicted", predicted))
+            errors.append(abs(predicted["total"] / measured["total"] - 1))
+    if not bars:
+        return []
+    note = (
+        "Bytes of tensors at the peak of the step with the first epoch's largest micro-batch; libraries and "
+        "data are not in it."
+    )
+    if errors:
+        note += f" Predictions are off by {max(errors):.2%} at most."
+    return [Figure("Memory of a training step", note, inline([("", bars)], "Memory of a training step"))]
