@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import json
+import math
+import signal
+import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import yaml
 
 from deltatune.compare import search as module
 from deltatune.compare.runner import compare
+from deltatune.core.observer import Silent
 from deltatune.errors import RecipeError
 from deltatune.recipe import Recipe, parse_recipe
 from tests.compare.test_runner import comparable
@@ -128,6 +137,89 @@ def test_a_machine_that_fell_silent_is_replaced(
     assert [trial.state.name for trial in trials] == ["FAIL", "COMPLETE", "COMPLETE"]
     assert trials[0].params == trials[1].params
     assert len(row["tuning"]["tried"]) == 2
+
+
+@dataclass
+class Machine:
+    """A machine at a shared search, whose trials take no training."""
+
+    ran: list[float] = field(default_factory=list)
+    pick: Any = None
+
+    def work(self, recipe: Recipe, out: Path) -> None:
+        context = SimpleNamespace(recipe=recipe, observer=Silent())
+        self.pick = module.search(context, recipe.methods[0], SPACE, out)  # type: ignore[arg-type]
+
+
+def test_two_machines_share_the_trials_and_choose_alike(
+    make_recipe: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machines = {name: Machine() for name in ("one", "two")}
+
+    def attempt(context: Any, entry: Any, seed: int, folder: Path, pause: Any) -> dict[str, Any]:
+        name, rate = threading.current_thread().name, entry.train.lr
+        machines[name].ran.append(rate)
+        time.sleep(0.05 if name == "one" else 0.12)
+        cost = {"steps": 8, "planned_steps": 8, "train_seconds": 0.1}
+        selected = {"by": "loss", "value": abs(math.log10(rate) + 3)}
+        return {"status": "paused", "cost": cost, "selected": selected}
+
+    monkeypatch.setattr(module, "attempt", attempt)
+    monkeypatch.setattr(module, "POLL", 0.05)
+    url = f"sqlite:///{tmp_path / 'shared.db'}"
+    recipe = make_recipe(methods=["lora"], search={"trials": 9, "space": SPACE, "storage": url})
+    threads = [
+        threading.Thread(target=machine.work, args=(recipe, tmp_path / name), name=name)
+        for name, machine in machines.items()
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    one, two = machines.values()
+    assert one.ran
+    assert two.ran
+    assert len({*one.ran, *two.ran}) == len(one.ran) + len(two.ran) == 9  # none twice, and no more than asked
+    assert one.pick.tuning["chosen"] == two.pick.tuning["chosen"]
+    assert len(one.pick.tuning["tried"]) == len(two.pick.tuning["tried"]) == 9
+
+
+WORKER = """
+import sys
+from pathlib import Path
+import yaml
+from deltatune.compare import runner, search
+from deltatune.recipe import parse_recipe
+
+search.HEARTBEAT, search.POLL = 1, 0.5
+runner.compare(parse_recipe(yaml.safe_load(Path(sys.argv[1]).read_text())), Path(sys.argv[2]))
+"""
+
+
+@pytest.mark.slow
+def test_a_machine_that_is_killed_leaves_its_trial_to_another(searching: Make, tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'shared.db'}"
+    search = {"trials": 5, "space": SPACE, "storage": url}
+    recipe = searching("train.epochs=10", methods=["lora"], search=search)
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(recipe.dump()), encoding="utf-8")
+
+    def start(name: str) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-c", WORKER, str(path), str(tmp_path / name)]
+        return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    one, two = start("one"), start("two")
+    until = time.monotonic() + 300
+    while not list((tmp_path / "one/runs").glob("*/metrics.jsonl")) and time.monotonic() < until:
+        time.sleep(0.05)
+    one.send_signal(signal.SIGKILL)
+    assert one.wait(30) == -signal.SIGKILL
+    assert two.wait(900) == 0
+    trials = optuna.load_study(study_name="lora", storage=url).trials
+    assert sorted(trial.state.name for trial in trials) == ["COMPLETE"] * 5 + ["FAIL"]
+    lost = next(trial for trial in trials if trial.state.name == "FAIL")
+    assert [trial.state.name for trial in trials if trial.params == lost.params] == ["FAIL", "COMPLETE"]
+    assert len({str(trial.params) for trial in trials}) == 5
 
 
 def test_without_optuna_it_says_what_to_install(
