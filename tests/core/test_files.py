@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from tests import tiny
 
-from deltatune.checkpoint.folders import atomic_folder
+from deltatune.checkpoint.folders import atomic_folder, settle
 from deltatune.checkpoint.resume import load_state, save_state
 from deltatune.checkpoint.store import inspect, load_adapter, save_adapter
 from deltatune.core.model import AdaptedModel
@@ -169,6 +170,38 @@ def test_a_failure_midway_leaves_the_old_folder(error: BaseException, tmp_path: 
         fail()
     assert (target / "a").read_text() == "old"
     assert [path.name for path in tmp_path.iterdir()] == ["folder"]
+
+
+@pytest.mark.parametrize("killed_at", ["new", "aside", "placed"])
+def test_what_a_killed_process_left_is_put_in_order(
+    killed_at: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed while it writes, between the two renames, and before the old folder is removed."""
+    alive, killed, replace = tmp_path / "alive", tmp_path / "killed", Path.replace
+    alive.mkdir()
+    target = alive / "folder"
+    for name in (".DS_Store", ".notes.txt"):
+        (alive / name).write_text("mine")
+    with atomic_folder(target) as made:
+        (made / "a").write_text("old")
+
+    def copied(self: Path, to: Path) -> Path:
+        done = replace(self, to)
+        at = "placed" if to == target else "aside"
+        if at == killed_at:
+            shutil.copytree(alive, killed)
+        return done
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", copied)
+        with atomic_folder(target) as made:
+            (made / "b").write_text("new")
+            if killed_at == "new":
+                shutil.copytree(alive, killed)
+    (killed / ".result.json.abcd1234.tmp").write_text("{")
+    settle(killed)
+    assert sorted(path.name for path in killed.iterdir()) == [".DS_Store", ".notes.txt", "folder"]
+    assert [path.name for path in (killed / "folder").iterdir()] == ["b" if killed_at == "placed" else "a"]
 
 
 def test_a_failure_while_renaming_puts_the_old_folder_back(

@@ -18,9 +18,12 @@ from deltatune.errors import AdapterError
 
 @contextlib.contextmanager
 def atomic_folder(folder: Path) -> Iterator[Path]:
-    """Give a temporary folder beside `folder`; on success it takes its place, on error it is removed."""
+    """Give a temporary folder beside `folder`; on success it takes its place, on error it is removed.
+
+    What a killed process leaves of this is put in order by `settle`.
+    """
     folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.new."))
     temporary.chmod(0o755)
     try:
         yield temporary
@@ -39,6 +42,23 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+
+
+def settle(parent: Path) -> None:
+    """Put in order what processes that were killed while they wrote into `parent` left there.
+
+    A folder that was moved aside and has no successor is put back; half-written files and folders are
+    removed. Nobody else may be writing there.
+    """
+    for aside in parent.glob(".*.old.*"):
+        folder = parent / aside.name[1:].rpartition(".old.")[0]
+        if (aside / "folder").is_dir() and not folder.exists():
+            (aside / "folder").replace(folder)
+        shutil.rmtree(aside, ignore_errors=True)
+    for unfinished in parent.glob(".*.new.*"):
+        shutil.rmtree(unfinished, ignore_errors=True)
+    for file in parent.glob(".*.tmp"):
+        file.unlink(missing_ok=True)
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:

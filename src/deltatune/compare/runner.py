@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from deltatune.checkpoint.folders import settle
 from deltatune.compare.attempt import Pick, attempt, run_folder
 from deltatune.compare.choice import Chosen, choose
 from deltatune.compare.comparable import require_comparable, require_same_data
@@ -78,6 +79,7 @@ def compare(recipe: Recipe, out: Path, *, observer: Observer | None = None) -> d
 
 def _claim(recipe: Recipe, out: Path) -> None:
     """Write the recipe into a fresh folder, or check that the folder's comparison has the same one."""
+    settle(out)
     path, content = out / "recipe.yaml", recipe.dump()
     if path.exists():
         before = yaml.safe_load(path.read_text(encoding="utf-8"))

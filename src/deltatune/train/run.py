@@ -14,6 +14,7 @@ import torch
 import yaml
 
 from deltatune import quant
+from deltatune.checkpoint.folders import settle
 from deltatune.checkpoint.store import CERTIFICATE, TENSORS, save_adapter
 from deltatune.core.model import AdaptedModel
 from deltatune.core.observer import Observer, Silent
@@ -75,6 +76,7 @@ def run(
     own = recipe.model_copy(update=alone)
     finished = _prepare_folder(out, own, resume=resume, overwrite=overwrite)
     if finished is not None:
+        shutil.rmtree(out / "resume", ignore_errors=True)  # of a run that was killed while it removed this
         return finished
     context = context or Context.open(recipe, observer)
     started = datetime.datetime.now(datetime.UTC)
@@ -344,7 +346,7 @@ def _prepare_folder(out: Path, own: Recipe, *, resume: bool, overwrite: bool) ->
         RecipeError: The folder holds a run that the user did not say what to do with, or another recipe's.
         DeltatuneError: The folder cannot be written to.
     """
-    make_folder(out)
+    settle(make_folder(out))
     result, state = out / "result.json", out / "resume"
     if overwrite:
         for name in ("recipe.yaml", "metrics.jsonl", "predictions.jsonl", "result.json"):
