@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from pathlib import Path
 
 import pytest
+from benchmarks.halving_on_recorded_grid import describe, read_grid, study
 
 from deltatune.compare.halving import Standing, halve
 from deltatune.recipe.choosing import HalvingSpec
@@ -66,3 +69,36 @@ def test_too_few_to_choose_from_all_go_on(size: int) -> None:
     curves = {f"c{i}": (i, i, i) for i in range(size)}
     alive, decisions = halve(list(curves), HalvingSpec(finish=2), reach(curves), higher_is_better=True)
     assert (alive, decisions) == (list(curves), [])
+
+
+def recorded(folder: Path, name: str, curve: list[float], **changes: object) -> None:
+    run = folder / "runs" / name
+    run.mkdir(parents=True)
+    result = {"status": "done", "seed": 0, "method": "lora", "cost": {"steps": 10 * len(curve)}} | changes
+    (run / "result.json").write_text(json.dumps(result))
+    lines = [{"step": 10 * (i + 1), "validation": {"loss": value}} for i, value in enumerate(curve)]
+    (run / "metrics.jsonl").write_text("\n".join(map(json.dumps, [{"step": 1, "loss": 9.0}, *lines])))
+
+
+def test_a_recorded_grid_tells_how_often_the_winner_is_kept(tmp_path: Path) -> None:
+    for i in range(6):  # order at the end = order at the start
+        recorded(tmp_path / "kind", f"c{i}-s0", [3 + i - step / 9 for step in range(9)])
+        slow = [9.0] * 6 + [1.0] * 3 if i == 0 else [3.0 + i] * 9  # the winner starts as the worst
+        recorded(tmp_path / "cruel", f"c{i}-s0", slow)
+    recorded(tmp_path / "kind", "c0-s1", [0.0] * 9, seed=1)  # halving sees the first seed
+    recorded(tmp_path / "kind", "adalora-s0", [0.0] * 9, method="adalora")
+    recorded(
+        tmp_path / "kind", "half-s0", [0.0] * 4, status="paused", cost={"steps": 40, "planned_steps": 90}
+    )
+    for name, share in (("kind", 1.0), ("cruel", 0.0)):
+        found = study(read_grid([tmp_path / name], "loss"), "loss", draws=50, size=6)
+        assert (found["runs"], found["size"], found["steps"], found["validations"]) == (6, 6, [90], [9])
+        by_setting = {(o["factor"], o["rungs"], o["finish"]): o for o in found["outcomes"]}
+        one = by_setting[3, 1, 1]
+        assert one["same_winner"] == share
+        assert one["saved"] == pytest.approx(4 / 6 * 2 / 3)  # four of six stop after a third
+        assert one["mean_loss"] == pytest.approx(0 if share else 3.0)
+        table = describe(found).splitlines()
+        assert len({line.count("|") for line in table[2:]}) == 1
+        assert f"| 3 | 33% | 1 | {share:.1%} |" in describe(found)
+        assert json.loads(json.dumps(found))["curves"]["c1-s0"][0][0] == 10

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from deltatune.cli import show
 from deltatune.report import display
 from deltatune.report.load import Comparison, Method, of_board
 from deltatune.report.verdict import caveat, plain, verdict
@@ -224,6 +225,27 @@ def test_without_tests_nothing_is_claimed():
 )
 def test_when_few_finish(methods, start):
     assert words(board(methods)).startswith(start)
+
+
+def test_the_terminal_says_the_same_and_names_models(capsys):
+    methods = {"untuned": (0.3, 3), "lora": (0.6, 1), "adalora": (0.605, 1)}
+    comparison = board(methods, {frozenset(("lora", "adalora"))})
+    tie = next(pair for pair in comparison.board["pairs"] if pair["a"] == "lora" and pair["b"] == "adalora")
+    tie |= {"examples_needed": 1200, "seeds_needed": 9}
+    won = comparison.board["pairs"][0]
+    won |= {"examples_needed": None, "seeds_needed": None}
+    for row in comparison.board["rows"]:
+        row["cost"]["total_parameters"] = 77_000_000
+    comparison = of_models(comparison, {"untuned": "org/t5", "lora": "org/t5", "adalora": "org/bart"})
+    show.leaderboard(comparison.board)
+    said = " ".join(capsys.readouterr().out.split())
+    assert (
+        "To tell adalora on bart and lora on t5 apart would take about 1,200 test examples in all or 9"
+        in said
+    )
+    assert said.count("would take about") == 1
+    assert "model, parameters" in said
+    assert "bart, 77.0 M" in said
 
 
 def test_one_seed_is_owned_up_to():
