@@ -115,7 +115,7 @@ def predict(setup: Setup) -> Prediction:
                 model,
                 adapter,
                 optimizer,
-                batches=(accounts.batch(shape, setup.task) for shape in shapes),
+                shapes=shapes,
                 task=setup.task,
                 accounts=accounts,
                 max_grad_norm=setup.max_grad_norm,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
@@ -84,10 +84,9 @@ class FakeAccountant(Accountant):
         super().__init__(vocabulary)
         self._shape = shape
 
-    def batch(self, shape: BatchShape, task: str) -> dict[str, Tensor]:
-        """A batch of this shape, which the answers are from now on about."""
+    def about(self, shape: BatchShape) -> None:
+        """From now on, the answers are about this micro-batch."""
         self._shape = shape
-        return shape.batch(task)
 
     def call(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Choose positions by a mask, and read a number, without the data."""
@@ -127,9 +126,9 @@ def account_step(
     adapter: Adapter,
     optimizer: torch.optim.Optimizer | None,
     *,
-    batches: Iterable[dict[str, Tensor]],
+    shapes: Sequence[BatchShape],
     task: str,
-    accounts: Accountant,
+    accounts: FakeAccountant,
     max_grad_norm: float | None = 1.0,
     autocast: bool = False,
 ) -> Memory:
@@ -137,7 +136,9 @@ def account_step(
     parameters = [p for _, p in adapter.trainable()]
     with accounted(accounts, model, adapter, optimizer):
         model.train()
-        for index, batch in enumerate(batches):
+        batches = [shape.batch(task) for shape in shapes]  # as in the trainer, from the start
+        for index, (shape, batch) in enumerate(zip(shapes, batches, strict=True)):
+            accounts.about(shape)
             logits, targets = logits_for(model, batch, task, autocast=autocast)
             accounts.mark("loss")
             loss = functional.cross_entropy(logits.float(), targets, reduction="sum")

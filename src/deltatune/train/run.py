@@ -22,12 +22,13 @@ from deltatune.errors import RecipeError, TrainingError
 from deltatune.evaluate import Evaluation, evaluate, loss_on, metric_keys
 from deltatune.files import make_folder, sha256, write_json, write_text
 from deltatune.memory.batch import largest_micro_batch
+from deltatune.memory.fit import fits
 from deltatune.models.fingerprint import fingerprint
 from deltatune.recipe.schema import MethodEntry, Recipe
 from deltatune.train.budget import Budget
 from deltatune.train.certificate import Certificate
 from deltatune.train.context import Context, SharedBase
-from deltatune.train.forecast import predicted_step
+from deltatune.train.forecast import predicted_step, this_machine
 from deltatune.train.loop import Pause, Progress, Trainer
 from deltatune.train.machine import PeakMemory, fast_float32, git_state, versions
 
@@ -231,7 +232,14 @@ class _Run:
         largest = largest_micro_batch(train, task, self.entry.train, self.seed, after_first=True)
         images = task == "image-classification"
         pixels = self.encoder.collate(train.features[:1])["pixel_values"] if images else None
-        return predicted_step(task, self.entry, self.config, self.base, largest.with_images(pixels))
+        found = predicted_step(task, self.entry, self.config, self.base, largest.with_images(pixels))
+        limit = this_machine()["memory_bytes"]
+        if found is not None and not fits(found["total"], limit):
+            self.observer.warn(
+                f"{self.entry.name}: a training step takes {found['total'] / 1e9:.1f} GB, and there are "
+                f"{limit / 1e9:.1f} GB; `deltatune plan` says what to change."
+            )
+        return found
 
     def _train(self, *, resume: bool) -> Progress:
         if not self.config.trains:
