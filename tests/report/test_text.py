@@ -58,6 +58,7 @@ def test_every_form_names_models_warnings_and_how_to_reproduce(tmp_path):
     assert lines["lora r8"]["model"] == "bundled:t5-small"
     assert float(lines["adalora"]["total_parameters"]) == 139_420_416
     assert "adalora on bart-base" in found["verdict"]
+    assert "own tokenizer" in found["caveat"]
     assert "<b>adalora on bart-base</b>" in page
     for text in (page, table):
         assert "have the same input as a training row" in text
@@ -75,6 +76,7 @@ def test_one_model_has_no_column(comparison_dir):
     assert "bundled:t5-small" in render(comparison_dir, "csv")
     assert "| Model |" not in render(comparison_dir, "md")
     assert "Model, parameters" not in render(comparison_dir)
+    assert "own tokenizer" not in render(comparison_dir)
 
 
 @pytest.mark.parametrize(

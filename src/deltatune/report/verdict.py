@@ -63,7 +63,20 @@ def plain(sentences: list[Sentence]) -> str:
 
 
 def caveat(comparison: Comparison) -> str:
-    """What the intervals are made of."""
+    """What the intervals are made of, and what does not compare."""
+    return " ".join(filter(None, [_of_intervals(comparison), _of_tokens(comparison)]))
+
+
+def _of_tokens(comparison: Comparison) -> str:
+    """That losses a token of several models are no common measure, unless they were shown to be one."""
+    classes = str(comparison.board.get("task", "")).endswith("classification")
+    shown = any("loss" in method.metrics for method in comparison.ranked)
+    if not comparison.several_models or classes or not shown or comparison.primary in ("loss", "perplexity"):
+        return ""
+    return "Loss and perplexity are means over tokens of each model's own tokenizer: compare them within one."
+
+
+def _of_intervals(comparison: Comparison) -> str:
     tests = (comparison.board.get("data") or comparison.first_result.get("data") or {}).get("test")
     seeds = max((len(method.row.get("seeds") or [0]) for method in comparison.methods), default=1)
     examples = f"{tests} test examples" if tests else "the test examples"
