@@ -32,6 +32,7 @@ RESULT = {
 }
 
 PLAN = {
+    "model": "bundled:t5-small",
     "sites": [f"encoder.block.{layer}.attention.q" for layer in range(8)],
     "heads": [],
     "budget": None,
