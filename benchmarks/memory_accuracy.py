@@ -267,7 +267,7 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=RESULT)
-    parser.add_argument("--only", default="")
+    parser.add_argument("--only", default="", help="beginnings of labels, parted by |; other rows are kept")
     arguments = parser.parse_args()
     rows = []
     for case in CASES:
@@ -277,11 +277,14 @@ def main() -> None:
         rows.append(row)
         both = f"{row['predicted']['total'] / 1e6:9.2f} {row['measured']['total'] / 1e6:9.2f} MB"
         print(f"{case.label:60}{both} {row['error']:+8.2%} {row['seconds']:6.1f} s", flush=True)
+    if arguments.only:  # measured anew; the others stay
+        before = json.loads(arguments.out.read_text(encoding="utf-8"))["rows"]
+        anew = {row["case"]: row for row in rows}
+        rows = [anew.get(row["case"], row) for row in before]
     found = summary(rows)
     print({key: f"{value:.2%}" if "error" in key else value for key, value in found.items()})
-    if not arguments.only:
-        content = {"torch": torch.__version__, **found, "rows": rows}
-        arguments.out.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    content = {"torch": torch.__version__, **found, "rows": rows}
+    arguments.out.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
