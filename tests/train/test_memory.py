@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
+from deltatune.core.loss import summed_loss
+from deltatune.core.observer import Silent
 from deltatune.errors import TrainingError
 from deltatune.recipe import Recipe
 from deltatune.recipe.sections import TrainSpec
@@ -15,6 +19,14 @@ from deltatune.train import run
 from deltatune.train.forecast import forecast
 from deltatune.train.loop import Trainer
 from deltatune.train.probe import out_of_memory_explained, try_batch
+
+
+class Listening(Silent):
+    def __init__(self) -> None:
+        self.warnings: list[str] = []
+
+    def warn(self, text: str) -> None:
+        self.warnings.append(text)
 
 
 @pytest.mark.parametrize("method", ["lora", "full"])
@@ -90,6 +102,50 @@ def test_running_out_of_memory_says_what_to_change() -> None:
     with pytest.raises(TrainingError) as raised, out_of_memory_explained(spec, quantized=False):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB.")
     message = str(raised.value)
-    assert "micro_batch_size=4 (the same result), or quantization=nf4" in message
+    assert "micro_batch_size=4 (the same result), or train.auto_micro_batch=true, or quantization" in message
     assert "deltatune plan" in message
     assert "gradient_checkpointing" not in message
+
+
+def test_halved_micro_batches_train_as_if_they_had_been_asked_for(
+    make_recipe: Callable[..., Recipe], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Memory "runs out" in the middle of a step, with gradients and dropout masks of its first half made."""
+    shared = ("train.batch_size=8", "train.max_steps=3")
+    methods = [{"lora": {"dropout": 0.2}}]
+    asked = make_recipe(*shared, "train.micro_batch_size=2", methods=methods)
+    run(asked, asked.methods[0], 0, tmp_path / "asked")
+    sizes: list[int] = []
+
+    def scarce(model: Any, batch: dict[str, Tensor], *arguments: Any, **options: Any) -> Tensor:
+        sizes.append(len(batch["labels"]))
+        if sizes in ([8], [8, 4, 4]):
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return summed_loss(model, batch, *arguments, **options)
+
+    monkeypatch.setattr("deltatune.train.loop.summed_loss", scarce)
+    observer = Listening()
+    automatic = make_recipe(*shared, "train.auto_micro_batch=true", methods=methods)
+    result = run(automatic, automatic.methods[0], 0, tmp_path / "automatic", observer=observer)
+    assert sizes[:3] == [8, 4, 4]
+    assert set(sizes[3:]) == {2}
+    assert [text for text in observer.warnings if "memory ran out" in text] == [
+        "The GPU's memory ran out; from now on it gets 4 rows at once.",
+        "The GPU's memory ran out; from now on it gets 2 rows at once.",
+    ]
+    assert result["cost"]["micro_batch_size"] == 2
+    assert result["memory"]["predicted"] is None
+    tensors = [tmp_path / name / "adapter" / "adapter_model.safetensors" for name in ("asked", "automatic")]
+    assert tensors[0].read_bytes() == tensors[1].read_bytes()
+
+
+def test_a_row_that_does_not_fit_ends_the_run(
+    make_recipe: Callable[..., Recipe], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none(*arguments: Any, **options: Any) -> Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr("deltatune.train.loop.summed_loss", none)
+    recipe = make_recipe("train.auto_micro_batch=true", methods=["lora"])
+    with pytest.raises(TrainingError, match="with 1 rows at once"):
+        run(recipe, recipe.methods[0], 0, tmp_path / "run")

@@ -174,6 +174,9 @@ class TrainSpec(Section):
     """Rows to an optimizer step."""
     micro_batch_size: Count | None = None
     """Rows that go through the model at once; gradients add up to `batch_size`. Null: `batch_size`."""
+    auto_micro_batch: Bool = False
+    """Where a GPU's memory runs out, halve the micro-batch, repeat the step, and go on so. The result is that
+    of the smaller `micro_batch_size` from this step on: the same to rounding, but for masks of dropout."""
     lr: Annotated[float, Strict(), Field(gt=0, allow_inf_nan=False)] | None = None
     """Peak learning rate of AdamW. Null: the method's default."""
     optimizer: Literal["adamw", "adamw-8bit", "adamw-paged"] = "adamw"

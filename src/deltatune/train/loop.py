@@ -32,7 +32,7 @@ from deltatune.recipe.schema import EvaluationSpec, TrainSpec
 from deltatune.train.certificate import Certificate, snapshot
 from deltatune.train.measure import StepMemory
 from deltatune.train.optimizer import build_optimizer
-from deltatune.train.probe import out_of_memory_explained, try_batch
+from deltatune.train.probe import MicroBatches, out_of_memory_explained, try_batch
 from deltatune.train.schedule import lr_factor
 
 
@@ -60,6 +60,8 @@ class Progress:
     """Step of the latest validation."""
     memory: dict[str, Any] = field(default_factory=dict)
     """Bytes by part at the peak of the step that was measured."""
+    micro_batch: int = 0
+    """Rows that go through the model at once."""
 
 
 Pause = Callable[[Progress, int], bool]
@@ -107,6 +109,7 @@ class Trainer:
         to_measure = largest_micro_batch(self.train, task, spec, self.seed, after_first=True).rows
         self.memory = StepMemory(to_measure, self.model, self.adapter, self.optimizer)
         self.progress = Progress()
+        self.micro = MicroBatches(spec, self.adapter, self.observer)
         self.best_state: dict[str, Any] = {}
         self._log_path = self.out / "metrics.jsonl"
         # Full fine-tuning keeps its own parameters in float32 and computes in the base's precision.
@@ -181,8 +184,11 @@ class Trainer:
     def _try_largest(self) -> None:
         """Where memory can run out with an error, let it do so in the first seconds."""
         if self.model.device.type == "cuda":
-            batch = self.encoder.collate([self.train.features[row] for row in self._largest.rows])
-            try_batch(self.model, self.adapter, batch, self.encoder.task, autocast=self._autocast)
+            self.micro.fitting(self._try)
+
+    def _try(self, size: int) -> None:
+        batch = self.encoder.collate([self.train.features[row] for row in self._largest.rows[:size]])
+        try_batch(self.model, self.adapter, batch, self.encoder.task, autocast=self._autocast)
 
     def _asked_to_pause(self) -> bool:
         return bool(self.pause and self.progress.evaluated and self.pause(self.progress, self.total))
@@ -204,20 +210,8 @@ class Trainer:
         lr = self.lr * lr_factor(progress.step, self.total, spec.warmup, spec.schedule)
         for group in self.optimizer.param_groups:
             group["lr"] = lr * self.adapter.lr_factor(group["first"])
-        size = spec.micro_batch_size or spec.batch_size
-        micro = [
-            self.encoder.collate([self.train.features[row] for row in rows[start : start + size]])
-            for start in range(0, len(rows), size)
-        ]
-        targets = sum(count_targets(batch, self.encoder.task, self.model) for batch in micro)
-        total_loss = 0.0
-        for index, batch in enumerate(micro):
-            loss = self._loss_sum({k: v.to(self.model.device) for k, v in batch.items()}) / targets
-            penalty = self.adapter.penalty() if index == 0 else None
-            self.memory.forward_done()
-            total_loss += float(loss.detach())
-            self._require_finite(total_loss)
-            self.accelerator.backward(loss if penalty is None else loss + penalty)
+        total_loss, micro, targets = self.micro.fitting(lambda size: self._backward(rows, size))
+        progress.micro_batch = self.micro.size
         norm = self._clip()
         self.adapter.before_step(progress.step + 1, lambda: self._loss_of(micro, targets))
         self.optimizer.step()
@@ -244,6 +238,21 @@ class Trainer:
         )
         shown = {"loss": total_loss, "tokens/s": progress.tokens / progress.seconds}
         self.observer.advance("Training", 1, shown)
+
+    def _backward(self, rows: list[int], size: int) -> tuple[float, list[dict[str, Tensor]], int]:
+        """Gradients of the mean loss over `rows`, `size` at once: (loss, micro-batches, targets)."""
+        features = [self.train.features[row] for row in rows]
+        micro = [self.encoder.collate(features[at : at + size]) for at in range(0, len(rows), size)]
+        targets = sum(count_targets(batch, self.encoder.task, self.model) for batch in micro)
+        total_loss = 0.0
+        for index, batch in enumerate(micro):
+            loss = self._loss_sum({k: v.to(self.model.device) for k, v in batch.items()}) / targets
+            penalty = self.adapter.penalty() if index == 0 else None
+            self.memory.forward_done()
+            total_loss += float(loss.detach())
+            self._require_finite(total_loss)
+            self.accelerator.backward(loss if penalty is None else loss + penalty)
+        return total_loss, micro, targets
 
     @torch.no_grad()
     def _loss_of(self, micro: list[dict[str, Tensor]], targets: int) -> float:
@@ -345,6 +354,7 @@ class Trainer:
     def _load(self) -> None:
         state = load_state(self.resume_folder)
         self.progress = Progress(**state["progress"])
+        self.micro = MicroBatches(self.spec, self.adapter, self.observer, self.progress.micro_batch)
         self.best_state = state["best"]
         self.certificate.take(state["certificate"])
         self._load_adapter_state(state["adapter"])

@@ -1,9 +1,10 @@
-"""Trying the largest micro-batch before the first step, and what to say when a GPU's memory runs out."""
+"""When a GPU's memory runs out: in the first seconds, with smaller micro-batches, or with advice."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -11,8 +12,11 @@ from torch import Tensor
 from deltatune.core.adapter import Adapter
 from deltatune.core.loss import summed_loss
 from deltatune.core.model import AdaptedModel
+from deltatune.core.observer import Observer
 from deltatune.errors import TrainingError
 from deltatune.recipe.sections import TrainSpec
+
+T = TypeVar("T")
 
 
 def try_batch(
@@ -33,6 +37,42 @@ def try_batch(
     adapter.clock.tick = tick
 
 
+class MicroBatches:
+    """How many rows go through the model at once: as the recipe says, or less where it lets memory decide.
+
+    Args:
+        spec: The run's training settings.
+        adapter: What is trained; a step that is repeated leaves no trace in it.
+        observer: Is told of every halving.
+        size: Rows at once, if an interrupted run had come down to them already.
+    """
+
+    def __init__(self, spec: TrainSpec, adapter: Adapter, observer: Observer, size: int = 0) -> None:
+        self.size = size or spec.micro_batch_size or spec.batch_size
+        self._automatic, self._adapter, self._observer = spec.auto_micro_batch, adapter, observer
+
+    def fitting(self, attempt: Callable[[int], T]) -> T:
+        """Call `attempt` with a number of rows at once that the memory holds, and return what it returns.
+
+        Raises:
+            torch.OutOfMemoryError: The recipe does not let the size change, or a single row is too much.
+        """
+        tick = self._adapter.clock.tick
+        while True:
+            try:
+                return attempt(self.size)
+            except torch.OutOfMemoryError:
+                if not self._automatic or self.size == 1:
+                    raise
+            # Outside of `except`, whose traceback holds on to the tensors of the attempt.
+            for _, parameter in self._adapter.trainable():
+                parameter.grad = None
+            self._adapter.clock.tick = tick
+            torch.cuda.empty_cache()
+            self.size = (self.size + 1) // 2
+            self._observer.warn(f"The GPU's memory ran out; from now on it gets {self.size} rows at once.")
+
+
 @contextlib.contextmanager
 def out_of_memory_explained(spec: TrainSpec, *, quantized: bool) -> Iterator[None]:
     """Within the block, running out of a GPU's memory is an error that says what to change.
@@ -43,8 +83,10 @@ def out_of_memory_explained(spec: TrainSpec, *, quantized: bool) -> Iterator[Non
     try:
         yield
     except torch.OutOfMemoryError as error:
-        rows = spec.micro_batch_size or spec.batch_size
-        ways = [f"train.micro_batch_size={rows // 2} (the same result)"] if rows > 1 else []
+        rows = 1 if spec.auto_micro_batch else spec.micro_batch_size or spec.batch_size
+        ways = []
+        if rows > 1:
+            ways += [f"train.micro_batch_size={rows // 2} (the same result)", "train.auto_micro_batch=true"]
         if not spec.gradient_checkpointing:
             ways.append("train.gradient_checkpointing=true (the same result, a third slower)")
         if not quantized:

@@ -165,6 +165,8 @@ class _Run:
         if description is not None:
             self.observer.log(f"{self.entry.name}: {description}")
         data, report = self.context.dataset, self.context.encoded("train", self.base).report
+        spec = self.entry.train
+        as_asked = progress.micro_batch in (0, spec.micro_batch_size or spec.batch_size)
         stored = self.adapter.stored()
         total = quant.parameter_count(self.base.loaded.model)
         return {
@@ -209,9 +211,10 @@ class _Run:
                 "tokens_per_second": progress.tokens / progress.seconds if progress.seconds else None,
                 "file_bytes": (self.out / "adapter" / TENSORS).stat().st_size if stored else 0,
                 "steps": progress.step,
+                "micro_batch_size": progress.micro_batch,
                 "epochs": progress.step * self.entry.train.batch_size / len(data.train),
             },
-            "memory": {"predicted": predicted, "measured": progress.memory or None},
+            "memory": {"predicted": predicted if as_asked else None, "measured": progress.memory or None},
             "selected": {
                 "step": progress.best_step or progress.step,
                 "by": self.recipe.evaluation.select_by,
