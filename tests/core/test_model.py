@@ -8,7 +8,7 @@ import pytest
 import torch
 from tests import tiny
 from tests.contract.checks import anatomy, close
-from torch import nn
+from torch import Tensor, nn
 
 from deltatune.core.adapter import Adapter, KeysValues, Prompt
 from deltatune.core.delta import Delta
@@ -148,6 +148,31 @@ def test_routed_generation_is_that_of_each_row_alone(method: str, architecture: 
         with model.routing(parts, 4):
             found = model.generate(**made, **options, num_beams=beams)
         assert torch.equal(found, torch.cat(expected)), beams
+
+
+def in_two_steps(model: AdaptedModel, ids: Tensor) -> Tensor:
+    """Logits of the second half of `ids`, read behind the cache of the first, without masks and positions."""
+    half = ids.shape[1] // 2
+    before = model(input_ids=ids[:, :half], use_cache=True)
+    name = (
+        "cache" if "cache" in before else "past_key_values"
+    )  # as Transformers calls it: before 5.24, and since
+    logits: Tensor = model(input_ids=ids[:, half:], **{name: before[name]}).logits
+    return logits
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gpt2"])
+def test_positions_behind_a_prefix_go_on_from_a_cache(architecture: str) -> None:
+    model, ids = build(architecture), tiny.batch(architecture)["input_ids"]
+    tiny.perturb(model.attach("a", PREFIX(n_tokens=3)), std=0.5)
+    close(in_two_steps(model, ids), model(input_ids=ids).logits[:, ids.shape[1] // 2 :])
+
+
+def test_a_prompt_is_not_put_behind_a_cache() -> None:
+    model, ids = build("llama"), tiny.batch("llama")["input_ids"]
+    tiny.perturb(model.attach("a", PROMPT(n_tokens=3)))
+    with pytest.raises(TargetError, match="cached forward pass"):
+        in_two_steps(model, ids)
 
 
 def test_a_delta_on_the_output_head_can_be_routed_with_labels_only() -> None:

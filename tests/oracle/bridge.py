@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,8 +12,12 @@ import torch
 from peft import PeftModel, get_peft_model
 from tests import tiny
 from torch import Tensor, nn
+from transformers import LlamaForCausalLM
 
 from deltatune.core.model import AdaptedModel
+
+CACHE_IS_CALLED_CACHE = "cache" in inspect.signature(LlamaForCausalLM.forward).parameters
+"""Since Transformers 5.24; peft 0.21 knows it as `past_key_values` only."""
 
 TASKS = {
     **dict.fromkeys(tiny.SEQ2SEQ, "SEQ_2_SEQ_LM"),

@@ -16,6 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.oracle import bridge
 from tests.pitfalls.page import Read, Shared
 
 pytestmark = pytest.mark.filterwarnings(
@@ -60,17 +61,26 @@ def test_left_padding(read: Read) -> None:
     found = read("Padding that moves a prompt")
     peft = found["peft"]
     options = {"max_new_tokens": 1, "return_dict_in_generate": True, "output_logits": True}
-    moved = {}
+    moved, off = {}, {}
     for kind in ("PromptTuningConfig", "PrefixTuningConfig"):  # what the page says of `generate`
         model = peft.PeftModel.from_pretrained(found["llama"](), kind).eval()
+        alone = model(**found["single"]).logits[0, -1]
         single = {**found["single"], "attention_mask": torch.ones_like(found["single"]["input_ids"])}
-        alone = model.generate(**single, **options).logits[0][0]
-        moved[kind] = (model.generate(**found["padded"], **options).logits[0][1] - alone).abs().max()
+        generated = model.generate(**single, **options).logits[0][0]
+        moved[kind] = (model.generate(**found["padded"], **options).logits[0][1] - generated).abs().max()
+        off[kind] = (generated - alone).abs().max()
         ours = found["deltatune"].AdaptedModel(found["llama"]())
         ours.load(kind)
         assert (ours(**found["single"]).logits[0, -1] - alone).abs().max() < 1e-4  # the same delta
+        found_alone = ours.generate(**single, **options).logits[0][0]
+        assert (found_alone - alone).abs().max() < 1e-4
+        assert (ours.generate(**found["padded"], **options).logits[0][1] - found_alone).abs().max() < 1e-4
     assert moved["PromptTuningConfig"] > 0.1
-    assert moved["PrefixTuningConfig"] < 1e-4
+    assert off["PromptTuningConfig"] < 1e-4
+    if bridge.CACHE_IS_CALLED_CACHE:
+        assert off["PrefixTuningConfig"] > 0.1
+    else:
+        assert max(moved["PrefixTuningConfig"], off["PrefixTuningConfig"]) < 1e-4
 
 
 def test_selection(read: Read) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from deltatune.core.taps import Active, call_arguments
+from deltatune.core.taps import Active, cached_length, call_arguments
 
 
 class PositionTap:
@@ -47,8 +47,7 @@ class PositionTap:
         if positions is None and mask is not None and mask.dim() == 2:  # padding takes up no positions
             positions = (mask.long().cumsum(dim=1) - 1).clamp(min=0)[:, -given.shape[1] :]
         elif positions is None:
-            past = call.get("past_key_values")
-            start = past.get_seq_length() if past is not None else 0
+            start = cached_length(call)
             positions = torch.arange(start, start + given.shape[1], device=given.device)[None]
         if self.active.batch_rows is None:
             positions = positions + sum(self.shifts[route.name] for route in routes)

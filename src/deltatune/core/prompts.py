@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from deltatune.core.adapter import Prompt
 from deltatune.core.sites import BaseView
-from deltatune.core.taps import Active, call_arguments
+from deltatune.core.taps import Active, cached_length, call_arguments
 from deltatune.errors import TargetError
 
 
@@ -161,8 +161,7 @@ class PromptTap:
         if not self.active.of(self.prompts) or self.active.suspended:
             return None
         call = call_arguments(module, args, kwargs)
-        past = call.get("past_key_values")
-        if past is not None and past.get_seq_length() > 0:
+        if cached_length(call):
             raise TargetError(
                 "a cached forward pass cannot insert a prompt in the middle of a text.",
                 remedy="Generate with AdaptedModel.generate, which embeds the prompt once.",

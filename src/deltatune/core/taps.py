@@ -156,6 +156,16 @@ def call_arguments(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, A
     return call
 
 
+def cached_length(call: dict[str, Any]) -> int:
+    """How many tokens the cache holds that a model was called with; 0 without one.
+
+    Args:
+        call: The call's arguments by name. Transformers calls the cache `cache` since 5.24.
+    """
+    cache = call.get("cache", call.get("past_key_values"))
+    return 0 if cache is None else int(cache.get_seq_length())
+
+
 def first(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
     """The tensor a module was called with: its first argument, named or not."""
     value = args[0] if args else next(iter(kwargs.values()))
