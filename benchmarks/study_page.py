@@ -1,0 +1,203 @@
+"""Writes what was measured into a page of docs: tables, verdict and charts of finished comparisons.
+
+    python benchmarks/study_page.py docs/studies/chest-xrays.md xrays=out/chest-xrays
+
+The words of a page are written by hand; between `<!-- xrays: table accuracy loss -->` and `<!-- end -->`
+stands what this script makes of the comparison called `xrays`:
+
+    verdict          the verdict in words, and what its intervals are made of
+    table METRIC ... a row a method: rank, metrics, the interval of the deciding one, and what it cost
+    epochs METRIC    mean over seeds of a validation metric, a column an evaluation
+    pairs            every pair of methods: difference, interval, p value after correction
+    chart KIND ...   an SVG beside the page; kinds: training, validation, parameters, time, memory
+    setting          data, steps, seeds, machine and versions
+    warnings         what the comparison warns of
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Callable
+from pathlib import Path
+from statistics import fmean
+
+from markupsafe import Markup
+
+from deltatune.report import charts, display, figures
+from deltatune.report.load import Comparison, load
+from deltatune.report.verdict import caveat, plain, verdict
+
+REGION = re.compile(r"<!-- (\S+): (\w+)([^>]*?) -->\n.*?<!-- end -->", re.S)
+CSS = Path(charts.__file__).with_name("page.css")
+CHART_RULE = re.compile(
+    r"^(svg |\.(s\d|sn|grid|band|many|front|base|curve|mark|error|leader|baseline)\b).*$", re.M
+)
+KINDS = {
+    "training": "Training loss",
+    "validation": "Validation loss",
+    "parameters": "against trained parameters",
+    "time": "against training time",
+    "memory": "against peak memory",
+}
+ROW, GAP = charts.HEIGHT + 34.0, 24.0
+
+
+def table(comparison: Comparison, metrics: list[str]) -> str:
+    """A row a method, best first."""
+    labels = [display.style(key).label for key in metrics]
+    head = ["rank", "method", *labels, "95 %", "trained", "share", "training", "evaluation", "memory", "file"]
+    lines = [f"| {' | '.join(head)} |", f"|--:|:--|{'--:|' * (len(head) - 2)}"]
+    for method in comparison.ranked:
+        cost, trained = method.cost, method.cost.get("trained_parameters")
+        cells = [
+            str(method.row.get("rank") or ""),
+            method.shown,
+            *(display.metric(key, method.metrics.get(key)) for key in metrics),
+            display.interval(comparison.primary, method.row.get("interval")),
+            f"{trained:,.0f}",
+            display.share(trained, cost.get("total_parameters")),
+            display.duration(cost.get("train_seconds")),
+            display.duration(cost.get("evaluation_seconds")),
+            display.size(cost.get("peak_memory_bytes")),
+            display.size(cost.get("file_bytes")),
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def epochs(comparison: Comparison, metric: str) -> str:
+    """Means over seeds of a validation metric at each evaluation that all runs of a method made."""
+    found: dict[str, dict[int, list[float]]] = {}
+    for method in comparison.ranked:
+        for run in method.runs:
+            for line in run.steps:
+                if metric in line.get("validation", {}):
+                    at = found.setdefault(method.shown, {}).setdefault(line["step"], [])
+                    at.append(line["validation"][metric])
+    steps = sorted({step for values in found.values() for step in values})
+    lines = [f"| method | {' | '.join(f'step {step}' for step in steps)} |", f"|:--|{'--:|' * len(steps)}"]
+    for name, values in found.items():
+        cells = [display.metric(metric, fmean(values[step])) if step in values else "" for step in steps]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def pairs(comparison: Comparison) -> str:
+    """Every pair, the better one first, in the order of the ranking."""
+    shown = {method.name: method.shown for method in comparison.ranked}
+    order = list(shown)
+    key, unit = comparison.primary, display.style(comparison.primary)
+    lines = [
+        f"| better | worse | difference in {unit.label} | 95 % | p (Holm) | |",
+        "|:--|:--|--:|--:|--:|:--|",
+    ]
+    for pair in comparison.board["pairs"]:
+        turned = order.index(pair["a"]) > order.index(pair["b"])
+        a, b, sign = (pair["b"], pair["a"], -1) if turned else (pair["a"], pair["b"], 1)
+        ends = sorted(sign * end for end in (pair["low"], pair["high"]))
+        p = display.p_value(pair["p"])
+        lines.append(
+            f"| {shown[a]} | {shown[b]} | {display.metric(key, sign * pair['difference'], unit=False)} | "
+            f"{display.interval(key, ends)} | {p} | {'tie' if pair['tie'] else 'real'} |"
+        )
+    return "\n".join(lines)
+
+
+def setting(comparison: Comparison) -> str:
+    """What the figures depend on."""
+    result = comparison.first_result
+    data, versions, costs = result["data"], result["versions"], [m.cost for m in comparison.ranked]
+    steps = sorted({round(cost["steps"]) for cost in costs if cost.get("steps")})
+    seeds = comparison.board["recipe"]["seeds"]
+    return (
+        f"{data['train']:,} training, {data['validation']:,} validation and {data['test']:,} test rows; "
+        f"{' or '.join(map(str, steps))} steps; seeds {', '.join(map(str, seeds))}; "
+        f"{versions['threads']} CPU threads, torch {versions['torch']}, "
+        f"Transformers {versions['transformers']}."
+    )
+
+
+def warnings(comparison: Comparison) -> str:
+    """The comparison's own warnings as a list."""
+    return "\n".join(f"- {text}" for text in comparison.warnings) or "None."
+
+
+def chart(comparison: Comparison, kinds: list[str], path: Path) -> str:
+    """Write an SVG with the charts of the given kinds, two in a row, and a legend; return its Markdown."""
+    tuned = [method.name for method in comparison.methods if not method.untuned]
+    series = {method.name: charts.NEUTRAL for method in comparison.methods}
+    series |= {name: index for index, name in enumerate(tuned)}
+    drawn = [*figures.curves(comparison.ranked, series), *figures.against_cost(comparison, series)]
+    chosen = [next(figure for figure in drawn if KINDS[kind] in figure.title) for kind in kinds]
+    parts, columns = [], min(2, len(chosen))
+    for index, figure in enumerate(chosen):
+        x, y = (index % columns) * (charts.WIDTH + GAP), (index // columns) * ROW
+        parts.append(Markup('<text class="heading" x="{}" y="{}">{}</text>').format(x, y + 16, figure.title))
+        parts.append(_placed(figure.svg, x, y + 26, charts.WIDTH, charts.HEIGHT))
+    width, x, y = columns * (charts.WIDTH + GAP) - GAP, 0.0, -(-len(chosen) // columns) * ROW + 14
+    for method in comparison.ranked:
+        if x + 30 + 7 * len(method.shown) > width:
+            x, y = 0.0, y + 20
+        parts.append(_placed(charts.swatch(series[method.name]), x, y, 14, 14))
+        parts.append(Markup('<text x="{}" y="{}">{}</text>').format(x + 19, y + 11, method.shown))
+        x += 36 + 7 * len(method.shown)
+    path.write_text(_svg(parts, width, y + 24), encoding="utf-8")
+    return f"![{', '.join(figure.title.lower() for figure in chosen)}]({path.name})"
+
+
+def _placed(svg: Markup, x: float, y: float, width: float, height: float) -> Markup:
+    """An inner SVG at its place in an outer one."""
+    place = f'<svg x="{x}" y="{y}" width="{width}" height="{height}"'
+    return Markup(str(svg).replace("<svg", place, 1))
+
+
+def _svg(parts: list[Markup], width: float, height: float) -> str:
+    css = CSS.read_text(encoding="utf-8")
+    light, dark = css[: css.index("@media")], css[css.index("@media") : css.index("* {")]
+    rules = "\n".join(match[0] for match in CHART_RULE.finditer(css))
+    style = f"{light}{dark}{rules}\nsvg .heading {{ font-weight: 600; font-size: 14px; fill: var(--ink); }}"
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="-12 -8 {width + 24:.0f} {height + 16:.0f}">\n'
+        f"<style>{style}</style>\n"
+        '<rect x="-12" y="-8" width="100%" height="100%" style="fill:var(--card)"/>\n'
+        f"{Markup('').join(parts)}\n</svg>\n"
+    )
+
+
+def filled(page: str, comparisons: dict[str, Comparison], path: Path) -> str:
+    """The page with every region of the given comparisons made anew."""
+
+    def region(match: re.Match[str]) -> str:
+        name, kind, words = match[1], match[2], match[3].split()
+        if name not in comparisons:
+            return match[0]
+        comparison = comparisons[name]
+        made: dict[str, Callable[[], str]] = {
+            "verdict": lambda: f"{plain(verdict(comparison))}\n\n{caveat(comparison)}",
+            "table": lambda: table(comparison, words or [comparison.primary]),
+            "epochs": lambda: epochs(comparison, words[0]),
+            "pairs": lambda: pairs(comparison),
+            "setting": lambda: setting(comparison),
+            "warnings": lambda: warnings(comparison),
+            "chart": lambda: chart(comparison, words, path.with_name(f"{path.stem}-{name}.svg")),
+        }
+        return f"<!-- {name}: {kind}{match[3]} -->\n{made[kind]()}\n<!-- end -->"
+
+    return REGION.sub(region, page)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("page", type=Path, help="the Markdown file whose regions are filled")
+    parser.add_argument("comparisons", nargs="+", metavar="NAME=FOLDER", help="finished comparisons")
+    options = parser.parse_args()
+    named = dict(text.split("=", 1) for text in options.comparisons)
+    found = {name: load(Path(folder)) for name, folder in named.items()}
+    options.page.write_text(
+        filled(options.page.read_text(encoding="utf-8"), found, options.page), encoding="utf-8"
+    )
+
+
+if __name__ == "__main__":
+    main()
