@@ -4,7 +4,7 @@ r"""Bottleneck adapters: two small layers with a non-linearity between, added to
 
     houlsby    h = y + A(y)       after attention and after the feed-forward  (Houlsby et al. 2019, figure 2)
     pfeiffer   h = y + A(y)       after the feed-forward only                 (Pfeiffer et al. 2021)
-    parallel   h = y + s A(x)     x is what the feed-forward gets, s = 4      (He et al. 2022, section 4.6)
+    parallel   h = y + s A(x)     x is what the feed-forward gets, s = 4      (He et al. 2022, section 4.5)
 
 y is the output of a sub-layer's last projection, before its residual connection. Encoder-decoder models have
 a third sub-layer in every decoder block: with `houlsby` its cross-attention gets an adapter as well.

@@ -5,15 +5,15 @@ r"""Diff pruning: a change of the weights themselves of which only a few entries
     penalty = lambda sum sigmoid(alpha - log(-l / r))     (the expected number of non-zero entries)
 
 with l = -1.5 and r = 1.5, the hard-concrete gates of Louizos et al. 2018. `structured` multiplies each gate
-by one that its whole matrix shares, z_g z_i, whose penalty is the product of both terms (section 3.2).
+by one that its whole matrix shares, z_g z_i, whose penalty is the product of both terms (section 3.3).
 Without noise (evaluation) s = sigmoid(alpha).
 
 In the first part of a run gates and changes are trained together. Then the largest entries of z . w over all
-matrices are kept, exactly `density` of them (section 3.3), the gates are done with, and training goes on with
+matrices are kept, exactly `density` of them (section 3.2), the gates are done with, and training goes on with
 these entries alone (the paper's fixed mask). The schedule is laid out over the run's real steps, and a run
 that ends with another number of entries fails. What is stored is the place of each entry and its value.
 
-Initialisation: w = 0 and alpha = 5 (section 4.2), so that training starts at the base. Oracle: the formulas
+Initialisation: w = 0 and alpha = 5 (section 4.3), so that training starts at the base. Oracle: the formulas
 above written out with the same noise; density and files are counted.
 """
 
@@ -240,9 +240,10 @@ class DiffPruningConfig(MethodConfig):
         "entry in the file. Free once merged."
     )
     defaults: ClassVar[str] = (
-        "0.5 % of all linear layers, gates in (-1.5, 1.5) from alpha 5 and l0 1.25e-7, as in the paper and "
-        "its code; half of the steps with gates; lr 1e-4, as for full fine-tuning, with gates at 1,000 times "
-        "that, the code's 0.1, and the entries that are left at 30 times that."
+        "0.5 %, gates in (-1.5, 1.5) from alpha 5 and l0 1.25e-7 as in the paper, which changes all parameters, "
+        "not the linear layers alone. lr 1e-4 as for full fine-tuning here (the paper: 1e-5), with gates at "
+        "1,000 times that, the 0.1 of its code. Chosen here: half of the steps with gates, and the entries "
+        "that are left at 30 times lr (the paper: 5 times)."
     )
     paper: ClassVar[str] = (
         "Guo, Rush and Kim 2021, Parameter-Efficient Transfer Learning with Diff Pruning (arXiv 2012.07463)."
