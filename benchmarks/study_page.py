@@ -109,11 +109,11 @@ def setting(comparison: Comparison) -> str:
     result = comparison.first_result
     data, versions, costs = result["data"], result["versions"], [m.cost for m in comparison.ranked]
     steps = sorted({round(cost["steps"]) for cost in costs if cost.get("steps")})
-    seeds = comparison.board["recipe"]["seeds"]
+    seeds, threads = comparison.board["recipe"]["seeds"], versions["threads"]
     return (
         f"{data['train']:,} training, {data['validation']:,} validation and {data['test']:,} test rows; "
-        f"{' or '.join(map(str, steps))} steps; seeds {', '.join(map(str, seeds))}; "
-        f"{versions['threads']} CPU threads, torch {versions['torch']}, "
+        f"{' or '.join(map(str, steps))} steps; seed{'s' * (len(seeds) > 1)} "
+        f"{', '.join(map(str, seeds))}; {threads} CPU thread{'s' * (threads > 1)}, torch {versions['torch']}, "
         f"Transformers {versions['transformers']}."
     )
 

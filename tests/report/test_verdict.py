@@ -84,6 +84,15 @@ def test_time_and_parameters_may_have_different_winners():
     assert "adalora trains fastest (39 s) and lora has the fewest trained parameters (4.00 k, 1.8" in found
 
 
+def test_equally_many_parameters_are_nobodys_merit():
+    comparison = board({"lora": (0.6, 1), "qlora": (0.605, 1)}, {frozenset(("lora", "qlora"))})
+    for method in comparison.methods:
+        method.cost["trained_parameters"] = 4000
+    assert words(comparison).endswith(
+        "Among the best, lora trains fastest (40 s, 1.8\u00d7 faster than qlora)."
+    )
+
+
 def test_ties_below_the_first_rank_are_named():
     methods = {"lora": (0.6, 1), "prefix": (0.5, 2), "prompt": (0.49, 2)}
     assert "prefix and prompt tie for rank 2 (p = .41)." in words(

@@ -100,7 +100,7 @@ def scatter(
     log = x.log and bool(costs) and min(costs) > 0
     x_scale = fit(costs, AREA.left + 12, AREA.right - 12, log=log, zero=not log)
     y_scale = fit(values, AREA.bottom, AREA.top + 4)
-    parts = [_axes(x_scale, y_scale, Axis(f"{x.title} (log)" if log else x.title, x.write), y)]
+    parts = [_axes(x_scale, y_scale, Axis(_logarithmic(x.title) if log else x.title, x.write), y)]
     steps = [(x_scale(cost), y_scale(value)) for cost, value in front]
     parts.append(_staircase(steps))
     places = [(x_scale(dot.x), y_scale(dot.y)) for dot in dots]
@@ -194,6 +194,11 @@ def _band(line: Line, x_scale: Scale, y_scale: Scale) -> Markup:
     edge += [(px, y_scale(low)) for px, (low, _) in reversed(list(zip(steps, line.band, strict=True)))]
     path = "L".join(f"{px:.1f},{py:.1f}" for px, py in edge)
     return _group("area", line.series, Markup('<path class="band" d="M{}Z"/>').format(path))
+
+
+def _logarithmic(title: str) -> str:
+    """`Parameters (log)`, `File size (MB, log)`."""
+    return f"{title[:-1]}, log)" if title.endswith(")") else f"{title} (log)"
 
 
 def _treads(steps: Sequence[Point]) -> list[Box]:

@@ -124,6 +124,12 @@ def p_value(p: float) -> str:
     return text.replace(" ", "\u00a0")
 
 
+def two_digits(count: int) -> int:
+    """A count rounded up to two digits: 2549 is 2600."""
+    unit = 10 ** max(0, len(str(count)) - 2)
+    return -(-count // unit) * unit
+
+
 def times(ratio: float) -> str:
     """A ratio: `1.3\u00d7`, `24\u00d7`."""
     return f"{ratio:.{1 if ratio < 9.95 else 0}f}\u00d7"

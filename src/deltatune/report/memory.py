@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from markupsafe import Markup
+
 from deltatune.report.figures import Figure
 from deltatune.report.load import Method
 from deltatune.report.stacked import Bar, inline
@@ -35,4 +37,6 @@ def memory(methods: Sequence[Method]) -> list[Figure]:
     )
     if errors:
         note += f" Predictions are off by {max(errors):.2%} at most."
-    return [Figure("Memory of a training step", note, inline([("", bars)], "Memory of a training step"))]
+    title = "Memory of a training step"
+    scroll = Markup('<div class="scroll" tabindex="0" role="region" aria-label="{}">{}</div>')
+    return [Figure(title, note, scroll.format(title, inline([("", bars)], title)))]

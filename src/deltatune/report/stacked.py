@@ -22,6 +22,7 @@ NOTES = {
     "temporary": "temporary",
 }
 _LEFT, _RIGHT, _ROW, _GAP, _WIDTH = 150.0, 74.0, 22.0, 18.0, 720.0
+_LETTER = 8.2  # mean width of a letter at 13 px, a little generous
 _LIGHT = ("#2563c9", "#c2560c", "#12805c", "#a62a76", "#6a55c9", "#857000", "#8a919b")
 _DARK = ("#7fb0ff", "#ffa45c", "#5fd3a4", "#f58cc4", "#b3a5ff", "#dcc64f", "#8a919b")
 _SHORT = 22
@@ -62,11 +63,13 @@ def stacked(groups: Sequence[tuple[str, Sequence[Bar]]]) -> tuple[Markup, float]
         (the marks, the height that they take up).
     """
     marks, top = [], 0.0
+    longest = max((len(_shortened(bar.name)) for _, bars in groups for bar in bars), default=0)
+    start = max(_LEFT, 8 + _LETTER * longest)
     for heading, bars in groups:
         if heading:
             marks.append(Markup('<text class="title" x="0" y="{:.0f}">{}</text>').format(top + 14, heading))
             top += 22
-        scale = fit([0.0, *(float(bar.total) for bar in bars)], _LEFT, _WIDTH - _RIGHT, zero=True)
+        scale = fit([0.0, *(float(bar.total) for bar in bars)], start, _WIDTH - _RIGHT, zero=True)
         for bar in bars:
             marks.append(_bar(bar, top, scale))
             top += _ROW + 4
@@ -77,7 +80,7 @@ def stacked(groups: Sequence[tuple[str, Sequence[Bar]]]) -> tuple[Markup, float]
 def _bar(bar: Bar, top: float, scale: Scale) -> Markup:
     marks = [
         Markup('<text x="{:.0f}" y="{:.1f}" text-anchor="end">{}</text>').format(
-            _LEFT - 8, top + 15, display.visible(_shortened(bar.name))
+            scale(0) - 8, top + 15, display.visible(_shortened(bar.name))
         )
     ]
     reached = 0

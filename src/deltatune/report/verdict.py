@@ -199,12 +199,15 @@ def _lower_ties(comparison: Comparison, rest: list[Method]) -> list[Sentence]:
 
 
 def needs(pair: dict[str, Any]) -> str:
-    """`1,200 test examples in all or 9 seeds of each`: what would part a tie, if that is known."""
+    """`1,200 test examples in all or 9 seeds of each`: what would part a tie, if that is known.
+
+    In two digits, rounded up: more would pretend to know the true difference.
+    """
     counts = (
         (pair.get("examples_needed"), "test examples in all"),
         (pair.get("seeds_needed"), "seeds of each"),
     )
-    return " or ".join(f"{count:,} {what}" for count, what in counts if count)
+    return " or ".join(f"{display.two_digits(count):,} {what}" for count, what in counts if count)
 
 
 def _needed(comparison: Comparison, top: list[Method]) -> list[Sentence]:
@@ -235,7 +238,8 @@ def _tie_p(comparison: Comparison, group: list[Method]) -> str:
     if not all(pair and pair["tie"] for pair in pairs):
         return ""
     least = display.p_value(min(float(pair["p"]) for pair in pairs if pair))
-    return least if len(group) == 2 else least.replace("=", "\u2265")
+    only = len(group) == 2 or least == display.p_value(1.0)
+    return least if only else least.replace("=", "\u2265")
 
 
 def _gap(comparison: Comparison, pair: dict[str, Any], *, named: bool, least: bool) -> str:
@@ -281,9 +285,11 @@ def _cheapest(top: list[Method]) -> list[Sentence]:
     if any(not method.cost.get(key) for method in top for key in ("train_seconds", "trained_parameters")):
         return []
     fastest, *_ = by_time = sorted(top, key=lambda method: float(method.cost["train_seconds"]))
-    smallest, *_ = by_size = sorted(top, key=lambda method: float(method.cost["trained_parameters"]))
+    smallest, *_ = by_size = sorted(by_time, key=lambda method: float(method.cost["trained_parameters"]))
     seconds, parameters = fastest.cost["train_seconds"], smallest.cost["trained_parameters"]
     fast = f"trains fastest ({display.duration(seconds)}{_times(by_time, 'train_seconds', 'faster')})"
+    if by_size[-1].cost["trained_parameters"] == parameters:
+        return [["Among the best, ", Name(fastest.shown), f" {fast}."]]
     fewer = _times(by_size, "trained_parameters", "fewer")
     small = f"has the fewest trained parameters ({display.amount(parameters)}{fewer})"
     if fastest is smallest:
