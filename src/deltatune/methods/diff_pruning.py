@@ -240,10 +240,10 @@ class DiffPruningConfig(MethodConfig):
         "entry in the file. Free once merged."
     )
     defaults: ClassVar[str] = (
-        "0.5 %, gates in (-1.5, 1.5) from alpha 5 and l0 1.25e-7 as in the paper, which changes all parameters, "
-        "not the linear layers alone. lr 1e-4 as for full fine-tuning here (the paper: 1e-5), with gates at "
-        "1,000 times that, the 0.1 of its code. Chosen here: half of the steps with gates, and the entries "
-        "that are left at 30 times lr (the paper: 5 times)."
+        "0.5 %, gates in (-1.5, 1.5) from alpha 5 and l0 1.25e-7 as in the paper, which changes all "
+        "parameters, not the linear layers alone. lr 1e-4 as for full fine-tuning here "
+        "(the paper: 1e-5), with gates at 1,000 times that, the 0.1 of its code. Chosen here: half of the "
+        "steps with gates, and the entries that are left at 30 times lr (the paper: 5 times)."
     )
     paper: ClassVar[str] = (
         "Guo, Rush and Kim 2021, Parameter-Efficient Transfer Learning with Diff Pruning (arXiv 2012.07463)."

@@ -33,7 +33,7 @@ class FullConfig(MethodConfig):
         "activations."
     )
     defaults: ClassVar[str] = (
-        "lr 1e-4: ten times below lora's, the usual range of full fine-tuning with AdamW."
+        "lr 1e-4: ten times below lora's. T5 takes 1e-4 to 3e-4; BERT, and large models, less (2e-5 to 5e-5)."
     )
     paper: ClassVar[str] = (
         "Howard and Ruder 2018, Universal Language Model Fine-tuning (discriminative start)."

@@ -1,6 +1,6 @@
 r"""LoftQ: LoRA that starts where it makes up for what quantization lost.
 
-    h = Q(W_0) x + s B A x,  s B A = rank-r part of W_0 - Q(W_0) at the start    (Li et al. 2023, equation 8)
+    h = Q(W_0) x + s B A x,  s B A = rank-r part of W_0 - Q(W_0) at the start  (Li et al. 2023, equations 8-9)
 
 With W_0 - Q = U S V^T, A = (S_r / s)^(1/2) V_r^T and B = U_r (S_r / s)^(1/2). The paper alternates between
 this and quantizing W_0 - s B A again; here the base keeps its bytes, which is the algorithm with one step (T
@@ -42,7 +42,8 @@ class LoftqConfig(LoraConfig):
         "decomposition of each matrix."
     )
     defaults: ClassVar[str] = (
-        "alpha = 2 r and lr 1e-3, as lora: the start is scaled so that alpha does not change it."
+        "alpha = 2 r and lr 1e-3, as lora: the start is scaled so that alpha does not change it. The paper "
+        "tries 1e-5 to 5e-4 on DeBERTa."
     )
     paper: ClassVar[str] = (
         "Li et al. 2023, LoftQ: LoRA-Fine-Tuning-Aware Quantization for LLMs (arXiv 2310.08659)."

@@ -2,8 +2,8 @@ r"""LoRA-FA: LoRA with A frozen at its random start.
 
     h = W_0 x + (alpha / r) B A x,  only B is trained          (Zhang et al. 2023, section 3)
 
-A and B start as in LoRA. The update stays in the column space that A spans at the start, and the backward
-pass needs A x [..., r] instead of x [..., d_in], which spares most of the memory of LoRA's activations. A is
+A and B start as in LoRA. The update stays in the row space of A, which is random, and the backward pass
+needs A x [..., r] instead of x [..., d_in], which spares most of the memory of LoRA's activations. A is
 stored, so the file is LoRA's.
 
 Oracle: plain LoRA whose A does not require a gradient, here and in peft. (peft's LoRA-FA optimizer freezes A

@@ -3,7 +3,7 @@ r"""LoRA+: LoRA whose B learns faster than its A.
     A <- A - eta G_A,  B <- B - lambda eta G_B,  lambda = 16      (Hayou et al. 2024, sections 3 and 4)
 
 G is what the optimizer makes of the gradient. In wide models equal rates cannot make both factors learn at
-once (proposition 2): B must move by a factor of the order of d_in faster (theorem 1). Start and computation
+once (proposition 1): B must move by a factor of the order of d_in faster (theorem 1). Start and computation
 are LoRA's, and so is the file. On an embedding both rates are equal: its input is one-hot, so the width does
 not enter.
 

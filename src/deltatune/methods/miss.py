@@ -71,7 +71,9 @@ class MissConfig(MethodConfig):
         "lora's: an entry of D moves d_in / r entries of the weight at once."
     )
     size: ClassVar[str | None] = "r"
-    paper: ClassVar[str] = "Kang and Yin 2024, MiSS / Bone: Matrix Shard Sharing (arXiv 2409.15371)."
+    paper: ClassVar[str] = (
+        "Kang and Yin 2024, MiSS: Matrix Shard Sharing (arXiv 2409.15371; its first version was called Bone)."
+    )
     default_lr: ClassVar[float] = 3e-4
     peft_type: ClassVar[str | None] = "MISS"
 

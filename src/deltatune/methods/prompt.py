@@ -51,7 +51,8 @@ class PromptConfig(MethodConfig):
     )
     cost: ClassVar[str] = "n_tokens d parameters in all; inputs are n_tokens longer, for good."
     defaults: ClassVar[str] = (
-        "20 tokens from sampled frequent words and lr 0.3, as in Lester et al. 2021, section 3.2 and 4."
+        "lr 0.3 as in Lester et al. 2021, section 3; 20 tokens from sampled frequent words, which are among "
+        "the settings of their section 3.2 (their own default is 100 tokens from class labels)."
     )
     size: ClassVar[str | None] = "n_tokens"
     paper: ClassVar[str] = (
