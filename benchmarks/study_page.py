@@ -113,8 +113,8 @@ def setting(comparison: Comparison) -> str:
     return (
         f"{data['train']:,} training, {data['validation']:,} validation and {data['test']:,} test rows; "
         f"{' or '.join(map(str, steps))} steps; seed{'s' * (len(seeds) > 1)} "
-        f"{', '.join(map(str, seeds))}; {threads} CPU thread{'s' * (threads > 1)}, torch {versions['torch']}, "
-        f"Transformers {versions['transformers']}."
+        f"{', '.join(map(str, seeds))}; {threads} CPU thread{'s' * (threads > 1)}, "
+        f"torch {versions['torch']}, Transformers {versions['transformers']}."
     )
 
 
