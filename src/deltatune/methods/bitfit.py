@@ -73,7 +73,7 @@ class BitFitConfig(MethodConfig):
         "pretraining; bases without biases (T5, Llama) get new ones, which cannot be merged."
     )
     cost: ClassVar[str] = "About 0.1 % of the parameters: one for each output of a layer; free once merged."
-    defaults: ClassVar[str] = "All biases as in the paper; lr 1e-3, the upper end of the rates it searches."
+    defaults: ClassVar[str] = "All biases as in the paper; lr 1e-3, the default of its code."
     paper: ClassVar[str] = "Ben Zaken, Goldberg and Ravfogel 2022, BitFit (arXiv 2106.10199)."
     default_lr: ClassVar[float] = 1e-3
 

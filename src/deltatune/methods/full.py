@@ -33,10 +33,11 @@ class FullConfig(MethodConfig):
         "activations."
     )
     defaults: ClassVar[str] = (
-        "lr 1e-4: ten times below lora's. T5 takes 1e-4 to 3e-4; BERT, and large models, less (2e-5 to 5e-5)."
+        "lr 1e-4: ten times below lora's. T5 usually takes 1e-4 to 3e-4, BERT 2e-5 to 5e-5."
     )
     paper: ClassVar[str] = (
-        "Howard and Ruder 2018, Universal Language Model Fine-tuning (discriminative start)."
+        "Howard and Ruder 2018, Universal Language Model Fine-tuning for Text Classification "
+        "(arXiv 1801.06146)."
     )
     default_lr: ClassVar[float] = 1e-4
 

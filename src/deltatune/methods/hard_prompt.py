@@ -218,8 +218,8 @@ class HardPromptConfig(MethodConfig):
         "n_tokens longer, for good."
     )
     defaults: ClassVar[str] = (
-        "10 tokens (AutoPrompt and PEZ use 3 to 20), 16 swaps a step from the best 64 (fewer than GCG's 512 "
-        "from 256, for small machines); lr 0.1 is PEZ's, gcg has none."
+        "10 tokens (AutoPrompt's examples have 3 to 5, PEZ's has 16), 16 swaps a step from the best 64 "
+        "(fewer than GCG's 512 from 256, for small machines); lr 0.1 as in PEZ's code, gcg has none."
     )
     paper: ClassVar[str] = (
         "Shin et al. 2020, AutoPrompt (2010.15980); Zou et al. 2023, GCG (2307.15043); Wen et al. 2023, Hard "

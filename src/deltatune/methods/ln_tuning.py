@@ -79,7 +79,7 @@ class LnTuningConfig(MethodConfig):
     )
     cost: ClassVar[str] = "d (2 d with biases) parameters for each norm, about 0.05 %; free once merged."
     defaults: ClassVar[str] = (
-        "All norms, as in the paper; lr 1e-3, as for the other methods that train single vectors."
+        "All norms (the paper: those of the attention blocks); lr 1e-3 is chosen here, as for bitfit."
     )
     paper: ClassVar[str] = (
         "Zhao et al. 2024, Tuning LayerNorm in Attention: Towards Efficient Multi-Modal LLM Finetuning "

@@ -35,8 +35,8 @@ class LoraFaConfig(LoraConfig):
         "numbers for each token; no extra latency once merged."
     )
     defaults: ClassVar[str] = (
-        "LoRA's with twice its rank, and so its number of trained parameters; the paper's learning rates are "
-        "LoRA's or higher."
+        "LoRA's with twice its rank, and so its number of trained parameters; twice its learning rate is "
+        "chosen here."
     )
     paper: ClassVar[str] = (
         "Zhang et al. 2023, LoRA-FA: Memory-efficient Low-rank Adaptation (arXiv 2308.03303)."

@@ -67,7 +67,7 @@ class MissConfig(MethodConfig):
     when: ClassVar[str] = "As an alternative to LoRA that starts faster and takes less memory and time."
     cost: ClassVar[str] = "r d_out parameters for each matrix; r d_out products a token. Free once merged."
     defaults: ClassVar[str] = (
-        "r 16 on query and value has the parameters of lora's r 8 (the paper takes 64); lr 3e-4, below "
+        "r 16 on query and value has the parameters of lora's r 8 (peft takes 64); lr 3e-4, below "
         "lora's: an entry of D moves d_in / r entries of the weight at once."
     )
     size: ClassVar[str | None] = "r"

@@ -120,7 +120,7 @@ class OftConfig(MethodConfig):
         "d_in products a token. Free once merged."
     )
     defaults: ClassVar[str] = (
-        "Blocks of 32 and five terms of the Neumann series as in OFTv2 and peft; lr 1e-3 as for lora."
+        "Blocks of 32 and five terms of the Neumann series as in peft; lr 1e-3 as for lora."
     )
     size: ClassVar[str | None] = "block_size"
     paper: ClassVar[str] = (

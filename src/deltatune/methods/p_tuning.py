@@ -1,6 +1,6 @@
 r"""P-tuning: virtual tokens that come out of a small trained network, before the embedded input.
 
-    h_0 = [P; E(x)],   P = MLP(LSTM(e_1 .. e_n))          (Liu et al. 2021, section 3.2, equations 5 to 7)
+    h_0 = [P; E(x)],   P = MLP(LSTM(e_1 .. e_n))          (Liu et al. 2021, first version, section 3.2)
 
 The network ties the virtual tokens to each other: a bidirectional LSTM of two layers with a two-layer ReLU
 perceptron on top, or a perceptron of three layers alone (`encoder: mlp`, as NeMo and peft have it by

@@ -177,7 +177,7 @@ class PeftBridgeConfig(MethodConfig):
     cost: ClassVar[str] = "That of the method; a layer that computes from the weight costs one product more."
     defaults: ClassVar[str] = (
         "Those of peft's configuration class, on query and value; lr 1e-3 as for lora, which many types want "
-        "changed (FourierFT and VB-LoRA take about ten times more)."
+        "changed (FourierFT and VB-LoRA need more)."
     )
     paper: ClassVar[str] = "Mangrulkar et al. 2022, PEFT (github.com/huggingface/peft), and the method's own."
     default_lr: ClassVar[float] = 1e-3
