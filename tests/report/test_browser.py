@@ -76,6 +76,17 @@ def test_nothing_overflows(tmp_path, page, width):
     assert found == {"width": width, "out": [], "small": 0}
 
 
+@pytest.mark.parametrize("width", [360, 1280])
+def test_no_name_of_a_method_is_cut_off(tmp_path, page, width):
+    found = ask(
+        tmp_path, page,
+        "out.cut=[...d.querySelectorAll('.board bdi')]"
+        ".filter(x=>x.scrollHeight>x.clientHeight+1||x.scrollWidth>x.clientWidth+1).map(x=>x.textContent)",
+        width,
+    )  # fmt: skip
+    assert found["cut"] == []
+
+
 NAMES = "text('.board tbody bdi')"
 CLICK = "const click=i=>d.querySelectorAll('.board thead button')[i].click();"
 

@@ -31,6 +31,13 @@ def test_predicted_stands_beside_measured(tmp_path: Path) -> None:
     assert page.count(">predicted<") >= 2
 
 
+def test_a_long_name_has_room_before_its_bar() -> None:
+    name = "lora r=4 targets=query+value"
+    root = ElementTree.fromstring(standalone([("", [Bar(name, {"weights": 600})])], "title"))
+    text = next(e for e in root.iter() if (e.text or "").startswith("lora"))
+    assert float(text.get("x", 0)) >= 8 * len(text.text or "")
+
+
 def test_a_bar_is_as_long_as_its_bytes() -> None:
     bars = [Bar("a <b>", {"weights": 600, "activations": 200}), Bar("c", {"weights": 400})]
     svg = standalone([("group", bars)], "title")

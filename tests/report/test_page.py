@@ -14,7 +14,7 @@ from deltatune.report import render, write_report
 
 from .synthetic import HOSTILE, METHODS, write_comparison
 
-VOID = {"meta", "img", "br", "link", "input", "hr"}
+VOID = {"meta", "img", "br", "wbr", "link", "input", "hr"}
 
 
 class Reader(HTMLParser):

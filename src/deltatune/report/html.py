@@ -5,11 +5,12 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from deltatune.report import charts, display, figures, heat
 from deltatune.report.examples import examples
@@ -35,7 +36,7 @@ def render_html(comparison: Comparison) -> str:
     )
     environment.filters |= {
         "amount": display.amount, "size": display.size, "duration": display.duration,
-        "visible": display.visible, "sentence": _sentence,
+        "visible": display.visible, "sentence": _sentence, "breakable": _breakable,
     }  # fmt: skip
     return environment.get_template("page.html.j2").render(
         page=page,
@@ -201,6 +202,11 @@ class _Page:
 
 def _sentence(words: list[str]) -> Markup:
     return Markup("").join(Markup("<b>{}</b>").format(str(w)) if isinstance(w, Name) else w for w in words)
+
+
+def _breakable(name: str) -> Markup:
+    """The name of a method, `lora r=4 targets=query+value`, which may break behind its signs."""
+    return Markup(re.sub("([=+])", r"\1<wbr>", str(escape(name))))
 
 
 def _pair(bounds: list[float] | None) -> tuple[float, float] | None:
