@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import PreTrainedConfig, PreTrainedModel
-from transformers.quantizers.quantizers_utils import should_convert_module
 
 from deltatune.models.load import DTYPES, unquantized
 from deltatune.models.quiet import quiet
 from deltatune.models.resolution import interpolate_positions
 from deltatune.models.tasks import AUTO, CLASSIFICATION
+from deltatune.quant.inplace import layers_to_quantize
 from deltatune.quant.loading import compute_dtype
 
 if TYPE_CHECKING:
@@ -131,15 +131,12 @@ def stores_head(folder: Path) -> bool:
 def _quantize(model: PreTrainedModel, task: str, spec: QuantizationSpec) -> None:
     from deltatune.quant.planned import blank_layer, fill_
 
-    # Transformers leaves those alone as well that it would keep in float32 beside float16 (T5's `wo`).
-    kept = [*unquantized(model, task), *(model._keep_in_fp32_modules or ())]
-    for path, module in list(model.named_modules()):
-        if type(module) is nn.Linear and should_convert_module(path, kept):
-            parent, _, leaf = path.rpartition(".")
-            with unset_fake_temporarily(), torch.device("meta"):
-                layer = blank_layer(module, spec)
-            fill_(layer, module.bias, spec)
-            setattr(model.get_submodule(parent), leaf, layer)
+    for path, module in layers_to_quantize(model, unquantized(model, task)).items():
+        parent, _, leaf = path.rpartition(".")
+        with unset_fake_temporarily(), torch.device("meta"):
+            layer = blank_layer(module, spec)
+        fill_(layer, module.bias, spec)
+        setattr(model.get_submodule(parent), leaf, layer)
 
 
 def _to_fake(model: nn.Module) -> None:

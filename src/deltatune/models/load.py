@@ -21,6 +21,7 @@ from deltatune.models.resolution import interpolate_positions
 from deltatune.models.source import Source, explained, locate, processor_of
 from deltatune.models.tasks import AUTO, CLASSIFICATION, check_task
 from deltatune.quant import read_weight
+from deltatune.quant.inplace import quantize_
 from deltatune.quant.loading import check_widths, loading_options
 
 if TYPE_CHECKING:
@@ -93,10 +94,13 @@ def load_base(
         torch.manual_seed(seed)
         with explained(source):
             processor = processor_of(source, task, spec.image_size)
-            options: dict[str, Any] = {"dtype": DTYPES[dtype]}
-            if quantization is not None:
-                options = _quantized(source, quantization, task, config)
-            model, info = _load_model(source, spec, task, config, options)
+            options: dict[str, Any] = {"attn_implementation": spec.attention} if spec.attention else {}
+            if quantization is None:
+                model, info = _load_model(source, task, config, options | {"dtype": DTYPES[dtype]})
+            else:
+                model, info = _load_quantized(source, task, config, options, quantization)
+            if "gguf_file" in source.options:
+                _forget_gguf(model)
         missing = set(info["missing_keys"]) | {key for key, *_ in info["mismatched_keys"]}
         new_modules = _new_modules(model, missing, task, source.name)
         if labels and not new_modules and not same_labels:
@@ -138,37 +142,42 @@ class OriginalWeights:
 
 
 def _load_model(
-    source: Source, spec: ModelSpec, task: str, config: PreTrainedConfig, options: dict[str, Any]
+    source: Source, task: str, config: PreTrainedConfig, options: dict[str, Any]
 ) -> tuple[PreTrainedModel, dict[str, Any]]:
-    options = options | source.options
-    if spec.attention:
-        options["attn_implementation"] = spec.attention
-    if "gguf_file" not in options:
-        options["use_safetensors"] = True
+    """Load a model with what Transformers tells of the loading."""
+    if "gguf_file" not in source.options:
+        options = options | {"use_safetensors": True}
     loaded: tuple[PreTrainedModel, dict[str, Any]] = AUTO[task][0].from_pretrained(
         source.path,
         config=config,
         ignore_mismatched_sizes=True,  # `_new_modules` tells a head for other classes from a wrong size
         output_loading_info=True,
         **options,
+        **source.options,
     )
     return loaded
 
 
-def _quantized(
-    source: Source, quantization: QuantizationSpec, task: str, config: PreTrainedConfig
-) -> dict[str, Any]:
-    """Options for loading a base quantized, all but its output embeddings and heads."""
-    if "gguf_file" in source.options:
-        raise ModelError(
-            f"'{source.name}' is a GGUF file, whose own quantization is undone when it is read.",
-            field="quantization",
-            remedy="Use it without `quantization`, or give a Transformers folder or a model id.",
-        )
+def _load_quantized(
+    source: Source, task: str, config: PreTrainedConfig, options: dict[str, Any], spec: QuantizationSpec
+) -> tuple[PreTrainedModel, dict[str, Any]]:
+    """Load a model in few bits, all but its output embeddings and heads."""
     with torch.device("meta"):
-        model = AUTO[task][0].from_config(config)
-    kept = unquantized(model, task)
-    return loading_options(quantization, kept)
+        kept = unquantized(AUTO[task][0].from_config(config), task)
+    found = loading_options(spec, kept)
+    if "gguf_file" not in source.options:
+        return _load_model(source, task, config, options | found)
+    model, info = _load_model(source, task, config, options | {"dtype": found["dtype"]})
+    quantize_(model, kept, spec)
+    return model, info
+
+
+def _forget_gguf(model: PreTrainedModel) -> None:
+    """Take off the marks of a GGUF file, whose weights are plain ones now: they forbid to save the model."""
+    if hasattr(model, "hf_quantizer"):
+        del model.hf_quantizer
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
 
 
 def unquantized(model: PreTrainedModel, task: str) -> list[str]:

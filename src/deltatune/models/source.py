@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from huggingface_hub import constants as hub
 from transformers import AutoImageProcessor, AutoTokenizer
 
-from deltatune.errors import ModelError
+from deltatune.errors import DeltatuneError, ModelError
 from deltatune.models.bundled import PREFIX, resolve
 from deltatune.models.resolution import processor_sizes
 
@@ -102,6 +102,8 @@ def explained(source: Source) -> Iterator[None]:
     """Turn what Transformers, safetensors and the hub raise into one ModelError with a remedy."""
     try:
         yield
+    except DeltatuneError:  # says it already
+        raise
     except Exception as error:  # damaged files make the readers raise nearly anything
         what, remedy = _diagnosis(source, error)
         raise ModelError(what, field="model", remedy=remedy) from error

@@ -1,0 +1,59 @@
+"""Quantizing a base that is loaded already, for files that Transformers reads as plain weights (GGUF)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.quantizers.quantizers_utils import should_convert_module
+
+from deltatune.quant.planned import blank_layer
+
+if TYPE_CHECKING:
+    from deltatune.recipe.sections import QuantizationSpec
+
+
+def layers_to_quantize(model: PreTrainedModel, kept: Sequence[str]) -> dict[str, nn.Linear]:
+    """The linear layers, by path, that Transformers would quantize in a model, all but those at `kept`.
+
+    It leaves those alone as well that it would keep in float32 beside float16 (T5's `wo`).
+    """
+    skipped = [*kept, *(model._keep_in_fp32_modules or ())]
+    return {
+        path: module
+        for path, module in model.named_modules()
+        if type(module) is nn.Linear and should_convert_module(path, skipped)
+    }
+
+
+def quantize_(model: PreTrainedModel, kept: Sequence[str], spec: QuantizationSpec) -> None:
+    """Put quantized layers in the places of a model's linear ones, on the GPU if there is one.
+
+    Args:
+        model: Loaded in the type that `spec.compute` says, so that the weights are rounded as in any base.
+        kept: Paths of the modules that stay as they are.
+        spec: The format.
+    """
+    from bitsandbytes import nn as formats
+
+    device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else "cpu"
+    for path, module in layers_to_quantize(model, kept).items():
+        layer: Any = blank_layer(module, spec)
+        weight = module.weight.data
+        if spec.format == "int8":
+            layer.weight = formats.Int8Params(weight, requires_grad=False, has_fp16_weights=False)
+        else:
+            layer.weight = formats.Params4bit(
+                weight,
+                requires_grad=False,
+                quant_type=spec.format,
+                compress_statistics=spec.double,
+                module=layer,
+            )
+        layer.bias = module.bias
+        parent, _, leaf = path.rpartition(".")
+        setattr(model.get_submodule(parent), leaf, layer.to(device))  # moving is what quantizes
+    nn.Module.to(model, device)
