@@ -12,12 +12,13 @@ ENTRY = {
     "name": "lora [r8]", "method": "lora",
     "memory": {"weights": 4e9, "delta": 1e6, "gradients": 1e6, "optimizer": 2e6, "activations": 3e9,
                "logits": 0, "temporary": 5e8, "total": 7_504_000_000},
-    "trained_parameters": 1234, "stored_parameters": 1234, "total_parameters": 1_000_000,
+    "trained_parameters": 1234, "stored_parameters": 2468, "total_parameters": 1_000_000,
     "file_bytes": 5000, "flops": 3 * 10**12, "sites": 8,
     "micro_batch": {"rows": 8, "length": 128, "target_length": 0, "labelled": 64}, "micro_batches": 2,
     "precision": "bfloat16", "checkpointing": False, "steps": 100, "fits": False,
     "changes": [{"settings": {"train.micro_batch_size": 1}, "total": 5e9, "fits": True, "note": "same"}],
-    "proposal": {"settings": {"train.gradient_checkpointing": True}, "total": 5 * 10**9, "fits": True},
+    "proposal": {"settings": {"train.gradient_checkpointing": True}, "total": 5 * 10**9, "fits": True,
+                 "step_seconds": 4.0},
 }  # fmt: skip
 FOUND = {
     "model": "m", "machine": {"device": "cpu", "memory_bytes": 8 * 10**9}, "limit_bytes": 8 * 10**9,
@@ -32,10 +33,12 @@ def test_the_table_says_what_to_change(recipe: Path, run: Callable, fake: Callab
     assert done.code == 0, done.err
     options = calls[0].options
     assert (options["memory"], options["seconds"], options["shape"]) == (8 * 10**9, 3600, None)
-    for text in ("lora [r8]", "7.5 GB", "8 x 128, 2 a step", "3 TFLOP", "The budget is 8 GB"):
+    for text in ("lora [r8]", "7.5 GB", "2,468", "8 x 128, 2 a step", "3 TFLOP", "The budget is 8 GB"):
         assert text in done.out
     assert "--set train.micro_batch_size=1  (same; fits)" in done.out
-    assert "Proposed, 5 GB: --set train.gradient_checkpointing=true" in done.out
+    assert (
+        "Proposed for lora [r8], 5 GB and 4.0 s a step: --set train.gradient_checkpointing=true" in done.out
+    )
     assert "bad: targets: no such role." in done.err
     chart = Path("sub/m.svg").read_text(encoding="utf-8")
     assert chart.startswith("<svg")

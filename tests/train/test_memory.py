@@ -13,9 +13,12 @@ from torch import Tensor
 from deltatune.core.loss import summed_loss
 from deltatune.core.observer import Silent
 from deltatune.errors import TrainingError
+from deltatune.memory.fit import OVERHEAD
+from deltatune.memory.predict import Setup
 from deltatune.recipe import Recipe
 from deltatune.recipe.sections import TrainSpec
 from deltatune.train import run
+from deltatune.train.calibrate import Rates
 from deltatune.train.forecast import forecast
 from deltatune.train.loop import Trainer
 from deltatune.train.probe import out_of_memory_explained, try_batch
@@ -76,6 +79,38 @@ def test_a_plan_needs_no_weights(make_recipe: Callable[..., Recipe], t5_folder: 
     assert lora["fits"] == (lora["memory"]["total"] <= 2_000_000)
     assert lora["proposal"] is not None
     assert lora["trained_parameters"] == 12 * 8 * 64
+
+
+def test_steps_that_do_not_fit_into_the_time_are_left_out(
+    make_recipe: Callable[..., Recipe], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Checkpointing, which the memory asks for, makes the steps longer and their number smaller."""
+    recipe = make_recipe("methods=[full]", "train.micro_batch_size=4")
+    setups = []
+
+    def rate(rates: Rates, setup: Setup) -> float:
+        setups.append(setup)
+        return 1e6
+
+    monkeypatch.setattr(Rates, "of", rate)
+    (plain,) = forecast(recipe, memory=2**40, calibrate=True)["entries"]
+    assert plain["proposal"]["settings"] == {}
+    assert plain["seconds"] == plain["steps"] * plain["step_seconds"]
+    enough = plain["seconds"]
+    (same,) = forecast(recipe, memory=2**40, seconds=1.01 * enough)["entries"]
+    assert same["proposal"]["settings"] == {}
+    (fewer,) = forecast(recipe, memory=2**40, seconds=enough / 2)["entries"]
+    assert fewer["proposal"]["settings"] == {"train.max_steps": plain["steps"] // 2}
+    assert fewer["steps_in_time"] == plain["steps"] // 2
+    tight = plain["memory"]["total"] + OVERHEAD - 1
+    monkeypatch.setattr("deltatune.memory.fit._in_micro_batches", lambda setup, rows: setup)
+    (slower,) = forecast(recipe, memory=tight, seconds=1.01 * enough)["entries"]
+    assert slower["proposal"]["settings"] == {
+        "train.gradient_checkpointing": True,
+        "train.max_steps": int(1.01 * enough / slower["proposal"]["step_seconds"]),
+    }
+    assert slower["proposal"]["step_seconds"] > plain["step_seconds"]
+    assert setups[-1].checkpointing
 
 
 def test_trying_the_largest_batch_first_alters_nothing(

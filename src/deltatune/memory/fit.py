@@ -25,6 +25,8 @@ class Change:
     total: int
     fits: bool
     note: str = ""
+    setup: Setup | None = None
+    """What is run then; of a proposal."""
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -60,19 +62,14 @@ def propose(setup: Setup, limit: int, predict: Predict) -> Change | None:
     found: dict[str, Any] = {}
     for settings, level in _levels(setup):
         found |= settings
-        smallest = predict(_in_micro_batches(level, 1)).memory.total
-        if not fits(smallest, limit):
+        if not fits(predict(_in_micro_batches(level, 1)).memory.total, limit):
             continue
         rows = level.shape.rows
-        while rows > 1:
-            total = predict(_in_micro_batches(level, rows)).memory.total
-            if fits(total, limit):
-                break
+        while rows > 1 and not fits(predict(_in_micro_batches(level, rows)).memory.total, limit):
             rows = math.ceil(rows / 2)
-        else:
-            total = smallest
         smaller = {"train.micro_batch_size": rows} if rows < setup.shape.rows else {}
-        return Change(smaller | found, total, fits=True)
+        chosen = _in_micro_batches(level, rows)
+        return Change(smaller | found, predict(chosen).memory.total, fits=True, setup=chosen)
     return None
 
 

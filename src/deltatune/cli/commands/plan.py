@@ -51,7 +51,7 @@ def plan(
         typer.Option(
             "--budget-time",
             metavar="TIME",
-            help="Say how many steps fit into it, such as 1h; implies --calibrate.",
+            help="Say how many steps fit into it, such as 1h, and propose no more; implies --calibrate.",
             show_default=False,
         ),
     ] = None,
@@ -151,7 +151,7 @@ def _show(found: dict[str, Any], *, proposing: bool) -> None:
     console.print()
     work = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
     timed = any("step_seconds" in entry for entry in done)
-    headings = ("method", "base", "micro-batch", "trained", "of", "file", "work a step", "steps")
+    headings = ("method", "base", "micro-batch", "trained", "of", "stored", "file", "work a step", "steps")
     for heading in (*headings, *(("a step", "training") if timed else ())):
         work.add_column(heading, justify="left" if heading in ("method", "base", "micro-batch") else "right")
     for entry in done:
@@ -171,6 +171,7 @@ def _work(entry: dict[str, Any], *, timed: bool) -> list[str]:
         rows + (f", {entry['micro_batches']} a step" if entry["micro_batches"] > 1 else ""),
         output.number(entry["trained_parameters"]),
         output.number(entry["total_parameters"]),
+        output.number(entry["stored_parameters"]),
         output.size(entry["file_bytes"]),
         _flops(entry["flops"]),
         output.number(steps),
@@ -209,24 +210,22 @@ def _advise(entry: dict[str, Any]) -> None:
     console, name = output.stdout(), entry["name"]
     if "steps_in_time" in entry:
         console.print(f"{name}: about {entry['steps_in_time']:,} steps fit into the time.")
-    if entry["fits"]:
-        return
-    console.print(Text(f"\n{name} does not fit. What single changes come to:", style="bold"))
-    for change in entry["changes"]:
-        total = output.size(change["total"])
-        note = (
-            f"{total:>9}  {_set(change['settings'])}  ({change['note']}{'; fits' if change['fits'] else ''})"
-        )
-        console.print(f"  {note}", soft_wrap=True, markup=False)
-    proposal = entry["proposal"]
-    if proposal is None:
-        console.print("  Nothing that plan tries makes it fit; take a smaller model or another method.")
-    else:
-        console.print(
-            f"Proposed, {output.size(proposal['total'])}: {_set(proposal['settings'])}",
-            soft_wrap=True,
-            markup=False,
-        )
+    proposal = entry.get("proposal")
+    if not entry["fits"]:
+        console.print(Text(f"\n{name} does not fit. What single changes come to:", style="bold"))
+        for change in entry["changes"]:
+            total = output.size(change["total"])
+            note = f"({change['note']}{'; fits' if change['fits'] else ''})"
+            text = f"{total:>9}  {_set(change['settings'])}  {note}"
+            console.print(f"  {text}", soft_wrap=True, markup=False)
+        if proposal is None:
+            console.print("  Nothing that plan tries makes it fit; take a smaller model or another method.")
+    if proposal is not None and proposal["settings"]:
+        takes = output.size(proposal["total"])
+        if "step_seconds" in proposal:
+            takes += f" and {output.seconds(proposal['step_seconds'])} a step"
+        text = f"Proposed for {name}, {takes}: {_set(proposal['settings'])}"
+        console.print(text, soft_wrap=True, markup=False)
 
 
 def _set(settings: dict[str, Any]) -> str:
