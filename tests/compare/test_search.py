@@ -84,6 +84,12 @@ def test_an_interrupted_search_ends_as_an_undisturbed_one(
     stopped = [one for one in tuning["tried"] if one["status"] == "stopped"]
     assert bool(stopped) == pruned
     assert (tuning["steps"] < tuning["steps_planned"]) == pruned
+    assert (whole["halving"] is not None) == pruned
+    if pruned:
+        halving = whole["halving"]
+        assert [one["settings"] for one in halving["stopped"]] == [one["settings"] for one in stopped]
+        assert (halving["steps_done"], halving["steps_planned"]) == (tuning["steps"], tuning["steps_planned"])
+        assert halving["saved_share"] > 0
 
 
 def test_a_trial_that_fails_counts_and_is_told(searching: Make, tmp_path: Path) -> None:

@@ -217,7 +217,7 @@ def test_contradictory_labels_are_shown() -> None:
     (found,) = check.contradictions
     assert (found.rows, found.labels, found.excerpt) == (["r40", "r41"], ["a", "b"], "the same")
     assert check.repeated == 2
-    assert "1 inputs of training rows have contradictory labels" in check.warnings()[0]
+    assert "1 input of the training rows has contradictory labels" in check.warnings()[0]
 
 
 def test_truncation_is_told_from_one_in_a_hundred_on() -> None:

@@ -129,6 +129,16 @@ def test_tuning_is_told():
     assert words(comparison).endswith("The settings of each method are the best of 2 on validation rows.")
 
 
+def test_early_stopping_tells_its_gain_and_its_risk():
+    comparison = board({"lora": (0.6, 1), "prefix": (0.5, 2)})
+    comparison.board["halving"] = {"stopped": [], "saved_share": 0.0}
+    assert "stopped early" not in words(comparison)
+    comparison.board["halving"] = {"stopped": [{}, {}], "saved_share": 0.375}
+    assert words(comparison).endswith(
+        "2 configurations were stopped early, which saved 38 % of the steps and may have lost a slow starter."
+    )
+
+
 def test_a_tie_of_many_is_not_listed_in_full():
     names = [f"m{i}" for i in range(12)]
     methods = {name: (0.6 - i / 100, 1) for i, name in enumerate(names)}

@@ -101,7 +101,10 @@ def choose(context: Context, out: Path) -> Chosen:
         else:
             picks[entry.name] = pick
         contest.clear([c for c in mine if pick is None or c.variant != pick.variant])
-    return Chosen(picks, contest.savings(recipe, pools, picks) if pools and recipe.halving else None)
+    found = [picks[entry.name] for entry in recipe.methods if searched(recipe, entry)]
+    if recipe.halving is None or not (pools or found):
+        return Chosen(picks)
+    return Chosen(picks, contest.savings(recipe, pools, picks, found))
 
 
 def _pools(recipe: Recipe) -> list[list[Candidate]]:
@@ -241,9 +244,20 @@ class _Contest:
         }
 
     def savings(
-        self, recipe: Recipe, pools: Sequence[Sequence[Candidate]], picks: dict[str, Pick]
+        self,
+        recipe: Recipe,
+        pools: Sequence[Sequence[Candidate]],
+        picks: dict[str, Pick],
+        found: Sequence[Pick] = (),
     ) -> dict[str, Any]:
-        """Say what halving stopped and which share of the steps it saved, all seeds counted."""
+        """Say what was stopped early and which share of the steps that saved, all seeds counted.
+
+        Args:
+            recipe: The recipe, with a section `halving`.
+            pools: Candidates that competed.
+            picks: What is trained with all seeds.
+            found: Those of them that a search found, some of whose trials may have been stopped.
+        """
         assert recipe.halving is not None
         more_seeds = len(recipe.seeds) - 1
         planned = done = 0
@@ -257,6 +271,15 @@ class _Contest:
             entries[candidate.entry.name] = standing.steps
         planned += more_seeds * sum(entries.values())
         done += more_seeds * sum(steps for name, steps in entries.items() if name in picks)
+        stopped = []
+        for pick in found:
+            tuning = pick.tuning or {}
+            trials = tuning.get("tried", [])
+            again = more_seeds * max((one["steps"] or 0 for one in trials), default=0)
+            planned += tuning.get("steps_planned", 0) + again
+            done += tuning.get("steps", 0) + again
+            of = {"name": pick.entry.name, "method": pick.entry.method}
+            stopped += [of | one for one in trials if one["status"] == "stopped"]
         return {
             **recipe.halving.model_dump(mode="json"),
             "by": self.by,
@@ -267,7 +290,8 @@ class _Contest:
                 for pool in pools
                 for c in pool
                 if c in self.stopped
-            ],
+            ]
+            + stopped,
             "steps_planned": planned,
             "steps_done": done,
             "saved_share": 1 - done / planned if planned else 0.0,

@@ -69,9 +69,10 @@ class DataCheck:
         """What a person should know before training."""
         found = [warning for leak in self.leaks for warning in leak.warnings()]
         if self.contradictions:
-            first = self.contradictions[0]
+            first, count = self.contradictions[0], len(self.contradictions)
+            inputs = "input of the training rows has" if count == 1 else "inputs of training rows have"
             found.append(
-                f"{len(self.contradictions)} inputs of training rows have contradictory labels (the first: "
+                f"{count} {inputs} contradictory labels (the first: "
                 f"rows {', '.join(first.rows[:4])} with {' and '.join(map(repr, first.labels))}, "
                 f"{first.excerpt!r}); no model can get them all right."
             )
@@ -179,8 +180,9 @@ def truncation_warnings(report: EncodeReport, part: str = "training", tokens: st
     """
     counts = {"inputs": report.truncated_inputs, "targets": report.truncated_targets}
     return [
-        f"{count} of {report.rows} {part} {what} are longer than data.max_{what[:-1]}_tokens{tokens} and are "
-        f"cut off ({count / report.rows:.0%})."
+        f"{count} of {report.rows} {part} {what} {verb} longer than data.max_{what[:-1]}_tokens{tokens} and "
+        f"{verb} cut off ({count / report.rows:.0%})."
         for what, count in counts.items()
+        for verb in ("is" if count == 1 else "are",)
         if count > CUT * report.rows
     ]

@@ -54,6 +54,7 @@ def verdict(comparison: Comparison) -> list[Sentence]:
         sentences += _cheapest(top)
     sentences += _needed(comparison, top)
     sentences += _tuned(comparison)
+    sentences += _stopped(comparison)
     return sentences + _failures(comparison)
 
 
@@ -230,6 +231,17 @@ def _tuned(comparison: Comparison) -> list[Sentence]:
     rates = all(tuning.get("kind") == "rates" for tuning in tunings)
     what = "The learning rate of each method is" if rates else "The settings of each method are"
     return [[f"{what} the best of {most} on validation rows."]]
+
+
+def _stopped(comparison: Comparison) -> list[Sentence]:
+    """What early stopping saved, and what may be lost by it."""
+    halving = comparison.board.get("halving") or {}
+    count = len(halving.get("stopped") or [])
+    if not count:
+        return []
+    what = "1 configuration was" if count == 1 else f"{count:,} configurations were"
+    saved = display.share(halving.get("saved_share", 0.0), 1)
+    return [[f"{what} stopped early, which saved {saved} of the steps and may have lost a slow starter."]]
 
 
 def _tie_p(comparison: Comparison, group: list[Method]) -> str:
