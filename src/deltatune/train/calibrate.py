@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import torch
 
+from deltatune import quant
 from deltatune.core.loss import summed_loss
 from deltatune.core.model import AdaptedModel
 from deltatune.memory.predict import Setup, predict
 from deltatune.memory.scale import depths_of, with_depths
 from deltatune.memory.shapes import llama
 from deltatune.memory.step import BatchShape
-from deltatune.models.load import DTYPES
+from deltatune.models.load import DTYPES, unquantized
 from deltatune.models.tasks import AUTO
+from deltatune.quant.inplace import quantize_
 from deltatune.quant.loading import compute_dtype
 from deltatune.train.machine import fast_float32
 
@@ -24,31 +27,28 @@ ENOUGH_SECONDS = 6.0
 
 
 class Rates:
-    """Floating-point operations a second in training, measured once for each precision and base."""
+    """Floating-point operations a second in training, measured once for each kind of base."""
 
     def __init__(self) -> None:
-        self._found: dict[tuple[str, str], float] = {}
+        self._found: dict[tuple[str, ...], float] = {}
 
     def of(self, setup: Setup) -> float:
         """The rate for a setup: of two of its own layers, or of a Llama's where those are too large.
 
-        The work of dequantizing is not in it, nor that of small operations beyond what the timed step had.
+        A quantized base is timed as one, with the work of dequantizing, and full fine-tuning by itself, as
+        the update of all weights is slow. Small operations beyond those of the timed step are not in the rate.
         """
-        dtype = setup.dtype
-        if setup.quantization is not None:
-            dtype = str(compute_dtype(setup.quantization)).removeprefix("torch.")
-        key = (dtype, type(setup.config).__name__)
+        bits = setup.quantization.model_dump_json() if setup.quantization else setup.dtype
+        key = (bits, type(setup.config).__name__, "all" if setup.method.name == "full" else "few")
         if key not in self._found:
-            self._found[key] = _timed(_small(setup, dtype))
+            self._found[key] = _timed(_small(setup))
         return self._found[key]
 
 
-def _small(setup: Setup, dtype: str) -> Setup:
+def _small(setup: Setup) -> Setup:
     shallow = setup.changed(
         config=with_depths(setup.config, dict.fromkeys(depths_of(setup.config), 2)),
         micro_batches=1,
-        dtype=dtype,
-        quantization=None,
         checkpointing=False,
     )
     found = predict(shallow)
@@ -66,8 +66,8 @@ def _timed(setup: Setup) -> float:
     flops = predict(setup).flops
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     with fast_float32(), torch.random.fork_rng():
-        base = AUTO[setup.task][0].from_config(setup.config, dtype=DTYPES[setup.dtype]).to(device)
-        model = AdaptedModel(base, processor=setup.processor).train()
+        model = AdaptedModel(_random_base(setup).to(device), processor=setup.processor).train()
+        model.view.original = lambda path: quant.read_weight(model.view.modules[path])
         adapter = model.attach("timed", setup.method)
         optimizer = torch.optim.AdamW([p for _, p in adapter.trainable()], fused=True)
         seconds = 0.0
@@ -83,3 +83,13 @@ def _timed(setup: Setup) -> float:
             if seconds > ENOUGH_SECONDS:
                 break
     return flops / seconds
+
+
+def _random_base(setup: Setup) -> Any:
+    """The base of a setup with random weights, quantized where the setup's is."""
+    spec = setup.quantization
+    dtype = DTYPES[setup.dtype] if spec is None else compute_dtype(spec)
+    base = AUTO[setup.task][0].from_config(setup.config, dtype=dtype)
+    if spec is not None:
+        quantize_(base, unquantized(base, setup.task), spec)
+    return base
