@@ -48,12 +48,13 @@ BOARD = {
         {"a": "lora", "b": "adalora", "difference": 0.003, "low": -0.02, "high": 0.02, "p": 0.8, "tie": True}
     ],
 }
+WHOLE = BOARD | {"rows": BOARD["rows"][:2]}
 
 
 def test_compare_prints_ranks_ties_and_failures(recipe: Path, run: Callable, fake: Callable) -> None:
     calls = fake("deltatune.compare.runner", "compare", BOARD)
     done = run("compare", recipe, "--out", "here")
-    assert done.code == 0, done.err
+    assert done.code == 2  # one failed
     assert [entry.name for entry in calls[0].arguments[0].methods] == ["untuned", "lora r4"]
     assert calls[0].arguments[1] == Path("here")
     assert "61.2" in done.out
@@ -65,7 +66,10 @@ def test_compare_prints_ranks_ties_and_failures(recipe: Path, run: Callable, fak
 
 def test_compare_json_and_default_folder(recipe: Path, run: Callable, fake: Callable) -> None:
     calls = fake("deltatune.compare.runner", "compare", BOARD)
-    assert json.loads(run("compare", recipe, "--json").out) == BOARD
+    done = run("compare", recipe, "--json")
+    assert (json.loads(done.out), done.code) == (BOARD, 2)
+    fake("deltatune.compare.runner", "compare", WHOLE)
+    assert run("compare", recipe, "--json").code == 0
     assert calls[0].arguments[1] == Path("out/tables")
 
 
@@ -115,7 +119,7 @@ def test_report_refuses_an_unknown_format(run: Callable) -> None:
 
 
 def test_the_demo_is_a_recipe_of_five_methods(run: Callable, fake: Callable) -> None:
-    calls = fake("deltatune.compare.runner", "compare", BOARD)
+    calls = fake("deltatune.compare.runner", "compare", WHOLE)
     done = run("demo", "--out", "demo", "--set", "train.epochs=1")
     assert done.code == 0, done.err
     loaded, out = calls[0].arguments
@@ -129,7 +133,7 @@ def test_the_demo_is_a_recipe_of_five_methods(run: Callable, fake: Callable) -> 
 def test_the_demo_shows_a_recipe_that_can_be_changed(
     tmp_path: Path, run: Callable, fake: Callable, arguments: tuple[str, ...]
 ) -> None:
-    fake("deltatune.compare.runner", "compare", BOARD)
+    fake("deltatune.compare.runner", "compare", WHOLE)
     path = tmp_path / "mine.yaml"
     path.write_text(run("demo", *arguments).out, encoding="utf-8")
     assert run("compare", path, "--json").code == 0

@@ -64,6 +64,9 @@ def compare(
       runs/             one folder a method and seed, as [bold]train[/bold] writes them
       choosing.json     how far each configuration came that is tuned or halved
       search.db         Optuna's trials of a search
+
+    A run that fails, by its certificate or otherwise, has its error in its row while the others
+    go on. Exit code: 2 if one failed, 0 if all are done.
     """
     from deltatune.recipe import load_recipe
 
@@ -121,9 +124,11 @@ def _compare(recipe: Recipe, out: Path, *, overwrite: bool, as_json: bool, quiet
         board = run_all(recipe, out, observer=observer)
     if as_json:
         output.emit_json(board)
-        return
-    show.leaderboard(board)
-    output.stdout().print(f"\nThe report: {out / 'report.html'}", soft_wrap=True)
+    else:
+        show.leaderboard(board)
+        output.stdout().print(f"\nThe report: {out / 'report.html'}", soft_wrap=True)
+    if any(row["status"] == "failed" for row in board["rows"]):
+        raise typer.Exit(2)  # so that no script takes it for a whole comparison
 
 
 def _remove(out: Path) -> None:
