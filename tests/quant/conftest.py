@@ -45,16 +45,23 @@ def quantized(name: str, format_name: str, *, dropout: float = 0.0, attention: s
     return model.requires_grad_(False)
 
 
+def _hand_out(monkeypatch: pytest.MonkeyPatch, format_name: str) -> None:
+    def model(name: str, *, dropout: float = 0.0, attention: str = "sdpa") -> Any:
+        return quantized(name, format_name, dropout=dropout, attention=attention)
+
+    monkeypatch.setattr(tiny, "model", model)
+
+
 @pytest.fixture
 def nf4_bases(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever asks for a tiny model gets it in NF4."""
-    monkeypatch.setattr(
-        tiny,
-        "model",
-        lambda name, *, dropout=0.0, attention="sdpa": quantized(
-            name, "nf4", dropout=dropout, attention=attention
-        ),
-    )
+    _hand_out(monkeypatch, "nf4")
+
+
+@pytest.fixture
+def int8_bases(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever asks for a tiny model gets it in 8 bits."""
+    _hand_out(monkeypatch, "int8")
 
 
 @pytest.fixture(autouse=True)

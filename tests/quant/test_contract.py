@@ -1,4 +1,4 @@
-"""The contract of every method, on bases in four bits."""
+"""The contract of every method, on bases in four bits and, for one architecture, in eight."""
 
 from __future__ import annotations
 
@@ -44,9 +44,11 @@ def table(check: str, architectures: tuple[str, ...] = ARCHITECTURES) -> pytest.
     return pytest.mark.parametrize(("case", "architecture"), params)
 
 
-def over(check: Callable[[Case, str], None]) -> Callable[..., None]:
-    @pytest.mark.usefixtures("nf4_bases")
-    @table(check.__name__)
+def over(
+    check: Callable[[Case, str], None], bases: str, architectures: tuple[str, ...]
+) -> Callable[..., None]:
+    @pytest.mark.usefixtures(bases)
+    @table(check.__name__, architectures)
     def test(case: Case, architecture: str) -> None:
         check(case, architecture)
 
@@ -54,7 +56,8 @@ def over(check: Callable[[Case, str], None]) -> Callable[..., None]:
 
 
 for _check in CHECKS:
-    globals()[f"test_{_check.__name__}"] = over(_check)
+    globals()[f"test_{_check.__name__}"] = over(_check, "nf4_bases", ARCHITECTURES)
+    globals()[f"test_{_check.__name__}_in_eight_bits"] = over(_check, "int8_bases", ("llama",))
 
 
 @table("parameter_count")

@@ -35,8 +35,8 @@ class Rates:
     def of(self, setup: Setup) -> float:
         """The rate for a setup: of two of its own layers, or of a Llama's where those are too large.
 
-        A quantized base is timed as one, with the work of dequantizing, and full fine-tuning by itself, as
-        the update of all weights is slow. Small operations beyond those of the timed step are not in the rate.
+        A quantized base is timed as one, with the work of dequantizing; full fine-tuning by itself, since the
+        update of all weights is slow. Small operations beyond those of the timed step are left out.
         """
         bits = setup.quantization.model_dump_json() if setup.quantization else setup.dtype
         key = (bits, type(setup.config).__name__, "all" if setup.method.name == "full" else "few")
