@@ -12,6 +12,7 @@ from deltatune.quant.codec import (
     parameter_count,
     parameter_shape,
     read_weight,
+    register,
     settle_,
 )
 
@@ -23,5 +24,6 @@ __all__ = [
     "parameter_count",
     "parameter_shape",
     "read_weight",
+    "register",
     "settle_",
 ]

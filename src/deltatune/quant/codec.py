@@ -100,9 +100,18 @@ def _modules() -> Any:
     return sys.modules["bitsandbytes"].nn
 
 
+_others: list[WeightCodec] = []
+
+
+def register(codec: WeightCodec) -> None:
+    """Let every method work on the layers of another backend, of models that it has quantized itself."""
+    _others.append(codec)
+
+
 def _codecs() -> tuple[WeightCodec, ...]:
     """The codecs that can be in use: a backend that nobody has imported made no layer."""
-    return (BitsAndBytes4(), BitsAndBytes8()) if "bitsandbytes" in sys.modules else ()
+    ours = (BitsAndBytes4(), BitsAndBytes8()) if "bitsandbytes" in sys.modules else ()
+    return (*ours, *_others)
 
 
 def codec_of(module: nn.Module) -> WeightCodec | None:
