@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from deltatune.report import render
+from deltatune.report.stacked import PARTS
 
 from .synthetic import write_comparison, write_grid, write_models
 
@@ -74,6 +75,25 @@ def test_nothing_overflows(tmp_path, page, width):
         width,
     )  # fmt: skip
     assert found == {"width": width, "out": [], "small": 0}
+
+
+def test_nothing_is_cut_off_in_print(tmp_path):
+    folder = write_comparison(tmp_path / "measured")
+    memory = dict.fromkeys(PARTS, 10**8) | {"total": 7 * 10**8}
+    for path in folder.glob("runs/*/result.json"):
+        result = json.loads(path.read_text(encoding="utf-8")) | {"memory": {"measured": memory}}
+        path.write_text(json.dumps(result), encoding="utf-8")
+    page = render(folder).replace("@media print", "@media screen")
+    found = ask(
+        tmp_path, page,
+        "d.querySelectorAll('details').forEach(x=>x.open=true);"
+        "const right=x=>x.getBoundingClientRect().right;"
+        "out.bars=d.querySelectorAll('.bytes').length;"
+        "out.out=[...d.querySelectorAll('table,.bytes')].filter(x=>right(x)>right(x.closest('.card'))+1)"
+        ".map(x=>x.outerHTML.slice(0,80))",
+        718,  # A4 less the margins
+    )  # fmt: skip
+    assert found == {"bars": 1, "out": []}
 
 
 @pytest.mark.parametrize("width", [360, 1280])

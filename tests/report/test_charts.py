@@ -102,6 +102,20 @@ def test_thirty_series_have_different_marks():
     assert len({str(swatch(series)) for series in (0, 8, 16, 24)}) == 4
 
 
+@given(st.lists(st.tuples(st.floats(1e5, 1e6), st.floats(0.25, 0.35)), min_size=1, max_size=6))
+def test_a_name_keeps_off_the_name_of_the_baseline(points):
+    dots = [Dot(f"name {i}", i, x, y) for i, (x, y) in enumerate(points)]
+    svg = scatter(dots, Axis("Parameters"), Axis("ROUGE"), baseline=Dot("untuned", NEUTRAL, 0, 0.3))
+    names = {e.text: e for e in ET.fromstring(str(svg)).iter() if e.get("class") == "name"}
+    base = names.pop("untuned")
+    right, bottom = float(base.get("x")), float(base.get("y"))
+    for text, name in names.items():
+        x, half = float(name.get("x")), width(text) / 2
+        level = abs(float(name.get("y")) - bottom) < 14
+        apart = x - half > right + 7.8 or x + half < right - width("untuned") - 7.8
+        assert not level or apart, text
+
+
 def test_charts_are_well_formed_and_in_bounds():
     curves = line_chart(
         [

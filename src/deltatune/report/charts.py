@@ -111,7 +111,8 @@ def scatter(
         marks = [Box(px - 6, py - 6, px + 6, py + 6) for px, py in places]
         room = beside_line(height, _short(baseline.name), AREA, [*obstacles, *marks])
         parts.append(_baseline(baseline, height, room))
-        obstacles += [room, Box(AREA.left, height - 1, AREA.right, height + 1)]
+        apart = Box(room.left - 8, room.top, room.right + 8, room.bottom)  # lest two names read as one
+        obstacles += [apart, Box(AREA.left, height - 1, AREA.right, height + 1)]
     named = [len(dots) <= MANY or (dot.x, dot.y) in front for dot in dots]
     names = [_short(dot.name) if shown else "" for dot, shown in zip(dots, named, strict=True)]
     boxes = place(places, names, AREA, [*obstacles, *_treads(steps)])
