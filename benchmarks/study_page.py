@@ -109,7 +109,7 @@ def setting(comparison: Comparison) -> str:
     result = comparison.first_result
     data, versions, costs = result["data"], result["versions"], [m.cost for m in comparison.ranked]
     steps = sorted({round(cost["steps"]) for cost in costs if cost.get("steps")})
-    seeds, threads = comparison.board["recipe"]["seeds"], versions["threads"]
+    seeds, threads = comparison.board["recipe"]["seeds"], int(versions["threads"])
     return (
         f"{data['train']:,} training, {data['validation']:,} validation and {data['test']:,} test rows; "
         f"{' or '.join(map(str, steps))} steps; seed{'s' * (len(seeds) > 1)} "
