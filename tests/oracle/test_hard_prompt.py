@@ -195,6 +195,13 @@ def test_with_fluency_swaps_are_judged_by_loss_and_likelihood() -> None:
     assert found[5.0] < found[0.0]
 
 
+@pytest.mark.parametrize("settings", [{"fluency": 0.05}, {"search": "pez"}, {"candidates": 8, "top_k": 4}])
+def test_what_was_found_is_a_valid_configuration(settings: dict[str, Any]) -> None:
+    _, adapter = searched("llama", **settings)
+    found = adapter.config.for_inference(adapter)
+    assert HardPromptConfig.model_validate(found.model_dump()) == found
+
+
 def test_only_language_models_judge_how_a_text_reads() -> None:
     with pytest.raises(TargetError, match="cannot tell how a text reads"):
         searched("bert", fluency=1.0)

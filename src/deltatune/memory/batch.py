@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor
@@ -24,13 +25,15 @@ class Largest:
     shape: BatchShape
     step: tuple[BatchShape, ...]
     """All micro-batches of the step, in their order."""
+    share: float = 1.0
+    """The work of the first epoch's mean step, as a share of that of this step: tokens, with their padding."""
 
     def with_images(self, pixels: Tensor | None) -> Largest:
         """The same of images as those in `pixels`; None for text."""
         if pixels is None:
             return self
         step = tuple(shape.of_images(pixels) for shape in self.step)
-        return Largest(self.rows, self.shape.of_images(pixels), step)
+        return replace(self, shape=self.shape.of_images(pixels), step=step)
 
 
 def largest_micro_batch(
@@ -50,14 +53,20 @@ def largest_micro_batch(
     if after_first and len(order) > 1:
         order = order[1:]
     best: Largest | None = None
+    work = []
     for rows in order:
         micro = [rows[start : start + size] for start in range(0, len(rows), size)]
         step = tuple(shape_of([encoded.features[row] for row in part], task) for part in micro)
+        work.append(_work(step))
         for part, shape in zip(micro, step, strict=True):
             if best is None or _size(shape) > _size(best.shape):
                 best = Largest(part, shape, step)
     assert best is not None  # there are training rows
-    return best
+    return replace(best, share=statistics.mean(work) / _work(best.step))
+
+
+def _work(step: tuple[BatchShape, ...]) -> int:
+    return sum(_size(shape)[0] for shape in step)
 
 
 def _size(shape: BatchShape) -> tuple[int, int]:

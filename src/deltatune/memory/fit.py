@@ -30,7 +30,7 @@ class Change:
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
-        return {"settings": self.settings, "total": self.total, "fits": self.fits, "note": self.note}
+        return {"settings": dict(self.settings), "total": self.total, "fits": self.fits, "note": self.note}
 
 
 def fits(total: int, limit: int) -> bool:

@@ -304,6 +304,7 @@ class HardPromptConfig(MethodConfig):
         found = {
             "n_tokens": len(adapter.hard.tokens()),
             "search": "none",
+            "fluency": 0.0,
             "initial": None,
             "text": adapter.text(),
             "behind": adapter.hard.behind,

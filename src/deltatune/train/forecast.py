@@ -22,7 +22,7 @@ from deltatune.data.rows import Dataset
 from deltatune.errors import DeltatuneError
 from deltatune.memory.base import fake_mode, is_untied, stores_head
 from deltatune.memory.batch import Largest, largest_micro_batch, longest_allowed
-from deltatune.memory.fit import OVERHEAD, Change, Predict, changes, fits, propose
+from deltatune.memory.fit import OVERHEAD, Predict, changes, fits, propose
 from deltatune.memory.predict import Prediction, Setup, planned_model
 from deltatune.memory.scale import predict_scaled
 from deltatune.memory.shapes import shape_named
@@ -232,8 +232,9 @@ def _entry(
         "fits": fits(found.memory.total, limit),
     }
     clock = rates if setup.method.trains else None
+    share = planned.largest(entry).share
     if clock is not None:
-        step = found.flops / clock.of(setup)
+        step = share * found.flops / clock.of(setup)
         result |= {"step_seconds": step, "seconds": None if steps is None else step * steps}
         if seconds is not None:
             result["steps_in_time"] = int(seconds / step)
@@ -241,23 +242,13 @@ def _entry(
         result["changes"] = [change.as_dict() for change in changes(setup, limit, predict)]
     if asked or seconds is not None or not result["fits"]:
         proposal = propose(setup, limit, predict)
-        result["proposal"] = proposal and proposal.as_dict() | _in_time(
-            proposal, predict, clock, steps, seconds
-        )
+        result["proposal"] = proposal and proposal.as_dict()
+        if clock is not None and proposal is not None and proposal.setup is not None:
+            step = share * predict(proposal.setup).flops / clock.of(proposal.setup)
+            result["proposal"] |= {"step_seconds": step}
+            if steps is not None and seconds is not None and step < seconds < step * steps:
+                result["proposal"]["settings"] |= {"train.max_steps": int(seconds / step)}
     return result
-
-
-def _in_time(
-    proposal: Change, predict: Predict, rates: Rates | None, steps: int | None, seconds: float | None
-) -> dict[str, Any]:
-    """How long a step of the proposed settings takes, and how many are left if all would take too long."""
-    if rates is None or proposal.setup is None:
-        return {}
-    step = predict(proposal.setup).flops / rates.of(proposal.setup)
-    found: dict[str, Any] = {"step_seconds": step}
-    if steps is not None and seconds is not None and step < seconds < step * steps:
-        found["settings"] = proposal.settings | {"train.max_steps": int(seconds / step)}
-    return found
 
 
 def _remembering() -> Predict:
