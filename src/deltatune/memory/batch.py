@@ -26,7 +26,7 @@ class Largest:
     step: tuple[BatchShape, ...]
     """All micro-batches of the step, in their order."""
     share: float = 1.0
-    """The work of the first epoch's mean step, as a share of that of this step: tokens, with their padding."""
+    """Work of the first epoch's mean step, relative to that of this step: tokens, with their padding."""
 
     def with_images(self, pixels: Tensor | None) -> Largest:
         """The same of images as those in `pixels`; None for text."""

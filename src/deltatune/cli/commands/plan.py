@@ -152,7 +152,7 @@ def _show(found: dict[str, Any], *, proposing: bool) -> None:
     work = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
     timed = any("step_seconds" in entry for entry in done)
     headings = ("method", "base", "micro-batch", "trained", "of", "stored", "file", "work a step", "steps")
-    for heading in (*headings, *(("a step", "training") if timed else ())):
+    for heading in (*headings, *(("mean step", "training") if timed else ())):
         work.add_column(heading, justify="left" if heading in ("method", "base", "micro-batch") else "right")
     for entry in done:
         work.add_row(*map(Text, _work(entry, timed=timed)))
@@ -196,6 +196,10 @@ def _explain(found: dict[str, Any], *, proposing: bool) -> None:
         "data": "Sizes are those of the data's largest micro-batch.",
         "limits": "Sizes are the recipe's limits.",
     }
+    if any("step_seconds" in entry for entry in found["entries"]):
+        sizes["data"] += (
+            " Times are of training alone, without evaluation, by the mean length of the data's steps."
+        )
     text = f"\n{where} {limit}, of which {output.size(found['overhead_bytes'])} are for what is not a tensor."
     console.print(f"{text} {sizes[found['lengths']]}", soft_wrap=not console.is_terminal)
     for entry in found["entries"]:
