@@ -8,6 +8,7 @@ stands what this script makes of the comparison called `xrays`:
     verdict          the verdict in words, and what its intervals are made of
     table METRIC ... a row a method: rank, metrics, the interval of the deciding one, and what it cost
     epochs METRIC    mean over seeds of a validation metric, a column an evaluation
+    said METRIC ...  what each method says of its result, such as the prompt that it found
     pairs            every pair of methods: difference, interval, p value after correction
     chart KIND ...   an SVG beside the page; kinds: training, validation, parameters, time, memory
     setting          data, steps, seeds, machine and versions
@@ -80,6 +81,18 @@ def epochs(comparison: Comparison, metric: str) -> str:
     for name, values in found.items():
         cells = [display.metric(metric, fmean(values[step])) if step in values else "" for step in steps]
         lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def said(comparison: Comparison, metrics: list[str]) -> str:
+    """What the first run of each method says of its outcome, with metrics."""
+    lines = [f"| method | {' | '.join(display.style(key).label for key in metrics)} | |"]
+    lines.append(f"|:--|{'--:|' * len(metrics)}:--|")
+    for method in comparison.ranked:
+        cells = [display.metric(key, method.metrics.get(key)) for key in metrics]
+        words = method.runs[0].result.get("description") or ""
+        code = f"`{words}`" if words else ""
+        lines.append(f"| {method.shown} | {' | '.join(cells)} | {code} |")
     return "\n".join(lines)
 
 
@@ -178,6 +191,7 @@ def filled(page: str, comparisons: dict[str, Comparison], path: Path) -> str:
             "table": lambda: table(comparison, words or [comparison.primary]),
             "epochs": lambda: epochs(comparison, words[0]),
             "pairs": lambda: pairs(comparison),
+            "said": lambda: said(comparison, words),
             "setting": lambda: setting(comparison),
             "warnings": lambda: warnings(comparison),
             "chart": lambda: chart(comparison, words, path.with_name(f"{path.stem}-{name}.svg")),
