@@ -32,7 +32,7 @@ Make = Callable[..., Recipe]
 Patch = pytest.MonkeyPatch
 LINES = [
     "targets reached", "supervised labels", "every tap fired", "gradient in every part",
-    "every part changed in step one", "final budget", "same after reload", "base unchanged",
+    "every part changed in step one", "final budget", "logits moved", "same after reload", "base unchanged",
 ]  # fmt: skip
 FIRST = "encoder.block.0.layer.0.SelfAttention.q"
 deltas, delta_at, collate = LoraConfig.deltas, LoraConfig.delta, Encoder.collate
@@ -104,6 +104,11 @@ def a_schedule_that_does_not_end(patch: Patch) -> None:
     patch.setattr(Adapter, "settled", property(lambda self: False))
 
 
+def a_rate_lost_in_rounding(patch: Patch) -> None:
+    """Parts change, from zero to something, and no logit does."""
+    patch.setattr(Adapter, "lr_factor", lambda self, name: 1e-28)
+
+
 def a_store_that_loses_a_tensor(patch: Patch) -> None:
     patch.setattr(
         store, "write_tensors", lambda path, found: write_tensors(path, dict(list(found.items())[1:]))
@@ -151,6 +156,7 @@ def a_delta_that_writes_into_the_base(patch: Patch) -> None:
         (a_budget_that_is_never_allocated, "adalora", "final budget", "144 of 96 singular values"),
         (entries_that_are_never_chosen, "diff_pruning", "final budget", "of 205 entries"),
         (a_schedule_that_does_not_end, "lora", "final budget", "not reached"),
+        (a_rate_lost_in_rounding, "lora", "logits moved", "the delta moves them by up to 0"),
         (a_store_that_loses_a_tensor, "lora", "same after reload", "cannot be read back: .*1 missing"),
         (a_store_that_loses_values, "lora", "same after reload", "logits differ by up to"),
         (a_delta_that_writes_into_the_base, "lora", "base unchanged", "before, .* after"),
@@ -199,6 +205,7 @@ def test_a_sound_run_proves_every_line(make_recipe: Make, tmp_path: Path) -> Non
     assert supervised["ended"] == supervised["rows"] == result["data"]["train"]
     assert values["every tap fired"]["sites"] == values["gradient in every part"]["parts"] == 8
     assert values["same after reload"]["difference"] == 0
+    assert values["logits moved"]["effect"] == values["same after reload"]["effect"]
     assert 0 < values["same after reload"]["limit"] < values["same after reload"]["effect"]
     assert values["base unchanged"]["before"] == values["base unchanged"]["after"]
     shown = inspect(tmp_path / "run")

@@ -212,7 +212,7 @@ class Certificate:
     def reloaded(
         self, model: AdaptedModel, name: str, folder: Path, batch: Mapping[str, Tensor], fingerprint: str
     ) -> None:
-        """The delta read back from its files gives the logits that it gave before.
+        """The delta moves the logits, and read back from its files it gives those that it gave before.
 
         Args:
             model: The model, in eval mode.
@@ -226,6 +226,9 @@ class Certificate:
             before = logits(model, batch)
             with model.using():
                 plain = logits(model, batch)
+            trained = Logits(before, plain, _many(len(batch["labels"]), "row"), rounding(model))
+            if any(model.adapter(name).trainable()):
+                self.logits_moved(trained)
             try:
                 load_adapter(model, folder, RELOADED, fingerprint=fingerprint)
                 after = logits(model, batch)
@@ -235,8 +238,19 @@ class Certificate:
                 if RELOADED in model.adapters:
                     model.detach(RELOADED)
                 model.use(name)
-        compared = Logits(before, plain, _many(len(batch["labels"]), "row"), rounding(model))
-        self.equal_logits(line, compared, after, remedy)
+        self.equal_logits(line, trained, after, remedy)
+
+    def logits_moved(self, trained: Logits) -> None:
+        """What was trained changes what the model computes: it can learn and still be lost in rounding."""
+        effect = trained.distance(trained.plain)
+        self.check(
+            "logits moved",
+            effect != 0,
+            f"the delta moves them by up to {effect:.3g} ({trained.of})",
+            "What was trained is too small to change a single logit: raise train.lr, train more steps, or "
+            "compute the base in a finer train.precision.",
+            {"effect": effect if math.isfinite(effect) else None},
+        )
 
     def equal_logits(self, name: str, wanted: Logits, found: Tensor, remedy: str) -> None:
         """Another computation of the same logits differs by rounding alone."""
