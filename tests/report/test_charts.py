@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deltatune.report.charts import AREA, NEUTRAL, Axis, Dot, Line, interval_bar, line_chart, scatter, swatch
-from deltatune.report.figures import over_seeds, pareto
+from deltatune.report.figures import curves, over_seeds, pareto
 from deltatune.report.labels import Box, beside_line, place, width
+from deltatune.report.load import of_board
 from deltatune.report.scales import fit
 
 NUMBERS = st.floats(-1e6, 1e6, width=32)
@@ -158,3 +159,48 @@ def test_of_many_dots_those_on_the_front_are_named():
 def test_a_single_dot_or_equal_values_make_a_chart(value):
     svg = scatter([Dot("only", 0, value, value)], Axis("Time"), Axis("Score"))
     assert ET.fromstring(str(svg)) is not None
+
+
+def learned(folder, key, values, *, primary, higher=True):
+    """Learning curves of one method whose seeds have `values` of `key` on the validation rows."""
+    for seed, run in enumerate(values):
+        lines = [
+            {"step": 10 * (i + 1), "validation": {"loss": 1.0, key: value}} for i, value in enumerate(run)
+        ]
+        (folder / str(seed)).mkdir()
+        (folder / str(seed) / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    row = {"name": "lora", "method": "lora", "status": "done", "runs": [str(s) for s in range(len(values))]}
+    board = {"rows": [row], "primary_metric": primary, "higher_is_better": higher}
+    comparison = of_board(board, folder)
+    return {one.title: one for one in curves(comparison, comparison.methods, {"lora": 0})}
+
+
+def test_the_deciding_metric_has_a_learning_curve_with_a_band(tmp_path):
+    found = learned(tmp_path, "accuracy", [[0.02, 0.7], [0.04, 0.9]], primary="accuracy")
+    assert list(found) == ["Validation loss", "Validation accuracy"]
+    figure = found["Validation accuracy"]
+    assert figure.note.startswith("In % on validation rows; the ranks come from the test rows. Higher is")
+    assert "the band reaches" in figure.note
+    svg = ET.fromstring(str(figure.svg))
+    assert svg.get("aria-label") == "Accuracy by step"
+    line = next(element for element in svg.iter() if element.get("data-name") == "lora")
+    assert [point[1:] for point in json.loads(line.get("data-points"))] == [
+        ["Step 10", "3 (2\u20134)"], ["Step 20", "80 (70\u201390)"]
+    ]  # fmt: skip
+    labels = [
+        float(e.text)
+        for e in svg.iter()
+        if e.tag == "text" and e.get("text-anchor") == "end" and not e.get("class")
+    ]
+    assert labels == [0, 20, 40, 60, 80]  # not a logarithm, though 90 is more than twenty times 2
+
+
+@pytest.mark.parametrize("primary", ["loss", "rougeL_f"])
+def test_there_is_no_curve_of_a_metric_that_was_not_recorded(tmp_path, primary):
+    found = learned(tmp_path, "perplexity", [[3.0, 2.0]], primary=primary)
+    assert list(found) == ["Validation loss"]
+
+
+def test_the_curve_of_a_metric_that_falls_says_so(tmp_path):
+    figure = learned(tmp_path, "perplexity", [[90.0, 2.0]], primary="perplexity", higher=False)
+    assert "Lower is better" in figure["Validation perplexity"].note

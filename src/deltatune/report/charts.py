@@ -58,19 +58,22 @@ class Axis:
     log: bool = False
 
 
-def line_chart(lines: Sequence[Line], x: Axis, y: Axis, *, marks: bool = False) -> Markup:
-    """Curves over steps. The y axis turns logarithmic when the values span a factor of 20.
+def line_chart(
+    lines: Sequence[Line], x: Axis, y: Axis, *, marks: bool = False, linear: bool = False
+) -> Markup:
+    """Curves over steps. The y axis turns logarithmic when the values span a factor of 20, unless `linear`.
 
     Args:
         lines: The curves.
         x: Its title and number format.
         y: The same.
         marks: Draw each point, as for a few evaluations.
+        linear: Keep the y axis linear.
     """
     lines = [line for line in lines if line.points]
     values = [value for line in lines for _, value in line.points]
     values += [end for line in lines for ends in line.band for end in ends]
-    log = spans_decades(values)
+    log = not linear and spans_decades(values)
     y_scale = fit(values, AREA.bottom, AREA.top, log=log)
     x_scale = fit([step for line in lines for step, _ in line.points], AREA.left, AREA.right, zero=True)
     parts = [_axes(x_scale, y_scale, x, Axis(f"{y.title} (log)" if log else y.title, y.write))]

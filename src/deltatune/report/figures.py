@@ -76,8 +76,8 @@ def pareto(points: Sequence[Point], *, higher_is_better: bool, floor: float | No
     return front
 
 
-def curves(methods: Sequence[Method], series: Mapping[str, int]) -> list[Figure]:
-    """Loss on training and on validation rows by step, as far as it was recorded."""
+def curves(comparison: Comparison, methods: Sequence[Method], series: Mapping[str, int]) -> list[Figure]:
+    """Loss on training and on validation rows by step, and there the metric that decides, if recorded."""
     steps, loss = Axis("Step", display.tick), Axis("Loss", lambda value: f"{value:.3g}")
     several = any(len(method.runs) > 1 for method in methods)
     seeds = (
@@ -86,7 +86,7 @@ def curves(methods: Sequence[Method], series: Mapping[str, int]) -> list[Figure]
         else ""
     )
     train = [_line(m, series, [run.training_loss() for run in m.runs]) for m in methods]
-    validation = [_line(m, series, [run.validation_loss() for run in m.runs]) for m in methods]
+    validation = [_line(m, series, [run.validation("loss") for run in m.runs]) for m in methods]
     found = []
     if any(line.points for line in train):
         note = f"Long runs are drawn as means of equal stretches.{seeds}"
@@ -94,6 +94,18 @@ def curves(methods: Sequence[Method], series: Mapping[str, int]) -> list[Figure]
     if any(line.points for line in validation):
         note = f"On rows that are never trained on; the test rows play no part in it.{seeds}"
         found.append(Figure("Validation loss", note, charts.line_chart(validation, steps, loss, marks=True)))
+    key = comparison.primary
+    decides = [_line(m, series, [run.validation(key) for run in m.runs]) for m in methods]
+    if key != "loss" and any(line.points for line in decides):
+        style = display.style(key)
+        name = style.label[0].lower() + style.label[1:] if style.label[1:2].islower() else style.label
+        where = f"In {style.unit.strip()} on" if style.unit else "On"
+        better = "Higher" if comparison.higher_is_better else "Lower"
+        note = f"{where} validation rows; the ranks come from the test rows. {better} is better.{seeds}"
+        axis = Axis(style.label, lambda value: f"{value * style.scale:.3g}")
+        linear = comparison.higher_is_better  # scores end at zero, where a logarithm has no bottom
+        chart = charts.line_chart(decides, steps, axis, marks=True, linear=linear)
+        found.append(Figure(f"Validation {name}", note, chart))
     return found
 
 

@@ -50,7 +50,7 @@ def render_html(comparison: Comparison) -> str:
         display=display,
         examples=examples(comparison),
         again=reproduce(comparison),
-        curves=figures.curves(page.order, page.series),
+        curves=figures.curves(comparison, page.order, page.series),
         memory=memory(page.order),
         costs=figures.against_cost(comparison, page.series),
         heats=[*heat.grids(comparison), *heat.learned_ranks(comparison)],

@@ -53,10 +53,10 @@ class Run:
         """(step, loss) of training."""
         return _finite((line.get("step"), line.get("loss")) for line in self.steps)
 
-    def validation_loss(self) -> list[tuple[float, float]]:
-        """(step, loss) on the validation rows."""
+    def validation(self, key: str) -> list[tuple[float, float]]:
+        """(step, metric) on the validation rows."""
         return _finite(
-            (line.get("step"), line["validation"].get("loss")) for line in self.steps if "validation" in line
+            (line.get("step"), line["validation"].get(key)) for line in self.steps if "validation" in line
         )
 
 
