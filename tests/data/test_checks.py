@@ -18,7 +18,7 @@ from scipy.stats import chi2_contingency
 from deltatune.data import Row
 from deltatune.data.checks import check_rows, truncation_warnings
 from deltatune.data.encode import EncodeReport
-from deltatune.data.leakage import SIMILAR, _Texts, leaks
+from deltatune.data.leakage import SIMILAR, _Texts, apart, leaks
 from deltatune.data.shift import shifts
 
 WORDS = [
@@ -76,6 +76,37 @@ def test_a_template_does_not_make_texts_alike() -> None:
     frame = "Please read the following sentence with care and then say what it is about: {} Your answer:"
     assert leaks(rows([frame.format(t) for t in texts(200, 4)]), [],
                  rows([frame.format(t) for t in texts(50, 4, seed=1)])) == []  # fmt: skip
+
+
+def test_near_duplicates_are_shown_where_they_differ() -> None:
+    """Long texts that begin alike."""
+    known = texts(40, 60)
+    words = known[3].split()
+    changed = [*words[:40], "ELSEWHERE", *words[41:]]
+    found = leaks(rows(known), [], rows([" ".join(changed)], name="t"))
+    (pair,) = found[0].near
+    one, other = pair.excerpt, pair.other_excerpt
+    assert one != other
+    assert "ELSEWHERE" in one
+    assert words[40] in other
+    assert all(len(shown) <= 60 and shown.startswith("…") and shown.endswith("…") for shown in (one, other))
+    before = one.partition("ELSEWHERE")[0]
+    assert other.startswith(before)
+    assert before[1:].strip() in known[3]
+
+
+def test_the_place_where_two_texts_differ() -> None:
+    long = "the same words again and again " * 6
+    assert apart("one  text", "one texts") == ("one text", "one texts")
+    assert apart(long + "end.", long + "end") == (f"…{long[-16:]}end.", f"…{long[-16:]}end")
+    assert apart("The " + long + "A", "the " + long + "B")[0].endswith("again A")  # not the case of its t
+    assert apart("The " + long, "the " + long) == (
+        "The the same words again and again the same words again and…",
+        "the the same words again and again the same words again and…",
+    )
+    for same in (apart(long, long), apart(long, long.replace(" ", "  "))):
+        assert same[0] == same[1] == "the same words again and again the same words again and aga…"
+    assert apart("", "x") == ("", "x")
 
 
 def test_similarity_is_that_of_sets_of_runs() -> None:

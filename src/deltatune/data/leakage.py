@@ -32,6 +32,7 @@ _RUN = 5
 _BANDS, _ROWS = 16, 4  # two texts of similarity .8 share a band in 99.98 % of all cases
 _CANDIDATES = 20
 _SIDE = 32
+_WIDTH = 60
 _FEWEST_IMAGES = 8  # of fewer, the mean is too much like each of them
 
 Hashes = NDArray[np.uint64]
@@ -48,7 +49,7 @@ class Duplicate:
     similarity: float
     """1 if they are equal."""
     excerpt: str
-    """The beginning of the held-out row's input, or the image's name."""
+    """Of the held-out row's input: where the two begin to differ, or the beginning; an image's name."""
     other_excerpt: str
 
 
@@ -132,14 +133,33 @@ def _compare(  # noqa: PLR0917
 
 def _duplicate(rows: Sequence[Row], index: int, other: int, similarity: float) -> Duplicate:
     a, b = rows[index], rows[other]
-    return Duplicate(a.id, b.id, round(similarity, 3), excerpt(a), excerpt(b))
+    texts = isinstance(a.input, str) and isinstance(b.input, str)
+    shown = apart(str(a.input), str(b.input)) if texts else (excerpt(a), excerpt(b))
+    return Duplicate(a.id, b.id, round(similarity, 3), *shown)
 
 
-def excerpt(row: Row, width: int = 60) -> str:
+def apart(one: str, other: str, width: int = _WIDTH) -> tuple[str, str]:
+    """Two texts where they begin to differ, from the same place on, each in one line of `width` at most.
+
+    A difference of case counts if there is no other, one of blanks never does.
+    """
+    a, b = " ".join(one.split()), " ".join(other.split())
+    lower = [char.lower() for char in a], [char.lower() for char in b]
+    place = _shared(*lower) if lower[0] != lower[1] else _shared(a, b)
+    start = place - width // 3 if a != b and place > width // 2 else 0
+    return _window(a, start, width), _window(b, start, width)
+
+
+def excerpt(row: Row, width: int = _WIDTH) -> str:
     """The beginning of a row's input, in one line."""
     text = row.input_text() if not isinstance(row.input, Path) else row.input.name
-    line = " ".join(text[: 2 * width].split())
-    return line if len(line) <= width else f"{line[: width - 1].rstrip()}…"
+    return _window(" ".join(text[: 2 * width].split()), 0, width)
+
+
+def _window(line: str, start: int, width: int) -> str:
+    """At most `width` characters from `start` on, with an ellipsis for what is left out at either end."""
+    shown = f"…{line[start + 1 :].lstrip()}" if start else line
+    return shown if len(shown) <= width else f"{shown[: width - 1].rstrip()}…"
 
 
 class _Texts:
@@ -201,7 +221,7 @@ def _without_frame(texts: Sequence[str]) -> list[str]:
     return [text[head : len(text) - tail] for text in texts]
 
 
-def _shared(one: str, other: str) -> int:
+def _shared(one: Sequence[str], other: Sequence[str]) -> int:
     """How many characters two texts have in common at their beginnings."""
     pairs = enumerate(zip(one, other, strict=False))
     return next((place for place, (a, b) in pairs if a != b), min(len(one), len(other)))
