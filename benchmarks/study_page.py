@@ -141,7 +141,10 @@ def chart(comparison: Comparison, kinds: list[str], path: Path) -> str:
     tuned = [method.name for method in comparison.methods if not method.untuned]
     series = {method.name: charts.NEUTRAL for method in comparison.methods}
     series |= {name: index for index, name in enumerate(tuned)}
-    drawn = [*figures.curves(comparison.ranked, series), *figures.against_cost(comparison, series)]
+    drawn = [
+        *figures.curves(comparison, comparison.ranked, series),
+        *figures.against_cost(comparison, series),
+    ]
     chosen = [next(figure for figure in drawn if KINDS[kind] in figure.title) for kind in kinds]
     parts, columns = [], min(2, len(chosen))
     for index, figure in enumerate(chosen):
