@@ -58,6 +58,21 @@ def test_an_entrys_axis_goes_before_the_recipes() -> None:
     assert [entry.train.lr for entry in recipe.methods] == [None, 0.1, 0.2, 0.5]
 
 
+def test_whether_the_base_is_quantized_is_an_axis_of_an_entrys_grid() -> None:
+    grid = "methods.1.grid={r: [4, 8], quantization: [null, nf4, {format: nf4, double: false}]}"
+    for recipe in (parse_recipe(BASE, [grid]), parse_recipe(BASE, [grid, "quantization=int8"])):
+        found = [entry for entry in recipe.methods if entry.group == "lora"]
+        ends = ("none", "nf4", "format:nf4+double:false")
+        assert [e.name for e in found] == [f"lora r={r} quantization={end}" for r in (4, 8) for end in ends]
+        bits = [
+            entry.quantization and (entry.quantization.format, entry.quantization.double) for entry in found
+        ]
+        assert bits == [None, ("nf4", True), ("nf4", False)] * 2
+        assert [entry.config["r"] for entry in found] == [4, 4, 4, 8, 8, 8]
+        assert recipe.methods[-1].quantization == recipe.quantization
+        assert parse_recipe(recipe.dump()) == recipe
+
+
 def test_an_expanded_recipe_is_the_same_when_written_and_read() -> None:
     recipe = parse_recipe(BASE, ["grid={train.lr: [0.5, 0.25]}", "sample=3"])
     assert parse_recipe(recipe.dump()) == recipe
@@ -109,6 +124,17 @@ def test_ranges_rise_from_end_to_end(start: float, ratio: float, steps: int, sca
         ("methods.1.grid.r={from: 1, to: 4, step: 2}", ["methods.1.grid.r.step", "'steps'", "from, to"]),
         ("methods.1.lora.r=3", ["methods.1.grid.r", "beside the grid: 3"]),
         ("grid={r: [4]}", ["grid.r", "setting of a method", "entry under methods"]),
+        ("methods.1.grid={quantization: [nf5]}", ["methods.1.grid.quantization:", "nf4"]),
+        ("methods.1.grid={quantization: [null, null]}", ["methods.1.grid.quantization", "none twice"]),
+        (
+            "methods.1={full: null, grid: {quantization: [null, nf4]}}",
+            ["methods.1.full:", "every weight"],
+        ),
+        (
+            "methods.1={lora: null, quantization: int8, grid: {quantization: [null, nf4]}}",
+            ["methods.1.grid.quantization", "beside the grid: 'int8'"],
+        ),
+        ("grid={quantization: [nf4]}", ["grid.quantization", "setting of an entry", "entry under methods"]),
         ("grid={train.lrr: [4]}", ["grid.train.lrr", "'lr'"]),
         ("grid={train.lr: [0.1, fast]}", ["grid.train.lr", "'fast'", "number"]),
         ("grid={train.epochs: {from: 1, to: 300, steps: 300}}", ["1,200 configurations", "sample"]),
@@ -142,7 +168,7 @@ def test_the_schema_for_editors_knows_grids() -> None:
     lora = next(
         form for form in schema["$defs"]["MethodEntry"]["anyOf"] if "lora" in form.get("properties", {})
     )
-    assert "grid" in lora["properties"]
+    assert "quantization" in lora["properties"]["grid"]["description"]
 
 
 MODELS = "model=[bundled:t5-small, facebook/bart-base]"

@@ -57,6 +57,28 @@ def test_a_third_setting_makes_a_map_for_each_of_its_values(tmp_path):
     ]
 
 
+@pytest.mark.parametrize("shared", [None, {"format": "nf4", "double": True, "compute": "bf16"}])
+def test_a_grid_of_rank_and_quantization(tmp_path, shared):
+    """An entry without a field of its own has what the recipe says."""
+    write_grid(tmp_path)
+    board = json.loads((tmp_path / "leaderboard.json").read_text())
+    board["recipe"]["quantization"] = shared
+    for place, entry in enumerate(board["recipe"]["methods"]):
+        entry["lora"]["targets"] = ["query"]
+        entry["quantization"] = None if place < 3 else {"format": "nf4", "double": False, "compute": "bf16"}
+        if place < 3 and shared is None:
+            del entry["quantization"]
+    (tmp_path / "leaderboard.json").write_text(json.dumps(board))
+    (heat,) = grids(load(tmp_path))
+    assert [name for name, _ in heat.rows] == ["none", "nf4, double false"]
+    for entry in board["recipe"]["methods"][3:]:
+        entry.pop("quantization")
+    (tmp_path / "leaderboard.json").write_text(json.dumps(board))
+    assert [[name for name, _ in heat.rows] for heat in grids(load(tmp_path))] == (
+        [["none", "nf4"]] if shared else []
+    )
+
+
 @pytest.mark.parametrize("kept", [3, 1])
 def test_without_a_grid_there_is_no_map(tmp_path, kept):
     write_grid(tmp_path)

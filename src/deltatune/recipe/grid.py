@@ -4,7 +4,8 @@
     sample: 8                                  # at most so many configurations of each entry, by seed
     methods:
       - lora: {alpha: 16}
-        grid: {r: [4, 8], targets: [[query], [query, value]]}        # of the entry: its settings, or train.X
+        grid: {r: [4, 8], targets: [[query], [query, value]]}        # of the entry: its settings, or train.X,
+                                                                     # or quantization: [null, nf4]
 
 Grids are expanded before a recipe is validated, so that everything behind it sees plain entries, and the
 recipe that a comparison writes down lists them one by one. Lists of models (bases.py) are expanded with them.
@@ -27,6 +28,8 @@ from deltatune.recipe.sections import Count, Float, Int, Section, TrainSpec
 LARGEST = 500
 """Configurations of one entry; more are surely a slip, and `sample` takes fewer."""
 TRAIN = "train."
+BITS = "quantization"
+"""A field of the entry itself that may be an axis of its grid."""
 
 
 class Range(Section):
@@ -114,7 +117,8 @@ def expand_grids(content: Mapping[str, Any]) -> tuple[dict[str, Any], list[Origi
         _refuse_model(field, "grid")
         if not field.startswith(TRAIN):
             raise RecipeError(
-                "is a setting of a method; the recipe's grid holds training settings (train.lr, ...) only.",
+                f"is a setting of {'an entry' if field == BITS else 'a method'}; the recipe's grid holds "
+                "training settings (train.lr, ...) only.",
                 field=f"grid.{field}",
                 remedy="Write it in the grid of an entry under methods.",
             )
@@ -133,10 +137,11 @@ def expand_grids(content: Mapping[str, Any]) -> tuple[dict[str, Any], list[Origi
 
 
 def at_point(entry: Mapping[str, Any], method: str, point: Mapping[str, Any]) -> dict[str, Any]:
-    """Return an entry as a recipe writes it, with some fields set: the method's settings, and `train.X`."""
-    settings = {key: value for key, value in point.items() if not key.startswith(TRAIN)}
+    """Return an entry as a recipe writes it, with some fields set, of the method and beside it."""
+    settings = {key: value for key, value in point.items() if not key.startswith(TRAIN) and key != BITS}
     train = {key.removeprefix(TRAIN): value for key, value in point.items() if key.startswith(TRAIN)}
     changed = {**entry, method: {**(entry.get(method) or {}), **settings}}
+    changed |= {BITS: point[BITS]} if BITS in point else {}
     return changed | ({"train": {**(entry.get("train") or {}), **train}} if train else {})
 
 
@@ -197,9 +202,11 @@ def _expand(
         shared = {}
     if not own and not shared:
         return [{key: value for key, value in plain.items() if key != "grid"}], Origin(index)
-    check_fields(method, own, f"methods.{index}.grid")
+    check_fields(
+        method, {field: axis for field, axis in own.items() if field != BITS}, f"methods.{index}.grid"
+    )
     for field in own:
-        written = plain.get("train") if field.startswith(TRAIN) else plain.get(method)
+        written = plain if field == BITS else plain.get("train" if field.startswith(TRAIN) else method)
         if isinstance(written, dict) and field.removeprefix(TRAIN) in written:
             raise RecipeError(
                 f"has a value beside the grid: {written[field.removeprefix(TRAIN)]!r}.",
@@ -315,6 +322,8 @@ def _trains(method: str) -> bool:
 def _shown(value: Any) -> str:
     if isinstance(value, list):
         return "+".join(map(_shown, value))
+    if isinstance(value, Mapping):
+        return "+".join(f"{key}:{_shown(one)}" for key, one in value.items())
     if isinstance(value, float):
         return f"{value:g}"
     return str(value).lower() if value is None or isinstance(value, bool) else str(value)

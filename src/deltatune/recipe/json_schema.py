@@ -68,7 +68,8 @@ def _entry_form(name: str, shared: dict[str, Any]) -> dict[str, Any]:
             },
             "grid": {
                 "$ref": "#/$defs/Grid",
-                "description": "Settings of the method, or train.X, with lists or ranges of values.",
+                "description": "Settings of the method, train.X, or quantization, with lists or ranges of "
+                "values.",
             },
             "group": {"type": "string", "description": "The entry from whose grid this one was made."},
         },

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from deltatune.errors import RecipeError
-from deltatune.recipe.grid import Origin
+from deltatune.recipe.grid import BITS, Origin
 from deltatune.recipe.schema import ENTRY_KEYS, MethodEntry, Recipe
 
 Path = tuple[str | int, ...]
@@ -74,7 +74,8 @@ def _as_expanded_from(path: str, origins: Sequence[Origin]) -> str:
     origin = origins[int(steps[1])]
     if steps[2:3] == ["model"] and origin.model:
         return ".".join([origin.model, *steps[3:]])
-    field = ".".join(steps[2:4]) if steps[2:3] == ["train"] else ".".join(steps[3:4])
+    entrys = steps[2:3] == [BITS]
+    field = BITS if entrys else ".".join(steps[2:4]) if steps[2:3] == ["train"] else ".".join(steps[3:4])
     if field in origin.shared:
         return f"grid.{field}"
     if field in origin.own:

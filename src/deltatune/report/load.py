@@ -168,6 +168,8 @@ class Comparison:
             for key, value in entry.items()
             if key not in _NOT_SETTINGS | {method.row.get("method")}
         }
+        bits = entry.get("quantization", recipe.get("quantization") if isinstance(recipe, dict) else None)
+        other["quantization"] = _bits(bits)
         return config | {key: value for key, value in (train | other).items() if value is not None}
 
     @property
@@ -229,6 +231,17 @@ def _short_names(models: list[str]) -> dict[str, str]:
         return {}
     short = {name: name.removeprefix("bundled:").rstrip("/").rpartition("/")[2] for name in models}
     return short if len(set(short.values())) == len(short) else {name: name for name in models}
+
+
+def _bits(quantization: Any) -> Any:
+    """How a base is quantized: `none`, or its format with what is not usual."""
+    if not isinstance(quantization, dict):
+        return quantization or "none"
+    usual = {"double": True, "compute": "bf16"}
+    more = [
+        f"{key} {str(value).lower()}" for key, value in quantization.items() if value != usual.get(key, value)
+    ]
+    return ", ".join([str(quantization.get("format")), *more])
 
 
 def _read_json(path: Path) -> dict[str, Any]:
