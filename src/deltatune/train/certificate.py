@@ -7,7 +7,7 @@ the run. The lines of a sound run are the same whenever it is repeated: they hol
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -149,11 +149,19 @@ class Certificate:
             {"sites": len(counts), "silent": silent},
         )
 
-    def learned(self, adapter: Adapter, before: Mapping[str, Tensor]) -> None:
+    def learned(
+        self, adapter: Adapter, before: Mapping[str, Tensor], loss: Callable[[], float] | None = None
+    ) -> None:
         """Every part of the delta got a gradient in the first step and was changed by it.
 
         Some parameters start with a zero gradient by design (LoRA's A, while B is zero), so each part is
-        judged as a whole.
+        judged as a whole. Weights of the base that its task does not read (DINOv2's mask token) have none
+        for ever, and full fine-tuning holds them all the same: `loss` proves them to be such.
+
+        Args:
+            adapter: After its first step, with the gradients of that.
+            before: Its parameters before the step, by name.
+            loss: Computes the loss of the step's rows anew.
         """
         after, parts = dict(adapter.named_parameters()), _parts(adapter)
         silent, still = [], []
@@ -163,19 +171,26 @@ class Certificate:
                 silent.append(name)
             if all(torch.equal(after[key].detach().cpu(), before[key]) for key in group):
                 still.append(name)
+        unread = [name for name in silent if name in adapter.own and adapter.own[name].grad is None]
+        if unread and (loss is None or not _without_effect([adapter.own[name] for name in unread], loss)):
+            unread = []
+        silent, still = ([name for name in found if name not in unread] for found in (silent, still))
+        read = _many(len(parts) - len(unread), "part")
+        if unread:
+            read += f"; the model does not read {', '.join(unread)}"
         self.check(
             "gradient in every part",
             not silent,
-            _many(len(parts), "part")
+            read
             if not silent
             else f"none in {_many(len(silent), 'part')} of {len(parts)}, first {silent[0]}",
             "Gradients do not reach the delta; check gradient checkpointing and the targets.",
-            {"parts": len(parts), "without": silent},
+            {"parts": len(parts), "without": silent, "unread": unread},
         )
         self.check(
             "every part changed in step one",
             not still,
-            _many(len(parts), "part")
+            _many(len(parts) - len(unread), "part")
             if not still
             else f"{_many(len(still), 'part')} of {len(parts)} did not, first {still[0]}",
             "The learning rate may be too small for the arithmetic; raise train.lr.",
@@ -333,8 +348,24 @@ def _parts(adapter: Adapter) -> dict[str, list[str]]:
         for path, module in adapter.parts()
     }
     grouped = {name for group in parts.values() for name in group}
-    rest = {name: [name] for name in name_of.values() if name not in grouped}
+    path_of = {id(parameter): path for path, parameter in adapter.own.items()}
+    rest = {path_of.get(key, name): [name] for key, name in name_of.items() if name not in grouped}
     return {path: group for path, group in (parts | rest).items() if group}
+
+
+@torch.no_grad()
+def _without_effect(parameters: Iterable[Tensor], loss: Callable[[], float]) -> bool:
+    """Whether the loss stays what it is, to the bit, with all the parameters disturbed."""
+    state, kept = torch.get_rng_state(), [(each, each.clone()) for each in parameters]
+    plain = loss()
+    for each, _ in kept:
+        each.add_(1.0)
+    torch.set_rng_state(state)
+    disturbed = loss()
+    for each, value in kept:
+        each.copy_(value)
+    torch.set_rng_state(state)
+    return disturbed == plain
 
 
 def snapshot(adapter: Adapter) -> dict[str, Tensor]:

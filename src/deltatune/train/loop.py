@@ -219,7 +219,7 @@ class Trainer:
         extra = self.adapter.after_step(progress.step)
         if first:
             self.certificate.taps_fired(self.model)
-            self.certificate.learned(self.adapter, before)
+            self.certificate.learned(self.adapter, before, lambda: self._loss_of(micro, targets))
         self.optimizer.zero_grad(set_to_none=True)
         tokens = sum(self.train.lengths[row] for row in rows)
         progress.tokens += tokens
