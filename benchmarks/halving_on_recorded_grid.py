@@ -15,13 +15,13 @@ curves, so that others can decide anew. Methods that are not judged before a sch
 pruning) are left out: halving does not stop them either.
 
 benchmarks/halving_grid.yaml makes a grid of 30 (LoRA on MiniLM, r 1 to 16, learning rates 1e-4 to 3e-2, 12
-validations in 72 steps), benchmarks/results/halving_minilm.json is what this script found on it. In parts of 9,
-judged by loss: one decision at 1/3 of the steps kept the winner in 97 % and saved 44 %, with a mean loss of
-0.0003 where the grid ranges over 0.21; decisions at 1/4 and 1/2, halving each time, kept it in 99.5 % and saved
-as much; a decision at 1/9 before that at 1/3 kept it in 41 %, and in 77 % if two have to be kept. Judged by
-accuracy on 300 rows, which ties and jumps, early decisions are worse: 98 % at 1/3 alone, 20 % at 1/9 and 1/3.
-On 15 runs of a toy (a random two-layer T5) one decision at 1/3 always kept the winner. Hence one decision by
-default.
+validations in 72 steps), benchmarks/results/halving_minilm.json is what this script found on it. In parts
+of 9, judged by loss: one decision at 1/3 of the steps kept the winner in 97 % and saved 44 %, with a mean
+loss of 0.0003 where the grid ranges over 0.21; decisions at 1/4 and 1/2, halving each time, kept it in 99.5
+% and saved as much; a decision at 1/9 before that at 1/3 kept it in 41 %, and in 77 % if two have to be
+kept. Judged by accuracy on 300 rows, which ties and jumps, early decisions are worse: 98 % at 1/3 alone, 20
+% at 1/9 and 1/3. On 15 runs of a toy (a random two-layer T5) one decision at 1/3 always kept the winner.
+Hence one decision by default.
 """
 
 from __future__ import annotations
