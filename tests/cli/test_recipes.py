@@ -22,4 +22,4 @@ def test_a_recipe_is_valid_and_explained(path: Path) -> None:
     command = "train" if len(recipe.methods) == 1 else "compare"
     assert f"deltatune {command} recipes/{path.name}" in path.read_text(encoding="utf-8")
     if command == "compare":
-        assert recipe.methods[0].method == "untuned", "without the untuned base nobody can see what tuning gave"
+        assert recipe.methods[0].method == "untuned", "without the untuned base nobody sees what tuning gave"
