@@ -74,8 +74,9 @@ def _as_expanded_from(path: str, origins: Sequence[Origin]) -> str:
     origin = origins[int(steps[1])]
     if steps[2:3] == ["model"] and origin.model:
         return ".".join([origin.model, *steps[3:]])
-    entrys = steps[2:3] == [BITS]
-    field = BITS if entrys else ".".join(steps[2:4]) if steps[2:3] == ["train"] else ".".join(steps[3:4])
+    section = steps[2] if len(steps) > 2 else ""
+    axes = {BITS: steps[2:3], "train": steps[2:4]}  # fields of the entry itself; others are the method's
+    field = ".".join(axes.get(section, steps[3:4]))
     if field in origin.shared:
         return f"grid.{field}"
     if field in origin.own:

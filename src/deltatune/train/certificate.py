@@ -149,9 +149,7 @@ class Certificate:
             {"sites": len(counts), "silent": silent},
         )
 
-    def learned(
-        self, adapter: Adapter, before: Mapping[str, Tensor], loss: Callable[[], float] | None = None
-    ) -> None:
+    def learned(self, adapter: Adapter, before: Mapping[str, Tensor], loss: Callable[[], float]) -> None:
         """Every part of the delta got a gradient in the first step and was changed by it.
 
         Some parameters start with a zero gradient by design (LoRA's A, while B is zero), so each part is
@@ -172,7 +170,7 @@ class Certificate:
             if all(torch.equal(after[key].detach().cpu(), before[key]) for key in group):
                 still.append(name)
         unread = [name for name in silent if name in adapter.own and adapter.own[name].grad is None]
-        if unread and (loss is None or not _without_effect([adapter.own[name] for name in unread], loss)):
+        if unread and not _without_effect([adapter.own[name] for name in unread], loss):
             unread = []
         silent, still = ([name for name in found if name not in unread] for found in (silent, still))
         read = _many(len(parts) - len(unread), "part")
