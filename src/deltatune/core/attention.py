@@ -31,8 +31,8 @@ ORIGINAL = {OVER_SDPA: "sdpa", OVER_EAGER: "eager"}
 """What a model's attention was before it was tapped."""
 _TO_EAGER = {"sdpa": "eager", OVER_SDPA: OVER_EAGER}
 EAGER_UP_TO = 256
-"""Tokens of a row up to which CPUs train with eager attention: SDPA's backward pass is slow there, and what eager
-attention keeps, [heads, length, length] of each row and layer, is small."""
+"""Tokens of a row up to which CPUs train with eager attention: the backward pass of SDPA is slow there, and
+what eager attention keeps, [heads, length, length] of each row and layer, is small."""
 
 
 class AttentionTap:
@@ -182,12 +182,12 @@ AttentionMaskInterface.register(OVER_SDPA, _full_sdpa_mask)
 AttentionMaskInterface.register(OVER_EAGER, eager_mask)
 
 
-def tokens_of_a_row(batch: Mapping[str, Tensor], config: Any) -> int:
-    """Length of the longest sequence that a model makes of a batch: text, or patches of an image."""
+def tokens_of_a_row(batch: Mapping[str, Any], config: Any) -> int:
+    """Length of the longest sequence that a model makes of its arguments: text, or patches of an image."""
     if "pixel_values" in batch:
         height, width = batch["pixel_values"].shape[-2:]
         return int(height * width // config.patch_size**2) + 1
-    return max(tensor.shape[1] for tensor in batch.values() if tensor.ndim > 1)
+    return max(value.shape[1] for value in batch.values() if isinstance(value, Tensor) and value.ndim > 1)
 
 
 class AttentionSwitch:
