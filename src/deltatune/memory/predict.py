@@ -54,6 +54,8 @@ class Setup:
     """Of the recipe; forms for GPUs count as such only with `gpu`."""
     max_grad_norm: float | None = 1.0
     attention: str | None = None
+    eager_up_to: int = 0
+    """As of `AdaptedModel`, on the device that is predicted for."""
     untied: bool = False
     """Whether the checkpoint has output embeddings of its own, whatever the configuration says."""
     image_size: int | None = None
@@ -145,9 +147,13 @@ def planned_model(setup: Setup) -> AdaptedModel:
         untied=setup.untied,
     )
     heads = new_heads(base, setup.task) if setup.heads is None else setup.heads
-    model = AdaptedModel(base, heads, processor=setup.processor, base_dropout=setup.base_dropout)
-    if setup.gpu or setup.attention is not None:
-        model.eager_up_to = 0
+    model = AdaptedModel(
+        base,
+        heads,
+        processor=setup.processor,
+        base_dropout=setup.base_dropout,
+        eager_up_to=setup.eager_up_to,
+    )
     if setup.quantization is not None:
         model.view.original = lambda path: torch.empty(_shape(model.view, path))
     return model

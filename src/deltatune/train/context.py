@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import torch
 
 from deltatune import quant
+from deltatune.core.attention import EAGER_UP_TO
 from deltatune.core.method import MethodConfig
 from deltatune.core.model import AdaptedModel
 from deltatune.core.observer import Observer
@@ -36,6 +37,8 @@ class SharedBase:
 
     spec: ModelSpec
     loaded: LoadedBase
+    dtype: str
+    """Of its weights that are not quantized."""
     fingerprint: str
     device: torch.device
     original: OriginalWeights | None = None
@@ -45,11 +48,13 @@ class SharedBase:
         """A new view of the base, without adapters."""
         base = self.loaded
         model = AdaptedModel(
-            base.model, base.new_modules, processor=base.processor, base_dropout=base_dropout
+            base.model,
+            base.new_modules,
+            processor=base.processor,
+            base_dropout=base_dropout,
+            eager_up_to=eager_up_to(self.spec),
         )
         model.view.original = self.original
-        if self.spec.attention is not None:
-            model.eager_up_to = 0
         return model
 
 
@@ -108,7 +113,8 @@ class Context:
             # Transformers' own signature of `to` hides its argument from type checkers.
             torch.nn.Module.to(loaded.model, device)
             original = OriginalWeights(spec, self.recipe.task, self.dataset.labels)
-            bases[key] = SharedBase(spec, loaded, digest, device, original if bits else None)
+            own = str(next(loaded.model.parameters()).dtype).removeprefix("torch.")
+            bases[key] = SharedBase(spec, loaded, own, digest, device, original if bits else None)
         return bases[key]
 
     def _on(self, spec: ModelSpec) -> _OnModel:
@@ -192,6 +198,11 @@ class Context:
         if warning not in self._warned:
             self._warned.add(warning)
             self.observer.warn(warning)
+
+
+def eager_up_to(spec: ModelSpec) -> int:
+    """Tokens of a row up to which training uses eager attention: where SDPA is not asked for, and on CPUs."""
+    return 0 if spec.attention is not None or torch.cuda.is_available() else EAGER_UP_TO
 
 
 def base_dtype(precision: str) -> str:

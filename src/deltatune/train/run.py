@@ -184,6 +184,7 @@ class _Run:
                 "revision": self.base.spec.revision,
                 "fingerprint": self.base.fingerprint,
                 "parameters": total,
+                "dtype": self.base.dtype,
                 "quantization": quant.describe(self.base.loaded.model),
             },
             "data": {
