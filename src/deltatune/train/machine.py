@@ -96,6 +96,20 @@ class PeakMemory:
         return peak if platform.system() == "Darwin" else peak * 1024
 
 
+def available_memory() -> int:
+    """Bytes of RAM that can still be taken, within the container's limit; 0 where the system does not say."""
+    found = []
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/meminfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("MemAvailable:"):
+                found.append(int(line.split()[1]) * 1024)
+    with contextlib.suppress(OSError, ValueError):  # without a limit it says "max"
+        group = Path("/sys/fs/cgroup")
+        limit, used = (int((group / f"memory.{name}").read_text()) for name in ("max", "current"))
+        found.append(max(limit - used, 0))
+    return min(found, default=0)
+
+
 def versions() -> dict[str, str]:
     """Versions of everything that the numbers depend on."""
     found = {"python": platform.python_version(), "platform": platform.platform()}
