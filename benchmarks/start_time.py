@@ -1,8 +1,8 @@
 """How long it takes from the command to the first optimizer step, beside what no program can do without.
 
 Every start is a process of its own, in turn with the others; files are warm, since a first round does not
-count. The clock starts before the process does and stops when its first step is done, or what it should load is
-loaded; what follows is cut off.
+count. The clock starts before the process does and stops when its first step is done, or when what it should
+load is loaded; what follows is cut off.
 
     floor      imports torch and the model's class, and calls from_pretrained
     weights    imports torch and reads the weights with safetensors
