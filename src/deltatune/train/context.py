@@ -6,6 +6,7 @@ another's weights would count as memory of a run.
 
 from __future__ import annotations
 
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 import torch
@@ -21,7 +22,7 @@ from deltatune.data.load import load_data
 from deltatune.data.rows import Dataset
 from deltatune.data.supervised import Supervision, supervision
 from deltatune.errors import DataError
-from deltatune.models.fingerprint import fingerprint
+from deltatune.models.fingerprint import fingerprint_beside
 from deltatune.models.load import LoadedBase, OriginalWeights, load_base
 from deltatune.recipe.schema import MethodEntry, Recipe
 from deltatune.recipe.sections import ModelSpec
@@ -39,13 +40,19 @@ class SharedBase:
     loaded: LoadedBase
     dtype: str
     """Of its weights that are not quantized."""
-    fingerprint: str
+    digest: Future[str]
     device: torch.device
     original: OriginalWeights | None = None
     """Of a quantized base: its weights before."""
 
+    @property
+    def fingerprint(self) -> str:
+        """Hash of the weights as they were loaded; waits for it if need be."""
+        return self.digest.result()
+
     def adapted(self, *, base_dropout: bool = False) -> AdaptedModel:
-        """A new view of the base, without adapters."""
+        """A new view of the base, without adapters. Before its hash is known, nothing gets at the base."""
+        self.digest.result()
         base = self.loaded
         model = AdaptedModel(
             base.model,
@@ -108,7 +115,7 @@ class Context:
         if key not in bases:
             self.observer.stage(f"Loading {spec.name}" + (f" in {bits.format}" if bits else ""))
             loaded = load_base(spec, self.recipe.task, self.dataset.labels, dtype=dtype, quantization=bits)
-            digest = fingerprint(loaded.model)
+            digest = fingerprint_beside(loaded.model)
             device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
             # Transformers' own signature of `to` hides its argument from type checkers.
             torch.nn.Module.to(loaded.model, device)
