@@ -60,7 +60,7 @@ def computes_bfloat16() -> bool:
     """
     if torch.cuda.is_available():
         return torch.cuda.is_bf16_supported()
-    found = getattr(torch.cpu, "get_capabilities", dict)()  # since torch 2.10
+    found: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()  # since torch 2.10
     return bool(found.get("amx_bf16") or found.get("avx512_bf16"))
 
 
