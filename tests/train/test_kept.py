@@ -263,8 +263,8 @@ def test_an_architecture_that_breaks_is_trained_without(tmp_path: Path) -> None:
     model, features = upper_llama()
     first, second = model.base.model.layers
     left: list[Tensor] = []
-    first.mlp.register_forward_hook(lambda module, args, output: left.append(output.mean()))
-    second.register_forward_pre_hook(lambda module, args: (args[0] + left.pop(), *args[1:]))
+    first.mlp.register_forward_hook(lambda module, args, output: left.append(output))
+    second.register_forward_pre_hook(lambda module, args: (args[0] + left[-1], *args[1:]))
     assert kept_of(model, features, tmp_path) is None
     assert "forward" not in first.__dict__
 
