@@ -11,8 +11,8 @@ from deltatune.errors import DeltatuneError
 from deltatune.files import make_folder, write_json, write_text
 from deltatune.recipe.schema import MethodEntry
 from deltatune.train import Context, run
+from deltatune.train.folder import failed_result
 from deltatune.train.loop import Pause
-from deltatune.train.run import failed_result
 
 
 @dataclass(frozen=True)
