@@ -32,7 +32,7 @@ def prepare_folder(out: Path, own: Recipe, *, resume: bool, overwrite: bool) -> 
         for folder in (state, out / "adapter"):
             shutil.rmtree(folder, ignore_errors=True)
         return None
-    done = result.exists() and json.loads(result.read_text(encoding="utf-8"))["status"] == "done"
+    done = is_done(out)
     if (done or state.exists()) and not resume:
         what, flags = (
             ("a finished run", "--overwrite") if done else ("an interrupted run", "--resume or --overwrite")
@@ -51,6 +51,12 @@ def prepare_folder(out: Path, own: Recipe, *, resume: bool, overwrite: bool) -> 
                 remedy="Use the recipe it was started with, another folder, or --overwrite.",
             )
     return json.loads(result.read_text(encoding="utf-8")) if done else None
+
+
+def is_done(out: Path) -> bool:
+    """Whether the folder holds a finished run."""
+    result = out / "result.json"
+    return result.exists() and bool(json.loads(result.read_text(encoding="utf-8"))["status"] == "done")
 
 
 def peak_before(out: Path) -> int:

@@ -7,7 +7,7 @@ import importlib.util
 import json
 import math
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ from deltatune.train.measure import StepMemory
 from deltatune.train.optimizer import build_optimizer
 from deltatune.train.probe import MicroBatches, out_of_memory_explained, try_batch
 from deltatune.train.schedule import lr_factor
-from deltatune.train.steps import Gradients, Progress, Request, Steps, interruptible
+from deltatune.train.steps import Gradients, Progress, Request, Steps, interruptible, recomputing
 
 Pause = Callable[[Progress, int], bool]
 """Asked after every validation, with the run's number of steps; yes: save the state and stop for now."""
@@ -85,6 +85,7 @@ class Trainer:
         # Full fine-tuning keeps its own parameters in float32 and computes in the base's precision.
         with self.model.using():  # else its parameters stand in the places of the base's
             dtype = next(self.model.base.parameters()).dtype
+        self._quantized = quant.describe(self.model.base) is not None
         self._autocast = bool(self.adapter.own) and dtype != torch.float32
 
     @property
@@ -103,7 +104,12 @@ class Trainer:
             KeyboardInterrupt: Asked to stop; the state for resuming has been written.
         """
         steps = self.steps(resume=resume)
-        with interruptible() as interrupted, self.conditions(), contextlib.closing(steps):
+        with (
+            interruptible() as interrupted,
+            self.explained(),
+            recomputing(self.model, self.spec.gradient_checkpointing),
+            contextlib.closing(steps),
+        ):
             try:
                 request = next(steps)
                 while not interrupted.is_set():
@@ -115,19 +121,12 @@ class Trainer:
             raise KeyboardInterrupt
         return progress
 
-    @contextlib.contextmanager
-    def conditions(self) -> Iterator[None]:
-        """Within the block layers are recomputed if asked for, and out of memory comes with advice."""
-        quantized = quant.describe(self.model.base) is not None
-        with out_of_memory_explained(self.spec, quantized=quantized):
-            self.model.gradient_checkpointing(self.spec.gradient_checkpointing)
-            try:
-                yield
-            finally:
-                self.model.gradient_checkpointing(False)
+    def explained(self) -> contextlib.AbstractContextManager[None]:
+        """Within the block, running out of a GPU's memory is an error that says what to change."""
+        return out_of_memory_explained(self.spec, quantized=self._quantized)
 
     def steps(self, *, resume: bool) -> Steps:
-        """The loop as a generator, to be driven under `conditions` while this run's adapter is active.
+        """The loop as a generator, to be driven while this run's adapter is active.
 
         Between two requests the state that `save` writes is that behind the latest step.
         """
@@ -240,6 +239,12 @@ class Trainer:
         self.train_mode()
         loss, micro, targets = self.micro.fitting(lambda size: self._backward(rows, size))
         return Gradients(loss, micro, targets, time.perf_counter() - started)
+
+    def forget_pass(self, tick: int) -> None:
+        """Undo what a pass that broke off has left: gradients, and the clock's `tick`."""
+        for parameter in self.parameters:
+            parameter.grad = None
+        self.adapter.clock.tick = tick
 
     def train_mode(self) -> None:
         """Switch to training, which an evaluation, of this run or another, may have left."""

@@ -22,7 +22,6 @@ from deltatune.core.observer import Observer, Silent
 from deltatune.errors import TrainingError
 from deltatune.evaluate import Evaluation, evaluate, loss_on, metric_keys
 from deltatune.files import sha256, write_json, write_text
-from deltatune.memory.batch import largest_micro_batch
 from deltatune.memory.fit import fits
 from deltatune.models.fingerprint import fingerprint
 from deltatune.recipe.schema import MethodEntry, Recipe
@@ -30,7 +29,7 @@ from deltatune.train.budget import Budget
 from deltatune.train.certificate import Certificate
 from deltatune.train.context import Context, SharedBase
 from deltatune.train.folder import SCHEMA, failed_result, peak_before, prepare_folder
-from deltatune.train.forecast import predicted_step, this_machine
+from deltatune.train.forecast import predicted_run, this_machine
 from deltatune.train.loop import Pause, Trainer
 from deltatune.train.machine import PeakMemory, fast_float32, git_state, versions
 from deltatune.train.steps import Progress
@@ -76,10 +75,13 @@ def run(
     )
     if isinstance(one, dict):
         return one
-    with one.attached(), fast_float32(), torch.random.fork_rng(range(torch.cuda.device_count())):
-        trainer = one.begin(pause)
-        progress = Progress() if trainer is None else trainer.run(resume=one.resumes)
-        return one.end(progress, one.memory.peak())
+    try:
+        with one.failing(), fast_float32(), torch.random.fork_rng(range(torch.cuda.device_count())):
+            trainer = one.begin(pause)
+            progress = Progress() if trainer is None else trainer.run(resume=one.resumes)
+            return one.end(progress, one.memory.peak())
+    finally:
+        one.model.detach(one.name)
 
 
 def open_run(
@@ -134,7 +136,7 @@ def open_run(
 class Run:
     """The parts of one run, in the order in which they happen: `begin`, its training, `end`.
 
-    All of it belongs inside `attached`, with the run's adapter active.
+    All of it belongs inside `failing`, with the run's adapter active.
     """
 
     context: Context
@@ -160,8 +162,8 @@ class Run:
         self.trainer: Trainer | None = None
 
     @contextlib.contextmanager
-    def attached(self) -> Iterator[None]:
-        """Detach the adapter behind the block; a failed certificate in it is written down as the result.
+    def failing(self) -> Iterator[None]:
+        """A failed certificate in the block is written down as the result.
 
         Raises:
             TrainingError: As the block does.
@@ -172,8 +174,6 @@ class Run:
             if self.certificate.failed:
                 write_json(self.out / "result.json", failed_result(self.entry, self.seed, error))
             raise
-        finally:
-            self.model.detach(self.name)
 
     def begin(self, pause: Pause | None = None) -> Trainer | None:
         """Make the trainer; None for a method that trains nothing.
@@ -314,11 +314,7 @@ class Run:
         """Bytes by part of the step that will be measured; None for a method that trains nothing."""
         if not self.config.trains:
             return None
-        train, task = self.context.encoded("train", self.base), self.recipe.task
-        largest = largest_micro_batch(train, task, self.entry.train, self.seed, after_first=True)
-        images = task == "image-classification"
-        pixels = self.encoder.collate(train.features[:1])["pixel_values"] if images else None
-        found = predicted_step(task, self.entry, self.config, self.base, largest.with_images(pixels))
+        found = predicted_run(self.context, self.entry, self.config, self.base, self.seed)
         limit = this_machine()["memory_bytes"]
         if found is not None and not fits(found["total"], limit):
             self.observer.warn(

@@ -15,6 +15,8 @@ from typing import Any
 
 from torch import Tensor
 
+from deltatune.core.model import AdaptedModel
+
 
 @dataclass
 class Progress:
@@ -93,3 +95,13 @@ def interruptible() -> Iterator[threading.Event]:
         yield event
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+@contextlib.contextmanager
+def recomputing(model: AdaptedModel, enabled: bool) -> Iterator[None]:
+    """Within the block, layers are computed again in the backward pass if `enabled`."""
+    model.gradient_checkpointing(enabled)
+    try:
+        yield
+    finally:
+        model.gradient_checkpointing(False)
