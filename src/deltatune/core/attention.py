@@ -8,9 +8,10 @@ input's keys only, so cached generation equals the uncached, with any padding.
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -28,6 +29,10 @@ OVER_SDPA = "deltatune_sdpa"
 OVER_EAGER = "deltatune_eager"
 ORIGINAL = {OVER_SDPA: "sdpa", OVER_EAGER: "eager"}
 """What a model's attention was before it was tapped."""
+_TO_EAGER = {"sdpa": "eager", OVER_SDPA: OVER_EAGER}
+EAGER_UP_TO = 256
+"""Tokens of a row up to which CPUs train with eager attention: the backward pass of SDPA is slow there, and
+what eager attention keeps, [heads, length, length] of each row and layer, is small."""
 
 
 class AttentionTap:
@@ -177,20 +182,39 @@ AttentionMaskInterface.register(OVER_SDPA, _full_sdpa_mask)
 AttentionMaskInterface.register(OVER_EAGER, eager_mask)
 
 
+def tokens_of_a_row(batch: Mapping[str, Any], config: Any) -> int:
+    """Length of the longest sequence that a model makes of its arguments: text, or patches of an image."""
+    if "pixel_values" in batch:
+        height, width = batch["pixel_values"].shape[-2:]
+        return int(height * width // config.patch_size**2) + 1
+    return max(value.shape[1] for value in batch.values() if isinstance(value, Tensor) and value.ndim > 1)
+
+
 class AttentionSwitch:
     """Sets a model's attention to the tapped functions while adapters need them, and back afterwards."""
 
     def __init__(self, base: nn.Module) -> None:
-        self._base = base
+        modules: Iterable[Any] = base.modules()
+        self._configs = list({id(m.config): m.config for m in modules if hasattr(m, "config")}.values())
         self._before: list[tuple[Any, str]] = []
+
+    @contextlib.contextmanager
+    def eager(self) -> Iterator[None]:
+        """Within the block, what attends by SDPA attends by matrix products and a softmax."""
+        before = [config._attn_implementation for config in self._configs]
+        for config, implementation in zip(self._configs, before, strict=True):
+            config._attn_implementation = _TO_EAGER.get(implementation, implementation)
+        try:
+            yield
+        finally:
+            for config, implementation in zip(self._configs, before, strict=True):
+                config._attn_implementation = implementation
 
     def on(self) -> None:
         """Route the attention of every part of the model through the taps."""
         if self._before:
             return
-        modules: Iterable[Any] = self._base.modules()
-        configs = {id(m.config): m.config for m in modules if hasattr(m, "config")}
-        self._before = [(config, config._attn_implementation) for config in configs.values()]
+        self._before = [(config, config._attn_implementation) for config in self._configs]
         for config, implementation in self._before:
             config._attn_implementation = OVER_EAGER if implementation == "eager" else OVER_SDPA
 

@@ -8,6 +8,7 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Protocol, Self, runtime_checkable
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -43,11 +44,15 @@ class Noise(nn.Module):
 
     def words(self, n: int, device: torch.device) -> Tensor:
         """Draw [n] numbers, uniform over the values of int16. The same tick gives the same numbers."""
-        generator = torch.Generator(device)
         seed = hash((self.clock.seed, self.site, self.clock.tick)) & (2**63 - 1)
-        generator.manual_seed(seed)
-        words = torch.empty((n + 3) // 4, dtype=torch.int64, device=device)
-        words.random_(-(2**63), None, generator=generator)
+        count = (n + 3) // 4
+        if device.type == "cpu":  # numpy's generator takes less than half the time of torch's
+            words = torch.from_numpy(np.random.SFC64(seed).random_raw(count).view(np.int64))
+        else:
+            generator = torch.Generator(device)
+            generator.manual_seed(seed)
+            words = torch.empty(count, dtype=torch.int64, device=device)
+            words.random_(-(2**63), None, generator=generator)
         return words.view(torch.int16)[:n]
 
     def uniform(self, n: int, device: torch.device) -> Tensor:
@@ -68,13 +73,27 @@ class Dropout(Noise):
         super().__init__()
         self.p = p
 
+    @property
+    def scale(self) -> float:
+        """Factor on what is kept."""
+        return 2**16 / (2**16 - self._dropped)
+
+    @property
+    def _dropped(self) -> int:
+        return round(self.p * 2**16)
+
+    def keep(self, x: Tensor) -> Tensor | None:
+        """Draw what is kept of `x`: 1 or 0 as int8, of `x`'s shape; None for all of it (in eval mode)."""
+        if not self.training or self.p == 0.0:
+            return None
+        # Whole numbers to the end: operations on booleans are not vectorized on CPUs.
+        words = self.words(x.numel(), x.device)
+        return words.ge_(self._dropped - 2**15).to(torch.int8).view(x.shape)
+
     def forward(self, x: Tensor) -> Tensor:
         """Zero elements of `x` (any shape) with probability `p` and scale the rest; identity in eval mode."""
-        if not self.training or self.p == 0.0:
-            return x
-        dropped = round(self.p * 2**16)
-        keep = self.words(x.numel(), x.device).view(x.shape) >= dropped - 2**15
-        return x * (keep.to(x.dtype) * (2**16 / (2**16 - dropped)))
+        keep = self.keep(x)
+        return x if keep is None else x * keep.to(x.dtype).mul_(self.scale)
 
 
 class Delta(nn.Module):
@@ -93,7 +112,8 @@ class Delta(nn.Module):
 
         Args:
             x: What the site got, [rows, ..., d_in].
-            y: What the frozen site (and the deltas before this one) returned, [rows, ..., d_out].
+            y: What the frozen site (and the deltas before this one) returned, [rows, ..., d_out]. It may be
+                overwritten.
 
         Returns:
             The new output, of `y`'s shape and dtype.

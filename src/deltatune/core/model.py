@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from deltatune import quant
 from deltatune.core import compose
 from deltatune.core.adapter import Adapter
-from deltatune.core.attention import AttentionSwitch, AttentionTap
+from deltatune.core.attention import EAGER_UP_TO, AttentionSwitch, AttentionTap, tokens_of_a_row
 from deltatune.core.delta import ModuleCopy
 from deltatune.core.fold import fold_routes_into_
 from deltatune.core.generation import generate_behind_prompt
@@ -41,10 +41,18 @@ class AdaptedModel(nn.Module):
         heads: Paths of newly initialised modules (a classifier); every adapter trains a copy of its own.
         processor: The base's tokenizer or image processor; only a prompt that starts from a text needs it.
         base_dropout: Whether the frozen base drops activations in training, as its pretraining did.
+        eager_up_to: Training on a CPU, rows of at most so many tokens are attended to by matrix products and
+            a softmax in place of SDPA, whose backward pass is slow there; the same to rounding. 0: never.
     """
 
     def __init__(
-        self, base: nn.Module, heads: Sequence[str] = (), *, processor: Any = None, base_dropout: bool = False
+        self,
+        base: nn.Module,
+        heads: Sequence[str] = (),
+        *,
+        processor: Any = None,
+        base_dropout: bool = False,
+        eager_up_to: int = EAGER_UP_TO,
     ) -> None:
         super().__init__()
         self.base: Any = base.requires_grad_(False).eval()
@@ -54,6 +62,7 @@ class AdaptedModel(nn.Module):
         self.adapters = nn.ModuleDict()
         self.configs: dict[str, MethodConfig] = {}
         self.base_dropout = base_dropout
+        self.eager_up_to = eager_up_to
         self._active = Active()
         self._taps: dict[str, ModuleTap] = {}
         self._attention_taps: dict[str, AttentionTap] = {}
@@ -290,7 +299,16 @@ class AdaptedModel(nn.Module):
         if self.training:
             for name in self.active:
                 self.adapter(name).clock.tick += 1
+            if self._attends_eagerly(batch):
+                with self._attention.eager():
+                    return self.base(**batch)
         return self.base(**batch)
+
+    def _attends_eagerly(self, batch: Mapping[str, Any]) -> bool:
+        # What is recomputed in the backward pass must be computed as it was in the forward pass.
+        if self.eager_up_to == 0 or self.device.type != "cpu" or self._recomputation.enabled:
+            return False
+        return tokens_of_a_row(batch, self.view.config) <= self.eager_up_to
 
     def labelled_logits(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Logits at the labelled positions only: the output head sees no others.

@@ -67,7 +67,7 @@ def on_all_rows(routes: Sequence[Route], y: Tensor, act: Callable[[str, Tensor],
         for route in routes:
             y = act(route.name, y)
         return y
-    changes = [(act(route.name, y) - y) * (route.weight or 0.0) for route in routes]
+    changes = [(act(route.name, y.clone()) - y) * (route.weight or 0.0) for route in routes]
     return y + torch.stack(changes).sum(dim=0)
 
 
@@ -83,7 +83,7 @@ def by_rows(
         DeltatuneError: Rows cannot be told apart here.
     """
     if y.shape[0] == 1 and active.batch_rows != 1:  # made once for all rows, such as positions
-        y = y.expand(active.batch_rows or 1, *y.shape[1:])
+        y = y.expand(active.batch_rows or 1, *y.shape[1:]).contiguous()
     cut = active.stretched(routes, y.shape[0])
     if len({name for name, _ in cut}) < len(cut):
         places = torch.arange(y.shape[0], device=y.device)

@@ -146,6 +146,8 @@ def planned_model(setup: Setup) -> AdaptedModel:
     )
     heads = new_heads(base, setup.task) if setup.heads is None else setup.heads
     model = AdaptedModel(base, heads, processor=setup.processor, base_dropout=setup.base_dropout)
+    if setup.gpu or setup.attention is not None:
+        model.eager_up_to = 0
     if setup.quantization is not None:
         model.view.original = lambda path: torch.empty(_shape(model.view, path))
     return model

@@ -23,11 +23,11 @@ from typing import Annotated, Any, ClassVar, Self
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
-from torch.nn import functional as F
 from transformers.pytorch_utils import Conv1D
 
 from deltatune.core.adapter import Adapter
 from deltatune.core.delta import Delta, Dropout
+from deltatune.core.low_rank import add_low_rank_
 from deltatune.core.method import MethodConfig
 from deltatune.core.sites import BaseView
 from deltatune.errors import RecipeError, TrainingError
@@ -60,9 +60,8 @@ class AdaLoraDelta(Delta):
         self.transposed = transposed
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        """Return y + scale * B diag(E) A dropout(x); x [..., d_in], y [..., d_out]."""
-        low = F.linear(self.dropout(x), (self.lora_A * self.lora_E).to(x.dtype)) * self.scale
-        return y + F.linear(low, self.lora_B.to(x.dtype))
+        """Return y + scale * B diag(E) A dropout(x); x [..., d_in], y [..., d_out], which is overwritten."""
+        return add_low_rank_(y, x, self.lora_A * self.lora_E, self.lora_B, self.scale, self.dropout)
 
     def factors(self) -> tuple[Tensor, Tensor]:
         """Return (diag(E) A, scale * B)."""

@@ -24,6 +24,7 @@ from transformers.pytorch_utils import Conv1D
 
 from deltatune.core.adapter import Adapter
 from deltatune.core.delta import Delta, Dropout
+from deltatune.core.low_rank import add_low_rank_
 from deltatune.core.method import MethodConfig
 from deltatune.core.sites import LINEAR, BaseView
 from deltatune.errors import AdapterError, TargetError
@@ -60,8 +61,8 @@ class LoraDelta(Delta):
         self.transposed = transposed
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        """Return y + scale * B A dropout(x); x [..., d_in], y [..., d_out]. Computes in x's dtype."""
-        return y + low_rank_product(self.dropout(x), self.lora_A.weight, self.lora_B.weight, self.scale)
+        """Return y + scale * B A dropout(x); x [..., d_in], y [..., d_out], which is overwritten."""
+        return add_low_rank_(y, x, self.lora_A.weight, self.lora_B.weight, self.scale, self.dropout)
 
     def factors(self) -> tuple[Tensor, Tensor]:
         """Return (A, scale * B)."""

@@ -65,7 +65,8 @@ class ModelSpec(Section):
     trust_remote_code: Bool = False
     """Whether Python code that comes with the model may run on this machine."""
     attention: Literal["sdpa", "eager"] | None = None
-    """The attention implementation of the base; null: sdpa, or eager where Transformers has no other."""
+    """The attention implementation of the base; null: sdpa, or eager where Transformers has no other, and
+    eager for training on CPUs with up to 256 tokens a row, where it is faster."""
     image_size: Annotated[int, Strict(), Field(ge=8)] | None = None
     """Edge in pixels of the squares that an image model reads; null: its own. Half the edge is a quarter of
     the work. Position embeddings are interpolated, so it must be a multiple of the model's patches."""
@@ -190,7 +191,8 @@ class TrainSpec(Section):
     max_grad_norm: Annotated[float, Strict(), Field(gt=0, allow_inf_nan=False)] | None = 1.0
     """Gradients are scaled down to this norm; null for no clipping."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """Arithmetic of the frozen base; what is trained is always fp32. There is no fp16: T5 overflows in it."""
+    """Arithmetic of the frozen base; what is trained is always fp32. `auto`: bf16 where the GPU, or without
+    one the CPU, has instructions for it, else fp32. There is no fp16: T5 overflows in it."""
     base_dropout: Bool = False
     """Whether the frozen base keeps its own dropout while training."""
     gradient_checkpointing: Bool = False

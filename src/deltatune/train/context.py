@@ -25,6 +25,7 @@ from deltatune.models.load import LoadedBase, OriginalWeights, load_base
 from deltatune.recipe.schema import MethodEntry, Recipe
 from deltatune.recipe.sections import ModelSpec
 from deltatune.train.budget import Budget, sized_for
+from deltatune.train.machine import computes_bfloat16
 
 PARTS = ("train", "validation", "test")
 
@@ -47,6 +48,8 @@ class SharedBase:
             base.model, base.new_modules, processor=base.processor, base_dropout=base_dropout
         )
         model.view.original = self.original
+        if self.spec.attention is not None:
+            model.eager_up_to = 0
         return model
 
 
@@ -192,8 +195,7 @@ class Context:
 
 
 def base_dtype(precision: str) -> str:
-    """Name of the base's dtype. `auto` is bfloat16 on GPUs that compute in it and float32 elsewhere."""
+    """Name of the base's dtype. `auto`: bfloat16 where the machine computes in it, float32 elsewhere."""
     if precision == "auto":
-        bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
-        return "bfloat16" if bf16 else "float32"
+        return "bfloat16" if computes_bfloat16() else "float32"
     return {"fp32": "float32", "bf16": "bfloat16"}[precision]

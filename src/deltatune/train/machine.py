@@ -53,6 +53,17 @@ def _product_error() -> float:
     return float(((a @ b).double() - exact).norm() / exact.norm())
 
 
+def computes_bfloat16() -> bool:
+    """Whether the GPU, or without one the CPU, has instructions for products of bfloat16.
+
+    A processor without them emulates bfloat16, slower than float32.
+    """
+    if torch.cuda.is_available():
+        return torch.cuda.is_bf16_supported()
+    found = getattr(torch.cpu, "get_capabilities", dict)()  # since torch 2.10
+    return bool(found.get("amx_bf16") or found.get("avx512_bf16"))
+
+
 class PeakMemory:
     """Measures the peak memory since `start`: of the allocator on CUDA, resident set (RSS) elsewhere.
 

