@@ -105,16 +105,20 @@ def test_early_stopping_and_a_failure_of_some_leave_the_others_alone(make: Make,
         methods=[
             {"lora": {"r": 2}, "name": "steady", "train": {"epochs": 3}},
             {"lora": {"r": 2}, "name": "stops", "train": {"lr": 3.0, "early_stopping": 2, "epochs": 3}},
-            {"lora": {"r": 2}, "name": "breaks", "train": {"lr": 1e38, "max_grad_norm": None}},
+            {"lora": {"r": 2}, "name": "breaks", "train": {"lr": 1e38, "evaluate_every": 5}},
+            {"lora": {"r": 2}, "name": "still", "train": {"lr": 1e-30}},
             {"lora": {"targets": ["qurey"]}, "name": "typo"},
             "prefix",
         ],
     )
-    steady, stops, breaks, typo, prefix = race(
+    steady, stops, breaks, still, typo, prefix = race(
         Context.open(recipe, Silent()), starters(recipe, tmp_path / "race")
     )
     assert isinstance(breaks, TrainingError)
     assert "the loss or its gradient is" in str(breaks)
+    assert isinstance(still, TrainingError)
+    assert "logits moved" in str(still)  # a line of its certificate
+    assert read(tmp_path / "race/still-s0/result.json")["status"] == "failed"
     assert isinstance(typo, DeltatuneError)
     assert "Did you mean 'query'" in str(typo)
     assert isinstance(steady, dict)
