@@ -8,14 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from deltatune.compare import together
 from deltatune.compare.runner import compare
 from deltatune.core.observer import Silent
 from deltatune.errors import RecipeError
+from deltatune.memory.fit import OVERHEAD
 from deltatune.recipe import Recipe, parse_recipe
 from deltatune.train import Context
+from deltatune.train.forecast import predicted_run
 from deltatune.train.race import Starter
+from deltatune.train.width import width
 from tests.train.test_race import StopAfter
 
 Make = Callable[..., Recipe]
@@ -101,3 +105,24 @@ def test_the_recipe_says_how_many(make_recipe: Make) -> None:
         make_recipe("together=0")
     with pytest.raises(RecipeError, match="together"):
         make_recipe("together=many")
+
+
+def test_auto_takes_as_many_as_pay_and_fit(make_recipe: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = make_recipe("together=auto", methods=["lora", "prefix", "ia3", {"lora": {}, "name": "again"}])
+    context = Context.open(recipe, Silent())
+    assert width(context, recipe.methods, 0, 3) == 3
+    assert width(context, recipe.methods[:1], 0, "auto") == 1
+    assert width(context, recipe.methods, 0, "auto") == 4
+    base = context.base(recipe.methods[0])
+    steps = [predicted_run(context, e, e.build_config(), base, 0) for e in recipe.methods]
+    totals = sorted((step["total"] - step["weights"] for step in steps if step), reverse=True)
+    weights = max(step["weights"] for step in steps if step)
+    for count in (3, 2):
+        limit = OVERHEAD + weights + sum(totals[:count])
+        monkeypatch.setattr("deltatune.train.width.this_machine", lambda limit=limit: {"memory_bytes": limit})
+        assert width(context, recipe.methods, 0, "auto") == count
+    monkeypatch.setattr("deltatune.train.width.this_machine", lambda: {"memory_bytes": 0})
+    assert width(context, recipe.methods, 0, "auto") == 1
+    monkeypatch.undo()
+    large = make_recipe("together=auto", "train.batch_size=100", methods=["lora", "prefix"])
+    assert width(context, large.methods, 0, "auto") == (2 if torch.cuda.is_available() else 1)
