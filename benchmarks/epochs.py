@@ -20,14 +20,13 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import torch
+from peft_side import peft_trainer
 from turns import Turns, TurnTaking
 
 from deltatune.checkpoint.store import load_adapter
 from deltatune.compare.statistics import paired_bootstrap
 from deltatune.core.observer import Silent
 from deltatune.evaluate.loss import classify, row_losses
-from deltatune.models.load import load_base
 from deltatune.recipe import Recipe, parse_recipe
 from deltatune.train import Context, run
 from deltatune.train.machine import versions
@@ -62,64 +61,35 @@ LR = 1e-3
 
 def recipe_of(model: str, targets: str, dropout: float) -> Recipe:
     """The recipe that all sides follow."""
+    lora = {"r": 8, "alpha": 16, "dropout": dropout, "targets": TARGETS[targets]}
+    return parse_recipe(content_of(model, [{"lora": lora}], epochs=2, test=1))
+
+
+def content_of(model: str, methods: list[Any], *, epochs: int, test: int) -> dict[str, Any]:
+    """A recipe for a model with these methods, validated once at its end."""
     setup = MODELS[model]
-    steps = setup["rows"] // BATCH
-    return parse_recipe(
-        {
-            "task": setup["task"],
-            "model": f"bundled:{model}",
-            "data": setup["data"] | {"limit": {"train": setup["rows"], "validation": 100, "test": 1}},
-            "methods": [{"lora": {"r": 8, "alpha": 16, "dropout": dropout, "targets": TARGETS[targets]}}],
-            "train": {
-                "epochs": 2, "batch_size": BATCH, "lr": LR, "warmup": 0.0, "evaluate_every": 2 * steps,
-                "checkpoint_every": 2 * steps,
-            },
-            "evaluation": {"max_new_tokens": 1, "metrics": ["loss"], "primary": "loss"},
-        }
-    )  # fmt: skip
+    steps = epochs * setup["rows"] // BATCH
+    return {
+        "task": setup["task"],
+        "model": f"bundled:{model}",
+        "data": setup["data"] | {"limit": {"train": setup["rows"], "validation": 100, "test": test}},
+        "methods": methods,
+        "train": {
+            "epochs": epochs, "batch_size": BATCH, "lr": LR, "warmup": 0.0, "evaluate_every": steps,
+            "checkpoint_every": steps,
+        },
+        "evaluation": {"max_new_tokens": 1, "metrics": ["loss"], "primary": "loss"},
+    }  # fmt: skip
 
 
 def with_peft(context: Context, folder: Path, turns: Turns, name: str, *, tuned: bool) -> None:
     """Train with peft and the Trainer; save the adapter."""
-    from peft import LoraConfig, get_peft_model
-    from transformers import Trainer, TrainerCallback, TrainingArguments
-
-    recipe = context.recipe
-    ours = context.base(recipe.methods[0])
-    dtype = "bfloat16" if tuned else "float32"
-    base = load_base(recipe.models[0], recipe.task, context.dataset.labels, dtype=dtype)
-    settings = recipe.methods[0].build_config()
-    paths = ours.adapted().view.select(settings.targets, settings.kinds)
-    heads = base.new_modules or None
-    task = {"text-to-text": "SEQ_2_SEQ_LM", "causal-lm": "CAUSAL_LM", "text-classification": "SEQ_CLS"}
-    config = LoraConfig(
-        task_type=task[recipe.task], r=settings.r, lora_alpha=settings.alpha, lora_dropout=settings.dropout,
-        target_modules=list(paths), modules_to_save=heads,
-    )  # fmt: skip
-    if tuned:
-        for part in base.model.modules():
-            if isinstance(part, torch.nn.Dropout):
-                part.p = 0.0
-    model = get_peft_model(base.model, config)
-    encoded, encoder = context.encoded("train", ours), context.encoder(ours)
-    features = [dict(feature) for feature in encoded.features]
-    arguments = TrainingArguments(
-        output_dir=str(folder / f"trainer-{name}"), num_train_epochs=2, learning_rate=LR,
-        per_device_train_batch_size=BATCH, save_strategy="no", report_to=[], logging_steps=10, seed=0,
-        use_cpu=not torch.cuda.is_available(), disable_tqdm=True, remove_unused_columns=False,
-        train_sampling_strategy="group_by_length" if tuned else "random",
-    )  # fmt: skip
-
-    class TakeTurns(TrainerCallback):
-        def on_step_end(self, *_: Any, **__: Any) -> None:
-            turns.step(name)
-
-    trainer = Trainer(
-        model, arguments, train_dataset=features, data_collator=encoder.collate, callbacks=[TakeTurns()]
+    trainer = peft_trainer(
+        context, context.recipe.methods[0], folder, tuned=tuned, on_step=lambda: turns.step(name)
     )
     turns.begin(name)
     trainer.train()
-    model.save_pretrained(folder / name)
+    trainer.model.save_pretrained(folder / name)
 
 
 def losses_of(context: Context, folder: Path) -> list[float]:

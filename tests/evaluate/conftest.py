@@ -39,8 +39,15 @@ class Shim(torch.nn.Module):
     def generate(self, **arguments: Any) -> torch.Tensor:
         return self.base.generate(**arguments)
 
-    def labelled_logits(self, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-        logits, labels = self.base(**batch).logits, batch["labels"]
+    def encoder_states(self, batch: dict[str, torch.Tensor]) -> torch.Tensor | None:
+        encodes = self.base.config.is_encoder_decoder
+        return self.base.get_encoder()(**batch).last_hidden_state if encodes else None
+
+    def labelled_logits(
+        self, batch: dict[str, torch.Tensor], states: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        known = {} if states is None else {"encoder_outputs": (states,)}
+        logits, labels = self.base(**batch, **known).logits, batch["labels"]
         if not self.base.config.is_encoder_decoder:
             logits, labels = logits[:, :-1], labels[:, 1:]
         kept = labels != -100

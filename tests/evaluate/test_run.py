@@ -7,7 +7,8 @@ import pytest
 import sacrebleu
 
 from deltatune.errors import DataError, RecipeError
-from deltatune.evaluate import evaluate, higher_is_better, loss_on, metric_keys, primary_metric
+from deltatune.evaluate import evaluate, generate, higher_is_better, loss_on, metric_keys, primary_metric
+from deltatune.evaluate.loss import row_losses
 
 from .conftest import Encoded
 
@@ -38,8 +39,25 @@ def test_texts(make_case, name):
         assert found.metrics[key] == pytest.approx(np.mean([p.scores[key] for p in found.predictions]))
     assert found.tokens_generated == sum(len(text.split()) for text in texts)
     assert set(found.signatures) == {"rouge", "bleu", "chrf"}
-    assert progress[-1] == (14, 14)
+    assert progress[-1] == (7, 7)
     assert progress == sorted(progress)
+
+
+@pytest.mark.parametrize("name", ["t5", "bart"])
+@pytest.mark.parametrize("beams", [1, 3])
+def test_generating_and_the_loss_share_the_encoder(make_case, name, beams):
+    """Once a batch, and nothing comes out differently for it."""
+    case, settings = make_case(name), Settings(num_beams=beams)
+    calls: list[int] = []
+    case.model.base.get_encoder().register_forward_hook(lambda *seen: calls.append(1))
+    found = evaluate(case.model, case.rows, case.encoded, case.encoder, settings)
+    assert len(calls) == 3
+    alone = dict(
+        generate(case.model, case.encoded, case.encoder, batch_size=3, max_new_tokens=5, num_beams=beams)
+    )
+    assert [p.prediction for p in found.predictions] == [alone[row].text for row in range(7)]
+    losses = row_losses(case.model, case.encoded, case.encoder, 3)
+    assert [(p.nll, p.tokens) for p in found.predictions] == [(loss.nll, loss.tokens) for loss in losses]
 
 
 def test_classes(make_case):

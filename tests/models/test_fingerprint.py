@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import copy
+import threading
 
 import torch
 from torch import nn
 
 from deltatune.models import fingerprint as module
-from deltatune.models.fingerprint import fingerprint
+from deltatune.models.fingerprint import fingerprint, fingerprint_beside
 
 
 def network() -> nn.Module:
@@ -63,3 +64,16 @@ def test_tied_weights_differ_from_equal_ones():
     untied = pair(tied=False)
     assert torch.equal(tied[1].weight, untied[1].weight)
     assert fingerprint(tied) != fingerprint(untied)
+
+
+def test_beside_other_work_it_is_of_what_the_model_held_when_asked(monkeypatch):
+    """`Module.to` gives parameters other contents, and full fine-tuning puts others in their places."""
+    model, go, digest = network(), threading.Event(), module._digest
+    before = fingerprint(model)
+    monkeypatch.setattr(module, "_digest", lambda tensors: go.wait(10) and digest(tensors))
+    found = fingerprint_beside(model)
+    model[0].weight.data = torch.zeros(4, 3)
+    model[2].weight = nn.Parameter(torch.zeros(3, 4))
+    assert not found.done()
+    go.set()
+    assert found.result() == before

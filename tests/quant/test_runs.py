@@ -83,7 +83,7 @@ def test_merging_goes_onto_the_weights_that_were_quantized(make: Make, tmp_path:
     done = merge(tmp_path / "run", tmp_path / "merged")
     assert done["max_abs_logit_difference"] < 1e-4
     assert done["max_abs_difference_to_quantized"] > 1e-3
-    assert load_run(tmp_path / "run", quantized=False).model.merged() is not None
+    assert load_run(tmp_path / "run", as_trained=False).model.merged() is not None
 
 
 def test_an_entry_may_have_its_own_bits(make: Make) -> None:

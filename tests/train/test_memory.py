@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ from deltatune.train.calibrate import Rates
 from deltatune.train.forecast import forecast
 from deltatune.train.loop import Trainer
 from deltatune.train.probe import out_of_memory_explained, try_batch
+
+run_module: Any = importlib.import_module("deltatune.train.run")
 
 
 class Listening(Silent):
@@ -184,3 +187,23 @@ def test_a_row_that_does_not_fit_ends_the_run(
     recipe = make_recipe("train.auto_micro_batch=true", methods=["lora"])
     with pytest.raises(TrainingError, match="with 1 rows at once"):
         run(recipe, recipe.methods[0], 0, tmp_path / "run")
+
+
+@pytest.mark.parametrize("memory", [2**31, 2**36])
+def test_only_where_memory_is_ample_the_first_step_comes_before_its_prediction(
+    make_recipe: Callable[..., Recipe], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, memory: int
+) -> None:
+    order = []
+
+    def noted(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda *args, **options: order.append(name) or function(*args, **options)
+
+    monkeypatch.setattr(run_module, "this_machine", lambda: {"memory_bytes": memory})
+    monkeypatch.setattr(run_module, "predicted_step", noted("predicted", run_module.predicted_step))
+    monkeypatch.setattr(Trainer, "_step", noted("step", Trainer._step))
+    monkeypatch.setattr(run_module, "COPIES", 10_000)  # as if the tiny base were a larger one
+    recipe = make_recipe("methods=[lora]", "train.epochs=1")
+    predicted = run(recipe, recipe.methods[0], 0, tmp_path / "run")["memory"]["predicted"]
+    assert order.count("predicted") == 1
+    assert order[0] == ("step" if memory == 2**36 else "predicted")
+    assert predicted["total"] > 0

@@ -22,8 +22,8 @@ def test_runs_of_one_base_are_folded_together(make_recipe: Make, tmp_path: Path)
     for seed, (folder, method) in enumerate(zip(folders, ("lora", "lora", "dora"), strict=True)):
         recipe = make_recipe("train.max_steps=3", "train.lr=0.05", methods=[method])
         train_run(recipe, recipe.methods[0], seed, folder)
-    plain = load_run(folders[0]).model.base
-    singles = [load_run(folder).model.merged() for folder in folders[:2]]
+    plain = load_run(folders[0], as_trained=False).model.base
+    singles = [load_run(folder, as_trained=False).model.merged() for folder in folders[:2]]
     for rule in ("linear", "ties", "dare"):
         done = merge(folders[0], tmp_path / rule, others=folders[1:2], rule=rule, density=0.5)
         assert done["max_abs_logit_difference"] < 1e-4

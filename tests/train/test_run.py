@@ -98,7 +98,7 @@ def test_accumulation_equals_the_whole_batch(make_recipe: Make, tmp_path: Path) 
     """Micro-batches hold different numbers of targets, so means of means would differ."""
     logs = []
     for size in ("null", "1", "3"):
-        recipe = make_recipe(f"train.micro_batch_size={size}", "train.max_steps=5")
+        recipe = make_recipe(f"train.micro_batch_size={size}", "train.max_steps=5", "train.precision=fp32")
         run(recipe, recipe.methods[0], 0, tmp_path / size)
         logs.append([line["loss"] for line in lines(tmp_path / size / "metrics.jsonl") if "loss" in line])
     assert logs[1] == pytest.approx(logs[0], rel=1e-5)
@@ -109,8 +109,9 @@ def test_gradient_checkpointing_changes_nothing(make_recipe: Make, tmp_path: Pat
     weights = []
     for flag in ("true", "false"):
         recipe = make_recipe(
-            f"train.gradient_checkpointing={flag}", "train.max_steps=3", methods=[{"lora": {"dropout": 0.2}}]
-        )
+            f"train.gradient_checkpointing={flag}", "train.max_steps=3", "train.precision=fp32",
+            methods=[{"lora": {"dropout": 0.2}}],
+        )  # fmt: skip
         run(recipe, recipe.methods[0], 0, tmp_path / flag)
         weights.append(load_file(tmp_path / flag / "adapter/adapter_model.safetensors"))
     for name, tensor in weights[0].items():

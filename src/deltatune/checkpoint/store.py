@@ -98,7 +98,7 @@ def save_adapter(
                     "name": base_name,
                     "structure": structure(model.base),
                     "fingerprint": fingerprint,
-                    "dtype": _precision(model.base),
+                    "dtype": _precision(model),
                 },
                 "peft_compatible": exported is not None,
                 "parameters": sum(t.numel() for t in tensors.values()),
@@ -107,9 +107,11 @@ def save_adapter(
         )
 
 
-def _precision(base: nn.Module) -> str:
-    """Type of the base's weights, and the format of those that are quantized."""
-    dtype, formats = str(next(base.parameters()).dtype), quant.describe(base)
+def _precision(model: AdaptedModel) -> str:
+    """Type of the base's own weights, and the format of those that are quantized."""
+    with model.using():  # else parameters that an adapter trains stand in their places
+        dtype = str(next(model.base.parameters()).dtype)
+    formats = quant.describe(model.base)
     return f"{dtype} {formats}" if formats else dtype
 
 
@@ -310,7 +312,7 @@ def _check_base(saved: SavedAdapter, model: AdaptedModel, fingerprint: str | Non
     if saved.ours is None:
         return
     base = saved.ours["base"]
-    dtype = _precision(model.base)
+    dtype = _precision(model)
     same_weights = (
         fingerprint is None
         or base["fingerprint"] is None

@@ -23,10 +23,11 @@ from deltatune.core.delta import Dropout
 def add_low_rank_(  # noqa: PLR0917  (the terms of the formula, in its order)
     y: Tensor, x: Tensor, a: Tensor, b: Tensor, scale: float, dropout: Dropout
 ) -> Tensor:
-    """Add scale * B A dropout(x) into `y` and return it; the products are computed in `y`'s dtype.
+    """Return y + scale * B A dropout(x), written over `y`; the products are computed in `y`'s dtype.
 
     Args:
-        y: [..., d_out]; it is overwritten.
+        y: [..., d_out]; it is overwritten, unless it is a view (a cut of a batch, or what another autograd
+            function returned, as those of quantized layers do), which autograd does not let be altered.
         x: [..., d_in].
         a: A [r, d_in].
         b: B [d_out, r].
@@ -36,7 +37,7 @@ def add_low_rank_(  # noqa: PLR0917  (the terms of the formula, in its order)
     keep = dropout.keep(x)
     if keep is not None:
         scale *= dropout.scale
-    added: Tensor = _AddLowRank.apply(y, x, a, b, scale, keep)
+    added: Tensor = _AddLowRank.apply(y.clone() if y._is_view() else y, x, a, b, scale, keep)
     return added
 
 

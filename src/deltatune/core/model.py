@@ -310,17 +310,34 @@ class AdaptedModel(nn.Module):
             return False
         return tokens_of_a_row(batch, self.view.config) <= self.eager_up_to
 
-    def labelled_logits(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+    def encoder_states(self, batch: Mapping[str, Tensor]) -> Tensor | None:
+        """What an encoder-decoder base's encoder makes of a batch without labels, deltas acting.
+
+        Returns:
+            [rows, length, d_model], prompts included; None for other bases. `generate` takes it as the
+            `last_hidden_state` of `encoder_outputs`.
+        """
+        if not self.view.is_encoder_decoder:
+            return None
+        states: Tensor = self.base.get_encoder()(**batch, return_dict=True).last_hidden_state
+        return states
+
+    def labelled_logits(
+        self, batch: Mapping[str, Tensor], states: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Logits at the labelled positions only: the output head sees no others.
 
         Args:
             batch: The collated batch; `labels` [rows, length] holds -100 where there is nothing to predict.
+            states: What `encoder_states` gave for this batch; by default the encoder runs.
 
         Returns:
             (logits [n_labelled, vocabulary], targets [n_labelled]), row after row.
         """
-        inputs = {name: value for name, value in batch.items() if name != "labels"}
+        inputs: dict[str, Any] = {name: value for name, value in batch.items() if name != "labels"}
         labels = batch["labels"]
+        if states is not None:
+            inputs["encoder_outputs"] = (states,)
         if self.view.is_encoder_decoder:
             inputs["decoder_input_ids"] = decoder_inputs(self.base, labels)
             keep, targets = labels != -100, labels

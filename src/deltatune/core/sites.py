@@ -194,3 +194,13 @@ class BaseView:
         width = next((getattr(module, n) for n in widths if hasattr(module, n)), None)
         width = int(width or self.d_model // heads)
         return int(getattr(config, "num_key_value_heads", None) or heads), width
+
+
+def stacks(base: nn.Module) -> dict[str, nn.ModuleList]:
+    """The stacks of layers of a base, by path: the outermost lists of several modules of one class."""
+    found: dict[str, nn.ModuleList] = {}
+    for path, module in base.named_modules():
+        inner = any(path.startswith(f"{outer}.") for outer in found)
+        if isinstance(module, nn.ModuleList) and len(module) > 1 and len({type(m) for m in module}) == 1:
+            found |= {} if inner else {path: module}
+    return found

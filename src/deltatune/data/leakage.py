@@ -12,7 +12,7 @@ that, any two X-rays of a chest would look alike.
 from __future__ import annotations
 
 import hashlib
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -163,36 +163,45 @@ def _window(line: str, start: int, width: int) -> str:
 
 
 class _Texts:
-    """Texts as sets of hashed character runs, and the bands of their MinHash signatures."""
+    """Texts as hashed character runs, and the bands of their MinHash signatures."""
 
     def __init__(self, rows: Sequence[Row]) -> None:
         texts = [str(row.input) for row in rows]
         self.exact = [text.encode() for text in texts]
         self.runs = [_runs(text) for text in _without_frame([" ".join(t.lower().split()) for t in texts])]
+        self.sets: dict[int, Hashes] = {}
         random = np.random.default_rng(0)
         factors = random.integers(1, 2**63, (_BANDS * _ROWS, 1), dtype=np.uint64) | np.uint64(1)
         shifts = random.integers(0, 2**63, (_BANDS * _ROWS, 1), dtype=np.uint64)
         self.bands = [self._bands(runs, factors, shifts) for runs in self.runs]
 
     @staticmethod
-    def _bands(runs: Hashes, factors: Hashes, shifts: Hashes) -> list[bytes]:
+    def _bands(runs: Hashes, factors: Hashes, shifts: Hashes) -> list[tuple[int, bytes]]:
         if not len(runs):
             return []
-        # Multiply-shift hashing: the upper bits of a product modulo 2^64.
-        least = ((runs * factors + shifts) >> np.uint64(32)).min(axis=1).astype(np.uint32)
-        return [band.tobytes() for band in least.reshape(_BANDS, _ROWS)]
+        # Multiply-shift hashing: the upper bits of a product modulo 2^64. In place, for half of the time and
+        # more goes into fresh memory.
+        products = runs * factors
+        products += shifts
+        signature = (products.min(axis=1) >> np.uint64(32)).astype(np.uint32).tobytes()
+        size = len(signature) // _BANDS
+        return [(band, signature[band * size : (band + 1) * size]) for band in range(_BANDS)]
 
     def nearest(self, mine: Sequence[int], theirs: range) -> list[tuple[int, int, float]]:
         """The most similar row for each of mine that has one."""
-        buckets: dict[tuple[int, bytes], list[int]] = defaultdict(list)
+        buckets: dict[tuple[int, bytes], list[int]] = {
+            band: [] for index in mine for band in self.bands[index]
+        }
         for index in theirs:
-            for band in enumerate(self.bands[index]):
-                buckets[band].append(index)
+            for band in self.bands[index]:
+                if band in buckets:
+                    buckets[band].append(index)
         found = []
         for index in mine:
             shared: Counter[int] = Counter()
-            for band in enumerate(self.bands[index]):
-                shared.update(buckets.get(band, ())[:1000])
+            for band in self.bands[index]:
+                if buckets[band]:
+                    shared.update(buckets[band][:1000])
             best = max(
                 ((self.similarity(index, other), other) for other, _ in shared.most_common(_CANDIDATES)),
                 default=(0.0, 0),
@@ -202,10 +211,18 @@ class _Texts:
         return found
 
     def similarity(self, one: int, other: int) -> float:
-        """Jaccard similarity of two texts' runs."""
-        a, b = self.runs[one], self.runs[other]
+        """Jaccard similarity of two texts' sets of runs; 0 if their sizes alone keep it below `SIMILAR`."""
+        a, b = self._distinct(one), self._distinct(other)
+        if min(len(a), len(b)) / max(len(a), len(b)) < SIMILAR:
+            return 0.0  # it cannot reach what counts, whatever they have in common
         common = len(np.intersect1d(a, b, assume_unique=True))
         return common / (len(a) + len(b) - common)
+
+    def _distinct(self, index: int) -> Hashes:
+        """The set of a text's runs; most texts never have a candidate, and need none."""
+        if index not in self.sets:
+            self.sets[index] = np.unique(self.runs[index])
+        return self.sets[index]
 
 
 def _without_frame(texts: Sequence[str]) -> list[str]:
@@ -228,7 +245,7 @@ def _shared(one: Sequence[str], other: Sequence[str]) -> int:
 
 
 def _runs(text: str) -> Hashes:
-    """The distinct runs of five characters, hashed; a shorter text is one run."""
+    """The runs of five characters, hashed; a shorter text is one run."""
     codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype=np.uint32).astype(np.uint64)
     if not len(codes):
         return codes
@@ -237,7 +254,7 @@ def _runs(text: str) -> Hashes:
     for place in range(min(_RUN, len(codes))):
         hashes = hashes * np.uint64(0x9E3779B97F4A7C15) + codes[place : place + count] + np.uint64(1)
     hashes ^= hashes >> np.uint64(29)
-    return np.unique(hashes)
+    return hashes
 
 
 class _Images:

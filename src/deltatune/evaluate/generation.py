@@ -7,11 +7,12 @@ only, and a `Generation` comes from `generate` only.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
+from transformers.modeling_outputs import BaseModelOutput
 
 from deltatune.evaluate.interfaces import (
     BatchEncoder,
@@ -78,6 +79,7 @@ def generate(
     max_new_tokens: int = 64,
     num_beams: int = 1,
     progress: Progress | None = None,
+    also: Callable[[Sequence[int], Any], None] | None = None,
 ) -> Iterator[tuple[int, Generation]]:
     """Generate a text for each row, greedily or by beam search, with a KV cache.
 
@@ -92,6 +94,8 @@ def generate(
         max_new_tokens: Tokens after which a text is cut off.
         num_beams: 1 is greedy.
         progress: Called with (rows done, rows in total) after each batch.
+        also: Called after each batch with its rows, and what the model's encoder made of them (None if it has
+            none), so that a loss on the same rows need not run it again.
 
     Yields:
         (row number, generation), the longest rows first.
@@ -105,7 +109,13 @@ def generate(
     }
     done = 0
     for rows in longest_first(encoded.lengths, batch_size):
-        for row, ids in zip(rows, _generate_batch(model, encoded, encoder, rows, arguments), strict=True):
+        batch = to_device(encoder.collate_prompts([encoded.features[row] for row in rows]), model.device)
+        with evaluating(model):
+            states = model.encoder_states(batch)
+        new = _generate_batch(model, batch, states, encoder, arguments)
+        if also:
+            also(rows, states)
+        for row, ids in zip(rows, new, strict=True):
             yield row, _finish(ids, encoder)
         done += len(rows)
         if progress:
@@ -114,15 +124,16 @@ def generate(
 
 def _generate_batch(
     model: Model,
-    encoded: EncodedRows,
+    batch: dict[str, Tensor],
+    states: Tensor | None,
     encoder: BatchEncoder,
-    rows: Sequence[int],
     arguments: dict[str, Any],
 ) -> list[list[int]]:
     """New ids of each row, with whatever follows their end."""
-    batch = to_device(encoder.collate_prompts([encoded.features[row] for row in rows]), model.device)
+    # In an object of its own: beam search repeats the rows in it.
+    known = {} if states is None else {"encoder_outputs": BaseModelOutput(last_hidden_state=states)}
     with evaluating(model):
-        ids = model.generate(**batch, **arguments)
+        ids = model.generate(**batch, **known, **arguments)
     start = _prompt_length(batch, ids) if encoder.task == "causal-lm" else 1  # 1: the decoder's start token
     new: list[list[int]] = ids[:, start:].tolist()
     return new

@@ -70,7 +70,12 @@ class Model(Protocol):
     def generate(self, **arguments: Any) -> Tensor:
         """Ids [batch, length]; for decoder-only models the prompt stands first, as in Transformers."""
 
-    def labelled_logits(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    def encoder_states(self, batch: dict[str, Tensor]) -> Tensor | None:
+        """What the encoder makes of a batch of prompts; None if the model has no encoder of its own."""
+
+    def labelled_logits(
+        self, batch: dict[str, Tensor], states: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """(logits [n_labelled, vocabulary], targets [n_labelled]), shifted where the task needs it."""
 
 

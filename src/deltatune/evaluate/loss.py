@@ -68,19 +68,38 @@ def row_losses(
     found = [RowLoss(0.0, 0)] * len(encoded.lengths)
     done = 0
     for rows in longest_first(encoded.lengths, batch_size):
-        batch = to_device(encoder.collate([encoded.features[row] for row in rows]), model.device)
-        with evaluating(model):
-            logits, targets = model.labelled_logits(batch)
-            losses = F.cross_entropy(logits.float(), targets, reduction="none").double().cpu()
-        # Row after row; of a decoder-only model nothing predicts the first position.
-        labels = batch["labels"] if encoder.task == "text-to-text" else batch["labels"][:, 1:]
-        counts = (labels != IGNORED).sum(dim=1).tolist()
-        for row, own in zip(rows, losses.split(counts), strict=True):
-            found[row] = RowLoss(own.sum().item(), len(own))
+        for row, loss in zip(rows, batch_losses(model, encoded, encoder, rows), strict=True):
+            found[row] = loss
         done += len(rows)
         if progress:
             progress(done, len(encoded.lengths))
     return found
+
+
+def batch_losses(
+    model: Model,
+    encoded: EncodedRows,
+    encoder: BatchEncoder,
+    rows: Sequence[int],
+    states: Tensor | None = None,
+) -> list[RowLoss]:
+    """The losses of `rows` as one batch.
+
+    Args:
+        model: Model with its active deltas.
+        encoded: The encoded rows.
+        encoder: The encoder that made them.
+        rows: Row numbers.
+        states: What the model's encoder made of the same batch, if that is known.
+    """
+    batch = to_device(encoder.collate([encoded.features[row] for row in rows]), model.device)
+    with evaluating(model):
+        logits, targets = model.labelled_logits(batch, states)
+        losses = F.cross_entropy(logits.float(), targets, reduction="none").double().cpu()
+    # Row after row; of a decoder-only model nothing predicts the first position.
+    labels = batch["labels"] if encoder.task == "text-to-text" else batch["labels"][:, 1:]
+    counts = (labels != IGNORED).sum(dim=1).tolist()
+    return [RowLoss(own.sum().item(), len(own)) for own in losses.split(counts)]
 
 
 def summed(rows: Sequence[RowLoss]) -> dict[str, float]:

@@ -9,11 +9,20 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from torch import Tensor
 
 from deltatune.errors import DataError, RecipeError, nearest
 from deltatune.evaluate.generation import Generation, generate
 from deltatune.evaluate.interfaces import BatchEncoder, EncodedRows, Model, Progress
-from deltatune.evaluate.loss import CLASSIFICATION, RowLoss, classify, finite, row_losses, summed
+from deltatune.evaluate.loss import (
+    CLASSIFICATION,
+    RowLoss,
+    batch_losses,
+    classify,
+    finite,
+    row_losses,
+    summed,
+)
 from deltatune.evaluate.metrics import (
     CLASS_METRICS,
     METRICS,
@@ -143,7 +152,7 @@ def evaluate(  # noqa: PLR0917 - the order in which everything else passes them
         encoded: The same rows, encoded.
         encoder: The encoder that made them.
         spec: Metrics, batch size and decoding.
-        progress: Called with (steps done, steps in total); a row is one step a pass.
+        progress: Called with (steps done, steps in total); a row is one step.
 
     Raises:
         RecipeError: An unknown metric, or one that does not fit the task.
@@ -203,8 +212,15 @@ class _Job:
         return [name for name in _metrics_of(self.keys) if name not in LOSSES]
 
     def texts(self) -> _Found:
-        """Generate and score; the loss costs a second pass, made only if asked for."""
-        spec, wants_loss = self.spec, any(key in LOSSES for key in self.keys)
+        """Generate and score; the loss of each batch, if asked for, shares the work of the encoder."""
+        spec, losses = self.spec, [RowLoss(0.0, 0)] * len(self.rows)
+
+        def lose(rows: Sequence[int], states: Tensor | None) -> None:
+            found = batch_losses(self.model, self.encoded, self.encoder, rows, states)
+            for row, loss in zip(rows, found, strict=True):
+                losses[row] = loss
+
+        wants_loss = any(key in LOSSES for key in self.keys)
         generated = dict(
             generate(
                 self.model,
@@ -213,15 +229,14 @@ class _Job:
                 batch_size=spec.batch_size,
                 max_new_tokens=spec.max_new_tokens,
                 num_beams=spec.num_beams,
-                progress=_part(self.progress, 0, 1 + wants_loss),
+                progress=self.progress,
+                also=lose if wants_loss else None,
             )
         )
         generations = [generated[row] for row in range(len(self.rows))]
         scores = text_metrics(generations, [row.target for row in self.rows], self.names)
         if not wants_loss:
             return scores.values, scores, generations, []
-        progress = _part(self.progress, 1, 2)
-        losses = row_losses(self.model, self.encoded, self.encoder, spec.batch_size, progress)
         return scores.values | summed(losses), scores, generations, losses
 
     def losses_only(self) -> _Found:
@@ -244,13 +259,6 @@ class _Job:
             return found.values, found, guesses, []
         rows = [RowLoss(loss, 1) for loss in losses.tolist()]
         return found.values | {"loss": finite(losses.mean().item())}, found, guesses, rows
-
-
-def _part(progress: Progress | None, part: int, parts: int) -> Progress | None:
-    """Progress of one pass of several, as progress of the whole."""
-    if progress is None:
-        return None
-    return lambda done, total: progress(part * total + done, parts * total)
 
 
 def _shown(value: Any) -> str:

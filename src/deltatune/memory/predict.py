@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedConfig
 
 from deltatune import quant
 from deltatune.core.adapter import Adapter
 from deltatune.core.method import MethodConfig
 from deltatune.core.model import AdaptedModel
-from deltatune.core.sites import BaseView
+from deltatune.core.sites import BaseView, stacks
 from deltatune.memory.account import Memory
 from deltatune.memory.base import Unread, fake_base, fake_mode, new_heads
 from deltatune.memory.step import BatchShape, FakeAccountant, account_step, warm_up
@@ -54,6 +54,8 @@ class Setup:
     """Of the recipe; forms for GPUs count as such only with `gpu`."""
     max_grad_norm: float | None = 1.0
     attention: str | None = None
+    eager_up_to: int = 0
+    """As of `AdaptedModel`, on the device that is predicted for."""
     untied: bool = False
     """Whether the checkpoint has output embeddings of its own, whatever the configuration says."""
     image_size: int | None = None
@@ -145,9 +147,13 @@ def planned_model(setup: Setup) -> AdaptedModel:
         untied=setup.untied,
     )
     heads = new_heads(base, setup.task) if setup.heads is None else setup.heads
-    model = AdaptedModel(base, heads, processor=setup.processor, base_dropout=setup.base_dropout)
-    if setup.gpu or setup.attention is not None:
-        model.eager_up_to = 0
+    model = AdaptedModel(
+        base,
+        heads,
+        processor=setup.processor,
+        base_dropout=setup.base_dropout,
+        eager_up_to=setup.eager_up_to,
+    )
     if setup.quantization is not None:
         model.view.original = lambda path: torch.empty(_shape(model.view, path))
     return model
@@ -169,16 +175,6 @@ def _mark_back(out: Any, accounts: FakeAccountant, name: tuple[str, int]) -> Non
     first = out if isinstance(out, Tensor) else out[0]
     if first.requires_grad:
         first.register_hook(lambda grad: accounts.mark(("backward", name)))
-
-
-def stacks(base: nn.Module) -> dict[str, nn.ModuleList]:
-    """The stacks of layers of a base, by path: the outermost lists of several modules of one class."""
-    found: dict[str, nn.ModuleList] = {}
-    for path, module in base.named_modules():
-        inner = any(path.startswith(f"{outer}.") for outer in found)
-        if isinstance(module, nn.ModuleList) and len(module) > 1 and len({type(m) for m in module}) == 1:
-            found |= {} if inner else {path: module}
-    return found
 
 
 def _shape(view: BaseView, path: str) -> Sequence[int]:

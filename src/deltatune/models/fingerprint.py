@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import torch
 from torch import Tensor, nn
@@ -18,12 +19,34 @@ def fingerprint(model: nn.Module) -> str:
     of their names; the others contribute that name. Buffers that are not saved are included too: they
     belong to what the model computes.
     """
-    digest = hashlib.sha256()
-    first_name: dict[tuple[object, ...], str] = {}
+    return _digest(_tensors(model))
+
+
+def fingerprint_beside(model: nn.Module) -> Future[str]:
+    """Like `fingerprint`, in a thread: hashing leaves the interpreter to others.
+
+    What is hashed is what the model holds now. Its tensors may be moved or replaced meanwhile, but their
+    numbers must not be altered in place.
+    """
+    pool = ThreadPoolExecutor(1, thread_name_prefix="fingerprint")
+    found = pool.submit(_digest, _tensors(model))
+    pool.shutdown(wait=False)
+    return found
+
+
+def _tensors(model: nn.Module) -> list[tuple[str, Tensor]]:
+    """All parameters and buffers, tied ones under each of their names, in the order of the names."""
     tensors = itertools.chain(
         model.named_parameters(remove_duplicate=False), model.named_buffers(remove_duplicate=False)
     )
-    for name, tensor in sorted(tensors, key=lambda item: item[0]):
+    # Detached, since `Module.to` gives a parameter itself other contents.
+    return sorted(((name, tensor.detach()) for name, tensor in tensors), key=lambda item: item[0])
+
+
+def _digest(tensors: list[tuple[str, Tensor]]) -> str:
+    digest = hashlib.sha256()
+    first_name: dict[tuple[object, ...], str] = {}
+    for name, tensor in tensors:
         digest.update(f"{name}\0{tuple(tensor.shape)}\0{tensor.dtype}\0".encode())
         # An empty tensor has no address of its own, so that only tensors with elements can be tied.
         identity = (tensor.data_ptr(), tensor.storage_offset(), tensor.shape, tensor.stride())
@@ -31,7 +54,7 @@ def fingerprint(model: nn.Module) -> str:
         if twin != name:
             digest.update(f"= {twin}\0".encode())
             continue
-        _update(digest, tensor.detach())
+        _update(digest, tensor)
     return digest.hexdigest()
 
 

@@ -199,6 +199,9 @@ class TrainSpec(Section):
     """Recompute activations in the backward pass: less memory, about a third more time."""
     bucket_by_length: Bool = True
     """Put rows of similar length in a batch, which saves padding."""
+    cache_trunk: Bool = True
+    """Keep the outputs of the layers below the lowest delta from one epoch to the next, in memory or in a
+    temporary file, where there are such layers, several epochs and room. The same result to rounding."""
     early_stopping: Count | None = None
     """Stop after so many evaluations without a better validation result; null to go on."""
     evaluate_every: Literal["epoch"] | Count = "epoch"

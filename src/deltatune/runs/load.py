@@ -14,6 +14,7 @@ from deltatune.errors import AdapterError
 from deltatune.models.fingerprint import fingerprint
 from deltatune.models.load import LoadedBase, load_base
 from deltatune.recipe import Recipe, load_recipe
+from deltatune.train.machine import computes_bfloat16
 
 NAME = "run"
 
@@ -30,12 +31,13 @@ class LoadedRun:
     result: dict[str, Any]
 
 
-def load_run(folder: str | Path, *, quantized: bool = True) -> LoadedRun:
+def load_run(folder: str | Path, *, as_trained: bool = True) -> LoadedRun:
     """Load the base that a run's recipe names, and attach the run's delta.
 
     Args:
         folder: The run's folder (with recipe.yaml, result.json and adapter/).
-        quantized: Whether a base that was quantized in training is so again.
+        as_trained: Whether the base has the precision of its training, quantized or in bfloat16 (where
+            this machine computes in it); else it is in float32.
 
     Raises:
         AdapterError: It is no finished run, or the delta is damaged or belongs to another base.
@@ -45,11 +47,12 @@ def load_run(folder: str | Path, *, quantized: bool = True) -> LoadedRun:
     result = _result(folder)
     recipe = load_recipe(folder / "recipe.yaml")
     labels = result["data"]["labels"]
-    # In float32: a delta acts on any precision, and a plain load is the reference. A delta of a quantized
-    # base has learned to make up for the rounding as well, so it gets that base again.
+    # A delta acts on any precision, but it has learned to make up for the rounding of the base it saw.
     [entry] = recipe.methods
-    bits = entry.quantization if quantized else None
-    base = load_base(recipe.model, recipe.task, labels, quantization=bits)
+    bits = entry.quantization if as_trained else None
+    bfloat16 = as_trained and result["model"].get("dtype") == "bfloat16" and computes_bfloat16()
+    dtype = "bfloat16" if bfloat16 else "float32"
+    base = load_base(recipe.model, recipe.task, labels, dtype=dtype, quantization=bits)
     model = AdaptedModel(base.model, base.new_modules, processor=base.processor)
     load_adapter(model, folder / "adapter", NAME, fingerprint=fingerprint(base.model))
     model.eval()

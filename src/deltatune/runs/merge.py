@@ -58,7 +58,7 @@ def merge(
             runs differ in their base or are not low-rank.
         TrainingError: The merged model computes something else. The folder then holds the certificate alone.
     """
-    loaded = load_run(folder, quantized=False)
+    loaded = load_run(folder, as_trained=False)
     if others:
         names = [NAME, *(f"other-{index}" for index in range(len(others)))]
         for name, other in zip(names[1:], others, strict=True):

@@ -66,9 +66,9 @@ def _timed(setup: Setup) -> float:
     flops = predict(setup).flops
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     with fast_float32(), torch.random.fork_rng():
-        model = AdaptedModel(_random_base(setup).to(device), processor=setup.processor).train()
-        if setup.attention is not None:
-            model.eager_up_to = 0
+        model = AdaptedModel(
+            _random_base(setup).to(device), processor=setup.processor, eager_up_to=setup.eager_up_to
+        ).train()
         model.view.original = lambda path: quant.read_weight(model.view.modules[path])
         adapter = model.attach("timed", setup.method)
         optimizer = torch.optim.AdamW([p for _, p in adapter.trainable()], fused=True)

@@ -6,11 +6,13 @@ another's weights would count as memory of a run.
 
 from __future__ import annotations
 
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 import torch
 
 from deltatune import quant
+from deltatune.core.attention import EAGER_UP_TO
 from deltatune.core.method import MethodConfig
 from deltatune.core.model import AdaptedModel
 from deltatune.core.observer import Observer
@@ -20,7 +22,7 @@ from deltatune.data.load import load_data
 from deltatune.data.rows import Dataset
 from deltatune.data.supervised import Supervision, supervision
 from deltatune.errors import DataError
-from deltatune.models.fingerprint import fingerprint
+from deltatune.models.fingerprint import fingerprint_beside
 from deltatune.models.load import LoadedBase, OriginalWeights, load_base
 from deltatune.recipe.schema import MethodEntry, Recipe
 from deltatune.recipe.sections import ModelSpec
@@ -36,20 +38,30 @@ class SharedBase:
 
     spec: ModelSpec
     loaded: LoadedBase
-    fingerprint: str
+    dtype: str
+    """Of its weights that are not quantized."""
+    digest: Future[str]
     device: torch.device
     original: OriginalWeights | None = None
     """Of a quantized base: its weights before."""
 
+    @property
+    def fingerprint(self) -> str:
+        """Hash of the weights as they were loaded; waits for it if need be."""
+        return self.digest.result()
+
     def adapted(self, *, base_dropout: bool = False) -> AdaptedModel:
-        """A new view of the base, without adapters."""
+        """A new view of the base, without adapters. Before its hash is known, nothing gets at the base."""
+        self.digest.result()
         base = self.loaded
         model = AdaptedModel(
-            base.model, base.new_modules, processor=base.processor, base_dropout=base_dropout
+            base.model,
+            base.new_modules,
+            processor=base.processor,
+            base_dropout=base_dropout,
+            eager_up_to=eager_up_to(self.spec),
         )
         model.view.original = self.original
-        if self.spec.attention is not None:
-            model.eager_up_to = 0
         return model
 
 
@@ -103,12 +115,13 @@ class Context:
         if key not in bases:
             self.observer.stage(f"Loading {spec.name}" + (f" in {bits.format}" if bits else ""))
             loaded = load_base(spec, self.recipe.task, self.dataset.labels, dtype=dtype, quantization=bits)
-            digest = fingerprint(loaded.model)
+            digest = fingerprint_beside(loaded.model)
             device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
             # Transformers' own signature of `to` hides its argument from type checkers.
             torch.nn.Module.to(loaded.model, device)
             original = OriginalWeights(spec, self.recipe.task, self.dataset.labels)
-            bases[key] = SharedBase(spec, loaded, digest, device, original if bits else None)
+            own = str(next(loaded.model.parameters()).dtype).removeprefix("torch.")
+            bases[key] = SharedBase(spec, loaded, own, digest, device, original if bits else None)
         return bases[key]
 
     def _on(self, spec: ModelSpec) -> _OnModel:
@@ -192,6 +205,11 @@ class Context:
         if warning not in self._warned:
             self._warned.add(warning)
             self.observer.warn(warning)
+
+
+def eager_up_to(spec: ModelSpec) -> int:
+    """Tokens of a row up to which training uses eager attention: where SDPA is not asked for, and on CPUs."""
+    return 0 if spec.attention is not None or torch.cuda.is_available() else EAGER_UP_TO
 
 
 def base_dtype(precision: str) -> str:

@@ -34,7 +34,7 @@ from deltatune.recipe.schema import MethodEntry, Recipe
 from deltatune.recipe.sections import ModelSpec
 from deltatune.train.budget import sized_for
 from deltatune.train.calibrate import Rates
-from deltatune.train.context import Context, SharedBase, base_dtype
+from deltatune.train.context import Context, SharedBase, base_dtype, eager_up_to
 
 MOST_ROWS = 20_000
 """With more training rows than these the longest ones are not looked for; the recipe's limits are taken."""
@@ -125,6 +125,7 @@ def setup_of(
         optimizer=train.optimizer,
         max_grad_norm=train.max_grad_norm,
         attention=spec.attention,
+        eager_up_to=eager_up_to(spec),
         image_size=spec.image_size,
         gpu=torch.cuda.is_available(),
     )

@@ -50,8 +50,8 @@ def joint_gradients(asked: Sequence[tuple[Trainer, list[int]]]) -> list[Gradient
     seconds = time.perf_counter() - started
     lengths = [sum(trainer.train.lengths[row] for row in rows) for trainer, rows in asked]
     return [
-        Gradients(loss, [own], count, seconds * length / sum(lengths), len(asked))
-        for loss, own, count, length in zip(found, batches, counts, lengths, strict=True)
+        Gradients(loss, [(rows, own)], count, seconds * length / sum(lengths), len(asked))
+        for (_, rows), loss, own, count, length in zip(asked, found, batches, counts, lengths, strict=True)
     ]
 
 

@@ -21,6 +21,7 @@ from deltatune.checkpoint.resume import load_state, save_state
 from deltatune.core.loss import count_targets, summed_loss
 from deltatune.core.model import AdaptedModel
 from deltatune.core.observer import Observer
+from deltatune.core.trunk import trunk_of
 from deltatune.data.batches import batches
 from deltatune.data.encode import Encoded, Encoder
 from deltatune.errors import RecipeError, TrainingError
@@ -28,11 +29,20 @@ from deltatune.evaluate import evaluate, higher_is_better, loss_on
 from deltatune.memory.batch import largest_micro_batch
 from deltatune.recipe.schema import EvaluationSpec, TrainSpec
 from deltatune.train.certificate import Certificate, snapshot
+from deltatune.train.kept import KeptTrunk, keep_trunk
 from deltatune.train.measure import StepMemory
 from deltatune.train.optimizer import build_optimizer
 from deltatune.train.probe import MicroBatches, out_of_memory_explained, try_batch
 from deltatune.train.schedule import lr_factor
-from deltatune.train.steps import Gradients, Progress, Request, Steps, interruptible, recomputing
+from deltatune.train.steps import (
+    Gradients,
+    MicroBatch,
+    Progress,
+    Request,
+    Steps,
+    interruptible,
+    recomputing,
+)
 
 Pause = Callable[[Progress, int], bool]
 """Asked after every validation, with the run's number of steps; yes: save the state and stop for now."""
@@ -78,6 +88,7 @@ class Trainer:
         self._largest = largest_micro_batch(self.train, task, spec, self.seed)
         to_measure = largest_micro_batch(self.train, task, spec, self.seed, after_first=True).rows
         self.memory = StepMemory(to_measure, self.model, self.adapter, self.optimizer)
+        self.trunk: KeptTrunk | None = None
         self.progress = Progress()
         self.micro = MicroBatches(spec, self.adapter, self.observer)
         self.best_state: dict[str, Any] = {}
@@ -142,15 +153,39 @@ class Trainer:
         self.observer.start("Training", self.total)
         self.observer.advance("Training", self.progress.step)
         try:
+            self._keep_trunk()
             self._try_largest()
             yield from self._steps()
         finally:
             self.observer.finish("Training")
+            self.trunk = None
             if self.spec.trackers:
                 self.accelerator.end_training()
         if not self.paused:
             self._restore_best()
         return self.progress
+
+    @property
+    def has_trunk(self) -> bool:
+        """Whether there are layers below all deltas whose outputs are worth keeping."""
+        asked = self.spec.cache_trunk and self.total > self.per_epoch
+        return asked and trunk_of(self.model, self.name) is not None
+
+    def _keep_trunk(self) -> None:
+        """Record what the layers below all deltas make of the training rows, if that spares work."""
+        if not (self.progress.step < self.total and self.progress.keeps_trunk and self.has_trunk):
+            return
+        self.trunk = keep_trunk(
+            self.model,
+            self.name,
+            self.encoder,
+            self.train.features,
+            rows_at_once=self.evaluation.batch_size,
+            folder=self.out,
+            observer=self.observer,
+        )
+        self.progress.keeps_trunk = self.trunk is not None
+        self.progress.seconds += self.trunk.seconds if self.trunk else 0.0
 
     def _steps(self) -> Generator[Request, Gradients]:
         progress = self.progress
@@ -178,8 +213,10 @@ class Trainer:
             self.micro.fitting(self._try)
 
     def _try(self, size: int) -> None:
-        batch = self.encoder.collate([self.train.features[row] for row in self._largest.rows[:size]])
-        try_batch(self.model, self.adapter, batch, self.encoder.task, autocast=self._autocast)
+        rows = self._largest.rows[:size]
+        batch = self.encoder.collate([self.train.features[row] for row in rows])
+        with self._replaying(rows):
+            try_batch(self.model, self.adapter, batch, self.encoder.task, autocast=self._autocast)
 
     def _asked_to_pause(self) -> bool:
         return bool(self.pause and self.progress.evaluated and self.pause(self.progress, self.total))
@@ -251,14 +288,14 @@ class Trainer:
         if not self.model.training:
             self.model.train()
 
-    def _backward(self, rows: list[int], size: int) -> tuple[float, list[dict[str, Tensor]], int]:
+    def _backward(self, rows: list[int], size: int) -> tuple[float, list[MicroBatch], int]:
         """Gradients of the mean loss over `rows`, `size` at once: (loss, micro-batches, targets)."""
-        features = [self.train.features[row] for row in rows]
-        micro = [self.encoder.collate(features[at : at + size]) for at in range(0, len(rows), size)]
-        targets = sum(count_targets(batch, self.encoder.task, self.model) for batch in micro)
+        parts = [rows[at : at + size] for at in range(0, len(rows), size)]
+        micro = [(part, self.encoder.collate([self.train.features[row] for row in part])) for part in parts]
+        targets = sum(count_targets(batch, self.encoder.task, self.model) for _, batch in micro)
         total_loss = 0.0
-        for index, batch in enumerate(micro):
-            loss = self._loss_sum({k: v.to(self.model.device) for k, v in batch.items()}) / targets
+        for index, (part, batch) in enumerate(micro):
+            loss = self._loss_sum(part, batch) / targets
             penalty = self.adapter.penalty() if index == 0 else None
             self.memory.forward_done()
             total_loss += float(loss.detach())
@@ -269,14 +306,18 @@ class Trainer:
     @torch.no_grad()
     def _loss_of(self, found: Gradients) -> float:
         """Mean loss of the step's rows, with the dropout masks that the step had."""
-        device = self.model.device
         self.train_mode()
         self.adapter.clock.tick -= len(found.batches)
-        losses = [self._loss_sum({k: v.to(device) for k, v in batch.items()}) for batch in found.batches]
+        losses = [self._loss_sum(part, batch) for part, batch in found.batches]
         return float(torch.stack(losses).sum()) / found.targets
 
-    def _loss_sum(self, batch: dict[str, Tensor]) -> Tensor:
-        return summed_loss(self.model, batch, self.encoder.task, autocast=self._autocast)
+    def _loss_sum(self, rows: list[int], batch: dict[str, Tensor]) -> Tensor:
+        batch = {key: value.to(self.model.device) for key, value in batch.items()}
+        with self._replaying(rows):
+            return summed_loss(self.model, batch, self.encoder.task, autocast=self._autocast)
+
+    def _replaying(self, rows: list[int]) -> contextlib.AbstractContextManager[None]:
+        return self.trunk.replaying(rows) if self.trunk else contextlib.nullcontext()
 
     def _clip(self) -> float:
         limit = self.spec.max_grad_norm

@@ -60,7 +60,7 @@ def computes_bfloat16() -> bool:
     """
     if torch.cuda.is_available():
         return torch.cuda.is_bf16_supported()
-    found = getattr(torch.cpu, "get_capabilities", dict)()  # since torch 2.10
+    found: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()  # since torch 2.10
     return bool(found.get("amx_bf16") or found.get("avx512_bf16"))
 
 
@@ -94,6 +94,20 @@ class PeakMemory:
                     return int(line.split()[1]) * 1024
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return peak if platform.system() == "Darwin" else peak * 1024
+
+
+def available_memory() -> int:
+    """Bytes of RAM that can still be taken, within the container's limit; 0 where the system does not say."""
+    found = []
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/meminfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("MemAvailable:"):
+                found.append(int(line.split()[1]) * 1024)
+    with contextlib.suppress(OSError, ValueError):  # without a limit it says "max"
+        group = Path("/sys/fs/cgroup")
+        limit, used = (int((group / f"memory.{name}").read_text()) for name in ("max", "current"))
+        found.append(max(limit - used, 0))
+    return min(found, default=0)
 
 
 def versions() -> dict[str, str]:

@@ -138,7 +138,10 @@ class _Lane:
     def begin(self) -> None:
         """Make the trainer and its loop, if the run can take part."""
         with self._on():
-            if self.run is not None and _shares(self.run.adapter) and (trainer := self.run.begin()):
+            if self.run is None or not _shares(self.run.adapter):
+                return
+            trainer = self.run.begin()
+            if trainer is not None and not trainer.has_trunk:  # kept layers spare more
                 self.steps = trainer.steps(resume=self.run.resumes)
 
     def go_on(self, found: Gradients | None = None) -> None:

@@ -22,6 +22,7 @@ from deltatune.core.observer import Observer, Silent
 from deltatune.errors import TrainingError
 from deltatune.evaluate import Evaluation, evaluate, loss_on, metric_keys
 from deltatune.files import sha256, write_json, write_text
+from deltatune.memory.batch import largest_micro_batch
 from deltatune.memory.fit import fits
 from deltatune.models.fingerprint import fingerprint
 from deltatune.recipe.schema import MethodEntry, Recipe
@@ -35,6 +36,8 @@ from deltatune.train.machine import PeakMemory, fast_float32, git_state, version
 from deltatune.train.steps import Progress
 
 NAME = "run"
+COPIES, TOKENS = 8, 16
+"""A step surely takes less than so many times the base's numbers, and once more for each so many tokens."""
 REREAD = 4  # training rows that the reloaded delta is compared on, no more than an evaluation batch
 
 
@@ -182,7 +185,8 @@ class Run:
             pause: As of `run`.
         """
         torch.manual_seed(self.seed)
-        self.predicted = self._predicted()
+        self.ample = self._ample()
+        self.predicted = None if self.ample else self._predicted()
         self.memory.start()
         if not self.config.trains:
             (self.out / "metrics.jsonl").write_text("", encoding="utf-8")
@@ -230,6 +234,8 @@ class Run:
 
     def _result(self, progress: Progress, peak: int) -> dict[str, Any]:
         """The content of result.json."""
+        if self.ample:
+            self.predicted = self._predicted()
         self.model.eval()
         if self.trainer is not None:
             self.certificate.final_budget(self.adapter)
@@ -262,6 +268,7 @@ class Run:
                 "revision": self.base.spec.revision,
                 "fingerprint": self.base.fingerprint,
                 "parameters": total,
+                "dtype": self.base.dtype,
                 "quantization": quant.describe(self.base.loaded.model),
             },
             "data": {
@@ -309,6 +316,21 @@ class Run:
             "versions": versions(),
             "git": git_state(),
         }
+
+    def _ample(self) -> bool:
+        """Whether a step so surely fits that training need not wait for its prediction, which takes a second.
+
+        A layer of width d has about 12 d^2 parameters and keeps 17 d + 2.5 numbers a head and token of the
+        row (Korthikanti et al. 2022): 1/41 of its parameters for a token of a row of 512, with d = 128.
+        """
+        if not self.config.trains:
+            return False
+        shape = largest_micro_batch(
+            self.context.encoded("train", self.base), self.recipe.task, self.entry.train, self.seed
+        ).shape
+        tokens = shape.rows * (shape.length + shape.target_length)
+        numbers = quant.parameter_count(self.base.loaded.model) * (COPIES + tokens / TOKENS)
+        return tokens > 0 and fits(round(4 * numbers), this_machine()["memory_bytes"])
 
     def _predicted(self) -> dict[str, int] | None:
         """Bytes by part of the step that will be measured; None for a method that trains nothing."""

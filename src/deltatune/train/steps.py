@@ -17,6 +17,9 @@ from torch import Tensor
 
 from deltatune.core.model import AdaptedModel
 
+MicroBatch = tuple[list[int], dict[str, Tensor]]
+"""Its rows, and what the encoder makes of them."""
+
 
 @dataclass
 class Progress:
@@ -44,6 +47,8 @@ class Progress:
     """Bytes by part at the peak of the step that was measured."""
     micro_batch: int = 0
     """Rows that go through the model at once."""
+    keeps_trunk: bool = True
+    """Whether outputs of frozen layers may be kept: a run that began without them goes on so."""
     raced: int = 1
     """Most runs that ever made a step together, this one included."""
 
@@ -63,7 +68,7 @@ class Gradients:
 
     loss: float
     """The mean loss, without the method's penalty."""
-    batches: list[dict[str, Tensor]]
+    batches: list[MicroBatch]
     """The micro-batches that it is of."""
     targets: int
     """Labels that it is the mean over."""

@@ -1,0 +1,198 @@
+"""What each optimization of a training step is worth: an epoch with all of them, and with each switched off.
+
+The epochs take turns in one process, on the same rows in the same order. A share is the time without the
+optimization over the time with it. The losses of the first step show that the result is the same: to the
+rounding of the precision, and apart from dropout masks.
+
+    python benchmarks/shares.py --model t5-small
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import torch
+from epochs import BATCH, MODELS, recipe_of
+from torch import Tensor
+from torch.nn import functional as F
+
+from deltatune.core.delta import Dropout
+from deltatune.core.loss import count_targets, summed_loss
+from deltatune.core.model import AdaptedModel
+from deltatune.core.observer import Silent
+from deltatune.data.batches import batches
+from deltatune.methods.lora import LoraDelta
+from deltatune.train import Context
+from deltatune.train.machine import fast_float32, versions
+
+Off = Callable[[AdaptedModel], contextlib.AbstractContextManager[Any]]
+
+
+def plain_product(delta: LoraDelta, x: Tensor, y: Tensor) -> Tensor:
+    """LoRA's update as tensor operations."""
+    low = F.linear(delta.dropout(x), delta.lora_A.weight.to(x.dtype)) * delta.scale
+    return y + F.linear(low, delta.lora_B.weight.to(x.dtype))
+
+
+def torch_dropout(dropout: Dropout, x: Tensor) -> Tensor | None:
+    """Masks from torch's Bernoulli sampler."""
+    return torch.empty(x.shape, dtype=torch.int8).bernoulli_(1 - dropout.p) if dropout.training else None
+
+
+@contextlib.contextmanager
+def all_logits(model: AdaptedModel) -> Iterator[None]:
+    """Logits at all positions; those without a label are left out afterwards."""
+
+    def labelled(batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        kept: list[Tensor] = []
+
+        @contextlib.contextmanager
+        def select(keep: Tensor) -> Iterator[None]:
+            kept.append(keep)
+            yield
+
+        with mock.patch.object(model._head, "select", select):
+            logits, targets = AdaptedModel.labelled_logits(model, batch)
+        return logits[kept[0]], targets
+
+    with mock.patch.object(model, "labelled_logits", labelled):
+        yield
+
+
+@contextlib.contextmanager
+def sdpa(model: AdaptedModel) -> Iterator[None]:
+    """Attention by SDPA."""
+    before, model.eager_up_to = model.eager_up_to, 0
+    yield
+    model.eager_up_to = before
+
+
+@contextlib.contextmanager
+def base_dropout(model: AdaptedModel) -> Iterator[None]:
+    """The dropout of the base."""
+    model.base_dropout = True
+    model.train()
+    yield
+    model.base_dropout = False
+    model.train()
+
+
+def nothing(_model: AdaptedModel) -> contextlib.AbstractContextManager[Any]:
+    """All optimizations on."""
+    return contextlib.nullcontext()
+
+
+SWITCHES: dict[str, Off] = {
+    "all": nothing,
+    "base in bfloat16": nothing,
+    "rows bucketed by length": nothing,
+    "fused AdamW": nothing,
+    "eager attention": sdpa,
+    "output at labels only": all_logits,
+    "base's dropout off": base_dropout,
+    "low-rank update as one function": lambda _: mock.patch.object(LoraDelta, "forward", plain_product),
+    "fast dropout masks": lambda _: mock.patch.object(Dropout, "keep", torch_dropout),
+}
+
+
+class Side:
+    """A model in one precision, and an optimizer."""
+
+    def __init__(self, context: Context, precision: str, fused: bool) -> None:
+        entry = context.recipe.methods[0]
+        train = entry.train.model_copy(update={"precision": precision})
+        self.base = context.base(entry.model_copy(update={"train": train}))
+        self.context, self.task = context, context.recipe.task
+        self.model = self.base.adapted()
+        self.adapter = self.model.attach("delta", entry.build_config(), seed=0)
+        self.model.detach("delta")
+        self.optimizer = torch.optim.AdamW(
+            [p for _, p in self.adapter.trainable()], lr=1e-3, fused=fused or None
+        )
+
+    def epoch(self, off: Off, bucket: bool) -> tuple[float, float]:
+        """(seconds, loss of the first step) of an epoch."""
+        encoded, encoder = self.context.encoded("train", self.base), self.context.encoder(self.base)
+        order = batches(encoded.lengths, BATCH, 0, 0, bucket)
+        model = self.model
+        model._hang("delta", self.adapter)
+        model.adapters["delta"] = self.adapter
+        model.use("delta")
+        model.train()
+        first = None
+        with off(model):
+            started = time.perf_counter()
+            for rows in order:
+                batch = encoder.collate([encoded.features[row] for row in rows])
+                loss = summed_loss(model, batch, self.task) / count_targets(batch, self.task, model)
+                loss.backward()
+                first = float(loss) if first is None else first
+                torch.nn.utils.clip_grad_norm_([p for _, p in self.adapter.trainable()], 1.0)
+                self.optimizer.step()
+                self.optimizer.zero_grad(set_to_none=True)
+            seconds = time.perf_counter() - started
+        model.detach("delta")
+        assert first is not None
+        return seconds, first
+
+
+def measure(model: str, dropout: float, rounds: int) -> dict[str, Any]:
+    """Time all epochs, `rounds` times each after one that warms up."""
+    recipe = recipe_of(model, "all-linear", dropout)
+    context = Context.open(recipe, Silent())
+    best = "bf16"
+    sides = {"": Side(context, best, True), "base in bfloat16": Side(context, "fp32", True)}
+    sides["fused AdamW"] = Side(context, best, False)
+    seconds: dict[str, list[float]] = {name: [] for name in SWITCHES}
+    losses: dict[str, float] = {}
+    with fast_float32():
+        for index in range(rounds + 1):
+            for name, off in SWITCHES.items():
+                side = sides.get(name, sides[""])
+                found, first = side.epoch(off, name != "rows bucketed by length")
+                if index:
+                    seconds[name].append(found)
+                else:
+                    losses[name] = first
+    return {
+        "model": model,
+        "dropout": dropout,
+        "rows": MODELS[model]["rows"],
+        "seconds": seconds,
+        "first_loss": losses,
+        "without_over_with": {
+            name: statistics.median(
+                without / own for without, own in zip(values, seconds["all"], strict=True)
+            )
+            for name, values in seconds.items()
+        },
+        "versions": versions(),
+    }
+
+
+def main() -> None:
+    """Measure one model and print one JSON object."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", choices=MODELS, default="t5-small")
+    parser.add_argument("--dropout", type=float, default=0.05, help="of the LoRA input")
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--out", type=Path, default=None, help="write the JSON here as well")
+    arguments = parser.parse_args()
+    text = json.dumps(measure(arguments.model, arguments.dropout, arguments.rounds), indent=2)
+    print(text)
+    if arguments.out:
+        arguments.out.write_text(text + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
