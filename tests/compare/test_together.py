@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +92,10 @@ def test_runs_of_one_seed_come_together(make_recipe: Make, tmp_path: Path) -> No
         ["untuned0"],
         ["untuned1"],
     ]
+    by_rule = replace(context, recipe=recipe.model_copy(update={"together": "auto"}))
+    groups = [[s.out.name for s in group] for group in together._groups(by_rule, starters)]
+    assert groups[0] == ["lora0", "prefix0", "ia30", "bitfit0"]
+    assert groups[1] == ["lora1", "prefix1", "ia31", "bitfit1"]
 
 
 def test_the_recipe_says_how_many(make_recipe: Make) -> None:
