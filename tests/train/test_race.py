@@ -194,7 +194,8 @@ def test_what_cannot_race_is_left_to_be_trained_alone(make: Make, tmp_path: Path
 def test_a_pass_that_does_not_fit_is_made_in_halves(
     make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    recipe = make("train.max_steps=4", methods=["lora", METHODS[0] | {"name": "b"}, "prefix"])
+    drops = [{"lora": {"r": r, "dropout": 0.2}, "name": f"r{r}"} for r in (2, 3, 4)]
+    recipe = make("train.max_steps=4", methods=drops)
     alone(recipe, tmp_path / "alone")
     sizes = []
 

@@ -41,9 +41,9 @@ def _groups(context: Context, starters: Sequence[Starter]) -> Iterator[list[Star
     """Runs that are trained at once, in the order of the first of each.
 
     Those of one seed come together: they see the same rows in the same order, which need no more padding
-    together than alone. Rows of eight orders, each batch of rows of about one length, had twice the tokens when
-    padded together (tables of 70 tokens on average), which takes back what a pass for all gains; so by `auto`
-    only runs of one seed are trained at once.
+    together than alone. Batches of eight orders, each of rows of about one length, had twice the tokens
+    when padded together (tables of 70 tokens on average), which takes back what a pass for all gains; so by
+    `auto` only runs of one seed are trained at once.
     """
     together = context.recipe.together
     alike: dict[Hashable, list[Starter]] = {}
