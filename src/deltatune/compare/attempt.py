@@ -11,8 +11,8 @@ from deltatune.errors import DeltatuneError
 from deltatune.files import make_folder, write_json, write_text
 from deltatune.recipe.schema import MethodEntry
 from deltatune.train import Context, run
+from deltatune.train.folder import failed_result
 from deltatune.train.loop import Pause
-from deltatune.train.run import failed_result
 
 
 @dataclass(frozen=True)
@@ -55,10 +55,17 @@ def attempt(
             pause=pause,
         )
     except Exception as error:  # one method must not take the others down; its error is shown in its row
-        message = str(error) or type(error).__name__
-        context.observer.warn(f"{entry.name} (seed {seed}) failed: {message}")
-        failed = failed_result(entry, seed, error)
-        write_json(make_folder(folder) / "result.json", failed)
-        if not isinstance(error, DeltatuneError):
-            write_text(folder / "error.txt", traceback.format_exc())
-        return failed
+        return failure(context, entry, seed, folder, error)
+
+
+def failure(
+    context: Context, entry: MethodEntry, seed: int, folder: Path, error: Exception
+) -> dict[str, Any]:
+    """Write down the error that ended a run, as its result."""
+    message = str(error) or type(error).__name__
+    context.observer.warn(f"{entry.name} (seed {seed}) failed: {message}")
+    failed = failed_result(entry, seed, error)
+    write_json(make_folder(folder) / "result.json", failed)
+    if not isinstance(error, DeltatuneError):
+        write_text(folder / "error.txt", "".join(traceback.format_exception(error)))
+    return failed

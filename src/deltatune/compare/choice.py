@@ -25,7 +25,7 @@ from deltatune.recipe.choosing import HalvingSpec, searched
 from deltatune.recipe.grid import point_label
 from deltatune.recipe.schema import MethodEntry, Recipe
 from deltatune.train import Context
-from deltatune.train.loop import Progress
+from deltatune.train.steps import Progress
 
 JOURNAL = "choosing.json"
 RISK = (

@@ -11,11 +11,12 @@ from typing import Any
 import yaml
 
 from deltatune.checkpoint.folders import settle
-from deltatune.compare.attempt import Pick, attempt, run_folder
+from deltatune.compare.attempt import Pick, run_folder
 from deltatune.compare.choice import Chosen, choose
 from deltatune.compare.comparable import require_comparable, require_same_data
 from deltatune.compare.sample import read_sample, row_ids
 from deltatune.compare.statistics import bootstrap_interval, pairwise, shared_ranks, tie_matrix
+from deltatune.compare.together import attempt_all
 from deltatune.core.observer import Observer, Silent
 from deltatune.errors import RecipeError
 from deltatune.evaluate import higher_is_better, primary_metric
@@ -23,6 +24,7 @@ from deltatune.files import make_folder, write_json, write_text
 from deltatune.recipe.schema import Recipe
 from deltatune.report import write_report
 from deltatune.train import Context
+from deltatune.train.race import Starter
 
 SCHEMA = 1
 
@@ -56,14 +58,15 @@ def compare(recipe: Recipe, out: Path, *, observer: Observer | None = None) -> d
     require_comparable(context)
     chosen = choose(context, out)
     picks = [chosen.picks[entry.name] for entry in recipe.by_model() if entry.name in chosen.picks]
-    jobs = [(pick, seed) for pick in picks for seed in recipe.seeds]
-    observer.start("Comparing", len(jobs))
+    starters = [
+        Starter(pick.entry, seed, out / run_folder(pick.entry, seed, pick.variant))
+        for pick in picks
+        for seed in recipe.seeds
+    ]
+    observer.start("Comparing", len(starters))
     results: dict[str, list[dict[str, Any]]] = {}
-    for pick, seed in jobs:
-        observer.stage(f"{pick.entry.name}, seed {seed}")
-        folder = out / run_folder(pick.entry, seed, pick.variant)
-        results.setdefault(pick.entry.name, []).append(attempt(context, pick.entry, seed, folder))
-        observer.advance("Comparing")
+    for starter, result in zip(starters, attempt_all(context, starters), strict=True):
+        results.setdefault(starter.entry.name, []).append(result)
     observer.finish("Comparing")
     board = leaderboard(recipe, chosen, results, out, primary)
     for row in board["rows"]:
@@ -83,7 +86,8 @@ def _claim(recipe: Recipe, out: Path) -> None:
     path, content = out / "recipe.yaml", recipe.dump()
     if path.exists():
         before = yaml.safe_load(path.read_text(encoding="utf-8"))
-        changed = sorted(key for key, value in content.items() if before.get(key) != value)
+        # How many are trained at once does not change what is compared.
+        changed = sorted(k for k, value in content.items() if before.get(k) != value and k != "together")
         if changed:
             raise RecipeError(
                 f"the comparison in '{out}' has another recipe; it differs in {', '.join(changed)}.",
@@ -164,6 +168,13 @@ def _warnings(rows: Sequence[dict[str, Any]], finished: Sequence[dict[str, Any]]
     for run in finished:
         if (run.get("budget") or {}).get("warning"):
             found.append(f"{run['name']} {run['budget']['warning']}")
+    raced = sorted({run["name"] for run in finished if run["cost"].get("raced", 1) > 1})
+    if raced:
+        found.append(
+            f"{', '.join(raced)}: trained at once over one base. The training time of each is its share, by "
+            "tokens, of the steps that they made together, and says nothing of what it takes alone; the peak "
+            "memory of each alone is not known."
+        )
     for row in rows:
         if (row["tuning"] or {}).get("at_edge"):
             rate = row["tuning"]["chosen"]["train.lr"]

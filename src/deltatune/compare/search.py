@@ -29,7 +29,7 @@ from deltatune.recipe.choosing import HalvingSpec, SearchSpec
 from deltatune.recipe.grid import point_label
 from deltatune.recipe.schema import MethodEntry
 from deltatune.train import Context
-from deltatune.train.loop import Progress
+from deltatune.train.steps import Progress
 
 if TYPE_CHECKING:
     import optuna

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Protocol, Self, runtime_checkable
 
 import numpy as np
@@ -119,6 +119,20 @@ class Delta(nn.Module):
             The new output, of `y`'s shape and dtype.
         """
         return y
+
+    @classmethod
+    def together(cls, deltas: Sequence[Delta], x: Tensor, y: Tensor) -> Tensor | None:
+        """Do what `forward` does for several deltas at once, of which each has an equal share of the rows.
+
+        Args:
+            deltas: The one of the first rows first; the first is of this class.
+            x: What the site got, [rows, ..., d_in].
+            y: What it returned, [rows, ..., d_out], contiguous. It may be overwritten.
+
+        Returns:
+            The new output; or None, with `y` as it was, if they have to act one by one.
+        """
+        return None
 
     def stored(self) -> dict[str, Tensor]:
         """Tensors that are written to a file, by their name below the site's path."""

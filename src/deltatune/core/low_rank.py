@@ -9,11 +9,13 @@ backward pass from a mask of one byte an element, and what only frozen factors w
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.nn import functional
 
 from deltatune.core.delta import Dropout
 
@@ -39,14 +41,45 @@ def add_low_rank_(  # noqa: PLR0917  (the terms of the formula, in its order)
     return added
 
 
+def add_low_ranks_(
+    y: Tensor,
+    x: Tensor,
+    pairs: Sequence[tuple[Tensor, Tensor]],
+    scales: Sequence[float],
+    drops: Sequence[Dropout],
+) -> Tensor:
+    """Do as `add_low_rank_` for several updates at once, of which each has an equal share of the rows.
+
+    Args:
+        y: [rows, ..., d_out], contiguous; it is overwritten.
+        x: [rows, ..., d_in]. The first share of the rows is the first pair's.
+        pairs: (A [r, d_in], B [d_out, r]); ranks may differ.
+        scales: Factor on each update.
+        drops: What drops elements of each one's share of `x`.
+    """
+    keeps = [drop.keep(part) for drop, part in zip(drops, x.chunk(len(pairs)), strict=True)]
+    factors = [s if k is None else s * d.scale for s, k, d in zip(scales, keeps, drops, strict=True)]
+    r = max(len(a) for a, _ in pairs)  # rows of zeros add nothing
+    a = torch.stack([functional.pad(a, (0, 0, 0, r - len(a))) for a, _ in pairs])
+    scaled = [b * factor for (_, b), factor in zip(pairs, factors, strict=True)]
+    b = torch.stack([functional.pad(b, (0, r - b.shape[1])) for b in scaled])
+    keep = None
+    if any(k is not None for k in keeps):
+        ones = torch.ones((), dtype=torch.int8, device=x.device).expand_as(x[: len(x) // len(pairs)])
+        keep = torch.cat([ones if k is None else k for k in keeps])
+    added: Tensor = _AddLowRank.apply(y, x, a, b, 1.0, keep)
+    return added
+
+
 class _AddLowRank(torch.autograd.Function):
     @staticmethod
     def forward(  # noqa: PLR0917  (autograd functions take their arguments by position)
         ctx: Any, y: Tensor, x: Tensor, a: Tensor, b: Tensor, scale: float, keep: Tensor | None
     ) -> Tensor:
-        rows = _dropped(_rows(x.to(y.dtype)), keep)
-        low = rows @ a.to(y.dtype).T
-        _rows(y).addmm_(low, (b * scale).to(y.dtype).T)
+        rows = _dropped(_rows(x.to(y.dtype), a), keep)
+        low = rows @ a.to(y.dtype).mT
+        into, up = _rows(y, a), (b * scale).to(y.dtype).mT
+        _ = into.addmm_(low, up) if a.ndim == 2 else into.baddbmm_(low, up)
         ctx.mark_dirty(y)
         ctx.scale, ctx.x_shape, ctx.x_dtype = scale, x.shape, x.dtype
         ctx.save_for_backward(x if a.requires_grad else None, low if b.requires_grad else None, a, b, keep)
@@ -56,22 +89,22 @@ class _AddLowRank(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
         x, low, a, b, keep = ctx.saved_tensors
-        grad = _rows(grad_y)
+        grad = _rows(grad_y, a)
         grad_low = grad @ (b * ctx.scale).to(grad.dtype)
         grad_x = grad_a = grad_b = None
         if ctx.needs_input_grad[1]:
             grad_x = _dropped(grad_low @ a.to(grad.dtype), keep).view(ctx.x_shape).to(ctx.x_dtype)
         if ctx.needs_input_grad[2]:
-            grad_a = (grad_low.T @ _dropped(_rows(x.to(grad.dtype)), keep)).to(a.dtype)
+            grad_a = (grad_low.mT @ _dropped(_rows(x.to(grad.dtype), a), keep)).to(a.dtype)
         if ctx.needs_input_grad[3]:
-            grad_b = (low.T @ grad).T.to(b.dtype) * ctx.scale
+            grad_b = (low.mT @ grad).mT.to(b.dtype) * ctx.scale
         return grad_y, grad_x, grad_a, grad_b, None, None
 
 
-def _rows(tensor: Tensor) -> Tensor:
-    """[..., width] as a matrix [rows, width]."""
-    return tensor.reshape(-1, tensor.shape[-1])
+def _rows(tensor: Tensor, a: Tensor) -> Tensor:
+    """[..., width] as a matrix [rows, width], or, if there are several A, as a stack of such."""
+    return tensor.reshape(*a.shape[:-2], -1, tensor.shape[-1])
 
 
 def _dropped(rows: Tensor, keep: Tensor | None) -> Tensor:
-    return rows if keep is None else rows * _rows(keep).to(rows.dtype)
+    return rows if keep is None else rows * keep.view(rows.shape).to(rows.dtype)

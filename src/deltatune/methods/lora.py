@@ -13,7 +13,7 @@ Oracle: peft's LoraConfig with copied weights; files load both ways.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Protocol, Self, runtime_checkable
 
 import torch
@@ -24,7 +24,7 @@ from transformers.pytorch_utils import Conv1D
 
 from deltatune.core.adapter import Adapter
 from deltatune.core.delta import Delta, Dropout
-from deltatune.core.low_rank import add_low_rank_
+from deltatune.core.low_rank import add_low_rank_, add_low_ranks_
 from deltatune.core.method import MethodConfig
 from deltatune.core.sites import LINEAR, BaseView
 from deltatune.errors import AdapterError, TargetError
@@ -63,6 +63,15 @@ class LoraDelta(Delta):
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         """Return y + scale * B A dropout(x); x [..., d_in], y [..., d_out], which is overwritten."""
         return add_low_rank_(y, x, self.lora_A.weight, self.lora_B.weight, self.scale, self.dropout)
+
+    @classmethod
+    def together(cls, deltas: Sequence[Delta], x: Tensor, y: Tensor) -> Tensor | None:
+        """Compute the updates of several runs as one product of stacked factors."""
+        plain = [d for d in deltas if isinstance(d, LoraDelta) and type(d).forward is LoraDelta.forward]
+        if len(plain) < len(deltas):
+            return None
+        pairs = [(d.lora_A.weight, d.lora_B.weight) for d in plain]
+        return add_low_ranks_(y, x, pairs, [d.scale for d in plain], [d.dropout for d in plain])
 
     def factors(self) -> tuple[Tensor, Tensor]:
         """Return (A, scale * B)."""

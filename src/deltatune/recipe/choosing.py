@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from deltatune.recipe.rules import Conflict
     from deltatune.recipe.schema import MethodEntry, Recipe
 
+Together = Annotated[int, Strict(), Field(ge=1, le=64)] | Literal["auto"]
+"""Runs that are trained at once."""
 Rate = Annotated[float, Strict(), Field(gt=0, allow_inf_nan=False)]
 
 

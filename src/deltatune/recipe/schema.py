@@ -9,7 +9,7 @@ from pydantic import Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
 from deltatune.errors import RecipeError, nearest
-from deltatune.recipe.choosing import HalvingSpec, SearchSpec, Space, TuneSpec
+from deltatune.recipe.choosing import HalvingSpec, SearchSpec, Space, Together, TuneSpec
 from deltatune.recipe.rules import find_conflicts
 from deltatune.recipe.sections import (
     Budget,
@@ -127,6 +127,10 @@ class Recipe(Section):
     """A search for settings: `{trials: 40, space: {train.lr: {from: 1e-4, to: 1e-2, scale: log}}}`."""
     halving: HalvingSpec | None = None
     """Stop configurations early that are behind on the validation rows, such as `{factor: 3}`."""
+    together: Together = 1
+    """How many runs of a comparison may be trained at once over one base, in one process: it pays where a
+    batch is small. Each has the result that it has alone, to rounding; its training time is its share, and
+    its peak memory is not known. `auto`: as many as pay and fit, and one where that is not known."""
 
     @model_validator(mode="before")
     @classmethod
@@ -194,6 +198,8 @@ class Recipe(Section):
         """
         content = self.model_dump(mode="json")
         content["methods"] = [self._dump_entry(entry) for entry in self.methods]
+        if self.together == 1:  # as of recipes that were written down before there was a choice
+            del content["together"]
         return content
 
     def _dump_entry(self, entry: MethodEntry) -> dict[str, Any]:

@@ -34,7 +34,7 @@ from deltatune.recipe.schema import MethodEntry, Recipe
 from deltatune.recipe.sections import ModelSpec
 from deltatune.train.budget import sized_for
 from deltatune.train.calibrate import Rates
-from deltatune.train.context import SharedBase, base_dtype, eager_up_to
+from deltatune.train.context import Context, SharedBase, base_dtype, eager_up_to
 
 MOST_ROWS = 20_000
 """With more training rows than these the longest ones are not looked for; the recipe's limits are taken."""
@@ -155,6 +155,17 @@ def predicted_step(
         except Exception:  # a run that works must not end for want of a prediction
             _predicted[key] = None
     return _predicted[key]
+
+
+def predicted_run(
+    context: Context, entry: MethodEntry, method: MethodConfig, base: SharedBase, seed: int
+) -> dict[str, int] | None:
+    """What the step should take that a run on the context's data measures; None if it cannot be told."""
+    train, task = context.encoded("train", base), context.recipe.task
+    largest = largest_micro_batch(train, task, entry.train, seed, after_first=True)
+    images = task == "image-classification"
+    pixels = context.encoder(base).collate(train.features[:1])["pixel_values"] if images else None
+    return predicted_step(task, entry, method, base, largest.with_images(pixels))
 
 
 _predicted: dict[str, dict[str, int] | None] = {}

@@ -6,11 +6,9 @@ import contextlib
 import importlib.util
 import json
 import math
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +21,7 @@ from deltatune.checkpoint.resume import load_state, save_state
 from deltatune.core.loss import count_targets, summed_loss
 from deltatune.core.model import AdaptedModel
 from deltatune.core.observer import Observer
+from deltatune.core.trunk import trunk_of
 from deltatune.data.batches import batches
 from deltatune.data.encode import Encoded, Encoder
 from deltatune.errors import RecipeError, TrainingError
@@ -35,40 +34,16 @@ from deltatune.train.measure import StepMemory
 from deltatune.train.optimizer import build_optimizer
 from deltatune.train.probe import MicroBatches, out_of_memory_explained, try_batch
 from deltatune.train.schedule import lr_factor
+from deltatune.train.steps import (
+    Gradients,
+    MicroBatch,
+    Progress,
+    Request,
+    Steps,
+    interruptible,
+    recomputing,
+)
 
-
-@dataclass
-class Progress:
-    """Where a run stands; all of it goes into the resume state."""
-
-    step: int = 0
-    """Optimizer steps done."""
-    tokens: int = 0
-    """Tokens that went through the model, padding not counted."""
-    seconds: float = 0.0
-    """Time spent in training steps."""
-    best: float | None = None
-    """Best validation result so far."""
-    best_step: int = 0
-    best_validation: dict[str, float] = field(default_factory=dict)
-    worse: int = 0
-    """Evaluations since then."""
-    stopped: bool = False
-    """Whether early stopping ended the run."""
-    log_lines: int = 0
-    """Lines of metrics.jsonl that belong to this state."""
-    evaluated: int = 0
-    """Step of the latest validation."""
-    memory: dict[str, Any] = field(default_factory=dict)
-    """Bytes by part at the peak of the step that was measured."""
-    micro_batch: int = 0
-    """Rows that go through the model at once."""
-    keeps_trunk: bool = True
-    """Whether outputs of frozen layers may be kept: a run that began without them goes on so."""
-
-
-MicroBatch = tuple[list[int], dict[str, Tensor]]
-"""Its rows, and what the encoder makes of them."""
 Pause = Callable[[Progress, int], bool]
 """Asked after every validation, with the run's number of steps; yes: save the state and stop for now."""
 
@@ -121,6 +96,7 @@ class Trainer:
         # Full fine-tuning keeps its own parameters in float32 and computes in the base's precision.
         with self.model.using():  # else its parameters stand in the places of the base's
             dtype = next(self.model.base.parameters()).dtype
+        self._quantized = quant.describe(self.model.base) is not None
         self._autocast = bool(self.adapter.own) and dtype != torch.float32
 
     @property
@@ -138,9 +114,34 @@ class Trainer:
             TrainingError: The loss is not finite, or a part of the delta does not learn.
             KeyboardInterrupt: Asked to stop; the state for resuming has been written.
         """
+        steps = self.steps(resume=resume)
+        with (
+            interruptible() as interrupted,
+            self.explained(),
+            recomputing(self.model, self.spec.gradient_checkpointing),
+            contextlib.closing(steps),
+        ):
+            try:
+                request = next(steps)
+                while not interrupted.is_set():
+                    request = steps.send(self.gradients(request.rows))
+                self.save()
+            except StopIteration as end:
+                progress: Progress = end.value
+        if interrupted.is_set():
+            raise KeyboardInterrupt
+        return progress
+
+    def explained(self) -> contextlib.AbstractContextManager[None]:
+        """Within the block, running out of a GPU's memory is an error that says what to change."""
+        return out_of_memory_explained(self.spec, quantized=self._quantized)
+
+    def steps(self, *, resume: bool) -> Steps:
+        """The loop as a generator, to be driven while this run's adapter is active.
+
+        Between two requests the state that `save` writes is that behind the latest step.
+        """
         self.adapter.start(self.total)
-        if self.spec.gradient_checkpointing:
-            self.model.gradient_checkpointing(True)
         if resume:
             self._load()
         else:
@@ -153,24 +154,26 @@ class Trainer:
         self.observer.advance("Training", self.progress.step)
         try:
             self._keep_trunk()
-            quantized = quant.describe(self.model.base) is not None
-            with _interruptible() as interrupted, out_of_memory_explained(self.spec, quantized=quantized):
-                self._try_largest()
-                self._steps(interrupted)
+            self._try_largest()
+            yield from self._steps()
         finally:
             self.observer.finish("Training")
             self.trunk = None
-            self.model.gradient_checkpointing(False)
             if self.spec.trackers:
                 self.accelerator.end_training()
         if not self.paused:
             self._restore_best()
         return self.progress
 
+    @property
+    def has_trunk(self) -> bool:
+        """Whether there are layers below all deltas whose outputs are worth keeping."""
+        asked = self.spec.cache_trunk and self.total > self.per_epoch
+        return asked and trunk_of(self.model, self.name) is not None
+
     def _keep_trunk(self) -> None:
         """Record what the layers below all deltas make of the training rows, if that spares work."""
-        pays = self.progress.step < self.total and self.total > self.per_epoch
-        if not (pays and self.spec.cache_trunk and self.progress.keeps_trunk):
+        if not (self.progress.step < self.total and self.progress.keeps_trunk and self.has_trunk):
             return
         self.trunk = keep_trunk(
             self.model,
@@ -184,26 +187,24 @@ class Trainer:
         self.progress.keeps_trunk = self.trunk is not None
         self.progress.seconds += self.trunk.seconds if self.trunk else 0.0
 
-    def _steps(self, interrupted: threading.Event) -> None:
+    def _steps(self) -> Generator[Request, Gradients]:
         progress = self.progress
         self.paused = self._asked_to_pause()  # a resumed run may stand where it shall stop
         while progress.step < self.total and not progress.stopped and not self.paused:
             epoch, index = divmod(progress.step, self.per_epoch)
             order = self._order(epoch)
             for rows in order[index:]:
-                with self.memory.of_step(rows, progress.memory, first=progress.step == 0):
-                    self._step(rows, epoch)
+                with self.memory.of_step(rows, progress.memory, first=progress.step == 0) as measured:
+                    yield from self._step(rows, epoch, alone=measured)
                 last = progress.step == self.total
                 end_of_epoch = progress.step % self.per_epoch == 0
                 if self._due(self.spec.evaluate_every, end_of_epoch) or last:
                     self._evaluate(epoch)
                     self.paused = self._asked_to_pause()
-                due = self._due(self.spec.checkpoint_every, end_of_epoch)
-                if interrupted.is_set() or due or self.paused:
-                    self._save()
-                if interrupted.is_set():
-                    raise KeyboardInterrupt
-                if last or progress.stopped or self.paused:
+                over = last or progress.stopped or self.paused
+                if over or self._due(self.spec.checkpoint_every, end_of_epoch):
+                    self.save()
+                if over:
                     break
 
     def _try_largest(self) -> None:
@@ -227,26 +228,29 @@ class Trainer:
     def _due(self, every: str | int, end_of_epoch: bool) -> bool:
         return end_of_epoch if every == "epoch" else self.progress.step % int(every) == 0
 
-    def _step(self, rows: list[int], epoch: int) -> None:
+    def _step(self, rows: list[int], epoch: int, *, alone: bool) -> Generator[Request, Gradients]:
         """One optimizer step on `rows`, in micro-batches whose losses are weighted by their targets."""
         started = time.perf_counter()
         progress, spec = self.progress, self.spec
-        self.model.train()
         first = progress.step == 0
         before = snapshot(self.adapter) if first else {}
         lr = self.lr * lr_factor(progress.step, self.total, spec.warmup, spec.schedule)
         for group in self.optimizer.param_groups:
             group["lr"] = lr * self.adapter.lr_factor(group["first"])
-        total_loss, micro, targets = self.micro.fitting(lambda size: self._backward(rows, size))
+        spent = time.perf_counter() - started
+        found = yield Request(rows, alone=alone or self.micro.size < len(rows))
+        started = time.perf_counter() - spent - found.seconds
+        self._require_finite(found.loss)
+        progress.raced = max(progress.raced, found.raced)
         progress.micro_batch = self.micro.size
         norm = self._clip()
-        self.adapter.before_step(progress.step + 1, lambda: self._loss_of(micro, targets))
+        self.adapter.before_step(progress.step + 1, lambda: self._loss_of(found))
         self.optimizer.step()
         progress.step += 1
         extra = self.adapter.after_step(progress.step)
         if first:
             self.certificate.taps_fired(self.model)
-            self.certificate.learned(self.adapter, before, lambda: self._loss_of(micro, targets))
+            self.certificate.learned(self.adapter, before, lambda: self._loss_of(found))
         self.optimizer.zero_grad(set_to_none=True)
         tokens = sum(self.train.lengths[row] for row in rows)
         progress.tokens += tokens
@@ -255,7 +259,7 @@ class Trainer:
             {
                 "step": progress.step,
                 "epoch": epoch + (progress.step - epoch * self.per_epoch) / self.per_epoch,
-                "loss": total_loss,
+                "loss": found.loss,
                 "lr": lr,
                 "grad_norm": norm,
                 "tokens": progress.tokens,
@@ -263,8 +267,26 @@ class Trainer:
                 **extra,
             }
         )
-        shown = {"loss": total_loss, "tokens/s": progress.tokens / progress.seconds}
+        shown = {"loss": found.loss, "tokens/s": progress.tokens / progress.seconds}
         self.observer.advance("Training", 1, shown)
+
+    def gradients(self, rows: list[int]) -> Gradients:
+        """Answer the run's request for `rows`, which then are alone in the model."""
+        started = time.perf_counter()
+        self.train_mode()
+        loss, micro, targets = self.micro.fitting(lambda size: self._backward(rows, size))
+        return Gradients(loss, micro, targets, time.perf_counter() - started)
+
+    def forget_pass(self, tick: int) -> None:
+        """Undo what a pass that broke off has left: gradients, and the clock's `tick`."""
+        for parameter in self.parameters:
+            parameter.grad = None
+        self.adapter.clock.tick = tick
+
+    def train_mode(self) -> None:
+        """Switch to training, which an evaluation, of this run or another, may have left."""
+        if not self.model.training:
+            self.model.train()
 
     def _backward(self, rows: list[int], size: int) -> tuple[float, list[MicroBatch], int]:
         """Gradients of the mean loss over `rows`, `size` at once: (loss, micro-batches, targets)."""
@@ -282,11 +304,12 @@ class Trainer:
         return total_loss, micro, targets
 
     @torch.no_grad()
-    def _loss_of(self, micro: list[MicroBatch], targets: int) -> float:
-        """Mean loss of the micro-batches, with the dropout masks that the step had."""
-        self.adapter.clock.tick -= len(micro)
-        losses = [self._loss_sum(part, batch) for part, batch in micro]
-        return float(torch.stack(losses).sum()) / targets
+    def _loss_of(self, found: Gradients) -> float:
+        """Mean loss of the step's rows, with the dropout masks that the step had."""
+        self.train_mode()
+        self.adapter.clock.tick -= len(found.batches)
+        losses = [self._loss_sum(part, batch) for part, batch in found.batches]
+        return float(torch.stack(losses).sum()) / found.targets
 
     def _loss_sum(self, rows: list[int], batch: dict[str, Tensor]) -> Tensor:
         batch = {key: value.to(self.model.device) for key, value in batch.items()}
@@ -364,7 +387,7 @@ class Trainer:
             flat |= {f"validation/{k}": v for k, v in line.get("validation", {}).items()}
             self.accelerator.log(flat, step=int(line["step"]))
 
-    def _save(self) -> None:
+    def save(self) -> None:
         """Write the state from which the run goes on bit for bit."""
         optimizer = [self.optimizer.state[p] for p in self.parameters]
         rng = {"cpu": torch.get_rng_state()}
@@ -418,23 +441,3 @@ def _copied(value: Any, device: torch.device | str = "cpu") -> Any:
     if isinstance(value, dict):
         return {key: _copied(item, device) for key, item in value.items()}
     return value
-
-
-@contextlib.contextmanager
-def _interruptible() -> Iterator[threading.Event]:
-    """Within the block, the first Ctrl-C sets the event, so that the step can end; the second breaks off."""
-    event = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield event
-        return
-
-    def ask(signum: int, frame: Any) -> None:
-        event.set()
-        signal.signal(signal.SIGINT, before)
-
-    before = signal.getsignal(signal.SIGINT)
-    signal.signal(signal.SIGINT, ask)
-    try:
-        yield event
-    finally:
-        signal.signal(signal.SIGINT, before)

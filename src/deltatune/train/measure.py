@@ -38,10 +38,14 @@ class StepMemory:
         """What CUDA's allocator had given at most before its mark was reset for the measured step."""
 
     @contextlib.contextmanager
-    def of_step(self, rows: list[int], found: dict[str, Any], *, first: bool) -> Iterator[None]:
-        """Within the block is one step on `rows`; if it is the one to measure, `found` is filled."""
+    def of_step(self, rows: list[int], found: dict[str, Any], *, first: bool) -> Iterator[bool]:
+        """Within the block is one step on `rows`; if it is the one to measure, `found` is filled.
+
+        Yields:
+            Whether it is: then nothing else may happen in the block.
+        """
         if first or found or not self._due(rows):
-            yield
+            yield False
             return
         model, adapter, optimizer = self._parts
         cuda = model.device.type == "cuda"
@@ -51,7 +55,7 @@ class StepMemory:
         with Accountant(vocabulary(model.base)) as accounts, accounted(accounts, model, adapter, optimizer):
             self._accounts = accounts
             try:
-                yield
+                yield True
             finally:
                 self._accounts = None
         found |= accounts.memory().as_dict() | {"kind": "tensors"}

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import json
 import shutil
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,13 +16,12 @@ import torch
 import yaml
 
 from deltatune import quant
-from deltatune.checkpoint.folders import settle
 from deltatune.checkpoint.store import CERTIFICATE, TENSORS, save_adapter
 from deltatune.core.model import AdaptedModel
 from deltatune.core.observer import Observer, Silent
-from deltatune.errors import RecipeError, TrainingError
+from deltatune.errors import TrainingError
 from deltatune.evaluate import Evaluation, evaluate, loss_on, metric_keys
-from deltatune.files import make_folder, sha256, write_json, write_text
+from deltatune.files import sha256, write_json, write_text
 from deltatune.memory.batch import largest_micro_batch
 from deltatune.memory.fit import fits
 from deltatune.models.fingerprint import fingerprint
@@ -28,11 +29,12 @@ from deltatune.recipe.schema import MethodEntry, Recipe
 from deltatune.train.budget import Budget
 from deltatune.train.certificate import Certificate
 from deltatune.train.context import Context, SharedBase
-from deltatune.train.forecast import predicted_step, this_machine
-from deltatune.train.loop import Pause, Progress, Trainer
+from deltatune.train.folder import SCHEMA, failed_result, peak_before, prepare_folder
+from deltatune.train.forecast import predicted_run, this_machine
+from deltatune.train.loop import Pause, Trainer
 from deltatune.train.machine import PeakMemory, fast_float32, git_state, versions
+from deltatune.train.steps import Progress
 
-SCHEMA = 1
 NAME = "run"
 COPIES, TOKENS = 8, 16
 """A step surely takes less than so many times the base's numbers, and once more for each so many tokens."""
@@ -71,96 +73,172 @@ def run(
         DeltatuneError: Anything that the user can mend; nothing half-written is left behind.
         KeyboardInterrupt: Interrupted; `resume=True` goes on.
     """
+    one = open_run(
+        recipe, entry, seed, out, resume=resume, overwrite=overwrite, observer=observer, context=context
+    )
+    if isinstance(one, dict):
+        return one
+    try:
+        with one.failing(), fast_float32(), torch.random.fork_rng(range(torch.cuda.device_count())):
+            trainer = one.begin(pause)
+            progress = Progress() if trainer is None else trainer.run(resume=one.resumes)
+            return one.end(progress, one.memory.peak())
+    finally:
+        one.model.detach(one.name)
+
+
+def open_run(
+    recipe: Recipe,
+    entry: MethodEntry,
+    seed: int,
+    out: Path,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    observer: Observer | None = None,
+    context: Context | None = None,
+    model: AdaptedModel | None = None,
+    name: str = NAME,
+) -> Run | dict[str, Any]:
+    """Make everything ready for a run, with its adapter attached; or give the result of one that is finished.
+
+    Arguments are those of `run`, and `model`: the entry's base, with the adapters of other runs, in which the
+    run's adapter gets the name `name`. By default the run has a view of the base to itself.
+    """
     observer = observer or Silent()
     metric_keys(recipe.evaluation, recipe.task, targets=recipe.has_targets)  # fails before hours of training
     entry = entry.model_copy(update={"space": None})
-    alone: dict[str, Any] = {"seeds": [seed], "tune": None, "halving": None, "search": None}
+    alone: dict[str, Any] = {"seeds": [seed], "tune": None, "halving": None, "search": None, "together": 1}
     alone |= {"model": recipe.model_of(entry), "methods": [entry.model_copy(update={"model": None})]}
     own = recipe.model_copy(update=alone)
-    finished = _prepare_folder(out, own, resume=resume, overwrite=overwrite)
+    finished = prepare_folder(out, own, resume=resume, overwrite=overwrite)
     if finished is not None:
         shutil.rmtree(out / "resume", ignore_errors=True)  # of a run that was killed while it removed this
         return finished
     context = context or Context.open(recipe, observer)
-    started = datetime.datetime.now(datetime.UTC)
     (out / CERTIFICATE).unlink(missing_ok=True)  # of an attempt that failed
     certificate = Certificate(
         out / CERTIFICATE, {"name": entry.name, "method": entry.method, "seed": seed, "delta": None}
     )
+    started = datetime.datetime.now(datetime.UTC)
     base = context.base(entry)
     context.encoded("train", base)
-    model = base.adapted(base_dropout=entry.train.base_dropout)
+    model = model or base.adapted(base_dropout=entry.train.base_dropout)
     config, budget = context.method(entry, base)
-    model.attach(NAME, config, seed=seed)
+    model.attach(name, config, seed=seed)
     if base.original is not None:
         base.original.forget()
     write_text(out / "recipe.yaml", yaml.safe_dump(own.dump(), sort_keys=False, allow_unicode=True))
-    try:
-        with fast_float32(), torch.random.fork_rng(range(torch.cuda.device_count())):
-            torch.manual_seed(seed)
-            parts = _Run(context, base, model, entry, seed, out, observer, certificate, pause, budget)
-            result = parts.result(resume=resume)
-    except TrainingError as error:
-        if certificate.failed:
-            write_json(out / "result.json", failed_result(entry, seed, error))
-        raise
-    finally:
-        model.detach(NAME)
-    result["started"] = started.isoformat(timespec="seconds")
-    result["finished"] = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    write_json(out / "result.json", result)
-    if result["status"] == "done":
-        shutil.rmtree(out / "resume", ignore_errors=True)
-    return result
-
-
-def failed_result(entry: MethodEntry, seed: int, error: Exception) -> dict[str, Any]:
-    """The content of result.json for a run that failed."""
-    return {
-        "schema": SCHEMA,
-        "status": "failed",
-        "error": {"kind": type(error).__name__, "message": str(error) or type(error).__name__},
-        "name": entry.name,
-        "method": entry.method,
-        "config": entry.config,
-        "seed": seed,
-    }
+    return Run(
+        context, base, model, name, entry, seed, out, observer, certificate, budget,
+        resumes=resume and (out / "resume").exists(), started=started,
+    )  # fmt: skip
 
 
 @dataclass
-class _Run:
-    """The parts of one run, in the order in which they happen."""
+class Run:
+    """The parts of one run, in the order in which they happen: `begin`, its training, `end`.
+
+    All of it belongs inside `failing`, with the run's adapter active.
+    """
 
     context: Context
     base: SharedBase
     model: AdaptedModel
+    name: str
+    """Of its adapter in the model."""
     entry: MethodEntry
     seed: int
     out: Path
     observer: Observer
     certificate: Certificate
-    pause: Pause | None = None
-    budget: Budget | None = None
+    budget: Budget | None
+    resumes: bool
+    """Whether there is a state to go on from."""
+    started: datetime.datetime
 
     def __post_init__(self) -> None:
-        self.paused, self.earlier_peak = False, 0
         self.recipe, self.encoder = self.context.recipe, self.context.encoder(self.base)
-        self.config = self.model.configs[NAME]
-        self.adapter = self.model.adapter(NAME)
+        self.config = self.model.configs[self.name]
+        self.adapter = self.model.adapter(self.name)
         self.memory = PeakMemory(self.base.device)
+        self.trainer: Trainer | None = None
 
-    def result(self, *, resume: bool) -> dict[str, Any]:
-        """Train, check, save and evaluate; give the content of result.json."""
-        ample = self._ample()
-        predicted = None if ample else self._predicted()
+    @contextlib.contextmanager
+    def failing(self) -> Iterator[None]:
+        """A failed certificate in the block is written down as the result.
+
+        Raises:
+            TrainingError: As the block does.
+        """
+        try:
+            yield
+        except TrainingError as error:
+            if self.certificate.failed:
+                write_json(self.out / "result.json", failed_result(self.entry, self.seed, error))
+            raise
+
+    def begin(self, pause: Pause | None = None) -> Trainer | None:
+        """Make the trainer; None for a method that trains nothing.
+
+        Args:
+            pause: As of `run`.
+        """
+        torch.manual_seed(self.seed)
+        self.ample = self._ample()
+        self.predicted = None if self.ample else self._predicted()
         self.memory.start()
-        progress = self._train(resume=resume)
-        peak = max(self.memory.peak(), self.earlier_peak, _peak_before(self.out))
-        if self.paused:
-            return self._paused_result(progress, peak)
-        if ample:
-            predicted = self._predicted()
+        if not self.config.trains:
+            (self.out / "metrics.jsonl").write_text("", encoding="utf-8")
+            return None
+        data = self.context.dataset
+        self.certificate.targets(self.model, self.name)
+        self.certificate.supervised(self.context.supervised(self.base))
+        self.trainer = Trainer(
+            model=self.model,
+            name=self.name,
+            encoder=self.encoder,
+            train=self.context.encoded("train", self.base),
+            validation=self.context.encoded("validation", self.base) if data.validation else None,
+            validation_rows=data.validation,
+            spec=self.entry.train,
+            evaluation=self.recipe.evaluation,
+            lr=self.entry.train.lr or self.config.default_lr,
+            seed=self.seed,
+            out=self.out,
+            observer=self.observer,
+            certificate=self.certificate,
+            pause=pause,
+        )
+        return self.trainer
+
+    def end(self, progress: Progress, peak: int) -> dict[str, Any]:
+        """Check, save and evaluate what was trained; write and give the content of result.json.
+
+        Args:
+            progress: Where training ended.
+            peak: The process's peak memory in it.
+        """
+        if self.trainer is not None:
+            peak = max(peak, self.trainer.memory.earlier_peak, peak_before(self.out))
+        if self.trainer is not None and self.trainer.paused:
+            result = self._paused_result(progress, peak, self.trainer.total)
+        else:
+            result = self._result(progress, peak)
+        result["started"] = self.started.isoformat(timespec="seconds")
+        result["finished"] = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        write_json(self.out / "result.json", result)
+        if result["status"] == "done":
+            shutil.rmtree(self.out / "resume", ignore_errors=True)
+        return result
+
+    def _result(self, progress: Progress, peak: int) -> dict[str, Any]:
+        """The content of result.json."""
+        if self.ample:
+            self.predicted = self._predicted()
         self.model.eval()
+        if self.trainer is not None:
+            self.certificate.final_budget(self.adapter)
         trained = [p for _, p in self.adapter.trainable()]
         self._save()
         evaluation, validation = self._evaluate(progress)
@@ -171,6 +249,7 @@ class _Run:
             self.observer.log(f"{self.entry.name}: {description}")
         data, report = self.context.dataset, self.context.encoded("train", self.base).report
         spec = self.entry.train
+        race = progress.raced > 1  # what a race takes at its peak is no run's own
         as_asked = progress.micro_batch in (0, spec.micro_batch_size or spec.batch_size)
         stored = self.adapter.stored()
         total = quant.parameter_count(self.base.loaded.model)
@@ -210,8 +289,10 @@ class _Run:
                 "stored_parameters": sum(t.numel() for t in stored.values()),
                 "total_parameters": total,
                 "trained_share": sum(p.numel() for p in trained) / total,
-                "peak_memory_bytes": peak,
+                "peak_memory_bytes": None if race else peak,
                 "memory_kind": self.memory.kind,
+                "raced": progress.raced,
+                "race_peak_memory_bytes": peak if race else None,
                 "train_seconds": progress.seconds,
                 "evaluation_seconds": evaluation.seconds,
                 "tokens_per_second": progress.tokens / progress.seconds if progress.seconds else None,
@@ -220,7 +301,10 @@ class _Run:
                 "micro_batch_size": progress.micro_batch,
                 "epochs": progress.step * self.entry.train.batch_size / len(data.train),
             },
-            "memory": {"predicted": predicted if as_asked else None, "measured": progress.memory or None},
+            "memory": {
+                "predicted": self.predicted if as_asked else None,
+                "measured": progress.memory or None,
+            },
             "selected": {
                 "step": progress.best_step or progress.step,
                 "by": self.recipe.evaluation.select_by,
@@ -252,11 +336,7 @@ class _Run:
         """Bytes by part of the step that will be measured; None for a method that trains nothing."""
         if not self.config.trains:
             return None
-        train, task = self.context.encoded("train", self.base), self.recipe.task
-        largest = largest_micro_batch(train, task, self.entry.train, self.seed, after_first=True)
-        images = task == "image-classification"
-        pixels = self.encoder.collate(train.features[:1])["pixel_values"] if images else None
-        found = predicted_step(task, self.entry, self.config, self.base, largest.with_images(pixels))
+        found = predicted_run(self.context, self.entry, self.config, self.base, self.seed)
         limit = this_machine()["memory_bytes"]
         if found is not None and not fits(found["total"], limit):
             self.observer.warn(
@@ -265,37 +345,7 @@ class _Run:
             )
         return found
 
-    def _train(self, *, resume: bool) -> Progress:
-        if not self.config.trains:
-            (self.out / "metrics.jsonl").write_text("", encoding="utf-8")
-            return Progress()
-        data = self.context.dataset
-        self.certificate.targets(self.model, NAME)
-        self.certificate.supervised(self.context.supervised(self.base))
-        trainer = Trainer(
-            model=self.model,
-            name=NAME,
-            encoder=self.encoder,
-            train=self.context.encoded("train", self.base),
-            validation=self.context.encoded("validation", self.base) if data.validation else None,
-            validation_rows=data.validation,
-            spec=self.entry.train,
-            evaluation=self.recipe.evaluation,
-            lr=self.entry.train.lr or self.config.default_lr,
-            seed=self.seed,
-            out=self.out,
-            observer=self.observer,
-            certificate=self.certificate,
-            pause=self.pause,
-        )
-        progress = trainer.run(resume=resume and trainer.resume_folder.exists())
-        self.paused, self.steps = trainer.paused, trainer.total
-        self.earlier_peak = trainer.memory.earlier_peak
-        if not self.paused:
-            self.certificate.final_budget(self.adapter)
-        return progress
-
-    def _paused_result(self, progress: Progress, peak: int) -> dict[str, Any]:
+    def _paused_result(self, progress: Progress, peak: int, steps: int) -> dict[str, Any]:
         """What is known of a run that is not at its end: how far it came, and its validation."""
         return {
             "schema": SCHEMA,
@@ -310,7 +360,7 @@ class _Run:
                 "train_seconds": progress.seconds,
                 "peak_memory_bytes": peak,
                 "steps": progress.step,
-                "planned_steps": self.steps,
+                "planned_steps": steps,
             },
             "selected": {
                 "step": progress.best_step,
@@ -323,12 +373,12 @@ class _Run:
     def _save(self) -> None:
         """Write the delta, and read it back."""
         folder, digest = self.out / "adapter", self.base.fingerprint
-        save_adapter(self.model, NAME, folder, base_name=self.base.spec.name, fingerprint=digest)
+        save_adapter(self.model, self.name, folder, base_name=self.base.spec.name, fingerprint=digest)
         self.certificate.about["delta"] = {"sha256": sha256(folder / TENSORS)}
         features = self.context.encoded("train", self.base).features
         rows = features[: min(REREAD, self.recipe.evaluation.batch_size)]
         batch = {k: v.to(self.model.device) for k, v in self.encoder.collate(rows).items()}
-        self.certificate.reloaded(self.model, NAME, folder, batch, digest)
+        self.certificate.reloaded(self.model, self.name, folder, batch, digest)
 
     def _check_base(self) -> None:
         """The base has the bytes that it was loaded with, after training and evaluation."""
@@ -362,46 +412,3 @@ class _Run:
             encoded = self.context.encoded("validation", self.base)
             validation = loss_on(self.model, encoded, self.encoder, self.recipe.evaluation.batch_size)
         return evaluation, validation
-
-
-def _peak_before(out: Path) -> int:
-    """Peak memory of the part of this run that was trained before it paused."""
-    path = out / "result.json"
-    before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    return int(before["cost"]["peak_memory_bytes"]) if before.get("status") == "paused" else 0
-
-
-def _prepare_folder(out: Path, own: Recipe, *, resume: bool, overwrite: bool) -> dict[str, Any] | None:
-    """Make the folder ready, or return the result of a run that is finished.
-
-    Raises:
-        RecipeError: The folder holds a run that the user did not say what to do with, or another recipe's.
-        DeltatuneError: The folder cannot be written to.
-    """
-    settle(make_folder(out))
-    result, state = out / "result.json", out / "resume"
-    if overwrite:
-        for name in ("recipe.yaml", "metrics.jsonl", "predictions.jsonl", "result.json"):
-            (out / name).unlink(missing_ok=True)
-        for folder in (state, out / "adapter"):
-            shutil.rmtree(folder, ignore_errors=True)
-        return None
-    done = result.exists() and json.loads(result.read_text(encoding="utf-8"))["status"] == "done"
-    if (done or state.exists()) and not resume:
-        what, flags = (
-            ("a finished run", "--overwrite") if done else ("an interrupted run", "--resume or --overwrite")
-        )
-        raise RecipeError(
-            f"'{out}' holds {what}.", field="--out", remedy=f"Choose another folder, or add {flags}."
-        )
-    stored = out / "recipe.yaml"
-    if (done or state.exists()) and stored.exists():
-        before = yaml.safe_load(stored.read_text(encoding="utf-8"))
-        changed = sorted(key for key, value in own.dump().items() if before.get(key) != value)
-        if changed:
-            raise RecipeError(
-                f"the run in '{out}' has another recipe; it differs in {', '.join(changed)}.",
-                field="--resume",
-                remedy="Use the recipe it was started with, another folder, or --overwrite.",
-            )
-    return json.loads(result.read_text(encoding="utf-8")) if done else None
