@@ -49,3 +49,18 @@ def test_what_computes_otherwise_acts_one_by_one() -> None:
     assert LoraDelta.together([deltas((0.0, 0.0, 0.0))[0], dora], x, y) is None
     assert Delta.together([Delta(), Delta()], x, y) is None
     assert torch.equal(y, kept)
+
+
+@pytest.mark.parametrize("lying", ["whole", "view", "scattered"])
+def test_an_output_is_changed_however_it_lies_in_memory(lying: str) -> None:
+    (delta, *_) = deltas((0.0, 0.0, 0.0))
+    x, plain = torch.randn(4, 3, 5, dtype=torch.float64), torch.randn(4, 3, 6, dtype=torch.float64)
+    y = {
+        "whole": plain.clone(),
+        "view": torch.cat([plain, plain])[4:],
+        "scattered": plain.permute(2, 0, 1).contiguous().permute(1, 2, 0),
+    }[lying]
+    wanted = plain + delta.scale * (x @ delta.lora_A.weight.T @ delta.lora_B.weight.T)
+    torch.testing.assert_close(delta(x, y), wanted)
+    with torch.no_grad():
+        torch.testing.assert_close(delta(x, torch.empty_like(y).copy_(plain)), wanted)

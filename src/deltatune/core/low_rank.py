@@ -27,7 +27,8 @@ def add_low_rank_(  # noqa: PLR0917  (the terms of the formula, in its order)
 
     Args:
         y: [..., d_out]; it is overwritten, unless it is a view (a cut of a batch, or what another autograd
-            function returned, as those of quantized layers do), which autograd does not let be altered.
+            function returned, as those of quantized layers do), which autograd does not let be altered, or
+            its elements lie scattered.
         x: [..., d_in].
         a: A [r, d_in].
         b: B [d_out, r].
@@ -37,7 +38,9 @@ def add_low_rank_(  # noqa: PLR0917  (the terms of the formula, in its order)
     keep = dropout.keep(x)
     if keep is not None:
         scale *= dropout.scale
-    added: Tensor = _AddLowRank.apply(y.clone() if y._is_view() else y, x, a, b, scale, keep)
+    if y._is_view() or not y.is_contiguous():
+        y = y.clone(memory_format=torch.contiguous_format)
+    added: Tensor = _AddLowRank.apply(y, x, a, b, scale, keep)
     return added
 
 
@@ -91,6 +94,7 @@ class _AddLowRank(torch.autograd.Function):
         x, low, a, b, keep = ctx.saved_tensors
         grad = _rows(grad_y, a)
         grad_low = grad @ (b * ctx.scale).to(grad.dtype)
+        keep = None if keep is None else keep.to(grad.dtype)  # once for both
         grad_x = grad_a = grad_b = None
         if ctx.needs_input_grad[1]:
             grad_x = _dropped(grad_low @ a.to(grad.dtype), keep).view(ctx.x_shape).to(ctx.x_dtype)
