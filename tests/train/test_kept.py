@@ -83,8 +83,8 @@ def test_a_run_is_the_same_to_rounding(
 ) -> None:
     results = {}
     for flag in ("true", "false"):
-        changes = ("train.epochs=3", "train.micro_batch_size=3", f"train.cache_trunk={flag}")
-        changes += (f"train.gradient_checkpointing={checkpointing}",)
+        changes = ("train.epochs=3", "train.micro_batch_size=3", "train.precision=fp32")
+        changes += (f"train.gradient_checkpointing={checkpointing}", f"train.cache_trunk={flag}")
         recipe = make_recipe(*changes, methods=DECODER) if base == "t5" else bert_recipe(*changes)
         observer = Listening()
         results[flag] = run(recipe, recipe.methods[0], 0, tmp_path / flag, observer=observer)
