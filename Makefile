@@ -9,6 +9,7 @@ VENV ?= .venv
 # On a machine with a GPU: make setup TORCH=torch
 TORCH ?= torch==2.13.0
 OUT ?= out/demo
+BENCH ?= out/speed.json
 TESTS ?=
 
 BIN := $(VENV)/bin
@@ -18,7 +19,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help setup demo test matrix check format clean
+.PHONY: help setup demo test bench matrix check format clean
 
 help: ## Show the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
@@ -37,6 +38,9 @@ demo: $(STAMP) ## Compare four ways to fine-tune a T5 on real tables; about 8 mi
 
 test: $(STAMP) ## Run the tests (TESTS=path for a part of them)
 	$(BIN)/python -m pytest -n 2 $(TESTS)
+
+bench: $(STAMP) ## Measure the speed beside peft, the floor and more; about 15 minutes on two idle CPU cores
+	env -u OMP_NUM_THREADS $(BIN)/python benchmarks/speed.py --out $(BENCH)
 
 matrix: $(STAMP) ## Run the whole contract suite and write methods/matrix.json and docs/methods.md from it
 	$(BIN)/python -m pytest -q -n 2 -m "slow or not slow" -p tests.matrix --matrix tests/contract
