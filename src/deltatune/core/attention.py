@@ -186,7 +186,8 @@ def tokens_of_a_row(batch: Mapping[str, Any], config: Any) -> int:
     """Length of the longest sequence that a model makes of its arguments: text, or patches of an image."""
     if "pixel_values" in batch:
         height, width = batch["pixel_values"].shape[-2:]
-        return int(height * width // config.patch_size**2) + 1
+        patch = getattr(getattr(config, "vision_config", config), "patch_size", 1)  # in CLIP it lies deeper
+        return int(height * width // patch**2) + 1
     return max(value.shape[1] for value in batch.values() if isinstance(value, Tensor) and value.ndim > 1)
 
 
