@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from transformers import AutoConfig
 
+from deltatune.core.attention import EAGER_UP_TO
 from deltatune.core.model import AdaptedModel
 from deltatune.core.observer import Silent
 from deltatune.data.encode import Encoded, EncodeReport
@@ -243,7 +244,7 @@ def measure(case: Case) -> dict[str, Any]:
             config=config, task=task, method=method,
             shape=largest.shape, exact=largest.step,
             micro_batches=-(-case.batch // (case.micro or case.batch)), dtype=case.dtype, quantization=spec,
-            checkpointing=case.checkpointing, heads=heads,
+            checkpointing=case.checkpointing, heads=heads, eager_up_to=EAGER_UP_TO,
         )
     )  # fmt: skip
     seconds = time.perf_counter() - started

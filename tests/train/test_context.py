@@ -14,6 +14,6 @@ def test_nothing_gets_at_a_base_whose_hash_is_not_known():
     digest: Future[str] = Future()
     digest.set_exception(RuntimeError("waited for the hash"))
     anything: Any = object()
-    base = SharedBase(anything, anything, digest, torch.device("cpu"))
+    base = SharedBase(anything, anything, "float32", digest, torch.device("cpu"))
     with pytest.raises(RuntimeError, match="waited for the hash"):
         base.adapted()

@@ -199,7 +199,7 @@ def test_only_where_memory_is_ample_the_first_step_comes_before_its_prediction(
         return lambda *args, **options: order.append(name) or function(*args, **options)
 
     monkeypatch.setattr(run_module, "this_machine", lambda: {"memory_bytes": memory})
-    monkeypatch.setattr(run_module, "predicted_step", noted("predicted", run_module.predicted_step))
+    monkeypatch.setattr(run_module, "predicted_run", noted("predicted", run_module.predicted_run))
     monkeypatch.setattr(Trainer, "_step", noted("step", Trainer._step))
     monkeypatch.setattr(run_module, "COPIES", 10_000)  # as if the tiny base were a larger one
     recipe = make_recipe("methods=[lora]", "train.epochs=1")

@@ -79,29 +79,31 @@ class _AddLowRank(torch.autograd.Function):
     def forward(  # noqa: PLR0917  (autograd functions take their arguments by position)
         ctx: Any, y: Tensor, x: Tensor, a: Tensor, b: Tensor, scale: float, keep: Tensor | None
     ) -> Tensor:
-        rows = _dropped(_rows(x.to(y.dtype), a), keep)
-        low = rows @ a.to(y.dtype).mT
-        into, up = _rows(y, a), (b * scale).to(y.dtype).mT
-        _ = into.addmm_(low, up) if a.ndim == 2 else into.baddbmm_(low, up)
+        down, up = a.to(y.dtype), (b * scale).to(y.dtype)
+        low = _dropped(_rows(x.to(y.dtype), a), keep) @ down.mT
+        into = _rows(y, a)
+        _ = into.addmm_(low, up.mT) if a.ndim == 2 else into.baddbmm_(low, up.mT)
         ctx.mark_dirty(y)
-        ctx.scale, ctx.x_shape, ctx.x_dtype = scale, x.shape, x.dtype
-        ctx.save_for_backward(x if a.requires_grad else None, low if b.requires_grad else None, a, b, keep)
+        ctx.scale, ctx.x_shape, ctx.dtypes = scale, x.shape, (x.dtype, a.dtype, b.dtype)
+        kept = x if a.requires_grad else None, low if b.requires_grad else None
+        ctx.save_for_backward(*kept, down, up, keep)
         return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
-        x, low, a, b, keep = ctx.saved_tensors
-        grad = _rows(grad_y, a)
-        grad_low = grad @ (b * ctx.scale).to(grad.dtype)
+        x, low, down, up, keep = ctx.saved_tensors
+        of_x, of_a, of_b = ctx.dtypes
+        grad = _rows(grad_y, down)
+        grad_low = grad @ up
         keep = None if keep is None else keep.to(grad.dtype)  # once for both
         grad_x = grad_a = grad_b = None
         if ctx.needs_input_grad[1]:
-            grad_x = _dropped(grad_low @ a.to(grad.dtype), keep).view(ctx.x_shape).to(ctx.x_dtype)
+            grad_x = _dropped(grad_low @ down, keep).view(ctx.x_shape).to(of_x)
         if ctx.needs_input_grad[2]:
-            grad_a = (grad_low.mT @ _dropped(_rows(x.to(grad.dtype), a), keep)).to(a.dtype)
+            grad_a = (grad_low.mT @ _dropped(_rows(x.to(grad.dtype), down), keep)).to(of_a)
         if ctx.needs_input_grad[3]:
-            grad_b = (low.mT @ grad).mT.to(b.dtype) * ctx.scale
+            grad_b = (low.mT @ grad).mT.to(of_b) * ctx.scale
         return grad_y, grad_x, grad_a, grad_b, None, None
 
 
