@@ -16,12 +16,11 @@ import argparse
 import json
 import statistics
 import tempfile
-import threading
-import time
 from pathlib import Path
 from typing import Any
 
 import torch
+from turns import Turns, TurnTaking
 
 from deltatune.checkpoint.store import load_adapter
 from deltatune.compare.statistics import bootstrap_interval, paired_bootstrap
@@ -58,67 +57,6 @@ def recipe_of(arguments: argparse.Namespace) -> Recipe:
     )  # fmt: skip
 
 
-class Turns:
-    """Lets two threads take turns of some steps, and counts the seconds of each."""
-
-    def __init__(self, steps: int) -> None:
-        self.steps = steps
-        self.seconds = {"ours": [0.0], "peft": [0.0]}
-        self.prepared = threading.Event()
-        self._condition = threading.Condition()
-        self._whose = "peft"
-        self._started = 0.0
-        self._done = {"ours": 0, "peft": 0}
-        # deltatune chooses the precision of float32 products for its runs; it must not act on peft's turns.
-        self._precision = dict.fromkeys(("ours", "peft"), torch.get_float32_matmul_precision())
-
-    def begin(self, name: str) -> None:
-        """Wait for the first turn; ours waits first, with all its preparations done."""
-        if name == "ours":
-            self._precision[name] = torch.get_float32_matmul_precision()
-            self.prepared.set()
-        self._wait(name)
-
-    def step(self, name: str, last: int) -> None:
-        """A step is done; after enough of them the other side goes on."""
-        self._done[name] += 1
-        if self._done[name] == last:
-            self._give(name)
-        elif self._done[name] % self.steps == 0:
-            self._give(name)
-            self._wait(name)
-
-    def _wait(self, name: str) -> None:
-        with self._condition:
-            self._condition.wait_for(lambda: self._whose == name)
-            self._started = time.perf_counter()
-            torch.set_float32_matmul_precision(self._precision[name])
-
-    def _give(self, name: str) -> None:
-        with self._condition:
-            self.seconds[name].append(time.perf_counter() - self._started)
-            self._precision[name] = torch.get_float32_matmul_precision()
-            self._whose = "ours" if name == "peft" else "peft"
-            self._condition.notify_all()
-
-
-class TurnTaking(Silent):
-    """The observer through which our training takes its turns."""
-
-    def __init__(self, turns: Turns, last: int) -> None:
-        self.turns, self.last = turns, last
-
-    def start(self, task: str, total: int) -> None:
-        """Wait before the first step."""
-        if task == "Training":
-            self.turns.begin("ours")
-
-    def advance(self, task: str, amount: int = 1, numbers: dict[str, float] | None = None) -> None:
-        """Count a step."""
-        if task == "Training" and amount:
-            self.turns.step("ours", self.last)
-
-
 def with_peft(context: Context, recipe: Recipe, out: Path, turns: Turns) -> None:
     """Train with peft and the Trainer's defaults; save the adapter."""
     from peft import LoraConfig, TaskType, get_peft_model
@@ -145,7 +83,7 @@ def with_peft(context: Context, recipe: Recipe, out: Path, turns: Turns) -> None
 
     class TakeTurns(TrainerCallback):
         def on_step_end(self, *_: Any, **__: Any) -> None:
-            turns.step("peft", recipe.train.max_steps or 0)
+            turns.step("peft")
 
     trainer = Seq2SeqTrainer(
         model,
@@ -179,18 +117,14 @@ def main() -> None:
     context = Context.open(recipe, Silent())
     found: dict[str, Any] = {"recipe": recipe.dump(), "versions": versions()}
     untuned = run(recipe, recipe.methods[0], 0, folder / "untuned", context=context)
-    turns = Turns(arguments.turn)
+    turns = Turns(["peft", "ours"], arguments.turn, arguments.steps)
     ours: dict[str, Any] = {}
 
     def train_ours() -> None:
-        observer = TurnTaking(turns, arguments.steps)
+        observer = TurnTaking(turns)
         ours.update(run(recipe, recipe.methods[1], 0, folder / "ours", observer=observer, context=context))
 
-    thread = threading.Thread(target=train_ours)
-    thread.start()
-    turns.prepared.wait()
-    with_peft(context, recipe, folder, turns)
-    thread.join()
+    turns.run({"peft": lambda: with_peft(context, recipe, folder, turns), "ours": train_ours})
     base = context.base(recipe.methods[1])
     model = base.adapted()
     load_adapter(model, folder / "peft", "peft")
@@ -209,7 +143,7 @@ def main() -> None:
     }  # fmt: skip
     found["rougeL_f"] = {name: list(bootstrap_interval(values)) for name, values in scores.items()}
     found["ours_minus_peft"] = paired_bootstrap(scores["ours"], scores["peft"])._asdict()
-    seconds = {name: turns_of[1:] for name, turns_of in turns.seconds.items()}
+    seconds = turns.seconds
     found["seconds_by_turn"] = seconds
     found["train_seconds"] = {name: sum(values) for name, values in seconds.items()}
     found["ratio_peft_over_ours"] = statistics.median(
