@@ -102,19 +102,19 @@ def main() -> None:
         found = measured(part)
         results.append({"command": list(part.command), "found": found})
         table += part.lines(found)
-    seconds = time.perf_counter() - started
+        if arguments.out:  # after every part, so that an interruption costs one
+            text = {
+                "table": [{"what": what, "ratio": ratio, "goal": goal} for what, ratio, goal in table],
+                "seconds": time.perf_counter() - started,
+                "versions": versions(),
+                "parts": results,
+            }
+            arguments.out.parent.mkdir(parents=True, exist_ok=True)
+            arguments.out.write_text(json.dumps(text, indent=1) + "\n", encoding="utf-8")
     width = max(len(what) for what, *_ in table)
     for what, ratio, goal in table:
         print(f"{what:<{width}}  {ratio:6.2f}  {goal}")
-    print(f"{seconds / 60:.0f} min")
-    if arguments.out:
-        text = {
-            "table": [{"what": what, "ratio": ratio, "goal": goal} for what, ratio, goal in table],
-            "seconds": seconds,
-            "versions": versions(),
-            "parts": results,
-        }
-        arguments.out.write_text(json.dumps(text, indent=1) + "\n", encoding="utf-8")
+    print(f"{(time.perf_counter() - started) / 60:.0f} min")
 
 
 def measured(part: Part) -> dict[str, Any]:
