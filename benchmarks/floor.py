@@ -66,8 +66,10 @@ class Sides:
         """Frozen forward, gradients of activations."""
         base = self._load()
         model = AdaptedModel(base.model, base.new_modules).train()
-        embedding = base.model.get_input_embeddings()
-        embedding.register_forward_hook(lambda _module, _args, output: output.detach().requires_grad_())
+        tokens = base.model.get_input_embeddings().num_embeddings
+        for module in base.model.modules():  # a T5's stacks have one each
+            if isinstance(module, torch.nn.Embedding) and module.num_embeddings == tokens:
+                module.register_forward_hook(lambda _module, _args, out: out.detach().requires_grad_())
         self.kept |= {p.untyped_storage().data_ptr() for p in base.model.parameters()}
         return lambda: logits_for(model, self.batch, self.task)
 
