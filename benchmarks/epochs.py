@@ -49,7 +49,7 @@ MODELS: dict[str, dict[str, Any]] = {
     "t5-small": {"task": "text-to-text", "data": TABLES, "rows": 160},
     "smollm2-135m": {
         "task": "causal-lm",
-        # Shorter than the T5's: with all logits over 49,152 tokens, the Trainer's side needs 20 GB at 300.
+        # Shorter than the T5's: with all logits over 49,152 tokens, the three sides need 20 GB at 300.
         "data": TABLES
         | {"target_template": " {target}", "template": "{name}: {table}\nTitle:", "max_input_tokens": 160},
         "rows": 64,
