@@ -18,6 +18,7 @@ from deltatune.errors import RecipeError, TrainingError
 from deltatune.methods import METHODS
 from deltatune.recipe import Recipe
 from deltatune.runs import evaluate_run, predict
+from deltatune.runs.load import load_run
 from deltatune.train import plan, run
 
 Make = Callable[..., Recipe]
@@ -62,6 +63,24 @@ def test_a_run_leaves_what_the_readme_promises(make_recipe: Make, tmp_path: Path
     assert [p.prediction for p in predict(tmp_path / "run", texts)] == [
         p["prediction"] for p in predictions[:3]
     ]
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_a_run_is_loaded_in_the_precision_of_its_training(
+    make_recipe: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    recipe = make_recipe("train.precision=bf16", "train.max_steps=2", methods=[method])
+    result = run(recipe, recipe.methods[0], 0, tmp_path / "run")
+    assert result["model"]["dtype"] == "bfloat16"
+    monkeypatch.setattr("deltatune.runs.load.computes_bfloat16", lambda: True)
+    loaded = load_run(tmp_path / "run")
+    with loaded.model.using():
+        assert next(loaded.model.base.parameters()).dtype == torch.bfloat16
+    assert evaluate_run(tmp_path / "run") == pytest.approx(result["metrics"]["test"], rel=1e-5, abs=1e-5)
+    monkeypatch.setattr("deltatune.runs.load.computes_bfloat16", lambda: False)
+    loaded = load_run(tmp_path / "run")
+    with loaded.model.using():
+        assert next(loaded.model.base.parameters()).dtype == torch.float32
 
 
 @pytest.mark.parametrize("method", ["lora", "adalora", "prefix", "full"])

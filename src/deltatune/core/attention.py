@@ -187,7 +187,8 @@ def tokens_of_a_row(batch: Mapping[str, Any], config: Any) -> int:
     if "pixel_values" in batch:
         height, width = batch["pixel_values"].shape[-2:]
         patch = getattr(getattr(config, "vision_config", config), "patch_size", 1)  # in CLIP it lies deeper
-        return int(height * width // patch**2) + 1
+        high, wide = patch if isinstance(patch, list | tuple) else (patch, patch)
+        return int(height // high) * int(width // wide) + 1
     return max(value.shape[1] for value in batch.values() if isinstance(value, Tensor) and value.ndim > 1)
 
 

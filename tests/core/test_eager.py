@@ -1,0 +1,81 @@
+"""Training on a CPU attends by matrix products up to some length: the same to rounding, and only there."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from tests import tiny
+from torch import Tensor
+
+from deltatune.core import attention
+from deltatune.core.attention import tokens_of_a_row
+from deltatune.core.loss import summed_loss
+from deltatune.core.model import AdaptedModel
+from deltatune.methods import METHODS
+
+TASKS = {
+    "llama": "causal-lm",
+    "t5": "text-to-text",
+    "bert": "text-classification",
+    "vit": "image-classification",
+}
+
+
+def trained(architecture: str, method: str, eager_up_to: int) -> tuple[AdaptedModel, dict[str, Tensor]]:
+    base = tiny.model(architecture, attention="sdpa")
+    model = AdaptedModel(base, tiny.heads(architecture), eager_up_to=eager_up_to)
+    tiny.perturb(model.attach("a", METHODS.get(method)()), seed=1)
+    return model.train(), tiny.batch(architecture)
+
+
+def implementations(model: AdaptedModel) -> set[str]:
+    return {m.config._attn_implementation for m in model.base.modules() if hasattr(m, "config")}
+
+
+@pytest.mark.parametrize("method", ["lora", "prefix"])
+@pytest.mark.parametrize("architecture", TASKS)
+def test_loss_and_gradients_are_the_same(
+    architecture: str, method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entered = []
+    eager = attention.AttentionSwitch.eager
+    monkeypatch.setattr(
+        attention.AttentionSwitch, "eager", lambda switch: entered.append(switch) or eager(switch)
+    )
+    found: list[list[Any]] = []
+    for limit in (0, 256):
+        model, batch = trained(architecture, method, limit)
+        before = implementations(model)
+        loss = summed_loss(model, batch, TASKS[architecture])
+        loss.backward()
+        assert implementations(model) == before
+        assert len(entered) == (1 if limit else 0)
+        found.append([loss, *(p.grad for _, p in model.adapter("a").trainable())])
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+
+
+def test_where_it_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: Any) -> None:
+        raise AssertionError("eager attention")
+
+    monkeypatch.setattr(attention.AttentionSwitch, "eager", refuse)
+    model, batch = trained("llama", "lora", 256)
+    with pytest.raises(AssertionError, match="eager attention"):
+        summed_loss(model, batch, "causal-lm")
+    model.eager_up_to = batch["input_ids"].shape[1] - 1  # longer rows
+    summed_loss(model, batch, "causal-lm")
+    model.eager_up_to = 256
+    model.gradient_checkpointing(True)
+    summed_loss(model, batch, "causal-lm")
+    model.gradient_checkpointing(False)
+    model.eval()
+    summed_loss(model, batch, "causal-lm")
+
+
+@pytest.mark.parametrize(("patch", "tokens"), [(8, 2 * 6 + 1), ((8, 16), 2 * 3 + 1), (1, 16 * 48 + 1)])
+def test_an_image_is_as_long_as_it_has_patches(patch: Any, tokens: int) -> None:
+    config = type("Config", (), {"patch_size": patch})
+    assert tokens_of_a_row({"pixel_values": torch.zeros(2, 3, 16, 48)}, config) == tokens
