@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -51,16 +54,35 @@ def test_what_computes_otherwise_acts_one_by_one() -> None:
     assert torch.equal(y, kept)
 
 
-@pytest.mark.parametrize("lying", ["whole", "view", "scattered"])
+class Viewed(torch.autograd.Function):
+    """Returns a view of what it made, as the products of quantized layers do."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.clone().view(-1).view(x.shape)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        return grad
+
+
+LYING: dict[str, Callable[[Tensor], Tensor]] = {
+    "whole": lambda y: y * 1,
+    "cut": lambda y: torch.cat([y, y])[len(y) :],
+    "scattered": lambda y: (y * 1).transpose(0, 1).contiguous().transpose(0, 1),
+    "returned as a view": Viewed.apply,
+}
+
+
+@pytest.mark.parametrize("lying", LYING)
 def test_an_output_is_changed_however_it_lies_in_memory(lying: str) -> None:
-    (delta, *_) = deltas((0.0, 0.0, 0.0))
-    x, plain = torch.randn(4, 3, 5, dtype=torch.float64), torch.randn(4, 3, 6, dtype=torch.float64)
-    y = {
-        "whole": plain.clone(),
-        "view": torch.cat([plain, plain])[4:],
-        "scattered": plain.permute(2, 0, 1).contiguous().permute(1, 2, 0),
-    }[lying]
-    wanted = plain + delta.scale * (x @ delta.lora_A.weight.T @ delta.lora_B.weight.T)
-    torch.testing.assert_close(delta(x, y), wanted)
+    made = deltas((0.0, 0.0, 0.0))
+    x = torch.randn(6, 3, 5, dtype=torch.float64)
+    plain = torch.randn(6, 3, 6, dtype=torch.float64, requires_grad=True)
+    updates = [d.scale * (x @ d.lora_A.weight.T @ d.lora_B.weight.T) for d in made]
+    torch.testing.assert_close(made[0](x, LYING[lying](plain)), plain + updates[0])
     with torch.no_grad():
-        torch.testing.assert_close(delta(x, torch.empty_like(y).copy_(plain)), wanted)
+        torch.testing.assert_close(made[0](x, LYING[lying](plain)), plain + updates[0])
+    several = LoraDelta.together(made, x, LYING[lying](plain))
+    wanted = torch.cat([update[2 * at : 2 * at + 2] for at, update in enumerate(updates)])
+    torch.testing.assert_close(several, plain + wanted)

@@ -127,7 +127,7 @@ class Delta(nn.Module):
         Args:
             deltas: The one of the first rows first; the first is of this class.
             x: What the site got, [rows, ..., d_in].
-            y: What it returned, [rows, ..., d_out], contiguous. It may be overwritten.
+            y: What it returned, [rows, ..., d_out]. It may be overwritten.
 
         Returns:
             The new output; or None, with `y` as it was, if they have to act one by one.

@@ -38,9 +38,7 @@ def add_low_rank_(  # noqa: PLR0917  (the terms of the formula, in its order)
     keep = dropout.keep(x)
     if keep is not None:
         scale *= dropout.scale
-    if y._is_view() or not y.is_contiguous():
-        y = y.clone(memory_format=torch.contiguous_format)
-    added: Tensor = _AddLowRank.apply(y, x, a, b, scale, keep)
+    added: Tensor = _AddLowRank.apply(_writable(y), x, a, b, scale, keep)
     return added
 
 
@@ -54,7 +52,7 @@ def add_low_ranks_(
     """Do as `add_low_rank_` for several updates at once, of which each has an equal share of the rows.
 
     Args:
-        y: [rows, ..., d_out], contiguous; it is overwritten.
+        y: [rows, ..., d_out]; as of `add_low_rank_`.
         x: [rows, ..., d_in]. The first share of the rows is the first pair's.
         pairs: (A [r, d_in], B [d_out, r]); ranks may differ.
         scales: Factor on each update.
@@ -70,8 +68,12 @@ def add_low_ranks_(
     if any(k is not None for k in keeps):
         ones = torch.ones((), dtype=torch.int8, device=x.device).expand_as(x[: len(x) // len(pairs)])
         keep = torch.cat([ones if k is None else k for k in keeps])
-    added: Tensor = _AddLowRank.apply(y, x, a, b, 1.0, keep)
+    added: Tensor = _AddLowRank.apply(_writable(y), x, a, b, 1.0, keep)
     return added
+
+
+def _writable(y: Tensor) -> Tensor:
+    return y.clone(memory_format=torch.contiguous_format) if y._is_view() or not y.is_contiguous() else y
 
 
 class _AddLowRank(torch.autograd.Function):
