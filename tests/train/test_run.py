@@ -47,7 +47,9 @@ def without_times(log: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("method", [name for name in METHODS.names() if name != "loftq"])
 def test_a_run_leaves_what_the_readme_promises(make_recipe: Make, tmp_path: Path, method: str) -> None:
-    recipe = make_recipe(methods=[{method: {"peft_type": "LOHA"} if method == "peft" else {}}])
+    methods = [{method: {"peft_type": "LOHA"} if method == "peft" else {}}]
+    # Three rows are padded otherwise than ten, which in bfloat16 can turn a near tie of two tokens.
+    recipe = make_recipe("train.precision=fp32", methods=methods)
     result = run(recipe, recipe.methods[0], 0, tmp_path / "run")
     assert sorted(p.name for p in (tmp_path / "run").iterdir()) == [
         "adapter", "certificate.json", "metrics.jsonl", "predictions.jsonl", "recipe.yaml", "result.json",
@@ -59,10 +61,10 @@ def test_a_run_leaves_what_the_readme_promises(make_recipe: Make, tmp_path: Path
     assert len(predictions) == result["data"]["test"] == 10
     again = evaluate_run(tmp_path / "run")
     assert again == pytest.approx(result["metrics"]["test"], rel=1e-5, abs=1e-5)
-    texts = [p["input"] for p in predictions[:3]]
-    assert [p.prediction for p in predict(tmp_path / "run", texts)] == [
-        p["prediction"] for p in predictions[:3]
-    ]
+    texts = [
+        p["input"] for p in predictions
+    ]  # all: fewer would be padded, and in bfloat16 rounded, otherwise
+    assert [p.prediction for p in predict(tmp_path / "run", texts)] == [p["prediction"] for p in predictions]
 
 
 @pytest.mark.parametrize("method", ["lora", "full"])

@@ -1,9 +1,9 @@
 """Attention taps: learned keys and values put before those of the input, in any attention of any model.
 
-Transformers routes attention through a table of functions. Two functions of ours stand in it, one over SDPA
-and one over the model's own eager attention. They prepend what is learned for the calling module, widen the
-mask and the position bias, and hand over; without learned keys they change nothing. Caches keep holding the
-input's keys only, so cached generation equals the uncached, with any padding.
+Transformers routes attention through a table of functions. Three of ours stand in it: over SDPA, over the
+model's own eager attention, and over a lean form of the latter (lean.py). They prepend what is learned for
+the calling module, widen the mask and the position bias, and hand over; without it they change nothing.
+Caches keep holding the input's keys only, so cached generation equals the uncached, with any padding.
 """
 
 from __future__ import annotations
@@ -21,15 +21,16 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import eager_mask, sdpa_mask
 
+from deltatune.core import lean
 from deltatune.core.adapter import KeysValues
 from deltatune.core.taps import Active
 from deltatune.errors import TargetError
 
 OVER_SDPA = "deltatune_sdpa"
 OVER_EAGER = "deltatune_eager"
+OVER_LEAN = "deltatune_lean"
 ORIGINAL = {OVER_SDPA: "sdpa", OVER_EAGER: "eager"}
 """What a model's attention was before it was tapped."""
-_TO_EAGER = {"sdpa": "eager", OVER_SDPA: OVER_EAGER}
 EAGER_UP_TO = 256
 """Tokens of a row up to which CPUs train with eager attention: the backward pass of SDPA is slow there, and
 what eager attention keeps, [heads, length, length] of each row and layer, is small."""
@@ -169,6 +170,12 @@ def _over_eager(
     return _attend(own, module, query, key, value, attention_mask, **rest)
 
 
+def _over_lean(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **rest: Any
+) -> tuple[Tensor, Tensor | None]:
+    return _attend(lean.attention, module, query, key, value, attention_mask, **rest)
+
+
 def _full_sdpa_mask(*args: Any, **kwargs: Any) -> Tensor | None:
     """Transformers' mask for SDPA, without leaving out a causal mask that SDPA could imply."""
     kwargs["allow_is_causal_skip"] = False
@@ -178,8 +185,10 @@ def _full_sdpa_mask(*args: Any, **kwargs: Any) -> Tensor | None:
 
 AttentionInterface.register(OVER_SDPA, _over_sdpa)
 AttentionInterface.register(OVER_EAGER, _over_eager)
+AttentionInterface.register(OVER_LEAN, _over_lean)
 AttentionMaskInterface.register(OVER_SDPA, _full_sdpa_mask)
 AttentionMaskInterface.register(OVER_EAGER, eager_mask)
+AttentionMaskInterface.register(OVER_LEAN, eager_mask)
 
 
 def tokens_of_a_row(batch: Mapping[str, Any], config: Any) -> int:
@@ -205,7 +214,8 @@ class AttentionSwitch:
         """Within the block, what attends by SDPA attends by matrix products and a softmax."""
         before = [config._attn_implementation for config in self._configs]
         for config, implementation in zip(self._configs, before, strict=True):
-            config._attn_implementation = _TO_EAGER.get(implementation, implementation)
+            if implementation in ("sdpa", OVER_SDPA):
+                config._attn_implementation = OVER_LEAN
         try:
             yield
         finally:

@@ -20,6 +20,7 @@ from deltatune.core.delta import ModuleCopy
 from deltatune.core.fold import fold_routes_into_
 from deltatune.core.generation import generate_behind_prompt
 from deltatune.core.head import LabelledHead, decoder_inputs
+from deltatune.core.lean import Lean
 from deltatune.core.method import MethodConfig
 from deltatune.core.positions import PositionTap
 from deltatune.core.prompts import PromptTap
@@ -71,7 +72,8 @@ class AdaptedModel(nn.Module):
         self._prompt_tap: PromptTap | None = None
         self._own = OwnParameters(base)
         self._head = LabelledHead(base)
-        self._recomputation = Recomputation(base)
+        self._lean = Lean(base)
+        self._recomputation = Recomputation(base, self._lean)
         self.eval()  # as `from_pretrained` leaves a model; training switches dropout on, nothing else does
 
     def save(self, folder: str | Path, name: str | None = None) -> None:
@@ -299,13 +301,13 @@ class AdaptedModel(nn.Module):
         if self.training:
             for name in self.active:
                 self.adapter(name).clock.tick += 1
-            if self._attends_eagerly(batch):
-                with self._attention.eager():
-                    return self.base(**batch)
+            eager = self._attends_eagerly(batch)
+            with self._lean.on(), self._attention.eager() if eager else contextlib.nullcontext():
+                return self.base(**batch)
         return self.base(**batch)
 
     def _attends_eagerly(self, batch: Mapping[str, Any]) -> bool:
-        # What is recomputed in the backward pass must be computed as it was in the forward pass.
+        # What is recomputed in the backward pass must attend as it did in the forward pass.
         if self.eager_up_to == 0 or self.device.type != "cpu" or self._recomputation.enabled:
             return False
         return tokens_of_a_row(batch, self.view.config) <= self.eager_up_to

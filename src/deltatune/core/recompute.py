@@ -2,6 +2,7 @@
 
 Transformers recomputes a layer only while the layer's own `training` is set, which would also switch on the
 dropout that some layers apply by hand. So the flag is set, and cleared while the layer's forward pass runs.
+What the base computes in another way in training (lean.py), it does so both times.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from deltatune.core.lean import Lean
 from deltatune.errors import TargetError
 
 
@@ -22,10 +24,12 @@ class Recomputation:
 
     Args:
         base: A Transformers model.
+        lean: What its training changes in it.
     """
 
-    def __init__(self, base: nn.Module) -> None:
+    def __init__(self, base: nn.Module, lean: Lean) -> None:
         self._base = base
+        self._lean = lean
         self._layers: list[Any] = []
 
     @property
@@ -49,7 +53,7 @@ class Recomputation:
         self._layers = layers
         for layer in layers:
             layer.gradient_checkpointing = True
-            layer._gradient_checkpointing_func = partial(_recompute, layer, keep_eval)
+            layer._gradient_checkpointing_func = partial(_recompute, layer, keep_eval, self._lean)
 
     def off(self) -> None:
         """Leave no trace in the layers."""
@@ -64,12 +68,13 @@ class Recomputation:
             layer.training = training
 
 
-def _recompute(layer: nn.Module, keep_eval: bool, forward: Callable[..., Any], *args: Any) -> Any:
+def _recompute(layer: nn.Module, keep_eval: bool, lean: Lean, forward: Callable[..., Any], *args: Any) -> Any:
     def run(*inputs: Any) -> Any:
         before = layer.training
         layer.training = before and not keep_eval
         try:
-            return forward(*inputs)
+            with lean.on():
+                return forward(*inputs)
         finally:
             layer.training = before
 
