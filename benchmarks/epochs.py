@@ -67,14 +67,17 @@ def recipe_of(model: str, targets: str, dropout: float) -> Recipe:
     return parse_recipe(content_of(model, [{"lora": lora}], epochs=2, test=1))
 
 
-def content_of(model: str, methods: list[Any], *, epochs: int, test: int) -> dict[str, Any]:
-    """A recipe for a model with these methods, validated once at its end."""
+def content_of(
+    model: str, methods: list[Any], *, epochs: int, test: int, rows: int | None = None
+) -> dict[str, Any]:
+    """A recipe for a model with these methods, validated once at its end; `rows` of training, or its own."""
     setup = MODELS[model]
-    steps = epochs * setup["rows"] // BATCH
+    rows = rows or setup["rows"]
+    steps = epochs * rows // BATCH
     return {
         "task": setup["task"],
         "model": f"bundled:{model}",
-        "data": setup["data"] | {"limit": {"train": setup["rows"], "validation": 100, "test": test}},
+        "data": setup["data"] | {"limit": {"train": rows, "validation": 100, "test": test}},
         "methods": methods,
         "train": {
             "epochs": epochs, "batch_size": BATCH, "lr": LR, "warmup": 0.0, "evaluate_every": steps,

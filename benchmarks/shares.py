@@ -76,6 +76,16 @@ def sdpa(model: AdaptedModel) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def own_code(model: AdaptedModel) -> Iterator[None]:
+    """The base's own norms, gated products, GELU and eager attention."""
+    with (
+        mock.patch.object(model._lean, "on", contextlib.nullcontext),
+        mock.patch("deltatune.core.lean._attends_plainly", return_value=False),
+    ):
+        yield
+
+
+@contextlib.contextmanager
 def base_dropout(model: AdaptedModel) -> Iterator[None]:
     """The dropout of the base."""
     model.base_dropout = True
@@ -95,7 +105,8 @@ SWITCHES: dict[str, Off] = {
     "base in bfloat16": nothing,
     "rows bucketed by length": nothing,
     "fused AdamW": nothing,
-    "eager attention": sdpa,
+    "lean norms, products and attention": own_code,
+    "matrix products for attention, not SDPA": sdpa,
     "output at labels only": all_logits,
     "base's dropout off": base_dropout,
     "low-rank update as one function": lambda _: mock.patch.object(LoraDelta, "forward", plain_product),

@@ -156,6 +156,16 @@ def test_what_others_have_replaced_stays_as_it_is() -> None:
     assert "forward" not in vars(base.model.layers[0].mlp)
 
 
+def test_hooks_on_an_activation_are_called() -> None:
+    model, batch = trained("llama", "lora")
+    seen: list[Tensor] = []
+    handle = model.base.model.layers[0].mlp.act_fn.register_forward_hook(lambda *call: seen.append(call[2]))
+    loss = summed_loss(model, batch, "causal-lm")
+    handle.remove()
+    assert len(seen) == 1
+    torch.testing.assert_close(loss, summed_loss(model, batch, "causal-lm"))
+
+
 class ShiftedMLP(modeling_llama.LlamaMLP):
     """Has all the parts of Llama's, and another formula."""
 

@@ -319,8 +319,12 @@ def _rms_norm(module: Any, hidden_states: Tensor) -> Tensor:
 
 
 def _gated(module: Any, names: tuple[str, str, str, str], activation: str, hidden_states: Tensor) -> Tensor:
-    gate, up, down, _ = (getattr(module, name) for name in names)
+    gate, up, down, act = (getattr(module, name) for name in names)
+    result: Tensor
+    if act._forward_hooks or act._forward_pre_hooks:  # somebody wants to see or alter what it gives
+        result = type(module).forward(module, hidden_states)
+        return result
     dropout = getattr(module, "dropout", None)
     mixed: Tensor = _Gated.apply(gate(hidden_states), up(hidden_states), activation)
-    result: Tensor = down(mixed if dropout is None else dropout(mixed))
+    result = down(mixed if dropout is None else dropout(mixed))
     return result
