@@ -39,7 +39,7 @@ TASKS = {
 }
 KINDS = {
     "llama": {"LlamaRMSNorm", "LlamaMLP"},
-    "glm": {"GlmRMSNorm"},
+    "glm": {"GlmRMSNorm", "GlmMLP"},
     "mistral": {"MistralRMSNorm", "MistralMLP"},
     "gpt2": {"NewGELUActivation"},
     "t5": {"T5LayerNorm"},

@@ -243,8 +243,13 @@ def _activation(kind: Any) -> str | None:
     return None
 
 
-_GATES = (("gate_proj", "up_proj", "down_proj", "act_fn"), ("wi_0", "wi_1", "wo", "act"))
-"""Names of the gate, what it multiplies, the way back and the activation, in Llama's manner and T5's."""
+_GATES = (
+    ("gate_proj", "up_proj", "down_proj", "act_fn"),
+    ("wi_0", "wi_1", "wo", "act"),
+    ("gate_up_proj", "gate_up_proj", "down_proj", "activation_fn"),
+)
+"""Names of the gate, what it multiplies, the way back and the activation, in the manners of Llama, T5 and GLM.
+In the last, one layer makes both, the gate first."""
 
 
 @functools.cache
@@ -258,7 +263,9 @@ def _is_gated(kind: Any, names: tuple[str, str, str, str], activation: str) -> b
             return x * 3
 
         back.weight = one  # type: ignore[attr-defined]  # T5 looks at its type
-        parts = {gate: lambda _: one, up: lambda _: other, down: back, act: _ACTIVATIONS[activation][0]}
+        both = torch.cat([one, other], dim=-1)
+        made = {gate: lambda _: both} if gate == up else {gate: lambda _: one, up: lambda _: other}
+        parts = {**made, down: back, act: _ACTIVATIONS[activation][0]}
         return kind.forward(SimpleNamespace(**parts, dropout=lambda x: x), one)
 
     x = torch.randn(2, 4, 16, generator=torch.Generator().manual_seed(0))
@@ -325,6 +332,8 @@ def _gated(module: Any, names: tuple[str, str, str, str], activation: str, hidde
         result = type(module).forward(module, hidden_states)
         return result
     dropout = getattr(module, "dropout", None)
-    mixed: Tensor = _Gated.apply(gate(hidden_states), up(hidden_states), activation)
+    one = gate(hidden_states)
+    one, other = one.chunk(2, dim=-1) if up is gate else (one, up(hidden_states))
+    mixed: Tensor = _Gated.apply(one, other, activation)
     result = down(mixed if dropout is None else dropout(mixed))
     return result
