@@ -248,7 +248,7 @@ _GATES = (
     ("wi_0", "wi_1", "wo", "act"),
     ("gate_up_proj", "gate_up_proj", "down_proj", "activation_fn"),
 )
-"""Names of the gate, what it multiplies, the way back and the activation, in the manners of Llama, T5 and GLM.
+"""Names of the gate, what it multiplies, the way back and the activation, as Llama, T5 and GLM have them.
 In the last, one layer makes both, the gate first."""
 
 
