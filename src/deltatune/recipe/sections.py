@@ -134,6 +134,8 @@ class Reading(Section):
     is. The rows themselves, and what is to be produced from them, are the same for all.
     """
 
+    model_config = ConfigDict(revalidate_instances="subclass-instances")  # a DataSpec is more than this
+
     template: Text = "{input}"
     """Text that the model reads, with `{column}` for a column of the row and `{input}` for the input column;
     write `{{` for a brace. `chat` (causal-lm): the tokenizer's chat template, the input as user turn."""
@@ -241,6 +243,8 @@ class TrainSpec(Section):
 
 class Decoding(Section):
     """How text is generated. Entries of one comparison may differ in it, not in what judges the text."""
+
+    model_config = ConfigDict(revalidate_instances="subclass-instances")
 
     max_new_tokens: Count = 64
     """Generation stops here if the model does not end its text itself."""
