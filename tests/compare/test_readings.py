@@ -21,7 +21,7 @@ from deltatune.recipe import Recipe, load_recipe
 from deltatune.report import render
 from deltatune.runs import evaluate_run
 from deltatune.runs.use import predict
-from deltatune.train import Context, plan
+from deltatune.train import Context, plan, run, rundata
 from deltatune.train.forecast import forecast
 from deltatune.train.preview import preview
 from deltatune.train.race import Starter
@@ -371,3 +371,20 @@ def test_rows_are_encoded_once_for_each_way(make_recipe: Make) -> None:
     assert asked is not lora
     assert asked.dataset is lora.dataset
     assert untuned.encoded("train") is context.data(recipe.methods[3], base).encoded("train")
+
+
+def test_a_run_by_itself_reads_the_rows_in_its_own_way_only(
+    make_recipe: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = make_recipe("train.max_steps=2", methods=METHODS)
+    read: list[str] = []
+    load_data = rundata.load_data
+    monkeypatch.setattr(
+        rundata, "load_data", lambda spec, task: read.append(spec.template) or load_data(spec, task)
+    )
+    planned = plan(recipe, recipe.entry("lora"), 0)
+    assert planned["truncated_inputs"] == planned["rows"]["train"]
+    result = run(recipe, recipe.entry("lora"), 0, tmp_path / "run")
+    assert result["data"]["truncated_inputs"] == result["data"]["train"]
+    assert read == [SAY, SAY]
+    assert run(recipe, recipe.entry("lora"), 0, tmp_path / "run", resume=True) == result

@@ -226,3 +226,10 @@ def test_the_schema_for_editors_knows_own_sections() -> None:
     validator.validate(made(methods=[entry]).dump())
     for wrong in ({"data": {"source": "x"}}, {"evaluation": {"metrics": "auto"}}, {"data": "x"}):
         assert not validator.is_valid({**BASE, "methods": [{"lora": {}, **wrong}]}), wrong
+
+
+def test_ways_to_read_a_base_that_is_not_trained_are_nothing_to_halve() -> None:
+    grid = {"data.template": ["{input}", GOOD]}
+    with pytest.raises(RecipeError, match="halving: has nothing to choose between"):
+        made("halving={factor: 2}", methods=[{"untuned": {}, "grid": grid}, "lora"])
+    made("halving={factor: 2}", methods=["untuned", {"lora": {}, "grid": grid}])

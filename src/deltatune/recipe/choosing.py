@@ -158,7 +158,7 @@ def searched(recipe: Recipe, entry: MethodEntry) -> dict[str, Any]:
 def readings_of(recipe: Recipe, entry: MethodEntry) -> list[DataSpec]:
     """The ways in which an entry's rows may be read: its own, and those with a value that is searched.
 
-    Of a range it is either end; targets that neither limit cuts differently none in between does.
+    Of a range its ends stand for all: between two limits that leave the same of every target, all do.
     """
     own, found = recipe.data_of(entry), []
     for field, axis in searched(recipe, entry).items():
@@ -195,7 +195,7 @@ def choosing_conflicts(recipe: Recipe) -> Iterator[Conflict]:
                 )
     yield from _search_conflicts(recipe)
     if halving is not None and halving.among == "entry" and tune is None and recipe.search is None:
-        groups = [entry.group for entry in recipe.methods if entry.group]
+        groups = [entry.group for entry in recipe.methods if entry.group and entry.build_config().trains]
         if len(groups) == len(set(groups)):
             yield (
                 "halving",

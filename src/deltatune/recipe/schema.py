@@ -295,11 +295,9 @@ def _with_shared(entry: Any, field: str, shared: Any) -> Any:
 def _fields(section: Any, kind: type[Section]) -> dict[str, Any]:
     """What is given of a section, of the fields that an entry may have."""
     given = dict(section) if isinstance(section, Section) else section
-    return (
-        {key: value for key, value in given.items() if key in kind.model_fields}
-        if isinstance(given, dict)
-        else {}
-    )
+    if not isinstance(given, dict):
+        return {}
+    return {key: value for key, value in given.items() if key in kind.model_fields}
 
 
 def _with_section(entry: Any, section: str, shared: dict[str, Any]) -> Any:

@@ -25,7 +25,7 @@ def plan(
 
     The data are read and the base is loaded, so that everything that could be wrong with them shows now.
     """
-    context = context or Context.open(recipe, observer or Silent())
+    context = context or Context.open(recipe.alone(entry, seed), observer or Silent())
     base = context.base(entry)
     config, budget = context.method(entry, base)
     model = base.adapted(base_dropout=entry.train.base_dropout)

@@ -112,7 +112,7 @@ def open_run(
     if finished is not None:
         shutil.rmtree(out / "resume", ignore_errors=True)  # of a run that was killed while it removed this
         return finished
-    context = context or Context.open(recipe, observer)
+    context = context or Context.open(own, observer)
     (out / CERTIFICATE).unlink(missing_ok=True)  # of an attempt that failed
     certificate = Certificate(
         out / CERTIFICATE, {"name": entry.name, "method": entry.method, "seed": seed, "delta": None}

@@ -94,8 +94,9 @@ def read_data(recipe: Recipe) -> dict[str, Dataset]:
 
 def reading_label(recipe: Recipe, spec: DataSpec) -> str:
     """What tells a way to read the rows from the recipe's others: `max_input_tokens=128`, or nothing."""
+    readings = recipe.readings
     axes = {
-        f"data.{name}": list(dict.fromkeys(getattr(other, name) for other in recipe.readings))
+        f"data.{name}": list(dict.fromkeys(getattr(other, name) for other in readings))
         for name in Reading.model_fields
     }
     varied = {name: values for name, values in axes.items() if len(values) > 1}
