@@ -74,7 +74,8 @@ def with_peft(context: Context, recipe: Recipe, out: Path, turns: Turns) -> None
         task_type=TaskType.SEQ_2_SEQ_LM, r=8, lora_alpha=32, lora_dropout=0.1, target_modules=["q", "v"]
     )
     model = get_peft_model(base.model, config)
-    features = context.encoded("train", context.base(recipe.methods[0])).features
+    entry = recipe.methods[0]
+    features = context.data(entry, context.base(entry)).encoded("train").features
     arguments = Seq2SeqTrainingArguments(
         output_dir=str(out / "trainer"), max_steps=recipe.train.max_steps or 0, learning_rate=1e-3,
         per_device_train_batch_size=16, save_strategy="no", report_to=[], logging_steps=10, seed=0,
@@ -125,12 +126,14 @@ def main() -> None:
         ours.update(run(recipe, recipe.methods[1], 0, folder / "ours", observer=observer, context=context))
 
     turns.run({"peft": lambda: with_peft(context, recipe, folder, turns), "ours": train_ours})
-    base = context.base(recipe.methods[1])
+    entry = recipe.methods[1]
+    base = context.base(entry)
     model = base.adapted()
     load_adapter(model, folder / "peft", "peft")
     model.eval()
-    test = context.encoded("test", base)
-    theirs = evaluate(model, context.dataset.test, test, context.encoder(base), recipe.evaluation)
+    data = context.data(entry, base)
+    test = data.encoded("test")
+    theirs = evaluate(model, data.dataset.test, test, data.encoder, recipe.evaluation)
     scores = {
         name: [
             json.loads(line)["scores"]["rougeL_f"] for line in (folder / name / "predictions.jsonl").open()

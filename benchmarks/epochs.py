@@ -99,10 +99,12 @@ def with_peft(context: Context, folder: Path, turns: Turns, name: str, *, tuned:
 
 def losses_of(context: Context, folder: Path) -> list[float]:
     """Loss of each validation row with the delta in `folder`."""
-    base = context.base(context.recipe.methods[0])
+    entry = context.recipe.methods[0]
+    base = context.base(entry)
     model = base.adapted()
     load_adapter(model, folder, "delta")
-    encoded, encoder = context.encoded("validation", base), context.encoder(base)
+    data = context.data(entry, base)
+    encoded, encoder = data.encoded("validation"), data.encoder
     if context.recipe.task == "text-classification":
         found = {row: -float(scores[label]) for row, scores, label in classify(model, encoded, encoder)}
         losses = [found[row] for row in range(len(found))]
@@ -118,7 +120,7 @@ def measure(model: str, targets: str, dropout: float) -> dict[str, Any]:
     folder = Path(tempfile.mkdtemp())
     context = Context.open(recipe, Silent())
     entry = recipe.methods[0]
-    encoded = context.encoded("train", context.base(entry))
+    encoded = context.data(entry, context.base(entry)).encoded("train")
     per_epoch = MODELS[model]["rows"] // BATCH
     turns = Turns(["defaults", "tuned", "ours"], per_epoch // 4, 2 * per_epoch)
     turns.run(

@@ -52,7 +52,7 @@ def one_of_peft(content: dict[str, Any], method: Any, folder: Path) -> dict[str,
     entry = recipe.methods[0]
     trainer = peft_trainer(context, entry, folder)
     trainer.train()
-    test = context.encoded("test", context.base(entry))
+    test = context.data(entry, context.base(entry)).encoded("test")
     loss = trainer.evaluate([dict(feature) for feature in test.features])["eval_loss"]
     return {"seconds": time.perf_counter() - started, "loss": loss}
 

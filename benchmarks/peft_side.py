@@ -45,7 +45,8 @@ def peft_trainer(
         for part in base.model.modules():
             if isinstance(part, torch.nn.Dropout):
                 part.p = 0.0
-    encoded, encoder = context.encoded("train", ours), context.encoder(ours)
+    data = context.data(entry, ours)
+    encoded, encoder = data.encoded("train"), data.encoder
     arguments = TrainingArguments(
         output_dir=str(folder / "trainer"), num_train_epochs=entry.train.epochs,
         learning_rate=entry.train.lr, per_device_train_batch_size=entry.train.batch_size, save_strategy="no",

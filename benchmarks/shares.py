@@ -121,7 +121,7 @@ class Side:
         entry = context.recipe.methods[0]
         train = entry.train.model_copy(update={"precision": precision})
         self.base = context.base(entry.model_copy(update={"train": train}))
-        self.context, self.task = context, context.recipe.task
+        self.data, self.task = context.data(entry, self.base), context.recipe.task
         self.model = self.base.adapted()
         self.adapter = self.model.attach("delta", entry.build_config(), seed=0)
         self.model.detach("delta")
@@ -131,7 +131,7 @@ class Side:
 
     def epoch(self, off: Off, bucket: bool) -> tuple[float, float]:
         """(seconds, loss of the first step) of an epoch."""
-        encoded, encoder = self.context.encoded("train", self.base), self.context.encoder(self.base)
+        encoded, encoder = self.data.encoded("train"), self.data.encoder
         order = batches(encoded.lengths, BATCH, 0, 0, bucket)
         model = self.model
         model._hang("delta", self.adapter)

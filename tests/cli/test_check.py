@@ -100,3 +100,27 @@ def test_a_mistake_is_exit_code_2(recipe: Path, run: Callable, change: str, prob
     assert done.code == 2
     assert problem in done.err
     assert done.out == ""
+
+
+def test_each_way_to_read_is_shown_with_its_label(recipe: Path, run: Callable) -> None:
+    content = yaml.safe_load(recipe.read_text(encoding="utf-8"))
+    content["methods"] = [
+        "untuned",
+        {"lora": {}, "data": {"template": "Of what? {input}", "max_input_tokens": 9}},
+    ]
+    recipe.write_text(yaml.safe_dump(content), encoding="utf-8")
+    done = run("check", recipe, "--samples", 1)
+    assert done.code == 0, done.err
+    assert ", template={input} max_input_tokens=512\n" in done.out
+    assert ", template=Of what? {input} max_input_tokens=9\n" in done.out
+    assert done.out.count("Row ") == 2
+    assert "cut off: 28 inputs (100.0%)" in done.out
+
+
+def test_what_must_be_the_same_for_all_entries_is_refused_without_a_traceback(
+    recipe: Path, run: Callable
+) -> None:
+    done = run("check", recipe, "--set", "methods.0={lora: null, data: {limit: {train: 9}}}")
+    assert done.code == 2
+    assert done.err.startswith("Error: methods.0.data.limit: must be the same for every entry")
+    assert "Traceback" not in done.err

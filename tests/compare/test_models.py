@@ -107,11 +107,12 @@ def test_a_run_among_models_is_the_run_alone(
 def test_of_one_model_at_a_time_anything_is_kept(both: Make) -> None:
     recipe = both()
     shared = Context.open(recipe, Silent())
+    one, other = recipe.methods
     first, second = (shared.base(entry) for entry in recipe.methods)
-    assert shared.base(recipe.methods[1]) is second
-    assert shared.encoder(second).tokens.pad_id == 1
-    assert shared.base(recipe.methods[0]) is not first  # it was let go
-    assert shared.encoder(shared.base(recipe.methods[0])).tokens.pad_id == 0
+    assert shared.base(other) is second
+    assert shared.data(other, second).encoder.tokens.pad_id == 1
+    assert shared.base(one) is not first  # it was let go
+    assert shared.data(one, shared.base(one)).encoder.tokens.pad_id == 0
 
 
 @pytest.mark.parametrize("metric", ["loss", "perplexity"])

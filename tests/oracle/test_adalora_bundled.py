@@ -52,7 +52,8 @@ def test_our_trainer_meets_the_budget(recipe: Recipe, tmp_path: Path) -> None:
 def test_the_trainer_of_transformers_never_allocates_for_peft(recipe: Recipe, tmp_path: Path) -> None:
     base = load_base(recipe.model, recipe.task, None)
     context = Context.open(recipe, Silent())
-    features = context.encoded("train", context.base(recipe.methods[0])).features
+    entry = recipe.methods[0]
+    features = context.data(entry, context.base(entry)).encoded("train").features
     config = AdaLoraConfig(
         task_type="SEQ_2_SEQ_LM", init_r=INIT_R, target_r=TARGET_R, tinit=1, tfinal=3, deltaT=1,
         total_step=STEPS, target_modules=["q", "v"],

@@ -21,8 +21,8 @@ from deltatune.compare.search import search
 from deltatune.errors import RecipeError
 from deltatune.evaluate import higher_is_better
 from deltatune.files import write_json
+from deltatune.recipe.axes import point_label
 from deltatune.recipe.choosing import HalvingSpec, searched
-from deltatune.recipe.grid import point_label
 from deltatune.recipe.schema import MethodEntry, Recipe
 from deltatune.train import Context
 from deltatune.train.steps import Progress

@@ -46,8 +46,8 @@ def compare(recipe: Recipe, out: Path, *, observer: Observer | None = None) -> d
         The content of leaderboard.json.
 
     Raises:
-        RecipeError: The folder holds a comparison of another recipe, or models of different tokenizers are
-            to be ranked by a loss a token.
+        RecipeError: The folder holds a comparison of another recipe, or entries whose targets have different
+            tokens are to be ranked by a loss a token.
         DataError: The data cannot be used, or they have changed since some of the runs.
         KeyboardInterrupt: Interrupted; the same call goes on.
     """
@@ -68,7 +68,7 @@ def compare(recipe: Recipe, out: Path, *, observer: Observer | None = None) -> d
     for starter, result in zip(starters, attempt_all(context, starters), strict=True):
         results.setdefault(starter.entry.name, []).append(result)
     observer.finish("Comparing")
-    board = leaderboard(recipe, chosen, results, out, primary)
+    board = leaderboard(context, chosen, results, out, primary)
     for row in board["rows"]:
         if row["status"] == "done" and row["rank"] is None:
             observer.warn(
@@ -98,7 +98,7 @@ def _claim(recipe: Recipe, out: Path) -> None:
 
 
 def leaderboard(
-    recipe: Recipe,
+    context: Context,
     chosen: Chosen,
     results: Mapping[str, Sequence[dict[str, Any]]],
     out: Path,
@@ -113,9 +113,9 @@ def leaderboard(
     Raises:
         DataError: The data have changed since some of the runs.
     """
-    up = higher_is_better(primary)
+    recipe, up = context.recipe, higher_is_better(primary)
     finished = [run for runs in results.values() for run in runs if run["status"] == "done"]
-    require_same_data(finished)
+    require_same_data(finished, context)
     ids = _test_ids(chosen, results, out)
     rows = [
         _row(chosen.picks[name], results[name], primary, out, recipe, ids)

@@ -25,9 +25,9 @@ from deltatune.compare.attempt import Pick, attempt, run_folder
 from deltatune.errors import RecipeError
 from deltatune.evaluate import higher_is_better
 from deltatune.methods import METHODS
-from deltatune.recipe.choosing import HalvingSpec, SearchSpec
-from deltatune.recipe.grid import point_label
-from deltatune.recipe.schema import MethodEntry
+from deltatune.recipe.axes import SECTIONS, by_section, point_label
+from deltatune.recipe.choosing import HalvingSpec, SearchSpec, section_given
+from deltatune.recipe.schema import MethodEntry, Recipe
 from deltatune.train import Context
 from deltatune.train.steps import Progress
 
@@ -73,14 +73,16 @@ def search(context: Context, entry: MethodEntry, space: Mapping[str, Any], out: 
     return study.pick()
 
 
-def apply_settings(entry: MethodEntry, settings: Mapping[str, Any]) -> MethodEntry:
-    """Return the entry with some of its method's settings, or (`train.X`) training settings, changed."""
-    train = {key.removeprefix("train."): value for key, value in settings.items() if key.startswith("train.")}
-    own = {key: value for key, value in settings.items() if not key.startswith("train.")}
-    config = entry.config
-    if own:
-        config = METHODS.get(entry.method).model_validate({**config, **own}).model_dump(mode="json")
-    changes = {"config": config, "train": entry.train.model_validate({**entry.train.model_dump(), **train})}
+def apply_settings(recipe: Recipe, entry: MethodEntry, settings: Mapping[str, Any]) -> MethodEntry:
+    """Return an entry of the recipe with some settings changed, of its method or (`train.X`) of a section."""
+    changes: dict[str, Any] = {}
+    for section, own in by_section(settings).items():
+        if section is None:
+            method = METHODS.get(entry.method).model_validate({**entry.config, **own})
+            changes["config"] = method.model_dump(mode="json")
+        else:
+            given = section_given(recipe, entry, section)
+            changes[section] = SECTIONS[section].model_validate({**given, **own})
     return entry.model_copy(update=changes)
 
 
@@ -165,7 +167,7 @@ class _Search:
         from optuna import TrialPruned
 
         settings = {field: _suggest(trial, field, axis) for field, axis in self.space.items()}
-        entry, folder = apply_settings(self.entry, settings), self._folder(settings)
+        entry, folder = self._with(settings), self._folder(settings)
         result = attempt(self.context, entry, self.context.recipe.seeds[0], folder, self._pause(trial))
         if result["status"] == "failed":
             trial.set_user_attr(FAILED, result["error"]["message"])
@@ -202,6 +204,9 @@ class _Search:
 
         return pause
 
+    def _with(self, settings: Mapping[str, Any]) -> MethodEntry:
+        return apply_settings(self.context.recipe, self.entry, settings)
+
     def _folder(self, settings: Mapping[str, Any]) -> Path:
         return self.out / run_folder(self.entry, self.context.recipe.seeds[0], _variant(settings))
 
@@ -231,7 +236,7 @@ class _Search:
         for trial in complete:
             if (settings := self._settings(trial)) != chosen:
                 shutil.rmtree(self._folder(settings) / "resume", ignore_errors=True)
-        return Pick(apply_settings(self.entry, chosen), _variant(chosen), {**record, "chosen": chosen})
+        return Pick(self._with(chosen), _variant(chosen), {**record, "chosen": chosen})
 
     def _settings(self, trial: optuna.trial.FrozenTrial) -> dict[str, Any]:
         return {field: _decoded(trial.params[field], axis) for field, axis in self.space.items()}

@@ -61,8 +61,13 @@ def _groups(context: Context, starters: Sequence[Starter]) -> Iterator[list[Star
 
 
 def _base(context: Context, entry: MethodEntry) -> Hashable:
-    """What runs at once have in common: the base in its precision, and whether layers are recomputed."""
+    """What runs at once have in common.
+
+    The base in its precision, whether layers are recomputed, and the way in which rows are read: those of
+    other lengths would be padded to each other's.
+    """
     bits = entry.quantization and entry.quantization.model_dump_json()
     train = entry.train
     model = context.recipe.model_of(entry).model_dump_json()
-    return model, bits, base_dtype(train.precision), train.gradient_checkpointing
+    data = context.recipe.data_of(entry)
+    return model, bits, base_dtype(train.precision), train.gradient_checkpointing, data

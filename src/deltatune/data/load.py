@@ -249,7 +249,7 @@ def _column(record: Record, name: str, field: str) -> Any:
 
 def _fill(template: str, columns: Mapping[str, str], record: Record) -> str:
     for name in template_fields(template):
-        _column(Record(record.where, dict(columns)), name, "the template")
+        _column(Record(record.where, dict(columns)), name, f"the template ({template!r})")
     return template.format_map(columns)
 
 

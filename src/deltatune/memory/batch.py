@@ -13,7 +13,7 @@ from transformers import PreTrainedConfig
 from deltatune.data.batches import batches
 from deltatune.data.encode import Encoded, Feature
 from deltatune.memory.step import BatchShape
-from deltatune.recipe.schema import Recipe
+from deltatune.recipe.schema import MethodEntry, Recipe
 from deltatune.recipe.sections import TrainSpec
 
 
@@ -89,9 +89,10 @@ def shape_of(features: Sequence[Feature], task: str) -> BatchShape:
     return BatchShape(rows, max(lengths), 0, labelled, padded)
 
 
-def longest_allowed(recipe: Recipe, spec: TrainSpec, config: PreTrainedConfig) -> BatchShape:
-    """The micro-batch in which every row is as long as the recipe lets it be."""
-    rows, data, task = spec.micro_batch_size or spec.batch_size, recipe.data, recipe.task
+def longest_allowed(recipe: Recipe, entry: MethodEntry, config: PreTrainedConfig) -> BatchShape:
+    """The micro-batch in which every row is as long as the entry lets it be."""
+    spec, data, task = entry.train, recipe.data_of(entry), recipe.task
+    rows = spec.micro_batch_size or spec.batch_size
     if task == "image-classification":
         return BatchShape(rows, padded=False, image=image_of(config, recipe.model.image_size))
     if task == "text-classification":

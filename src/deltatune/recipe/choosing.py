@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import AfterValidator, Field, Strict, model_validator
 
 from deltatune.errors import RecipeError
-from deltatune.recipe.sections import Count, Float, Int, Section, Text, TrainSpec
+from deltatune.recipe.axes import SECTIONS, by_section, check_fields, check_section_field, section_of
+from deltatune.recipe.sections import Count, DataSpec, Float, Int, Section, Text
 
 if TYPE_CHECKING:
     from deltatune.recipe.rules import Conflict
@@ -120,7 +121,8 @@ def _check_space(space: dict[str, Any]) -> dict[str, Any]:
 
 
 Space = Annotated[dict[str, Any], Field(min_length=1), AfterValidator(_check_space)]
-"""Field (a method's setting, or train.X) -> a list of values, or a `SearchRange`; kept as it is written."""
+"""Field (a setting of the method, train.X, data.X or evaluation.X) -> a list of values, or a `SearchRange`;
+kept as it is written."""
 
 
 class SearchSpec(Section):
@@ -135,8 +137,8 @@ class SearchSpec(Section):
     trials: Count
     """Of every entry; those that fail or are stopped early count."""
     space: Space | None = None
-    """Training settings (train.lr, ...) that are searched for every entry that trains, beside its own
-    `space`: lists, or ranges `{from, to, scale}`."""
+    """Fields (train.lr, data.max_input_tokens, evaluation.num_beams, ...) that are searched for every entry
+    that trains, beside its own `space`: lists, or ranges `{from, to, scale}`."""
     seed: Int = 0
     """Of the sampler."""
     storage: Text | None = None
@@ -151,6 +153,29 @@ def searched(recipe: Recipe, entry: MethodEntry) -> dict[str, Any]:
     if recipe.search is None or not entry.build_config().trains:
         return {}
     return {**(recipe.search.space or {}), **(entry.space or {})}
+
+
+def readings_of(recipe: Recipe, entry: MethodEntry) -> list[DataSpec]:
+    """The ways in which an entry's rows may be read: its own, and those with a value that is searched.
+
+    Of a range its ends stand for all: between two limits that leave the same of every target, all do.
+    """
+    own, found = recipe.data_of(entry), []
+    for field, axis in searched(recipe, entry).items():
+        if field.startswith("data."):
+            found += [own.model_copy(update={field.removeprefix("data."): value}) for value in ends(axis)]
+    return list(dict.fromkeys([own, *found]))
+
+
+def section_given(recipe: Recipe, entry: MethodEntry, section: str) -> dict[str, Any]:
+    """The fields of a section as they hold for an entry: its own, or the recipe's."""
+    own = getattr(entry, section) or getattr(recipe, section)
+    return {name: getattr(own, name) for name in SECTIONS[section].model_fields}
+
+
+def ends(axis: Any) -> list[Any]:
+    """The values of an axis of a search, of a range its ends."""
+    return axis if isinstance(axis, list) else [axis["from"], axis["to"]]
 
 
 def choosing_conflicts(recipe: Recipe) -> Iterator[Conflict]:
@@ -170,7 +195,7 @@ def choosing_conflicts(recipe: Recipe) -> Iterator[Conflict]:
                 )
     yield from _search_conflicts(recipe)
     if halving is not None and halving.among == "entry" and tune is None and recipe.search is None:
-        groups = [entry.group for entry in recipe.methods if entry.group]
+        groups = [entry.group for entry in recipe.methods if entry.group and entry.build_config().trains]
         if len(groups) == len(set(groups)):
             yield (
                 "halving",
@@ -184,11 +209,14 @@ def _search_conflicts(recipe: Recipe) -> Iterator[Conflict]:
         yield "tune", "cannot stand beside search: search train.lr instead."
     if search is not None and search.space:
         for field in search.space:
-            if not field.startswith("train."):
-                yield (
-                    f"search.space.{field}",
-                    "is a setting of a method; write it in the space of an entry under methods.",
-                )
+            try:
+                check_section_field(field, "search.space")
+            except RecipeError as error:
+                yield _conflict(error, "search.space")
+            else:
+                if section_of(field) is None:
+                    text = "is a setting of a method; write it in the space of an entry under methods."
+                    yield f"search.space.{field}", text
     spaces = 0
     for index, entry in enumerate(recipe.methods):
         where = f"methods.{index}.space"
@@ -197,37 +225,43 @@ def _search_conflicts(recipe: Recipe) -> Iterator[Conflict]:
         if entry.group and searched(recipe, entry):
             yield where, "cannot stand beside a grid: make the grid's fields a part of the space."
             return
-        for path, axis, place in _axes(recipe, entry, where):
-            yield from _axis_conflicts(entry, path, axis, place)
+        for path, axis, place in searched_axes(recipe, entry, where):
+            yield from _axis_conflicts(recipe, entry, path, axis, place)
         spaces += bool(searched(recipe, entry))
     if search is not None and not spaces:
         yield "search", "has nothing to search: give it a space, such as {train.lr: {from: 1e-4, to: 1e-2}}."
 
 
-def _axes(recipe: Recipe, entry: MethodEntry, where: str) -> Iterator[tuple[str, Any, str]]:
+def searched_axes(recipe: Recipe, entry: MethodEntry, where: str) -> Iterator[tuple[str, Any, str]]:
+    """Each field of an entry's space, its axis, and where it is written; `where` is the entry's own space."""
     for field, axis in (entry.space or {}).items():
         yield field, axis, where
     for field, axis in searched(recipe, entry).items():
-        if field not in (entry.space or {}) and field.startswith("train."):
+        if field not in (entry.space or {}) and section_of(field):
             yield field, axis, "search.space"
 
 
-def _axis_conflicts(entry: MethodEntry, field: str, axis: Any, where: str) -> Iterator[Conflict]:
+def _axis_conflicts(
+    recipe: Recipe, entry: MethodEntry, field: str, axis: Any, where: str
+) -> Iterator[Conflict]:
     """Try an axis's values, or a range's ends, as the entry's settings."""
     from deltatune.methods import METHODS
-    from deltatune.recipe.grid import check_fields
     from deltatune.recipe.problems import parse_section
 
-    values = axis if isinstance(axis, list) else [axis["from"], axis["to"]]
+    section = section_of(field)
     try:
         check_fields(entry.method, {field: axis}, where)
         if entry.budget is not None and field == METHODS.get(entry.method).size:
             yield f"{where}.{field}", f"cannot be searched: the budget of {entry.budget} decides it."
-        for value in values:
-            if field.startswith("train."):
-                name = field.removeprefix("train.")
-                parse_section(TrainSpec, {**entry.train.model_dump(), name: value}, f"{where}.train")
+        for value in ends(axis):
+            if section:
+                fields = section_given(recipe, entry, section) | by_section({field: value})[section]
+                parse_section(SECTIONS[section], fields, f"{where}.{section}")
             else:
                 parse_section(METHODS.get(entry.method), {**entry.config, field: value}, where)
     except RecipeError as error:
-        yield error.field or where, " ".join(filter(None, [error.what, error.remedy]))
+        yield _conflict(error, where)
+
+
+def _conflict(error: RecipeError, where: str) -> Conflict:
+    return error.field or where, " ".join(filter(None, [error.what, error.remedy]))

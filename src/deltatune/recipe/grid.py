@@ -1,10 +1,12 @@
 """Grids: an entry that gives lists or ranges for some fields becomes one entry for each combination.
 
-    grid: {train.lr: {from: 1e-4, to: 1e-2, steps: 5, scale: log}}   # for every entry that trains
+    grid: {train.lr: {from: 1e-4, to: 1e-2, steps: 5, scale: log}}   # for every entry that trains;
+                                               # data.X and evaluation.X for the untuned, too
     sample: 8                                  # at most so many configurations of each entry, by seed
     methods:
       - lora: {alpha: 16}
-        grid: {r: [4, 8], targets: [[query], [query, value]]}        # of the entry: its settings, or train.X,
+        grid: {r: [4, 8], targets: [[query], [query, value]]}        # of the entry: its settings, train.X,
+                                                                     # data.X, evaluation.X (see axes.py),
                                                                      # or quantization: [null, nf4]
 
 Grids are expanded before a recipe is validated, so that everything behind it sees plain entries, and the
@@ -21,15 +23,22 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import Field, Strict, model_validator
 
-from deltatune.errors import RecipeError, nearest
+from deltatune.errors import RecipeError
+from deltatune.recipe.axes import (
+    BITS,
+    at_point,
+    check_fields,
+    check_section_field,
+    point_label,
+    section_of,
+    shown,
+)
 from deltatune.recipe.bases import listed, on_each_model
-from deltatune.recipe.sections import Count, Float, Int, Section, TrainSpec
+from deltatune.recipe.sections import Count, Float, Int, Section
 
+RATE = "train.lr"
 LARGEST = 500
 """Configurations of one entry; more are surely a slip, and `sample` takes fewer."""
-TRAIN = "train."
-BITS = "quantization"
-"""A field of the entry itself that may be an axis of its grid."""
 
 
 class Range(Section):
@@ -114,15 +123,14 @@ def expand_grids(content: Mapping[str, Any]) -> tuple[dict[str, Any], list[Origi
         return rest, []
     shared = _axes(content.get("grid"), "grid")
     for field in shared:
-        _refuse_model(field, "grid")
-        if not field.startswith(TRAIN):
+        check_section_field(field, "grid")
+        if section_of(field) is None:
             raise RecipeError(
                 f"is a setting of {'an entry' if field == BITS else 'a method'}; the recipe's grid holds "
-                "training settings (train.lr, ...) only.",
+                "train.lr, data.template, evaluation.num_beams and the like only.",
                 field=f"grid.{field}",
                 remedy="Write it in the grid of an entry under methods.",
             )
-        _check_train(field, "grid")
     sample = _parse(SampleSpec, content["sample"], "sample") if content.get("sample") is not None else None
     entries: list[Any] = []
     origins: list[Origin] = []
@@ -136,58 +144,12 @@ def expand_grids(content: Mapping[str, Any]) -> tuple[dict[str, Any], list[Origi
     return {**rest, "methods": entries}, origins
 
 
-def at_point(entry: Mapping[str, Any], method: str, point: Mapping[str, Any]) -> dict[str, Any]:
-    """Return an entry as a recipe writes it, with some fields set, of the method and beside it."""
-    settings = {key: value for key, value in point.items() if not key.startswith(TRAIN) and key != BITS}
-    train = {key.removeprefix(TRAIN): value for key, value in point.items() if key.startswith(TRAIN)}
-    changed = {**entry, method: {**(entry.get(method) or {}), **settings}}
-    changed |= {BITS: point[BITS]} if BITS in point else {}
-    return changed | ({"train": {**(entry.get("train") or {}), **train}} if train else {})
-
-
-def point_label(point: Mapping[str, Any]) -> str:
-    """Write a point as `r=8 lr=0.001 targets=query+value`."""
-    return " ".join(f"{field.removeprefix(TRAIN)}={_shown(value)}" for field, value in point.items())
-
-
-def check_fields(method: str, fields: Mapping[str, Any], where: str) -> None:
-    """Refuse fields that are neither settings of the method nor `train.X`.
-
-    Raises:
-        RecipeError: There is such a field.
-    """
-    from deltatune.methods import METHODS
-
-    known = list(METHODS.get(method).model_fields)
-    for field in fields:
-        _refuse_model(field, where)
-        if field.startswith(TRAIN):
-            _check_train(field, where)
-        elif field not in known:
-            hint = nearest(field, [*known, *(TRAIN + name for name in TrainSpec.model_fields)])
-            raise RecipeError(
-                f"is neither a setting of {method} nor a training setting.",
-                field=f"{where}.{field}",
-                remedy=hint,
-            )
-
-
 def _on_each_model(entry: Any, models: Sequence[Any], index: int) -> list[tuple[Any, str | None]]:
     plain = {entry: None} if isinstance(entry, str) else entry
     method = _method_name(plain)
     if method is None or not (models or isinstance(plain.get("model"), list)):
         return [(entry, None)]
     return on_each_model(plain, plain.get("name") or method, models, f"methods.{index}.model")
-
-
-def _refuse_model(field: str, where: str) -> None:
-    """Models are contestants, not settings of one: halving would let them drop out."""
-    if field == "model":
-        raise RecipeError(
-            "is no axis of a grid.",
-            field=f"{where}.model",
-            remedy="Write model: [FIRST, SECOND] in the entry, or in the recipe for every entry.",
-        )
 
 
 def _expand(
@@ -198,18 +160,20 @@ def _expand(
     if method is None:  # validation says what is wrong with it
         return [entry], Origin(index)
     own = _axes(plain.get("grid"), f"methods.{index}.grid")
-    if not _trains(method):
-        shared = {}
+    if not _trains(method):  # it reads and generates, all the same
+        shared = {field: axis for field, axis in shared.items() if section_of(field) != "train"}
     if not own and not shared:
         return [{key: value for key, value in plain.items() if key != "grid"}], Origin(index)
     check_fields(
         method, {field: axis for field, axis in own.items() if field != BITS}, f"methods.{index}.grid"
     )
     for field in own:
-        written = plain if field == BITS else plain.get("train" if field.startswith(TRAIN) else method)
-        if isinstance(written, dict) and field.removeprefix(TRAIN) in written:
+        section = section_of(field)
+        name = field.removeprefix(f"{section}.")
+        written = plain if field == BITS else plain.get(section or method)
+        if isinstance(written, dict) and name in written:
             raise RecipeError(
-                f"has a value beside the grid: {written[field.removeprefix(TRAIN)]!r}.",
+                f"has a value beside the grid: {written[name]!r}.",
                 field=f"methods.{index}.grid.{field}",
                 remedy="Keep one of them.",
             )
@@ -218,7 +182,7 @@ def _expand(
     label = plain.get("name") or method
     bare = {key: value for key, value in plain.items() if key != "grid"}
     found = [
-        {**at_point(bare, method, point), "name": f"{label} {point_label(point)}", "group": label}
+        {**at_point(bare, method, point), "name": f"{label} {point_label(point, axes)}", "group": label}
         for point in points
     ]
     return found, Origin(index, tuple(own), tuple(field for field in shared if field not in own))
@@ -227,11 +191,11 @@ def _expand(
 def _refuse_two_ways(origins: Sequence[Origin]) -> None:
     """A label that says lr=0.001 must not stand for another rate, which tuning chose."""
     for origin in origins:
-        if TRAIN + "lr" in (*origin.own, *origin.shared):
-            where = f"methods.{origin.entry}.grid" if TRAIN + "lr" in origin.own else "grid"
+        if RATE in (*origin.own, *origin.shared):
+            where = f"methods.{origin.entry}.grid" if RATE in origin.own else "grid"
             raise RecipeError(
                 "cannot stand beside tune.lr, which chooses the learning rate.",
-                field=f"{where}.{TRAIN}lr",
+                field=f"{where}.{RATE}",
                 remedy="Keep one of them.",
             )
 
@@ -281,8 +245,8 @@ def _values(axis: Any, where: str) -> list[Any]:
             "{from: 1e-4, to: 1e-2, steps: 5, scale: log}.",
             field=where,
         )
-    shown = [_shown(value) for value in axis]
-    twice = next((text for text in shown if shown.count(text) > 1), None)
+    texts = [shown(value) for value in axis]
+    twice = next((text for text in texts if texts.count(text) > 1), None)
     if twice is not None:
         raise RecipeError(f"has the value {twice} twice.", field=where, remedy="Take one of them out.")
     return axis
@@ -292,16 +256,6 @@ def _parse(kind: Any, value: Any, where: str) -> Any:
     from deltatune.recipe.problems import parse_section
 
     return parse_section(kind, value, where)
-
-
-def _check_train(field: str, where: str) -> None:
-    name = field.removeprefix(TRAIN)
-    if name not in TrainSpec.model_fields:
-        raise RecipeError(
-            "is not a training setting.",
-            field=f"{where}.{field}",
-            remedy=nearest(name, TrainSpec.model_fields),
-        )
 
 
 def _method_name(entry: Any) -> str | None:
@@ -317,13 +271,3 @@ def _trains(method: str) -> bool:
     from deltatune.methods import METHODS
 
     return bool(METHODS.get(method).trains)
-
-
-def _shown(value: Any) -> str:
-    if isinstance(value, list):
-        return "+".join(map(_shown, value))
-    if isinstance(value, Mapping):
-        return "+".join(f"{key}:{_shown(one)}" for key, one in value.items())
-    if isinstance(value, float):
-        return f"{value:g}"
-    return str(value).lower() if value is None or isinstance(value, bool) else str(value)

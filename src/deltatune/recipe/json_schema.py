@@ -7,6 +7,9 @@ from typing import Any
 from deltatune.recipe.grid import Range, SampleSpec
 from deltatune.recipe.schema import Recipe
 
+_ENTRY = ("name", "data", "evaluation", "quantization", "budget", "space")
+"""Fields of an entry that stand in a recipe as in `MethodEntry`."""
+
 
 def json_schema() -> dict[str, Any]:
     """Describe recipe files, with every method's settings, in JSON Schema 2020-12.
@@ -20,7 +23,7 @@ def json_schema() -> dict[str, Any]:
     for name in ("ModelSpec", "DataSpec"):
         definitions[name] = _or_text(definitions[name])
     entry = definitions.pop("MethodEntry")["properties"]
-    shared = {field: entry[field] for field in ("name", "quantization", "budget", "space")}
+    shared = {field: entry[field] for field in _ENTRY}
     shared["model"] = _or_list(entry["model"]["description"])
     schema["properties"]["model"] = _or_list(schema["properties"]["model"]["description"])
     forms: list[dict[str, Any]] = [{"type": "string", "enum": METHODS.names()}]
@@ -47,8 +50,8 @@ def _add_grids(schema: dict[str, Any]) -> None:
     }
     schema["properties"]["grid"] = {
         "$ref": "#/$defs/Grid",
-        "description": "Training settings (train.lr, ...) with lists or ranges of values: every entry that "
-        "trains is tried with each combination.",
+        "description": "Fields (train.lr, data.template, evaluation.num_beams, ...) with lists or ranges of "
+        "values: every entry is tried with each combination; one that does not train, without train.X.",
     }
     schema["properties"]["sample"] = {
         "$ref": "#/$defs/SampleSpec",
@@ -68,8 +71,8 @@ def _entry_form(name: str, shared: dict[str, Any]) -> dict[str, Any]:
             },
             "grid": {
                 "$ref": "#/$defs/Grid",
-                "description": "Settings of the method, train.X, or quantization, with lists or ranges of "
-                "values.",
+                "description": "Settings of the method, train.X, data.X, evaluation.X, or quantization, with "
+                "lists or ranges of values.",
             },
             "group": {"type": "string", "description": "The entry from whose grid this one was made."},
         },

@@ -11,7 +11,8 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from deltatune.errors import RecipeError
-from deltatune.recipe.grid import BITS, Origin
+from deltatune.recipe.axes import BITS, SECTIONS, same_for_all
+from deltatune.recipe.grid import Origin
 from deltatune.recipe.schema import ENTRY_KEYS, MethodEntry, Recipe
 
 Path = tuple[str | int, ...]
@@ -75,7 +76,7 @@ def _as_expanded_from(path: str, origins: Sequence[Origin]) -> str:
     if steps[2:3] == ["model"] and origin.model:
         return ".".join([origin.model, *steps[3:]])
     section = steps[2] if len(steps) > 2 else ""
-    axes = {BITS: steps[2:3], "train": steps[2:4]}  # fields of the entry itself; others are the method's
+    axes = {BITS: steps[2:3]} | {name: steps[2:4] for name in SECTIONS}  # others are the method's
     field = ".".join(axes.get(section, steps[3:4]))
     if field in origin.shared:
         return f"grid.{field}"
@@ -117,6 +118,8 @@ def _unfold(detail: Any, content: Any) -> Iterable[tuple[str, str]]:
 def _describe(detail: Any, owner: type[BaseModel], path: Path) -> str:
     kind, value, context = detail["type"], detail.get("input"), detail.get("ctx", {})
     if kind == "extra_forbidden":
+        if path[0] == "methods" and (reason := same_for_all(str(path[-2]), str(path[-1]))):
+            return reason
         known = _known(owner, path[:-1])
         close = difflib.get_close_matches(str(path[-1]), known, n=1, cutoff=0.5)
         hint = f"Did you mean {close[0]!r}? " if close else ""
@@ -195,5 +198,7 @@ def _dotted(path: Path) -> str:
 def _repeats(path: str, problems: dict[str, str]) -> bool:
     """Tell whether a problem of an entry is that of the recipe's own section, which the entry inherits."""
     steps = path.split(".")
-    inherited, shared = ".".join(steps[2:]), steps[2:3] in (["train"], ["quantization"], ["budget"])
-    return steps[0] == "methods" and shared and problems.get(inherited) == problems[path]
+    inherited, shared = ".".join(steps[2:]), {*SECTIONS, BITS, "budget"}
+    return (
+        steps[0] == "methods" and bool(shared & {*steps[2:3]}) and problems.get(inherited) == problems[path]
+    )

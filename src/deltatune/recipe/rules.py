@@ -5,9 +5,9 @@ from __future__ import annotations
 import string
 from collections.abc import Iterator
 from pathlib import PurePath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from deltatune.recipe.choosing import choosing_conflicts
+from deltatune.recipe.choosing import choosing_conflicts, ends, searched_axes
 from deltatune.recipe.sections import CHAT, CLASSIFICATION_TASKS, IMAGE_FORMATS, DataSpec, Format
 
 if TYPE_CHECKING:
@@ -65,6 +65,7 @@ def find_conflicts(recipe: Recipe) -> list[Conflict]:
     conflicts = [
         *_sources(recipe.data),
         *_templates(recipe),
+        *_without_effect(recipe),
         *_task(recipe),
         *_lists(recipe),
         *_training(recipe),
@@ -111,28 +112,80 @@ def _sources(data: DataSpec) -> Iterator[Conflict]:
 
 
 def _templates(recipe: Recipe) -> Iterator[Conflict]:
-    data, columns = recipe.data, recipe.data.columns
-    shown: list[str] = []
-    for field, template in (("template", data.template), ("target_template", data.target_template)):
-        if template is None or template == CHAT:
-            continue
-        try:
-            names = template_fields(template)
-        except ValueError as error:
-            yield f"data.{field}", f"is not a template: {error} Write {{{{ and }}}} for braces."
-            continue
-        if not names:
-            yield f"data.{field}", f"({template!r}) contains no {{column}}, so every row would be the same."
-        shown += names if field == "template" else []
-    if data.template == CHAT and recipe.task != "causal-lm":
-        yield "data.template", "'chat' is for the task causal-lm only."
-    if data.target_template == CHAT:
+    columns, target = recipe.data.columns, recipe.data.target_template
+    for field, template in _shown(recipe):
+        yield from _template(field, template, recipe)
+    if target == CHAT:
         yield "data.target_template", "cannot be 'chat': only the input is wrapped as a chat turn."
-    leaks = {name for name in ("target", columns.target) if name in shown and name != columns.input}
-    if leaks and columns.target is not None:
-        yield "data.template", f"shows the target ({{{min(map(str, leaks))}}}) to the model; take it out."
+    elif target is not None:
+        yield from _fields("data.target_template", target)[1]
     if columns.input == columns.target and columns.input != "auto":
         yield "data.columns", f"input and target are the same column ({columns.input!r})."
+
+
+def _shown(recipe: Recipe) -> Iterator[tuple[str, str]]:
+    """Each template by which rows may be read, and where it is written."""
+    yield "data.template", recipe.data.template
+    for where, template in _own(recipe, "data", "template"):
+        if isinstance(template, str):  # else its axis has said that it is none
+            yield where, template
+
+
+def _own(recipe: Recipe, section: str, name: str) -> Iterator[tuple[str, Any]]:
+    """Where and how entries, and searches for them, differ from the recipe in a field of a section."""
+    common = getattr(getattr(recipe, section), name)
+    for index, entry in enumerate(recipe.methods):
+        own = getattr(entry, section)
+        if own is not None and getattr(own, name) != common:
+            yield f"methods.{index}.{section}.{name}", getattr(own, name)
+        for field, axis, where in searched_axes(recipe, entry, f"methods.{index}.space"):
+            if field == f"{section}.{name}":
+                yield from ((f"{where}.{field}", value) for value in ends(axis))
+
+
+def _template(field: str, template: str, recipe: Recipe) -> Iterator[Conflict]:
+    columns = recipe.data.columns
+    if recipe.task == "image-classification":
+        if template != "{input}":
+            yield field, "is for text; with the task image-classification the model reads the image alone."
+        return
+    if template == CHAT:
+        if recipe.task != "causal-lm":
+            yield field, "'chat' is for the task causal-lm only."
+        if columns.target is None:
+            yield "data.columns.target", "is null, but a chat turn needs an answer as its target."
+        return
+    names, problems = _fields(field, template)
+    yield from problems
+    leaks = {name for name in ("target", columns.target) if name in names and name != columns.input}
+    if leaks and columns.target is not None:
+        yield field, f"shows the target ({{{min(map(str, leaks))}}}) to the model; take it out."
+
+
+def _fields(field: str, template: str) -> tuple[list[str], list[Conflict]]:
+    """The columns that a template names, and what is wrong with it."""
+    try:
+        names = template_fields(template)
+    except ValueError as error:
+        return [], [(field, f"is not a template: {error} Write {{{{ and }}}} for braces.")]
+    if not names:
+        return [], [(field, f"({template!r}) contains no {{column}}, so every row would be the same.")]
+    return names, []
+
+
+def _without_effect(recipe: Recipe) -> Iterator[Conflict]:
+    """Entries that differ in what a task does not use would be the same, and rank as a tie."""
+    classes, images = recipe.task in CLASSIFICATION_TASKS, recipe.task == "image-classification"
+    unused = {
+        ("data", "max_input_tokens"): images,
+        ("data", "max_target_tokens"): classes or not recipe.has_targets,
+        ("evaluation", "num_beams"): classes or not recipe.has_targets,
+        ("evaluation", "max_new_tokens"): classes or not recipe.has_targets,
+    }
+    for (section, name), useless in unused.items():
+        for where, value in _own(recipe, section, name) if useless else ():
+            what = recipe.task if recipe.has_targets else f"{recipe.task} without a target"
+            yield where, f"({value}) has no effect on {what}: leave it out."
 
 
 def _task(recipe: Recipe) -> Iterator[Conflict]:
@@ -151,11 +204,6 @@ def _task(recipe: Recipe) -> Iterator[Conflict]:
             )
         if task != "image-classification" and kind in IMAGE_FORMATS:
             yield field, f"has format {kind}, which holds images; they need the task image-classification."
-    if task == "image-classification" and data.template != "{input}":
-        yield (
-            "data.template",
-            "is for text; with the task image-classification the model reads the image alone.",
-        )
     models = {f"methods.{index}.model": entry.model for index, entry in enumerate(recipe.methods)}
     for field, model in {"model": recipe.model, **models}.items():
         if model and model.image_size is not None and task != "image-classification":
@@ -167,8 +215,6 @@ def _task(recipe: Recipe) -> Iterator[Conflict]:
             "data.columns.target",
             f"is null, but {task} needs a target; only causal-lm can learn plain text.",
         )
-    if data.columns.target is None and data.template == CHAT:
-        yield "data.columns.target", "is null, but a chat turn needs an answer as its target."
     yield from _metrics(recipe)
 
 

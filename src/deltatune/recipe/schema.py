@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-import re
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
 from deltatune.errors import RecipeError, nearest
-from deltatune.recipe.choosing import HalvingSpec, SearchSpec, Space, Together, TuneSpec
+from deltatune.recipe.axes import SECTIONS, slug
+from deltatune.recipe.choosing import HalvingSpec, SearchSpec, Space, Together, TuneSpec, readings_of
 from deltatune.recipe.rules import find_conflicts
 from deltatune.recipe.sections import (
     Budget,
     DataSpec,
+    Decoding,
     EvaluationSpec,
     Int,
     ModelSpec,
     QuantizationSpec,
+    Reading,
     Section,
     Task,
     Text,
@@ -29,13 +31,8 @@ if TYPE_CHECKING:
 
 __all__ = ["DataSpec", "EvaluationSpec", "MethodEntry", "ModelSpec", "Recipe", "TrainSpec", "slug"]
 
-ENTRY_KEYS = ("name", "model", "train", "quantization", "budget", "group", "space")
+ENTRY_KEYS = ("name", "model", "train", "data", "evaluation", "quantization", "budget", "group", "space")
 """Keys of a method entry besides the method's own name."""
-
-
-def slug(label: str) -> str:
-    """Turn a label into a file name: lower case, anything but letters, digits and `._` becomes `-`."""
-    return re.sub(r"[^\w.]+", "-", label.lower()).strip("-.")
 
 
 class MethodEntry(Section):
@@ -54,6 +51,10 @@ class MethodEntry(Section):
     """This entry's own base. Default: the recipe's. A list makes one entry for each."""
     train: TrainSpec = TrainSpec()
     """The recipe's `train` section with this entry's changes."""
+    data: Reading | None = None
+    """How this entry reads a row, where that differs from the recipe's `data`: the template, the limits."""
+    evaluation: Decoding | None = None
+    """How text is generated for this entry, where that differs from the recipe's `evaluation`."""
     quantization: QuantizationSpec | None = None
     """How this entry's base is kept in few bits. Default: as the recipe says; null: it is not."""
     budget: Budget | None = None
@@ -134,13 +135,14 @@ class Recipe(Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _spread_train(cls, value: Any) -> Any:
-        """Give every method entry the train section that holds for it."""
+    def _spread_sections(cls, value: Any) -> Any:
+        """Give every method entry the sections that hold for it."""
         if not isinstance(value, dict) or not isinstance(value.get("methods"), list):
             return value
-        base = value.get("train")
-        base = base.model_dump() if isinstance(base, TrainSpec) else base or {}
-        entries = [_with_train(entry, base) for entry in value["methods"]]
+        entries = [{entry: None} if isinstance(entry, str) else entry for entry in value["methods"]]
+        for section, kind in SECTIONS.items():
+            shared = _fields(value.get(section), kind)
+            entries = [_with_section(entry, section, shared) for entry in entries]
         for field in ("quantization", "budget"):
             entries = [_with_shared(entry, field, value.get(field)) for entry in entries]
         return {**value, "methods": entries}
@@ -161,6 +163,27 @@ class Recipe(Section):
     def model_of(self, entry: MethodEntry) -> ModelSpec:
         """The base that an entry is trained on."""
         return entry.model or self.model
+
+    def data_of(self, entry: MethodEntry) -> DataSpec:
+        """The data section that holds for an entry: the recipe's, read in the entry's way."""
+        return self.data.model_copy(update=dict(entry.data or {}))
+
+    def evaluation_of(self, entry: MethodEntry) -> EvaluationSpec:
+        """The evaluation section that holds for an entry: the recipe's, with the entry's way to generate."""
+        return self.evaluation.model_copy(update=dict(entry.evaluation or {}))
+
+    def alone(self, entry: MethodEntry, seed: int) -> Recipe:
+        """The recipe of one run: of the entry alone, with its own sections as the recipe's."""
+        sections = {"model": self.model_of(entry), "data": self.data_of(entry)}
+        sections |= {"evaluation": self.evaluation_of(entry)}
+        bare = entry.model_copy(update=dict.fromkeys(["space", *sections]))
+        choosing = {"tune": None, "halving": None, "search": None, "together": 1}
+        return self.model_copy(update={"methods": [bare], "seeds": [seed], **sections, **choosing})
+
+    @property
+    def readings(self) -> list[DataSpec]:
+        """The different ways in which entries read the rows, in their order."""
+        return list(dict.fromkeys(data for entry in self.methods for data in readings_of(self, entry)))
 
     @property
     def models(self) -> list[ModelSpec]:
@@ -194,7 +217,8 @@ class Recipe(Section):
     def dump(self) -> dict[str, Any]:
         """Write out every setting, defaults included, in the form of a recipe file.
 
-        `parse_recipe(recipe.dump()) == recipe`. An entry's `train` holds what differs from the recipe's.
+        `parse_recipe(recipe.dump()) == recipe`. An entry's `train`, `data` and `evaluation` hold what differs
+        from the recipe's.
         """
         content = self.model_dump(mode="json")
         content["methods"] = [self._dump_entry(entry) for entry in self.methods]
@@ -203,14 +227,17 @@ class Recipe(Section):
         return content
 
     def _dump_entry(self, entry: MethodEntry) -> dict[str, Any]:
-        base, own = self.train.model_dump(mode="json"), entry.train.model_dump(mode="json")
-        changes = {key: value for key, value in own.items() if value != base[key]}
         content: dict[str, Any] = {entry.method: entry.config, "name": entry.name}
         content |= {key: value for key in ("group", "space") if (value := getattr(entry, key))}
         if entry.model is not None:
             content["model"] = entry.model.model_dump(mode="json")
-        if changes:
-            content["train"] = changes
+        for section in SECTIONS:
+            own: Section | None = getattr(entry, section)
+            base = getattr(self, section).model_dump(mode="json")
+            given = {} if own is None else own.model_dump(mode="json")
+            changes = {key: value for key, value in given.items() if value != base[key]}
+            if changes or (own is not None and section != "train"):  # given, be it the same as the recipe's
+                content[section] = changes
         if entry.quantization != self.quantization:
             content["quantization"] = entry.quantization and entry.quantization.model_dump(mode="json")
         if entry.budget != self.budget:
@@ -265,12 +292,17 @@ def _with_shared(entry: Any, field: str, shared: Any) -> Any:
     return {**entry, field: shared}
 
 
-def _with_train(entry: Any, base: Any) -> Any:
-    if isinstance(entry, str):
-        entry = {entry: None}
-    if not isinstance(entry, dict) or not isinstance(base, dict):
+def _fields(section: Any, kind: type[Section]) -> dict[str, Any]:
+    """What is given of a section, of the fields that an entry may have."""
+    given = dict(section) if isinstance(section, Section) else section
+    if not isinstance(given, dict):
+        return {}
+    return {key: value for key, value in given.items() if key in kind.model_fields}
+
+
+def _with_section(entry: Any, section: str, shared: dict[str, Any]) -> Any:
+    """Complete an entry's section by the recipe's; of `data` and `evaluation` there is none unless given."""
+    own = entry.get(section) if isinstance(entry, dict) else None
+    if not isinstance(entry, dict) or (own is None and section != "train") or not isinstance(own or {}, dict):
         return entry
-    own = entry.get("train") or {}
-    if isinstance(own, TrainSpec) or not isinstance(own, dict):
-        return entry
-    return {**entry, "train": {**base, **cast("dict[str, Any]", own)}}
+    return {**entry, section: {**shared, **(own or {})}}

@@ -127,7 +127,25 @@ class LimitSpec(Section):
     """Largest number of test rows."""
 
 
-class DataSpec(Section):
+class Reading(Section):
+    """How a row becomes what a model reads.
+
+    Entries of one comparison may differ in it: the words around an input are a part of a method, as a prompt
+    is. The rows themselves, and what is to be produced from them, are the same for all.
+    """
+
+    model_config = ConfigDict(revalidate_instances="subclass-instances")  # a DataSpec is more than this
+
+    template: Text = "{input}"
+    """Text that the model reads, with `{column}` for a column of the row and `{input}` for the input column;
+    write `{{` for a brace. `chat` (causal-lm): the tokenizer's chat template, the input as user turn."""
+    max_input_tokens: Annotated[int, Strict(), Field(ge=4)] = 512
+    """Longer inputs are truncated, and counted: on the right, or on the left for causal-lm prompts."""
+    max_target_tokens: Annotated[int, Strict(), Field(ge=2)] = 64
+    """Longer targets are truncated, and counted. The end token has its place within the limit."""
+
+
+class DataSpec(Reading):
     """Where the rows come from and how a row becomes an input and a target."""
 
     source: Text | None = None
@@ -145,16 +163,9 @@ class DataSpec(Section):
     """Format of the files; `auto` goes by the name: the suffix, or what a folder contains."""
     columns: ColumnsSpec = ColumnsSpec()
     """Which columns mean what."""
-    template: Text = "{input}"
-    """Text that the model reads, with `{column}` for a column of the row and `{input}` for the input column;
-    write `{{` for a brace. `chat` (causal-lm): the tokenizer's chat template, the input as user turn."""
     target_template: Text | None = None
     """Text that the model shall produce, as `template`, with `{target}` for the target column. Null: the
     target itself. For causal-lm, target tokens directly follow the prompt's: begin with a space if needed."""
-    max_input_tokens: Annotated[int, Strict(), Field(ge=4)] = 512
-    """Longer inputs are truncated, and counted: on the right, or on the left for causal-lm prompts."""
-    max_target_tokens: Annotated[int, Strict(), Field(ge=2)] = 64
-    """Longer targets are truncated, and counted. The end token has its place within the limit."""
     limit: LimitSpec = LimitSpec()
     """Use fewer rows."""
 
@@ -230,7 +241,18 @@ class TrainSpec(Section):
         return self
 
 
-class EvaluationSpec(Section):
+class Decoding(Section):
+    """How text is generated. Entries of one comparison may differ in it, not in what judges the text."""
+
+    model_config = ConfigDict(revalidate_instances="subclass-instances")
+
+    max_new_tokens: Count = 64
+    """Generation stops here if the model does not end its text itself."""
+    num_beams: Count = 1
+    """Beams of the search; 1 is greedy."""
+
+
+class EvaluationSpec(Decoding):
     """What is measured, and how text is generated for it. The test rows are used once, at the end."""
 
     metrics: Literal["auto"] | list[Metric | Literal["rouge"]] = "auto"
@@ -241,7 +263,3 @@ class EvaluationSpec(Section):
     """The validation metric that selects the best checkpoint and stops early."""
     batch_size: Count = 32
     """Rows that are evaluated at once."""
-    max_new_tokens: Count = 64
-    """Generation stops here if the model does not end its text itself."""
-    num_beams: Count = 1
-    """Beams of the search; 1 is greedy."""

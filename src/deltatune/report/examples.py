@@ -37,6 +37,8 @@ class Example(NamedTuple):
     input: str
     reference: str
     answers: list[Answer]
+    reader: str = ""
+    """Whose input it is, where methods have templates of their own."""
 
 
 def examples(comparison: Comparison) -> list[Example]:
@@ -51,7 +53,10 @@ def examples(comparison: Comparison) -> list[Example]:
     for method in methods:
         for position, line in enumerate(method.runs[0].predictions()):
             if position in chosen:
-                found.setdefault(position, _example(line)).answers.append(_answer(comparison, method, line))
+                example = found.setdefault(position, _example(line))
+                if _example(line).input != example.input:
+                    found[position] = example._replace(reader=example.answers[0].method.shown)
+                example.answers.append(_answer(comparison, method, line))
     return [found[position] for position in chosen if position in found]
 
 

@@ -14,6 +14,7 @@ from deltatune.report import display
 from deltatune.report.load import Comparison, Method
 
 LEVELS = 10  # shades
+LONGEST = 60  # letters of a setting, such as a template
 MOST_RANK_MAPS = 6
 Settings = dict[str, Any]
 
@@ -76,14 +77,18 @@ def _grids_of(comparison: Comparison, kind: str) -> list[Heat]:
             return []
         suffix = "".join(f", {key} {value}" for key, value in zip(rest, values, strict=True))
         label = display.style(comparison.primary).label
+        shown = [display.shorten(column, LONGEST) for column in columns]
         cells = [
-            (row, [_grid_cell(comparison, places.get((column, row)), shade) for column in columns])
+            (
+                display.shorten(row, LONGEST),
+                [_grid_cell(comparison, places.get((column, row)), shade) for column in columns],
+            )
             for row in rows
         ]
         if all(cell.best for _, row in cells for cell in row if cell.level is not None):
             cells = [(name, [cell._replace(best=False) for cell in row]) for name, row in cells]
         note = f"Darker is {'higher' if comparison.higher_is_better else 'lower'}. Outlined: shares rank 1."
-        found.append(Heat(f"{kind}: {label} by {y} and {x}{suffix}", note, f"{y} \\ {x}", columns, cells))
+        found.append(Heat(f"{kind}: {label} by {y} and {x}{suffix}", note, f"{y} \\ {x}", shown, cells))
     if not comparison.higher_is_better:
         found = [_inverted(heat) for heat in found]
     return found

@@ -20,6 +20,7 @@ from deltatune.report.reproduce import reproduce
 from deltatune.report.verdict import Name, caveat, find_pair, needs, verdict
 
 _HERE = Path(__file__).parent
+_OWN = ("train.", "data.", "evaluation.")
 _DETAILS = ("stop_rate", "repetition_rate", "mean_length")
 
 
@@ -189,8 +190,8 @@ class _Page:
         """The method's resolved settings, on one line."""
         configs = (run.result.get("config") for run in method.runs)
         config: dict[str, Any] = next((config for config in configs if config), {})
-        train = {k: v for k, v in self.comparison.settings(method).items() if k.startswith("train.")}
-        return ", ".join(f"{name} {json.dumps(value)}" for name, value in (config | train).items())
+        own = {k: v for k, v in self.comparison.settings(method).items() if k.startswith(_OWN)}
+        return ", ".join(f"{name} {json.dumps(value)}" for name, value in (config | own).items())
 
     def found_by(self, method: Method) -> str:
         """The text that the filter looks through."""

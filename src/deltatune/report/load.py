@@ -13,7 +13,7 @@ from typing import Any
 from deltatune.errors import DeltatuneError
 
 # Of a recipe's entry; its other fields tell configurations apart.
-_NOT_SETTINGS = {"name", "group", "train", "model"}
+_NOT_SETTINGS = {"name", "group", "train", "data", "evaluation", "model"}
 
 
 @dataclass(frozen=True)
@@ -156,21 +156,29 @@ class Comparison:
         return value if value is not None and math.isfinite(value) else None
 
     def settings(self, method: Method) -> dict[str, Any]:
-        """The method's settings in the recipe, with its own settings of training as `train.<field>`."""
+        """The method's settings in the recipe, with its own settings of training as `train.<field>`.
+
+        And with those of reading and decoding (`data.template`) of which any method has its own.
+        """
         recipe = self.board.get("recipe") or {}
-        entries = recipe.get("methods") if isinstance(recipe, dict) else None
-        entry = next((e for e in entries or [] if isinstance(e, dict) and e.get("name") == method.name), {})
+        recipe = recipe if isinstance(recipe, dict) else {}
+        entries = [entry for entry in recipe.get("methods") or [] if isinstance(entry, dict)]
+        entry = next((entry for entry in entries if entry.get("name") == method.name), {})
         config = entry.get(str(method.row.get("method"))) or {}
         config = config | ({"model": method.on} if method.on else {})
-        train = {f"train.{key}": value for key, value in (entry.get("train") or {}).items()}
+        own = {f"train.{key}": value for key, value in (entry.get("train") or {}).items()}
+        for section in ("data", "evaluation"):
+            varied = dict.fromkeys(key for each in entries for key in each.get(section) or {})
+            holds = {key: (recipe.get(section) or {}).get(key) for key in varied} | (entry.get(section) or {})
+            own |= {f"{section}.{key}": value for key, value in holds.items()}
         other = {
             key: value
             for key, value in entry.items()
             if key not in _NOT_SETTINGS | {method.row.get("method")}
         }
-        bits = entry.get("quantization", recipe.get("quantization") if isinstance(recipe, dict) else None)
+        bits = entry.get("quantization", recipe.get("quantization"))
         other["quantization"] = _bits(bits)
-        return config | {key: value for key, value in (train | other).items() if value is not None}
+        return config | {key: value for key, value in (own | other).items() if value is not None}
 
     @property
     def warnings(self) -> list[str]:

@@ -13,14 +13,15 @@ def reproduce(comparison: Comparison) -> dict[str, Any]:
 
     Returns:
         `commands` (lines for a shell), `seeds`, `commit` (None if not one and clean), `versions`, `models`
-        (name, revision, parameters and sha256 of the weights, of each), `data` and `recipe` (sha256 of rows
-        and file), and `signatures` of metrics. What no run wrote down is empty.
+        (name, revision, parameters and sha256 of the weights, of each), `data` and `recipe` (sha256 of rows,
+        for each template, and of the file), and `signatures` of metrics. What no run wrote down is empty.
     """
     results = [run.result for method in comparison.ranked for run in method.runs if run.result]
     first: dict[str, Any] = results[0] if results else {}
     versions = dict(first.get("versions") or {})
     version = versions.get("deltatune")
     rows = comparison.methods
+    hashes = dict.fromkeys(filter(None, ((one.get("data") or {}).get("fingerprint") for one in results)))
     return {
         "commands": [
             *([f"pip install deltatune=={version}"] if version else []),
@@ -31,7 +32,7 @@ def reproduce(comparison: Comparison) -> dict[str, Any]:
         "commit": _commit(comparison),
         "versions": versions,
         "models": _models([run.result for method in rows for run in method.runs if run.result]),
-        "data": (first.get("data") or {}).get("fingerprint"),
+        "data": ", ".join(hashes) or None,
         "recipe": hashlib.sha256(comparison.recipe.encode()).hexdigest() if comparison.recipe else None,
         "signatures": dict(first.get("signatures") or {}),
     }

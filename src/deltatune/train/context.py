@@ -1,7 +1,8 @@
 """What several runs share: the data, read once, and the base, loaded once for each precision.
 
-Each model has its own tokenizer, so rows are encoded anew for each. Of one model at a time anything is kept:
-another's weights would count as memory of a run.
+Each model has its own tokenizer, and an entry may read the rows in a way of its own (rundata.py), so rows are
+encoded anew for each. Of one model at a time anything is kept: another's weights would count as memory of a
+run.
 """
 
 from __future__ import annotations
@@ -16,20 +17,16 @@ from deltatune.core.attention import EAGER_UP_TO
 from deltatune.core.method import MethodConfig
 from deltatune.core.model import AdaptedModel
 from deltatune.core.observer import Observer
-from deltatune.data.checks import truncation_warnings
-from deltatune.data.encode import Encoded, Encoder
+from deltatune.data.encode import Encoder
 from deltatune.data.load import load_data
 from deltatune.data.rows import Dataset
-from deltatune.data.supervised import Supervision, supervision
-from deltatune.errors import DataError
 from deltatune.models.fingerprint import fingerprint_beside
 from deltatune.models.load import LoadedBase, OriginalWeights, load_base
 from deltatune.recipe.schema import MethodEntry, Recipe
-from deltatune.recipe.sections import ModelSpec
+from deltatune.recipe.sections import DataSpec, ModelSpec
 from deltatune.train.budget import Budget, sized_for
 from deltatune.train.machine import computes_bfloat16
-
-PARTS = ("train", "validation", "test")
+from deltatune.train.rundata import RunData, read_data, whose
 
 
 @dataclass
@@ -72,10 +69,8 @@ class _OnModel:
     spec: ModelSpec
     bases: dict[str, SharedBase] = field(default_factory=dict)
     """By precision."""
-    encoder: Encoder | None = None
-    encoded: dict[str, Encoded] = field(default_factory=dict)
-    """By part."""
-    supervised: Supervision | None = None
+    data: dict[DataSpec, RunData] = field(default_factory=dict)
+    """By the way in which the rows are read."""
 
 
 @dataclass
@@ -84,22 +79,29 @@ class Context:
 
     recipe: Recipe
     observer: Observer
-    dataset: Dataset
+    datasets: dict[str, Dataset]
+    """The rows by template: the same ones in the same order, with other words around their inputs."""
     _shared: _OnModel | None = None
     _warned: set[str] = field(default_factory=set)
 
     @classmethod
     def open(cls, recipe: Recipe, observer: Observer) -> Context:
-        """Read the recipe's data. The base is loaded when it is first needed.
+        """Read the recipe's data, with every template. The base is loaded when it is first needed.
 
         Raises:
             DataError: The data cannot be read or used.
         """
         observer.stage("Reading the data")
-        dataset = load_data(recipe.data, recipe.task)
-        for warning in dataset.warnings:
-            observer.warn(warning)
-        return cls(recipe, observer, dataset)
+        context = cls(recipe, observer, read_data(recipe))
+        for dataset in context.datasets.values():
+            for warning in dataset.warnings:
+                context._warn(warning)
+        return context
+
+    @property
+    def dataset(self) -> Dataset:
+        """What all templates have in common: parts, ids, targets, labels; inputs are by one of them."""
+        return next(iter(self.datasets.values()))
 
     def base(self, entry: MethodEntry) -> SharedBase:
         """The entry's base, in the precision that its training asks for. One of another model is let go.
@@ -149,59 +151,22 @@ class Context:
             self._warn(f"{entry.name} {budget.warning}")
         return config, budget
 
-    def encoder(self, base: SharedBase) -> Encoder:
-        """The one tokenisation path of all runs on the base's model."""
-        shared = self._on(base.spec)
-        if shared.encoder is None:
+    def data(self, entry: MethodEntry, base: SharedBase) -> RunData:
+        """The rows as the entry reads them, for the base's model: the one tokenisation path of its runs."""
+        spec, shared = self.recipe.data_of(entry), self._on(base.spec).data
+        if spec not in shared:
+            if spec.template not in self.datasets:  # of an entry that is none of the recipe's
+                self.datasets[spec.template] = load_data(spec, self.recipe.task)
             loaded = base.loaded
-            shared.encoder = Encoder(
-                self.recipe.task, loaded.processor, self.recipe.data, self.dataset.labels, loaded.model.config
+            encoder = Encoder(
+                self.recipe.task, loaded.processor, spec, self.dataset.labels, loaded.model.config
             )
-        return shared.encoder
-
-    def encoded(self, part: str, base: SharedBase) -> Encoded:
-        """The rows of a part, encoded once.
-
-        Raises:
-            DataError: The part is empty, or a row has nothing to learn from.
-        """
-        encoded = self._on(base.spec).encoded
-        if part not in encoded:
-            rows = getattr(self.dataset, part)
-            if not rows:
-                raise DataError(
-                    f"there are no {part} rows.",
-                    field=f"data.{part}",
-                    remedy="Name a file or a split for them.",
-                )
-            encoded[part] = self.encoder(base).encode(rows)
-            for warning in self._cut(part, base):
-                self._warn(warning)
-        return encoded[part]
-
-    def supervised(self, base: SharedBase) -> Supervision:
-        """What the loss will see of the training rows' labels, counted once."""
-        shared = self._on(base.spec)
-        if shared.supervised is None:
-            shared.supervised = supervision(self.encoder(base), self.encoded("train", base))
-        return shared.supervised
-
-    def warnings(self, base: SharedBase) -> list[str]:
-        """All that is suspicious about the data, and how much of each part this model's limits cut off."""
-        found = list(self.dataset.warnings)
-        for part in PARTS:
-            if getattr(self.dataset, part):
-                self.encoded(part, base)
-                found += self._cut(part, base)
-        return found
-
-    def _cut(self, part: str, base: SharedBase) -> list[str]:
-        report = self._on(base.spec).encoded[part].report
-        tokens = f" of {base.spec.name}" if len(self.recipe.models) > 1 else ""
-        return truncation_warnings(report, "training" if part == "train" else part, tokens)
+            dataset, named = self.datasets[spec.template], whose(self.recipe, base.spec, spec)
+            shared[spec] = RunData(dataset, encoder, named, self._warn)
+        return shared[spec]
 
     def _warn(self, warning: str) -> None:
-        """Warn once: a model may be loaded more than once."""
+        """Warn once: a model may be loaded more than once, and rows read."""
         if warning not in self._warned:
             self._warned.add(warning)
             self.observer.warn(warning)

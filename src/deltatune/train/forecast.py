@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,6 @@ from deltatune.core.attention import ORIGINAL
 from deltatune.core.method import MethodConfig
 from deltatune.core.observer import Observer, Silent
 from deltatune.data.encode import Encoded, Encoder
-from deltatune.data.load import load_data
 from deltatune.data.rows import Dataset
 from deltatune.errors import DeltatuneError
 from deltatune.memory.base import fake_mode, is_untied, stores_head
@@ -35,6 +34,7 @@ from deltatune.recipe.sections import ModelSpec
 from deltatune.train.budget import sized_for
 from deltatune.train.calibrate import Rates
 from deltatune.train.context import Context, SharedBase, base_dtype, eager_up_to
+from deltatune.train.rundata import read_data
 
 MOST_ROWS = 20_000
 """With more training rows than these the longest ones are not looked for; the recipe's limits are taken."""
@@ -56,14 +56,24 @@ class Planned:
     """The first image, as the model reads it."""
 
     @classmethod
-    def of(cls, recipe: Recipe, spec: ModelSpec, dataset: Dataset | None, *, shape: str | None) -> Planned:
+    def of(
+        cls, recipe: Recipe, entry: MethodEntry, datasets: Mapping[str, Dataset], *, shape: str | None
+    ) -> Planned:
         """Read a model's configuration and tokenizer, and encode the data; or take a published `shape`.
+
+        Args:
+            recipe: The recipe.
+            entry: Any of those on the model that read the rows in the same way.
+            datasets: The rows by template; none where they are not read.
+            shape: The name of a model to ask about instead.
 
         Raises:
             DeltatuneError: They cannot be read.
         """
-        if shape is not None or dataset is None:
-            return cls(recipe, spec, shape_named(shape or spec.name)[1])
+        spec, data = recipe.model_of(entry), recipe.data_of(entry)
+        if shape is not None:
+            return cls(recipe, spec, shape_named(shape)[1])
+        dataset = datasets[data.template]
         processor, config = load_processor(spec, recipe.task)
         if dataset.labels:
             config.num_labels = len(dataset.labels)
@@ -71,7 +81,7 @@ class Planned:
         folder = Path(locate(spec).path)
         found.untied = folder.is_dir() and stores_head(folder)
         if len(dataset.train) <= MOST_ROWS:
-            encoder = Encoder(recipe.task, processor, recipe.data, dataset.labels, config)
+            encoder = Encoder(recipe.task, processor, data, dataset.labels, config)
             found.encoded = encoder.encode(dataset.train)
             if recipe.task == "image-classification":
                 found.pixels = encoder.collate(found.encoded.features[:1])["pixel_values"]
@@ -80,7 +90,7 @@ class Planned:
     def largest(self, entry: MethodEntry) -> Largest:
         """The largest micro-batch: of the first epoch, or the largest that the recipe allows."""
         if self.encoded is None:
-            return Largest([], longest_allowed(self.recipe, entry.train, self.config), ())
+            return Largest([], longest_allowed(self.recipe, entry, self.config), ())
         seed, task = self.recipe.seeds[0], self.recipe.task
         return largest_micro_batch(self.encoded, task, entry.train, seed).with_images(self.pixels)
 
@@ -161,10 +171,11 @@ def predicted_run(
     context: Context, entry: MethodEntry, method: MethodConfig, base: SharedBase, seed: int
 ) -> dict[str, int] | None:
     """What the step should take that a run on the context's data measures; None if it cannot be told."""
-    train, task = context.encoded("train", base), context.recipe.task
+    data, task = context.data(entry, base), context.recipe.task
+    train = data.encoded("train")
     largest = largest_micro_batch(train, task, entry.train, seed, after_first=True)
     images = task == "image-classification"
-    pixels = context.encoder(base).collate(train.features[:1])["pixel_values"] if images else None
+    pixels = data.encoder.collate(train.features[:1])["pixel_values"] if images else None
     return predicted_step(task, entry, method, base, largest.with_images(pixels))
 
 
@@ -194,22 +205,22 @@ def forecast(
         `machine`, `limit`, `lengths` (where they come from) and `entries`.
     """
     observer = observer or Silent()
-    dataset = None
+    datasets: Mapping[str, Dataset] = {}
     if shape is None:
         observer.stage("Reading the data")
-        dataset = load_data(recipe.data, recipe.task)
-    known: dict[str, Planned] = {}
+        datasets = read_data(recipe)
+    known: dict[Hashable, Planned] = {}
     machine = this_machine()
     limit = memory or machine["memory_bytes"]
     rates = Rates() if calibrate or seconds is not None else None
     entries = []
     for entry in recipe.methods:
         observer.stage(f"Predicting {entry.name}")
-        spec = recipe.model_of(entry)
+        key = recipe.model_of(entry), recipe.data_of(entry)
         try:
-            if spec.name not in known:
-                known[spec.name] = Planned.of(recipe, spec, dataset, shape=shape)
-            found = _entry(known[spec.name], entry, limit, rates, asked=memory is not None, seconds=seconds)
+            if key not in known:
+                known[key] = Planned.of(recipe, entry, datasets, shape=shape)
+            found = _entry(known[key], entry, limit, rates, asked=memory is not None, seconds=seconds)
         except DeltatuneError as error:
             found = {"name": entry.name, "method": entry.method, "error": str(error)}
         entries.append(found)

@@ -9,6 +9,7 @@ from deltatune import quant
 from deltatune.core.observer import Observer, Silent
 from deltatune.evaluate import metric_keys
 from deltatune.recipe.schema import MethodEntry, Recipe
+from deltatune.recipe.sections import PARTS
 from deltatune.train.context import Context
 
 
@@ -24,7 +25,7 @@ def plan(
 
     The data are read and the base is loaded, so that everything that could be wrong with them shows now.
     """
-    context = context or Context.open(recipe, observer or Silent())
+    context = context or Context.open(recipe.alone(entry, seed), observer or Silent())
     base = context.base(entry)
     config, budget = context.method(entry, base)
     model = base.adapted(base_dropout=entry.train.base_dropout)
@@ -33,7 +34,8 @@ def plan(
         trained = sum(p.numel() for _, p in adapter.trainable())
         stored = sum(t.numel() for t in adapter.stored().values())
         total = quant.parameter_count(base.loaded.model)
-        encoded = context.encoded("train", base)
+        data = context.data(entry, base)
+        encoded = data.encoded("train")
         per_epoch = math.ceil(len(encoded.lengths) / entry.train.batch_size)
         steps = min(entry.train.epochs * per_epoch, entry.train.max_steps or 2**62)
         if trained:
@@ -52,14 +54,14 @@ def plan(
             "total_parameters": total,
             "lr": entry.train.lr or config.default_lr,
             "steps": steps if trained else 0,
-            "rows": {part: len(getattr(context.dataset, part)) for part in ("train", "validation", "test")},
+            "rows": {part: len(getattr(data.dataset, part)) for part in PARTS},
             "tokens_per_epoch": sum(encoded.lengths),
             "supervised_tokens": encoded.report.supervised_tokens,
             "truncated_inputs": encoded.report.truncated_inputs,
             "truncated_targets": encoded.report.truncated_targets,
             "metrics": metric_keys(recipe.evaluation, recipe.task, targets=recipe.has_targets),
             "warnings": [
-                *context.dataset.warnings,
+                *data.dataset.warnings,
                 *([f"{entry.name} {budget.warning}"] if budget and budget.warning and config.trains else []),
             ],
         }

@@ -6,14 +6,14 @@ import statistics
 from typing import Any
 
 from deltatune.core.observer import Observer, Silent
-from deltatune.data.checks import truncation_warnings
 from deltatune.data.encode import Encoded, Encoder
-from deltatune.data.load import load_data
 from deltatune.data.rows import Row
 from deltatune.data.splits import limit_rows
 from deltatune.models.processor import load_processor
+from deltatune.recipe.choosing import readings_of
 from deltatune.recipe.schema import Recipe
 from deltatune.recipe.sections import PARTS
+from deltatune.train.rundata import RunData, read_data, reading_label, whose
 
 
 def preview(recipe: Recipe, samples: int = 5, observer: Observer | None = None) -> dict[str, Any]:
@@ -25,8 +25,9 @@ def preview(recipe: Recipe, samples: int = 5, observer: Observer | None = None) 
         observer: Is told of the progress.
 
     Returns:
-        `samples` (tokens, each with whether it is supervised) and `tokens` by part (lengths, truncation), of
-        each of `models` and of the first one at the top; what `DataCheck` found, and every warning.
+        `samples` (tokens, each with whether it is supervised) and `tokens` by part (lengths, truncation), in
+        `models` of each model with each way to read the rows (`reading` tells it from others, if there are
+        any), and of the first one at the top; what `DataCheck` found, and every warning.
 
     Raises:
         DataError: The data cannot be read or used.
@@ -34,33 +35,33 @@ def preview(recipe: Recipe, samples: int = 5, observer: Observer | None = None) 
     """
     observer = observer or Silent()
     observer.stage("Reading the data")
-    dataset = load_data(recipe.data, recipe.task)
-    assert dataset.check is not None
-    warnings, models = list(dataset.warnings), []
-    parts = {part: getattr(dataset, part) for part in PARTS}
-    shown = limit_rows(dataset.train, samples, seed=0)
+    datasets = read_data(recipe)
+    warnings = [text for dataset in datasets.values() for text in dataset.warnings]
+    models = []
     for spec in recipe.models:
         observer.stage(f"Loading the tokenizer of {spec.name}")
         processor, config = load_processor(spec, recipe.task)
-        encoder = Encoder(recipe.task, processor, recipe.data, dataset.labels, config)
-        tokens = {}
-        whose = f" of {spec.name}" if len(recipe.models) > 1 else ""
-        for part, rows in parts.items() if recipe.task != "image-classification" else ():
-            if rows:
-                encoded = encoder.encode(rows)
-                tokens[part] = _counts(encoded)
-                warnings += truncation_warnings(
-                    encoded.report, "training" if part == "train" else part, whose
-                )
-        found = [_sample(encoder, row) for row in shown]
-        models.append({"model": spec.name, "samples": found, "tokens": tokens})
+        used = [entry for entry in recipe.methods if recipe.model_of(entry) == spec]
+        for data in dict.fromkeys(data for entry in used for data in readings_of(recipe, entry)):
+            dataset = datasets[data.template]
+            encoder = Encoder(recipe.task, processor, data, dataset.labels, config)
+            rows = RunData(dataset, encoder, whose(recipe, spec, data), warnings.append)
+            tokens = {}
+            for part in PARTS if recipe.task != "image-classification" else ():
+                if getattr(dataset, part):
+                    tokens[part] = _counts(rows.encoded(part))
+            found = [_sample(encoder, row) for row in limit_rows(dataset.train, samples, seed=0)]
+            label = reading_label(recipe, data)
+            models.append({"model": spec.name, "reading": label, "samples": found, "tokens": tokens})
+    first = next(iter(datasets.values()))
+    assert first.check is not None
     return {
         "task": recipe.task,
-        "rows": {part: len(rows) for part, rows in parts.items()},
+        "rows": {part: len(getattr(first, part)) for part in PARTS},
         **models[0],
         "models": models,
-        **dataset.check.as_dict(),
-        "warnings": warnings,
+        **first.check.as_dict(),
+        "warnings": list(dict.fromkeys(warnings)),
     }
 
 

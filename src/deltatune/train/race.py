@@ -50,8 +50,8 @@ def race(context: Context, starters: Sequence[Starter]) -> list[Outcome]:
 
     Args:
         context: Data and bases.
-        starters: The runs. Their entries have the same base, in the same precision, and the same
-            `train.gradient_checkpointing`; `can_race` holds for each.
+        starters: The runs. Their entries have the same base, in the same precision, the same
+            `train.gradient_checkpointing`, and read the rows in one way; `can_race` holds for each.
 
     Returns:
         What became of each; no error of one ends another.

@@ -107,22 +107,19 @@ def open_run(
     """
     observer = observer or Silent()
     metric_keys(recipe.evaluation, recipe.task, targets=recipe.has_targets)  # fails before hours of training
-    entry = entry.model_copy(update={"space": None})
-    alone: dict[str, Any] = {"seeds": [seed], "tune": None, "halving": None, "search": None, "together": 1}
-    alone |= {"model": recipe.model_of(entry), "methods": [entry.model_copy(update={"model": None})]}
-    own = recipe.model_copy(update=alone)
+    own = recipe.alone(entry, seed)
     finished = prepare_folder(out, own, resume=resume, overwrite=overwrite)
     if finished is not None:
         shutil.rmtree(out / "resume", ignore_errors=True)  # of a run that was killed while it removed this
         return finished
-    context = context or Context.open(recipe, observer)
+    context = context or Context.open(own, observer)
     (out / CERTIFICATE).unlink(missing_ok=True)  # of an attempt that failed
     certificate = Certificate(
         out / CERTIFICATE, {"name": entry.name, "method": entry.method, "seed": seed, "delta": None}
     )
     started = datetime.datetime.now(datetime.UTC)
     base = context.base(entry)
-    context.encoded("train", base)
+    context.data(entry, base).encoded("train")
     model = model or base.adapted(base_dropout=entry.train.base_dropout)
     config, budget = context.method(entry, base)
     model.attach(name, config, seed=seed)
@@ -130,7 +127,7 @@ def open_run(
         base.original.forget()
     write_text(out / "recipe.yaml", yaml.safe_dump(own.dump(), sort_keys=False, allow_unicode=True))
     return Run(
-        context, base, model, name, entry, seed, out, observer, certificate, budget,
+        context, own, base, model, name, entry, seed, out, observer, certificate, budget,
         resumes=resume and (out / "resume").exists(), started=started,
     )  # fmt: skip
 
@@ -143,6 +140,8 @@ class Run:
     """
 
     context: Context
+    recipe: Recipe
+    """The run's own: of the entry alone, with all that it has of its own."""
     base: SharedBase
     model: AdaptedModel
     name: str
@@ -158,7 +157,8 @@ class Run:
     started: datetime.datetime
 
     def __post_init__(self) -> None:
-        self.recipe, self.encoder = self.context.recipe, self.context.encoder(self.base)
+        self.data = self.context.data(self.entry, self.base)
+        self.encoder = self.data.encoder
         self.config = self.model.configs[self.name]
         self.adapter = self.model.adapter(self.name)
         self.memory = PeakMemory(self.base.device)
@@ -191,16 +191,16 @@ class Run:
         if not self.config.trains:
             (self.out / "metrics.jsonl").write_text("", encoding="utf-8")
             return None
-        data = self.context.dataset
+        validation = self.data.dataset.validation
         self.certificate.targets(self.model, self.name)
-        self.certificate.supervised(self.context.supervised(self.base))
+        self.certificate.supervised(self.data.supervised)
         self.trainer = Trainer(
             model=self.model,
             name=self.name,
             encoder=self.encoder,
-            train=self.context.encoded("train", self.base),
-            validation=self.context.encoded("validation", self.base) if data.validation else None,
-            validation_rows=data.validation,
+            train=self.data.encoded("train"),
+            validation=self.data.encoded("validation") if validation else None,
+            validation_rows=validation,
             spec=self.entry.train,
             evaluation=self.recipe.evaluation,
             lr=self.entry.train.lr or self.config.default_lr,
@@ -247,7 +247,7 @@ class Run:
         description = self.adapter.describe()
         if description is not None:
             self.observer.log(f"{self.entry.name}: {description}")
-        data, report = self.context.dataset, self.context.encoded("train", self.base).report
+        data, report = self.data.dataset, self.data.encoded("train").report
         spec = self.entry.train
         race = progress.raced > 1  # what a race takes at its peak is no run's own
         as_asked = progress.micro_batch in (0, spec.micro_batch_size or spec.batch_size)
@@ -280,7 +280,7 @@ class Run:
                 "supervised_tokens": report.supervised_tokens,
                 "truncated_inputs": report.truncated_inputs,
                 "truncated_targets": report.truncated_targets,
-                "warnings": self.context.warnings(self.base),
+                "warnings": self.data.warnings(),
             },
             "metrics": {"validation": validation, "test": evaluation.metrics},
             "signatures": evaluation.signatures,
@@ -326,7 +326,7 @@ class Run:
         if not self.config.trains:
             return False
         shape = largest_micro_batch(
-            self.context.encoded("train", self.base), self.recipe.task, self.entry.train, self.seed
+            self.data.encoded("train"), self.recipe.task, self.entry.train, self.seed
         ).shape
         tokens = shape.rows * (shape.length + shape.target_length)
         numbers = quant.parameter_count(self.base.loaded.model) * (COPIES + tokens / TOKENS)
@@ -375,7 +375,7 @@ class Run:
         folder, digest = self.out / "adapter", self.base.fingerprint
         save_adapter(self.model, self.name, folder, base_name=self.base.spec.name, fingerprint=digest)
         self.certificate.about["delta"] = {"sha256": sha256(folder / TENSORS)}
-        features = self.context.encoded("train", self.base).features
+        features = self.data.encoded("train").features
         rows = features[: min(REREAD, self.recipe.evaluation.batch_size)]
         batch = {k: v.to(self.model.device) for k, v in self.encoder.collate(rows).items()}
         self.certificate.reloaded(self.model, self.name, folder, batch, digest)
@@ -390,7 +390,7 @@ class Run:
 
     def _evaluate(self, progress: Progress) -> tuple[Evaluation, dict[str, float]]:
         """The test rows, once; and the validation rows' loss for runs that did not measure it."""
-        task, data = f"Evaluating {self.entry.name}", self.context.dataset
+        task, data = f"Evaluating {self.entry.name}", self.data.dataset
         self.observer.start(task, 2 * len(data.test))
         shown = 0
 
@@ -401,7 +401,7 @@ class Run:
             shown = reached
 
         started = time.perf_counter()
-        test = self.context.encoded("test", self.base)
+        test = self.data.encoded("test")
         evaluation = evaluate(self.model, data.test, test, self.encoder, self.recipe.evaluation, advance)
         self.observer.finish(task)
         self.observer.log(f"{self.entry.name}: evaluated in {time.perf_counter() - started:.0f} s")
@@ -409,6 +409,6 @@ class Run:
         write_text(self.out / "predictions.jsonl", "\n".join(lines) + "\n")
         validation = progress.best_validation
         if not validation and data.validation:
-            encoded = self.context.encoded("validation", self.base)
+            encoded = self.data.encoded("validation")
             validation = loss_on(self.model, encoded, self.encoder, self.recipe.evaluation.batch_size)
         return evaluation, validation

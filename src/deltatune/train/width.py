@@ -29,7 +29,7 @@ def width(context: Context, entries: Sequence[MethodEntry], seed: int, together:
 
     Args:
         context: Data and bases.
-        entries: One for each run.
+        entries: One for each run; all read the rows in one way.
         seed: By which batches are looked at.
         together: As the recipe has it.
     """
@@ -55,5 +55,5 @@ def _tokens(context: Context, entries: Sequence[MethodEntry], base: SharedBase) 
     """Of the largest of the entries' batches, on average. Images: many, since nothing was measured."""
     if context.recipe.task == "image-classification":
         return math.inf
-    lengths = context.encoded("train", base).lengths
+    lengths = context.data(entries[0], base).encoded("train").lengths
     return max(entry.train.batch_size for entry in entries) * statistics.mean(lengths)

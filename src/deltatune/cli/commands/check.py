@@ -35,7 +35,8 @@ def check(
     and near ones), the balance of classes, whether it differs between the parts,
     and the accuracy of always answering with the most frequent one, inputs with
     contradictory labels, rows without one, and how much is cut off. Only the
-    tokenizer is loaded, not the weights; of several models, each one's.
+    tokenizer is loaded, not the weights; of several models, each one's. Where entries
+    have templates or limits of their own, the rows are shown in each way.
 
     [bold]Examples[/bold]
       $ deltatune check recipe.yaml
@@ -57,7 +58,7 @@ def check(
         return
     for model in found["models"]:
         if len(found["models"]) > 1:
-            output.stdout().print(Text(f"{model['model']}\n", style="bold cyan"), soft_wrap=True)
+            output.stdout().print(Text(f"{_named(model)}\n", style="bold cyan"), soft_wrap=True)
         for sample in model["samples"]:
             _show_sample(sample)
     _show_numbers(found)
@@ -68,6 +69,11 @@ def check(
         console.print(text, soft_wrap=not console.is_terminal)
     if not found["warnings"]:
         console.print(Text("No warnings.", style="green"))
+
+
+def _named(model: dict[str, Any]) -> str:
+    """The model, and how rows are read where entries differ in that."""
+    return model["model"] + (f", {model['reading']}" if model["reading"] else "")
 
 
 def _show_sample(sample: dict[str, Any]) -> None:
@@ -91,7 +97,7 @@ def _visible(text: str) -> str:
 def _show_numbers(found: dict[str, Any]) -> None:
     rows = ", ".join(f"{part} {count:,}" for part, count in found["rows"].items())
     described: dict[str, Any] = {
-        "model": [model["model"] for model in found["models"]],
+        "model": [_named(model) for model in found["models"]],
         "task": found["task"],
         "rows": rows,
     }
