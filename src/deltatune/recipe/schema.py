@@ -36,7 +36,7 @@ ENTRY_KEYS = ("name", "model", "train", "data", "evaluation", "quantization", "b
 
 
 class MethodEntry(Section):
-    """One contestant: a method, its settings, and the training settings that hold for it.
+    """One contestant: a method, its settings, and its ways to train, to read rows and to decode.
 
     A recipe writes it as `lora`, or as `{lora: {r: 8}, name: lora r8, train: {lr: 1e-3}}`.
     """
@@ -62,7 +62,8 @@ class MethodEntry(Section):
     group: Text | None = None
     """The label of the entry from whose grid this one was made; null for an entry of its own."""
     space: Space | None = None
-    """What `search` may vary for this entry: settings or train.X, as lists or ranges `{from, to, scale}`."""
+    """What `search` may vary for this entry: settings, train.X, data.X or evaluation.X, as lists or ranges
+    `{from, to, scale}`."""
 
     @property
     def slug(self) -> str:
@@ -107,7 +108,8 @@ class Recipe(Section):
     data: DataSpec
     """The rows, and how they become inputs and targets."""
     methods: list[MethodEntry] = Field(min_length=1)
-    """What is compared: each a method's name, or `{METHOD: {settings}, name: LABEL, train: {changes}}`."""
+    """What is compared: each a method's name, or `{METHOD: {settings}, name: LABEL, train: {changes}}`;
+    `data` and `evaluation` hold changes of the template, the limits of tokens and the decoding."""
     train: TrainSpec = TrainSpec()
     """Training settings of every entry."""
     quantization: QuantizationSpec | None = None
