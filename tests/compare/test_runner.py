@@ -75,6 +75,12 @@ def test_a_folder_of_another_recipe_is_refused(make_recipe: Make, tmp_path: Path
         compare(make_recipe("train.max_steps=2"), tmp_path / "out")
 
 
+def test_a_recipe_that_cannot_begin_does_not_claim_the_folder(make_recipe: Make, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="nowhere"):
+        compare(make_recipe("data.template='{nowhere}'"), tmp_path / "out")
+    compare(make_recipe("train.max_steps=1"), tmp_path / "out")
+
+
 @pytest.mark.parametrize("metric", ["bleu", "chrf", "macro_f1"])
 def test_corpus_metrics_give_intervals_pairs_and_ranks(
     make_recipe: Make, tmp_path: Path, metric: str

@@ -53,9 +53,10 @@ def compare(recipe: Recipe, out: Path, *, observer: Observer | None = None) -> d
     """
     observer = observer or Silent()
     primary = primary_metric(recipe.evaluation, recipe.task, targets=recipe.has_targets)
-    _claim(recipe, make_folder(out))
+    content = _require_own(recipe, make_folder(out))
     context = Context.open(recipe, observer)
     require_comparable(context)
+    write_text(out / "recipe.yaml", yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
     chosen = choose(context, out)
     picks = [chosen.picks[entry.name] for entry in recipe.by_model() if entry.name in chosen.picks]
     starters = [
@@ -80,8 +81,8 @@ def compare(recipe: Recipe, out: Path, *, observer: Observer | None = None) -> d
     return board
 
 
-def _claim(recipe: Recipe, out: Path) -> None:
-    """Write the recipe into a fresh folder, or check that the folder's comparison has the same one."""
+def _require_own(recipe: Recipe, out: Path) -> dict[str, Any]:
+    """Give what the folder's recipe.yaml shall hold, if it holds no comparison of another recipe."""
     settle(out)
     path, content = out / "recipe.yaml", recipe.dump()
     if path.exists():
@@ -94,7 +95,7 @@ def _claim(recipe: Recipe, out: Path) -> None:
                 field="--out",
                 remedy="Choose another folder, or add --overwrite to start anew.",
             )
-    write_text(path, yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
+    return content
 
 
 def leaderboard(
