@@ -6,8 +6,9 @@ loaded from its files. The difference in ROUGE-L gets a paired bootstrap.
 
     python benchmarks/against_peft.py --train T.jsonl --validation V.jsonl --test E.jsonl --steps 100
 
-The files are JSON lines with `table` and `title`. The two trainings take turns of `--turn` optimizer steps in
-one process, and each counts only the time of its own turns: what else the machine does hits both alike.
+The files are JSON lines with `table` and `title`. The two trainings take turns of `--turn` optimizer steps,
+each in a process of its own, and each counts only the time of its own turns: what else the machine does hits
+both alike.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from turns import Turns, TurnTaking
+from turns import Turns, TurnTaking, take_turns
 
 from deltatune.checkpoint.store import load_adapter
 from deltatune.compare.statistics import bootstrap_interval, paired_bootstrap
@@ -57,7 +58,12 @@ def recipe_of(arguments: argparse.Namespace) -> Recipe:
     )  # fmt: skip
 
 
-def with_peft(context: Context, recipe: Recipe, out: Path, turns: Turns) -> None:
+def with_ours(turns: Turns, recipe: Recipe, out: Path) -> None:
+    """Train and evaluate with deltatune."""
+    run(recipe, recipe.methods[1], 0, out / "ours", observer=TurnTaking(turns))
+
+
+def with_peft(turns: Turns, recipe: Recipe, out: Path) -> None:
     """Train with peft and the Trainer's defaults; save the adapter."""
     from peft import LoraConfig, TaskType, get_peft_model
     from transformers import (
@@ -74,7 +80,7 @@ def with_peft(context: Context, recipe: Recipe, out: Path, turns: Turns) -> None
         task_type=TaskType.SEQ_2_SEQ_LM, r=8, lora_alpha=32, lora_dropout=0.1, target_modules=["q", "v"]
     )
     model = get_peft_model(base.model, config)
-    entry = recipe.methods[0]
+    context, entry = Context.open(recipe, Silent()), recipe.methods[0]
     features = context.data(entry, context.base(entry)).encoded("train").features
     arguments = Seq2SeqTrainingArguments(
         output_dir=str(out / "trainer"), max_steps=recipe.train.max_steps or 0, learning_rate=1e-3,
@@ -84,7 +90,7 @@ def with_peft(context: Context, recipe: Recipe, out: Path, turns: Turns) -> None
 
     class TakeTurns(TrainerCallback):
         def on_step_end(self, *_: Any, **__: Any) -> None:
-            turns.step("peft")
+            turns.step()
 
     trainer = Seq2SeqTrainer(
         model,
@@ -93,7 +99,7 @@ def with_peft(context: Context, recipe: Recipe, out: Path, turns: Turns) -> None
         data_collator=DataCollatorForSeq2Seq(base.processor, model),
         callbacks=[TakeTurns()],
     )
-    turns.begin("peft")
+    turns.begin()
     trainer.train()
     model.save_pretrained(out / "peft")
 
@@ -118,14 +124,12 @@ def main() -> None:
     context = Context.open(recipe, Silent())
     found: dict[str, Any] = {"recipe": recipe.dump(), "versions": versions()}
     untuned = run(recipe, recipe.methods[0], 0, folder / "untuned", context=context)
-    turns = Turns(["peft", "ours"], arguments.turn, arguments.steps)
-    ours: dict[str, Any] = {}
-
-    def train_ours() -> None:
-        observer = TurnTaking(turns)
-        ours.update(run(recipe, recipe.methods[1], 0, folder / "ours", observer=observer, context=context))
-
-    turns.run({"peft": lambda: with_peft(context, recipe, folder, turns), "ours": train_ours})
+    seconds = take_turns(
+        {"peft": (with_peft, (recipe, folder)), "ours": (with_ours, (recipe, folder))},
+        arguments.turn,
+        arguments.steps,
+    )
+    ours = json.loads((folder / "ours" / "result.json").read_text(encoding="utf-8"))
     entry = recipe.methods[1]
     base = context.base(entry)
     model = base.adapted()
@@ -146,7 +150,6 @@ def main() -> None:
     }  # fmt: skip
     found["rougeL_f"] = {name: list(bootstrap_interval(values)) for name, values in scores.items()}
     found["ours_minus_peft"] = paired_bootstrap(scores["ours"], scores["peft"])._asdict()
-    seconds = turns.seconds
     found["seconds_by_turn"] = seconds
     found["train_seconds"] = {name: sum(values) for name, values in seconds.items()}
     found["ratio_peft_over_ours"] = statistics.median(

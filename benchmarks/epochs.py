@@ -1,13 +1,13 @@
 """An epoch of LoRA: ours against peft with the Hugging Face Trainer, with its defaults and tuned by hand.
 
 All train on the same rows with the same LoRA settings, learning rate, schedule and number of steps, and take
-turns in one process. The first epoch warms up; the second one is timed.
+turns, each in a process of its own. The first epoch warms up; the second one is timed.
 
 - `defaults`: float32, random batches padded to their longest row, the base's own dropout, all logits.
 - `tuned`: the base in bfloat16, `train_sampling_strategy="group_by_length"`, dropout of the base off.
 - `ours`: deltatune's defaults.
 
-Losses on validation rows are computed by the same code for all; peft's deltas are read from their files.
+Losses on held-out rows are computed by the same code for all; peft's deltas are read from their files.
 
     python benchmarks/epochs.py --model t5-small --out t5.json
 """
@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from peft_side import peft_trainer
-from turns import Turns, TurnTaking
+from turns import Side, Turns, TurnTaking, take_turns
 
 from deltatune.checkpoint.store import load_adapter
 from deltatune.compare.statistics import paired_bootstrap
@@ -64,7 +64,12 @@ LR = 1e-3
 def recipe_of(model: str, targets: str, dropout: float) -> Recipe:
     """The recipe that all sides follow."""
     lora = {"r": 8, "alpha": 16, "dropout": dropout, "targets": TARGETS[targets]}
-    return parse_recipe(content_of(model, [{"lora": lora}], epochs=2, test=1))
+    content = content_of(model, [{"lora": lora}], epochs=2, test=100)
+    # Without validation rows: the Trainer's defaults validate nothing, so neither side does.
+    content["data"]["split"] = content["data"]["split"] | {"validation": 0}
+    del content["data"]["limit"]["validation"]
+    del content["train"]["evaluate_every"]
+    return parse_recipe(content)
 
 
 def content_of(
@@ -87,24 +92,28 @@ def content_of(
     }  # fmt: skip
 
 
-def with_peft(context: Context, folder: Path, turns: Turns, name: str, *, tuned: bool) -> None:
+def with_peft(turns: Turns, recipe: Recipe, folder: Path, tuned: bool) -> None:
     """Train with peft and the Trainer; save the adapter."""
-    trainer = peft_trainer(
-        context, context.recipe.methods[0], folder, tuned=tuned, on_step=lambda: turns.step(name)
-    )
-    turns.begin(name)
+    context = Context.open(recipe, Silent())
+    trainer = peft_trainer(context, recipe.methods[0], folder, tuned=tuned, on_step=turns.step)
+    turns.begin()
     trainer.train()
-    trainer.model.save_pretrained(folder / name)
+    trainer.model.save_pretrained(folder)
+
+
+def with_ours(turns: Turns, recipe: Recipe, folder: Path) -> None:
+    """Train with deltatune's defaults."""
+    run(recipe, recipe.methods[0], 0, folder, observer=TurnTaking(turns))
 
 
 def losses_of(context: Context, folder: Path) -> list[float]:
-    """Loss of each validation row with the delta in `folder`."""
+    """Loss of each test row with the delta in `folder`."""
     entry = context.recipe.methods[0]
     base = context.base(entry)
     model = base.adapted()
     load_adapter(model, folder, "delta")
     data = context.data(entry, base)
-    encoded, encoder = data.encoded("validation"), data.encoder
+    encoded, encoder = data.encoded("test"), data.encoder
     if context.recipe.task == "text-classification":
         found = {row: -float(scores[label]) for row, scores, label in classify(model, encoded, encoder)}
         losses = [found[row] for row in range(len(found))]
@@ -118,23 +127,19 @@ def measure(model: str, targets: str, dropout: float) -> dict[str, Any]:
     """Time the second epoch of all three, and compare what they learned."""
     recipe = recipe_of(model, targets, dropout)
     folder = Path(tempfile.mkdtemp())
+    per_epoch = MODELS[model]["rows"] // BATCH
+    sides: dict[str, Side] = {
+        "defaults": (with_peft, (recipe, folder / "defaults", False)),
+        "tuned": (with_peft, (recipe, folder / "tuned", True)),
+        "ours": (with_ours, (recipe, folder / "ours")),
+    }
+    by_turn = take_turns(sides, per_epoch // 4, 2 * per_epoch)
+    seconds = {name: sum(of[4:]) for name, of in by_turn.items()}
     context = Context.open(recipe, Silent())
     entry = recipe.methods[0]
-    encoded = context.data(entry, context.base(entry)).encoded("train")
-    per_epoch = MODELS[model]["rows"] // BATCH
-    turns = Turns(["defaults", "tuned", "ours"], per_epoch // 4, 2 * per_epoch)
-    turns.run(
-        {
-            "defaults": lambda: with_peft(context, folder, turns, "defaults", tuned=False),
-            "tuned": lambda: with_peft(context, folder, turns, "tuned", tuned=True),
-            "ours": lambda: run(
-                recipe, entry, 0, folder / "run", observer=TurnTaking(turns), context=context
-            ),
-        }
-    )
-    seconds = {name: sum(of[4:]) for name, of in turns.seconds.items()}
     losses = {name: losses_of(context, folder / name) for name in ("defaults", "tuned")}
-    losses["ours"] = losses_of(context, folder / "run" / "adapter")
+    losses["ours"] = losses_of(context, folder / "ours" / "adapter")
+    encoded = context.data(entry, context.base(entry)).encoded("train")
     tokens = sum(encoded.lengths)
     lengths = sorted(encoded.lengths)
     return {
@@ -145,7 +150,7 @@ def measure(model: str, targets: str, dropout: float) -> dict[str, Any]:
         "tokens": tokens,
         "lengths": {"shortest": lengths[0], "median": lengths[len(lengths) // 2], "longest": lengths[-1]},
         "epoch_seconds": seconds,
-        "seconds_by_turn": turns.seconds,
+        "seconds_by_turn": by_turn,
         "tokens_per_second": {name: tokens / value for name, value in seconds.items()},
         "ratio_defaults": seconds["defaults"] / seconds["ours"],
         "ratio_tuned": seconds["tuned"] / seconds["ours"],
