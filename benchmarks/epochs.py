@@ -64,12 +64,16 @@ LR = 1e-3
 def recipe_of(model: str, targets: str, dropout: float) -> Recipe:
     """The recipe that all sides follow."""
     lora = {"r": 8, "alpha": 16, "dropout": dropout, "targets": TARGETS[targets]}
-    content = content_of(model, [{"lora": lora}], epochs=2, test=100)
-    # Without validation rows: the Trainer's defaults validate nothing, so neither side does.
-    content["data"]["split"] = content["data"]["split"] | {"validation": 0}
-    del content["data"]["limit"]["validation"]
-    del content["train"]["evaluate_every"]
-    return parse_recipe(content)
+    return parse_recipe(without_validation(content_of(model, [{"lora": lora}], epochs=2, test=100)))
+
+
+def without_validation(content: dict[str, Any]) -> dict[str, Any]:
+    """The recipe without validation rows: the Trainer's defaults validate nothing, so ours does not."""
+    data, train = content["data"], content["train"]
+    limit = {part: rows for part, rows in data["limit"].items() if part != "validation"}
+    data = data | {"split": data["split"] | {"validation": 0}, "limit": limit}
+    train = {name: value for name, value in train.items() if name != "evaluate_every"}
+    return content | {"data": data, "train": train}
 
 
 def content_of(

@@ -3,7 +3,8 @@
 The floor is what no low-rank method can go below: the frozen forward pass, and the gradients of the
 activations back to the lowest layer (4 N floating-point operations a token), with the output computed at
 labels only. It is measured on the same base with the same batch: the embedded input requires a gradient, and
-nothing else does.
+nothing else does. There are two: with the base's own code, and with what we compute in its place in training
+(deltatune/core/lean.py), which is faster; so a step can lie below the first.
 
 Beside it stands a step of peft on the same base in the same precision. What is kept is the sum of the
 storages that autograd saves, parameters left out, and of the logits.
@@ -14,6 +15,7 @@ storages that autograd saves, parameters left out, and of the logits.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import statistics
 import time
@@ -22,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from shares import own_code
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -62,8 +65,8 @@ class Sides:
         labels = ["a", "b"] if self.task == "text-classification" else None
         return load_base(self.spec, self.task, labels, dtype=self.dtype)
 
-    def floor(self) -> Step:
-        """Frozen forward, gradients of activations."""
+    def floor(self, *, lean: bool) -> Step:
+        """Frozen forward, gradients of activations; by the base's own code, or with our lean parts."""
         base = self._load()
         model = AdaptedModel(base.model, base.new_modules).train()
         tokens = base.model.get_input_embeddings().num_embeddings
@@ -71,7 +74,12 @@ class Sides:
             if isinstance(module, torch.nn.Embedding) and module.num_embeddings == tokens:
                 module.register_forward_hook(lambda _module, _args, out: out.detach().requires_grad_())
         self.kept |= {p.untyped_storage().data_ptr() for p in base.model.parameters()}
-        return lambda: logits_for(model, self.batch, self.task)
+
+        def step() -> tuple[Tensor, Tensor]:
+            with contextlib.nullcontext() if lean else own_code(model):
+                return logits_for(model, self.batch, self.task)
+
+        return step
 
     def ours(self) -> tuple[Step, torch.optim.Optimizer]:
         """Our LoRA on all linear layers."""
@@ -146,11 +154,12 @@ def kept_bytes(step: Step, parameters: set[int]) -> int:
 
 
 def measure(model: str, dtype: str, batch: tuple[int, int], dropout: float, rounds: int) -> dict[str, Any]:
-    """Alternate the three steps; medians and ratios."""
+    """Alternate the steps; medians and ratios."""
     with fast_float32():
         sides = Sides(model, dtype, batch, dropout)
         steps: dict[str, tuple[Step, torch.optim.Optimizer | None]] = {
-            "floor": (sides.floor(), None), "ours": sides.ours(), "peft": sides.peft(),
+            "floor": (sides.floor(lean=False), None), "lean_floor": (sides.floor(lean=True), None),
+            "ours": sides.ours(), "peft": sides.peft(),
         }  # fmt: skip
         kept = {name: kept_bytes(step, sides.kept) for name, (step, _) in steps.items()}
         seconds: dict[str, list[float]] = {name: [] for name in steps}
@@ -168,12 +177,13 @@ def measure(model: str, dtype: str, batch: tuple[int, int], dropout: float, roun
         "dropout": dropout,
         "seconds": seconds,
         "median_seconds": medians,
-        "ours_over_floor": statistics.median(
-            own / floor for own, floor in zip(seconds["ours"], seconds["floor"], strict=True)
-        ),
-        "peft_over_floor": statistics.median(
-            own / floor for own, floor in zip(seconds["peft"], seconds["floor"], strict=True)
-        ),
+        **{
+            f"{name}_over_{floor}": statistics.median(
+                own / least for own, least in zip(seconds[name], seconds[floor], strict=True)
+            )
+            for name in ("ours", "peft")
+            for floor in ("floor", "lean_floor")
+        },
         "kept_bytes": kept,
         "kept_ours_over_peft": kept["ours"] / kept["peft"],
         "versions": versions(),

@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from epochs import MODELS, TARGETS, content_of
+from epochs import MODELS, TARGETS, content_of, without_validation
 from peft_side import peft_trainer
 
 from deltatune.compare.runner import compare
@@ -59,7 +59,8 @@ def one_of_peft(content: dict[str, Any], method: Any, folder: Path) -> dict[str,
 
 def measure(model: str) -> dict[str, Any]:
     """Time both."""
-    content = content_of(model, methods(), epochs=1, test=TEST_ROWS, rows=ROWS) | {"together": "auto"}
+    content = without_validation(content_of(model, methods(), epochs=1, test=TEST_ROWS, rows=ROWS))
+    content |= {"together": "auto"}
     folder = Path(tempfile.mkdtemp())
     all_methods = methods()
     half = len(all_methods) // 2

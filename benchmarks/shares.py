@@ -1,6 +1,6 @@
-"""What each optimization of a training step is worth: an epoch with all of them, and with each switched off.
+"""What each optimization of a training step is worth: steps with all of them, and with each switched off.
 
-The epochs take turns in one process, on the same rows in the same order. A share is the time without the
+The first batches of an epoch take turns in one process, on the same rows. A share is the time without the
 optimization over the time with it. The losses of the first step show that the result is the same: to the
 rounding of the precision, and apart from dropout masks.
 
@@ -33,6 +33,7 @@ from deltatune.methods.lora import LoraDelta
 from deltatune.train import Context
 from deltatune.train.machine import fast_float32, versions
 
+BATCHES = 8
 Off = Callable[[AdaptedModel], contextlib.AbstractContextManager[Any]]
 
 
@@ -101,7 +102,6 @@ def nothing(_model: AdaptedModel) -> contextlib.AbstractContextManager[Any]:
 
 
 SWITCHES: dict[str, Off] = {
-    "all": nothing,
     "base in bfloat16": nothing,
     "rows bucketed by length": nothing,
     "fused AdamW": nothing,
@@ -123,19 +123,22 @@ class Side:
         self.base = context.base(entry.model_copy(update={"train": train}))
         self.data, self.task = context.data(entry, self.base), context.recipe.task
         self.model = self.base.adapted()
-        self.adapter = self.model.attach("delta", entry.build_config(), seed=0)
+        self.config = entry.build_config()
+        self.adapter = self.model.attach("delta", self.config, seed=0)
+        self.start = {name: value.clone() for name, value in self.adapter.state_dict().items()}
         self.model.detach("delta")
         self.optimizer = torch.optim.AdamW(
             [p for _, p in self.adapter.trainable()], lr=1e-3, fused=fused or None
         )
 
     def epoch(self, off: Off, bucket: bool) -> tuple[float, float]:
-        """(seconds, loss of the first step) of an epoch."""
+        """(seconds a token, loss of the first step) of an epoch's first batches."""
         encoded, encoder = self.data.encoded("train"), self.data.encoder
-        order = batches(encoded.lengths, BATCH, 0, 0, bucket)
+        order = batches(encoded.lengths, BATCH, 0, 0, bucket)[:BATCHES]
         model = self.model
+        self.adapter.load_state_dict(self.start)  # so that losses can be compared
         model._hang("delta", self.adapter)
-        model.adapters["delta"] = self.adapter
+        model.adapters["delta"], model.configs["delta"] = self.adapter, self.config
         model.use("delta")
         model.train()
         first = None
@@ -149,42 +152,39 @@ class Side:
                 torch.nn.utils.clip_grad_norm_([p for _, p in self.adapter.trainable()], 1.0)
                 self.optimizer.step()
                 self.optimizer.zero_grad(set_to_none=True)
-            seconds = time.perf_counter() - started
+            tokens = sum(encoded.lengths[row] for rows in order for row in rows)
+            seconds = (time.perf_counter() - started) / tokens
         model.detach("delta")
         assert first is not None
         return seconds, first
 
 
-def measure(model: str, dropout: float, rounds: int) -> dict[str, Any]:
-    """Time all epochs, `rounds` times each after one that warms up."""
+def measure(model: str, dropout: float, rounds: int, only: str | None = None) -> dict[str, Any]:
+    """Time all, or `only` one, `rounds` times after one that warms up, each beside all optimizations."""
     recipe = recipe_of(model, "all-linear", dropout)
     context = Context.open(recipe, Silent())
     best = "bf16"
     sides = {"": Side(context, best, True), "base in bfloat16": Side(context, "fp32", True)}
     sides["fused AdamW"] = Side(context, best, False)
-    seconds: dict[str, list[float]] = {name: [] for name in SWITCHES}
-    losses: dict[str, float] = {}
+    names = [name for name in SWITCHES if only in (None, name)]
+    ratios: dict[str, list[float]] = {name: [] for name in names}
+    losses: dict[str, tuple[float, float]] = {}
     with fast_float32():
         for index in range(rounds + 1):
-            for name, off in SWITCHES.items():
+            for name in names:
                 side = sides.get(name, sides[""])
-                found, first = side.epoch(off, name != "rows bucketed by length")
+                own, own_loss = sides[""].epoch(nothing, True)
+                without, loss = side.epoch(SWITCHES[name], name != "rows bucketed by length")
+                losses[name] = own_loss, loss
                 if index:
-                    seconds[name].append(found)
-                else:
-                    losses[name] = first
+                    ratios[name].append(without / own)
     return {
         "model": model,
         "dropout": dropout,
-        "rows": MODELS[model]["rows"],
-        "seconds": seconds,
-        "first_loss": losses,
-        "without_over_with": {
-            name: statistics.median(
-                without / own for without, own in zip(values, seconds["all"], strict=True)
-            )
-            for name, values in seconds.items()
-        },
+        "rows": BATCHES * BATCH,
+        "first_loss_with_and_without": losses,
+        "ratios": ratios,
+        "without_over_with": {name: statistics.median(values) for name, values in ratios.items()},
         "versions": versions(),
     }
 
@@ -196,10 +196,11 @@ def main() -> None:
     )
     parser.add_argument("--model", choices=MODELS, default="t5-small")
     parser.add_argument("--dropout", type=float, default=0.05, help="of the LoRA input")
-    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--only", choices=SWITCHES, help="one of them")
     parser.add_argument("--out", type=Path, default=None, help="write the JSON here as well")
     arguments = parser.parse_args()
-    text = json.dumps(measure(arguments.model, arguments.dropout, arguments.rounds), indent=2)
+    text = json.dumps(measure(arguments.model, arguments.dropout, arguments.rounds, arguments.only), indent=2)
     print(text)
     if arguments.out:
         arguments.out.write_text(text + "\n", encoding="utf-8")

@@ -47,6 +47,7 @@ def floor_lines(found: dict[str, Any]) -> Iterator[tuple[str, float, str]]:
     """Lines of floor.py."""
     of = f"a step on {found['model']}, all linear layers: "
     yield of + "ours over the floor", found["ours_over_floor"], "at most 1.08"
+    yield of + "ours over the floor with our lean parts", found["ours_over_lean_floor"], ""
     yield of + "peft over the floor", found["peft_over_floor"], ""
     yield of + "kept activations and logits, ours over peft", found["kept_ours_over_peft"], "at most 0.5"
 

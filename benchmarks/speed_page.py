@@ -58,9 +58,8 @@ def shares() -> str:
         f"|:--|{'--:|' * len(every)}",
     ]
     for name in every[0]["without_over_with"]:
-        if name != "all":
-            cells = [f"{found['without_over_with'][name]:.2f}" for found in every]
-            lines.append(f"| {name} | {' | '.join(cells)} |")
+        cells = [f"{found['without_over_with'][name]:.2f}" for found in every]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
