@@ -166,6 +166,27 @@ def test_hooks_on_an_activation_are_called() -> None:
     torch.testing.assert_close(loss, summed_loss(model, batch, "causal-lm"))
 
 
+def test_a_way_back_in_float32_is_used_as_it_is() -> None:
+    """As Transformers loads a T5 in half precision."""
+    model, batch = trained("mt5", "lora")
+    model.base.bfloat16()
+    blocks = [m for m in model.base.modules() if type(m).__name__ == "MT5DenseGatedActDense"]
+    for block in blocks:
+        block.wo.float()
+    gradients(model, batch, "text-to-text")
+    assert blocks
+
+
+@pytest.mark.parametrize("architecture", ["llama", "mt5", "glm"])
+def test_under_autocast_the_base_runs_its_own_code(architecture: str) -> None:
+    model, batch = trained(architecture, "lora")
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = summed_loss(model, batch, TASKS[architecture])
+    loss.backward()
+    exact = summed_loss(model, batch, TASKS[architecture])
+    torch.testing.assert_close(loss.float(), exact, rtol=0.05, atol=0.05)
+
+
 class ShiftedMLP(modeling_llama.LlamaMLP):
     """Has all the parts of Llama's, and another formula."""
 

@@ -155,7 +155,8 @@ def attention(  # noqa: PLR0917  (the order is Transformers')
     own = sys.modules[type(module).__module__].eager_attention_forward
     unknown = any(value is not None for name, value in rest.items() if name not in _HARMLESS)
     shared = key.shape[1] != query.shape[1]
-    if dropout or unknown or not _attends_plainly(own, shared, position_bias is not None):
+    different = dropout or unknown or _autocasts(query)
+    if different or not _attends_plainly(own, shared, position_bias is not None):
         biased = {} if position_bias is None else {"position_bias": position_bias}
         result: tuple[Tensor, Tensor | None] = own(
             module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, **biased, **rest
@@ -167,6 +168,11 @@ def attention(  # noqa: PLR0917  (the order is Transformers')
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     mixed: Tensor = _Attention.apply(query, key, value, bias, scale)
     return mixed.transpose(1, 2).contiguous(), None
+
+
+def _autocasts(tensor: Tensor) -> bool:
+    """Whether autocast chooses the precision of each operation, which only the base's own code allows for."""
+    return torch.is_autocast_enabled(tensor.device.type)
 
 
 _HARMLESS = ("is_causal", "use_cache", "position_ids", "cache_position", "output_attentions", "cu_seq_lens_q")
@@ -318,7 +324,7 @@ def _leaner(module: Any) -> Callable[..., Tensor] | None:
 
 
 def _rms_norm(module: Any, hidden_states: Tensor) -> Tensor:
-    if module.weight.dtype != hidden_states.dtype:
+    if module.weight.dtype != hidden_states.dtype or _autocasts(hidden_states):
         result: Tensor = type(module).forward(module, hidden_states)
     else:
         result = _RmsNorm.apply(hidden_states, module.weight, module.variance_epsilon)
@@ -328,7 +334,11 @@ def _rms_norm(module: Any, hidden_states: Tensor) -> Tensor:
 def _gated(module: Any, names: tuple[str, str, str, str], activation: str, hidden_states: Tensor) -> Tensor:
     gate, up, down, act = (getattr(module, name) for name in names)
     result: Tensor
-    if act._forward_hooks or act._forward_pre_hooks:  # somebody wants to see or alter what it gives
+    watched = act._forward_hooks or act._forward_pre_hooks  # somebody wants to see or alter what it gives
+    weight = getattr(down, "weight", hidden_states)
+    # T5's way back is kept in float32 by default, and the class converts what goes into it.
+    converts = weight.is_floating_point() and weight.dtype != hidden_states.dtype
+    if watched or converts or _autocasts(hidden_states):
         result = type(module).forward(module, hidden_states)
         return result
     dropout = getattr(module, "dropout", None)
