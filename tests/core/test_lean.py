@@ -216,9 +216,23 @@ def own(module: Any, query: Tensor, key: Tensor, value: Tensor, *rest: Any, **mo
     return query, (rest, more)
 
 
+def test_attention_is_its_own_code_where_its_shares_are_asked_for() -> None:
+    module = tiny.model("bert").bert.encoder.layer[0].attention.self
+    query = torch.randn(1, 4, 3, 8, generator=torch.Generator().manual_seed(0))
+    for asked in (False, None, True):
+        _, shares = lean.attention(module, query, query, query, None, output_attentions=asked)
+        assert (shares is not None) == bool(asked)
+
+
 @pytest.mark.parametrize(
     "arguments",
-    [{"dropout": 0.1}, {"softcap": 50.0}, {"s_aux": torch.zeros(4)}, {"position_bias": torch.zeros(1)}],
+    [
+        {"dropout": 0.1},
+        {"softcap": 50.0},
+        {"output_attentions": True},
+        {"s_aux": torch.zeros(4)},
+        {"position_bias": torch.zeros(1)},
+    ],
 )
 def test_attention_that_asks_for_more_runs_its_own_code(
     arguments: dict[str, Any], monkeypatch: pytest.MonkeyPatch
@@ -241,7 +255,10 @@ def test_attention_in_another_formula_runs_its_own_code(monkeypatch: pytest.Monk
     assert not lean._attends_plainly(sharper, False, False)
 
 
-@pytest.mark.parametrize("mode", [torch.inference_mode, torch.no_grad, FakeTensorMode])
+@pytest.mark.parametrize(
+    "mode",
+    [torch.inference_mode, torch.no_grad, FakeTensorMode, lambda: torch.autocast("cpu", torch.bfloat16)],
+)
 def test_a_class_is_judged_the_same_wherever_it_is_first_met(mode: Callable[[], Any]) -> None:
     with mode():
         assert lean._is_rms_norm.__wrapped__(modeling_llama.LlamaRMSNorm)

@@ -153,7 +153,8 @@ def attention(  # noqa: PLR0917  (the order is Transformers')
         [batch, length, heads, width], and no shares of attention.
     """
     own = sys.modules[type(module).__module__].eager_attention_forward
-    unknown = any(value is not None for name, value in rest.items() if name not in _HARMLESS)
+    asked = [name for name, value in rest.items() if value is not None and value is not False]
+    unknown = any(name not in _HARMLESS for name in asked)
     shared = key.shape[1] != query.shape[1]
     different = dropout or unknown or _autocasts(query)
     if different or not _attends_plainly(own, shared, position_bias is not None):
@@ -175,14 +176,20 @@ def _autocasts(tensor: Tensor) -> bool:
     return torch.is_autocast_enabled(tensor.device.type)
 
 
-_HARMLESS = ("is_causal", "use_cache", "position_ids", "cache_position", "output_attentions", "cu_seq_lens_q")
+_HARMLESS = ("is_causal", "use_cache", "position_ids", "cache_position", "cu_seq_lens_q")
 """Arguments that no eager attention looks at, or that say what the mask says already."""
 
 
 @contextlib.contextmanager
 def _apart() -> Iterator[None]:
-    """Within the block tensors are real, and gradients taken, wherever the model is being run."""
-    with _disable_current_modes(), torch.device("cpu"), torch.inference_mode(False), torch.enable_grad():
+    """Within the block tensors are real, precise, and gradients taken, wherever the model is being run."""
+    with (
+        _disable_current_modes(),
+        torch.device("cpu"),
+        torch.autocast("cpu", enabled=False),
+        torch.inference_mode(False),
+        torch.enable_grad(),
+    ):
         yield
 
 
