@@ -31,7 +31,7 @@ from deltatune.core.observer import Silent
 from deltatune.data.batches import batches
 from deltatune.methods.lora import LoraDelta
 from deltatune.train import Context
-from deltatune.train.machine import fast_float32, versions
+from deltatune.train.machine import at_full_speed, versions
 
 BATCHES = 8
 Off = Callable[[AdaptedModel], contextlib.AbstractContextManager[Any]]
@@ -169,7 +169,7 @@ def measure(model: str, dropout: float, rounds: int, only: str | None = None) ->
     names = [name for name in SWITCHES if only in (None, name)]
     ratios: dict[str, list[float]] = {name: [] for name in names}
     losses: dict[str, tuple[float, float]] = {}
-    with fast_float32():
+    with at_full_speed():
         for index in range(rounds + 1):
             for name in names:
                 side = sides.get(name, sides[""])
