@@ -183,12 +183,24 @@ def test_not_where_nothing_is_spared(make_recipe: Make, tmp_path: Path, change: 
 
 
 def test_the_predicted_memory_stays_true(make_recipe: Make, bert_recipe: Make, tmp_path: Path) -> None:
-    """The lower layers leave nothing for the backward pass, so they are not part of the peak."""
-    for name, recipe in (("t5", make_recipe(methods=DECODER)), ("bert", bert_recipe())):
+    """The lower layers leave nothing for the backward pass, so they are not part of the peak.
+
+    Unless the forward pass of a frozen encoder is the peak, as in the tiny T5 in float32: then the step is
+    predicted with it, since recording its outputs takes as much, and takes less.
+    """
+    for name, recipe in (
+        ("t5", make_recipe("train.precision=bf16", methods=DECODER)),
+        ("t5-fp32", make_recipe("train.precision=fp32", methods=DECODER)),
+        ("bert", bert_recipe()),
+    ):
         observer = Listening()
         memory = run(recipe, recipe.methods[0], 0, tmp_path / name, observer=observer)["memory"]
         assert observer.kept
-        assert memory["predicted"]["total"] == pytest.approx(memory["measured"]["total"], rel=0.01)
+        predicted, measured = (memory[kind]["total"] for kind in ("predicted", "measured"))
+        if name == "t5-fp32":
+            assert measured < predicted
+        else:
+            assert predicted == pytest.approx(measured, rel=0.01)
 
 
 class Collating:

@@ -38,7 +38,7 @@ from deltatune.train.steps import Progress
 NAME = "run"
 COPIES, TOKENS = 8, 16
 """A step surely takes less than so many times the base's numbers, and once more for each so many tokens."""
-REREAD = 4  # training rows that the reloaded delta is compared on, no more than an evaluation batch
+REREAD = 4  # shortest training rows, on which the reloaded delta is compared; no more than a batch
 
 
 def run(
@@ -375,9 +375,11 @@ class Run:
         folder, digest = self.out / "adapter", self.base.fingerprint
         save_adapter(self.model, self.name, folder, base_name=self.base.spec.name, fingerprint=digest)
         self.certificate.about["delta"] = {"sha256": sha256(folder / TENSORS)}
-        features = self.data.encoded("train").features
-        rows = features[: min(REREAD, self.recipe.evaluation.batch_size)]
-        batch = {k: v.to(self.model.device) for k, v in self.encoder.collate(rows).items()}
+        train = self.data.encoded("train")
+        shortest = sorted(range(len(train.lengths)), key=train.lengths.__getitem__)
+        rows = shortest[: min(REREAD, self.recipe.evaluation.batch_size)]
+        features = [train.features[row] for row in rows]
+        batch = {k: v.to(self.model.device) for k, v in self.encoder.collate(features).items()}
         self.certificate.reloaded(self.model, self.name, folder, batch, digest)
 
     def _check_base(self) -> None:
