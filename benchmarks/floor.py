@@ -33,6 +33,7 @@ from deltatune.core.model import AdaptedModel
 from deltatune.methods.lora import LoraConfig
 from deltatune.models.load import load_base
 from deltatune.recipe.sections import ModelSpec
+from deltatune.train.context import base_dtype
 from deltatune.train.machine import at_full_speed, versions
 
 TASKS = {"t5-small": "text-to-text", "smollm2-135m": "causal-lm", "minilm": "text-classification"}
@@ -196,7 +197,9 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--model", choices=TASKS, default="smollm2-135m")
-    parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16")
+    parser.add_argument(
+        "--dtype", choices=("bfloat16", "float32"), default=base_dtype("auto"), help="default: what we take"
+    )
     parser.add_argument("--rows", type=int, default=8)
     parser.add_argument("--length", type=int, default=128)
     parser.add_argument("--dropout", type=float, default=0.0, help="of the LoRA input")

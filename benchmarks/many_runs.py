@@ -26,8 +26,8 @@ from deltatune.recipe import parse_recipe
 from deltatune.train import Context
 from deltatune.train.machine import versions
 
-ROWS = 64
-TEST_ROWS = 50
+ROWS = 48
+TEST_ROWS = 32
 
 
 def methods() -> list[Any]:

@@ -11,6 +11,7 @@ import torch
 from deltatune.models.load import load_base
 from deltatune.recipe.schema import MethodEntry
 from deltatune.train import Context
+from deltatune.train.context import base_dtype
 
 TASKS = {"text-to-text": "SEQ_2_SEQ_LM", "causal-lm": "CAUSAL_LM", "text-classification": "SEQ_CLS"}
 
@@ -26,14 +27,14 @@ def peft_trainer(
     """A Trainer for an entry with LoRA: the same modules, settings, rate, steps and rows.
 
     With the Trainer's defaults: float32, random batches padded to their longest row, the base's own dropout,
-    all logits. `tuned`: as a user does who knows how, with the base in bfloat16, rows grouped by length and
-    the base's dropout off. The base is loaded anew.
+    all logits. `tuned`: as a user does who knows how, with the base in bfloat16 where the processor computes
+    in it, rows grouped by length and the base's dropout off. The base is loaded anew.
     """
     from peft import LoraConfig, get_peft_model
     from transformers import Trainer, TrainerCallback, TrainingArguments
 
     ours, recipe = context.base(entry), context.recipe
-    dtype = "bfloat16" if tuned else "float32"
+    dtype = base_dtype("auto") if tuned else "float32"
     base = load_base(recipe.models[0], recipe.task, context.dataset.labels, dtype=dtype)
     lora = entry.build_config()
     paths = ours.adapted().view.select(lora.targets, lora.kinds)

@@ -31,9 +31,8 @@ from deltatune.core.observer import Silent
 from deltatune.data.batches import batches
 from deltatune.methods.lora import LoraDelta
 from deltatune.train import Context
-from deltatune.train.machine import at_full_speed, versions
+from deltatune.train.machine import computes_bfloat16, fast_float32, kept_memory, versions
 
-BATCHES = 8
 Off = Callable[[AdaptedModel], contextlib.AbstractContextManager[Any]]
 
 
@@ -101,10 +100,17 @@ def nothing(_model: AdaptedModel) -> contextlib.AbstractContextManager[Any]:
     return contextlib.nullcontext()
 
 
+IN_BFLOAT16, BUCKETED, FUSED, KEPT = (
+    "base in bfloat16",
+    "rows bucketed by length",
+    "fused AdamW",
+    "freed memory kept",
+)
 SWITCHES: dict[str, Off] = {
-    "base in bfloat16": nothing,
-    "rows bucketed by length": nothing,
-    "fused AdamW": nothing,
+    IN_BFLOAT16: nothing,
+    BUCKETED: nothing,
+    FUSED: nothing,
+    KEPT: nothing,
     "lean norms, products and attention": own_code,
     "matrix products for attention, not SDPA": sdpa,
     "output at labels only": all_logits,
@@ -117,9 +123,10 @@ SWITCHES: dict[str, Off] = {
 class Side:
     """A model in one precision, and an optimizer."""
 
-    def __init__(self, context: Context, precision: str, fused: bool) -> None:
+    def __init__(self, context: Context, precision: str, batches: int, *, fused: bool = True) -> None:
         entry = context.recipe.methods[0]
         train = entry.train.model_copy(update={"precision": precision})
+        self.batches = batches
         self.base = context.base(entry.model_copy(update={"train": train}))
         self.data, self.task = context.data(entry, self.base), context.recipe.task
         self.model = self.base.adapted()
@@ -131,10 +138,10 @@ class Side:
             [p for _, p in self.adapter.trainable()], lr=1e-3, fused=fused or None
         )
 
-    def epoch(self, off: Off, bucket: bool) -> tuple[float, float]:
+    def epoch(self, off: Off, *, bucket: bool = True, keep: bool = True) -> tuple[float, float]:
         """(seconds a token, loss of the first step) of an epoch's first batches."""
         encoded, encoder = self.data.encoded("train"), self.data.encoder
-        order = batches(encoded.lengths, BATCH, 0, 0, bucket)[:BATCHES]
+        order = batches(encoded.lengths, BATCH, 0, 0, bucket)[: self.batches]
         model = self.model
         self.adapter.load_state_dict(self.start)  # so that losses can be compared
         model._hang("delta", self.adapter)
@@ -142,7 +149,7 @@ class Side:
         model.use("delta")
         model.train()
         first = None
-        with off(model):
+        with off(model), kept_memory() if keep else contextlib.nullcontext():
             started = time.perf_counter()
             for rows in order:
                 batch = encoder.collate([encoded.features[row] for row in rows])
@@ -159,29 +166,31 @@ class Side:
         return seconds, first
 
 
-def measure(model: str, dropout: float, rounds: int, only: str | None = None) -> dict[str, Any]:
-    """Time all, or `only` one, `rounds` times after one that warms up, each beside all optimizations."""
+def measure(model: str, dropout: float, rounds: int, steps: int, only: str | None = None) -> dict[str, Any]:
+    """Time `steps` steps without each, or `only` one, beside all of them; a round more warms up."""
     recipe = recipe_of(model, "all-linear", dropout)
     context = Context.open(recipe, Silent())
-    best = "bf16"
-    sides = {"": Side(context, best, True), "base in bfloat16": Side(context, "fp32", True)}
-    sides["fused AdamW"] = Side(context, best, False)
     names = [name for name in SWITCHES if only in (None, name)]
+    if not computes_bfloat16():
+        names = [name for name in names if name != IN_BFLOAT16]
+    sides = {"": Side(context, "auto", steps), FUSED: Side(context, "auto", steps, fused=False)}
+    if IN_BFLOAT16 in names:
+        sides[IN_BFLOAT16] = Side(context, "fp32", steps)
     ratios: dict[str, list[float]] = {name: [] for name in names}
     losses: dict[str, tuple[float, float]] = {}
-    with at_full_speed():
+    with fast_float32():
         for index in range(rounds + 1):
             for name in names:
                 side = sides.get(name, sides[""])
-                own, own_loss = sides[""].epoch(nothing, True)
-                without, loss = side.epoch(SWITCHES[name], name != "rows bucketed by length")
+                own, own_loss = sides[""].epoch(nothing)
+                without, loss = side.epoch(SWITCHES[name], bucket=name != BUCKETED, keep=name != KEPT)
                 losses[name] = own_loss, loss
                 if index:
                     ratios[name].append(without / own)
     return {
         "model": model,
         "dropout": dropout,
-        "rows": BATCHES * BATCH,
+        "rows": steps * BATCH,
         "first_loss_with_and_without": losses,
         "ratios": ratios,
         "without_over_with": {name: statistics.median(values) for name, values in ratios.items()},
@@ -197,10 +206,12 @@ def main() -> None:
     parser.add_argument("--model", choices=MODELS, default="t5-small")
     parser.add_argument("--dropout", type=float, default=0.05, help="of the LoRA input")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=6, help="of a turn")
     parser.add_argument("--only", choices=SWITCHES, help="one of them")
     parser.add_argument("--out", type=Path, default=None, help="write the JSON here as well")
     arguments = parser.parse_args()
-    text = json.dumps(measure(arguments.model, arguments.dropout, arguments.rounds, arguments.only), indent=2)
+    found = measure(arguments.model, arguments.dropout, arguments.rounds, arguments.steps, arguments.only)
+    text = json.dumps(found, indent=2)
     print(text)
     if arguments.out:
         arguments.out.write_text(text + "\n", encoding="utf-8")

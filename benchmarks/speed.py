@@ -55,8 +55,8 @@ def floor_lines(found: dict[str, Any]) -> Iterator[tuple[str, float, str]]:
 PARTS = [
     Part(("epochs.py", "--model", "t5-small"), epoch_lines("at least 7")),
     Part(("epochs.py", "--model", "smollm2-135m"), epoch_lines("at least 8")),
-    Part(("floor.py", "--model", "t5-small", "--rows", "16"), floor_lines),
-    Part(("floor.py", "--model", "smollm2-135m"), floor_lines),
+    Part(("floor.py", "--model", "t5-small", "--rows", "16", "--rounds", "5"), floor_lines),
+    Part(("floor.py", "--model", "smollm2-135m", "--rounds", "5"), floor_lines),
     Part(
         ("many_runs.py", "--model", "t5-small"),
         lambda found: iter([("8 configurations of LoRA: peft over compare", found["ratio"], "at least 4")]),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+import statistics
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -58,7 +59,10 @@ def shares() -> str:
         f"|:--|{'--:|' * len(every)}",
     ]
     for name in every[0]["without_over_with"]:
-        cells = [f"{found['without_over_with'][name]:.2f}" for found in every]
+        cells = []
+        for found in every:
+            ratios = found["ratios"][name]
+            cells.append(f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})")
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
 

@@ -23,7 +23,7 @@ from deltatune.train import Context, run
 from deltatune.train.machine import versions
 
 EPOCHS = 5
-ROWS = {"smollm2-135m": 40, "minilm": 320}
+ROWS = {"smollm2-135m": 24, "minilm": 320}
 TOP = {
     "smollm2-135m": [f"model.layers.{layer}.*_proj" for layer in range(22, 30)],  # of 30; globs reach below
     "minilm": ["*.layer.5.*.query", "*.layer.5.*.value", "*.layer.4.*.query", "*.layer.4.*.value"],  # of 6

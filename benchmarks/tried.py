@@ -1,0 +1,180 @@
+"""What could be spared by things that were not built: the reasons why, as numbers.
+
+- Packing rows without padding: the tokens of our bucketed batches, padding included, over the rows' own.
+- One flat buffer for the optimizer: fused AdamW over the tensors of LoRA, and over one tensor of their size.
+- Scoring while the next batch is generated: time for scoring over time for generating.
+- Taking rows out of a batch that have ended: a decoding step's time with all rows over that with an eighth.
+- Using the input that query, key and value share once: what LoRA does to it for three layers.
+- Lean parts and eager attention in evaluation: without over with.
+- Products of LoRA's narrow matrices computed as their transposes: without over with, forward and backward.
+
+    python benchmarks/tried.py --model t5-small
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from epochs import BATCH, MODELS, content_of
+from torch import Tensor
+
+from deltatune.core.model import AdaptedModel
+from deltatune.core.observer import Silent
+from deltatune.data.batches import batches
+from deltatune.evaluate import generate
+from deltatune.evaluate.loss import row_losses
+from deltatune.evaluate.metrics import text_metrics
+from deltatune.recipe import parse_recipe
+from deltatune.train import Context
+from deltatune.train.machine import at_full_speed, versions
+
+ROWS, TEST_ROWS, NEW_TOKENS, EPOCHS = 1000, 64, 24, 3
+LORA = {"lora": {"r": 8, "targets": ["all-linear"]}}
+
+
+def seconds(function: Callable[[], Any]) -> float:
+    """Of one call."""
+    started = time.perf_counter()
+    function()
+    return time.perf_counter() - started
+
+
+def ratio(one: Callable[[], Any], other: Callable[[], Any], rounds: int) -> float:
+    """Median of one's time over the other's, in alternation after a round that warms up."""
+    found = [seconds(one) / seconds(other) for _ in range(rounds + 1)]
+    return statistics.median(found[1:])
+
+
+def padding(lengths: list[int]) -> float:
+    """Tokens of the batches over tokens of the rows."""
+    padded = sum(
+        max(lengths[row] for row in rows) * len(rows)
+        for epoch in range(EPOCHS)
+        for rows in batches(lengths, BATCH, 0, epoch)
+    )
+    return padded / (EPOCHS * sum(lengths))
+
+
+def flat_optimizer(parameters: list[Tensor], rounds: int) -> dict[str, float]:
+    """Milliseconds of an update."""
+    found = {}
+    flat = torch.zeros(sum(parameter.numel() for parameter in parameters))
+    for name, tensors in (("each tensor", parameters), ("one tensor", [flat])):
+        own = [torch.zeros_like(tensor, requires_grad=True) for tensor in tensors]
+        optimizer = torch.optim.AdamW(own, fused=True)
+        for tensor in own:
+            tensor.grad = torch.ones_like(tensor)
+        optimizer.step()
+        found[name] = 1000 * statistics.median(seconds(optimizer.step) for _ in range(rounds))
+    return found
+
+
+def narrow(rows: int, d_in: int, d_out: int, rounds: int) -> float:
+    """The products of a LoRA of rank 8 as they are, over those whose long side comes last."""
+    x, y, grad = torch.randn(rows, d_in), torch.zeros(rows, d_out), torch.randn(rows, d_out)
+    a, b = torch.randn(8, d_in), torch.randn(d_out, 8)
+
+    def products(low: Tensor, grad_low: Tensor) -> list[Tensor]:
+        return [y.addmm_(low, b.mT), grad_low @ a, grad_low.mT @ x, low.mT @ grad]
+
+    return ratio(
+        lambda: products(x @ a.mT, grad @ b),
+        lambda: products((a @ x.mT).mT, (b.mT @ grad.mT).mT),
+        rounds,
+    )
+
+
+def shared_input(rows: int, d_in: int, rounds: int) -> dict[str, float]:
+    """Milliseconds of what three layers with LoRA do to one input: each by itself, and stacked."""
+    x, grad_x = torch.randn(rows, d_in), torch.zeros(rows, d_in)
+    factors, grads = [torch.randn(8, d_in) for _ in range(3)], [torch.randn(rows, 8) for _ in range(3)]
+
+    def each() -> list[Any]:
+        return [
+            (x @ a.mT, grad_x.add_(grad @ a), grad.mT @ x) for a, grad in zip(factors, grads, strict=True)
+        ]
+
+    def stacked() -> Any:
+        a, grad = torch.cat(factors), torch.cat(grads, dim=1)
+        return x @ a.mT, grad_x.add_(grad @ a), grad.mT @ x
+
+    return {
+        name: 1000 * statistics.median(seconds(way) for _ in range(rounds))
+        for name, way in (("each", each), ("stacked", stacked))
+    }
+
+
+def lean(model: AdaptedModel, run: Callable[[], Any]) -> None:
+    """Run with what training has."""
+    with model._lean.on(), model._attention.eager():
+        run()
+
+
+def measure(name: str, rounds: int) -> dict[str, Any]:
+    """Measure all of it on one model."""
+    content = content_of(name, [LORA], epochs=1, test=TEST_ROWS, rows=ROWS)
+    context = Context.open(parse_recipe(content), Silent())
+    [entry] = context.recipe.methods
+    base = context.base(entry)
+    data, model = context.data(entry, base), base.adapted()
+    adapter = model.attach("delta", entry.build_config())
+    model.eval()
+    test, encoder = data.encoded("test"), data.encoder
+    targets = [row.target for row in data.dataset.test]
+
+    def write(rows: int) -> list[Any]:
+        few = type(test)(test.features[:rows], test.lengths[:rows], test.report)
+        few_rows = dict(generate(model, few, encoder, batch_size=TEST_ROWS, max_new_tokens=NEW_TOKENS))
+        return [few_rows[row] for row in range(rows)]
+
+    def lose() -> Any:
+        return row_losses(model, test, encoder)
+
+    with at_full_speed():
+        written = write(TEST_ROWS)
+        generating = seconds(lambda: write(TEST_ROWS))
+        return {
+            "model": name,
+            "tokens_with_padding_over_without": padding(data.encoded("train").lengths),
+            "optimizer_milliseconds": flat_optimizer([p for _, p in adapter.trainable()], rounds * 5),
+            "scoring_over_generating": seconds(lambda: text_metrics(written, targets, ["rouge", "bleu"]))
+            / generating,
+            "all_rows_over_an_eighth": ratio(lambda: write(TEST_ROWS), lambda: write(TEST_ROWS // 8), rounds),
+            "evaluation_own_over_lean": ratio(lose, lambda: lean(model, lose), rounds),
+            "shared_input_milliseconds": {
+                f"{rows} x {d_in}": shared_input(rows, d_in, rounds * 5)
+                for rows, d_in in ((1024, 576), (2048, 512))
+            },
+            "narrow_as_they_are_over_transposed": {
+                f"{rows} x {d_in} to {d_out}": narrow(rows, d_in, d_out, rounds * 5)
+                for rows, d_in, d_out in ((1024, 576, 1536), (1024, 1536, 576), (2048, 512, 384))
+            },
+            "rounds": rounds,
+            "versions": versions(),
+        }
+
+
+def main() -> None:
+    """Measure one model and print one JSON object."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", choices=[m for m in MODELS if m != "minilm"], default="t5-small")
+    parser.add_argument("--rounds", type=int, default=4)
+    parser.add_argument("--out", type=Path, default=None, help="write the JSON here as well")
+    arguments = parser.parse_args()
+    text = json.dumps(measure(arguments.model, arguments.rounds), indent=2)
+    print(text)
+    if arguments.out:
+        arguments.out.write_text(text + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
