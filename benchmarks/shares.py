@@ -31,7 +31,7 @@ from deltatune.core.observer import Silent
 from deltatune.data.batches import batches
 from deltatune.methods.lora import LoraDelta
 from deltatune.train import Context
-from deltatune.train.machine import computes_bfloat16, fast_float32, kept_memory, versions
+from deltatune.train.machine import at_full_speed, computes_bfloat16, versions
 
 Off = Callable[[AdaptedModel], contextlib.AbstractContextManager[Any]]
 
@@ -100,17 +100,11 @@ def nothing(_model: AdaptedModel) -> contextlib.AbstractContextManager[Any]:
     return contextlib.nullcontext()
 
 
-IN_BFLOAT16, BUCKETED, FUSED, KEPT = (
-    "base in bfloat16",
-    "rows bucketed by length",
-    "fused AdamW",
-    "freed memory kept",
-)
+IN_BFLOAT16, BUCKETED, FUSED = "base in bfloat16", "rows bucketed by length", "fused AdamW"
 SWITCHES: dict[str, Off] = {
     IN_BFLOAT16: nothing,
     BUCKETED: nothing,
     FUSED: nothing,
-    KEPT: nothing,
     "lean norms, products and attention": own_code,
     "matrix products for attention, not SDPA": sdpa,
     "output at labels only": all_logits,
@@ -138,7 +132,7 @@ class Side:
             [p for _, p in self.adapter.trainable()], lr=1e-3, fused=fused or None
         )
 
-    def epoch(self, off: Off, *, bucket: bool = True, keep: bool = True) -> tuple[float, float]:
+    def epoch(self, off: Off, *, bucket: bool = True) -> tuple[float, float]:
         """(seconds a token, loss of the first step) of an epoch's first batches."""
         encoded, encoder = self.data.encoded("train"), self.data.encoder
         order = batches(encoded.lengths, BATCH, 0, 0, bucket)[: self.batches]
@@ -149,7 +143,7 @@ class Side:
         model.use("delta")
         model.train()
         first = None
-        with off(model), kept_memory() if keep else contextlib.nullcontext():
+        with off(model):
             started = time.perf_counter()
             for rows in order:
                 batch = encoder.collate([encoded.features[row] for row in rows])
@@ -178,12 +172,12 @@ def measure(model: str, dropout: float, rounds: int, steps: int, only: str | Non
         sides[IN_BFLOAT16] = Side(context, "fp32", steps)
     ratios: dict[str, list[float]] = {name: [] for name in names}
     losses: dict[str, tuple[float, float]] = {}
-    with fast_float32():
+    with at_full_speed():
         for index in range(rounds + 1):
             for name in names:
                 side = sides.get(name, sides[""])
                 own, own_loss = sides[""].epoch(nothing)
-                without, loss = side.epoch(SWITCHES[name], bucket=name != BUCKETED, keep=name != KEPT)
+                without, loss = side.epoch(SWITCHES[name], bucket=name != BUCKETED)
                 losses[name] = own_loss, loss
                 if index:
                     ratios[name].append(without / own)

@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
+PROCESSORS = {"speed_cpu_amx": "AMX, bfloat16", "speed_cpu_avx2": "AVX2, float32"}
+"""Results of `make bench`, and what they were measured on."""
 
 
 def read(name: str) -> Any:
@@ -23,31 +25,35 @@ def read(name: str) -> Any:
 
 def goals() -> str:
     """All ratios, beside what was aimed at."""
-    found = read("speed_cpu")
-    lines = ["| what | measured | aimed at |", "|:--|--:|:--|"]
-    lines += [f"| {one['what']} | {one['ratio']:.2f} | {one['goal']} |" for one in found["table"]]
-    v = found["versions"]
+    every = [read(name) for name in PROCESSORS]
+    lines = [f"| what | {' | '.join(PROCESSORS.values())} | aimed at |", f"|:--|{'--:|' * len(every)}:--|"]
+    for number, one in enumerate(every[0]["table"]):
+        ratios = [f"{found['table'][number]['ratio']:.2f}" for found in every]
+        lines.append(f"| {one['what']} | {' | '.join(ratios)} | {one['goal']} |")
+    v = every[-1]["versions"]
     setting = f"torch {v['torch']}, Transformers {v['transformers']}, {v['threads']} threads"
-    return "\n".join([*lines, "", f"{setting}; {found['seconds'] / 60:.0f} minutes in all."])
+    minutes = " and ".join(f"{found['seconds'] / 60:.0f}" for found in every)
+    return "\n".join([*lines, "", f"{setting}; {minutes} minutes in all."])
 
 
 def epochs() -> str:
     """What an epoch takes, and what was learned in it."""
     lines = [
-        "| model | rows, tokens | defaults | tuned | ours | loss, ours minus defaults | minus tuned |",
+        "| on | rows, tokens | defaults | tuned | ours | loss, ours minus defaults | minus tuned |",
         "|:--|--:|--:|--:|--:|--:|--:|",
     ]
-    for part in read("speed_cpu")["parts"]:
-        if part["command"][0] != "epochs.py":
-            continue
-        found = part["found"]
-        seconds = [f"{found['epoch_seconds'][name]:.1f} s" for name in ("defaults", "tuned", "ours")]
-        losses = [
-            f"{one['difference']:.3f} [{one['low']:.3f}, {one['high']:.3f}]"
-            for one in (found["loss_ours_minus_defaults"], found["loss_ours_minus_tuned"])
-        ]
-        size = f"{found['rows']}, {found['tokens']:,}"
-        lines.append(" | ".join([f"| {found['model']}", size, *seconds, *losses]) + " |")
+    for name, processor in PROCESSORS.items():
+        for part in read(name)["parts"]:
+            if part["command"][0] != "epochs.py":
+                continue
+            found = part["found"]
+            seconds = [f"{found['epoch_seconds'][side]:.1f} s" for side in ("defaults", "tuned", "ours")]
+            losses = [
+                f"{one['difference']:.3f} [{one['low']:.3f}, {one['high']:.3f}]"
+                for one in (found["loss_ours_minus_defaults"], found["loss_ours_minus_tuned"])
+            ]
+            size = f"{found['rows']}, {found['tokens']:,}"
+            lines.append(" | ".join([f"| {found['model']}, {processor}", size, *seconds, *losses]) + " |")
     return "\n".join(lines)
 
 

@@ -56,14 +56,15 @@ def test_the_rounding_is_that_of_the_format(name: str, tmp_path: Path) -> None:
 
 
 def test_widths_that_bitsandbytes_reads_wrongly_on_cpus_are_refused() -> None:
-    """Its CPU kernel mixes up the scales of 4-bit blocks that do not end with a row."""
+    """Its kernel for AVX512 mixes up the scales of 4-bit blocks that do not end with a row."""
     functional = pytest.importorskip("bitsandbytes").functional
     errors = []
     for width in (96, 128):
         weight = torch.randn(64, width)
         again = functional.dequantize_4bit(*functional.quantize_4bit(weight, quant_type="nf4"))
         errors.append(float((again - weight).norm() / weight.norm()))
-    assert errors[1] < 0.1 < errors[0]  # once this fails, the refusal can go
+    if torch.backends.cpu.get_cpu_capability() == "AVX512":  # that of other processors is sound
+        assert errors[1] < 0.1 < errors[0]  # once this fails, the refusal can go
     with pytest.raises(ModelError, match="multiple of 64"):
         check_widths(quantized("llama", "nf4"), "tiny")
 
