@@ -33,7 +33,7 @@ from deltatune.evaluate.loss import row_losses
 from deltatune.evaluate.metrics import text_metrics
 from deltatune.recipe import parse_recipe
 from deltatune.train import Context
-from deltatune.train.machine import at_full_speed, versions
+from deltatune.train.machine import fast_float32, versions
 
 ROWS, TEST_ROWS, NEW_TOKENS, EPOCHS = 1000, 64, 24, 3
 LORA = {"lora": {"r": 8, "targets": ["all-linear"]}}
@@ -137,7 +137,7 @@ def measure(name: str, rounds: int) -> dict[str, Any]:
     def lose() -> Any:
         return row_losses(model, test, encoder)
 
-    with at_full_speed():
+    with fast_float32():
         written = write(TEST_ROWS)
         generating = seconds(lambda: write(TEST_ROWS))
         return {

@@ -1,4 +1,4 @@
-"""What a run may take from the machine and what it took: fast products, freed memory, its peak, versions."""
+"""What a run may take from the machine and what it took: float32 products, peak memory, versions."""
 
 from __future__ import annotations
 
@@ -24,53 +24,6 @@ _PACKAGES = (
     "rouge-score",
     "numpy",
 )
-
-MB = 2**20
-_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3  # names and numbers of malloc.h
-
-
-@contextlib.contextmanager
-def at_full_speed() -> Iterator[None]:
-    """Within the block, CPUs train as fast as torch and the C library can without another result."""
-    with fast_float32(), kept_memory():
-        yield
-
-
-@contextlib.contextmanager
-def kept_memory() -> Iterator[None]:
-    """Within the block, what is freed stays with the process, for the next step to take again (glibc only).
-
-    By default the C library gives freed memory back as soon as 64 MB lie free at the end of its heap, and
-    each step begins with the system mapping and clearing what the step before had given back. The peak is
-    that of one step all the same. Blocks of more than 32 MB, the C library's limit, are left as they are.
-    """
-    mallopt = None if torch.cuda.is_available() else _libc_function("mallopt")
-    if mallopt is None:
-        yield
-        return
-    mallopt(_M_MMAP_THRESHOLD, 32 * MB)
-    mallopt(_M_TRIM_THRESHOLD, -1)
-    mallopt(_M_TOP_PAD, 64 * MB)
-    try:
-        yield
-    finally:  # what the C library's own adjustment comes to in any process with large tensors
-        mallopt(_M_TRIM_THRESHOLD, 64 * MB)
-        mallopt(_M_TOP_PAD, MB // 8)
-        _give_back()
-
-
-def _give_back() -> None:
-    """Give the system what the C library holds and nobody uses."""
-    trim = _libc_function("malloc_trim")
-    if trim is not None:
-        trim(0)
-
-
-def _libc_function(name: str) -> Any:
-    try:
-        return getattr(ctypes.CDLL("libc.so.6"), name, None)
-    except OSError:
-        return None
 
 
 @contextlib.contextmanager
@@ -126,7 +79,8 @@ class PeakMemory:
         if self.kind == "cuda":
             torch.cuda.reset_peak_memory_stats()
             return
-        _give_back()
+        with contextlib.suppress(OSError, AttributeError):
+            ctypes.CDLL("libc.so.6").malloc_trim(0)
         with contextlib.suppress(OSError):
             Path("/proc/self/clear_refs").write_text("5")
 

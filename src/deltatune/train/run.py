@@ -32,7 +32,7 @@ from deltatune.train.context import Context, SharedBase
 from deltatune.train.folder import SCHEMA, failed_result, peak_before, prepare_folder
 from deltatune.train.forecast import predicted_run, this_machine
 from deltatune.train.loop import Pause, Trainer
-from deltatune.train.machine import PeakMemory, at_full_speed, git_state, versions
+from deltatune.train.machine import PeakMemory, fast_float32, git_state, versions
 from deltatune.train.steps import Progress
 
 NAME = "run"
@@ -79,7 +79,7 @@ def run(
     if isinstance(one, dict):
         return one
     try:
-        with one.failing(), at_full_speed(), torch.random.fork_rng(range(torch.cuda.device_count())):
+        with one.failing(), fast_float32(), torch.random.fork_rng(range(torch.cuda.device_count())):
             trainer = one.begin(pause)
             progress = Progress() if trainer is None else trainer.run(resume=one.resumes)
             return one.end(progress, one.memory.peak())
