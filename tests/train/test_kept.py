@@ -185,8 +185,8 @@ def test_not_where_nothing_is_spared(make_recipe: Make, tmp_path: Path, change: 
 def test_the_predicted_memory_stays_true(make_recipe: Make, bert_recipe: Make, tmp_path: Path) -> None:
     """The lower layers leave nothing for the backward pass, so they are not part of the peak.
 
-    Unless the forward pass of a frozen encoder is the peak, as in the tiny T5 in float32: then the step is
-    predicted with it, since recording its outputs takes as much, and takes less.
+    Unless the forward pass of a frozen encoder is the peak, as in the tiny T5 in float32: then the step takes
+    less than is predicted, which is with that pass.
     """
     for name, recipe in (
         ("t5", make_recipe("train.precision=bf16", methods=DECODER)),
