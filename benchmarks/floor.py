@@ -15,7 +15,6 @@ storages that autograd saves, parameters left out, and of the logits.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import statistics
 import time
@@ -24,11 +23,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from shares import own_code
+from shares import own_code, torch_loss
 from torch import Tensor
 from torch.nn import functional as F
 
-from deltatune.core.loss import logits_for
+from deltatune.core.loss import logits_for, summed_cross_entropy
 from deltatune.core.model import AdaptedModel
 from deltatune.methods.lora import LoraConfig
 from deltatune.models.load import load_base
@@ -39,6 +38,7 @@ from deltatune.train.machine import fast_float32, versions
 TASKS = {"t5-small": "text-to-text", "smollm2-135m": "causal-lm", "minilm": "text-classification"}
 LABELLED = 16
 Step = Callable[[], tuple[Tensor, Tensor]]
+"""A forward pass: logits and loss."""
 
 
 def batch_of(task: str, rows: int, length: int, vocabulary: int) -> dict[str, Tensor]:
@@ -77,8 +77,11 @@ class Sides:
         self.kept |= {p.untyped_storage().data_ptr() for p in base.model.parameters()}
 
         def step() -> tuple[Tensor, Tensor]:
-            with contextlib.nullcontext() if lean else own_code(model):
-                return logits_for(model, self.batch, self.task)
+            if lean:
+                return self._ours(model)
+            with own_code(model):
+                logits, targets = logits_for(model, self.batch, self.task)
+            return logits, torch_loss(logits, targets)
 
         return step
 
@@ -90,7 +93,11 @@ class Sides:
         model.train()
         self.kept |= {p.untyped_storage().data_ptr() for p in model.parameters()}
         optimizer = torch.optim.AdamW([p for _, p in adapter.trainable()], lr=1e-3, fused=True)
-        return lambda: logits_for(model, self.batch, self.task), optimizer
+        return lambda: self._ours(model), optimizer
+
+    def _ours(self, model: AdaptedModel) -> tuple[Tensor, Tensor]:
+        logits, targets = logits_for(model, self.batch, self.task)
+        return logits, summed_cross_entropy(logits, targets)
 
     def peft(self) -> tuple[Step, torch.optim.Optimizer]:
         """peft's, on the same modules; all logits are computed, as its users' code does."""
@@ -116,10 +123,12 @@ class Sides:
         def step() -> tuple[Tensor, Tensor]:
             labels = self.batch["labels"]
             inputs = self.batch if self.task == "text-to-text" else self.batch | {"labels": None}
-            logits = model(**inputs, **({} if self.task == "text-classification" else {"use_cache": False}))
+            output = model(**inputs, **({} if self.task == "text-classification" else {"use_cache": False}))
             if self.task == "causal-lm":
-                return logits.logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten()
-            return logits.logits.flatten(0, -2), labels.flatten()
+                logits, labels = output.logits[:, :-1], labels[:, 1:]
+            else:
+                logits = output.logits
+            return output.logits, torch_loss(logits.flatten(0, -2), labels.flatten())
 
         return step, optimizer
 
@@ -127,8 +136,8 @@ class Sides:
 def once(step: Step, optimizer: torch.optim.Optimizer | None) -> float:
     """Seconds of one training step."""
     started = time.perf_counter()
-    logits, targets = step()
-    F.cross_entropy(logits.float(), targets).backward()
+    _, loss = step()
+    loss.backward()
     if optimizer is not None:
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
@@ -146,8 +155,7 @@ def kept_bytes(step: Step, parameters: set[int]) -> int:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        logits, targets = step()
-        loss = F.cross_entropy(logits.float(), targets)
+        logits, loss = step()
         storage = logits.untyped_storage()
         storages[storage.data_ptr()] = storage.nbytes()
     loss.backward()

@@ -44,7 +44,9 @@ def plain_product(delta: LoraDelta, x: Tensor, y: Tensor) -> Tensor:
 
 def torch_dropout(dropout: Dropout, x: Tensor) -> Tensor | None:
     """Masks from torch's Bernoulli sampler."""
-    return torch.empty(x.shape, dtype=torch.int8).bernoulli_(1 - dropout.p) if dropout.training else None
+    if not dropout.training:
+        return None
+    return torch.empty(x.shape, dtype=torch.int8).bernoulli_(1 - dropout.p).neg_()
 
 
 @contextlib.contextmanager
@@ -95,6 +97,21 @@ def base_dropout(model: AdaptedModel) -> Iterator[None]:
     model.train()
 
 
+@contextlib.contextmanager
+def input_apart(model: AdaptedModel) -> Iterator[None]:
+    """What sites with one input make of it, made by each for itself."""
+    for name in model.active:
+        model.adapter(name).cut(True)
+    yield
+    for name in model.active:
+        model.adapter(name).cut(False)
+
+
+def torch_loss(logits: Tensor, targets: Tensor) -> Tensor:
+    """Cross-entropy of all logits at once."""
+    return F.cross_entropy(logits.float(), targets, reduction="sum")
+
+
 def nothing(_model: AdaptedModel) -> contextlib.AbstractContextManager[Any]:
     """All optimizations on."""
     return contextlib.nullcontext()
@@ -110,6 +127,8 @@ SWITCHES: dict[str, Off] = {
     "output at labels only": all_logits,
     "base's dropout off": base_dropout,
     "low-rank update as one function": lambda _: mock.patch.object(LoraDelta, "forward", plain_product),
+    "input of several sites read once": input_apart,
+    "loss in pieces": lambda _: mock.patch("deltatune.core.loss.summed_cross_entropy", torch_loss),
     "fast dropout masks": lambda _: mock.patch.object(Dropout, "keep", torch_dropout),
 }
 

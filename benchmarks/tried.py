@@ -4,7 +4,6 @@
 - One flat buffer for the optimizer: fused AdamW over the tensors of LoRA, and over one tensor of their size.
 - Scoring while the next batch is generated: time for scoring over time for generating.
 - Taking rows out of a batch that have ended: a decoding step's time with all rows over that with an eighth.
-- Using the input that query, key and value share once: what LoRA does to it for three layers.
 - Lean parts and eager attention in evaluation: without over with.
 - Products of LoRA's narrow matrices computed as their transposes: without over with, forward and backward.
 
@@ -91,26 +90,6 @@ def narrow(rows: int, d_in: int, d_out: int, rounds: int) -> float:
     )
 
 
-def shared_input(rows: int, d_in: int, rounds: int) -> dict[str, float]:
-    """Milliseconds of what three layers with LoRA do to one input: each by itself, and stacked."""
-    x, grad_x = torch.randn(rows, d_in), torch.zeros(rows, d_in)
-    factors, grads = [torch.randn(8, d_in) for _ in range(3)], [torch.randn(rows, 8) for _ in range(3)]
-
-    def each() -> list[Any]:
-        return [
-            (x @ a.mT, grad_x.add_(grad @ a), grad.mT @ x) for a, grad in zip(factors, grads, strict=True)
-        ]
-
-    def stacked() -> Any:
-        a, grad = torch.cat(factors), torch.cat(grads, dim=1)
-        return x @ a.mT, grad_x.add_(grad @ a), grad.mT @ x
-
-    return {
-        name: 1000 * statistics.median(seconds(way) for _ in range(rounds))
-        for name, way in (("each", each), ("stacked", stacked))
-    }
-
-
 def lean(model: AdaptedModel, run: Callable[[], Any]) -> None:
     """Run with what training has."""
     with model._lean.on(), model._attention.eager():
@@ -148,10 +127,6 @@ def measure(name: str, rounds: int) -> dict[str, Any]:
             / generating,
             "all_rows_over_an_eighth": ratio(lambda: write(TEST_ROWS), lambda: write(TEST_ROWS // 8), rounds),
             "evaluation_own_over_lean": ratio(lose, lambda: lean(model, lose), rounds),
-            "shared_input_milliseconds": {
-                f"{rows} x {d_in}": shared_input(rows, d_in, rounds * 5)
-                for rows, d_in in ((1024, 576), (2048, 512))
-            },
             "narrow_as_they_are_over_transposed": {
                 f"{rows} x {d_in} to {d_out}": narrow(rows, d_in, d_out, rounds * 5)
                 for rows, d_in, d_out in ((1024, 576, 1536), (1024, 1536, 576), (2048, 512, 384))

@@ -7,11 +7,14 @@ from typing import Any
 
 import pytest
 import torch
+from tests import tiny
 from torch import Tensor
 
 from deltatune.core.delta import Clock, Delta
+from deltatune.core.low_rank import SharedInput
+from deltatune.core.model import AdaptedModel
 from deltatune.methods.dora import DoraDelta
-from deltatune.methods.lora import LoraDelta
+from deltatune.methods.lora import LoraConfig, LoraDelta
 
 RANKS, ROWS = (2, 4, 3), 2
 
@@ -86,3 +89,83 @@ def test_an_output_is_changed_however_it_lies_in_memory(lying: str) -> None:
     several = LoraDelta.together(made, x, LYING[lying](plain))
     wanted = torch.cat([update[2 * at : 2 * at + 2] for at, update in enumerate(updates)])
     torch.testing.assert_close(several, plain + wanted)
+
+
+def sharing(dropout: float) -> list[LoraDelta]:
+    """Deltas of three ranks at sites with one input."""
+    made = deltas((dropout,) * 3)
+    shared = SharedInput(made)
+    for delta in made:
+        delta.shared = shared
+        delta.dropout.bind(Clock(1), "input")
+    return made
+
+
+def gradients(made: list[LoraDelta], xs: list[Tensor], x: Tensor) -> list[Tensor]:
+    """Outputs at inputs `xs`, and gradients of a weighted sum of them."""
+    outputs = [delta(own, torch.zeros(4, 6, dtype=x.dtype)) for delta, own in zip(made, xs, strict=True)]
+    total = torch.cat(outputs).mul(torch.arange(12.0, dtype=x.dtype)[:, None]).sum()
+    parameters = [p for delta in made for p in delta.parameters()]
+    return [*outputs, *torch.autograd.grad(total, [x, *parameters])]
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+def test_sites_that_share_an_input_are_each_alone(dropout: float) -> None:
+    x = torch.randn(4, 5, dtype=torch.float64, requires_grad=True)
+    made = sharing(dropout)
+    found = gradients(made, [x, x, x], x)
+    assert made[0].shared._made == {}
+    assert made[0].shared._x is None
+    made[0].shared.apart = True
+    for one, other in zip(found, gradients(made, [x, x, x], x), strict=True):
+        torch.testing.assert_close(one, other)
+    undropped = made[0].eval()(x, torch.zeros(4, 6, dtype=x.dtype))
+    assert torch.allclose(found[0], undropped) == (dropout == 0)
+
+
+def test_sites_turn_out_to_have_different_inputs() -> None:
+    x = torch.randn(4, 5, dtype=torch.float64, requires_grad=True)
+    made = sharing(0.0)
+    for delta, single in zip(made, gradients(made, [x, x * 1, x], x)[:3], strict=True):
+        torch.testing.assert_close(single, x @ delta.lora_A.weight.T @ delta.lora_B.weight.T * delta.scale)
+
+
+def test_what_was_made_is_taken_once() -> None:
+    x = torch.randn(4, 5, dtype=torch.float64)
+    made = sharing(0.0)
+    for _ in range(2):  # the same tensor again, with other weights
+        for delta in made:
+            torch.nn.init.normal_(delta.lora_A.weight)
+        for delta in made:
+            wanted = x @ delta.lora_A.weight.T @ delta.lora_B.weight.T * delta.scale
+            torch.testing.assert_close(delta(x, torch.zeros(4, 6, dtype=x.dtype)), wanted)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "sites", "inputs"), [("t5", 32, 22), ("llama", 14, 8), ("gpt2", 8, 8), ("bert", 14, 10)]
+)
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_models_share_inputs_and_compute_the_same(
+    architecture: str, sites: int, inputs: int, checkpointing: bool
+) -> None:
+    model = AdaptedModel(tiny.model(architecture))
+    adapter = model.attach("a", LoraConfig(targets=("all-linear",), dropout=0.2), seed=3)
+    assert (len(adapter.deltas), len(adapter._inputs)) == (sites, inputs)
+    for name, parameter in adapter.trainable():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.1)
+    batch = tiny.batch(architecture)
+    uncached = {"use_cache": False} if architecture in tiny.CAUSAL else {}
+    model.gradient_checkpointing(checkpointing)
+    model.train()
+    found = []
+    for apart in (False, True):
+        adapter.cut(apart)
+        adapter.clock.tick = 0
+        model(**batch, **uncached).loss.backward()
+        found.append([p.grad.clone() for _, p in adapter.trainable() if p.grad is not None])
+        for _, parameter in adapter.trainable():
+            parameter.grad = None
+    assert len(found[0]) == 2 * sites
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)

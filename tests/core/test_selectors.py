@@ -84,6 +84,20 @@ def test_scopes_part_the_attention(architecture: str) -> None:
     assert all("decoder" in path for path in found[1] | found[2])
 
 
+def test_sites_with_one_input_have_one_name_for_it() -> None:
+    def names(architecture: str, *paths: str) -> int:
+        return len({VIEWS[architecture].input_of(path) for path in paths})
+
+    layer = "decoder.block.0.layer"
+    assert names("t5", *(f"{layer}.0.SelfAttention.{name}" for name in "qkv")) == 1
+    assert names("t5", *(f"{layer}.1.EncDecAttention.{name}" for name in "qkv")) == 2
+    assert names("t5", *(f"{layer}.1.EncDecAttention.{name}" for name in "kv")) == 1
+    assert names("t5", f"{layer}.0.SelfAttention.q", "decoder.block.1.layer.0.SelfAttention.q") == 2
+    assert names("llama", *(f"model.layers.0.mlp.{name}_proj" for name in ("gate", "up"))) == 1
+    assert names("llama", *(f"model.layers.0.self_attn.{name}_proj" for name in "qo")) == 2
+    assert names("bert", "bert.encoder.layer.0.output.dense", "bert.pooler.dense") == 2
+
+
 def test_groups_are_the_union_of_their_roles_in_the_order_of_the_base() -> None:
     for here in VIEWS.values():
         for group, members in roles.GROUPS.items():

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from deltatune.core.delta import Clock, Delta, ModuleCopy, Noise
+from deltatune.core.delta import Clock, Delta, Dropout, ModuleCopy, Noise
+from deltatune.core.low_rank import Downward, SharedInput
 from deltatune.errors import AdapterError
 
 
@@ -63,6 +64,7 @@ class Adapter(nn.Module):
         self.prompt = prompt
         self.position_shift = position_shift
         self.clock = Clock()
+        self._inputs: list[SharedInput] = []
         # Paths hold dots, which module names may not; the lists only register what the mappings name.
         self._delta_list = nn.ModuleList(self.deltas.values())
         self._keys_values_list = nn.ModuleList(self.keys_values.values())
@@ -73,13 +75,31 @@ class Adapter(nn.Module):
         self.deltas[path] = delta
         self._delta_list.append(delta)
 
-    def bind(self, seed: int) -> None:
-        """Give every source of randomness of this adapter its clock and its place."""
+    def bind(self, seed: int, input_of: Callable[[str], str]) -> None:
+        """Give every source of randomness its clock and its name, and join the deltas that share an input.
+
+        Args:
+            seed: Of all randomness.
+            input_of: Module path -> name of what the module gets.
+        """
         self.clock.seed = seed
+        groups: dict[tuple[str, type], list[Downward]] = {}
         for path, delta in self.deltas.items():
             for module in delta.modules():
                 if isinstance(module, Noise):
-                    module.bind(self.clock, path)
+                    module.bind(self.clock, input_of(path) if isinstance(module, Dropout) else path)
+            if isinstance(delta, Downward):
+                groups.setdefault((input_of(path), type(delta)), []).append(delta)
+        for members in groups.values():
+            shared = SharedInput(members)
+            self._inputs.append(shared)
+            for member in members:
+                member.shared = shared
+
+    def cut(self, rows: bool) -> None:
+        """Say whether sites get rows cut out of their input, so that no two have it in common."""
+        for shared in self._inputs:
+            shared.apart = rows
 
     def start(self, total_steps: int) -> None:
         """Learn the number of optimizer steps of the run before its first one.

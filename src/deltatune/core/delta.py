@@ -6,11 +6,12 @@ import copy
 import hashlib
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from typing import Protocol, Self, runtime_checkable
+from typing import Any, Protocol, Self, runtime_checkable
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 
 class Clock:
@@ -37,10 +38,10 @@ class Noise(nn.Module):
         self.clock = Clock()
         self.site = 0
 
-    def bind(self, clock: Clock, path: str) -> None:
-        """Use `clock`, and draw numbers of this site's own (`path` is the site's module path)."""
+    def bind(self, clock: Clock, name: str) -> None:
+        """Use `clock`, and draw numbers of `name`'s own, a site's or that of the input of several."""
         self.clock = clock
-        self.site = int.from_bytes(hashlib.blake2b(path.encode(), digest_size=6).digest(), "big")
+        self.site = int.from_bytes(hashlib.blake2b(name.encode(), digest_size=6).digest(), "big")
 
     def words(self, n: int, device: torch.device) -> Tensor:
         """Draw [n] numbers, uniform over the values of int16. The same tick gives the same numbers."""
@@ -61,7 +62,7 @@ class Noise(nn.Module):
 
 
 class Dropout(Noise):
-    """Inverted dropout whose mask depends only on the clock and the site.
+    """Inverted dropout whose mask depends only on the clock and the input's name.
 
     The keep probability is a multiple of 2^-16, and the rescaling uses it exactly.
 
@@ -75,25 +76,59 @@ class Dropout(Noise):
 
     @property
     def scale(self) -> float:
-        """Factor on what is kept."""
-        return 2**16 / (2**16 - self._dropped)
+        """Factor on what is kept; 1 where all is kept (in eval mode)."""
+        return 2**16 / (2**16 - self._dropped) if self._drops else 1.0
+
+    @property
+    def _drops(self) -> bool:
+        return self.training and self.p > 0.0
 
     @property
     def _dropped(self) -> int:
         return round(self.p * 2**16)
 
     def keep(self, x: Tensor) -> Tensor | None:
-        """Draw what is kept of `x`: 1 or 0 as int8, of `x`'s shape; None for all of it (in eval mode)."""
-        if not self.training or self.p == 0.0:
+        """Draw what `masked` keeps of `x`: -1 or 0 as int8, of `x`'s shape; None for all of it."""
+        if not self._drops:
             return None
         # Whole numbers to the end: operations on booleans are not vectorized on CPUs.
         words = self.words(x.numel(), x.device)
-        return words.ge_(self._dropped - 2**15).to(torch.int8).view(x.shape)
+        return words.ge_(self._dropped - 2**15).to(torch.int8).neg_().view(x.shape)
 
     def forward(self, x: Tensor) -> Tensor:
         """Zero elements of `x` (any shape) with probability `p` and scale the rest; identity in eval mode."""
         keep = self.keep(x)
-        return x if keep is None else x * keep.to(x.dtype).mul_(self.scale)
+        if keep is None:
+            return x
+        left: Tensor = _Masked.apply(x, keep)
+        return left * self.scale
+
+
+_SAME_WIDTH = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+def masked(x: Tensor, keep: Tensor | None) -> Tensor:
+    """What `keep` (-1 or 0 as int8, of `x`'s shape) leaves of `x`; all of it if it is None.
+
+    By the bits, which takes half of the time of a product. Not differentiable.
+    """
+    if keep is None:
+        return x
+    bits = _SAME_WIDTH[x.element_size()]
+    return (x.view(bits) & keep.to(bits)).view(x.dtype)
+
+
+class _Masked(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, keep: Tensor) -> Tensor:
+        ctx.save_for_backward(keep)
+        return masked(x, keep)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        [keep] = ctx.saved_tensors
+        return masked(grad, keep), None
 
 
 class Delta(nn.Module):

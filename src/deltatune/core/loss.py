@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
+from torch.autograd.function import once_differentiable
 
 if TYPE_CHECKING:
     from deltatune.core.model import AdaptedModel
@@ -19,8 +19,51 @@ def summed_loss(
     model: AdaptedModel, batch: dict[str, Tensor], task: str, *, autocast: bool = False
 ) -> Tensor:
     """Cross-entropy summed over the targets of a collated batch, in float32; arguments as of `logits_for`."""
-    logits, targets = logits_for(model, batch, task, autocast=autocast)
-    return F.cross_entropy(logits.float(), targets, reduction="sum")
+    return summed_cross_entropy(*logits_for(model, batch, task, autocast=autocast))
+
+
+def summed_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    """Cross-entropy of logits [n, classes] and targets [n], summed, in float32 or wider.
+
+    As `F.cross_entropy(logits.float(), targets, reduction="sum")`, but float32 copies are made of some rows
+    at a time, and only the logits are kept for the backward pass.
+    """
+    loss: Tensor = _SummedCrossEntropy.apply(logits, targets)
+    return loss
+
+
+class _SummedCrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, targets: Tensor) -> Tensor:
+        ctx.rows = max(1, _AT_ONCE[logits.device.type == "cpu"] // logits.shape[-1])
+        wide = torch.promote_types(logits.dtype, torch.float32)
+        loss = torch.zeros((), dtype=wide, device=logits.device)
+        largest, normalizers = [], []  # apart, since rounding their sum would cost a digit
+        for part, of in zip(logits.split(ctx.rows), targets[:, None].split(ctx.rows), strict=True):
+            found = part.to(wide)
+            largest.append(found.amax(dim=-1, keepdim=True))
+            found = torch.log_softmax(found, dim=-1)
+            normalizers.append(found.amax(dim=-1, keepdim=True))
+            loss -= found.gather(1, of).sum()
+        ctx.save_for_backward(logits, targets, torch.cat(largest), torch.cat(normalizers))
+        return loss
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        logits, targets, *of_rows = ctx.saved_tensors
+        grad_logits = torch.empty_like(logits)
+        parts = (t.split(ctx.rows) for t in (grad_logits, logits, targets[:, None], *of_rows))
+        for out, part, of, largest, normalizer in zip(*parts, strict=True):
+            # Operations on two dtypes at once are slow, so first a copy, and another at the end.
+            shares = part.to(grad.dtype).sub(largest).add_(normalizer).exp_()
+            shares.scatter_add_(1, of, shares.new_full(of.shape, -1.0))
+            out.copy_(shares.mul_(grad))
+        return grad_logits, None
+
+
+_AT_ONCE = {True: 2**19, False: 2**25}
+"""Logits in float32 at a time: on a CPU what stays in its caches, on a GPU what fills it."""
 
 
 def count_targets(batch: dict[str, Tensor], task: str, model: AdaptedModel) -> int:

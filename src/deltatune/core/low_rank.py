@@ -1,28 +1,69 @@
-"""The low-rank update of a site's output as one autograd function.
+"""The low-rank update of a site's output, as two autograd functions.
 
-    y <- y + scale * B A dropout(x)
+    low = A dropout(x),   y <- y + scale * B low
 
-Written as tensor operations it would make the dropped input, the update and the sum as tensors of their own,
-of which autograd keeps the first. Here the update is added into y, the dropped input is made again in the
-backward pass from a mask of one byte an element, and what only frozen factors would need is not kept.
+Written as tensor operations it would make the dropped input, the update and the sum as tensors of their own.
+Here the update is added into y, and what only frozen factors would need is not kept. Sites that get one
+input (query, key and value) drop the same of it and share the first function: their A are stacked, so that
+the input is read once, and its gradient is written once. The authors' loralib does so for a fused query, key
+and value.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from deltatune.core.delta import Dropout
+from deltatune.core.delta import Dropout, masked
 
 
-def add_low_rank_(  # noqa: PLR0917  (the terms of the formula, in its order)
-    y: Tensor, x: Tensor, a: Tensor, b: Tensor, scale: float, dropout: Dropout
-) -> Tensor:
+@runtime_checkable
+class Downward(Protocol):
+    """A delta whose update starts with a product of the dropped input."""
+
+    dropout: Dropout
+    shared: SharedInput
+
+    def down(self) -> Tensor:
+        """Return A [r, d_in], as it acts."""
+        ...
+
+
+class SharedInput:
+    """What the deltas of one adapter make of an input that several sites get: made by the first, for all.
+
+    Args:
+        members: The deltas at those sites, or the only one.
+    """
+
+    def __init__(self, members: Sequence[Downward]) -> None:
+        self._members = members
+        self.apart = False
+        """Whether each delta makes its own part only: sites get rows cut out, no two the same tensor."""
+        self._x: Tensor | None = None
+        self._made: dict[int, Tensor] = {}
+
+    def low(self, member: Downward, x: Tensor, dtype: torch.dtype) -> Tensor:
+        """Return A dropout(x) [tokens, r] of `member` in `dtype`, without dropout's factor; x [..., d_in].
+
+        What was made for the others waits until each has taken its part, for the very same tensor.
+        """
+        made = self._made.pop(id(member), None) if x is self._x else None
+        if made is None:
+            of = [member] if self.apart else self._members
+            lows = _Down.apply(x, member.dropout.keep(x), dtype, *[other.down() for other in of])
+            self._made = {id(other): low for other, low in zip(of, lows, strict=True)}
+            made = self._made.pop(id(member))
+        self._x = x if self._made else None
+        return made.to(dtype)
+
+
+def add_low_rank_(y: Tensor, x: Tensor, member: Downward, b: Tensor, scale: float) -> Tensor:
     """Return y + scale * B A dropout(x), written over `y`; the products are computed in `y`'s dtype.
 
     Args:
@@ -30,15 +71,12 @@ def add_low_rank_(  # noqa: PLR0917  (the terms of the formula, in its order)
             function returned, as those of quantized layers do), which autograd does not let be altered, or
             its elements lie scattered.
         x: [..., d_in].
-        a: A [r, d_in].
+        member: Has A [r, d_in], what drops elements of `x` in training, and what it shares with others.
         b: B [d_out, r].
         scale: Factor on the update.
-        dropout: What drops elements of `x` in training.
     """
-    keep = dropout.keep(x)
-    if keep is not None:
-        scale *= dropout.scale
-    added: Tensor = _AddLowRank.apply(_writable(y), x, a, b, scale, keep)
+    low = member.shared.low(member, x, y.dtype)
+    added: Tensor = _AddUp.apply(_writable(y), low, b, scale * member.dropout.scale)
     return added
 
 
@@ -59,16 +97,17 @@ def add_low_ranks_(
         drops: What drops elements of each one's share of `x`.
     """
     keeps = [drop.keep(part) for drop, part in zip(drops, x.chunk(len(pairs)), strict=True)]
-    factors = [s if k is None else s * d.scale for s, k, d in zip(scales, keeps, drops, strict=True)]
+    factors = [scale * drop.scale for scale, drop in zip(scales, drops, strict=True)]
     r = max(len(a) for a, _ in pairs)  # rows of zeros add nothing
     a = torch.stack([functional.pad(a, (0, 0, 0, r - len(a))) for a, _ in pairs])
     scaled = [b * factor for (_, b), factor in zip(pairs, factors, strict=True)]
     b = torch.stack([functional.pad(b, (0, r - b.shape[1])) for b in scaled])
     keep = None
     if any(k is not None for k in keeps):
-        ones = torch.ones((), dtype=torch.int8, device=x.device).expand_as(x[: len(x) // len(pairs)])
-        keep = torch.cat([ones if k is None else k for k in keeps])
-    added: Tensor = _AddLowRank.apply(_writable(y), x, a, b, 1.0, keep)
+        all_of = torch.full((), -1, dtype=torch.int8, device=x.device).expand_as(x[: len(x) // len(pairs)])
+        keep = torch.cat([all_of if k is None else k for k in keeps])
+    [low] = _Down.apply(x, keep, y.dtype, a)
+    added: Tensor = _AddUp.apply(_writable(y), low, b, 1.0)
     return added
 
 
@@ -76,43 +115,56 @@ def _writable(y: Tensor) -> Tensor:
     return y.clone(memory_format=torch.contiguous_format) if y._is_view() or not y.is_contiguous() else y
 
 
-class _AddLowRank(torch.autograd.Function):
+class _Down(torch.autograd.Function):
+    """x A_i^T for several A_i [r_i, d_in], of what `keep` leaves of x; or for one stack of A [k, r, d_in]."""
+
     @staticmethod
-    def forward(  # noqa: PLR0917  (autograd functions take their arguments by position)
-        ctx: Any, y: Tensor, x: Tensor, a: Tensor, b: Tensor, scale: float, keep: Tensor | None
-    ) -> Tensor:
-        down, up = a.to(y.dtype), (b * scale).to(y.dtype)
-        low = _dropped(_rows(x.to(y.dtype), a), keep) @ down.mT
-        into = _rows(y, a)
-        _ = into.addmm_(low, up.mT) if a.ndim == 2 else into.baddbmm_(low, up.mT)
+    def forward(
+        ctx: Any, x: Tensor, keep: Tensor | None, dtype: torch.dtype, *downs: Tensor
+    ) -> tuple[Tensor, ...]:
+        down = (downs[0] if len(downs) == 1 else torch.cat(downs)).to(dtype)
+        dropped = _rows(masked(x, keep).to(dtype), down)
+        ctx.of_x, ctx.of_a, ctx.ranks = (x.shape, x.dtype), downs[0].dtype, [a.shape[-2] for a in downs]
+        ctx.save_for_backward(dropped if any(ctx.needs_input_grad[3:]) else None, down, keep)
+        return (dropped @ down.mT).split(ctx.ranks, dim=-1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        dropped, down, keep = ctx.saved_tensors
+        shape, of_x = ctx.of_x
+        grad = grads[0] if len(grads) == 1 else torch.cat(grads, dim=-1)
+        grad_x, grad_downs = None, [None for _ in grads]
+        if ctx.needs_input_grad[0]:
+            grad_x = masked((grad @ down).view(shape), keep).to(of_x)
+        if dropped is not None:
+            grad_downs = (grad.mT @ dropped).to(ctx.of_a).split(ctx.ranks, dim=-2)
+        return grad_x, None, None, *grad_downs
+
+
+class _AddUp(torch.autograd.Function):
+    """y + scale * low B^T, written over y."""
+
+    @staticmethod
+    def forward(ctx: Any, y: Tensor, low: Tensor, b: Tensor, scale: float) -> Tensor:
+        up = (b * scale).to(y.dtype)
+        into = _rows(y, b)
+        _ = into.addmm_(low, up.mT) if b.ndim == 2 else into.baddbmm_(low, up.mT)
         ctx.mark_dirty(y)
-        ctx.scale, ctx.x_shape, ctx.dtypes = scale, x.shape, (x.dtype, a.dtype, b.dtype)
-        kept = x if a.requires_grad else None, low if b.requires_grad else None
-        ctx.save_for_backward(*kept, down, up, keep)
+        ctx.scale, ctx.of_b = scale, b.dtype
+        ctx.save_for_backward(low if b.requires_grad else None, up)
         return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
-        x, low, down, up, keep = ctx.saved_tensors
-        of_x, of_a, of_b = ctx.dtypes
-        grad = _rows(grad_y, down)
-        grad_low = grad @ up
-        keep = None if keep is None else keep.to(grad.dtype)  # once for both
-        grad_x = grad_a = grad_b = None
-        if ctx.needs_input_grad[1]:
-            grad_x = _dropped(grad_low @ down, keep).view(ctx.x_shape).to(of_x)
-        if ctx.needs_input_grad[2]:
-            grad_a = (grad_low.mT @ _dropped(_rows(x.to(grad.dtype), down), keep)).to(of_a)
-        if ctx.needs_input_grad[3]:
-            grad_b = (low.mT @ grad).mT.to(of_b) * ctx.scale
-        return grad_y, grad_x, grad_a, grad_b, None, None
+        low, up = ctx.saved_tensors
+        grad = _rows(grad_y, up)
+        grad_low = grad @ up if ctx.needs_input_grad[1] else None
+        grad_b = None if low is None else (low.mT @ grad).mT.to(ctx.of_b) * ctx.scale
+        return grad_y, grad_low, grad_b, None
 
 
 def _rows(tensor: Tensor, a: Tensor) -> Tensor:
     """[..., width] as a matrix [rows, width], or, if there are several A, as a stack of such."""
     return tensor.reshape(*a.shape[:-2], -1, tensor.shape[-1])
-
-
-def _dropped(rows: Tensor, keep: Tensor | None) -> Tensor:
-    return rows if keep is None else rows * keep.view(rows.shape).to(rows.dtype)

@@ -150,7 +150,7 @@ class AdaptedModel(nn.Module):
                 heads = self.view.heads if config.trains and not adapter.own else ()
             for path in heads:
                 adapter.add(path, ModuleCopy(self.view.modules[path]).float())
-        adapter.bind(seed)
+        adapter.bind(seed, self.view.input_of)
         adapter.to(self.device)
         try:
             self._hang(name, adapter)
@@ -273,9 +273,14 @@ class AdaptedModel(nn.Module):
         before = self._active.routes
         self._set_routes(routes)
         self._active.batch_rows = batch_rows
+        cut = [self.adapter(route.name) for route in routes]
+        for adapter in cut:
+            adapter.cut(True)
         try:
             yield
         finally:
+            for adapter in cut:
+                adapter.cut(False)
             self._active.batch_rows = None
             self._set_routes(before)
 

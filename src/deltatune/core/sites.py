@@ -91,6 +91,17 @@ class BaseView:
         """`encoder`, `decoder` or `cross`."""
         return roles.scope_of(path, is_decoder_only=self.is_decoder_only)
 
+    def input_of(self, path: str) -> str:
+        """Name of what the module at `path` gets: one for query, key and value, one for a gate and its like.
+
+        A cross-attention's query gets something else than its key and value, and has a name of its own.
+        """
+        attention = ("key", "value") if self.scope(path) == "cross" else ("query", "key", "value")
+        for group in (attention, ("mlp_in",)):
+            if any(roles.patterns(self.model_type, role).search(f".{path}") for role in group):
+                return f"{path.rpartition('.')[0]}|{group[-1]}"
+        return path
+
     def by_role(self, role: str, scope: str | None = None) -> dict[str, nn.Module]:
         """Modules that play `role` (or any role of a group), within `scope` if one is given."""
         if role in roles.GROUPS:

@@ -11,12 +11,11 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import DataDependentOutputException
-from torch.nn import functional
 from transformers.utils import import_utils
 
 from deltatune import quant
 from deltatune.core.adapter import Adapter
-from deltatune.core.loss import CLASSIFICATION, logits_for
+from deltatune.core.loss import CLASSIFICATION, logits_for, summed_cross_entropy
 from deltatune.core.model import AdaptedModel
 from deltatune.memory.account import Accountant, Memory
 
@@ -141,7 +140,7 @@ def account_step(
             accounts.about(shape)
             logits, targets = logits_for(model, batch, task, autocast=autocast)
             accounts.mark("loss")
-            loss = functional.cross_entropy(logits.float(), targets, reduction="sum")
+            loss = summed_cross_entropy(logits, targets)
             del logits, targets
             penalty = adapter.penalty() if index == 0 else None
             total = loss if penalty is None else loss + penalty

@@ -27,7 +27,7 @@ from transformers.pytorch_utils import Conv1D
 
 from deltatune.core.adapter import Adapter
 from deltatune.core.delta import Delta, Dropout
-from deltatune.core.low_rank import add_low_rank_
+from deltatune.core.low_rank import SharedInput, add_low_rank_
 from deltatune.core.method import MethodConfig
 from deltatune.core.sites import BaseView
 from deltatune.errors import RecipeError, TrainingError
@@ -56,12 +56,17 @@ class AdaLoraDelta(Delta):
         self.lora_E = nn.Parameter(torch.zeros(r, 1))
         self.lora_B = nn.Parameter(torch.randn(d_out, r) * 0.02)
         self.dropout = Dropout(dropout)
+        self.shared = SharedInput([self])
         self.scale = scale
         self.transposed = transposed
 
+    def down(self) -> Tensor:
+        """Return diag(E) A."""
+        return self.lora_A * self.lora_E
+
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         """Return y + scale * B diag(E) A dropout(x); x [..., d_in], y [..., d_out], which is overwritten."""
-        return add_low_rank_(y, x, self.lora_A * self.lora_E, self.lora_B, self.scale, self.dropout)
+        return add_low_rank_(y, x, self, self.lora_B, self.scale)
 
     def factors(self) -> tuple[Tensor, Tensor]:
         """Return (diag(E) A, scale * B)."""

@@ -24,7 +24,7 @@ from transformers.pytorch_utils import Conv1D
 
 from deltatune.core.adapter import Adapter
 from deltatune.core.delta import Delta, Dropout
-from deltatune.core.low_rank import add_low_rank_, add_low_ranks_
+from deltatune.core.low_rank import SharedInput, add_low_rank_, add_low_ranks_
 from deltatune.core.method import MethodConfig
 from deltatune.core.sites import LINEAR, BaseView
 from deltatune.errors import AdapterError, TargetError
@@ -57,12 +57,17 @@ class LoraDelta(Delta):
         super().__init__()
         self.lora_A, self.lora_B = low_rank_pair(d_in, d_out, r)
         self.dropout = Dropout(dropout)
+        self.shared = SharedInput([self])
         self.scale = scale
         self.transposed = transposed
 
+    def down(self) -> Tensor:
+        """Return A."""
+        return self.lora_A.weight
+
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         """Return y + scale * B A dropout(x); x [..., d_in], y [..., d_out], which is overwritten."""
-        return add_low_rank_(y, x, self.lora_A.weight, self.lora_B.weight, self.scale, self.dropout)
+        return add_low_rank_(y, x, self, self.lora_B.weight, self.scale)
 
     @classmethod
     def together(cls, deltas: Sequence[Delta], x: Tensor, y: Tensor) -> Tensor | None:

@@ -6,11 +6,10 @@ import time
 from collections.abc import Hashable, Sequence
 
 import torch
-from torch.nn import functional as F
 
 from deltatune.core.adapter import Adapter
 from deltatune.core.delta import Dropout
-from deltatune.core.loss import count_targets, logits_for
+from deltatune.core.loss import count_targets, logits_for, summed_cross_entropy
 from deltatune.memory.batch import shape_of
 from deltatune.train.loop import Trainer
 from deltatune.train.steps import Gradients
@@ -40,7 +39,7 @@ def joint_gradients(asked: Sequence[tuple[Trainer, list[int]]]) -> list[Gradient
         trainers[0].train_mode()
         logits, targets = logits_for(model, batch, encoder.task)  # row after row, so run after run
         losses = [
-            F.cross_entropy(own.float(), wanted, reduction="sum") / count
+            summed_cross_entropy(own, wanted) / count
             for own, wanted, count in zip(logits.split(counts), targets.split(counts), counts, strict=True)
         ]
         del logits
