@@ -141,6 +141,18 @@ def test_what_was_made_is_taken_once() -> None:
             torch.testing.assert_close(delta(x, torch.zeros(4, 6, dtype=x.dtype)), wanted)
 
 
+def test_a_pass_that_broke_off_leaves_nothing() -> None:
+    adapter = AdaptedModel(tiny.model("llama")).attach("a", LoraConfig(targets=("query", "value")))
+    query, value = list(adapter.deltas.values())[:2]
+    assert isinstance(query, LoraDelta)
+    x = torch.randn(3, query.lora_A.in_features)
+    query(x, torch.zeros(3, query.lora_B.out_features)).sum().backward()
+    assert id(value) in query.shared._made
+    adapter.forget_pass(7)
+    assert (query.shared._x, query.shared._made, adapter.clock.tick) == (None, {}, 7)
+    assert all(parameter.grad is None for parameter in adapter.parameters())
+
+
 @pytest.mark.parametrize(
     ("architecture", "sites", "inputs"), [("t5", 32, 22), ("llama", 14, 8), ("gpt2", 8, 8), ("bert", 14, 10)]
 )

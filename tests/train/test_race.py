@@ -273,7 +273,7 @@ def test_one_pass_gives_each_run_its_gradients(name: str, task: str, tmp_path: P
     found = joint_gradients(asked)
     for (trainer, rows), joint in zip(asked, found, strict=True):
         grads = {key: p.grad.clone() for key, p in trainer.adapter.trainable() if p.grad is not None}
-        trainer.forget_pass(0)
+        trainer.adapter.forget_pass(0)
         with model.using(trainer.name):
             solo = trainer.gradients(rows)
         assert joint.loss == pytest.approx(solo.loss, rel=1e-5)

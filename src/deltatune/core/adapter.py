@@ -101,6 +101,14 @@ class Adapter(nn.Module):
         for shared in self._inputs:
             shared.apart = rows
 
+    def forget_pass(self, tick: int) -> None:
+        """Undo what a pass has left, one that broke off too: gradients, parts of an input, the clock."""
+        for _, parameter in self.trainable():
+            parameter.grad = None
+        for shared in self._inputs:
+            shared.forget()
+        self.clock.tick = tick
+
     def start(self, total_steps: int) -> None:
         """Learn the number of optimizer steps of the run before its first one.
 

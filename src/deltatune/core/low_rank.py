@@ -48,6 +48,10 @@ class SharedInput:
         self._x: Tensor | None = None
         self._made: dict[int, Tensor] = {}
 
+    def forget(self) -> None:
+        """Let go of what has not been taken."""
+        self._x, self._made = None, {}
+
     def low(self, member: Downward, x: Tensor, dtype: torch.dtype) -> Tensor:
         """Return A dropout(x) [tokens, r] of `member` in `dtype`, without dropout's factor; x [..., d_in].
 

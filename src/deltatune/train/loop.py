@@ -277,12 +277,6 @@ class Trainer:
         loss, micro, targets = self.micro.fitting(lambda size: self._backward(rows, size))
         return Gradients(loss, micro, targets, time.perf_counter() - started)
 
-    def forget_pass(self, tick: int) -> None:
-        """Undo what a pass that broke off has left: gradients, and the clock's `tick`."""
-        for parameter in self.parameters:
-            parameter.grad = None
-        self.adapter.clock.tick = tick
-
     def train_mode(self) -> None:
         """Switch to training, which an evaluation, of this run or another, may have left."""
         if not self.model.training:

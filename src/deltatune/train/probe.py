@@ -32,9 +32,7 @@ def try_batch(
         model.train()
         batch = {name: value.to(model.device) for name, value in batch.items()}
         summed_loss(model, batch, task, autocast=autocast).backward()
-    for _, parameter in adapter.trainable():
-        parameter.grad = None
-    adapter.clock.tick = tick
+    adapter.forget_pass(tick)
 
 
 class MicroBatches:
@@ -65,9 +63,7 @@ class MicroBatches:
                 if not self._automatic or self.size == 1:
                     raise
             # Outside of `except`, whose traceback holds on to the tensors of the attempt.
-            for _, parameter in self._adapter.trainable():
-                parameter.grad = None
-            self._adapter.clock.tick = tick
+            self._adapter.forget_pass(tick)
             torch.cuda.empty_cache()
             self.size = (self.size + 1) // 2
             self._observer.warn(f"The GPU's memory ran out; from now on it gets {self.size} rows at once.")

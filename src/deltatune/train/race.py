@@ -251,7 +251,7 @@ def _step(lanes: Sequence[_Lane], width: int, observer: Observer) -> int:
             continue
         # Outside of `except`, whose traceback holds on to the tensors of the attempt.
         for lane, tick in zip(part, ticks, strict=True):
-            lane.trainer.forget_pass(tick)
+            lane.trainer.adapter.forget_pass(tick)
         width = math.ceil(len(part) / 2)
         observer.log(f"{len(part)} runs could not make a step together ({error}); {width} at once are tried.")
         queue = [part[:width], part[width:], *queue]
