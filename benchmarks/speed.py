@@ -3,7 +3,7 @@
 Each part is a script of its own in a process of its own; run it alone for its details. Nothing else should
 run on the machine meanwhile: sides take turns, so that a disturbance hits all alike, but a turn is short.
 
-    python benchmarks/speed.py --out benchmarks/results/speed_cpu_avx2.json
+    python benchmarks/speed.py --out benchmarks/results/speed_cpu_avx512.json
 """
 
 from __future__ import annotations

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
-PROCESSORS = {"speed_cpu_amx": "AMX, bfloat16", "speed_cpu_avx2": "AVX2, float32"}
-"""Results of `make bench`, and what they were measured on."""
+PROCESSORS = {"amx": "AMX, bfloat16", "avx512": "AVX512, bfloat16", "avx2": "AVX2, float32"}
+"""What was measured on, as it is called in the names of results and on the page."""
 
 
 def read(name: str) -> Any:
@@ -25,14 +25,14 @@ def read(name: str) -> Any:
 
 def goals() -> str:
     """All ratios, beside what was aimed at."""
-    every = [read(name) for name in PROCESSORS]
+    every = [read(f"speed_cpu_{name}") for name in PROCESSORS]
     lines = [f"| what | {' | '.join(PROCESSORS.values())} | aimed at |", f"|:--|{'--:|' * len(every)}:--|"]
     for number, one in enumerate(every[0]["table"]):
         ratios = [f"{found['table'][number]['ratio']:.2f}" for found in every]
         lines.append(f"| {one['what']} | {' | '.join(ratios)} | {one['goal']} |")
     v = every[-1]["versions"]
     setting = f"torch {v['torch']}, Transformers {v['transformers']}, {v['threads']} threads"
-    minutes = " and ".join(f"{found['seconds'] / 60:.0f}" for found in every)
+    minutes = ", ".join(f"{found['seconds'] / 60:.0f}" for found in every)
     return "\n".join([*lines, "", f"{setting}; {minutes} minutes in all."])
 
 
@@ -43,7 +43,7 @@ def epochs() -> str:
         "|:--|--:|--:|--:|--:|--:|--:|",
     ]
     for name, processor in PROCESSORS.items():
-        for part in read(name)["parts"]:
+        for part in read(f"speed_cpu_{name}")["parts"]:
             if part["command"][0] != "epochs.py":
                 continue
             found = part["found"]
@@ -59,16 +59,19 @@ def epochs() -> str:
 
 def shares() -> str:
     """What each optimization is worth."""
-    every = [read(path.stem) for path in sorted(RESULTS.glob("shares_*.json"))]
-    lines = [
-        f"| without | {' | '.join(found['model'] for found in every)} |",
-        f"|:--|{'--:|' * len(every)}",
-    ]
-    for name in every[0]["without_over_with"]:
+    every = {
+        f"{found['model']}, {processor}": found["ratios"]
+        for name, processor in PROCESSORS.items()
+        for path in sorted(RESULTS.glob(f"shares_{name}_*.json"))
+        for found in [read(path.stem)]
+    }
+    lines = [f"| without | {' | '.join(every)} |", f"|:--|{'--:|' * len(every)}"]
+    for name in dict.fromkeys(name for ratios in every.values() for name in ratios):
         cells = []
-        for found in every:
-            ratios = found["ratios"][name]
-            cells.append(f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})")
+        for found in every.values():
+            ratios = found.get(name)
+            of = f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})" if ratios else ""
+            cells.append(of)
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
