@@ -168,7 +168,7 @@ class Side:
                 batch = encoder.collate([encoded.features[row] for row in rows])
                 loss = summed_loss(model, batch, self.task) / count_targets(batch, self.task, model)
                 loss.backward()
-                first = float(loss) if first is None else first
+                first = float(loss.detach()) if first is None else first
                 torch.nn.utils.clip_grad_norm_([p for _, p in self.adapter.trainable()], 1.0)
                 self.optimizer.step()
                 self.optimizer.zero_grad(set_to_none=True)
