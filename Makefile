@@ -39,7 +39,7 @@ demo: $(STAMP) ## Compare four ways to fine-tune a T5 on real tables; 3 to 8 min
 test: $(STAMP) ## Run the tests (TESTS=path for a part of them)
 	$(BIN)/python -m pytest -n 2 $(TESTS)
 
-bench: $(STAMP) ## Measure the speed beside peft, the floor and more; 15 to 30 minutes on two idle CPU cores
+bench: $(STAMP) ## Measure the speed beside peft, the floor and more; 13 to 30 minutes on two idle CPU cores
 	env -u OMP_NUM_THREADS $(BIN)/python benchmarks/speed.py --out $(BENCH)
 
 matrix: $(STAMP) ## Run the whole contract suite and write methods/matrix.json and docs/methods.md from it

@@ -90,10 +90,9 @@ class Adapter(nn.Module):
                     module.bind(self.clock, input_of(path) if isinstance(module, Dropout) else path)
             if isinstance(delta, Downward):
                 groups.setdefault((input_of(path), type(delta)), []).append(delta)
-        for members in groups.values():
-            shared = SharedInput(members)
-            self._inputs.append(shared)
-            for member in members:
+        self._inputs = [SharedInput(members) for members in groups.values()]
+        for shared in self._inputs:
+            for member in shared.members:
                 member.shared = shared
 
     def cut(self, rows: bool) -> None:

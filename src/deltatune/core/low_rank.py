@@ -42,7 +42,7 @@ class SharedInput:
     """
 
     def __init__(self, members: Sequence[Downward]) -> None:
-        self._members = members
+        self.members = members
         self.apart = False
         """Whether each delta makes its own part only: sites get rows cut out, no two the same tensor."""
         self._x: Tensor | None = None
@@ -59,7 +59,7 @@ class SharedInput:
         """
         made = self._made.pop(id(member), None) if x is self._x else None
         if made is None:
-            of = [member] if self.apart else self._members
+            of = [member] if self.apart else self.members
             lows = _Down.apply(x, member.dropout.keep(x), dtype, *[other.down() for other in of])
             self._made = {id(other): low for other, low in zip(of, lows, strict=True)}
             made = self._made.pop(id(member))
