@@ -17,7 +17,7 @@ from torch.autograd.function import once_differentiable
 class Clock:
     """Counts the forward passes of one adapter, so that its randomness is a function of time, not of history.
 
-    Dropout masks are drawn from (seed, site, tick). Recomputing a layer under gradient checkpointing,
+    Dropout masks are drawn from (seed, input, tick). Recomputing a layer under gradient checkpointing,
     resuming a run and training next to other runs therefore all draw the same masks.
     """
 
