@@ -27,7 +27,7 @@ class Clock:
 
 
 class Noise(nn.Module):
-    """Random numbers that depend only on the clock and the site.
+    """Random numbers that depend only on the clock and a name, of a site or of the input of several.
 
     They are cut from 64-bit random words as 16-bit numbers: the samplers of floating-point numbers are
     single-threaded on CPUs and would dominate a step.
@@ -36,16 +36,16 @@ class Noise(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.clock = Clock()
-        self.site = 0
+        self.stream = 0
 
     def bind(self, clock: Clock, name: str) -> None:
-        """Use `clock`, and draw numbers of `name`'s own, a site's or that of the input of several."""
+        """Use `clock`, and draw numbers of `name`'s own."""
         self.clock = clock
-        self.site = int.from_bytes(hashlib.blake2b(name.encode(), digest_size=6).digest(), "big")
+        self.stream = int.from_bytes(hashlib.blake2b(name.encode(), digest_size=6).digest(), "big")
 
     def words(self, n: int, device: torch.device) -> Tensor:
         """Draw [n] numbers, uniform over the values of int16. The same tick gives the same numbers."""
-        seed = hash((self.clock.seed, self.site, self.clock.tick)) & (2**63 - 1)
+        seed = hash((self.clock.seed, self.stream, self.clock.tick)) & (2**63 - 1)
         count = (n + 3) // 4
         if device.type == "cpu":  # numpy's generator takes less than half the time of torch's
             words = torch.from_numpy(np.random.SFC64(seed).random_raw(count).view(np.int64))
