@@ -1,7 +1,8 @@
 """An epoch of LoRA: ours against peft with the Hugging Face Trainer, with its defaults and tuned by hand.
 
 All train on the same rows with the same LoRA settings, learning rate, schedule and number of steps, and take
-turns, each in a process of its own. The first epoch warms up; the second one is timed.
+eight turns, each in a process of its own. The first turn warms up. The others are timed; since a turn has other
+rows on each side, the time of an epoch is that of a token in these seven, times the tokens of the epoch.
 
 - `defaults`: float32, random batches padded to their longest row, the base's own dropout, all logits.
 - `tuned`: the base in bfloat16 where the processor computes in it, dropout of the base off, and
@@ -18,11 +19,12 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from peft_side import peft_trainer
-from turns import Side, Turns, TurnTaking, take_turns
+from turns import Side, Turn, Turns, TurnTaking, take_turns
 
 from deltatune.checkpoint.store import load_adapter
 from deltatune.compare.statistics import paired_bootstrap
@@ -47,25 +49,24 @@ REVIEWS = {
     "max_input_tokens": 300,
 }
 MODELS: dict[str, dict[str, Any]] = {
-    "t5-small": {"task": "text-to-text", "data": TABLES, "rows": 96},
+    "t5-small": {"task": "text-to-text", "data": TABLES, "rows": 192},
     "smollm2-135m": {
         "task": "causal-lm",
-        # Shorter than the T5's: with all logits over 49,152 tokens, the three sides need 20 GB at 300.
-        "data": TABLES
-        | {"target_template": " {target}", "template": "{name}: {table}\nTitle:", "max_input_tokens": 160},
-        "rows": 32,
+        "data": TABLES | {"target_template": " {target}", "template": "{name}: {table}\nTitle:"},
+        "rows": 64,
     },
     "minilm": {"task": "text-classification", "data": REVIEWS, "rows": 320},
 }
 TARGETS = {"query-value": ["query", "value"], "all-linear": ["all-linear"]}
 BATCH = 8
+TURNS = 8
 LR = 1e-3
 
 
 def recipe_of(model: str, targets: str, dropout: float) -> Recipe:
     """The recipe that all sides follow."""
     lora = {"r": 8, "alpha": 16, "dropout": dropout, "targets": TARGETS[targets]}
-    return parse_recipe(without_validation(content_of(model, [{"lora": lora}], epochs=2, test=100)))
+    return parse_recipe(without_validation(content_of(model, [{"lora": lora}], epochs=1, test=100)))
 
 
 def without_validation(content: dict[str, Any]) -> dict[str, Any]:
@@ -101,6 +102,7 @@ def with_peft(turns: Turns, recipe: Recipe, folder: Path, tuned: bool) -> None:
     """Train with peft and the Trainer; save the adapter."""
     context = Context.open(recipe, Silent())
     trainer = peft_trainer(context, recipe.methods[0], folder, tuned=tuned, on_step=turns.step)
+    turns.count(trainer.model.get_base_model())
     turns.begin()
     trainer.train()
     trainer.model.save_pretrained(folder)
@@ -108,7 +110,14 @@ def with_peft(turns: Turns, recipe: Recipe, folder: Path, tuned: bool) -> None:
 
 def with_ours(turns: Turns, recipe: Recipe, folder: Path) -> None:
     """Train with deltatune's defaults."""
-    run(recipe, recipe.methods[0], 0, folder, observer=TurnTaking(turns))
+    context, [entry] = Context.open(recipe, Silent()), recipe.methods
+    turns.count(context.base(entry).adapted().base)
+    run(recipe, entry, 0, folder, observer=TurnTaking(turns), context=context)
+
+
+def per_second(turns: Sequence[Turn]) -> float:
+    """Input tokens a second."""
+    return sum(turn.tokens for turn in turns) / sum(turn.seconds for turn in turns)
 
 
 def losses_of(context: Context, folder: Path) -> list[float]:
@@ -129,24 +138,25 @@ def losses_of(context: Context, folder: Path) -> list[float]:
 
 
 def measure(model: str, targets: str, dropout: float) -> dict[str, Any]:
-    """Time the second epoch of all three, and compare what they learned."""
+    """Time an epoch of all three, and compare what they learned."""
     recipe = recipe_of(model, targets, dropout)
     folder = Path(tempfile.mkdtemp())
-    per_epoch = MODELS[model]["rows"] // BATCH
+    steps = MODELS[model]["rows"] // BATCH
     sides: dict[str, Side] = {
         "defaults": (with_peft, (recipe, folder / "defaults", False)),
         "tuned": (with_peft, (recipe, folder / "tuned", True)),
         "ours": (with_ours, (recipe, folder / "ours")),
     }
-    by_turn = take_turns(sides, per_epoch // 4, 2 * per_epoch)
-    seconds = {name: sum(of[4:]) for name, of in by_turn.items()}
+    by_turn = take_turns(sides, steps // TURNS, steps)
     context = Context.open(recipe, Silent())
     entry = recipe.methods[0]
     losses = {name: losses_of(context, folder / name) for name in ("defaults", "tuned")}
     losses["ours"] = losses_of(context, folder / "ours" / "adapter")
     encoded = context.data(entry, context.base(entry)).encoded("train")
-    tokens = sum(encoded.lengths)
+    tokens, inputs = sum(encoded.lengths), sum(len(feature["input_ids"]) for feature in encoded.features)
     lengths = sorted(encoded.lengths)
+    speed = {name: per_second(turns[1:]) for name, turns in by_turn.items()}
+    seconds = {name: inputs / of for name, of in speed.items()}
     return {
         "model": model,
         "targets": targets,
@@ -155,7 +165,7 @@ def measure(model: str, targets: str, dropout: float) -> dict[str, Any]:
         "tokens": tokens,
         "lengths": {"shortest": lengths[0], "median": lengths[len(lengths) // 2], "longest": lengths[-1]},
         "epoch_seconds": seconds,
-        "seconds_by_turn": by_turn,
+        "turns": {name: [turn._asdict() for turn in turns] for name, turns in by_turn.items()},
         "tokens_per_second": {name: tokens / value for name, value in seconds.items()},
         "ratio_defaults": seconds["defaults"] / seconds["ours"],
         "ratio_tuned": seconds["tuned"] / seconds["ours"],

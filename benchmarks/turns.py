@@ -11,11 +11,20 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
-from typing import Any
+from typing import Any, NamedTuple
+
+from torch import nn
 
 from deltatune.core.observer import Silent
 
 READY = "ready"
+
+
+class Turn(NamedTuple):
+    """A turn of a side: its seconds and its input tokens, if they were counted."""
+
+    seconds: float
+    tokens: int
 
 
 @dataclass
@@ -28,6 +37,8 @@ class Turns:
     last: int
     """The step that is everybody's last."""
     done: int = 0
+    tokens: int = 0
+    """Input tokens of the turn, without padding."""
     started: float = 0.0
 
     def begin(self) -> None:
@@ -36,23 +47,35 @@ class Turns:
         self._wait()
 
     def step(self) -> None:
-        """A step is done; after enough of them the next side goes on."""
+        """A step is done; after enough of them the next side goes on.
+
+        Behind the last one as well: what a side does after its training, down to giving its memory back,
+        would else fall into the last turns of the others.
+        """
         self.done += 1
         if self.done == self.last or self.done % self.steps == 0:
-            self.connection.send(time.perf_counter() - self.started)
-            if self.done < self.last:
-                self._wait()
+            self.connection.send(Turn(time.perf_counter() - self.started, self.tokens))
+            self._wait()
+
+    def count(self, base: nn.Module) -> None:
+        """Count the tokens of what goes through `base` from now on."""
+
+        def add(_module: nn.Module, _args: Any, batch: dict[str, Any]) -> None:
+            if self.started:  # what was predicted or tried before the first turn does not count
+                self.tokens += int(batch["attention_mask"].sum())
+
+        base.register_forward_pre_hook(add, with_kwargs=True)
 
     def _wait(self) -> None:
         self.connection.recv()
-        self.started = time.perf_counter()
+        self.tokens, self.started = 0, time.perf_counter()
 
 
 Side = tuple[Callable[..., None], tuple[Any, ...]]
 """A function of a module, which gets the `Turns` first, and its other arguments."""
 
 
-def take_turns(sides: Mapping[str, Side], steps: int, last: int) -> dict[str, list[float]]:
+def take_turns(sides: Mapping[str, Side], steps: int, last: int) -> dict[str, list[Turn]]:
     """Run all sides to their ends; one after another prepares until it calls `begin`.
 
     Args:
@@ -61,13 +84,13 @@ def take_turns(sides: Mapping[str, Side], steps: int, last: int) -> dict[str, li
         last: The step that is everybody's last.
 
     Returns:
-        Seconds of each side's turns.
+        Each side's turns.
 
     Raises:
         RuntimeError: A side failed; it has said why.
     """
     spawn = multiprocessing.get_context("spawn")
-    found: dict[str, list[float]] = {name: [] for name in sides}
+    found: dict[str, list[Turn]] = {name: [] for name in sides}
     processes, connections = {}, {}
     try:
         for name, (function, arguments) in sides.items():
@@ -82,6 +105,7 @@ def take_turns(sides: Mapping[str, Side], steps: int, last: int) -> dict[str, li
                 connection.send(None)
                 found[name].append(_said(connection, name))
         for name, process in processes.items():
+            connections[name].send(None)
             process.join()
             if process.exitcode:
                 raise RuntimeError(f"{name} failed after its training.")
