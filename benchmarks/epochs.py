@@ -1,8 +1,8 @@
 """An epoch of LoRA: ours against peft with the Hugging Face Trainer, with its defaults and tuned by hand.
 
 All train on the same rows with the same LoRA settings, learning rate, schedule and number of steps, and take
-eight turns, each in a process of its own. The first turn warms up. The others are timed; since a turn has other
-rows on each side, the time of an epoch is that of a token in these seven, times the tokens of the epoch.
+eight turns, each in a process of its own. The first turn warms up. The others are timed; since a turn has
+other rows on each side, the time of an epoch is that of a token in these seven, times the epoch's tokens.
 
 - `defaults`: float32, random batches padded to their longest row, the base's own dropout, all logits.
 - `tuned`: the base in bfloat16 where the processor computes in it, dropout of the base off, and

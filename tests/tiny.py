@@ -206,9 +206,9 @@ def batch(name: str, *, rows: int = 4, length: int = 7, seed: int = 0) -> dict[s
     return {**found, "labels": labels}
 
 
-def prompts(name: str, *, seed: int = 0) -> dict[str, Tensor]:
+def prompts(name: str, *, rows: int = 4, length: int = 7, seed: int = 0) -> dict[str, Tensor]:
     """Inputs for generation: padded on the left for decoder-only models, on the right for encoders."""
-    made = batch(name, seed=seed)
+    made = batch(name, rows=rows, length=length, seed=seed)
     ids, mask = made["input_ids"], made["attention_mask"]
     if name not in CAUSAL:
         return {"input_ids": ids, "attention_mask": mask}

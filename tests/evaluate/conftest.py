@@ -36,7 +36,11 @@ class Shim(torch.nn.Module):
     def forward(self, **batch: torch.Tensor) -> Any:
         return self.base(**batch)
 
-    def generate(self, **arguments: Any) -> torch.Tensor:
+    @property
+    def may_drop_rows(self) -> bool:
+        return True
+
+    def generate(self, **arguments: Any) -> Any:
         return self.base.generate(**arguments)
 
     def encoder_states(self, batch: dict[str, torch.Tensor]) -> torch.Tensor | None:

@@ -98,7 +98,13 @@ def test_generation_cannot_be_made_elsewhere():
 def test_a_model_that_hides_the_prompt_is_refused(make_case):
     case = make_case("llama")
     generate_ids = case.model.base.generate
-    case.model.base.generate = lambda **kw: generate_ids(**kw)[:, kw["input_ids"].shape[1] :]
+
+    def hiding(**arguments):
+        output = generate_ids(**arguments)
+        output.sequences = output.sequences[:, arguments["input_ids"].shape[1] :]
+        return output
+
+    case.model.base.generate = hiding
     with pytest.raises(RuntimeError, match="prompt"):
         texts(case, batch_size=7, max_new_tokens=4)
 

@@ -363,6 +363,15 @@ class AdaptedModel(nn.Module):
         taps = (tap for path, tap in self._taps.items() if self.view.modules[path] is head)
         return any(self._active.of(tap.deltas) for tap in taps)
 
+    @property
+    def may_drop_rows(self) -> bool:
+        """Whether `generate` can go on with some of its rows, behind their part of the cache.
+
+        Not if rows are routed; nor behind a prompt, which is in the cache but not among the ids.
+        """
+        tap = self._prompt_tap
+        return self._active.batch_rows is None and not (tap and self._active.of(tap.prompts))
+
     @torch.inference_mode()
     def generate(self, *, adapters: Sequence[str | None] | None = None, **arguments: Any) -> Any:
         """`generate` of the base with the active adapters; takes the base's arguments.

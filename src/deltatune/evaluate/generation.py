@@ -11,9 +11,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutput
 
+from deltatune.evaluate.greedy import greedy_ids
 from deltatune.evaluate.interfaces import (
     BatchEncoder,
     EncodedRows,
@@ -130,19 +132,21 @@ def _generate_batch(
     arguments: dict[str, Any],
 ) -> list[list[int]]:
     """New ids of each row, with whatever follows their end."""
-    # In an object of its own: beam search repeats the rows in it.
-    known = {} if states is None else {"encoder_outputs": BaseModelOutput(last_hidden_state=states)}
     with evaluating(model):
-        ids = model.generate(**batch, **known, **arguments)
+        if arguments["num_beams"] == 1 and model.may_drop_rows:
+            ids = greedy_ids(model, batch, states, arguments)
+        else:
+            # In an object of its own: beam search repeats the rows in it.
+            known = {} if states is None else {"encoder_outputs": BaseModelOutput(last_hidden_state=states)}
+            ids = list(model.generate(**batch, **known, **arguments))
     start = _prompt_length(batch, ids) if encoder.task == "causal-lm" else 1  # 1: the decoder's start token
-    new: list[list[int]] = ids[:, start:].tolist()
-    return new
+    return [row[start:].tolist() for row in ids]
 
 
-def _prompt_length(batch: dict[str, Tensor], ids: Tensor) -> int:
-    prompt = batch["input_ids"]
-    length = prompt.shape[1]
-    if ids.shape[1] < length or not bool((ids[:, :length] == prompt).all()):
+def _prompt_length(batch: dict[str, Tensor], ids: Sequence[Tensor]) -> int:
+    length = batch["input_ids"].shape[1]
+    starts = zip(ids, batch["input_ids"], strict=True)
+    if not all(torch.equal(row[:length], prompt) for row, prompt in starts):
         raise RuntimeError(
             "generate() of a decoder-only model must return the prompt followed by the new tokens; "
             "without it the prompt cannot be told from the answer."

@@ -67,8 +67,12 @@ class Model(Protocol):
     def __call__(self, **batch: Tensor) -> Any:
         """Forward; the result has `.logits`."""
 
-    def generate(self, **arguments: Any) -> Tensor:
-        """Ids [batch, length]; for decoder-only models the prompt stands first, as in Transformers."""
+    @property
+    def may_drop_rows(self) -> bool:
+        """Whether `generate` can go on with some of its rows, behind their part of the cache."""
+
+    def generate(self, **arguments: Any) -> Any:
+        """Ids [batch, length], or an output with them as `sequences`: as Transformers, the prompt first."""
 
     def encoder_states(self, batch: dict[str, Tensor]) -> Tensor | None:
         """What the encoder makes of a batch of prompts; None if the model has no encoder of its own."""
