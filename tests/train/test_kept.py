@@ -21,7 +21,7 @@ from deltatune.data.encode import Feature
 from deltatune.methods import METHODS
 from deltatune.recipe import Recipe
 from deltatune.train import kept, run
-from deltatune.train.kept import KeptTrunk, keep_trunk
+from deltatune.train.kept import KeptTrunk, _groups, keep_trunk
 from tests import tiny
 from tests.tiny_tokenizers import tiny_tokenizer
 
@@ -285,3 +285,12 @@ def test_too_few_rows_are_not_worth_it(tmp_path: Path) -> None:
     model, features = upper_llama()
     assert kept_of(model, features[:3], tmp_path) is None
     assert kept_of(model, features[:4], tmp_path) is not None
+
+
+def test_groups_are_large_or_of_one_length():
+    lengths = [10] * 9 + [12] * 9 + [13] * 20 + [100, 200]
+    groups = list(_groups(range(len(lengths)), lengths, 16))
+    assert [row for group in groups for row in group] == list(range(len(lengths)))
+    assert [len(group) for group in groups] == [16, 16, 8]
+    assert [len(group) for group in _groups(range(4), [1, 5, 9, 20], 16)] == [4]
+    assert [len(group) for group in _groups(range(20), [10] * 12 + [20] * 8, 16)] == [12, 8]

@@ -28,6 +28,10 @@ from deltatune.train.machine import available_memory
 TASK = "Keeping frozen layers"
 FEWEST = 4
 """Rows that the trial of a trunk needs."""
+SMALL_GROUP = 8
+"""Rows that keep two cores as busy as more do."""
+PADDED_UP_TO = 1.25
+"""A small group ends before a row that is so many times as long as its first."""
 MEMORY_SHARE = 4
 """A file takes the place of memory when less than this many times the bytes is available."""
 DISK_SHARE = 2
@@ -88,7 +92,7 @@ def keep_trunk(
         name: The adapter.
         encoder: Makes batches of the features.
         features: The training rows.
-        rows_at_once: Rows of a group.
+        rows_at_once: Rows of a group, at most.
         folder: Where to put a file if memory is short. It has no name there and goes when it is let go of.
         observer: Is told of the progress.
 
@@ -111,7 +115,7 @@ def keep_trunk(
     in_memory = MEMORY_SHARE * size <= available_memory()
     if not in_memory and DISK_SHARE * size > shutil.disk_usage(folder).free:
         return None
-    groups = [order[at : at + rows_at_once] for at in range(0, len(order), rows_at_once)]
+    groups = list(_groups(order, lengths, rows_at_once))
     observer.start(TASK, len(features))
     try:
         pieces = recorder.pieces(groups, lengths, observer)
@@ -128,6 +132,18 @@ def keep_trunk(
     where = "memory" if in_memory else "a file"
     observer.log(f"Kept the outputs of {trunk.what} for {len(features):,} rows ({amount} in {where}).")
     return KeptTrunk(trunk, kept, places, like, time.perf_counter() - started)
+
+
+def _groups(order: Sequence[int], lengths: Sequence[int], most: int) -> Iterator[list[int]]:
+    """Cut `order`, from short to long, where a group is full, or large enough to be ended for its padding."""
+    group: list[int] = []
+    for row in order:
+        much_padding = group and lengths[row] > PADDED_UP_TO * lengths[group[0]]
+        if len(group) == most or (much_padding and len(group) >= SMALL_GROUP):
+            yield group
+            group = []
+        group.append(row)
+    yield group
 
 
 class _Recorder:
