@@ -54,6 +54,8 @@ def view(architecture: str) -> BaseView:
 
 
 VIEWS = {architecture: view(architecture) for architecture in tiny.ARCHITECTURES}
+if any(path.endswith(".attention.query") for path in VIEWS["dinov2"].modules):  # Transformers 5.17
+    LEAVES["dinov2"] = leaves("query", "key", "value", "attention.output.dense", "fc1", "fc2")
 
 
 @pytest.mark.parametrize("architecture", tiny.ARCHITECTURES)
