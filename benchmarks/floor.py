@@ -4,7 +4,7 @@ The floor is what no low-rank method can go below: the frozen forward pass, and 
 activations back to the lowest layer (4 N floating-point operations a token), with the output computed at
 labels only. It is measured on the same base with the same batch: the embedded input requires a gradient, and
 nothing else does. There are two: with the base's own code, and with what we compute in its place in training
-(deltatune/core/lean.py), which is faster; so a step can lie below the first.
+(deltatune/core/lean.py, core/last_layer.py), which is faster; so a step can lie below the first.
 
 Beside it stands a step of peft on the same base in the same precision. What is kept is the sum of the
 storages that autograd saves, parameters left out, and of the logits.
@@ -79,7 +79,7 @@ class Sides:
         def step() -> tuple[Tensor, Tensor]:
             if lean:
                 return self._ours(model)
-            with own_code(model):
+            with own_code(model), model.last_layer.whole():
                 logits, targets = logits_for(model, self.batch, self.task)
             return logits, torch_loss(logits, targets)
 

@@ -125,6 +125,7 @@ SWITCHES: dict[str, Off] = {
     "lean norms, products and attention": own_code,
     "matrix products for attention, not SDPA": sdpa,
     "output at labels only": all_logits,
+    "last layer where it is read": lambda model: model.last_layer.whole(),
     "base's dropout off": base_dropout,
     "low-rank update as one function": lambda _: mock.patch.object(LoraDelta, "forward", plain_product),
     "input of several sites read once": input_apart,

@@ -57,8 +57,7 @@ def add(
 def logits(model: AdaptedModel, batch: Mapping[str, Tensor]) -> Tensor:
     """Logits at labelled positions, or of the classes."""
     if model.view.model_type in tiny.CLASSIFIERS:
-        found: Tensor = model(**{k: v for k, v in batch.items() if k != "labels"}).logits
-        return found
+        return model.class_logits(batch)
     return model.labelled_logits(batch)[0]
 
 

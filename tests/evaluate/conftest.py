@@ -33,9 +33,6 @@ class Shim(torch.nn.Module):
     def device(self) -> torch.device:
         return self.base.device
 
-    def forward(self, **batch: torch.Tensor) -> Any:
-        return self.base(**batch)
-
     @property
     def may_drop_rows(self) -> bool:
         return True
@@ -56,6 +53,9 @@ class Shim(torch.nn.Module):
             logits, labels = logits[:, :-1], labels[:, 1:]
         kept = labels != -100
         return logits[kept], labels[kept]
+
+    def class_logits(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        return self.base(**batch).logits
 
 
 @dataclass

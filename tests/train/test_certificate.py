@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 from transformers import BertConfig, BertForSequenceClassification
+from transformers.models.bert.modeling_bert import BertPooler
 
 from deltatune.checkpoint import store
 from deltatune.checkpoint.store import inspect
@@ -34,6 +35,7 @@ LINES = [
     "targets reached", "supervised labels", "every tap fired", "gradient in every part",
     "every part changed in step one", "final budget", "logits moved", "same after reload", "base unchanged",
 ]  # fmt: skip
+LAST_LAYER = "last layer at read positions"
 FIRST = "encoder.block.0.layer.0.SelfAttention.q"
 deltas, delta_at, collate = LoraConfig.deltas, LoraConfig.delta, Encoder.collate
 write_tensors = store.write_tensors
@@ -214,30 +216,49 @@ def test_a_sound_run_proves_every_line(make_recipe: Make, tmp_path: Path) -> Non
     assert found["delta"]["sha256"] == shown["sha256"]
 
 
-def test_nothing_but_a_head(make_recipe: Make, tmp_path: Path) -> None:
-    """A run whose only trained part is a new classifier, and one of the untuned base."""
+def classifying(make_recipe: Make, folder: Path, *methods: Any) -> Recipe:
+    """Text classification with a BERT of two layers."""
     tokenizer = tiny_tokenizer("bert")
     config = BertConfig(
-        vocab_size=len(tokenizer), hidden_size=32, num_hidden_layers=1, num_attention_heads=4, num_labels=8,
+        vocab_size=len(tokenizer), hidden_size=32, num_hidden_layers=2, num_attention_heads=4, num_labels=8,
         intermediate_size=64,
     )  # fmt: skip
     torch.manual_seed(0)
-    BertForSequenceClassification(config).bert.save_pretrained(tmp_path / "bert")
-    tokenizer.save_pretrained(tmp_path / "bert")
-    recipe = make_recipe(
+    BertForSequenceClassification(config).bert.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return make_recipe(
         "train.max_steps=2",
+        "train.precision=fp32",
         task="text-classification",
-        model=str(tmp_path / "bert"),
-        methods=[{"ia3": {"targets": [], "feedforward": []}}, "untuned"],
+        model=str(folder),
+        methods=list(methods),
         evaluation={"batch_size": 8},
     )
+
+
+def test_nothing_but_a_head(make_recipe: Make, tmp_path: Path) -> None:
+    """A run whose only trained part is a new classifier, and one of the untuned base."""
+    ia3 = {"ia3": {"targets": [], "feedforward": []}}
+    recipe = classifying(make_recipe, tmp_path / "bert", ia3, "untuned")
     for entry in recipe.methods:
         run(recipe, entry, 0, tmp_path / entry.method)
     lines = {line["check"]: line["detail"] for line in certificate(tmp_path / "ia3")["lines"]}
-    assert list(lines) == LINES
+    assert list(lines) == [*LINES[:2], LAST_LAYER, *LINES[2:]]
     assert lines["targets reached"].startswith("new heads classifier; 264 of")
     assert lines["supervised labels"] == "28 of 28 rows have a label"
     assert [line["check"] for line in certificate(tmp_path / "untuned")["lines"]] == LINES[-2:]
+
+
+def test_a_classifier_that_reads_more_than_is_computed(
+    make_recipe: Make, tmp_path: Path, monkeypatch: Patch
+) -> None:
+    """What would happen if a later version of Transformers took the mean where it takes the first now."""
+    recipe = classifying(make_recipe, tmp_path / "bert", "lora")
+    mean = lambda self, hidden: self.activation(self.dense(hidden.mean(dim=1)))  # noqa: E731
+    monkeypatch.setattr(BertPooler, "forward", mean)
+    with pytest.raises(TrainingError, match=f"{LAST_LAYER}: logits differ .*other positions than those"):
+        run(recipe, recipe.methods[0], 0, tmp_path / "run")
+    assert not certificate(tmp_path / "run")["passed"]
 
 
 def test_a_merged_model_carries_the_certificate(

@@ -90,6 +90,5 @@ def logits_for(
     context = torch.autocast(model.device.type, torch.bfloat16) if autocast else contextlib.nullcontext()
     with context:
         if task in CLASSIFICATION:
-            inputs = {name: value for name, value in batch.items() if name != "labels"}
-            return model(**inputs).logits, batch["labels"]
+            return model.class_logits(batch), batch["labels"]
         return model.labelled_logits(batch)

@@ -20,6 +20,7 @@ from deltatune.core.delta import ModuleCopy
 from deltatune.core.fold import fold_routes_into_
 from deltatune.core.generation import generate_behind_prompt
 from deltatune.core.head import LabelledHead, decoder_inputs
+from deltatune.core.last_layer import LastLayer
 from deltatune.core.lean import Lean
 from deltatune.core.method import MethodConfig
 from deltatune.core.positions import PositionTap
@@ -74,6 +75,7 @@ class AdaptedModel(nn.Module):
         self._head = LabelledHead(base)
         self._lean = Lean(base)
         self._recomputation = Recomputation(base, self._lean)
+        self.last_layer = LastLayer(self.view, self._recomputation)
         self.eval()  # as `from_pretrained` leaves a model; training switches dropout on, nothing else does
 
     def save(self, folder: str | Path, name: str | None = None) -> None:
@@ -354,9 +356,16 @@ class AdaptedModel(nn.Module):
         if self._active.batch_rows is not None and self._routes_at_head():
             # Chosen positions have no rows any more by which the head's deltas could be told apart.
             return self(**inputs, use_cache=False).logits[keep], targets[keep]
-        with self._head.select(keep):
+        with self.last_layer.at_labels(keep), self._head.select(keep):
             logits = self(**inputs, use_cache=False).logits
         return logits, targets[keep]
+
+    def class_logits(self, batch: Mapping[str, Tensor]) -> Tensor:
+        """Logits [rows, classes] of a classifier, for a batch with or without `labels`."""
+        inputs = {name: value for name, value in batch.items() if name != "labels"}
+        with self.last_layer.at_first(len(next(iter(inputs.values())))):
+            logits: Tensor = self(**inputs).logits
+        return logits
 
     def _routes_at_head(self) -> bool:
         head = self.base.get_output_embeddings()

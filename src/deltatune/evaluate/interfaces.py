@@ -64,9 +64,6 @@ class Model(Protocol):
     def modules(self) -> Iterator[torch.nn.Module]:
         """Every module of the model, so that all can be put in evaluation mode and back."""
 
-    def __call__(self, **batch: Tensor) -> Any:
-        """Forward; the result has `.logits`."""
-
     @property
     def may_drop_rows(self) -> bool:
         """Whether `generate` can go on with some of its rows, behind their part of the cache."""
@@ -81,6 +78,9 @@ class Model(Protocol):
         self, batch: dict[str, Tensor], states: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """(logits [n_labelled, vocabulary], targets [n_labelled]), shifted where the task needs it."""
+
+    def class_logits(self, batch: dict[str, Tensor]) -> Tensor:
+        """Logits of a classifier, [rows, classes]."""
 
 
 @contextlib.contextmanager

@@ -132,7 +132,7 @@ def classify(
         batch = encoder.collate([encoded.features[row] for row in rows])
         labels = batch.pop("labels").tolist() if "labels" in batch else [None] * len(rows)
         with evaluating(model):
-            logits = model(**to_device(batch, model.device)).logits
+            logits = model.class_logits(to_device(batch, model.device))
             scores = F.log_softmax(logits.float(), dim=-1).cpu()
         yield from zip(rows, scores, labels, strict=True)
         done += len(rows)

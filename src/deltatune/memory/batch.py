@@ -82,11 +82,11 @@ def shape_of(features: Sequence[Feature], task: str) -> BatchShape:
     padded = min(lengths) < max(lengths)
     if task == "text-to-text":
         targets = [len(feature["labels"]) for feature in features]
-        return BatchShape(rows, max(lengths), max(targets), sum(targets), padded)
-    labelled = 0
+        return BatchShape(rows, max(lengths), max(targets), sum(targets), padded=padded)
     if task == "causal-lm":  # nothing predicts the first token
-        labelled = sum(len(f["input_ids"]) - max(f["prompt_length"], 1) for f in features)
-    return BatchShape(rows, max(lengths), 0, labelled, padded)
+        labelled = [len(f["input_ids"]) - max(f["prompt_length"], 1) for f in features]
+        return BatchShape(rows, max(lengths), 0, sum(labelled), max(labelled), padded)
+    return BatchShape(rows, max(lengths), padded=padded)
 
 
 def longest_allowed(recipe: Recipe, entry: MethodEntry, config: PreTrainedConfig) -> BatchShape:

@@ -34,9 +34,10 @@ def predict_scaled(setup: Setup) -> Prediction:
     shallow = {name: min(FEW, depth) for name, depth in depths.items()}
     least = predict(setup.changed(config=with_depths(setup.config, shallow)))
     terms = []
-    for name, depth in depths.items():
+    for depth in sorted(set(depths.values())):  # stacks that are equally deep grow together
         if depth > FEW:
-            deeper = with_depths(setup.config, shallow | {name: FEW + STEP})
+            grown = {name: FEW + STEP for name, layers in depths.items() if layers == depth}
+            deeper = with_depths(setup.config, shallow | grown)
             terms.append((predict(setup.changed(config=deeper)), depth - FEW))
     found = _sum(least, terms)
     return found if min(found.memory.parts.values()) >= 0 else predict(setup)

@@ -31,10 +31,17 @@ class BatchShape:
     """Tokens of the longest target of an encoder-decoder model, else 0."""
     labelled: int = 0
     """Predictions of the whole micro-batch that the loss is summed over."""
+    most_labelled: int | None = None
+    """Those of the row that has most of them; None: all rows have about as many."""
     padded: bool = True
     """Whether a row is shorter than the longest; if none is, Transformers leaves masks out."""
     image: tuple[int, int, int] | None = None
     """Channels, height and width."""
+
+    @property
+    def of_a_row(self) -> int:
+        """Predictions of the row that has most of them, at least 1."""
+        return max(1, -(-self.labelled // self.rows) if self.most_labelled is None else self.most_labelled)
 
     def with_rows(self, rows: int) -> BatchShape:
         """The same lengths for another number of rows."""
@@ -50,7 +57,7 @@ class BatchShape:
         target = 0 if self.target_length else -(-self.labelled // self.rows)
         if target >= self.length - 1:  # plain text, all of which is learned
             half = self.length // 2
-            return replace(self, length=half, labelled=self.rows * (half - 1)), 0
+            return replace(self, length=half, labelled=self.rows * (half - 1), most_labelled=None), 0
         return replace(self, length=target + (self.length - target) // 2), target
 
     def batch(self, task: str) -> dict[str, Tensor]:
@@ -98,7 +105,7 @@ class FakeAccountant(Accountant):
             mixed, quantized, weight = args[:3]
             return mixed.new_empty((*quantized.shape[:-1], weight.shape[0])), mixed.new_empty((0,))
         if func is torch.ops.aten._local_scalar_dense.default:
-            return not self._shape.padded if args[0].dtype == torch.bool else 1
+            return not self._shape.padded if args[0].dtype == torch.bool else self._shape.of_a_row
         return func(*args, **kwargs)
 
     def __enter__(self) -> Self:

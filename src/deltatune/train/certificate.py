@@ -195,6 +195,29 @@ class Certificate:
             {"parts": len(parts), "unchanged": still},
         )
 
+    def last_layer(self, model: AdaptedModel, batch: Mapping[str, Tensor]) -> None:
+        """A last layer that works at some positions gives the base's own logits; no line if it never does.
+
+        Args:
+            model: The model, in eval mode.
+            batch: A collated batch with labels, on the model's device.
+        """
+        if not model.last_layer.chooses:
+            return
+        with torch.no_grad(), model.using():
+            found = logits(model, batch)
+            with model.last_layer.whole():
+                wanted = logits(model, batch)
+        difference, limit = float((found - wanted).abs().max()), rounding(model) * float(wanted.abs().max())
+        self.check(
+            "last layer at read positions",
+            difference <= limit,
+            f"logits differ by up to {difference:.3g} from those of the whole layer, allowed is {limit:.3g}",
+            f"{type(model.base).__name__} reads other positions than those that are computed; try an earlier "
+            "version of Transformers, and please report it.",
+            {"difference": difference if math.isfinite(difference) else None, "limit": limit},
+        )
+
     def final_budget(self, adapter: Adapter) -> None:
         """The method's schedule, if it has one, ended where it promises: AdaLoRA's ranks, a density."""
         remedy = "The schedule did not run to its end; train all planned steps."
@@ -305,11 +328,8 @@ class Logits:
 
 def logits(model: AdaptedModel, batch: Mapping[str, Tensor]) -> Tensor:
     """The logits that the loss is computed from, in float32: [n_labelled, vocabulary] or [rows, classes]."""
-    if batch["labels"].dim() == 1:
-        inputs = {key: value for key, value in batch.items() if key != "labels"}
-        found: Tensor = model(**inputs).logits
-    else:
-        found, _ = model.labelled_logits(batch)
+    of_classes = batch["labels"].dim() == 1
+    found = model.class_logits(batch) if of_classes else model.labelled_logits(batch)[0]
     return found.float()
 
 

@@ -64,7 +64,8 @@ def together_key(trainer: Trainer, rows: Sequence[int]) -> Hashable:
         return None
     shape = shape_of([trainer.train.features[row] for row in rows], trainer.encoder.task)
     prompt = trainer.adapter.prompt
-    return shape.length, shape.target_length, 0 if prompt is None else len(prompt())
+    lengths = shape.length, shape.target_length, shape.of_a_row if shape.labelled else 0
+    return *lengths, 0 if prompt is None else len(prompt())
 
 
 def _drops(adapter: Adapter) -> bool:

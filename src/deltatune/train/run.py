@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 import yaml
+from torch import Tensor
 
 from deltatune import quant
 from deltatune.checkpoint.store import CERTIFICATE, TENSORS, save_adapter
@@ -194,6 +195,7 @@ class Run:
         validation = self.data.dataset.validation
         self.certificate.targets(self.model, self.name)
         self.certificate.supervised(self.data.supervised)
+        self.certificate.last_layer(self.model.eval(), self._shortest_rows())
         self.trainer = Trainer(
             model=self.model,
             name=self.name,
@@ -375,12 +377,14 @@ class Run:
         folder, digest = self.out / "adapter", self.base.fingerprint
         save_adapter(self.model, self.name, folder, base_name=self.base.spec.name, fingerprint=digest)
         self.certificate.about["delta"] = {"sha256": sha256(folder / TENSORS)}
+        self.certificate.reloaded(self.model, self.name, folder, self._shortest_rows(), digest)
+
+    def _shortest_rows(self) -> dict[str, Tensor]:
+        """A batch of the shortest training rows."""
         train = self.data.encoded("train")
         shortest = sorted(range(len(train.lengths)), key=train.lengths.__getitem__)
-        rows = shortest[: min(REREAD, self.recipe.evaluation.batch_size)]
-        features = [train.features[row] for row in rows]
-        batch = {k: v.to(self.model.device) for k, v in self.encoder.collate(features).items()}
-        self.certificate.reloaded(self.model, self.name, folder, batch, digest)
+        features = [train.features[row] for row in shortest[: min(REREAD, self.recipe.evaluation.batch_size)]]
+        return {k: v.to(self.model.device) for k, v in self.encoder.collate(features).items()}
 
     def _check_base(self) -> None:
         """The base has the bytes that it was loaded with, after training and evaluation."""
