@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from deltatune.compare import together
 from deltatune.compare.comparable import require_comparable
@@ -25,7 +23,6 @@ from deltatune.train import Context, plan, run, rundata
 from deltatune.train.forecast import forecast
 from deltatune.train.preview import preview
 from deltatune.train.race import Starter
-from tests.tiny_tokenizers import tiny_tokenizer
 
 Make = Callable[..., Recipe]
 SAY = "Say what this is of: {input}"
@@ -203,22 +200,6 @@ def test_losses_of_other_tokens_choose_nothing(
     with pytest.raises(RecipeError, match=r"evaluation\.select_by.*mean over tokens.*rougeL_f"):
         compare(make_recipe(section, methods=methods), tmp_path / "out")
     assert not list(tmp_path.glob("out/runs/*"))
-
-
-@pytest.fixture(scope="session")
-def llama_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random tiny Llama with a chat template."""
-    folder = tmp_path_factory.mktemp("models") / "tiny-llama"
-    tokenizer = tiny_tokenizer("llama", chat=True)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2,
-        num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=256,
-        bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
-    )  # fmt: skip
-    torch.manual_seed(0)
-    LlamaForCausalLM(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
 
 
 def test_plain_texts_are_counted_as_they_are_read(make_recipe: Make, llama_folder: Path) -> None:

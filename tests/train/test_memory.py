@@ -47,6 +47,15 @@ def test_a_run_holds_predicted_beside_measured(
     assert memory["predicted"]["optimizer"] == memory["measured"]["optimizer"] > 0
 
 
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_of_a_causal_model_whose_rows_have_targets_of_several_lengths(
+    make_recipe: Callable[..., Recipe], llama_folder: Path, tmp_path: Path, method: str
+) -> None:
+    recipe = make_recipe(f"methods=[{method}]", "train.epochs=1", task="causal-lm", model=str(llama_folder))
+    memory = run(recipe, recipe.methods[0], 0, tmp_path / "run")["memory"]
+    assert memory["predicted"]["total"] == pytest.approx(memory["measured"]["total"], rel=0.01)
+
+
 def test_an_untuned_run_has_nothing_to_measure(make_recipe: Callable[..., Recipe], tmp_path: Path) -> None:
     recipe = make_recipe("methods=[untuned]")
     memory = run(recipe, recipe.methods[0], 0, tmp_path / "run")["memory"]

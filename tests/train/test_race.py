@@ -8,6 +8,7 @@ import signal
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -24,7 +25,7 @@ from deltatune.recipe import Recipe
 from deltatune.recipe.sections import EvaluationSpec, TrainSpec
 from deltatune.train import Context, run
 from deltatune.train.certificate import Certificate
-from deltatune.train.joint import joint_gradients
+from deltatune.train.joint import joint_gradients, together_key
 from deltatune.train.loop import Trainer
 from deltatune.train.race import Starter, can_race, race
 from deltatune.train.steps import Gradients
@@ -96,6 +97,24 @@ def test_a_run_among_others_is_the_run_alone(make: Make, tmp_path: Path) -> None
     for starter, result in zip(starters(recipe, tmp_path / "race", (0, 1)), together, strict=True):
         assert isinstance(result, dict), result
         print(starter.out.name, result["cost"]["raced"], result["cost"]["train_seconds"])
+        assert_same_run(starter.out, tmp_path / "alone" / starter.out.name)
+
+
+def test_runs_of_a_causal_model_draw_the_masks_that_they_draw_alone(
+    make: Make, llama_folder: Path, tmp_path: Path
+) -> None:
+    """Also in the last layer, which works at as many positions as the row with the most labels has."""
+    drops = [
+        {"lora": {"r": r, "dropout": 0.2, "targets": ["all-linear"]}, "name": f"r{r}", "train": {"lr": lr}}
+        for r, lr in ((2, 0.01), (3, 0.02))
+    ]
+    seeds = (0, 1)
+    recipe = make("train.epochs=1", task="causal-lm", model=str(llama_folder), methods=drops)
+    alone(recipe, tmp_path / "alone", seeds)
+    together = race(Context.open(recipe, Silent()), starters(recipe, tmp_path / "race", seeds))
+    for starter, result in zip(starters(recipe, tmp_path / "race", seeds), together, strict=True):
+        assert isinstance(result, dict), result
+        assert result["cost"]["raced"] >= 2
         assert_same_run(starter.out, tmp_path / "alone" / starter.out.name)
 
 
@@ -259,6 +278,21 @@ def trainer_of(model: AdaptedModel, name: str, task: str, seed: int, out: Path) 
         model, name, Padding(task), train, None, [], TrainSpec(batch_size=3), EvaluationSpec(), 1e-3, seed,
         out, Silent(), Certificate(out / "certificate.json", {}),
     )  # type: ignore[arg-type]  # fmt: skip
+
+
+def test_masks_are_those_drawn_alone_where_lengths_and_most_labels_are_the_same() -> None:
+    """The last layer works at as many positions of each row as the row with the most labels has."""
+    model = AdaptedModel(tiny.model("llama"))
+    features = [{"input_ids": [5] * 9, "prompt_length": prompt} for prompt in (6, 7, 6, 5)]
+
+    def key(rows: list[int], dropout: float) -> Any:
+        adapter = model.attach(f"at{len(model.adapters)}", LoraConfig(r=2, dropout=dropout))
+        train, encoder = SimpleNamespace(features=features), SimpleNamespace(task="causal-lm")
+        return together_key(SimpleNamespace(adapter=adapter, train=train, encoder=encoder), rows)  # type: ignore[arg-type]
+
+    assert key([0, 1], 0.1) == key([1, 2], 0.1)
+    assert key([0, 1], 0.1) != key([0, 3], 0.1)
+    assert key([0, 1], 0.0) == key([0, 3], 0.0)
 
 
 @pytest.mark.parametrize(("name", "task"), [("llama", "causal-lm"), ("bert", "text-classification")])
