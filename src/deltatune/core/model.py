@@ -308,10 +308,16 @@ class AdaptedModel(nn.Module):
         if self.training:
             for name in self.active:
                 self.adapter(name).clock.tick += 1
-            eager = self._attends_eagerly(batch)
-            with self._lean.on(), self._attention.eager() if eager else contextlib.nullcontext():
+            with self.lean(batch):
                 return self.base(**batch)
         return self.base(**batch)
+
+    @contextlib.contextmanager
+    def lean(self, batch: Mapping[str, Any]) -> Iterator[None]:
+        """Within the block the base computes a batch as it does in training: the same to rounding, in less."""
+        eager = self._attends_eagerly(batch)
+        with self._lean.on(), self._attention.eager() if eager else contextlib.nullcontext():
+            yield
 
     def _attends_eagerly(self, batch: Mapping[str, Any]) -> bool:
         # What is recomputed in the backward pass must attend as it did in the forward pass.

@@ -40,7 +40,7 @@ class Trunk:
 
     @torch.no_grad()
     def record(self, batch: Mapping[str, Tensor], task: str) -> Tensor | None:
-        """The hidden states that leave the trunk, [rows, length, width]; nothing behind it is computed.
+        """The hidden states that leave the trunk in training, [rows, length, width]; no more is computed.
 
         Args:
             batch: A collated batch with labels, on the model's device. The model is in eval mode, and the
@@ -60,7 +60,7 @@ class Trunk:
         acted = self._model.fired()
         handle = self._modules[-1].register_forward_hook(take)
         try:
-            with contextlib.suppress(_Reached):
+            with contextlib.suppress(_Reached), self._model.lean(batch):
                 logits_for(self._model, dict(batch), task)
         finally:
             handle.remove()
