@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from memory_accuracy import RESULT, measured_step
 
+from deltatune.core.attention import EAGER_UP_TO
 from deltatune.data.encode import Encoded, EncodeReport
 from deltatune.memory.base import is_untied
 from deltatune.memory.batch import largest_micro_batch
@@ -63,7 +64,7 @@ def bundled(name: str, task: str) -> list[dict[str, Any]]:
         base = load_base(ModelSpec(name=name), task, None, dtype="bfloat16", quantization=bits).model
         setup = Setup(
             base.config, task, method, largest.shape, exact=largest.step, dtype="bfloat16", quantization=bits,
-            untied=is_untied(base),
+            untied=is_untied(base), eager_up_to=EAGER_UP_TO,
         )  # fmt: skip
         predicted = predict(setup).memory.as_dict()
         measured = measured_step(base, method, task, encoded, train)
