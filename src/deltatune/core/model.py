@@ -314,7 +314,7 @@ class AdaptedModel(nn.Module):
 
     @contextlib.contextmanager
     def lean(self, batch: Mapping[str, Any]) -> Iterator[None]:
-        """Within the block the base computes a batch as it does in training: the same to rounding, in less."""
+        """Within the block the base computes a batch as in training: the same to rounding, in less."""
         eager = self._attends_eagerly(batch)
         with self._lean.on(), self._attention.eager() if eager else contextlib.nullcontext():
             yield
