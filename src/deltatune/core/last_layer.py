@@ -34,7 +34,7 @@ READ_FIRST = frozenset({
 })  # fmt: skip
 """Classes whose classifier reads the first position and no other."""
 WORTHWHILE = 0.75
-"""Of the positions, the largest share for which choosing them costs less than it spares."""
+"""The largest share of the positions that is worth choosing, by estimate: choosing copies them twice."""
 
 
 class LastLayer:
