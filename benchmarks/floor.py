@@ -33,7 +33,7 @@ from deltatune.methods.lora import LoraConfig
 from deltatune.models.load import load_base
 from deltatune.recipe.sections import ModelSpec
 from deltatune.train.context import base_dtype
-from deltatune.train.machine import fast_float32, versions
+from deltatune.train.machine import fast_cpu, versions
 
 TASKS = {"t5-small": "text-to-text", "smollm2-135m": "causal-lm", "minilm": "text-classification"}
 LABELLED = 16
@@ -164,7 +164,7 @@ def kept_bytes(step: Step, parameters: set[int]) -> int:
 
 def measure(model: str, dtype: str, batch: tuple[int, int], dropout: float, rounds: int) -> dict[str, Any]:
     """Alternate the steps; medians and ratios."""
-    with fast_float32():
+    with fast_cpu():
         sides = Sides(model, dtype, batch, dropout)
         steps: dict[str, tuple[Step, torch.optim.Optimizer | None]] = {
             "floor": (sides.floor(lean=False), None), "lean_floor": (sides.floor(lean=True), None),

@@ -22,7 +22,7 @@ from deltatune.core.model import AdaptedModel
 from deltatune.methods.lora import LoraConfig
 from deltatune.models.load import load_base
 from deltatune.recipe.sections import ModelSpec
-from deltatune.train.machine import fast_float32
+from deltatune.train.machine import fast_cpu
 
 TARGETS = 16
 """Labelled tokens of a row."""
@@ -105,7 +105,7 @@ def main() -> None:
     parser.add_argument("--batches", type=int, nargs="+", default=[2, 4, 16])
     parser.add_argument("--rounds", type=int, default=8)
     arguments = parser.parse_args()
-    with fast_float32():
+    with fast_cpu():
         for batch in arguments.batches:
             runs = Runs(arguments, batch)
             for warm in (runs.in_turn, runs.together):

@@ -31,7 +31,7 @@ from deltatune.core.observer import Silent
 from deltatune.data.batches import batches
 from deltatune.methods.lora import LoraDelta
 from deltatune.train import Context
-from deltatune.train.machine import computes_bfloat16, fast_float32, versions
+from deltatune.train.machine import computes_bfloat16, fast_cpu, versions
 
 Off = Callable[[AdaptedModel], contextlib.AbstractContextManager[Any]]
 
@@ -192,7 +192,7 @@ def measure(model: str, dropout: float, rounds: int, steps: int, only: str | Non
         sides[IN_BFLOAT16] = Side(context, "fp32", steps)
     ratios: dict[str, list[float]] = {name: [] for name in names}
     losses: dict[str, tuple[float, float]] = {}
-    with fast_float32():
+    with fast_cpu():
         for index in range(rounds + 1):
             for name in names:
                 side = sides.get(name, sides[""])

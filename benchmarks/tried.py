@@ -6,6 +6,7 @@
 - Taking rows out of a batch that have ended: a decoding step's time with all rows over that with an eighth.
 - Lean parts and eager attention in evaluation: without over with.
 - Products of LoRA's narrow matrices computed as their transposes: without over with, forward and backward.
+- torch.compile over each layer, of dynamic shapes: seconds of the first step, and steps without over with.
 
     python benchmarks/tried.py --model t5-small
 """
@@ -22,17 +23,24 @@ from typing import Any
 
 import torch
 from epochs import BATCH, MODELS, content_of
+from floor import TASKS, batch_of
 from torch import Tensor
 
+from deltatune.core.loss import summed_loss
 from deltatune.core.model import AdaptedModel
 from deltatune.core.observer import Silent
+from deltatune.core.sites import stacks
 from deltatune.data.batches import batches
 from deltatune.evaluate import generate
 from deltatune.evaluate.loss import row_losses
 from deltatune.evaluate.metrics import text_metrics
+from deltatune.methods.lora import LoraConfig
+from deltatune.models.load import load_base
 from deltatune.recipe import parse_recipe
+from deltatune.recipe.sections import ModelSpec
 from deltatune.train import Context
-from deltatune.train.machine import fast_float32, versions
+from deltatune.train.context import base_dtype
+from deltatune.train.machine import fast_cpu, versions
 
 ROWS, TEST_ROWS, NEW_TOKENS, EPOCHS = 1000, 64, 24, 3
 LORA = {"lora": {"r": 8, "targets": ["all-linear"]}}
@@ -96,6 +104,45 @@ def lean(model: AdaptedModel, run: Callable[[], Any]) -> None:
         run()
 
 
+def compiled(name: str, rounds: int) -> dict[str, Any]:
+    """Training steps of LoRA without dropout, whose random numbers torch.compile does not take."""
+    steps: list[Callable[[Any], None]] = []
+    for compile_layers in (False, True):
+        base = load_base(ModelSpec(name=f"bundled:{name}"), TASKS[name], None, dtype=base_dtype("auto"))
+        model = AdaptedModel(base.model, base.new_modules)
+        adapter = model.attach("delta", LoraConfig(r=8, targets=("all-linear",), dropout=0.0))
+        model.train()
+        if compile_layers:
+            for stack in stacks(base.model).values():
+                for layer in stack:
+                    layer.compile(dynamic=True)
+        steps.append(step_of(model, [p for _, p in adapter.trainable()], TASKS[name]))
+    plain, fused = steps
+    sizes = [batch_of(TASKS[name], BATCH, length, base.model.config.vocab_size) for length in (128, 96, 176)]
+    plain(sizes[0])
+    first = seconds(lambda: fused(sizes[0]))
+    for batch in sizes:  # other lengths may be compiled anew
+        plain(batch)
+        fused(batch)
+    found = {}
+    for batch in sizes:
+        length = batch["input_ids"].shape[1]
+        found[length] = ratio(lambda b=batch: plain(b), lambda b=batch: fused(b), rounds * 2)
+    return {"seconds_of_first_step": first, "without_over_with_by_length": found}
+
+
+def step_of(model: AdaptedModel, parameters: list[Tensor], task: str) -> Callable[[Any], None]:
+    """A training step as a function of the batch."""
+    optimizer = torch.optim.AdamW(parameters, lr=1e-4, fused=True)
+
+    def step(batch: Any) -> None:
+        summed_loss(model, batch, task).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step
+
+
 def measure(name: str, rounds: int) -> dict[str, Any]:
     """Measure all of it on one model."""
     content = content_of(name, [LORA], epochs=1, test=TEST_ROWS, rows=ROWS)
@@ -116,8 +163,9 @@ def measure(name: str, rounds: int) -> dict[str, Any]:
     def lose() -> Any:
         return row_losses(model, test, encoder)
 
-    with fast_float32():
+    with fast_cpu():
         written = write(TEST_ROWS)
+        text_metrics(written[:2], targets[:2], ["rouge", "bleu"])  # imports them
         generating = seconds(lambda: write(TEST_ROWS))
         return {
             "model": name,
@@ -131,6 +179,7 @@ def measure(name: str, rounds: int) -> dict[str, Any]:
                 f"{rows} x {d_in} to {d_out}": narrow(rows, d_in, d_out, rounds * 5)
                 for rows, d_in, d_out in ((1024, 576, 1536), (1024, 1536, 576), (2048, 512, 384))
             },
+            "compiled_layers": compiled(name, rounds),
             "rounds": rounds,
             "versions": versions(),
         }

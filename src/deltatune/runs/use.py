@@ -13,7 +13,7 @@ from deltatune.data.load import load_data, prompt_row
 from deltatune.errors import DataError
 from deltatune.evaluate import Prediction, classify, evaluate, generate
 from deltatune.runs.load import LoadedRun, load_run
-from deltatune.train.machine import fast_float32
+from deltatune.train.machine import fast_cpu
 
 BATCH = 16
 CLASSIFICATION = ("text-classification", "image-classification")
@@ -53,7 +53,7 @@ def evaluate_run(folder: Path, *, split: str = "test", observer: Observer | None
         observer.advance("Evaluating", reached - shown)
         shown = reached
 
-    with fast_float32():  # as the run itself was evaluated
+    with fast_cpu():  # as the run itself was evaluated
         found = evaluate(loaded.model, rows, encoded, loaded.encoder, loaded.recipe.evaluation, advance)
     observer.finish("Evaluating")
     return found.metrics

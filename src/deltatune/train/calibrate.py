@@ -18,7 +18,7 @@ from deltatune.models.load import DTYPES, unquantized
 from deltatune.models.tasks import AUTO
 from deltatune.quant.inplace import quantize_
 from deltatune.quant.loading import compute_dtype
-from deltatune.train.machine import fast_float32
+from deltatune.train.machine import fast_cpu
 
 MOST_PARAMETERS = 250_000_000
 MOST_FLOPS = 1e11
@@ -65,7 +65,7 @@ def _small(setup: Setup) -> Setup:
 def _timed(setup: Setup) -> float:
     flops = predict(setup).flops
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    with fast_float32(), torch.random.fork_rng():
+    with fast_cpu(), torch.random.fork_rng():
         model = AdaptedModel(
             _random_base(setup).to(device), processor=setup.processor, eager_up_to=setup.eager_up_to
         ).train()

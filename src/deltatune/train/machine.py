@@ -14,6 +14,8 @@ from typing import Any
 
 import torch
 
+from deltatune.train import container
+
 _PACKAGES = (
     "deltatune",
     "torch",
@@ -27,22 +29,31 @@ _PACKAGES = (
 
 
 @contextlib.contextmanager
-def fast_float32() -> Iterator[str]:
-    """Within the block, let CPUs compute float32 products the faster of torch's two ways, if it is as exact.
+def fast_cpu() -> Iterator[None]:
+    """Within the block, let a CPU compute as fast as it can: products of float32, and the number of threads.
+
+    The number of threads is a rule and not the fastest in a trial: sums differ with it in the last bit, and
+    a run that is repeated must give the same numbers.
+    """
+    precision, threads = torch.get_float32_matmul_precision(), torch.get_num_threads()
+    if not torch.cuda.is_available():
+        torch.set_float32_matmul_precision(_float32_precision(precision))
+    torch.set_num_threads(min(threads, container.processors_granted() or threads))
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(precision)
+        torch.set_num_threads(threads)
+
+
+def _float32_precision(before: str) -> str:
+    """The faster of torch's two ways to compute float32 products, if it is as exact.
 
     `medium` moves them to oneDNN, which is twice as fast on some processors and still float32; on others
-    it may really compute in bfloat16. So the error of a product is measured first; GPUs are left alone.
+    it may really compute in bfloat16. So the error of a product is measured.
     """
-    before = torch.get_float32_matmul_precision()
-    chosen = before
-    if not torch.cuda.is_available():
-        torch.set_float32_matmul_precision("medium")
-        chosen = "medium" if _product_error() < 1e-5 else before
-        torch.set_float32_matmul_precision(chosen)
-    try:
-        yield chosen
-    finally:
-        torch.set_float32_matmul_precision(before)
+    torch.set_float32_matmul_precision("medium")
+    return "medium" if _product_error() < 1e-5 else before
 
 
 def _product_error() -> float:
@@ -103,11 +114,8 @@ def available_memory() -> int:
         for line in Path("/proc/meminfo").read_text(encoding="utf-8").splitlines():
             if line.startswith("MemAvailable:"):
                 found.append(int(line.split()[1]) * 1024)
-    with contextlib.suppress(OSError, ValueError):  # without a limit it says "max"
-        group = Path("/sys/fs/cgroup")
-        limit, used = (int((group / f"memory.{name}").read_text()) for name in ("max", "current"))
-        found.append(max(limit - used, 0))
-    return min(found, default=0)
+    within = container.memory_left()
+    return min(found if within is None else [*found, within], default=0)
 
 
 def versions() -> dict[str, str]:

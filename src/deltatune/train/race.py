@@ -27,7 +27,7 @@ from deltatune.recipe.schema import MethodEntry
 from deltatune.train.context import Context
 from deltatune.train.joint import joint_gradients, together_key
 from deltatune.train.loop import Trainer
-from deltatune.train.machine import PeakMemory, fast_float32
+from deltatune.train.machine import PeakMemory, fast_cpu
 from deltatune.train.run import Run, open_run
 from deltatune.train.steps import Gradients, Progress, Request, Steps, interruptible, recomputing
 
@@ -68,7 +68,7 @@ def race(context: Context, starters: Sequence[Starter]) -> list[Outcome]:
         for place, lane in enumerate(lanes):
             lane.open(context, model, f"run{place}", stack)
         model.use()  # nobody, between those who are on
-        with fast_float32(), torch.random.fork_rng(range(torch.cuda.device_count())):
+        with fast_cpu(), torch.random.fork_rng(range(torch.cuda.device_count())):
             memory = PeakMemory(model.device)
             for lane in lanes:
                 lane.begin()

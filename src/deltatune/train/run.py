@@ -33,7 +33,7 @@ from deltatune.train.context import Context, SharedBase
 from deltatune.train.folder import SCHEMA, failed_result, peak_before, prepare_folder
 from deltatune.train.forecast import predicted_run, this_machine
 from deltatune.train.loop import Pause, Trainer
-from deltatune.train.machine import PeakMemory, fast_float32, git_state, versions
+from deltatune.train.machine import PeakMemory, fast_cpu, git_state, versions
 from deltatune.train.steps import Progress
 
 NAME = "run"
@@ -80,7 +80,7 @@ def run(
     if isinstance(one, dict):
         return one
     try:
-        with one.failing(), fast_float32(), torch.random.fork_rng(range(torch.cuda.device_count())):
+        with one.failing(), fast_cpu(), torch.random.fork_rng(range(torch.cuda.device_count())):
             trainer = one.begin(pause)
             progress = Progress() if trainer is None else trainer.run(resume=one.resumes)
             return one.end(progress, one.memory.peak())
