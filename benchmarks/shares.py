@@ -158,7 +158,7 @@ class Side:
         order = batches(encoded.lengths, BATCH, 0, 0, bucket)[: self.batches]
         model = self.model
         self.adapter.load_state_dict(self.start)  # so that losses can be compared
-        model._hang("delta", self.adapter)
+        model._hooks.hang("delta", self.adapter)
         model.adapters["delta"], model.configs["delta"] = self.adapter, self.config
         model.use("delta")
         model.train()

@@ -18,7 +18,7 @@ from deltatune.errors import RecipeError
 from deltatune.memory.fit import OVERHEAD
 from deltatune.recipe import Recipe, parse_recipe
 from deltatune.train import Context
-from deltatune.train.forecast import predicted_run
+from deltatune.train.predicted import predicted_run
 from deltatune.train.race import Starter
 from deltatune.train.width import width
 from tests.train.test_race import StopAfter

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import torch
 
 from deltatune.train import container
-from deltatune.train.machine import available_memory, fast_cpu
+from deltatune.train.machine import available_memory, fast_cpu, total_memory
 
 GIB = 2**30
 
@@ -31,6 +29,7 @@ def groups(tmp_path, monkeypatch):
 
 def test_outside_of_linux_there_are_no_limits(groups):
     assert container.processors_granted() is None
+    assert container.memory_limit() is None
     assert container.memory_left() is None
 
 
@@ -60,6 +59,7 @@ def test_the_tightest_of_the_groups_around_a_process_counts(groups):
         },
     )
     assert container.processors_granted() == 3
+    assert container.memory_limit() == 4 * GIB
     assert container.memory_left() == 2 * GIB
 
 
@@ -76,7 +76,22 @@ def test_version_1_names_a_group_for_each_controller(groups):
         },
     )
     assert container.processors_granted() == 4
+    assert container.memory_limit() == 3 * GIB
     assert container.memory_left() == 2 * GIB
+
+
+def test_version_1_without_limits(groups):
+    groups(
+        "4:memory:/\n2:cpu:/\n",
+        {
+            "cpu/cpu.cfs_quota_us": "-1\n",
+            "cpu/cpu.cfs_period_us": "100000\n",
+            "memory/memory.limit_in_bytes": "9223372036854771712\n",
+            "memory/memory.usage_in_bytes": "5\n",
+        },
+    )
+    assert container.processors_granted() is None
+    assert container.memory_limit() is None
 
 
 def test_a_container_shows_its_own_group_as_the_top(groups):
@@ -104,6 +119,6 @@ def test_threads_are_held_to_the_grant_and_given_back(groups):
 
 
 def test_memory_is_the_least_of_machine_and_container(groups):
-    groups("0::/\n", {"memory.max": f"{2 * 4096}\n", "memory.current": "4096\n"})
-    if Path("/proc/meminfo").exists():
-        assert available_memory() == 4096
+    groups("0::/\n", {"memory.max": f"{3 * 4096}\n", "memory.current": "4096\n"})
+    assert total_memory() == 3 * 4096
+    assert available_memory() == 2 * 4096

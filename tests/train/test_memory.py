@@ -25,6 +25,7 @@ from deltatune.train.loop import Trainer
 from deltatune.train.probe import out_of_memory_explained, try_batch
 
 run_module: Any = importlib.import_module("deltatune.train.run")
+predicted_module: Any = importlib.import_module("deltatune.train.predicted")
 
 
 class Listening(Silent):
@@ -207,10 +208,10 @@ def test_only_where_memory_is_ample_the_first_step_comes_before_its_prediction(
     def noted(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         return lambda *args, **options: order.append(name) or function(*args, **options)
 
-    monkeypatch.setattr(run_module, "this_machine", lambda: {"memory_bytes": memory})
+    monkeypatch.setattr(predicted_module, "this_machine", lambda: {"memory_bytes": memory})
     monkeypatch.setattr(run_module, "predicted_run", noted("predicted", run_module.predicted_run))
     monkeypatch.setattr(Trainer, "_step", noted("step", Trainer._step))
-    monkeypatch.setattr(run_module, "COPIES", 10_000)  # as if the tiny base were a larger one
+    monkeypatch.setattr(predicted_module, "COPIES", 10_000)  # as if the tiny base were a larger one
     recipe = make_recipe("methods=[lora]", "train.epochs=1")
     predicted = run(recipe, recipe.methods[0], 0, tmp_path / "run")["memory"]["predicted"]
     assert order.count("predicted") == 1

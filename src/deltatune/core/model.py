@@ -15,20 +15,19 @@ from torch import Tensor, nn
 from deltatune import quant
 from deltatune.core import compose
 from deltatune.core.adapter import Adapter
-from deltatune.core.attention import EAGER_UP_TO, AttentionSwitch, AttentionTap, tokens_of_a_row
+from deltatune.core.attention import EAGER_UP_TO, tokens_of_a_row
 from deltatune.core.delta import ModuleCopy
 from deltatune.core.fold import fold_routes_into_
 from deltatune.core.generation import generate_behind_prompt
 from deltatune.core.head import LabelledHead, decoder_inputs
+from deltatune.core.hooks import Hooks
 from deltatune.core.last_layer import LastLayer
 from deltatune.core.lean import Lean
 from deltatune.core.method import MethodConfig
-from deltatune.core.positions import PositionTap
-from deltatune.core.prompts import PromptTap
 from deltatune.core.recompute import Recomputation
 from deltatune.core.sites import BaseView
 from deltatune.core.swap import OwnParameters
-from deltatune.core.taps import Active, ModuleTap, Route
+from deltatune.core.taps import Active, Route
 from deltatune.errors import AdapterError, nearest
 
 
@@ -66,11 +65,7 @@ class AdaptedModel(nn.Module):
         self.base_dropout = base_dropout
         self.eager_up_to = eager_up_to
         self._active = Active()
-        self._taps: dict[str, ModuleTap] = {}
-        self._attention_taps: dict[str, AttentionTap] = {}
-        self._attention = AttentionSwitch(base)
-        self._position_tap: PositionTap | None = None
-        self._prompt_tap: PromptTap | None = None
+        self._hooks = Hooks(self.view, self._active)
         self._own = OwnParameters(base)
         self._head = LabelledHead(base)
         self._lean = Lean(base)
@@ -155,9 +150,9 @@ class AdaptedModel(nn.Module):
         adapter.bind(seed, self.view.input_of)
         adapter.to(self.device)
         try:
-            self._hang(name, adapter)
+            self._hooks.hang(name, adapter)
         except BaseException:
-            self._take_off(name)
+            self._hooks.take_off(name)
             raise
         self.adapters[name] = adapter
         self.configs[name] = config
@@ -165,52 +160,13 @@ class AdaptedModel(nn.Module):
         self.use(name)
         return adapter
 
-    def _hang(self, name: str, adapter: Adapter) -> None:
-        for path, delta in adapter.deltas.items():
-            if path not in self._taps:
-                self._taps[path] = ModuleTap(path, self.view.modules[path], self._active)
-            self._taps[path].deltas[name] = delta
-        for path, keys_values in adapter.keys_values.items():
-            if path not in self._attention_taps:
-                tap = AttentionTap(path, self.view.modules[path], self._active)
-                self._attention_taps[path] = tap
-            self._attention_taps[path].keys_values[name] = keys_values
-        if adapter.keys_values:
-            self._attention.on()
-        if adapter.position_shift:
-            self._position_tap = self._position_tap or PositionTap(self.view.backbone, self._active)
-            self._position_tap.shifts[name] = adapter.position_shift
-        if adapter.prompt is not None:
-            self._prompt_tap = self._prompt_tap or PromptTap(self.view, self._active)
-            self._prompt_tap.prompts[name] = adapter.prompt
-
     def detach(self, name: str) -> Adapter:
         """Take the adapter off the base and return it. Taps that nobody needs any more are removed."""
         adapter = self.adapter(name)
         self._set_routes(tuple(r for r in self._active.routes if r.name != name))
-        self._take_off(name)
+        self._hooks.take_off(name)
         del self.adapters[name], self.configs[name]
         return adapter
-
-    def _take_off(self, name: str) -> None:
-        for taps, attribute in ((self._taps, "deltas"), (self._attention_taps, "keys_values")):
-            for path in list(taps):
-                held = getattr(taps[path], attribute)
-                held.pop(name, None)
-                if not held:
-                    taps.pop(path).remove()
-        if not self._attention_taps:
-            self._attention.off()
-        if self._position_tap is not None:
-            self._position_tap.shifts.pop(name, None)
-            if not self._position_tap.shifts:
-                self._position_tap.remove()
-                self._position_tap = None
-        if self._prompt_tap is not None:
-            self._prompt_tap.prompts.pop(name, None)
-            if not self._prompt_tap.prompts:
-                self._prompt_tap.remove()
-                self._prompt_tap = None
 
     def use(self, *names: str | Mapping[str, float]) -> None:
         """Let the named adapters act on all rows. Without names the plain base answers.
@@ -316,7 +272,7 @@ class AdaptedModel(nn.Module):
     def lean(self, batch: Mapping[str, Any]) -> Iterator[None]:
         """Within the block the base computes a batch as in training: the same to rounding, in less."""
         eager = self._attends_eagerly(batch)
-        with self._lean.on(), self._attention.eager() if eager else contextlib.nullcontext():
+        with self._lean.on(), self._hooks.attention.eager() if eager else contextlib.nullcontext():
             yield
 
     def _attends_eagerly(self, batch: Mapping[str, Any]) -> bool:
@@ -359,7 +315,8 @@ class AdaptedModel(nn.Module):
         else:
             targets = torch.nn.functional.pad(labels[:, 1:], (0, 1), value=-100)
             keep = targets != -100
-        if self._active.batch_rows is not None and self._routes_at_head():
+        head = self.base.get_output_embeddings()
+        if self._active.batch_rows is not None and self._hooks.act_at(head):
             # Chosen positions have no rows any more by which the head's deltas could be told apart.
             return self(**inputs, use_cache=False).logits[keep], targets[keep]
         with self.last_layer.at_labels(keep), self._head.select(keep):
@@ -373,19 +330,13 @@ class AdaptedModel(nn.Module):
             logits: Tensor = self(**inputs).logits
         return logits
 
-    def _routes_at_head(self) -> bool:
-        head = self.base.get_output_embeddings()
-        taps = (tap for path, tap in self._taps.items() if self.view.modules[path] is head)
-        return any(self._active.of(tap.deltas) for tap in taps)
-
     @property
     def may_drop_rows(self) -> bool:
         """Whether `generate` can go on with some of its rows, behind their part of the cache.
 
         Not if rows are routed; nor behind a prompt, which is in the cache but not among the ids.
         """
-        tap = self._prompt_tap
-        return self._active.batch_rows is None and not (tap and self._active.of(tap.prompts))
+        return self._active.batch_rows is None and self._hooks.prompt is None
 
     @torch.inference_mode()
     def generate(self, *, adapters: Sequence[str | None] | None = None, **arguments: Any) -> Any:
@@ -403,10 +354,10 @@ class AdaptedModel(nn.Module):
             compose.require_rows(adapters, arguments)
             with self.switching(adapters):
                 return self.generate(**arguments)
-        tap = self._prompt_tap
-        if tap is None or self.view.is_encoder_decoder or not self._active.of(tap.prompts):
+        prompt = self._hooks.prompt
+        if prompt is None or self.view.is_encoder_decoder:
             return self.base.generate(**arguments)
-        return generate_behind_prompt(self.base, tap, arguments)
+        return generate_behind_prompt(self.base, prompt, arguments)
 
     @torch.no_grad()
     def merged(self, *names: str | Mapping[str, float]) -> nn.Module:
@@ -438,18 +389,14 @@ class AdaptedModel(nn.Module):
         plain: nn.Module = copy.deepcopy(self.base).eval()
         self.gradient_checkpointing(recomputed)
         for name, (adapter, config) in held.items():
-            self._hang(name, adapter)
+            self._hooks.hang(name, adapter)
             self.adapters[name], self.configs[name] = adapter, config
         self._set_routes(active)
         return plain
 
     def fired(self) -> dict[str, int]:
         """How often each tap of the active adapters has acted so far, by site. Zero means it is inert."""
-        counts = {p: t.calls for p, t in self._taps.items() if self._active.of(t.deltas)}
-        counts |= {p: t.calls for p, t in self._attention_taps.items() if self._active.of(t.keys_values)}
-        if self._prompt_tap is not None and self._active.of(self._prompt_tap.prompts):
-            counts["prompt"] = self._prompt_tap.calls
-        return counts
+        return self._hooks.fired()
 
     def gradient_checkpointing(self, enabled: bool = True) -> None:
         """Trade time for memory: keep only each layer's input and compute the rest again in backward.

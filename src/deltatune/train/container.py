@@ -13,17 +13,28 @@ from pathlib import Path
 
 ROOT = Path("/sys/fs/cgroup")
 OWN = Path("/proc/self/cgroup")
+NO_LIMIT = 2**62
+"""From so many bytes on."""
+
+
+def memory_limit() -> int | None:
+    """Bytes that the groups of this process may take in all; None without a limit."""
+    return min((limit for limit, _ in _memory()), default=None)
 
 
 def memory_left() -> int | None:
     """Bytes that the groups of this process may still take; None without a limit."""
-    found = []
+    return min((max(limit - used, 0) for limit, used in _memory()), default=None)
+
+
+def _memory() -> Iterator[tuple[int, int]]:
+    """(limit, used) of every group that has a limit; without one version 1 says a huge number."""
     for group in _groups("memory"):
-        for limit, used in (("max", "current"), ("limit_in_bytes", "usage_in_bytes")):
+        for names in (("max", "current"), ("limit_in_bytes", "usage_in_bytes")):
             with contextlib.suppress(OSError, ValueError):  # without a limit version 2 says "max"
-                numbers = [int((group / f"memory.{name}").read_text()) for name in (limit, used)]
-                found.append(max(numbers[0] - numbers[1], 0))
-    return min(found, default=None)
+                limit, used = (int((group / f"memory.{name}").read_text()) for name in names)
+                if limit < NO_LIMIT:
+                    yield limit, used
 
 
 def processors_granted() -> int | None:

@@ -13,13 +13,12 @@ from torch import Tensor
 from transformers import PreTrainedConfig
 
 from deltatune import quant
-from deltatune.core.attention import ORIGINAL
 from deltatune.core.method import MethodConfig
 from deltatune.core.observer import Observer, Silent
 from deltatune.data.encode import Encoded, Encoder
 from deltatune.data.rows import Dataset
 from deltatune.errors import DeltatuneError
-from deltatune.memory.base import fake_mode, is_untied, stores_head
+from deltatune.memory.base import fake_mode, stores_head
 from deltatune.memory.batch import Largest, largest_micro_batch, longest_allowed
 from deltatune.memory.fit import OVERHEAD, Predict, changes, fits, propose
 from deltatune.memory.predict import Prediction, Setup, planned_model
@@ -33,7 +32,8 @@ from deltatune.recipe.schema import MethodEntry, Recipe
 from deltatune.recipe.sections import ModelSpec
 from deltatune.train.budget import sized_for
 from deltatune.train.calibrate import Rates
-from deltatune.train.context import Context, SharedBase, base_dtype, eager_up_to
+from deltatune.train.context import base_dtype, eager_up_to
+from deltatune.train.machine import total_memory
 from deltatune.train.rundata import read_data
 
 MOST_ROWS = 20_000
@@ -139,47 +139,6 @@ def setup_of(
         image_size=spec.image_size,
         gpu=torch.cuda.is_available(),
     )
-
-
-def predicted_step(
-    task: str, entry: MethodEntry, method: MethodConfig, base: SharedBase, largest: Largest
-) -> dict[str, int] | None:
-    """What the step that a run measures should take; None if it cannot be told.
-
-    It takes a second; runs of a process that are alike in all it depends on share one prediction.
-    """
-    model = base.loaded.model
-    setup = setup_of(task, base.spec, entry, method, model.config).changed(
-        shape=largest.shape,
-        exact=largest.step,
-        untied=is_untied(model),
-        heads=tuple(base.loaded.new_modules),
-        attention=ORIGINAL.get(model.config._attn_implementation, model.config._attn_implementation),
-        processor=base.loaded.processor,
-    )
-    plain = {k: v for k, v in vars(setup).items() if k not in ("config", "method", "processor")}
-    key = f"{model.config.to_json_string()} {method.name} {method.model_dump_json()} {plain}"
-    if key not in _predicted:
-        try:
-            _predicted[key] = predict_scaled(setup).memory.as_dict()
-        except Exception:  # a run that works must not end for want of a prediction
-            _predicted[key] = None
-    return _predicted[key]
-
-
-def predicted_run(
-    context: Context, entry: MethodEntry, method: MethodConfig, base: SharedBase, seed: int
-) -> dict[str, int] | None:
-    """What the step should take that a run on the context's data measures; None if it cannot be told."""
-    data, task = context.data(entry, base), context.recipe.task
-    train = data.encoded("train")
-    largest = largest_micro_batch(train, task, entry.train, seed, after_first=True)
-    images = task == "image-classification"
-    pixels = data.encoder.collate(train.features[:1])["pixel_values"] if images else None
-    return predicted_step(task, entry, method, base, largest.with_images(pixels))
-
-
-_predicted: dict[str, dict[str, int] | None] = {}
 
 
 def forecast(
@@ -316,20 +275,7 @@ def this_machine() -> dict[str, Any]:
     if torch.cuda.is_available():
         _, total = torch.cuda.mem_get_info()
         return {"device": torch.cuda.get_device_name(), "memory_bytes": int(total)}
-    return {"device": "cpu", "memory_bytes": _memory_of_cpu()}
-
-
-def _memory_of_cpu() -> int:
-    """RAM of the machine, or the limit of the container if that is lower."""
-    found = []
-    for path, scale in (("/proc/meminfo", 1024), ("/sys/fs/cgroup/memory.max", 1)):
-        try:
-            words = Path(path).read_text(encoding="utf-8").replace("MemTotal:", "").split()
-        except OSError:
-            continue
-        if words and words[0].isdecimal():
-            found.append(int(words[0]) * scale)
-    return min(found, default=0) or 8 * 2**30
+    return {"device": "cpu", "memory_bytes": total_memory()}
 
 
 def shape_recipe(name: str) -> Mapping[str, Any]:

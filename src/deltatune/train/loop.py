@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
-import json
 import math
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,10 +28,19 @@ from deltatune.memory.batch import largest_micro_batch
 from deltatune.recipe.schema import EvaluationSpec, TrainSpec
 from deltatune.train.certificate import Certificate, snapshot
 from deltatune.train.kept import KeptTrunk, keep_trunk
+from deltatune.train.log import RunLog
 from deltatune.train.measure import StepMemory
 from deltatune.train.optimizer import build_optimizer
 from deltatune.train.probe import MicroBatches, out_of_memory_explained, try_batch
 from deltatune.train.schedule import lr_factor
+from deltatune.train.state import (
+    adapter_state,
+    load_adapter_state,
+    load_optimizer_state,
+    load_random_state,
+    optimizer_state,
+    random_state,
+)
 from deltatune.train.steps import (
     Gradients,
     MicroBatch,
@@ -71,7 +78,7 @@ class Trainer:
         self.paused = False
         self.adapter = self.model.adapter(self.name)
         self.parameters = [parameter for _, parameter in self.adapter.trainable()]
-        _require_installed(self.spec.trackers)
+        self.log = RunLog(self.out, self.spec)
         self.accelerator = Accelerator(
             cpu=self.model.device.type == "cpu", log_with=self.spec.trackers or None, project_dir=self.out
         )
@@ -92,7 +99,6 @@ class Trainer:
         self.progress = Progress()
         self.micro = MicroBatches(spec, self.adapter, self.observer)
         self.best_state: dict[str, Any] = {}
-        self._log_path = self.out / "metrics.jsonl"
         # Full fine-tuning keeps its own parameters in float32 and computes in the base's precision.
         with self.model.using():  # else its parameters stand in the places of the base's
             dtype = next(self.model.base.parameters()).dtype
@@ -144,12 +150,7 @@ class Trainer:
         self.adapter.start(self.total)
         if resume:
             self._load()
-        else:
-            self._log_path.write_text("", encoding="utf-8")
-        if self.spec.trackers:
-            settings = self.spec.model_dump(mode="json").items()
-            plain = {k: v if isinstance(v, int | float | str) else str(v) for k, v in settings}
-            self.accelerator.init_trackers("deltatune", config=plain)
+        self.log.open(self.accelerator, self.progress.log_lines)
         self.observer.start("Training", self.total)
         self.observer.advance("Training", self.progress.step)
         try:
@@ -159,8 +160,7 @@ class Trainer:
         finally:
             self.observer.finish("Training")
             self.trunk = None
-            if self.spec.trackers:
-                self.accelerator.end_training()
+            self.log.close()
         if not self.paused:
             self._restore_best()
         return self.progress
@@ -344,7 +344,7 @@ class Trainer:
         if progress.best is None or sign * value > sign * progress.best:
             progress.best, progress.best_step, progress.worse = value, progress.step, 0
             progress.best_validation = found
-            self.best_state = self._adapter_state()
+            self.best_state = adapter_state(self.adapter)
         else:
             progress.worse += 1
             patience = self.spec.early_stopping
@@ -358,43 +358,24 @@ class Trainer:
         only = self.evaluation.model_copy(update={"metrics": [self.evaluation.select_by], "primary": "auto"})
         return evaluate(self.model, rows, self.validation, self.encoder, only).metrics
 
-    def _adapter_state(self) -> dict[str, Any]:
-        return {"parameters": snapshot(self.adapter), "extra": _copied(self.adapter.resume_state())}
-
     def _restore_best(self) -> None:
         if self.best_state:
-            self._load_adapter_state(self.best_state)
-
-    @torch.no_grad()
-    def _load_adapter_state(self, state: dict[str, Any]) -> None:
-        own = dict(self.adapter.named_parameters())
-        for name, value in state["parameters"].items():
-            own[name].copy_(value)
-        self.adapter.load_resume_state(_copied(state["extra"], self.model.device))
+            load_adapter_state(self.adapter, self.best_state, self.model.device)
 
     def _log(self, line: dict[str, Any]) -> None:
-        with self._log_path.open("a", encoding="utf-8") as handle:
-            handle.write(json.dumps(line) + "\n")
+        self.log.write(line)
         self.progress.log_lines += 1
-        if self.spec.trackers:
-            flat = {k: v for k, v in line.items() if k != "validation"}
-            flat |= {f"validation/{k}": v for k, v in line.get("validation", {}).items()}
-            self.accelerator.log(flat, step=int(line["step"]))
 
     def save(self) -> None:
         """Write the state from which the run goes on bit for bit."""
-        optimizer = [self.optimizer.state[p] for p in self.parameters]
-        rng = {"cpu": torch.get_rng_state()}
-        if torch.cuda.is_available():
-            rng["cuda"] = torch.cuda.get_rng_state()
         save_state(
             self.resume_folder,
             {
                 "progress": self.progress.__dict__,
-                "adapter": self._adapter_state(),
+                "adapter": adapter_state(self.adapter),
                 "best": self.best_state,
-                "optimizer": optimizer,
-                "rng": rng,
+                "optimizer": optimizer_state(self.optimizer, self.parameters),
+                "rng": random_state(),
                 "certificate": self.certificate.lines,
             },
         )
@@ -405,33 +386,6 @@ class Trainer:
         self.micro = MicroBatches(self.spec, self.adapter, self.observer, self.progress.micro_batch)
         self.best_state = state["best"]
         self.certificate.take(state["certificate"])
-        self._load_adapter_state(state["adapter"])
-        for parameter, saved in zip(self.parameters, state["optimizer"], strict=True):
-            self.optimizer.state[parameter] = {
-                k: v.to(parameter.device) if k != "step" else v for k, v in saved.items()
-            }
-        torch.set_rng_state(state["rng"]["cpu"])
-        if "cuda" in state["rng"] and torch.cuda.is_available():
-            torch.cuda.set_rng_state(state["rng"]["cuda"])
-        lines = self._log_path.read_text(encoding="utf-8").splitlines(keepends=True)
-        self._log_path.write_text("".join(lines[: self.progress.log_lines]), encoding="utf-8")
-
-
-def _require_installed(trackers: Sequence[str]) -> None:
-    """Refuse a tracker whose package is absent; Accelerate would leave it out without a word."""
-    for name in trackers:
-        if importlib.util.find_spec(name) is None:
-            raise RecipeError(
-                f"the package {name} is not installed.",
-                field="train.trackers",
-                remedy='Install it: pip install "deltatune[trackers]".',
-            )
-
-
-def _copied(value: Any, device: torch.device | str = "cpu") -> Any:
-    """A tree of dicts and lists with its tensors copied to `device`."""
-    if isinstance(value, Tensor):
-        return value.detach().to(device, copy=True)
-    if isinstance(value, dict):
-        return {key: _copied(item, device) for key, item in value.items()}
-    return value
+        load_adapter_state(self.adapter, state["adapter"], self.model.device)
+        load_optimizer_state(self.optimizer, self.parameters, state["optimizer"])
+        load_random_state(state["rng"])

@@ -7,11 +7,13 @@ import ctypes
 import platform
 import resource
 import subprocess
+import sys
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 
 from deltatune.train import container
@@ -107,15 +109,15 @@ class PeakMemory:
         return peak if platform.system() == "Darwin" else peak * 1024
 
 
+def total_memory() -> int:
+    """Bytes of RAM of the machine, or of the container's limit if that is lower."""
+    return min(psutil.virtual_memory().total, container.memory_limit() or sys.maxsize)
+
+
 def available_memory() -> int:
-    """Bytes of RAM that can still be taken, within the container's limit; 0 where the system does not say."""
-    found = []
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/meminfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("MemAvailable:"):
-                found.append(int(line.split()[1]) * 1024)
-    within = container.memory_left()
-    return min(found if within is None else [*found, within], default=0)
+    """Bytes of RAM that can still be taken, within the container's limit."""
+    left = container.memory_left()
+    return min(psutil.virtual_memory().available, sys.maxsize if left is None else left)
 
 
 def versions() -> dict[str, str]:

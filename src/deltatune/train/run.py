@@ -23,7 +23,6 @@ from deltatune.core.observer import Observer, Silent
 from deltatune.errors import TrainingError
 from deltatune.evaluate import Evaluation, evaluate, loss_on, metric_keys
 from deltatune.files import sha256, write_json, write_text
-from deltatune.memory.batch import largest_micro_batch
 from deltatune.memory.fit import fits
 from deltatune.models.fingerprint import fingerprint
 from deltatune.recipe.schema import MethodEntry, Recipe
@@ -31,14 +30,13 @@ from deltatune.train.budget import Budget
 from deltatune.train.certificate import Certificate
 from deltatune.train.context import Context, SharedBase
 from deltatune.train.folder import SCHEMA, failed_result, peak_before, prepare_folder
-from deltatune.train.forecast import predicted_run, this_machine
+from deltatune.train.forecast import this_machine
 from deltatune.train.loop import Pause, Trainer
 from deltatune.train.machine import PeakMemory, fast_cpu, git_state, versions
+from deltatune.train.predicted import ample_memory, predicted_run
 from deltatune.train.steps import Progress
 
 NAME = "run"
-COPIES, TOKENS = 8, 16
-"""A step surely takes less than so many times the base's numbers, and once more for each so many tokens."""
 REREAD = 4  # shortest training rows, on which the reloaded delta is compared; no more than a batch
 
 
@@ -186,10 +184,11 @@ class Run:
             pause: As of `run`.
         """
         torch.manual_seed(self.seed)
-        self.ample = self._ample()
+        trains = self.config.trains
+        self.ample = trains and ample_memory(self.context, self.entry, self.base, self.seed)
         self.predicted = None if self.ample else self._predicted()
         self.memory.start()
-        if not self.config.trains:
+        if not trains:
             (self.out / "metrics.jsonl").write_text("", encoding="utf-8")
             return None
         validation = self.data.dataset.validation
@@ -318,21 +317,6 @@ class Run:
             "versions": versions(),
             "git": git_state(),
         }
-
-    def _ample(self) -> bool:
-        """Whether a step so surely fits that training need not wait for its prediction, which takes a second.
-
-        A layer of width d has about 12 d^2 parameters and keeps 17 d + 2.5 numbers a head and token of the
-        row (Korthikanti et al. 2022): 1/41 of its parameters for a token of a row of 512, with d = 128.
-        """
-        if not self.config.trains:
-            return False
-        shape = largest_micro_batch(
-            self.data.encoded("train"), self.recipe.task, self.entry.train, self.seed
-        ).shape
-        tokens = shape.rows * (shape.length + shape.target_length)
-        numbers = quant.parameter_count(self.base.loaded.model) * (COPIES + tokens / TOKENS)
-        return tokens > 0 and fits(round(4 * numbers), this_machine()["memory_bytes"])
 
     def _predicted(self) -> dict[str, int] | None:
         """Bytes by part of the step that will be measured; None for a method that trains nothing."""

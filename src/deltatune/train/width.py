@@ -12,7 +12,8 @@ from deltatune.memory.fit import fits
 from deltatune.recipe.choosing import Together
 from deltatune.recipe.schema import MethodEntry
 from deltatune.train.context import Context, SharedBase
-from deltatune.train.forecast import predicted_run, this_machine
+from deltatune.train.forecast import this_machine
+from deltatune.train.predicted import predicted_run
 
 MOST = 8
 """Runs at once by `auto`."""

@@ -1,0 +1,65 @@
+"""The states that a run keeps: its adapter's at its best, and all from which an interrupted run goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from deltatune.core.adapter import Adapter
+from deltatune.train.certificate import snapshot
+
+
+def adapter_state(adapter: Adapter) -> dict[str, Any]:
+    """A copy of its parameters, and of what else its method needs to go on."""
+    return {"parameters": snapshot(adapter), "extra": _copied(adapter.resume_state())}
+
+
+@torch.no_grad()
+def load_adapter_state(adapter: Adapter, state: dict[str, Any], device: torch.device) -> None:
+    """Take what `adapter_state` gave."""
+    own = dict(adapter.named_parameters())
+    for name, value in state["parameters"].items():
+        own[name].copy_(value)
+    adapter.load_resume_state(_copied(state["extra"], device))
+
+
+def optimizer_state(optimizer: torch.optim.Optimizer, parameters: Sequence[Tensor]) -> list[dict[str, Any]]:
+    """Its moments, in the order of `parameters`."""
+    return [optimizer.state[parameter] for parameter in parameters]
+
+
+def load_optimizer_state(
+    optimizer: torch.optim.Optimizer, parameters: Sequence[Tensor], state: Sequence[dict[str, Any]]
+) -> None:
+    """Take what `optimizer_state` gave."""
+    for parameter, saved in zip(parameters, state, strict=True):
+        optimizer.state[parameter] = {
+            k: v.to(parameter.device) if k != "step" else v for k, v in saved.items()
+        }
+
+
+def random_state() -> dict[str, Tensor]:
+    """Of torch's global generators."""
+    state = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        state["cuda"] = torch.cuda.get_rng_state()
+    return state
+
+
+def load_random_state(state: dict[str, Tensor]) -> None:
+    """Take what `random_state` gave, here or on a machine without a GPU."""
+    torch.set_rng_state(state["cpu"])
+    if "cuda" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"])
+
+
+def _copied(value: Any, device: torch.device | str = "cpu") -> Any:
+    """A tree of dicts with its tensors copied to `device`."""
+    if isinstance(value, Tensor):
+        return value.detach().to(device, copy=True)
+    if isinstance(value, dict):
+        return {key: _copied(item, device) for key, item in value.items()}
+    return value
