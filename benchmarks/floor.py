@@ -31,19 +31,28 @@ from deltatune.core.loss import logits_for, summed_cross_entropy
 from deltatune.core.model import AdaptedModel
 from deltatune.methods.lora import LoraConfig
 from deltatune.models.load import load_base
+from deltatune.models.tasks import CLASSIFICATION
 from deltatune.recipe.sections import ModelSpec
 from deltatune.train.context import base_dtype
 from deltatune.train.machine import fast_cpu, versions
 
-TASKS = {"t5-small": "text-to-text", "smollm2-135m": "causal-lm", "minilm": "text-classification"}
+TASKS = {
+    "t5-small": "text-to-text",
+    "smollm2-135m": "causal-lm",
+    "minilm": "text-classification",
+    "dinov2-small": "image-classification",
+}
 LABELLED = 16
 Step = Callable[[], tuple[Tensor, Tensor]]
 """A forward pass: logits and loss."""
 
 
 def batch_of(task: str, rows: int, length: int, vocabulary: int) -> dict[str, Tensor]:
-    """Random tokens, the last of which are labelled."""
+    """Random tokens, the last of which are labelled; or random images of `length` pixels a side."""
     generator = torch.Generator().manual_seed(0)
+    if task == "image-classification":
+        pixels = torch.randn(rows, 3, length, length, generator=generator)
+        return {"pixel_values": pixels, "labels": torch.zeros(rows, dtype=torch.long)}
     ids = torch.randint(10, vocabulary - 10, (rows, length), generator=generator)
     labels = ids[:, -LABELLED:].clone()
     if task == "causal-lm":
@@ -60,20 +69,23 @@ class Sides:
         self.task, self.spec, self.dtype = TASKS[model], ModelSpec(name=f"bundled:{model}"), dtype
         self.config = LoraConfig(r=8, targets=("all-linear",), dropout=dropout)
         self.kept: set[int] = set()
-        self.batch = batch_of(self.task, *batch, self._load().model.config.vocab_size)
+        config = self._load().model.config
+        self.batch = batch_of(self.task, *batch, getattr(config, "vocab_size", 0))
 
     def _load(self) -> Any:
-        labels = ["a", "b"] if self.task == "text-classification" else None
+        labels = ["a", "b"] if self.task in CLASSIFICATION else None
         return load_base(self.spec, self.task, labels, dtype=self.dtype)
 
     def floor(self, *, lean: bool) -> Step:
         """Frozen forward, gradients of activations; by the base's own code, or with our lean parts."""
         base = self._load()
         model = AdaptedModel(base.model, base.new_modules).train()
-        tokens = base.model.get_input_embeddings().num_embeddings
-        for module in base.model.modules():  # a T5's stacks have one each
-            if isinstance(module, torch.nn.Embedding) and module.num_embeddings == tokens:
-                module.register_forward_hook(lambda _module, _args, out: out.detach().requires_grad_())
+        embeddings = [base.model.get_input_embeddings()]
+        if isinstance(embeddings[0], torch.nn.Embedding):  # a T5's stacks have one each
+            of, tokens = base.model.modules(), embeddings[0].num_embeddings
+            embeddings = [m for m in of if isinstance(m, torch.nn.Embedding) and m.num_embeddings == tokens]
+        for module in embeddings:
+            module.register_forward_hook(lambda _module, _args, out: out.detach().requires_grad_())
         self.kept |= {p.untyped_storage().data_ptr() for p in base.model.parameters()}
 
         def step() -> tuple[Tensor, Tensor]:
@@ -123,7 +135,7 @@ class Sides:
         def step() -> tuple[Tensor, Tensor]:
             labels = self.batch["labels"]
             inputs = self.batch if self.task == "text-to-text" else self.batch | {"labels": None}
-            output = model(**inputs, **({} if self.task == "text-classification" else {"use_cache": False}))
+            output = model(**inputs, **({} if self.task in CLASSIFICATION else {"use_cache": False}))
             if self.task == "causal-lm":
                 logits, labels = output.logits[:, :-1], labels[:, 1:]
             else:
@@ -209,7 +221,9 @@ def main() -> None:
         "--dtype", choices=("bfloat16", "float32"), default=base_dtype("auto"), help="default: what we take"
     )
     parser.add_argument("--rows", type=int, default=8)
-    parser.add_argument("--length", type=int, default=128)
+    parser.add_argument(
+        "--length", type=int, default=128, help="tokens of a row, or pixels of an image's side"
+    )
     parser.add_argument("--dropout", type=float, default=0.0, help="of the LoRA input")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--out", type=Path, default=None, help="write the JSON here as well")

@@ -8,6 +8,7 @@ Needs the bundled models, and bitsandbytes.
 
 from __future__ import annotations
 
+import argparse
 import json
 from pathlib import Path
 from typing import Any
@@ -108,6 +109,11 @@ def accuracy() -> tuple[str, dict[str, Any]]:
 
 
 def main() -> None:
+    """Write the page and the figure."""
+    argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    ).parse_args()
+    torch.set_num_threads(min(torch.get_num_threads(), 2))
     small = [row for name, task in BUNDLED for row in bundled(name, task)]
     large = [row for name in LLAMAS for row in published(name)]
     groups = [
@@ -132,5 +138,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(min(torch.get_num_threads(), 2))
     main()

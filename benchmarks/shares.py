@@ -82,7 +82,7 @@ def own_code(model: AdaptedModel) -> Iterator[None]:
     """The base's own norms, gated products, GELU and eager attention."""
     with (
         mock.patch.object(model._lean, "on", contextlib.nullcontext),
-        mock.patch("deltatune.core.lean._attends_plainly", return_value=False),
+        mock.patch("deltatune.core.lean_attention._attends_plainly", return_value=False),
     ):
         yield
 

@@ -5,10 +5,10 @@ python benchmarks/speed_page.py docs/performance.md
 
 from __future__ import annotations
 
+import argparse
 import json
 import re
 import statistics
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -81,7 +81,11 @@ TABLES: dict[str, Callable[[], str]] = {"goals": goals, "epochs": epochs, "share
 
 def main() -> None:
     """Fill the page."""
-    page = Path(sys.argv[1])
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("page", type=Path, help="the page, whose tables are written anew")
+    page: Path = parser.parse_args().page
     text = page.read_text(encoding="utf-8")
     for name, table in TABLES.items():
         mark = f"<!-- speed: {name} -->"

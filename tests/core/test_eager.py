@@ -9,7 +9,7 @@ import torch
 from tests import tiny
 from torch import Tensor
 
-from deltatune.core import attention
+from deltatune.core import attention, lean_attention
 from deltatune.core.attention import tokens_of_a_row
 from deltatune.core.loss import summed_loss
 from deltatune.core.model import AdaptedModel
@@ -55,6 +55,63 @@ def test_loss_and_gradients_are_the_same(
         found.append([loss, *(p.grad for _, p in model.adapter("a").trainable())])
     for one, other in zip(*found, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("known", [True, False])
+@pytest.mark.parametrize("method", ["lora", "prefix", "full"])
+@pytest.mark.parametrize("architecture", TASKS)
+def test_of_long_rows_nothing_is_kept_and_the_rest_is_the_same(
+    architecture: str, method: str, known: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A T5 whose position bias is trained, and attention that is not known, is left to SDPA."""
+    calls: dict[str, int] = {}
+
+    def noted(name: str, function: Any) -> Any:
+        def call(*args: Any, **named: Any) -> Any:
+            calls[name] = calls.get(name, 0) + 1
+            return function(*args, **named)
+
+        return call
+
+    long = lean_attention._LongAttention
+    monkeypatch.setattr(lean_attention, "KEEPS_UP_TO", 1)
+    monkeypatch.setattr(long, "forward", noted("long", long.forward))
+    sdpa = lean_attention.sdpa_attention_forward
+    monkeypatch.setattr(lean_attention, "sdpa_attention_forward", noted("sdpa", sdpa))
+    if not known:
+        monkeypatch.setattr(lean_attention, "_attends_plainly", lambda *_: False)
+    found: list[list[Any]] = []
+    for limit in (0, 256):
+        model, batch = trained(architecture, method, limit)
+        loss = summed_loss(model, batch, TASKS[architecture])
+        loss.backward()
+        found.append([loss, *(p.grad for _, p in model.adapter("a").trainable() if p.grad is not None)])
+    assert set(calls) == ({"long"} if known and not (architecture == "t5" and method == "full") else
+                          {"long", "sdpa"} if known else {"sdpa"})  # fmt: skip
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+
+
+def test_longer_rows_where_the_base_is_in_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
+    entered = []
+    eager = attention.AttentionSwitch.eager
+    monkeypatch.setattr(
+        attention.AttentionSwitch, "eager", lambda switch: entered.append(switch) or eager(switch)
+    )
+    monkeypatch.setattr("deltatune.core.model.LONG_UP_TO", 20)
+    for dtype, length, used in (
+        (torch.float32, 20, 0),
+        (torch.bfloat16, 20, 1),
+        (torch.bfloat16, 21, 0),
+        (torch.float32, 8, 1),
+    ):
+        entered.clear()
+        model = AdaptedModel(tiny.model("llama", attention="sdpa").to(dtype), eager_up_to=8)
+        model.attach("a", METHODS.get("lora")())
+        model.train()
+        ids = torch.ones(2, length, dtype=torch.long)
+        summed_loss(model, {"input_ids": ids, "labels": ids}, "causal-lm").backward()
+        assert len(entered) == used
 
 
 def test_where_it_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,7 +20,7 @@ from transformers.models.gemma2 import modeling_gemma2
 from transformers.models.llama import modeling_llama
 from transformers.models.t5 import modeling_t5
 
-from deltatune.core import lean
+from deltatune.core import lean, lean_attention
 from deltatune.core.lean import Lean
 from deltatune.core.loss import summed_loss
 from deltatune.core.model import AdaptedModel
@@ -53,6 +53,15 @@ def double(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(shape, generator=generator, dtype=torch.float64).requires_grad_()
 
 
+BIASES = [
+    (None, None),
+    (double(1, 1, 3, 5, seed=3).detach(), None),
+    (double(2, 1, 1, 5, seed=3).detach(), double(1, 4, 3, 5, seed=4).detach()),
+    (double(2, 4, 3, 5, seed=3).detach(), double(1, 4, 1, 5, seed=4).detach()),
+]
+"""Masks and position biases of two rows, four heads, three queries and five keys."""
+
+
 def test_gradients_by_finite_differences() -> None:
     x, weight = double(3, 4, 6), double(6, seed=1)
     assert torch.autograd.gradcheck(lambda x, w: lean._RmsNorm.apply(x, w, 0.1), (x, weight))
@@ -61,7 +70,14 @@ def test_gradients_by_finite_differences() -> None:
         assert torch.autograd.gradcheck(gated, (double(3, 5), double(3, 5, seed=1)))
     for heads, bias in ((4, None), (2, double(1, 4, 3, 5, seed=3)), (1, double(2, 1, 1, 5, seed=3))):
         parts = double(2, 4, 3, 6), double(2, heads, 5, 6, seed=1), double(2, heads, 5, 6, seed=2), bias
-        assert torch.autograd.gradcheck(lambda *parts: lean._Attention.apply(*parts, 0.3), parts)
+        assert torch.autograd.gradcheck(lambda *parts: lean_attention._Attention.apply(*parts, 0.3), parts)
+    for heads in (4, 2, 1):
+        parts = double(2, 4, 3, 6), double(2, heads, 5, 6, seed=1), double(2, heads, 5, 6, seed=2)
+        for biases in BIASES:
+            long = functools.partial(lambda biases, *parts: lean_attention._LongAttention.apply(
+                *parts, *biases, 0.3
+            ), biases)  # fmt: skip
+            assert torch.autograd.gradcheck(long, parts)
 
 
 def test_values_are_the_formulas() -> None:
@@ -76,7 +92,24 @@ def test_values_are_the_formulas() -> None:
     query, key, value = double(2, 4, 3, 6), double(2, 2, 5, 6, seed=1), double(2, 2, 5, 6, seed=2)
     mask = torch.zeros(3, 5, dtype=torch.float64).masked_fill(torch.ones(3, 5).triu(3) > 0, -1e9)
     expected = F.scaled_dot_product_attention(query, key, value, mask, scale=0.3, enable_gqa=True)
-    torch.testing.assert_close(lean._Attention.apply(query, key, value, mask, 0.3), expected)
+    torch.testing.assert_close(lean_attention._Attention.apply(query, key, value, mask, 0.3), expected)
+
+
+@pytest.mark.parametrize("heads", [4, 2, 1])
+def test_long_attention_is_the_formula(heads: int) -> None:
+    parts = double(2, 4, 3, 6), double(2, heads, 5, 6, seed=1), double(2, heads, 5, 6, seed=2)
+    for biases in BIASES:
+        both = [bias for bias in biases if bias is not None]
+        mask = sum(both[1:], both[0]) if both else None
+        expected = F.scaled_dot_product_attention(*parts, mask, scale=0.3, enable_gqa=True)
+        found = lean_attention._LongAttention.apply(*parts, *biases, 0.3)
+        torch.testing.assert_close(found, expected)
+        of_found, of_expected = (
+            torch.autograd.grad(value, parts, torch.linspace(-1, 1, value.numel()).double().view_as(value))
+            for value in (found, expected)
+        )
+        for one, other in zip(of_found, of_expected, strict=True):
+            torch.testing.assert_close(one, other)
 
 
 def trained(architecture: str, method: str) -> tuple[AdaptedModel, dict[str, Tensor]]:
@@ -112,7 +145,7 @@ def test_loss_and_gradients_are_those_of_the_base_itself(
 
             patch.setattr(lean, "_leaner", note)
             if not ours:
-                patch.setattr(lean, "_attends_plainly", lambda *_: False)
+                patch.setattr(lean_attention, "_attends_plainly", lambda *_: False)
             model, batch = trained(architecture, method)
             model.gradient_checkpointing(checkpointing)
             found.append(gradients(model, batch, TASKS[architecture]))
@@ -220,7 +253,7 @@ def test_attention_is_its_own_code_where_its_shares_are_asked_for() -> None:
     module = tiny.model("bert").bert.encoder.layer[0].attention.self
     query = torch.randn(1, 4, 3, 8, generator=torch.Generator().manual_seed(0))
     for asked in (False, None, True):
-        _, shares = lean.attention(module, query, query, query, None, output_attentions=asked)
+        _, shares = lean_attention.attention(module, query, query, query, None, output_attentions=asked)
         assert (shares is not None) == bool(asked)
 
 
@@ -240,19 +273,19 @@ def test_attention_that_asks_for_more_runs_its_own_code(
     monkeypatch.setattr(modeling_gemma2, "eager_attention_forward", own)
     module = modeling_gemma2.Gemma2Attention.__new__(modeling_gemma2.Gemma2Attention)
     query = torch.zeros(1, 4, 3, 8)
-    result, (_, more) = lean.attention(module, query, query, query, None, scaling=1.0, **arguments)
+    result, (_, more) = lean_attention.attention(module, query, query, query, None, scaling=1.0, **arguments)
     assert result is query
     assert arguments.items() <= more.items()
 
 
 def test_attention_in_another_formula_runs_its_own_code(monkeypatch: pytest.MonkeyPatch) -> None:
     plain = modeling_bert.eager_attention_forward
-    assert lean._attends_plainly(plain, False, False)
+    assert lean_attention._attends_plainly(plain, False, False)
 
     def sharper(module: Any, query: Tensor, *rest: Any, **more: Any) -> Any:
         return plain(module, query * 2, *rest, **more)
 
-    assert not lean._attends_plainly(sharper, False, False)
+    assert not lean_attention._attends_plainly(sharper, False, False)
 
 
 @pytest.mark.parametrize(
@@ -262,7 +295,9 @@ def test_attention_in_another_formula_runs_its_own_code(monkeypatch: pytest.Monk
 def test_a_class_is_judged_the_same_wherever_it_is_first_met(mode: Callable[[], Any]) -> None:
     with mode():
         assert lean._is_rms_norm.__wrapped__(modeling_llama.LlamaRMSNorm)
-        assert lean._attends_plainly.__wrapped__(modeling_llama.eager_attention_forward, True, False)
+        assert lean_attention._attends_plainly.__wrapped__(
+            modeling_llama.eager_attention_forward, True, False
+        )
 
 
 @pytest.mark.parametrize("architecture", ["llama", "mt5"])
@@ -276,7 +311,7 @@ def test_in_bfloat16_it_is_as_near_to_float32_as_the_base_itself(
         with monkeypatch.context() as patch:
             if not ours:
                 patch.setattr(lean, "_leaner", lambda _: None)
-                patch.setattr(lean, "_attends_plainly", lambda *_: False)
+                patch.setattr(lean_attention, "_attends_plainly", lambda *_: False)
             model, batch = trained(architecture, "lora")
             model.base.bfloat16()
             found = gradients(model, batch, TASKS[architecture])

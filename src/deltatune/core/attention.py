@@ -1,9 +1,9 @@
 """Attention taps: learned keys and values put before those of the input, in any attention of any model.
 
 Transformers routes attention through a table of functions. Three of ours stand in it: over SDPA, over the
-model's own eager attention, and over a lean form of the latter (lean.py). They prepend what is learned for
-the calling module, widen the mask and the position bias, and hand over; without it they change nothing.
-Caches keep holding the input's keys only, so cached generation equals the uncached, with any padding.
+model's own eager attention, and over a lean form of the latter (lean_attention.py). They prepend what is
+learned for the calling module, widen the mask and the position bias, and hand over; without it they change
+nothing. Caches keep holding the input's keys only: cached generation equals the uncached, with any padding.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import eager_mask, sdpa_mask
 
-from deltatune.core import lean
+from deltatune.core import lean_attention
 from deltatune.core.adapter import KeysValues
 from deltatune.core.taps import Active
 from deltatune.errors import TargetError
@@ -32,8 +32,11 @@ OVER_LEAN = "deltatune_lean"
 ORIGINAL = {OVER_SDPA: "sdpa", OVER_EAGER: "eager"}
 """What a model's attention was before it was tapped."""
 EAGER_UP_TO = 256
-"""Tokens of a row up to which CPUs train with eager attention: the backward pass of SDPA is slow there, and
-what eager attention keeps, [heads, length, length] of each row and layer, is small."""
+"""Tokens of a row up to which CPUs train with lean attention: the backward pass of SDPA is slow there, and
+what is kept, [heads, length, length] of each row and layer, is small."""
+LONG_UP_TO = 1024
+"""The same where the base is in bfloat16: nothing is kept of long rows, and attention takes 0.6 of SDPA's time
+at 277 and at 512 tokens, and as long at this many (AVX512). In float32 SDPA is faster on long rows."""
 
 
 class AttentionTap:
@@ -173,7 +176,7 @@ def _over_eager(
 def _over_lean(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **rest: Any
 ) -> tuple[Tensor, Tensor | None]:
-    return _attend(lean.attention, module, query, key, value, attention_mask, **rest)
+    return _attend(lean_attention.attention, module, query, key, value, attention_mask, **rest)
 
 
 def _full_sdpa_mask(*args: Any, **kwargs: Any) -> Tensor | None:

@@ -7,7 +7,7 @@ that is needed:
 - RMSNorm keeps its input and a number a row, instead of two copies in float32;
 - act(gate) * up keeps gate and up, not the activation;
 - GELU by its tanh formula is one kernel that keeps its input, instead of eight operations;
-- attention by matrix products keeps probabilities once, in the base's precision (attention.py uses it).
+- attention is in lean_attention.py.
 
 A class is replaced only if its own code, run on random numbers, gives the same values and gradients.
 """
@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import sys
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -89,99 +88,13 @@ class _Gated(torch.autograd.Function):
         return backward(grad * up, gate), grad_up, None
 
 
-class _Attention(torch.autograd.Function):
-    """softmax(scale q k^T + bias) v; heads of the query may share one of key and value."""
-
-    @staticmethod
-    def forward(  # noqa: PLR0917  (autograd functions take their arguments by position)
-        ctx: Any, query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, scale: float
-    ) -> Tensor:
-        heads, length = query.shape[1:3]
-        shared = query.shape[0], key.shape[1], -1, query.shape[3]
-        scaled = (query * scale).reshape(shared)
-        scores = scaled @ key.transpose(2, 3)
-        by_head = scores.view(query.shape[0], heads, length, key.shape[2])
-        if bias is not None:
-            by_head += bias
-        shares = torch.softmax(by_head, dim=-1)
-        mixed = shares.view(scores.shape) @ value
-        ctx.scale, ctx.bias = scale, None if bias is None else bias.shape
-        ctx.save_for_backward(scaled, key, value, shares)
-        return mixed.view(query.shape[0], heads, length, value.shape[3])
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        scaled, key, value, shares = ctx.saved_tensors
-        grad = grad.reshape(*scaled.shape[:3], value.shape[3])
-        flat = shares.view(*scaled.shape[:3], key.shape[2])
-        grad_value = flat.transpose(2, 3) @ grad
-        grad_scores = _aten._softmax_backward_data(grad @ value.transpose(2, 3), flat, -1, flat.dtype)
-        grad_query = (grad_scores @ key).mul_(ctx.scale)
-        grad_key = grad_scores.transpose(2, 3) @ scaled
-        grad_bias = None
-        if ctx.needs_input_grad[3]:
-            grad_bias = grad_scores.view(shares.shape).sum_to_size(ctx.bias)
-        return grad_query.view(*shares.shape[:3], key.shape[3]), grad_key, grad_value, grad_bias, None
-
-
-def attention(  # noqa: PLR0917  (the order is Transformers')
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    scaling: float | None = None,
-    dropout: float = 0.0,
-    position_bias: Tensor | None = None,
-    **rest: Any,
-) -> tuple[Tensor, Tensor | None]:
-    """Attend as the module's own eager attention does, which runs itself where this is not the same.
-
-    Args:
-        module: The attention module.
-        query: [batch, heads, length, width].
-        key: [batch, heads that keys have, keys, width].
-        value: As `key`.
-        attention_mask: Added to the scores, [batch or 1, heads or 1, length, keys].
-        scaling: Factor on the scores; by default 1 / sqrt(width).
-        dropout: Probability of dropping a share.
-        position_bias: Added to the scores like the mask.
-        rest: What else the model passes; only its own code may know what it means.
-
-    Returns:
-        [batch, length, heads, width], and no shares of attention.
-    """
-    own = sys.modules[type(module).__module__].eager_attention_forward
-    asked = [name for name, value in rest.items() if value is not None and value is not False]
-    unknown = any(name not in _HARMLESS for name in asked)
-    shared = key.shape[1] != query.shape[1]
-    different = dropout or unknown or _autocasts(query)
-    if different or not _attends_plainly(own, shared, position_bias is not None):
-        biased = {} if position_bias is None else {"position_bias": position_bias}
-        result: tuple[Tensor, Tensor | None] = own(
-            module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, **biased, **rest
-        )
-        return result
-    bias = attention_mask
-    if position_bias is not None:
-        bias = position_bias if attention_mask is None else position_bias + attention_mask
-    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    mixed: Tensor = _Attention.apply(query, key, value, bias, scale)
-    return mixed.transpose(1, 2).contiguous(), None
-
-
-def _autocasts(tensor: Tensor) -> bool:
+def autocasts(tensor: Tensor) -> bool:
     """Whether autocast chooses the precision of each operation, which only the base's own code allows for."""
     return torch.is_autocast_enabled(tensor.device.type)
 
 
-_HARMLESS = ("is_causal", "use_cache", "position_ids", "cache_position", "cu_seq_lens_q")
-"""Arguments that no eager attention looks at, or that say what the mask says already."""
-
-
 @contextlib.contextmanager
-def _apart() -> Iterator[None]:
+def apart() -> Iterator[None]:
     """Within the block tensors are real, precise, and gradients taken, wherever the model is being run."""
     with (
         _disable_current_modes(),
@@ -193,24 +106,7 @@ def _apart() -> Iterator[None]:
         yield
 
 
-@functools.cache
-@_apart()
-def _attends_plainly(own: Callable[..., Any], shared: bool, biased: bool) -> bool:
-    """Whether an eager attention computes the formula above, perhaps with two heads to a key."""
-    generator = torch.Generator().manual_seed(0)
-    heads = 2 if shared else 4
-    shapes = [(2, 4, 3, 8), (2, heads, 5, 8), (2, heads, 5, 8), (2, 1, 3, 5), (1, 4, 3, 5)]
-    query, key, value, mask, bias = (torch.randn(shape, generator=generator) for shape in shapes)
-    stub = SimpleNamespace(num_key_value_groups=4 // heads, training=False)
-    position = {"position_bias": bias} if biased else {}
-    return _agree(
-        lambda *parts: own(stub, *parts, mask, scaling=0.3, dropout=0.0, **position)[0],
-        lambda *parts: _Attention.apply(*parts, mask + bias if biased else mask, 0.3).transpose(1, 2),
-        [query, key, value],
-    )
-
-
-def _agree(own: Callable[..., Any], ours: Callable[..., Any], inputs: list[Tensor]) -> bool:
+def agree(own: Callable[..., Any], ours: Callable[..., Any], inputs: list[Tensor]) -> bool:
     """Whether two functions give the same values and gradients; one that cannot be called does not."""
     found = []
     for function in (own, ours):
@@ -227,7 +123,7 @@ def _agree(own: Callable[..., Any], ours: Callable[..., Any], inputs: list[Tenso
 
 
 @functools.cache
-@_apart()
+@apart()
 def _is_rms_norm(kind: Any) -> bool:
     if not kind.__name__.endswith(("RMSNorm", "LayerNorm")):
         return False
@@ -237,11 +133,11 @@ def _is_rms_norm(kind: Any) -> bool:
     def own(x: Tensor, weight: Tensor) -> Any:
         return kind.forward(SimpleNamespace(weight=weight, variance_epsilon=0.1), x)
 
-    return _agree(own, lambda x, weight: _RmsNorm.apply(x, weight, 0.1), [x, weight])
+    return agree(own, lambda x, weight: _RmsNorm.apply(x, weight, 0.1), [x, weight])
 
 
 @functools.cache
-@_apart()
+@apart()
 def _activation(kind: Any) -> str | None:
     """The name in `_ACTIVATIONS` of a module that takes no settings."""
     x = torch.linspace(-6, 6, 200)
@@ -266,7 +162,7 @@ In the last, one layer makes both, the gate first."""
 
 
 @functools.cache
-@_apart()
+@apart()
 def _is_gated(kind: Any, names: tuple[str, str, str, str], activation: str) -> bool:
     """Whether the class computes down(act(gate(x)) * up(x)) and nothing else."""
     gate, up, down, act = names
@@ -282,7 +178,7 @@ def _is_gated(kind: Any, names: tuple[str, str, str, str], activation: str) -> b
         return kind.forward(SimpleNamespace(**parts, dropout=lambda x: x), one)
 
     x = torch.randn(2, 4, 16, generator=torch.Generator().manual_seed(0))
-    return _agree(own, lambda one, other: _Gated.apply(one, other, activation) * 3, list(x.unbind()))
+    return agree(own, lambda one, other: _Gated.apply(one, other, activation) * 3, list(x.unbind()))
 
 
 class Lean:
@@ -331,7 +227,7 @@ def _leaner(module: Any) -> Callable[..., Tensor] | None:
 
 
 def _rms_norm(module: Any, hidden_states: Tensor) -> Tensor:
-    if module.weight.dtype != hidden_states.dtype or _autocasts(hidden_states):
+    if module.weight.dtype != hidden_states.dtype or autocasts(hidden_states):
         result: Tensor = type(module).forward(module, hidden_states)
     else:
         result = _RmsNorm.apply(hidden_states, module.weight, module.variance_epsilon)
@@ -345,7 +241,7 @@ def _gated(module: Any, names: tuple[str, str, str, str], activation: str, hidde
     weight = getattr(down, "weight", hidden_states)
     # T5's way back is kept in float32 by default, and the class converts what goes into it.
     converts = weight.is_floating_point() and weight.dtype != hidden_states.dtype
-    if watched or converts or _autocasts(hidden_states):
+    if watched or converts or autocasts(hidden_states):
         result = type(module).forward(module, hidden_states)
         return result
     dropout = getattr(module, "dropout", None)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from deltatune import quant
 from deltatune.core import compose
 from deltatune.core.adapter import Adapter
-from deltatune.core.attention import EAGER_UP_TO, tokens_of_a_row
+from deltatune.core.attention import EAGER_UP_TO, LONG_UP_TO, tokens_of_a_row
 from deltatune.core.delta import ModuleCopy
 from deltatune.core.fold import fold_routes_into_
 from deltatune.core.generation import generate_behind_prompt
@@ -43,7 +43,8 @@ class AdaptedModel(nn.Module):
         processor: The base's tokenizer or image processor; only a prompt that starts from a text needs it.
         base_dropout: Whether the frozen base drops activations in training, as its pretraining did.
         eager_up_to: Training on a CPU, rows of at most so many tokens are attended to by matrix products and
-            a softmax in place of SDPA, whose backward pass is slow there; the same to rounding. 0: never.
+            a softmax in place of SDPA, whose backward pass is slow there; the same to rounding. A base in
+            bfloat16 takes longer rows in this way as well. 0: never.
     """
 
     def __init__(
@@ -279,7 +280,8 @@ class AdaptedModel(nn.Module):
         # What is recomputed in the backward pass must attend as it did in the forward pass.
         if self.eager_up_to == 0 or self.device.type != "cpu" or self._recomputation.enabled:
             return False
-        return tokens_of_a_row(batch, self.view.config) <= self.eager_up_to
+        up_to = max(self.eager_up_to, LONG_UP_TO if self.base.dtype == torch.bfloat16 else 0)
+        return tokens_of_a_row(batch, self.view.config) <= up_to
 
     def encoder_states(self, batch: Mapping[str, Tensor]) -> Tensor | None:
         """What an encoder-decoder base's encoder makes of a batch without labels, deltas acting.
