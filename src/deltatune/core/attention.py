@@ -35,8 +35,8 @@ EAGER_UP_TO = 256
 """Tokens of a row up to which CPUs train with lean attention: the backward pass of SDPA is slow there, and
 what is kept, [heads, length, length] of each row and layer, is small."""
 LONG_UP_TO = 1024
-"""The same where the base is in bfloat16: nothing is kept of long rows, and attention takes 0.6 of the time of
-SDPA at 277 and at 512 tokens, and as long at this many (AVX512). In float32 SDPA is faster on long rows."""
+"""The same where the base is in bfloat16. Nothing is kept of long rows, and with AVX512 attention takes 0.6
+of SDPA's time at 277 and 512 tokens, and as long at this many. In float32 SDPA is faster on long rows."""
 
 
 class AttentionTap:
