@@ -114,6 +114,7 @@ CASES = (
     Case("llama", "full"),
     Case("llama", "full", dtype="bfloat16", length=96),
     Case("llama", settings=_ALL, dtype="bfloat16", batch=8),
+    Case("llama", settings=_ALL, dtype="bfloat16", length=320),
     Case("llama", settings=_ALL, quantization="nf4"),
     Case("llama", settings=_ALL, quantization="nf4", checkpointing=True, batch=8, length=128),
     Case("llama", settings=_ALL, quantization="int8"),
@@ -131,6 +132,7 @@ CASES = (
     Case("opt", "lora", length=96),
     Case("bloom", "lora", length=96),
     Case("t5", "lora", length=100),
+    Case("t5", "lora", settings=_ALL, dtype="bfloat16", length=300),
     Case("t5", "full", batch=8),
     Case("t5", "prefix", batch=8, length=128),
     Case("t5", "lora", settings=_ALL, quantization="nf4", batch=8),
@@ -280,8 +282,8 @@ def main() -> None:
         print(f"{case.label:60}{both} {row['error']:+8.2%} {row['seconds']:6.1f} s", flush=True)
     if arguments.only:  # measured anew; the others stay
         before = json.loads(arguments.out.read_text(encoding="utf-8"))["rows"]
-        anew = {row["case"]: row for row in rows}
-        rows = [anew.get(row["case"], row) for row in before]
+        known = {row["case"]: row for row in [*before, *rows]}
+        rows = [known[case.label] for case in CASES if case.label in known]
     found = summary(rows)
     print({key: f"{value:.2%}" if "error" in key else value for key, value in found.items()})
     content = {"torch": torch.__version__, **found, "rows": rows}
