@@ -73,16 +73,11 @@ def test_compare_json_and_default_folder(recipe: Path, run: Callable, fake: Call
     assert calls[0].arguments[1] == Path("out/tables")
 
 
-def test_overwrite_removes_only_what_a_comparison_writes(recipe: Path, run: Callable, fake: Callable) -> None:
-    fake("deltatune.compare.runner", "compare", BOARD)
-    out = recipe.parent / "old"
-    (out / "runs" / "lora-s0").mkdir(parents=True)
-    (out / "leaderboard.json").write_text("{}", encoding="utf-8")
-    (out / "notes.txt").write_text("mine", encoding="utf-8")
-    run("compare", recipe, "--out", out)
-    assert (out / "runs").exists()
-    run("compare", recipe, "--out", out, "--overwrite")
-    assert [path.name for path in out.iterdir()] == ["notes.txt"]
+def test_overwrite_is_handed_on(recipe: Path, run: Callable, fake: Callable) -> None:
+    calls = fake("deltatune.compare.runner", "compare", BOARD)
+    run("compare", recipe)
+    run("compare", recipe, "--overwrite")
+    assert [call.options["overwrite"] for call in calls] == [False, True]
 
 
 def test_dry_run_plans_every_method(recipe: Path, run: Callable, fake: Callable) -> None:

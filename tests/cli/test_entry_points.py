@@ -15,7 +15,7 @@ CALLS = [
     ("deltatune.runs", "evaluate_run", (FOLDER,), ("split", "observer")),
     ("deltatune.runs", "predict", (FOLDER, ["text"]), ()),
     ("deltatune.train.context", "Context.open", ("recipe", "observer"), ()),
-    ("deltatune.compare.runner", "compare", ("recipe", FOLDER), ("observer",)),
+    ("deltatune.compare.runner", "compare", ("recipe", FOLDER), ("overwrite", "observer")),
     ("deltatune.report", "write_report", (FOLDER,), ()),
     ("deltatune.report", "render", (FOLDER,), ("format",)),
     ("deltatune.checkpoint.store", "inspect", (FOLDER,), ()),

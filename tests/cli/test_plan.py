@@ -30,7 +30,7 @@ FOUND = {
 def test_the_table_says_what_to_change(recipe: Path, run: Callable, fake: Callable) -> None:
     calls = fake("deltatune.train.forecast", "forecast", FOUND)
     done = run("plan", recipe, "--budget-memory", "8GB", "--budget-time", "1h", "--chart", "sub/m.svg")
-    assert done.code == 0, done.err
+    assert done.code == 2, done.err  # since one entry cannot be planned
     options = calls[0].options
     assert (options["memory"], options["seconds"], options["shape"]) == (8 * 10**9, 3600, None)
     for text in ("lora [r8]", "7.5 GB", "2,468", "8 x 128, 2 a step", "3 TFLOP", "The budget is 8 GB"):
@@ -60,11 +60,18 @@ def test_mistakes_are_answered(run: Callable, arguments: tuple[str, ...], messag
     assert message in " ".join(done.err.split())
 
 
+def test_a_shape_for_another_task(recipe: Path, run: Callable) -> None:
+    done = run("plan", recipe, "--shape", "llama-7b")
+    assert done.code == 2
+    message = "llama-7b is a model for causal-lm, and the recipe's task is text-to-text"
+    assert message in " ".join(done.err.split())
+
+
 def test_a_shape_is_planned_without_a_recipe(run: Callable) -> None:
     methods = "methods=[{ia3: {targets: [nowhere]}}, prompt]"
     options = ("--json", "--quiet", "--budget-memory", "1TiB", "--set", methods)
     done = run("plan", "--shape", "llama-7b", *options)
-    assert done.code == 0, done.err
+    assert done.code == 2, done.err
     refused, prompt = json.loads(done.out)["entries"]
     assert "nowhere" in refused["error"]
     assert prompt["total_parameters"] == 6_738_415_616

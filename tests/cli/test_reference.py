@@ -105,9 +105,21 @@ def test_merge_takes_several_runs(tmp_path: Path, run: Callable, fake: Callable)
     assert run("merge", "a", "b", "--rule", "ties", "--weights", "1,0.5", "--out", tmp_path / "m").code == 0
     assert calls[0].arguments == (Path("a"), tmp_path / "m")
     assert calls[0].options == {"others": [Path("b")], "rule": "ties", "weights": [1.0, 0.5], "density": 0.2}
-    done = run("merge", "a", "b", "--weights", "half", "--out", tmp_path / "m")
-    assert done.code == 2
-    assert "no list of numbers" in done.err
+    for weights in ("half", "nan,1", "inf,1"):
+        done = run("merge", "a", "b", "--weights", weights, "--out", tmp_path / "m")
+        assert done.code == 2
+        assert "no list of numbers" in done.err
+    assert len(calls) == 1
+
+
+@pytest.mark.parametrize("option", [("--weights", "0.5"), ("--rule", "ties"), ("--density", "0.3")])
+def test_what_combines_runs_is_refused_for_one(
+    tmp_path: Path, run: Callable, fake: Callable, option: tuple[str, str]
+) -> None:
+    calls = fake("deltatune.runs", "merge", {})
+    done = run("merge", "a", *option, "--out", tmp_path / "m")
+    assert (done.code, calls) == (2, [])
+    assert option[0] in done.err
 
 
 def test_merge_spares_a_folder_with_content(tmp_path: Path, run: Callable, fake: Callable) -> None:

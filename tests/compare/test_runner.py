@@ -12,6 +12,8 @@ import pytest
 from deltatune.compare.runner import compare
 from deltatune.errors import DataError, RecipeError
 from deltatune.recipe import Recipe
+from deltatune.recipe.written import as_written
+from deltatune.train import run
 from tests.train.test_run import StopAfter
 
 Make = Callable[..., Recipe]
@@ -73,6 +75,40 @@ def test_a_folder_of_another_recipe_is_refused(make_recipe: Make, tmp_path: Path
     compare(make_recipe("train.max_steps=1"), tmp_path / "out")
     with pytest.raises(RecipeError, match="train"):
         compare(make_recipe("train.max_steps=2"), tmp_path / "out")
+
+
+def test_starting_anew_removes_only_what_a_comparison_wrote(make_recipe: Make, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    compare(make_recipe("train.max_steps=1"), out)
+    (out / "notes.txt").write_text("mine", encoding="utf-8")
+    before = (out / "leaderboard.json").read_bytes()
+    with pytest.raises(DataError, match="nowhere"):  # what cannot begin costs nothing
+        compare(make_recipe("data.template='{nowhere}'"), out, overwrite=True)
+    assert (out / "leaderboard.json").read_bytes() == before
+    board = compare(make_recipe("train.max_steps=2"), out, overwrite=True)
+    assert max(row["cost"]["steps"] for row in board["rows"]) == 2
+    assert (out / "notes.txt").read_text(encoding="utf-8") == "mine"
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_recipe_that_a_person_wrote_is_not_replaced(
+    make_recipe: Make, tmp_path: Path, overwrite: bool
+) -> None:
+    recipe = make_recipe("train.max_steps=1")
+    text = "# mine\n" + as_written(recipe.dump())
+    (tmp_path / "recipe.yaml").write_text(text, encoding="utf-8")
+    with pytest.raises(RecipeError, match="was not written by deltatune"):
+        compare(recipe, tmp_path, overwrite=overwrite)
+    with pytest.raises(RecipeError, match="was not written by deltatune"):
+        run(recipe, recipe.methods[0], 0, tmp_path, overwrite=overwrite)
+    assert (tmp_path / "recipe.yaml").read_text(encoding="utf-8") == text
+
+
+def test_without_test_rows_nothing_is_trained(make_recipe: Make, tmp_path: Path) -> None:
+    recipe = make_recipe("data.split={validation: 0.2, test: 0}")
+    with pytest.raises(DataError, match="no test rows"):
+        compare(recipe, tmp_path / "out")
+    assert not (tmp_path / "out" / "runs").exists()
 
 
 def test_a_recipe_that_cannot_begin_does_not_claim_the_folder(make_recipe: Make, tmp_path: Path) -> None:

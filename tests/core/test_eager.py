@@ -8,6 +8,7 @@ import pytest
 import torch
 from tests import tiny
 from torch import Tensor
+from transformers import FalconConfig, FalconForCausalLM
 
 from deltatune.core import attention, lean_attention
 from deltatune.core.attention import tokens_of_a_row
@@ -136,3 +137,18 @@ def test_where_it_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_an_image_is_as_long_as_it_has_patches(patch: Any, tokens: int) -> None:
     config = type("Config", (), {"patch_size": patch})
     assert tokens_of_a_row({"pixel_values": torch.zeros(2, 3, 16, 48)}, config) == tokens
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_where_the_name_of_the_attention_chooses_another_way(bias: bool) -> None:
+    """Falcon does not ask Transformers' table, and its own eager way adds ALiBi in another manner."""
+    torch.manual_seed(0)
+    size = {"vocab_size": 48, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 4}
+    config = FalconConfig(
+        **size, ffn_hidden_size=32, initializer_range=0.2, alibi=True, multi_query=False,
+        parallel_attn=False, bias=bias,
+    )  # fmt: skip
+    model, batch = AdaptedModel(FalconForCausalLM(config)), tiny.batch("llama")
+    model.attach("a", METHODS.get("lora")())
+    expected = model.eval().labelled_logits(batch)[0]
+    torch.testing.assert_close(model.train().labelled_logits(batch)[0], expected, rtol=1e-4, atol=1e-5)

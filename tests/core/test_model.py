@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import copy
 from typing import ClassVar
 
 import pytest
 import torch
+from peft import LoraConfig as PeftConfig
+from peft import get_peft_model
 from tests import tiny
 from tests.contract.checks import anatomy, close
 from torch import Tensor, nn
+from transformers import GemmaConfig, GemmaForCausalLM
 
 from deltatune.core.adapter import Adapter, KeysValues, Prompt
 from deltatune.core.delta import Delta
+from deltatune.core.loss import summed_loss
 from deltatune.core.method import MethodConfig
 from deltatune.core.model import AdaptedModel
 from deltatune.core.sites import BaseView
@@ -254,3 +259,69 @@ def test_saving_needs_one_adapter(tmp_path: object) -> None:
     model = build("llama")
     with pytest.raises(AdapterError, match="0 adapters"):
         model.save(str(tmp_path) + "/x")
+
+
+def test_adapters_outlive_a_copy_that_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, batch = build("llama"), tiny.batch("llama")
+    tiny.perturb(model.attach("a", LORA()))
+    model.gradient_checkpointing()
+    expected = model.labelled_logits(batch)[0]
+
+    def fail(_: object) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr("deltatune.core.model.copy.deepcopy", fail)
+        with pytest.raises(MemoryError):
+            model.merged()
+    assert model.active == ("a",)
+    assert model._recomputation.enabled
+    assert torch.equal(model.labelled_logits(batch)[0], expected)
+
+
+def test_two_models_do_not_share_the_attention_of_one_base() -> None:
+    base, batch = tiny.model("llama"), tiny.batch("llama")
+    one, two = AdaptedModel(base), AdaptedModel(base)
+    tiny.perturb(one.attach("a", PREFIX(n_tokens=3)))
+    expected = one.labelled_logits(batch)[0]
+    with pytest.raises(TargetError, match="another AdaptedModel"):
+        two.attach("b", PREFIX(n_tokens=3))
+    assert torch.equal(one.labelled_logits(batch)[0], expected)
+    one.detach("a")
+    two.attach("b", PREFIX(n_tokens=3))
+
+
+def test_a_copied_embedding_gets_token_ids() -> None:
+    model, batch = build("llama"), tiny.batch("llama")
+    expected = model.labelled_logits(batch)[0]
+    model.attach("a", LORA(), heads=["model.embed_tokens"])
+    close(model.labelled_logits(batch)[0], expected)
+
+
+def test_a_batch_without_labels_has_no_loss() -> None:
+    model, batch = build("llama"), tiny.batch("llama")
+    model.attach("a", LORA(targets=("all-linear",), dropout=0.1))
+    batch["labels"][:] = -100
+    assert float(summed_loss(model.train(), batch, "causal-lm").detach()) == 0.0
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_scaled_embeddings_scale_the_update(tied: bool) -> None:
+    """Gemma multiplies what it finds in its table; the update is of the table, as in peft."""
+    size = {"vocab_size": 48, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 4, "pad_token_id": 0}
+    torch.manual_seed(0)
+    base = GemmaForCausalLM(GemmaConfig(**size, **heads, tie_word_embeddings=tied)).eval()
+    theirs = get_peft_model(
+        copy.deepcopy(base), PeftConfig(r=4, target_modules=["embed_tokens"], init_lora_weights=False)
+    )
+    model = AdaptedModel(base)
+    delta = model.attach("a", LORA(r=4, alpha=8, targets=["embed_tokens"])).deltas["model.embed_tokens"]
+    with torch.no_grad():
+        for name, value in theirs.named_parameters():
+            if "lora_" in name:
+                getattr(delta, name.split(".")[-2]).copy_(value)
+    ids = torch.randint(3, 48, (2, 6))
+    close(model(input_ids=ids).logits, theirs.eval()(ids).logits)
+    if not tied:
+        close(model.merged()(ids).logits, model(input_ids=ids).logits)

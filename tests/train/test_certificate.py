@@ -15,6 +15,7 @@ from transformers.models.bert.modeling_bert import BertPooler
 
 from deltatune.checkpoint import store
 from deltatune.checkpoint.store import inspect
+from deltatune.core import lean_attention
 from deltatune.core.adapter import Adapter
 from deltatune.core.delta import Delta
 from deltatune.core.observer import Silent
@@ -31,11 +32,11 @@ from tests.tiny_tokenizers import tiny_tokenizer
 
 Make = Callable[..., Recipe]
 Patch = pytest.MonkeyPatch
+BASE = "training logits are the base's"
 LINES = [
-    "targets reached", "supervised labels", "every tap fired", "gradient in every part",
+    "targets reached", "supervised labels", BASE, "every tap fired", "gradient in every part",
     "every part changed in step one", "final budget", "logits moved", "same after reload", "base unchanged",
 ]  # fmt: skip
-LAST_LAYER = "last layer at read positions"
 FIRST = "encoder.block.0.layer.0.SelfAttention.q"
 deltas, delta_at, collate = LoraConfig.deltas, LoraConfig.delta, Encoder.collate
 write_tensors = store.write_tensors
@@ -243,7 +244,7 @@ def test_nothing_but_a_head(make_recipe: Make, tmp_path: Path) -> None:
     for entry in recipe.methods:
         run(recipe, entry, 0, tmp_path / entry.method)
     lines = {line["check"]: line["detail"] for line in certificate(tmp_path / "ia3")["lines"]}
-    assert list(lines) == [*LINES[:2], LAST_LAYER, *LINES[2:]]
+    assert list(lines) == LINES
     assert lines["targets reached"].startswith("new heads classifier; 264 of")
     assert lines["supervised labels"] == "28 of 28 rows have a label"
     assert [line["check"] for line in certificate(tmp_path / "untuned")["lines"]] == LINES[-2:]
@@ -256,9 +257,21 @@ def test_a_classifier_that_reads_more_than_is_computed(
     recipe = classifying(make_recipe, tmp_path / "bert", "lora")
     mean = lambda self, hidden: self.activation(self.dense(hidden.mean(dim=1)))  # noqa: E731
     monkeypatch.setattr(BertPooler, "forward", mean)
-    with pytest.raises(TrainingError, match=f"{LAST_LAYER}: logits differ .*other positions than those"):
+    with pytest.raises(TrainingError, match=f"{BASE}: logits differ .*something else here"):
         run(recipe, recipe.methods[0], 0, tmp_path / "run")
     assert not certificate(tmp_path / "run")["passed"]
+
+
+def test_a_part_that_computes_something_else_in_training(
+    make_recipe: Make, tmp_path: Path, monkeypatch: Patch
+) -> None:
+    lean = lean_attention.attention
+    monkeypatch.setattr(
+        lean_attention, "attention", lambda *args, **named: (lean(*args, **named)[0] * 2, None)
+    )
+    recipe = make_recipe(methods=["lora"])
+    with pytest.raises(TrainingError, match=f"{BASE}: logits differ"):
+        run(recipe, recipe.methods[0], 0, tmp_path / "run")
 
 
 def test_a_merged_model_carries_the_certificate(

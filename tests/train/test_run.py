@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from deltatune.core.observer import Silent
-from deltatune.errors import RecipeError, TrainingError
+from deltatune.errors import DeltatuneError, RecipeError, TrainingError
 from deltatune.methods import METHODS
 from deltatune.recipe import Recipe
 from deltatune.runs import evaluate_run, predict
@@ -217,6 +217,25 @@ def test_a_finished_run_is_not_overwritten_silently(make_recipe: Make, tmp_path:
     with pytest.raises(RecipeError, match="another recipe"):
         run(other, other.methods[0], 0, tmp_path / "run", resume=True)
     assert run(other, other.methods[0], 0, tmp_path / "run", overwrite=True)["cost"]["steps"] == 2
+
+
+def test_overwriting_costs_nothing_if_the_new_run_cannot_begin(make_recipe: Make, tmp_path: Path) -> None:
+    recipe = make_recipe("train.max_steps=1")
+    run(recipe, recipe.methods[0], 0, tmp_path / "run")
+    before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    for broken in ("data.template='{nowhere}'", "model=./nowhere"):
+        other = make_recipe(broken)
+        with pytest.raises(DeltatuneError, match="nowhere"):
+            run(other, other.methods[0], 0, tmp_path / "run", overwrite=True)
+        assert {p: p.read_bytes() for p in (tmp_path / "run").rglob("*") if p.is_file()} == before
+
+
+@pytest.mark.parametrize("name", ["leaderboard.json", "runs/lora-s0"])
+def test_the_folder_of_a_comparison_is_no_runs(make_recipe: Make, tmp_path: Path, name: str) -> None:
+    (tmp_path / name).mkdir(parents=True)
+    recipe = make_recipe("train.max_steps=1")
+    with pytest.raises(RecipeError, match="holds a comparison"):
+        run(recipe, recipe.methods[0], 0, tmp_path, overwrite=True)
 
 
 def test_the_plan_says_what_the_run_does(make_recipe: Make, tmp_path: Path) -> None:

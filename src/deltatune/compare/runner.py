@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import shutil
 import statistics as arithmetic
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,14 +23,18 @@ from deltatune.errors import RecipeError
 from deltatune.evaluate import higher_is_better, primary_metric
 from deltatune.files import make_folder, write_json, write_text
 from deltatune.recipe.schema import Recipe
+from deltatune.recipe.written import as_written, require_written
 from deltatune.report import write_report
 from deltatune.train import Context
 from deltatune.train.race import Starter
 
 SCHEMA = 1
+COMPARISON = ("recipe.yaml", "leaderboard.json", "report.html", "runs", "choosing.json", "search.db")
 
 
-def compare(recipe: Recipe, out: Path, *, observer: Observer | None = None) -> dict[str, Any]:
+def compare(
+    recipe: Recipe, out: Path, *, overwrite: bool = False, observer: Observer | None = None
+) -> dict[str, Any]:
     """Run every method with every seed, write leaderboard.json and report.html.
 
     A recipe with `tune`, `search` or `halving` first chooses settings, by validation rows and the first seed.
@@ -40,23 +45,29 @@ def compare(recipe: Recipe, out: Path, *, observer: Observer | None = None) -> d
     Args:
         recipe: The recipe.
         out: The comparison's folder.
+        overwrite: Start anew: once the data are read, remove what an earlier comparison left in the folder.
         observer: Is told of the progress.
 
     Returns:
         The content of leaderboard.json.
 
     Raises:
-        RecipeError: The folder holds a comparison of another recipe, or entries whose targets have different
-            tokens are to be ranked by a loss a token.
+        RecipeError: The folder holds a comparison of another recipe, or a recipe that a person wrote; or
+            entries whose targets have different tokens are to be ranked by a loss a token.
         DataError: The data cannot be used, or they have changed since some of the runs.
         KeyboardInterrupt: Interrupted; the same call goes on.
     """
     observer = observer or Silent()
     primary = primary_metric(recipe.evaluation, recipe.task, targets=recipe.has_targets)
-    content = _require_own(recipe, make_folder(out))
+    settle(make_folder(out))
+    require_written(out)
+    if not overwrite:
+        _require_own(recipe, out)
     context = Context.open(recipe, observer)
     require_comparable(context)
-    write_text(out / "recipe.yaml", yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
+    if overwrite:
+        _remove(out)
+    write_text(out / "recipe.yaml", as_written(recipe.dump()))
     chosen = choose(context, out)
     picks = [chosen.picks[entry.name] for entry in recipe.by_model() if entry.name in chosen.picks]
     starters = [
@@ -81,21 +92,31 @@ def compare(recipe: Recipe, out: Path, *, observer: Observer | None = None) -> d
     return board
 
 
-def _require_own(recipe: Recipe, out: Path) -> dict[str, Any]:
-    """Give what the folder's recipe.yaml shall hold, if it holds no comparison of another recipe."""
-    settle(out)
-    path, content = out / "recipe.yaml", recipe.dump()
+def _require_own(recipe: Recipe, out: Path) -> None:
+    """Refuse a folder with a comparison of another recipe."""
+    path = out / "recipe.yaml"
     if path.exists():
         before = yaml.safe_load(path.read_text(encoding="utf-8"))
         # How many are trained at once does not change what is compared.
-        changed = sorted(k for k, value in content.items() if before.get(k) != value and k != "together")
+        changed = sorted(
+            k for k, value in recipe.dump().items() if before.get(k) != value and k != "together"
+        )
         if changed:
             raise RecipeError(
                 f"the comparison in '{out}' has another recipe; it differs in {', '.join(changed)}.",
                 field="--out",
                 remedy="Choose another folder, or add --overwrite to start anew.",
             )
-    return content
+
+
+def _remove(out: Path) -> None:
+    """Remove the files of an earlier comparison, and nothing that a comparison does not write."""
+    for name in COMPARISON:
+        path = out / name
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def leaderboard(

@@ -39,6 +39,11 @@ LONG_UP_TO = 1024
 of SDPA's time at 277 and 512 tokens, and as long at this many. In float32 SDPA is faster on long rows."""
 
 
+def _uses_table(module: nn.Module) -> bool:
+    """Whether a module's file asks Transformers' table for attention."""
+    return hasattr(sys.modules[type(module).__module__], "ALL_ATTENTION_FUNCTIONS")
+
+
 class AttentionTap:
     """The learned keys and values of all adapters at one attention module.
 
@@ -47,12 +52,18 @@ class AttentionTap:
     """
 
     def __init__(self, path: str, module: nn.Module, active: Active) -> None:
-        if not hasattr(sys.modules[type(module).__module__], "ALL_ATTENTION_FUNCTIONS"):
+        if not _uses_table(module):
             raise TargetError(
                 f"{type(module).__name__} at {path!r} computes attention on its own, where learned keys and "
                 "values cannot be inserted.",
                 field="model",
                 remedy="Choose a method that acts on weights or inputs, such as lora or prompt.",
+            )
+        if module in _TAPS:
+            raise TargetError(
+                f"another AdaptedModel has put keys and values into the attention at {path!r}.",
+                field="model",
+                remedy="Attach both adapters to one AdaptedModel, or copy the base.",
             )
         self.path = path
         self.active = active
@@ -208,8 +219,9 @@ class AttentionSwitch:
     """Sets a model's attention to the tapped functions while adapters need them, and back afterwards."""
 
     def __init__(self, base: nn.Module) -> None:
-        modules: Iterable[Any] = base.modules()
-        self._configs = list({id(m.config): m.config for m in modules if hasattr(m, "config")}.values())
+        # Elsewhere the name chooses between ways of the model's own, which may not be the same.
+        modules: Iterable[Any] = [m for m in base.modules() if hasattr(m, "config") and _uses_table(m)]
+        self._configs = list({id(m.config): m.config for m in modules}.values())
         self._before: list[tuple[Any, str]] = []
 
     @contextlib.contextmanager

@@ -46,7 +46,7 @@ class Noise(nn.Module):
     def words(self, n: int, device: torch.device) -> Tensor:
         """Draw [n] numbers, uniform over the values of int16. The same tick gives the same numbers."""
         seed = hash((self.clock.seed, self.stream, self.clock.tick)) & (2**63 - 1)
-        count = (n + 3) // 4
+        count = max(1, (n + 3) // 4)  # even if none is wanted: a part of a batch may be empty
         if device.type == "cpu":  # numpy's generator takes less than half the time of torch's
             words = torch.from_numpy(np.random.SFC64(seed).random_raw(count).view(np.int64))
         else:
@@ -207,7 +207,7 @@ class ModuleCopy(Delta):
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         """Return the copy's output for `x`, in `y`'s dtype."""
         weight = next(self.copy.parameters())
-        output: Tensor = self.copy(x.to(weight.dtype))
+        output: Tensor = self.copy(x.to(weight.dtype) if x.is_floating_point() else x)
         return output.to(y.dtype)
 
     def stored(self) -> dict[str, Tensor]:

@@ -388,12 +388,14 @@ class AdaptedModel(nn.Module):
             self.detach(name)
         recomputed = self._recomputation.enabled
         self._recomputation.off()
-        plain: nn.Module = copy.deepcopy(self.base).eval()
-        self.gradient_checkpointing(recomputed)
-        for name, (adapter, config) in held.items():
-            self._hooks.hang(name, adapter)
-            self.adapters[name], self.configs[name] = adapter, config
-        self._set_routes(active)
+        try:
+            plain: nn.Module = copy.deepcopy(self.base).eval()
+        finally:
+            self.gradient_checkpointing(recomputed)
+            for name, (adapter, config) in held.items():
+                self._hooks.hang(name, adapter)
+                self.adapters[name], self.configs[name] = adapter, config
+            self._set_routes(active)
         return plain
 
     def fired(self) -> dict[str, int]:

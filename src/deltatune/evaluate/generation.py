@@ -39,6 +39,8 @@ _PLAIN_DECODING: dict[str, Any] = {
     "repetition_penalty": None,
     "no_repeat_ngram_size": None,
     "encoder_no_repeat_ngram_size": None,
+    "encoder_repetition_penalty": None,
+    "exponential_decay_length_penalty": None,
     "length_penalty": 1.0,
     "early_stopping": False,
     "min_length": 0,

@@ -90,18 +90,27 @@ class LoraDelta(Delta):
 
 
 class LoraEmbeddingDelta(Delta):
-    """Low-rank update of an embedding table [n, d]: its row i gets scale * B A[:, i]."""
+    """Low-rank update of an embedding table [n, d]: its row i gets scale * B A[:, i].
 
-    def __init__(self, n: int, d: int, r: int, scale: float) -> None:
+    Args:
+        table: The frozen one. Gemma's and some others multiply what they find by `embed_scale`.
+        r: Rank.
+        scale: Factor on the update.
+    """
+
+    def __init__(self, table: nn.Embedding, r: int, scale: float) -> None:
         super().__init__()
-        self.lora_embedding_A = nn.Parameter(torch.zeros(r, n))
-        self.lora_embedding_B = nn.Parameter(torch.randn(d, r))
+        self.lora_embedding_A = nn.Parameter(torch.zeros(r, table.num_embeddings))
+        self.lora_embedding_B = nn.Parameter(torch.randn(table.embedding_dim, r))
         self.scale = scale
+        self._table = (table,)  # in a tuple, since it is not a part of the adapter
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        """Return y + scale * B A[:, x]; x [...] token ids, y [..., d]."""
+        """Return y + scale * B A[:, x], as the table scales it; x [...] token ids, y [..., d]."""
         low = F.embedding(x, self.lora_embedding_A.T.to(y.dtype)) * self.scale
-        return y + F.linear(low, self.lora_embedding_B.to(y.dtype))
+        update = F.linear(low, self.lora_embedding_B.to(y.dtype))
+        factor: Any = getattr(self._table[0], "embed_scale", None)
+        return y + (update if factor is None else update * factor)
 
     def factors(self) -> tuple[Tensor, Tensor]:
         """Return (A, scale * B); their product is the update of the transposed table."""
@@ -171,7 +180,7 @@ class LoraConfig(MethodConfig):
         """The delta at the module `path`; what the relatives of LoRA override."""
         module = view.modules[path]
         if isinstance(module, nn.Embedding):
-            return LoraEmbeddingDelta(module.num_embeddings, module.embedding_dim, self.r, self.scale)
+            return LoraEmbeddingDelta(module, self.r, self.scale)
         d_in, d_out = linear_shape(path, module)
         transposed = isinstance(module, Conv1D)
         return LoraDelta(d_in, d_out, self.r, self.scale, self.dropout, transposed=transposed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -14,7 +15,7 @@ from deltatune.checkpoint.folders import atomic_folder
 from deltatune.checkpoint.store import CERTIFICATE
 from deltatune.core.head import decoder_inputs
 from deltatune.data.load import load_data
-from deltatune.errors import DataError, TrainingError
+from deltatune.errors import DataError, DeltatuneError, TrainingError
 from deltatune.methods.combine import combine
 from deltatune.models.quiet import quiet
 from deltatune.runs.load import NAME, LoadedRun, attach_run, load_run
@@ -42,7 +43,7 @@ def merge(
 
     Args:
         folder: The run's folder.
-        out: Folder for the model; what is there is replaced.
+        out: Folder for the model. One that an earlier merge wrote is replaced.
         others: Runs of the same base whose low-rank deltas are combined with that of the first.
         rule: How they are combined, with no loss by a rank: see `deltatune.methods.combine`.
         weights: A factor for each run, the first one's first.
@@ -56,9 +57,16 @@ def merge(
     Raises:
         AdapterError: The method cannot be written into weights, the folder holds no finished run, or several
             runs differ in their base or are not low-rank.
+        DeltatuneError: `out` is neither new, nor empty, nor a model merged before; or it is the base.
         TrainingError: The merged model computes something else. The folder then holds the certificate alone.
     """
+    require_replaceable(out)
     loaded = load_run(folder, as_trained=False)
+    base = Path(loaded.recipe.model.name)
+    if base.exists() and out.resolve() == base.resolve():
+        raise DeltatuneError(
+            f"'{out}' is the base of the run.", field="--out", remedy="Choose another folder."
+        )
     if others:
         names = [NAME, *(f"other-{index}" for index in range(len(others)))]
         for name, other in zip(names[1:], others, strict=True):
@@ -102,6 +110,28 @@ def merge(
         "logit_scale": float(side_by_side.std()),
         "max_abs_difference_to_quantized": quantized,
     }
+
+
+def require_replaceable(out: Path) -> None:
+    """Refuse to put a model in the place of anything but a merged model: the whole folder is replaced.
+
+    Raises:
+        DeltatuneError: It is a file, or a folder with something else.
+    """
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return
+    plain = out.is_dir() and not any(path.is_dir() for path in out.iterdir())
+    try:
+        lines = json.loads((out / CERTIFICATE).read_text(encoding="utf-8"))["lines"] if plain else []
+        merged = any(line["check"] == LINE for line in lines)
+    except (OSError, ValueError, KeyError, TypeError):
+        merged = False
+    if not merged:
+        raise DeltatuneError(
+            f"'{out}' is not a model that was merged before.",
+            field="--out",
+            remedy="Choose another folder, or remove this one yourself.",
+        )
 
 
 def _certificate(loaded: LoadedRun, out: Path, others: Sequence[str]) -> Certificate:

@@ -195,26 +195,28 @@ class Certificate:
             {"parts": len(parts), "unchanged": still},
         )
 
-    def last_layer(self, model: AdaptedModel, batch: Mapping[str, Tensor]) -> None:
-        """A last layer that works at some positions gives the base's own logits; no line if it never does.
+    def trains_the_base(self, model: AdaptedModel, batch: Mapping[str, Tensor]) -> None:
+        """What training computes of the base in another way (parts, attention, last layer) gives its logits.
 
         Args:
             model: The model, in eval mode.
             batch: A collated batch with labels, on the model's device.
         """
-        if not model.last_layer.chooses:
-            return
         with torch.no_grad(), model.using():
-            found = logits(model, batch)
+            with model.lean(batch):
+                found = logits(model, batch)
             with model.last_layer.whole():
                 wanted = logits(model, batch)
-        difference, limit = float((found - wanted).abs().max()), rounding(model) * float(wanted.abs().max())
+            limit = rounding(model) * float(wanted.abs().max())
+        if not wanted.isfinite().all():
+            return  # the first loss will say so
+        difference = float((found - wanted).abs().max())
         self.check(
-            "last layer at read positions",
+            "training logits are the base's",
             difference <= limit,
-            f"logits differ by up to {difference:.3g} from those of the whole layer, allowed is {limit:.3g}",
-            f"{type(model.base).__name__} reads other positions than those that are computed; try an earlier "
-            "version of Transformers, and please report it.",
+            f"logits differ by up to {difference:.3g} from those of its own code, allowed is {limit:.3g}",
+            f"{type(model.base).__name__} computes something else here than deltatune takes it to; try an "
+            "earlier version of Transformers, and please report it.",
             {"difference": difference if math.isfinite(difference) else None, "limit": limit},
         )
 

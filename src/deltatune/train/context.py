@@ -26,7 +26,7 @@ from deltatune.recipe.schema import MethodEntry, Recipe
 from deltatune.recipe.sections import DataSpec, ModelSpec
 from deltatune.train.budget import Budget, sized_for
 from deltatune.train.machine import computes_bfloat16
-from deltatune.train.rundata import RunData, read_data, whose
+from deltatune.train.rundata import RunData, read_data, require_part, whose
 
 
 @dataclass
@@ -89,10 +89,11 @@ class Context:
         """Read the recipe's data, with every template. The base is loaded when it is first needed.
 
         Raises:
-            DataError: The data cannot be read or used.
+            DataError: The data cannot be read or used, or there are no test rows: every run ends with them.
         """
         observer.stage("Reading the data")
         context = cls(recipe, observer, read_data(recipe))
+        require_part(context.dataset, "test")
         for dataset in context.datasets.values():
             for warning in dataset.warnings:
                 context._warn(warning)

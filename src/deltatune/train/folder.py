@@ -13,6 +13,7 @@ from deltatune.checkpoint.folders import settle
 from deltatune.errors import RecipeError
 from deltatune.files import make_folder
 from deltatune.recipe.schema import MethodEntry, Recipe
+from deltatune.recipe.written import require_written
 
 SCHEMA = 1
 
@@ -20,17 +21,22 @@ SCHEMA = 1
 def prepare_folder(out: Path, own: Recipe, *, resume: bool, overwrite: bool) -> dict[str, Any] | None:
     """Make the folder ready, or return the result of a run that is finished.
 
+    With `overwrite` nothing is removed yet: `clear_folder` does so once data and base are there.
+
     Raises:
-        RecipeError: The folder holds a run that the user did not say what to do with, or another recipe's.
+        RecipeError: The folder holds a run that the user did not say what to do with, or another recipe's; or
+            a comparison, or a recipe that a person wrote.
         DeltatuneError: The folder cannot be written to.
     """
     settle(make_folder(out))
     result, state = out / "result.json", out / "resume"
+    require_written(out)
+    for name in ("leaderboard.json", "runs"):
+        if (out / name).exists():
+            raise RecipeError(
+                f"'{out}' holds a comparison.", field="--out", remedy="Choose another folder for the run."
+            )
     if overwrite:
-        for name in ("recipe.yaml", "metrics.jsonl", "predictions.jsonl", "result.json"):
-            (out / name).unlink(missing_ok=True)
-        for folder in (state, out / "adapter"):
-            shutil.rmtree(folder, ignore_errors=True)
         return None
     done = is_done(out)
     if (done or state.exists()) and not resume:
@@ -51,6 +57,14 @@ def prepare_folder(out: Path, own: Recipe, *, resume: bool, overwrite: bool) -> 
                 remedy="Use the recipe it was started with, another folder, or --overwrite.",
             )
     return json.loads(result.read_text(encoding="utf-8")) if done else None
+
+
+def clear_folder(out: Path) -> None:
+    """Remove what an earlier run left, and nothing that a run does not write."""
+    for name in ("recipe.yaml", "metrics.jsonl", "predictions.jsonl", "result.json"):
+        (out / name).unlink(missing_ok=True)
+    for name in ("resume", "adapter"):
+        shutil.rmtree(out / name, ignore_errors=True)
 
 
 def is_done(out: Path) -> bool:

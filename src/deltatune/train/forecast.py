@@ -17,7 +17,7 @@ from deltatune.core.method import MethodConfig
 from deltatune.core.observer import Observer, Silent
 from deltatune.data.encode import Encoded, Encoder
 from deltatune.data.rows import Dataset
-from deltatune.errors import DeltatuneError
+from deltatune.errors import DeltatuneError, ModelError
 from deltatune.memory.base import fake_mode, stores_head
 from deltatune.memory.batch import Largest, largest_micro_batch, longest_allowed
 from deltatune.memory.fit import OVERHEAD, Predict, changes, fits, propose
@@ -36,6 +36,8 @@ from deltatune.train.context import base_dtype, eager_up_to
 from deltatune.train.machine import total_memory
 from deltatune.train.rundata import read_data
 
+_ALSO = ("text-classification",)
+"""What decoder-only models are for besides."""
 MOST_ROWS = 20_000
 """With more training rows than these the longest ones are not looked for; the recipe's limits are taken."""
 
@@ -72,7 +74,14 @@ class Planned:
         """
         spec, data = recipe.model_of(entry), recipe.data_of(entry)
         if shape is not None:
-            return cls(recipe, spec, shape_named(shape)[1])
+            task, config = shape_named(shape)
+            if recipe.task not in {task, *(_ALSO if task == "causal-lm" else ())}:
+                raise ModelError(
+                    f"{shape} is a model for {task}, and the recipe's task is {recipe.task}.",
+                    field="--shape",
+                    remedy="Ask about a shape for this task, or give no recipe.",
+                )
+            return cls(recipe, spec, config)
         dataset = datasets[data.template]
         processor, config = load_processor(spec, recipe.task)
         if dataset.labels:

@@ -10,6 +10,7 @@ from typing import Any
 from accelerate import Accelerator
 
 from deltatune.errors import RecipeError
+from deltatune.files import write_text
 from deltatune.recipe.schema import TrainSpec
 
 
@@ -39,7 +40,7 @@ class RunLog:
     def open(self, accelerator: Accelerator, lines: int) -> None:
         """Begin, or go on behind the first `lines` lines; those behind them are of steps to be done again."""
         kept = self._path.read_text(encoding="utf-8").splitlines(keepends=True)[:lines] if lines else []
-        self._path.write_text("".join(kept), encoding="utf-8")
+        write_text(self._path, "".join(kept))
         if self._spec.trackers:
             settings = self._spec.model_dump(mode="json").items()
             plain = {k: v if isinstance(v, int | float | str) else str(v) for k, v in settings}

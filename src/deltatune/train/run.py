@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from torch import Tensor
 
 from deltatune import quant
@@ -26,10 +25,11 @@ from deltatune.files import sha256, write_json, write_text
 from deltatune.memory.fit import fits
 from deltatune.models.fingerprint import fingerprint
 from deltatune.recipe.schema import MethodEntry, Recipe
+from deltatune.recipe.written import as_written
 from deltatune.train.budget import Budget
 from deltatune.train.certificate import Certificate
 from deltatune.train.context import Context, SharedBase
-from deltatune.train.folder import SCHEMA, failed_result, peak_before, prepare_folder
+from deltatune.train.folder import SCHEMA, clear_folder, failed_result, peak_before, prepare_folder
 from deltatune.train.forecast import this_machine
 from deltatune.train.loop import Pause, Trainer
 from deltatune.train.machine import PeakMemory, fast_cpu, git_state, versions
@@ -112,7 +112,6 @@ def open_run(
         shutil.rmtree(out / "resume", ignore_errors=True)  # of a run that was killed while it removed this
         return finished
     context = context or Context.open(own, observer)
-    (out / CERTIFICATE).unlink(missing_ok=True)  # of an attempt that failed
     certificate = Certificate(
         out / CERTIFICATE, {"name": entry.name, "method": entry.method, "seed": seed, "delta": None}
     )
@@ -124,10 +123,13 @@ def open_run(
     model.attach(name, config, seed=seed)
     if base.original is not None:
         base.original.forget()
-    write_text(out / "recipe.yaml", yaml.safe_dump(own.dump(), sort_keys=False, allow_unicode=True))
+    if overwrite:
+        clear_folder(out)
+    (out / CERTIFICATE).unlink(missing_ok=True)  # of an attempt that failed
+    write_text(out / "recipe.yaml", as_written(own.dump()))
     return Run(
         context, own, base, model, name, entry, seed, out, observer, certificate, budget,
-        resumes=resume and (out / "resume").exists(), started=started,
+        resumes=resume and not overwrite and (out / "resume").exists(), started=started,
     )  # fmt: skip
 
 
@@ -194,7 +196,7 @@ class Run:
         validation = self.data.dataset.validation
         self.certificate.targets(self.model, self.name)
         self.certificate.supervised(self.data.supervised)
-        self.certificate.last_layer(self.model.eval(), self._shortest_rows())
+        self.certificate.trains_the_base(self.model.eval(), self._shortest_rows())
         self.trainer = Trainer(
             model=self.model,
             name=self.name,

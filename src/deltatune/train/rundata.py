@@ -9,7 +9,7 @@ from functools import cached_property
 from deltatune.data.checks import truncation_warnings
 from deltatune.data.encode import Encoded, Encoder
 from deltatune.data.load import load_data
-from deltatune.data.rows import Dataset
+from deltatune.data.rows import Dataset, Row
 from deltatune.data.supervised import Supervision, supervision
 from deltatune.errors import DataError
 from deltatune.recipe.axes import point_label
@@ -36,14 +36,7 @@ class RunData:
             DataError: The part is empty, or a row has nothing to learn from.
         """
         if part not in self._encoded:
-            rows = getattr(self.dataset, part)
-            if not rows:
-                raise DataError(
-                    f"there are no {part} rows.",
-                    field=f"data.{part}",
-                    remedy="Name a file or a split for them.",
-                )
-            self._encoded[part] = self.encoder.encode(rows)
+            self._encoded[part] = self.encoder.encode(require_part(self.dataset, part))
             for warning in self._cut(part):
                 self.warn(warning)
         return self._encoded[part]
@@ -65,6 +58,20 @@ class RunData:
         return truncation_warnings(
             self.encoded(part).report, "training" if part == "train" else part, self.whose
         )
+
+
+def require_part(dataset: Dataset, part: str) -> list[Row]:
+    """The rows of a part.
+
+    Raises:
+        DataError: There are none.
+    """
+    rows: list[Row] = getattr(dataset, part)
+    if not rows:
+        raise DataError(
+            f"there are no {part} rows.", field=f"data.{part}", remedy="Name a file or a split for them."
+        )
+    return rows
 
 
 def read_data(recipe: Recipe) -> dict[str, Dataset]:

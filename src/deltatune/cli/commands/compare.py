@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 from importlib import resources
 from pathlib import Path
@@ -25,7 +24,6 @@ Anew = Annotated[
         "--overwrite", help="Start anew: first remove what an earlier comparison left in the folder."
     ),
 ]
-COMPARISON = ("recipe.yaml", "leaderboard.json", "report.html", "runs", "choosing.json", "search.db")
 
 
 def compare(
@@ -117,11 +115,9 @@ def _choosing(recipe: Recipe) -> list[str]:
 def _compare(recipe: Recipe, out: Path, *, overwrite: bool, as_json: bool, quiet: bool) -> None:
     from deltatune.compare.runner import compare as run_all
 
-    if overwrite:
-        _remove(out)
     output.resumable_by(f"Run the same command again to continue the comparison in '{out}'.")
     with watching(quiet=quiet) as observer:
-        board = run_all(recipe, out, observer=observer)
+        board = run_all(recipe, out, overwrite=overwrite, observer=observer)
     if as_json:
         output.emit_json(board)
     else:
@@ -129,16 +125,6 @@ def _compare(recipe: Recipe, out: Path, *, overwrite: bool, as_json: bool, quiet
         output.stdout().print(f"\nThe report: {out / 'report.html'}", soft_wrap=True)
     if any(row["status"] == "failed" for row in board["rows"]):
         raise typer.Exit(2)  # so that no script takes it for a whole comparison
-
-
-def _remove(out: Path) -> None:
-    """Remove the files of an earlier comparison, and nothing that a comparison does not write."""
-    for name in COMPARISON:
-        path = out / name
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
 
 
 def report(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -9,7 +10,7 @@ from typing import Annotated
 import typer
 
 from deltatune.cli import output, show
-from deltatune.cli.options import Json, Overwrite
+from deltatune.cli.options import Json
 from deltatune.errors import DeltatuneError
 
 
@@ -34,6 +35,9 @@ def inspect(
 
     found = look(folder)
     output.emit_json(found) if as_json else show.delta(str(folder), found)
+
+
+DENSITY = 0.2
 
 
 class Rule(StrEnum):
@@ -64,8 +68,10 @@ def merge(
     ] = None,
     density: Annotated[
         float, typer.Option("--density", help="Share of each update that ties and dare keep.")
-    ] = 0.2,
-    overwrite: Overwrite = False,
+    ] = DENSITY,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace a model that [bold]merge[/bold] wrote to the folder.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Fold a delta into its base and write a plain Transformers model that needs no deltatune.
@@ -89,12 +95,24 @@ def merge(
         raise DeltatuneError(
             f"'{out}' exists and is not an empty folder.",
             field="--out",
-            remedy="Choose another folder, or add --overwrite.",
+            remedy="Choose another folder; with --overwrite a model that `merge` wrote is replaced.",
         )
-    from deltatune.runs import merge as fold
-
     first, *others = runs
     factors = None if weights is None else _numbers(weights)
+    combining = {
+        "--weights": weights is not None,
+        "--rule": rule != Rule.linear,
+        "--density": density != DENSITY,
+    }
+    for option, given in combining.items():
+        if given and not others:
+            raise DeltatuneError(
+                "it says how several runs are combined, and one is given.",
+                field=option,
+                remedy="Leave it out, or name the other runs.",
+            )
+    from deltatune.runs import merge as fold
+
     if others:
         done = fold(first, out, others=others, rule=rule.value, weights=factors, density=density)
     else:
@@ -105,8 +123,11 @@ def merge(
 
 def _numbers(text: str) -> list[float]:
     try:
-        return [float(part) for part in text.split(",")]
-    except ValueError as error:
+        numbers = [float(part) for part in text.split(",")]
+    except ValueError:
+        numbers = [math.nan]
+    if not all(map(math.isfinite, numbers)):
         raise DeltatuneError(
             f"{text!r} is no list of numbers.", field="--weights", remedy="Write them as 0.5,0.5."
-        ) from error
+        )
+    return numbers

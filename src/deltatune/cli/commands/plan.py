@@ -83,6 +83,7 @@ def plan(
     What does not fit is followed by what to change, each change with its effect.
     Not in the table, and counted as 1 GiB: libraries, and a GPU's context.
     Only the configuration, the tokenizer and the data are read. Writes nothing but the chart.
+    Exit code: 2 if an entry cannot be planned.
     """
     limit = None if memory is None else _size(memory)
     seconds = None if time is None else _seconds(time)
@@ -97,10 +98,12 @@ def plan(
         _draw(found, chart)
     if as_json:
         output.emit_json(found)
-        return
-    _show(found, proposing=limit is not None)
-    if chart is not None:
-        output.stdout().print(f"\nThe chart: {chart}", soft_wrap=True)
+    else:
+        _show(found, proposing=limit is not None)
+        if chart is not None:
+            output.stdout().print(f"\nThe chart: {chart}", soft_wrap=True)
+    if any("error" in entry for entry in found["entries"]):
+        raise typer.Exit(2)
 
 
 def _recipe(path: Path | None, shape: str | None, overrides: list[str]) -> Recipe:

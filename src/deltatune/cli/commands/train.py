@@ -69,9 +69,10 @@ def train(
     """
     from deltatune.recipe import load_recipe
 
-    loaded = load_recipe(recipe, overrides or [])
+    # As an override, so that it is held to what the recipe allows.
+    loaded = load_recipe(recipe, [*(overrides or []), *([] if seed is None else [f"seeds=[{seed}]"])])
     entry = choose(loaded, method)
-    chosen_seed = loaded.seeds[0] if seed is None else seed
+    chosen_seed = loaded.seeds[0]
     if dry_run:
         from deltatune.train import plan
 
