@@ -33,7 +33,7 @@ $(STAMP): pyproject.toml requirements/bundled.txt
 	$(PIP) install -e '.[bundled,parquet,dev]'
 	touch $@
 
-demo: $(STAMP) ## Compare four ways to fine-tune a T5 on real tables; 3 to 8 minutes on two CPU cores
+demo: $(STAMP) ## Compare five ways to fine-tune a T5 on real tables; 3 to 8 minutes on two CPU cores
 	env -u OMP_NUM_THREADS $(BIN)/deltatune demo --out $(OUT)
 
 test: $(STAMP) ## Run the tests (TESTS=path for a part of them)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import warnings
+from pathlib import Path
 from typing import ClassVar
 
 import pytest
@@ -325,3 +327,36 @@ def test_scaled_embeddings_scale_the_update(tied: bool) -> None:
     close(model(input_ids=ids).logits, theirs.eval()(ids).logits)
     if not tied:
         close(model.merged()(ids).logits, model(input_ids=ids).logits)
+
+
+def test_an_adalora_whose_schedule_never_ran_is_saved_with_a_warning(tmp_path: Path) -> None:
+    model = build("t5")
+    adapter = model.attach("a", METHODS.get("adalora")(init_r=3, target_r=2, tinit=1, tfinal=1, interval=1))
+    with pytest.warns(UserWarning, match="has not run to its end"):
+        model.save(tmp_path / "a")
+    adapter.start(4)
+    for step in range(1, 5):
+        for _, parameter in adapter.trainable():
+            parameter.grad = torch.ones_like(parameter)
+        adapter.after_step(step)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model.save(tmp_path / "b")
+
+
+def test_what_is_no_model_stays_as_it_is() -> None:
+    for other in (nn.Linear(2, 2), build("llama")):
+        before = [parameter.requires_grad for parameter in other.parameters()]
+        with pytest.raises(ModelError, match="not a model of Transformers"):
+            AdaptedModel(other)
+        assert [parameter.requires_grad for parameter in other.parameters()] == before
+
+
+def test_learned_keys_are_not_lost_in_a_copy() -> None:
+    model, batch = build("llama"), tiny.batch("llama")
+    model.attach("a", PREFIX())
+    with pytest.raises(AdapterError, match="cannot be copied"):
+        copy.deepcopy(model)
+    model.detach("a")
+    tiny.perturb(model.attach("b", LORA()))
+    close(copy.deepcopy(model).labelled_logits(batch)[0], model.labelled_logits(batch)[0])

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from deltatune.core.observer import Silent
-from deltatune.errors import DeltatuneError, RecipeError, TrainingError
+from deltatune.errors import DataError, DeltatuneError, RecipeError, TrainingError
 from deltatune.methods import METHODS
 from deltatune.recipe import Recipe
 from deltatune.runs import evaluate_run, predict
@@ -279,3 +279,13 @@ def test_a_tracker_that_is_not_installed_is_refused(
     recipe = make_recipe("train.trackers=[wandb]")
     with pytest.raises(RecipeError, match=r"wandb.*deltatune\[trackers\]"):
         run(recipe, recipe.methods[0], 0, tmp_path / "run")
+
+
+def test_a_template_of_several_columns_takes_objects(make_recipe: Make, tmp_path: Path) -> None:
+    recipe = make_recipe("train.max_steps=1", "data.template='{id}: {text}'", methods=["untuned"])
+    run(recipe, recipe.methods[0], 0, tmp_path / "run")
+    [one] = predict(tmp_path / "run", ['{"id": "7", "text": "0 Name: Ivan"}'])
+    assert one.input == "7: 0 Name: Ivan"
+    for text in ("0 Name: Ivan", "[1]"):
+        with pytest.raises(DataError, match="the run's template names id, text"):
+            list(predict(tmp_path / "run", [text]))

@@ -24,7 +24,7 @@ from transformers.masking_utils import eager_mask, sdpa_mask
 from deltatune.core import lean_attention
 from deltatune.core.adapter import KeysValues
 from deltatune.core.taps import Active
-from deltatune.errors import TargetError
+from deltatune.errors import AdapterError, TargetError
 
 OVER_SDPA = "deltatune_sdpa"
 OVER_EAGER = "deltatune_eager"
@@ -71,6 +71,13 @@ class AttentionTap:
         self.calls = 0
         _TAPS[module] = self
         self._module = weakref.ref(module)
+
+    def __deepcopy__(self, memo: Any) -> AttentionTap:
+        """Refuse: the copy would look alive, and nothing would call it."""
+        raise AdapterError(
+            "a model with learned keys and values in its attention cannot be copied.",
+            remedy="Save the adapter, and load it into an AdaptedModel around a copy of the base.",
+        )
 
     def remove(self) -> None:
         """Forget the module."""

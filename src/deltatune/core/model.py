@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import re
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ from deltatune.core.recompute import Recomputation
 from deltatune.core.sites import BaseView
 from deltatune.core.swap import OwnParameters
 from deltatune.core.taps import Active, Route
-from deltatune.errors import AdapterError, nearest
+from deltatune.errors import AdapterError, ModelError, nearest
 
 
 class AdaptedModel(nn.Module):
@@ -38,7 +39,7 @@ class AdaptedModel(nn.Module):
     and values on Transformers' attention table. `detach` leaves nothing behind.
 
     Args:
-        base: A Transformers model. Its parameters are frozen.
+        base: A Transformers model. It stays frozen and in eval mode, also when all adapters are detached.
         heads: Paths of newly initialised modules (a classifier); every adapter trains a copy of its own.
         processor: The base's tokenizer or image processor; only a prompt that starts from a text needs it.
         base_dropout: Whether the frozen base drops activations in training, as its pretraining did.
@@ -56,6 +57,11 @@ class AdaptedModel(nn.Module):
         base_dropout: bool = False,
         eager_up_to: int = EAGER_UP_TO,
     ) -> None:
+        if not hasattr(base, "config"):
+            raise ModelError(
+                f"a {type(base).__name__} is not a model of Transformers.",
+                remedy="Give the model itself, as from_pretrained returns it.",
+            )
         super().__init__()
         self.base: Any = base.requires_grad_(False).eval()
         quant.settle_(base)
@@ -79,18 +85,30 @@ class AdaptedModel(nn.Module):
 
         Raises:
             AdapterError: Several adapters are active and none was named.
+
+        Warns:
+            UserWarning: The method's schedule has not run to its end (AdaLoRA's ranks, for example).
         """
         from deltatune.checkpoint.store import save_adapter
 
         if name is None and len(self.active) != 1:
             raise AdapterError(f"{len(self.active)} adapters are active.", remedy="Name the one to save.")
-        save_adapter(self, name or self.active[0], Path(folder))
+        name = name or self.active[0]
+        if not self.adapter(name).settled:
+            warnings.warn(
+                f"The schedule of {self.configs[name].name} has not run to its end, so this is not yet what "
+                "the method promises. In a loop of your own call adapter.start(steps) first, before_step and "
+                "after_step around each step of the optimizer, and add penalty() to the loss.",
+                stacklevel=2,
+            )
+        save_adapter(self, name, Path(folder))
 
     def load(self, folder: str | Path, name: str = "default") -> None:
         """Attach the delta that deltatune or peft saved in `folder`, and make it the active one.
 
         Raises:
-            AdapterError: It is damaged or belongs to another base; the model is left as it was.
+            AdapterError: It is damaged or of a base of another structure; the model is left as it was. What
+                loads a run (`evaluate`, `predict`, `merge`) compares the base's hash as well.
         """
         from deltatune.checkpoint.store import load_adapter
 

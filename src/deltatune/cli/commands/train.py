@@ -159,11 +159,13 @@ def predict(
     """Use a trained run: print one prediction a line.
 
     Inputs are arguments, the lines of [bold]--file[/bold], or the lines of stdin. They
-    go through the recipe's template: give what its input column holds.
+    go through the recipe's template: give what its input column holds, or, if it
+    names several columns, an object in JSON with them.
 
     [bold]Examples[/bold]
       $ deltatune predict out/tables/runs/lora-s0 "0 Country: Russia, Cost: 42$"
       $ deltatune predict out/xray/runs/lora-s0 scan1.png scan2.png --json
+      $ deltatune predict out/demo/runs/lora-s0 '{"name": "Rulers", "table": "0 Name: Ivan"}'
       $ deltatune predict out/tables/runs/lora-s0 < tables.txt > titles.txt
 
     With [bold]--json[/bold] every line is an object with id, input, prediction, scores.
