@@ -43,7 +43,7 @@ class TargetError(DeltatuneError):
 
 
 class AdapterError(DeltatuneError):
-    """A saved delta is damaged, incomplete or made for another base."""
+    """A saved delta or its run is damaged, incomplete or made for another base."""
 
 
 class TrainingError(DeltatuneError):

@@ -37,7 +37,16 @@ def make_folder(
 
 @contextlib.contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Give a temporary path beside `path`; on success it is synced and renamed over it, on error removed."""
+    """Give a temporary path beside `path`; on success it is synced and renamed over it, on error removed.
+
+    Raises:
+        DeltatuneError: `path` is a folder or a device, which must not be replaced by a file.
+    """
+    if path.exists() and not path.is_file():
+        raise DeltatuneError(
+            f"cannot write the file '{path}': it is a {'folder' if path.is_dir() else 'device or a pipe'}.",
+            remedy="Name a file.",
+        )
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
     os.close(descriptor)
     temporary = Path(name)
@@ -63,6 +72,26 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as indented JSON, atomically. NaN is refused: it is not JSON."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_json(path: Path, *, remedy: str, error: type[DeltatuneError] = DeltatuneError) -> dict[str, Any]:
+    """Read a JSON object that one of our commands wrote, and that may have been damaged since.
+
+    Args:
+        path: The file.
+        remedy: What to do about a damaged one.
+        error: The kind of error that it is.
+
+    Raises:
+        DeltatuneError: It is missing, truncated, no JSON in UTF-8, or holds something else than an object.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as cause:
+        raise error(f"'{path}' cannot be read as JSON ({cause}).", remedy=remedy) from cause
+    if not isinstance(value, dict):
+        raise error(f"'{path}' holds a JSON {type(value).__name__}, not an object.", remedy=remedy)
+    return value
 
 
 def sha256(path: Path) -> str:

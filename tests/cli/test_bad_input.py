@@ -86,6 +86,12 @@ CASES: dict[str, tuple[Change, str]] = {
     "unknown task": (at("task", "translate"), r"task.*text-to-text"),
     "unknown metric": (at("evaluation.metrics", ["rogue"]), r"rogue.*rouge"),
     "same label twice": (at("methods", ["lora", "lora"]), r"lora.*name"),
+    "no metric": (at("evaluation.metrics", []), r"evaluation\.metrics.*at least one"),
+    "a choice by what is neither good nor bad": (
+        at("evaluation.select_by", "mean_length"),
+        r"evaluation\.select_by.*'mean_length'.*Known",
+    ),
+    "a sample of no grid": (at("sample", 2), r"sample: has no grid.*leave sample out"),
     "missing file": (at("data.source", "nowhere.jsonl"), r"nowhere\.jsonl"),
     "empty file": (data_file("empty.jsonl", ""), r"empty\.jsonl"),
     "bad JSON": (data_file("bad.jsonl", ROW + "\n{oops\n"), r"bad\.jsonl.*2"),
@@ -158,9 +164,14 @@ def unfinished(folder: Path) -> None:
     (folder / "result.json").unlink()
 
 
+def only_a_status(folder: Path) -> None:
+    (folder / "result.json").write_text('{"status": "done"}', encoding="utf-8")
+
+
 @pytest.mark.parametrize(
     ("damage", "pattern"),
     [
+        (only_a_status, r"result\.json' lacks name"),
         (truncate, r"damaged"),
         (alter, r"checksum"),
         (remove_config, r"adapter_config\.json"),

@@ -63,6 +63,7 @@ def test_schema_is_json_and_can_be_written(tmp_path: Path, run: Callable) -> Non
     assert {"task", "model", "data", "methods", "train"} <= set(printed["properties"])
     file = tmp_path / "new" / "recipe.schema.json"
     assert run("schema", "--out", file).out.strip() == str(file)
+    assert run("schema", "--out", tmp_path).code == 2, "a folder is no file"
     assert json.loads(file.read_text(encoding="utf-8")) == printed
 
 

@@ -194,6 +194,16 @@ def test_a_run_killed_right_behind_its_pause_is_not_trained_on(fast: Make, tmp_p
 
 
 @pytest.mark.parametrize(
+    "text",
+    ['{"lora lr=0.1": {"1.00', "[1]", '{"lora": 3}', '{"lora": {"1": {"step": 1}}}', '{"lora": {"1": []}}'],
+)
+def test_a_damaged_journal_is_named(fast: Make, tmp_path: Path, text: str) -> None:
+    (tmp_path / "choosing.json").write_text(text, encoding="utf-8")
+    with pytest.raises(RecipeError, match=r"choosing\.json'.*--overwrite"):
+        compare(fast("tune={lr: 2}", "train.max_steps=1"), tmp_path)
+
+
+@pytest.mark.parametrize(
     ("changes", "parts"),
     [
         (["tune={lr: 1}"], ["tune.lr", "2"]),

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from deltatune.checkpoint.store import TENSORS
 from deltatune.compare.runner import compare
-from deltatune.errors import DataError, RecipeError
+from deltatune.compare.sample import row_ids
+from deltatune.errors import DataError, DeltatuneError, RecipeError
 from deltatune.recipe import Recipe
 from deltatune.recipe.written import as_written
 from deltatune.train import run
@@ -185,3 +188,73 @@ def test_data_that_changed_between_runs_are_refused(make_recipe: Make, rows: Pat
     rows.write_text(rows.read_text(encoding="utf-8").replace("of the", "of all"), encoding="utf-8")
     with pytest.raises(DataError, match="have seen different data"):
         compare(recipe, tmp_path / "out")
+
+
+RESULT, PREDICTIONS, DELTA = "result.json", "predictions.jsonl", f"adapter/{TENSORS}"
+
+
+def shorten(path: Path, size: int) -> None:
+    path.write_bytes(path.read_bytes()[:size])
+
+
+def first_row_only(path: Path) -> None:
+    path.write_bytes(path.read_bytes().partition(b"\n")[0])
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-3] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("name", "damage", "message"),
+    [
+        (RESULT, lambda path: shorten(path, 300), r"' cannot be read"),
+        (RESULT, lambda path: path.write_text("{}"), r"' is no result"),
+        (RESULT, lambda path: path.write_text('{"status": "done"}'), r"' lacks name"),
+        (RESULT, lambda path: path.write_text("[1]"), r"' holds a JSON list"),
+        (PREDICTIONS, Path.unlink, r"' cannot be read"),
+        (PREDICTIONS, lambda path: shorten(path, 500), r", line \d: is no JSON"),
+        (PREDICTIONS, lambda path: path.write_text("{}"), r", line 1: lacks"),
+        (PREDICTIONS, first_row_only, r"' has 1 of 10 rows"),
+        (DELTA, Path.unlink, r"'"),
+        (DELTA, lambda path: shorten(path, 0), r"' is damaged"),
+        (DELTA, flip, r"'.*checksum differs"),
+    ],
+)
+def test_damage_is_found_before_training_and_mended_by_one_run(
+    name: str, damage: Callable[[Path], Any], message: str, make_recipe: Make, tmp_path: Path
+) -> None:
+    recipe, out = make_recipe("train.max_steps=1", methods=["untuned", "lora"]), tmp_path / "out"
+    whole = compare(recipe, out)
+    damage(out / "runs/lora-s0" / name)
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    with pytest.raises(DeltatuneError, match=name + message) as caught:
+        compare(recipe, out)
+    assert f"Remove the folder '{out / 'runs/lora-s0'}'" in str(caught.value)
+    assert before == {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    shutil.rmtree(out / "runs/lora-s0")
+    assert comparable(compare(recipe, out)) == comparable(whole)
+
+
+def test_a_recipe_that_was_damaged_is_named(make_recipe: Make, tmp_path: Path) -> None:
+    recipe = make_recipe("train.max_steps=1", methods=["untuned"])
+    compare(recipe, tmp_path)
+    for text in ("a: [", "- a"):
+        (tmp_path / "recipe.yaml").write_text(text, encoding="utf-8")
+        with pytest.raises(RecipeError, match=r"recipe\.yaml'.*--overwrite"):
+            compare(recipe, tmp_path)
+
+
+def test_an_untuned_model_has_no_delta_to_damage(make_recipe: Make, tmp_path: Path) -> None:
+    recipe = make_recipe(methods=["untuned"])
+    compare(recipe, tmp_path)
+    shutil.rmtree(tmp_path / "runs/untuned-s0/adapter")
+    compare(recipe, tmp_path)
+
+
+def test_line_breaks_of_unicode_in_a_text_do_not_break_a_line(tmp_path: Path) -> None:
+    row = {"id": "1", "prediction": "one\u2028two\x85three", "reference": "one", "scores": {}}
+    (tmp_path / PREDICTIONS).write_text(json.dumps(row, ensure_ascii=False) + "\n", encoding="utf-8")
+    assert row_ids(tmp_path / PREDICTIONS) == ["1"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +19,7 @@ from deltatune.checkpoint.resume import load_state, save_state
 from deltatune.checkpoint.store import inspect, load_adapter, save_adapter
 from deltatune.core.model import AdaptedModel
 from deltatune.errors import AdapterError, DeltatuneError
+from deltatune.files import write_text
 from deltatune.methods import METHODS
 from deltatune.methods.adalora import AdaLoraAdapter
 
@@ -221,6 +223,15 @@ def test_a_failure_while_renaming_puts_the_old_folder_back(
         (made / "new").write_text("new")
     assert [path.name for path in target.iterdir()] == ["a"]
     assert [path.name for path in tmp_path.iterdir()] == ["folder"]
+
+
+def test_a_file_does_not_take_the_place_of_a_folder_or_a_pipe(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "folder").mkdir()
+    for name, kind in (("folder", "a folder"), ("pipe", "a device or a pipe")):
+        with pytest.raises(DeltatuneError, match=rf"{name}': it is {kind}\. Name a file"):
+            write_text(tmp_path / name, "a text")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["folder", "pipe"]
 
 
 def test_a_failed_save_leaves_the_old_delta(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -179,6 +179,19 @@ def test_classes_are_counted_and_the_majority_is_the_baseline() -> None:
     assert rare.warnings() == ["the class 'maybe' has 3 training rows only."]
 
 
+def test_targets_of_a_classification_are_classes_however_few_the_rows() -> None:
+    train, test = rows(texts(12), list("abcdef") * 2), rows(texts(6, seed=1), list("aaaabc"), name="t")
+    assert check_rows(train, [], test).classes is None  # they might be texts to write
+    check = check_rows(train, [], test, labelled=True)
+    assert check.classes is not None
+    assert check.classes["train"] == dict.fromkeys("abcdef", 2)
+    assert check.majority == ("a", 4 / 6)
+    assert check.warnings() == [
+        *(f"the class {label!r} has 2 training rows only." for label in "def"),
+        "3 more classes have fewer than 5 training rows each.",
+    ]
+
+
 def shifted(
     train: dict[str, int], test: dict[str, int], validation: dict[str, int] | None = None
 ) -> list[str]:

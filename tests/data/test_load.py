@@ -245,6 +245,13 @@ def test_a_hub_that_cannot_be_reached_is_one_error(monkeypatch: pytest.MonkeyPat
         ("a.jsonl", '{"input": "x", "target": ""}\n', "a.jsonl, line 1: has an empty target"),
         ("a.jsonl", '{"input": "x", "target": null}\n', "empty target"),
         ("a.jsonl", '{"input": " ", "target": "t"}\n', "a.jsonl, line 1: has an empty input"),
+        ("a.jsonl", '{"input": "x \\ud83d y", "target": "t"}\n', r"a.jsonl, line 1: holds .ud83d.*Mend"),
+        (
+            "a.jsonl",
+            '{"input": "x", "target": "t", "n": [{"\\uDE00": 1}]}',
+            r"a.jsonl, line 1: holds .ude00",
+        ),
+        ("a.json", '[{"input": "x", "target": "\\ud83d"}]', r"a.json, item 0 of all: holds .ud83d"),
         ("a.json", '[{"input": 1},\n 3', "a.json, line 2: is not valid JSON"),
         ("a.json", '{"rows": []}', "'rows'"),
         ("a.json", '{"train": 3}', "not a list of objects"),

@@ -17,6 +17,7 @@ from .conftest import Encoded
 class Settings:
     metrics: str | list[str] = "auto"
     primary: str = "auto"
+    select_by: str = "loss"
     batch_size: int = 3
     max_new_tokens: int = 5
     num_beams: int = 1
@@ -140,6 +141,15 @@ def test_primary():
         primary_metric(Settings(primary="mean_length"), "text-to-text")
     with pytest.raises(RecipeError, match="better from worse"):
         primary_metric(Settings(metrics=["mean_length"]), "text-to-text")
+
+
+@pytest.mark.parametrize(
+    ("metric", "task"),
+    [("mean_length", "text-to-text"), ("perplexity", "text-classification"), ("chrf", "causal-lm")],
+)
+def test_what_cannot_choose_is_refused_before_training(metric, task):
+    with pytest.raises(RecipeError, match=rf"evaluation\.select_by: '{metric}'"):
+        metric_keys(Settings(select_by=metric), task, targets=task != "causal-lm")
 
 
 def test_direction():

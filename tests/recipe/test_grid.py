@@ -152,6 +152,13 @@ def test_mistakes_are_named_where_they_were_written(override: str, parts: list[s
         assert part in str(caught.value)
 
 
+def test_a_sample_of_no_grid_is_refused() -> None:
+    for override in ("methods=[untuned, lora]", "methods=[untuned]"):
+        with pytest.raises(RecipeError, match="sample: has no grid"):
+            parse_recipe(BASE, [override, "sample=2"])
+    assert len(labels("methods=[lora]", "grid={train.lr: [0.1, 0.2, 0.3]}", "sample=2")) == 2
+
+
 def test_the_recipe_of_the_readme_is_one() -> None:
     text = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
     section = text.partition("## Choosing settings fairly")[2].partition("```yaml\n")[2].partition("```")[0]

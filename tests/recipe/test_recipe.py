@@ -211,6 +211,13 @@ def test_bad_yaml_is_refused_with_its_line(write: Callable[[str], Path], text: s
         load_recipe(write(text))
 
 
+def test_yaml_that_is_nested_too_deeply_is_refused(write: Callable[[str], Path]) -> None:
+    with pytest.raises(RecipeError, match=r"recipe.*nested too deeply"):
+        load_recipe(write("task: " + "[" * 3000))
+    with pytest.raises(RecipeError, match=r"--set task: is nested too deeply"):
+        parse_recipe({"task": 1}, ["task=" + "{a: " * 3000])
+
+
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=r"absent\.yaml"):
         load_recipe(tmp_path / "absent.yaml")

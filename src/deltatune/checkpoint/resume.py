@@ -35,7 +35,7 @@ def load_state(folder: Path) -> dict[str, Any]:
     try:
         document = json.loads((folder / "state.json").read_text(encoding="utf-8"))
         digest, tree = document["sha256"], document["state"]
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise AdapterError(
             f"the saved state in '{folder}' cannot be read ({error}).",
             remedy="Start the run again with --overwrite.",

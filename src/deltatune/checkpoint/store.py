@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +25,7 @@ from deltatune.checkpoint.folders import atomic_folder, read_tensors, write_tens
 from deltatune.core.method import MethodConfig
 from deltatune.core.model import AdaptedModel
 from deltatune.errors import AdapterError
-from deltatune.files import sha256, write_json
+from deltatune.files import read_json, sha256, write_json
 from deltatune.methods import METHODS
 
 SCHEMA = 1
@@ -252,17 +251,11 @@ def _prefix(peft_type: str | None) -> str:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
+    if not path.exists():
         raise AdapterError(
             f"there is no '{path}'.", remedy="Name the folder of a saved delta (a run keeps it in adapter/)."
-        ) from error
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise AdapterError(f"'{path}' cannot be read ({error}).", remedy="Copy or train it again.") from error
-    if not isinstance(value, dict):
-        raise AdapterError(f"'{path}' holds no JSON object.", remedy="Copy or train it again.")
-    return value
+        )
+    return read_json(path, remedy="Copy or train it again.", error=AdapterError)
 
 
 def _require(found: Any, keys: tuple[str, ...], path: Path) -> None:

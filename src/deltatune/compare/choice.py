@@ -8,7 +8,6 @@ would have made, bit for bit.
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -20,7 +19,7 @@ from deltatune.compare.halving import Standing, halve, order
 from deltatune.compare.search import search
 from deltatune.errors import RecipeError
 from deltatune.evaluate import higher_is_better
-from deltatune.files import write_json
+from deltatune.files import read_json, write_json
 from deltatune.recipe.axes import point_label
 from deltatune.recipe.choosing import HalvingSpec, searched
 from deltatune.recipe.schema import MethodEntry, Recipe
@@ -146,11 +145,7 @@ class _Contest:
         self.by = self.recipe.evaluation.select_by
         self.up = higher_is_better(self.by)
         self.path = self.out / JOURNAL
-        known = json.loads(self.path.read_text(encoding="utf-8")) if self.path.exists() else {}
-        self.known = {
-            label: {share: Standing(**standing) for share, standing in reached.items()}
-            for label, reached in known.items()
-        }
+        self.known = _read_journal(self.path) if self.path.exists() else {}
 
     def folder(self, candidate: Candidate) -> Path:
         """The folder of the candidate's run with the first seed."""
@@ -319,6 +314,32 @@ class _Contest:
             if reached
         }
         write_json(self.path, plain)
+
+
+def _read_journal(path: Path) -> dict[str, dict[str, Standing]]:
+    """What candidates reached, by label and share.
+
+    Raises:
+        RecipeError: The file is damaged. Decisions that were taken by it cannot be taken again.
+    """
+    remedy = "Start the comparison anew with --overwrite."
+    known = read_json(path, remedy=remedy, error=RecipeError)
+    try:
+        return {
+            label: {share: _checked(Standing(**standing)) for share, standing in reached.items()}
+            for label, reached in known.items()
+        }
+    except (AttributeError, TypeError) as error:
+        raise RecipeError(
+            f"'{path}' does not say how far candidates came ({error}).", remedy=remedy
+        ) from error
+
+
+def _checked(standing: Standing) -> Standing:
+    numbers = (standing.step, standing.steps, standing.seconds, standing.value or 0.0)
+    if not all(isinstance(number, int | float) for number in numbers):
+        raise TypeError(f"{standing} has something else than numbers")
+    return standing
 
 
 def _standing(result: dict[str, Any]) -> Standing:

@@ -9,13 +9,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from deltatune.checkpoint.folders import settle
 from deltatune.compare.attempt import Pick, run_folder
 from deltatune.compare.choice import Chosen, choose
 from deltatune.compare.comparable import require_comparable, require_same_data
 from deltatune.compare.sample import read_sample, row_ids
+from deltatune.compare.sound import require_sound
 from deltatune.compare.statistics import bootstrap_interval, pairwise, shared_ranks, tie_matrix
 from deltatune.compare.together import attempt_all
 from deltatune.core.observer import Observer, Silent
@@ -26,6 +25,7 @@ from deltatune.recipe.schema import Recipe
 from deltatune.recipe.written import as_written, require_written
 from deltatune.report import write_report
 from deltatune.train import Context
+from deltatune.train.folder import stored_recipe
 from deltatune.train.race import Starter
 
 SCHEMA = 1
@@ -55,6 +55,7 @@ def compare(
         RecipeError: The folder holds a comparison of another recipe, or a recipe that a person wrote; or
             entries whose targets have different tokens are to be ranked by a loss a token.
         DataError: The data cannot be used, or they have changed since some of the runs.
+        DeltatuneError: What an earlier call left in the folder is damaged.
         KeyboardInterrupt: Interrupted; the same call goes on.
     """
     observer = observer or Silent()
@@ -63,6 +64,7 @@ def compare(
     require_written(out)
     if not overwrite:
         _require_own(recipe, out)
+        require_sound(out)
     context = Context.open(recipe, observer)
     require_comparable(context)
     if overwrite:
@@ -96,7 +98,7 @@ def _require_own(recipe: Recipe, out: Path) -> None:
     """Refuse a folder with a comparison of another recipe."""
     path = out / "recipe.yaml"
     if path.exists():
-        before = yaml.safe_load(path.read_text(encoding="utf-8"))
+        before = stored_recipe(path)
         # How many are trained at once does not change what is compared.
         changed = sorted(
             k for k, value in recipe.dump().items() if before.get(k) != value and k != "together"

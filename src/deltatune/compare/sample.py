@@ -15,6 +15,8 @@ from deltatune.errors import DataError
 from deltatune.evaluate.corpus import CORPUS_METRICS, ROW_METRICS
 
 Floats = NDArray[np.float64]
+_HOLDS = {"id", "prediction", "reference", "scores"}
+"""What every line of predictions.jsonl has."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,7 +88,7 @@ def read_sample(predictions: Sequence[Path], metric: str, ids: Sequence[str] | N
         None if the metric has no value for single rows and does not follow from sums over them either.
 
     Raises:
-        DataError: A run was judged on other test rows.
+        DataError: A file is missing or damaged, or a run was judged on other test rows.
     """
     runs = [_rows(path) for path in predictions]
     ids = ids or [row["id"] for row in runs[0]]
@@ -106,12 +108,38 @@ def read_sample(predictions: Sequence[Path], metric: str, ids: Sequence[str] | N
 
 
 def row_ids(predictions: Path) -> list[str]:
-    """Ids of the rows of a file of predictions."""
+    """Ids of the rows of a file of predictions.
+
+    Raises:
+        DataError: It is missing or damaged.
+    """
     return [row["id"] for row in _rows(predictions)]
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    remedy = train_again(path.parent)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise DataError(f"'{path}' cannot be read ({error}).", remedy=remedy) from error
+    # Not splitlines: a text may hold line breaks of Unicode, which our JSON does not escape.
+    lines = text.removesuffix("\n").split("\n")
+    return [_row(line, f"{path}, line {number}", remedy) for number, line in enumerate(lines, start=1)]
+
+
+def _row(line: str, where: str, remedy: str) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"is no JSON ({error}).", field=where, remedy=remedy) from error
+    if not isinstance(row, dict) or not row.keys() >= _HOLDS or not isinstance(row["scores"], dict):
+        raise DataError(f"lacks one of {', '.join(sorted(_HOLDS))}.", field=where, remedy=remedy)
+    return row
+
+
+def train_again(folder: Path) -> str:
+    """What to do about a run of a comparison that is damaged."""
+    return f"Remove the folder '{folder}' and compare again: that run is trained anew, the others are kept."
 
 
 def _in_order(run: Sequence[dict[str, Any]], ids: Sequence[str], path: Path) -> list[dict[str, Any]]:

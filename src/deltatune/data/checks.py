@@ -91,9 +91,19 @@ class DataCheck:
                 f"always answering {label!r} is right in {share:.0%} of the test rows, so accuracy tells "
                 "little; set evaluation.primary to macro_f1."
             )
-        for label, count in (self.classes or {}).get("train", {}).items():
-            if count < FEW:
-                found.append(f"the class {label!r} has {count} training row{'s' if count > 1 else ''} only.")
+        return found + self._rare()
+
+    def _rare(self) -> list[str]:
+        """Classes that can hardly be learned; of many the rarest, since there may be thousands."""
+        counts = (self.classes or {}).get("train", {})
+        rare = [(label, count) for label, count in counts.items() if count < FEW]
+        shown = rare[-SHOWN:]
+        found = [
+            f"the class {label!r} has {count} training row{'s' if count > 1 else ''} only."
+            for label, count in shown
+        ]
+        if len(rare) > len(shown):
+            found.append(f"{len(rare) - len(shown)} more classes have fewer than {FEW} training rows each.")
         return found
 
     def as_dict(self) -> dict[str, Any]:
@@ -113,8 +123,16 @@ class DataCheck:
         }
 
 
-def check_rows(train: Sequence[Row], validation: Sequence[Row], test: Sequence[Row]) -> DataCheck:
+def check_rows(
+    train: Sequence[Row], validation: Sequence[Row], test: Sequence[Row], *, labelled: bool = False
+) -> DataCheck:
     """Look at all rows once; ten thousand short texts take seconds.
+
+    Args:
+        train: Rows to learn from.
+        validation: Rows to choose by.
+        test: Rows to judge by.
+        labelled: Whether the task is to classify, so that targets are classes however few the rows are.
 
     Raises:
         DataError: An image is missing or broken.
@@ -124,7 +142,7 @@ def check_rows(train: Sequence[Row], validation: Sequence[Row], test: Sequence[R
         by_input[row.input_bytes()].append(row)
     parts = {"train": train, "validation": validation, "test": test}
     classes = None
-    if _are_classes(train):
+    if labelled or _are_classes(train):
         classes = {
             part: dict(Counter(row.target for row in rows).most_common()) for part, rows in parts.items()
         }
@@ -133,7 +151,8 @@ def check_rows(train: Sequence[Row], validation: Sequence[Row], test: Sequence[R
         repeated=len(train) - len(by_input),
         classes=classes,
         contradictions=_contradictions(by_input.values()) if classes else [],
-        shifts=shifts(classes) if classes else [],
+        # Dealing out thousands of classes ten thousand times takes long, and each has too few rows to tell.
+        shifts=shifts(classes) if classes and len(classes["train"]) <= MOST_CLASSES else [],
         unlabelled=_unlabelled(parts),
     )
 

@@ -58,7 +58,7 @@ def load_data(spec: DataSpec, task: str, root: str | Path = ".") -> Dataset:
     seed = spec.split.seed if spec.split else 0
     limited = {part: limit_rows(rows, getattr(spec.limit, part), seed) for part, rows in parts.items()}
     train, validation, test = (limited[part] for part in PARTS)
-    check = check_rows(train, validation, test)
+    check = check_rows(train, validation, test, labelled=labels is not None)
     return Dataset(
         train,
         validation,

@@ -146,7 +146,32 @@ def _object(value: Any, where: str) -> dict[str, Any]:
             field=where,
             remedy='Write {"column": "value", ...}.',
         )
+    for piece in (*value, *value.values()):
+        _require_text(piece, where)
     return value
+
+
+def _require_text(value: Any, where: str) -> None:
+    """Refuse halves of surrogate pairs: JSON can write them, but no tokenizer and no file can hold them.
+
+    Raises:
+        DataError: There is one in `value`, or in what it consists of.
+    """
+    if isinstance(value, dict):
+        value = [*value, *value.values()]
+    if isinstance(value, list):
+        for piece in value:
+            _require_text(piece, where)
+    if not isinstance(value, str) or value.isascii():
+        return
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise DataError(
+            f"holds \\u{ord(value[error.start]):04x}, which is half of a character and no text.",
+            field=where,
+            remedy="Mend or remove it.",
+        ) from error
 
 
 def read_sentence_label(source: str) -> Table:

@@ -55,6 +55,10 @@ class EvaluationSettings(Protocol):
         """`auto`, or the key that decides a comparison."""
 
     @property
+    def select_by(self) -> str:
+        """The key by which validation rows choose."""
+
+    @property
     def batch_size(self) -> int:
         """Rows at once."""
 
@@ -280,7 +284,8 @@ def metric_keys(spec: EvaluationSettings, task: str, *, targets: bool = True) ->
         targets: Whether the rows have targets; plain text for a causal-lm has none.
 
     Raises:
-        RecipeError: An unknown metric, or one that does not fit the task.
+        RecipeError: An unknown metric, one that does not fit the task, or one that is to decide (`primary`,
+            `select_by`) and is better in neither direction.
     """
     if isinstance(spec.metrics, str) and spec.metrics != "auto":
         raise RecipeError(
@@ -293,8 +298,9 @@ def metric_keys(spec: EvaluationSettings, task: str, *, targets: bool = True) ->
     wanted: list[str] = []
     for index, name in enumerate(names):
         wanted += _expand(name, offered, f"evaluation.metrics[{index}]", task)
+    ranking = {key: [key] for key in _ranking_keys(task, targets)}
+    _expand(spec.select_by, ranking, "evaluation.select_by", task)  # is measured on validation rows only
     if spec.primary != "auto":
-        ranking = {key: [key] for key in _ranking_keys(task, targets)}
         wanted += _expand(spec.primary, ranking, "evaluation.primary", task)
     return list(dict.fromkeys(wanted))
 

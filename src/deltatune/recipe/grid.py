@@ -139,6 +139,12 @@ def expand_grids(content: Mapping[str, Any]) -> tuple[dict[str, Any], list[Origi
             found, origin = _expand(variant, index, shared, sample)
             entries += found
             origins += [origin._replace(model=place)] * len(found)
+    if sample is not None and not any(origin.own or origin.shared for origin in origins):
+        raise RecipeError(
+            "has no grid to take configurations from.",
+            field="sample",
+            remedy="Write a grid, such as {train.lr: [1e-4, 1e-3]}, or leave sample out.",
+        )
     if content.get("tune") is not None:
         _refuse_two_ways(origins)
     return {**rest, "methods": entries}, origins

@@ -177,6 +177,10 @@ def _parse_yaml(text: str, where: str) -> Any:
         raise RecipeError(f"is not valid YAML{line}: {error.problem}.", field=where) from error
     except yaml.YAMLError as error:
         raise RecipeError(f"is not valid YAML: {error}.", field=where) from error
+    except RecursionError as error:
+        raise RecipeError(
+            "is nested too deeply.", field=where, remedy="Close brackets; a recipe has a few levels."
+        ) from error
 
 
 def _resolve_paths(recipe: Recipe, root: Path) -> Recipe:

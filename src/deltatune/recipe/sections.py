@@ -255,7 +255,7 @@ class Decoding(Section):
 class EvaluationSpec(Decoding):
     """What is measured, and how text is generated for it. The test rows are used once, at the end."""
 
-    metrics: Literal["auto"] | list[Metric | Literal["rouge"]] = "auto"
+    metrics: Literal["auto"] | Annotated[list[Metric | Literal["rouge"]], Field(min_length=1)] = "auto"
     """Metrics to report, `rouge` meaning all of its kinds; `auto`: all that fit the task."""
     primary: Literal["auto"] | Metric = "auto"
     """The metric that ranks a comparison; `auto`: rougeL_f, or accuracy for classification."""

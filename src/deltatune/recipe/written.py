@@ -13,6 +13,8 @@ from deltatune.errors import RecipeError
 NAME = "recipe.yaml"
 _ALWAYS = ("task", "model", "data", "methods", "train", "evaluation")
 """Sections that are never left out."""
+_BESIDE = ("result.json", "metrics.jsonl", "leaderboard.json")
+"""Beside one of these it was written, and may be damaged."""
 
 
 def as_written(content: Mapping[str, Any]) -> str:
@@ -27,7 +29,7 @@ def require_written(folder: Path) -> None:
         RecipeError: It is not as a run or a comparison writes it.
     """
     path = folder / NAME
-    if not path.exists():
+    if not path.exists() or any((folder / name).exists() for name in _BESIDE):
         return
     try:
         text = path.read_text(encoding="utf-8")

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from deltatune.errors import DeltatuneError
+from deltatune.files import read_json
 
 # Of a recipe's entry; its other fields tell configurations apart.
 _NOT_SETTINGS = {"name", "group", "train", "data", "evaluation", "model"}
@@ -253,16 +254,7 @@ def _bits(quantization: Any) -> Any:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DeltatuneError(
-            f"'{path}' cannot be read as JSON ({error}).",
-            remedy="Run `deltatune compare` again; finished runs are kept.",
-        ) from error
-    if not isinstance(value, dict):
-        raise DeltatuneError(f"'{path}' holds a JSON {type(value).__name__}, not an object.")
-    return value
+    return read_json(path, remedy="Run `deltatune compare` again; finished runs are kept.")
 
 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:

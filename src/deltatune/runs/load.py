@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from deltatune.errors import AdapterError
 from deltatune.models.fingerprint import fingerprint
 from deltatune.models.load import LoadedBase, load_base
 from deltatune.recipe import Recipe, load_recipe
+from deltatune.train.folder import read_result
 from deltatune.train.machine import computes_bfloat16
 
 NAME = "run"
@@ -75,15 +75,13 @@ def attach_run(loaded: LoadedRun, folder: Path, name: str) -> None:
 
 
 def _result(folder: Path) -> dict[str, Any]:
-    path = folder / "result.json"
-    try:
-        result = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    result = read_result(folder, remedy="Name the folder of a finished run, or train this one again.")
+    if result is None:
         raise AdapterError(
-            f"'{folder}' is no finished run: its result.json cannot be read ({error}).",
+            f"'{folder}' is no finished run: it has no result.json.",
             remedy="Name a folder that `deltatune train` or `deltatune compare` wrote (out/.../runs/NAME).",
-        ) from error
-    if not isinstance(result, dict) or result.get("status") != "done":
+        )
+    if result["status"] != "done":
         raise AdapterError(
             f"the run in '{folder}' did not finish.",
             remedy="Finish it first; `deltatune train --resume` continues it.",

@@ -2,20 +2,48 @@
 
 from __future__ import annotations
 
-import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from deltatune.checkpoint.folders import settle
-from deltatune.errors import RecipeError
-from deltatune.files import make_folder
+from deltatune.checkpoint.store import read_adapter
+from deltatune.errors import AdapterError, RecipeError
+from deltatune.files import make_folder, read_json
 from deltatune.recipe.schema import MethodEntry, Recipe
 from deltatune.recipe.written import require_written
 
 SCHEMA = 1
+ANEW = "Choose another folder, or start anew with --overwrite."
+_NUMBER, _MAYBE = (int, float), (int, float, type(None))
+_HOLDS: dict[str, dict[str, Any]] = {
+    "done": {
+        "name": str,
+        "seed": int,
+        "data.labels": (list, type(None)),
+        "data.fingerprint": str,
+        "data.warnings": list,
+        "model": dict,
+        "metrics.validation": dict,
+        "metrics.test": dict,
+        "cost.steps": _NUMBER,
+        "cost.train_seconds": _NUMBER,
+        "cost.peak_memory_bytes": _MAYBE,
+        "selected.by": str,
+    },
+    "paused": {
+        "cost.steps": _NUMBER,
+        "cost.planned_steps": _NUMBER,
+        "cost.train_seconds": _NUMBER,
+        "cost.peak_memory_bytes": _NUMBER,
+        "selected.value": _MAYBE,
+    },
+    "failed": {},
+}
+"""What others rely on in a result.json, by its status: field -> kinds of its value."""
 
 
 def prepare_folder(out: Path, own: Recipe, *, resume: bool, overwrite: bool) -> dict[str, Any] | None:
@@ -26,10 +54,11 @@ def prepare_folder(out: Path, own: Recipe, *, resume: bool, overwrite: bool) -> 
     Raises:
         RecipeError: The folder holds a run that the user did not say what to do with, or another recipe's; or
             a comparison, or a recipe that a person wrote.
+        AdapterError: What an earlier run left there is damaged.
         DeltatuneError: The folder cannot be written to.
     """
     settle(make_folder(out))
-    result, state = out / "result.json", out / "resume"
+    state = out / "resume"
     require_written(out)
     for name in ("leaderboard.json", "runs"):
         if (out / name).exists():
@@ -38,7 +67,8 @@ def prepare_folder(out: Path, own: Recipe, *, resume: bool, overwrite: bool) -> 
             )
     if overwrite:
         return None
-    done = is_done(out)
+    result = read_result(out, remedy=ANEW)
+    done = result is not None and result["status"] == "done"
     if (done or state.exists()) and not resume:
         what, flags = (
             ("a finished run", "--overwrite") if done else ("an interrupted run", "--resume or --overwrite")
@@ -48,7 +78,7 @@ def prepare_folder(out: Path, own: Recipe, *, resume: bool, overwrite: bool) -> 
         )
     stored = out / "recipe.yaml"
     if (done or state.exists()) and stored.exists():
-        before = yaml.safe_load(stored.read_text(encoding="utf-8"))
+        before = stored_recipe(stored)
         changed = sorted(key for key, value in own.dump().items() if before.get(key) != value)
         if changed:
             raise RecipeError(
@@ -56,7 +86,69 @@ def prepare_folder(out: Path, own: Recipe, *, resume: bool, overwrite: bool) -> 
                 field="--resume",
                 remedy="Use the recipe it was started with, another folder, or --overwrite.",
             )
-    return json.loads(result.read_text(encoding="utf-8")) if done else None
+    if result is None or not done:
+        return None
+    require_delta(out, result, remedy=ANEW)
+    return result
+
+
+def stored_recipe(path: Path) -> dict[str, Any]:
+    """Read the recipe that a run or a comparison wrote down.
+
+    Raises:
+        RecipeError: It has been damaged since.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
+        reason = " ".join(str(error).split())  # YAML's have several lines
+        raise RecipeError(f"'{path}' cannot be read as YAML ({reason}).", remedy=ANEW) from error
+    if not isinstance(content, dict):
+        raise RecipeError(f"'{path}' holds no recipe.", remedy=ANEW)
+    return content
+
+
+def read_result(out: Path, *, remedy: str) -> dict[str, Any] | None:
+    """The content of a run's result.json; None if there is none.
+
+    Whoever reads it relies on what is checked here; a file of another program may have its name.
+
+    Raises:
+        AdapterError: It cannot be read, or is no result of a run.
+    """
+    path = out / "result.json"
+    if not path.exists():
+        return None
+    result = read_json(path, remedy=remedy, error=AdapterError)
+    status = result.get("status")
+    if not isinstance(status, str) or status not in _HOLDS:
+        raise AdapterError(
+            f"'{path}' is no result of a run: its status is {status!r}, not {', '.join(_HOLDS)}.",
+            remedy=remedy,
+        )
+    for field, kinds in _HOLDS[status].items():
+        value: Any = result
+        for step in field.split("."):
+            value = value.get(step, ...) if isinstance(value, dict) else ...
+        if value is ...:
+            raise AdapterError(f"'{path}' lacks {field}.", remedy=remedy)
+        if not isinstance(value, kinds):
+            raise AdapterError(f"'{path}' has a bad value for {field}: {value!r}.", remedy=remedy)
+    return result
+
+
+def require_delta(out: Path, result: Mapping[str, Any], *, remedy: str) -> None:
+    """Check that the delta of a finished run is the one it saved.
+
+    Raises:
+        AdapterError: A file of it is missing or damaged.
+    """
+    if result["cost"].get("file_bytes") == 0:  # of a method that stores nothing
+        return
+    try:
+        read_adapter(out / "adapter")
+    except AdapterError as error:
+        raise AdapterError(error.what, field=error.field, remedy=remedy) from error
 
 
 def clear_folder(out: Path) -> None:
@@ -69,15 +161,14 @@ def clear_folder(out: Path) -> None:
 
 def is_done(out: Path) -> bool:
     """Whether the folder holds a finished run."""
-    result = out / "result.json"
-    return result.exists() and bool(json.loads(result.read_text(encoding="utf-8"))["status"] == "done")
+    result = read_result(out, remedy=ANEW)
+    return result is not None and result["status"] == "done"
 
 
 def peak_before(out: Path) -> int:
     """Peak memory of the part of this run that was trained before it paused."""
-    path = out / "result.json"
-    before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    return int(before["cost"]["peak_memory_bytes"]) if before.get("status") == "paused" else 0
+    before = read_result(out, remedy=ANEW)
+    return int(before["cost"]["peak_memory_bytes"]) if before and before["status"] == "paused" else 0
 
 
 def failed_result(entry: MethodEntry, seed: int, error: Exception) -> dict[str, Any]:
