@@ -76,7 +76,40 @@ def shares() -> str:
     return "\n".join(lines)
 
 
-TABLES: dict[str, Callable[[], str]] = {"goals": goals, "epochs": epochs, "shares": shares}
+def adapters() -> str:
+    """Saving, loading, switching and merging."""
+    lines = ["| milliseconds | model | ours | peft | peft over ours |", "|:--|:--|--:|--:|--:|"]
+    for path in sorted(RESULTS.glob("adapters_*.json")):
+        found = read(path.stem)
+        for action, spent in found["milliseconds"].items():
+            ratio = found["peft_over_ours"][action]
+            lines.append(
+                f"| {action} | {found['model']} | {spent['ours']:.3g} | {spent['peft']:.3g} | {ratio:.3g} |"
+            )
+    return "\n".join(lines)
+
+
+def floors() -> str:
+    """Steps of the smaller models over the floor."""
+    lines = [
+        "| model | ours over the floor | over the floor with our lean parts | peft over the floor | "
+        "kept, ours over peft |",
+        "|:--|--:|--:|--:|--:|",
+    ]
+    for path in sorted(RESULTS.glob("floor_*.json")):
+        found = read(path.stem)
+        names = ("ours_over_floor", "ours_over_lean_floor", "peft_over_floor", "kept_ours_over_peft")
+        lines.append(f"| {found['model']} | {' | '.join(f'{found[name]:.2f}' for name in names)} |")
+    return "\n".join(lines)
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "goals": goals,
+    "epochs": epochs,
+    "shares": shares,
+    "adapters": adapters,
+    "floors": floors,
+}
 
 
 def main() -> None:
