@@ -83,8 +83,9 @@ def adapters() -> str:
         found = read(path.stem)
         for action, spent in found["milliseconds"].items():
             ratio = found["peft_over_ours"][action]
+            times = f"{ratio:,.0f}" if ratio >= 100 else f"{ratio:.2f}"
             lines.append(
-                f"| {action} | {found['model']} | {spent['ours']:.3g} | {spent['peft']:.3g} | {ratio:.3g} |"
+                f"| {action} | {found['model']} | {spent['ours']:.3g} | {spent['peft']:.3g} | {times} |"
             )
     return "\n".join(lines)
 
