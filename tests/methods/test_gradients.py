@@ -151,7 +151,7 @@ def test_gradients_of_a_norms_copy(make: Callable[[int], nn.Module]) -> None:
 
 
 def test_gradients_of_an_embedding_delta() -> None:
-    delta = LoraEmbeddingDelta(6, 4, 2, 0.7).double()
+    delta = LoraEmbeddingDelta(nn.Embedding(6, 4), 2, 0.7).double()
     names, values = varied(delta)
     ids = torch.tensor([[0, 5, 5], [2, 1, 0]])
     y = torch.zeros(2, 3, 4, dtype=torch.float64, requires_grad=True)

@@ -64,7 +64,7 @@ def test_lora_starts_as_loralib_does() -> None:
     bound = 1 / math.sqrt(64)  # Kaiming-uniform with a = sqrt(5)
     assert delta.lora_A.weight.abs().max() <= bound
     assert delta.lora_A.weight.std().item() == pytest.approx(bound / math.sqrt(3), rel=0.1)
-    embedding = LoraEmbeddingDelta(50, 64, 8, 1.0)
+    embedding = LoraEmbeddingDelta(nn.Embedding(50, 64), 8, 1.0)
     assert not embedding.lora_embedding_A.any()
     assert embedding.lora_embedding_B.std().item() == pytest.approx(1, rel=0.15)
 
