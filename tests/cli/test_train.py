@@ -169,3 +169,11 @@ def test_predict_refuses_unclear_input(run: Callable, arguments: tuple[str, ...]
     done = run(*arguments)
     assert done.code == 2
     assert message in done.err
+
+
+@pytest.mark.parametrize("seed", ["-1", "4294967296"])
+def test_a_seed_is_held_to_the_recipes_rule(recipe: Path, run: Callable, fake: Callable, seed: str) -> None:
+    calls = fake("deltatune.train", "run", {})
+    done = run("train", recipe, "-m", "untuned", "--seed", seed)
+    assert (done.code, calls) == (2, [])
+    assert "seeds.0" in done.err
