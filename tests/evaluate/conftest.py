@@ -133,8 +133,6 @@ def _bart() -> Any:
     model = BartForConditionalGeneration(config)
     model.generation_config.forced_eos_token_id = EOS
     model.generation_config.no_repeat_ngram_size = 2
-    model.generation_config.encoder_repetition_penalty = 4.0
-    model.generation_config.exponential_decay_length_penalty = (2, 3.0)
     return model
 
 

@@ -24,6 +24,16 @@ def test_batched_equals_one_by_one(make_case, name, beams):
     assert len({generation.text for generation in single.values()}) > 1
 
 
+@pytest.mark.parametrize(
+    "penalty", [("encoder_repetition_penalty", 50.0), ("exponential_decay_length_penalty", (0, 5.0))]
+)
+def test_penalties_of_a_checkpoint_do_not_act(make_case, penalty):
+    case = make_case("t5")
+    plain = texts(case, batch_size=7, max_new_tokens=8)
+    setattr(case.model.base.generation_config, *penalty)
+    assert texts(case, batch_size=7, max_new_tokens=8) == plain
+
+
 @pytest.mark.parametrize("name", ["t5", "llama"])
 def test_equals_a_loop_without_cache(make_case, name):
     case = make_case(name)
