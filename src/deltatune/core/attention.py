@@ -63,7 +63,7 @@ class AttentionTap:
             raise TargetError(
                 f"another AdaptedModel has put keys and values into the attention at {path!r}.",
                 field="model",
-                remedy="Attach both adapters to one AdaptedModel, or copy the base.",
+                remedy="Detach them there, attach both adapters to one AdaptedModel, or copy the base.",
             )
         self.path = path
         self.active = active

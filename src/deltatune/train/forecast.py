@@ -36,8 +36,6 @@ from deltatune.train.context import base_dtype, eager_up_to
 from deltatune.train.machine import total_memory
 from deltatune.train.rundata import read_data
 
-_ALSO = ("text-classification",)
-"""What decoder-only models are for besides."""
 MOST_ROWS = 20_000
 """With more training rows than these the longest ones are not looked for; the recipe's limits are taken."""
 
@@ -75,7 +73,8 @@ class Planned:
         spec, data = recipe.model_of(entry), recipe.data_of(entry)
         if shape is not None:
             task, config = shape_named(shape)
-            if recipe.task not in {task, *(_ALSO if task == "causal-lm" else ())}:
+            # A decoder with a head for classes is planned like any other.
+            if recipe.task != task and (task, recipe.task) != ("causal-lm", "text-classification"):
                 raise ModelError(
                     f"{shape} is a model for {task}, and the recipe's task is {recipe.task}.",
                     field="--shape",
