@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +11,13 @@ from torch import Tensor, nn
 from deltatune.core.delta import Clock, Delta, Dropout, ModuleCopy, Noise
 from deltatune.core.low_rank import Downward, SharedInput
 from deltatune.errors import AdapterError
+
+
+class Extent(NamedTuple):
+    """How much a saved delta holds."""
+
+    numbers: int
+    bytes: int
 
 
 class KeysValues(nn.Module):
@@ -195,6 +202,15 @@ class Adapter(nn.Module):
         tensors.update(self.own)
         return {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
 
+    def extent(self) -> Extent:
+        """What the saved delta will hold at the end of a run, so far as the settings tell."""
+        return extent_of(self.stored().values())
+
+    def extent_besides(self, paths: Container[str]) -> Extent:
+        """That of all deltas but those at `paths`."""
+        rest = (delta for path, delta in self.deltas.items() if path not in paths)
+        return extent_of(tensor for delta in rest for tensor in delta.stored().values())
+
     @torch.no_grad()
     def load_stored(self, tensors: Mapping[str, Tensor]) -> None:
         """Take what `stored` gave.
@@ -233,6 +249,12 @@ class Adapter(nn.Module):
     def heads(self) -> list[str]:
         """Paths of the modules that are trained as a whole."""
         return [path for path, delta in self.deltas.items() if isinstance(delta, ModuleCopy)]
+
+
+def extent_of(tensors: Iterable[Tensor]) -> Extent:
+    """Numbers and bytes of tensors."""
+    sizes = [(tensor.numel(), tensor.element_size()) for tensor in tensors]
+    return Extent(sum(count for count, _ in sizes), sum(count * size for count, size in sizes))
 
 
 def load_into(module: nn.Module, *tensors: Tensor) -> None:

@@ -41,6 +41,8 @@ def largest_micro_batch(
 ) -> Largest:
     """Find the largest micro-batch of the first epoch, by the sizes that it has once collated.
 
+    Of an epoch that `max_steps` cuts short, batches that are never reached do not count.
+
     Args:
         encoded: The training rows.
         task: The recipe's task.
@@ -49,7 +51,7 @@ def largest_micro_batch(
         after_first: Leave the first step's batch out, unless it is the only one.
     """
     size = spec.micro_batch_size or spec.batch_size
-    order = batches(encoded.lengths, spec.batch_size, seed, 0, spec.bucket_by_length)
+    order = batches(encoded.lengths, spec.batch_size, seed, 0, spec.bucket_by_length)[: spec.max_steps]
     if after_first and len(order) > 1:
         order = order[1:]
     best: Largest | None = None

@@ -123,13 +123,13 @@ def predict(setup: Setup) -> Prediction:
                 max_grad_norm=setup.max_grad_norm,
                 autocast=bool(adapter.own) and setup.dtype != "float32",
             )
-        stored = adapter.stored()
+        extent, tensors = adapter.extent(), len(adapter.stored())
         return Prediction(
             memory=memory,
             trained_parameters=sum(p.numel() for _, p in adapter.trainable()),
-            stored_parameters=sum(t.numel() for t in stored.values()),
+            stored_parameters=extent.numbers,
             total_parameters=quant.parameter_count(base),
-            file_bytes=sum(t.nbytes + HEADER_BYTES_A_TENSOR for t in stored.values()),
+            file_bytes=extent.bytes + tensors * HEADER_BYTES_A_TENSOR,
             flops=memory.flops * setup.micro_batches // len(shapes),
             sites=len(list(adapter.parts())) or len(adapter.own),
         )

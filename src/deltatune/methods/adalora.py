@@ -25,7 +25,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from deltatune.core.adapter import Adapter
+from deltatune.core.adapter import Adapter, Extent, extent_of
 from deltatune.core.delta import Delta, Dropout
 from deltatune.core.low_rank import SharedInput, add_low_rank_
 from deltatune.core.method import MethodConfig
@@ -203,6 +203,15 @@ class AdaLoraAdapter(Adapter):
         if self.config.rank_pattern is not None:
             return self.config.rank_pattern
         return None if self.mask is None else {path: m.tolist() for path, m in self.mask.items()}
+
+    def extent(self) -> Extent:
+        """As many triplets as the target says, each of the mean size: which ones will live is not known."""
+        low_rank = extent_of(t for delta in self.low_rank.values() for t in delta.stored().values())
+        rest = self.extent_besides(self.low_rank)
+        share = self.target / sum(len(delta.lora_E) for delta in self.low_rank.values())
+        return Extent(
+            rest.numbers + round(share * low_rank.numbers), rest.bytes + round(share * low_rank.bytes)
+        )
 
     def stored(self) -> dict[str, Tensor]:
         """The living triplets only."""

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers.pytorch_utils import Conv1D
 
-from deltatune.core.adapter import Adapter
+from deltatune.core.adapter import Adapter, Extent
 from deltatune.core.delta import Delta, Noise
 from deltatune.core.method import MethodConfig
 from deltatune.core.sites import BaseView
@@ -191,6 +191,15 @@ class DiffPruningAdapter(Adapter):
     def entries(self) -> int:
         """Number of entries that would be stored now."""
         return sum(len(delta.stored()["diff_values"]) for delta in self.gated.values())
+
+    def extent(self) -> Extent:
+        """As many entries as the density says, spread over the matrices by their sizes."""
+        rest = self.extent_besides(self.gated)
+        dense = sum(
+            delta.diff.numel() * (delta.diff.element_size() + _index_type(tuple(delta.diff.shape)).itemsize)
+            for delta in self.gated.values()
+        )
+        return Extent(rest.numbers + 2 * self.target, rest.bytes + round(dense * self.target / self.size))
 
     def finish(self) -> dict[str, float]:
         """Check that exactly the target number of entries is left."""

@@ -32,7 +32,7 @@ def plan(
     adapter = model.attach("plan", config, seed=seed)
     try:
         trained = sum(p.numel() for _, p in adapter.trainable())
-        stored = sum(t.numel() for t in adapter.stored().values())
+        stored = adapter.extent()
         total = quant.parameter_count(base.loaded.model)
         data = context.data(entry, base)
         encoded = data.encoded("train")
@@ -49,8 +49,8 @@ def plan(
             "heads": adapter.heads(),
             "trained_parameters": trained,
             "trained_share": trained / total,
-            "stored_parameters": stored,
-            "file_bytes_about": 4 * stored,
+            "stored_parameters": stored.numbers,
+            "file_bytes_about": stored.bytes,
             "total_parameters": total,
             "lr": entry.train.lr or config.default_lr,
             "steps": steps if trained else 0,
