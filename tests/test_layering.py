@@ -11,7 +11,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "src" / "deltatune"
 # A layer may import those before it. The observer is a protocol, a leaf that happens to be defined in core.
 ORDER = [
-    *("errors", "registry", "files", "cache", "observer"),
+    *("errors", "printable", "registry", "files", "cache", "observer"),
     *("recipe", "quant", "core", "methods", "models", "data", "checkpoint", "memory"),
     *("evaluate", "report", "train", "runs", "compare", "cli", "__init__", "__main__"),
 ]
@@ -22,6 +22,7 @@ LAZILY = {  # recipes ask the registry of methods to check settings; a model sav
 }
 LIGHT = {
     "errors",
+    "printable",
     "registry",
     "files",
     "cache",

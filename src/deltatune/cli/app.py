@@ -44,7 +44,7 @@ class Guarded(TyperGroup):
                 raise  # wrong options and the like: typer shows these with the usage
             code, message, cause = 1, _defect(error), error
         if ctx.params.get("debug"):
-            traceback.print_exception(cause)
+            output.trace(traceback.format_exception(cause))
         output.error(message)
         raise typer.Exit(code) from None
 

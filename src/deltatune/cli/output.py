@@ -1,29 +1,44 @@
-"""What the commands print: results on stdout, everything else on stderr."""
+"""What the commands print: results on stdout, everything else on stderr.
+
+Data, names and messages of others come by here, so this is the one place that writes: what reaches a terminal
+has its control characters escaped, and brackets in it are never taken for markup.
+"""
 
 from __future__ import annotations
 
-import json
 import sys
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
 from rich.text import Text
 
 from deltatune.errors import DeltatuneError
+from deltatune.printable import printable, printable_json
 
 _on_interrupt: list[str] = []
 
 
+class _Printer(Console):
+    """A console that escapes whatever it is given, wherever it stands: in a table's cell, a bar, a title."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """Render, with the control characters of texts (not rich's own controls) as escapes."""
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else Segment(printable(segment.text), segment.style)
+
+
 def stderr() -> Console:
     """A console on stderr; made anew each time because tests and pipes replace the stream."""
-    return Console(stderr=True, highlight=False)
+    return _Printer(stderr=True, highlight=False, markup=False, emoji=False)
 
 
 def stdout() -> Console:
     """A console on stdout. Without a terminal it is wide, so that no table is torn in a file."""
-    return Console(highlight=False, width=None if sys.stdout.isatty() else 160)
+    width = None if sys.stdout.isatty() else 160
+    return _Printer(highlight=False, markup=False, emoji=False, width=width)
 
 
 def describe(error: DeltatuneError) -> str:
@@ -32,10 +47,37 @@ def describe(error: DeltatuneError) -> str:
     return " ".join(part for part in parts if part)
 
 
+def text(content: object, style: str = "") -> Text:
+    """Text in one style; escaped here as well, since rich drops some control characters unseen."""
+    return Text(printable(content), style=style)
+
+
+def line(content: object, style: str = "") -> None:
+    """Print a line on stdout that is not wrapped."""
+    stdout().print(text(content, style), soft_wrap=True)
+
+
+def paragraph(content: object, style: str = "") -> None:
+    """Print a paragraph on stdout, wrapped to the terminal; in a file it is one line."""
+    console = stdout()
+    console.print(text(content, style), soft_wrap=not console.is_terminal)
+
+
+def raw(content: str) -> None:
+    """Print a document of several lines on stdout as it stands, but for control characters."""
+    sys.stdout.write(printable(content if content.endswith("\n") else content + "\n"))
+
+
 def error(message: str) -> None:
     """Print `Error: message` in red on stderr, wrapped to the terminal."""
     console = stderr()
-    console.print(Text.assemble(("Error: ", "bold red"), (message, "red")), soft_wrap=not console.is_terminal)
+    said = Text.assemble(("Error: ", "bold red"), text(message, "red"))
+    console.print(said, soft_wrap=not console.is_terminal)
+
+
+def trace(lines: Iterable[str]) -> None:
+    """Print a traceback on stderr."""
+    sys.stderr.write(printable("".join(lines)))
 
 
 def resumable_by(hint: str) -> None:
@@ -46,28 +88,28 @@ def resumable_by(hint: str) -> None:
 def interrupted() -> None:
     """Say that Ctrl-C was heard, and how to go on."""
     console = stderr()
-    text = " ".join(["Interrupted.", *_on_interrupt])
-    console.print(Text(text, style="yellow"), soft_wrap=not console.is_terminal)
+    said = " ".join(["Interrupted.", *_on_interrupt])
+    console.print(text(said, "yellow"), soft_wrap=not console.is_terminal)
 
 
 def emit_json(value: Any, *, indent: int | None = 2) -> None:
     """Print `value` as JSON on stdout, whatever it is that stands there."""
-    sys.stdout.write(json.dumps(value, indent=indent, ensure_ascii=False, default=str) + "\n")
+    sys.stdout.write(printable_json(value, indent=indent) + "\n")
 
 
 def fields(title: str | None, values: Mapping[str, Any]) -> None:
     """Print a mapping, nested ones indented, as aligned `key  value` lines on stdout."""
     console = stdout()
     if title:
-        console.print(Text(title, style="bold"), soft_wrap=True)
-    rows = list(_flat(values))
+        line(title, "bold")
+    rows = [(printable(key), printable(value)) for key, value in _flat(values)]
     indent = max((len(key) for key, _ in rows), default=0) + 2
     for key, value in rows:
         lines = textwrap.wrap(value, max(console.width - indent, 20), break_on_hyphens=False) or [""]
-        for number, line in enumerate(lines):
+        for number, part in enumerate(lines):
             label = "" if number else key
-            text = Text.assemble((label.ljust(indent) if line else label, "cyan"), line)
-            console.print(text, soft_wrap=True)
+            shown = Text.assemble((label.ljust(indent) if part else label, "cyan"), part)
+            console.print(shown, soft_wrap=True)
 
 
 def _flat(values: Mapping[str, Any], indent: str = "") -> Iterable[tuple[str, str]]:

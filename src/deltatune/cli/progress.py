@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
-from rich.text import Text
 
 from deltatune.cli import output
 from deltatune.core.observer import Observer, Silent
+from deltatune.printable import printable
 
 PLAIN_STEPS = 10  # a line about every tenth of a task
 
@@ -31,7 +31,7 @@ def watching(*, quiet: bool = False) -> Iterator[Observer]:
 
 
 def _line(console: Console, text: str, style: str = "") -> None:
-    console.print(Text(text, style=style), soft_wrap=True)
+    console.print(output.text(text, style), soft_wrap=True)
 
 
 @dataclass
@@ -122,11 +122,11 @@ class Bars(Quiet):
     def __init__(self, console: Console) -> None:
         super().__init__(console)
         self.progress = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
-            TextColumn("[cyan]{task.fields[numbers]}"),
-            TextColumn("{task.fields[left]}"),
+            TextColumn("{task.fields[numbers]}", style="cyan", markup=False),
+            TextColumn("{task.fields[left]}", markup=False),
             console=console,
             transient=True,
         )
@@ -150,7 +150,7 @@ class Bars(Quiet):
     def start(self, task: str, total: int) -> None:
         """Add a bar; a task that starts again begins at zero."""
         self.finish(task)
-        identity = self.progress.add_task(Text(task).plain, total=total, numbers="", left="")
+        identity = self.progress.add_task(printable(task), total=total, numbers="", left="")
         self.tasks[task] = (identity, _Counter(total, time.monotonic))
 
     def advance(self, task: str, amount: int = 1, numbers: dict[str, float] | None = None) -> None:

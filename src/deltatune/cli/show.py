@@ -78,7 +78,7 @@ def _certificate(title: str, found: dict[str, Any]) -> None:
     lines = {}
     for line in found["lines"]:
         words = ["passed:" if line.get("passed") else "FAILED:", line.get("detail"), line.get("remedy")]
-        lines[str(line.get("check"))] = display.visible(" ".join(str(word) for word in words if word))
+        lines[str(line.get("check"))] = " ".join(str(word) for word in words if word)
     output.fields(f"{title}: {'passed' if found['passed'] else 'FAILED'}", lines)
 
 
@@ -127,12 +127,10 @@ def leaderboard(board: dict[str, Any]) -> None:
         cells = _cells(method.row, metric)
         if several:
             total = display.amount(method.cost.get("total_parameters"))
-            cells.insert(2, Text(display.visible(f"{method.on}, {total}")))
+            cells.insert(2, output.text(f"{method.on}, {total}"))
         table.add_row(*cells, style="bold" if method.row["rank"] == 1 else None)
-    console = output.stdout()
-    console.print(table)
-    text = f"\n{plain(verdict(comparison))}\n\n{caveat(comparison)}"
-    console.print(Text(display.visible(text)), soft_wrap=not console.is_terminal)
+    output.stdout().print(table)
+    output.paragraph(f"\n{plain(verdict(comparison))}\n\n{caveat(comparison)}")
     for row in board["rows"]:
         if row["status"] != "done":
             output.error(f"{row['name']} failed: {_message(row['error'])}")
@@ -151,7 +149,7 @@ def _cells(row: dict[str, Any], metric: str) -> list[Text]:
         output.size(cost.get("peak_memory_bytes")),
         output.size(cost.get("file_bytes")),
     ]
-    return [Text(cell) for cell in cells]
+    return [output.text(cell) for cell in cells]
 
 
 def _whole(value: float | None) -> int | None:

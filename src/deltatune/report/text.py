@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import re
 
+from deltatune.printable import printable, printable_json
 from deltatune.report import display
 from deltatune.report.load import Comparison, Method
 from deltatune.report.reproduce import reproduce
@@ -96,7 +96,7 @@ def render_csv(comparison: Comparison) -> str:
     keys = list(dict.fromkeys(key for method in comparison.methods for key in method.metrics))
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow([*_COLUMNS, *keys, *_COSTS])
+    writer.writerow([*_COLUMNS, *map(_inert, keys), *_COSTS])
     for method in [*comparison.ranked, *(m for m in comparison.methods if m not in comparison.ranked)]:
         writer.writerow(_record(method, keys, comparison.model))
     return out.getvalue()
@@ -106,7 +106,7 @@ def render_json(comparison: Comparison) -> str:
     """The leaderboard, with the verdict in words and what it takes to make it again."""
     words = {"verdict": plain(verdict(comparison)), "caveat": caveat(comparison)}
     board = comparison.board | words | {"reproduce": reproduce(comparison)}
-    return json.dumps(board, indent=2, ensure_ascii=False) + "\n"
+    return printable_json(board) + "\n"
 
 
 def _record(method: Method, keys: list[str], model_of_all: str) -> list[object]:
@@ -114,20 +114,22 @@ def _record(method: Method, keys: list[str], model_of_all: str) -> list[object]:
     low, high = row.get("interval") or ("", "")
     model = row.get("model") or model_of_all
     texts = [method.name, row.get("method", ""), model, row.get("status", ""), method.error]
-    return [
+    cells = [
         row.get("rank") or "",
-        *(_inert(str(text)) for text in texts),
+        *map(str, texts),
         " ".join(map(str, row.get("seeds") or [])),
         low,
         high,
         *(method.metrics.get(key, "") for key in keys),
         *(method.cost.get(key, "") for key in _COSTS),
     ]
+    return [_inert(cell) if isinstance(cell, str) else cell for cell in cells]
 
 
 def _inert(text: str) -> str:
-    """Text that no spreadsheet takes for a formula."""
-    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
+    """Text that no spreadsheet takes for a formula (wide signs count) and no terminal for a command."""
+    starts = text.lstrip().startswith(("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20"))
+    return printable(f"'{text}" if starts or text.startswith(("\t", "\r", "\n")) else text)
 
 
 def _cell(text: str) -> str:

@@ -58,14 +58,14 @@ def check(
         return
     for model in found["models"]:
         if len(found["models"]) > 1:
-            output.stdout().print(Text(f"{_named(model)}\n", style="bold cyan"), soft_wrap=True)
+            output.line(f"{_named(model)}\n", "bold cyan")
         for sample in model["samples"]:
             _show_sample(sample)
     _show_numbers(found)
     console = output.stdout()
     console.print()
     for warning in found["warnings"]:
-        text = Text.assemble(("Warning: ", "bold yellow"), (warning, "yellow"))
+        text = Text.assemble(("Warning: ", "bold yellow"), output.text(warning, "yellow"))
         console.print(text, soft_wrap=not console.is_terminal)
     if not found["warnings"]:
         console.print(Text("No warnings.", style="green"))
@@ -80,7 +80,8 @@ def _show_sample(sample: dict[str, Any]) -> None:
     """Print the tokens of a row: a block for those that are read, one for those that are learned."""
     console = output.stdout()
     counts = f"{sample['length']:,} tokens, {sample['supervised']:,} learned"
-    console.print(Text.assemble((f"Row {sample['id']}", "bold"), f"  {counts}"), soft_wrap=True)
+    title = Text.assemble(output.text(f"Row {sample['id']}", "bold"), f"  {counts}")
+    console.print(title, soft_wrap=True)
     for learned, tokens in groupby(sample["tokens"], key=lambda token: bool(token["supervised"])):
         style = LEARNED if learned else READ
         line = Text("  learned  " if learned else "  read     ", style="cyan")
@@ -124,7 +125,7 @@ def _show_numbers(found: dict[str, Any]) -> None:
         for pair in leak["examples"]:
             one = f"  {pair['similarity']:.0%} alike: {leak['part']} row {pair['row']} {pair['excerpt']!r}"
             other = f"{leak['other']} row {pair['other']} {pair['other_excerpt']!r}"
-            output.stdout().print(Text(f"{one}, {other}", style="dim"), soft_wrap=True)
+            output.line(f"{one}, {other}", "dim")
 
 
 def _tokens(count: dict[str, Any], rows: int) -> str:

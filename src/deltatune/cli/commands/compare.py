@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -91,7 +90,7 @@ def _plan(recipe: Recipe, *, as_json: bool, quiet: bool) -> None:
     for name, planned in plans.items():
         show.plan(name, planned)
         output.stdout().print()
-    output.stdout().print(
+    output.paragraph(
         ". ".join([f"{len(plans)} methods, {len(recipe.seeds)} seed(s) each", *_choosing(recipe)])
     )
 
@@ -122,7 +121,7 @@ def _compare(recipe: Recipe, out: Path, *, overwrite: bool, as_json: bool, quiet
         output.emit_json(board)
     else:
         show.leaderboard(board)
-        output.stdout().print(f"\nThe report: {out / 'report.html'}", soft_wrap=True)
+        output.line(f"\nThe report: {out / 'report.html'}")
     if any(row["status"] == "failed" for row in board["rows"]):
         raise typer.Exit(2)  # so that no script takes it for a whole comparison
 
@@ -166,15 +165,15 @@ def report(
     if as_json:
         form = "json"
     if form == "html" and out is None:
-        output.stdout().print(str(write_report(folder)), soft_wrap=True)
+        output.line(write_report(folder))
         return
     text = render(folder, format=form)
     if out is None:
-        sys.stdout.write(text if text.endswith("\n") else text + "\n")
+        output.raw(text)
         return
     files.make_folder(out.parent)
     files.write_text(out, text)
-    output.stdout().print(str(out), soft_wrap=True)
+    output.line(out)
 
 
 def demo(
@@ -201,7 +200,7 @@ def demo(
     """
     resource = resources.files("deltatune.cli").joinpath("demo.yaml")
     if show_recipe:
-        sys.stdout.write(resource.read_text(encoding="utf-8"))
+        output.raw(resource.read_text(encoding="utf-8"))
         return
     from deltatune.recipe import load_recipe
 

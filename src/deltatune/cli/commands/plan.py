@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
-from rich.text import Text
 
 from deltatune.cli import output
 from deltatune.cli.options import Json, Overrides, Quiet
@@ -101,7 +100,7 @@ def plan(
     else:
         _show(found, proposing=limit is not None)
         if chart is not None:
-            output.stdout().print(f"\nThe chart: {chart}", soft_wrap=True)
+            output.line(f"\nThe chart: {chart}")
     if any("error" in entry for entry in found["entries"]):
         raise typer.Exit(2)
 
@@ -149,7 +148,7 @@ def _show(found: dict[str, Any], *, proposing: bool) -> None:
         table.add_column(heading, justify="left" if heading == "method" else "right")
     for entry in done:
         sizes = [output.size(entry["memory"][part]) for part in _COLUMNS]
-        table.add_row(*map(Text, [entry["name"], *sizes, "yes" if entry["fits"] else "no"]))
+        table.add_row(*map(output.text, [entry["name"], *sizes, "yes" if entry["fits"] else "no"]))
     console.print(table)
     console.print()
     work = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
@@ -158,7 +157,7 @@ def _show(found: dict[str, Any], *, proposing: bool) -> None:
     for heading in (*headings, *(("mean step", "training") if timed else ())):
         work.add_column(heading, justify="left" if heading in ("method", "base", "micro-batch") else "right")
     for entry in done:
-        work.add_row(*map(Text, _work(entry, timed=timed)))
+        work.add_row(*map(output.text, _work(entry, timed=timed)))
     console.print(work)
     _explain(found, proposing=proposing)
 
@@ -192,7 +191,6 @@ def _flops(count: int) -> str:
 
 
 def _explain(found: dict[str, Any], *, proposing: bool) -> None:
-    console = output.stdout()
     limit, machine = output.size(found["limit_bytes"]), found["machine"]
     where = "The budget is" if proposing else f"This machine ({machine['device']}) has"
     sizes = {
@@ -204,7 +202,7 @@ def _explain(found: dict[str, Any], *, proposing: bool) -> None:
             " Times are of training alone, without evaluation, by the mean length of the data's steps."
         )
     text = f"\n{where} {limit}, of which {output.size(found['overhead_bytes'])} are for what is not a tensor."
-    console.print(f"{text} {sizes[found['lengths']]}", soft_wrap=not console.is_terminal)
+    output.paragraph(f"{text} {sizes[found['lengths']]}")
     for entry in found["entries"]:
         if "error" in entry:
             output.error(f"{entry['name']}: {entry['error']}")
@@ -214,25 +212,25 @@ def _explain(found: dict[str, Any], *, proposing: bool) -> None:
 
 def _advise(entry: dict[str, Any]) -> None:
     """What to change, if the entry does not fit; how many steps fit into the time."""
-    console, name = output.stdout(), entry["name"]
+    name = entry["name"]
     if "steps_in_time" in entry:
-        console.print(f"{name}: about {entry['steps_in_time']:,} steps fit into the time.")
+        output.line(f"{name}: about {entry['steps_in_time']:,} steps fit into the time.")
     proposal = entry.get("proposal")
     if not entry["fits"]:
-        console.print(Text(f"\n{name} does not fit. What single changes come to:", style="bold"))
+        output.line(f"\n{name} does not fit. What single changes come to:", "bold")
         for change in entry["changes"]:
             total = output.size(change["total"])
             note = f"({change['note']}{'; fits' if change['fits'] else ''})"
             text = f"{total:>9}  {_set(change['settings'])}  {note}"
-            console.print(f"  {text}", soft_wrap=True, markup=False)
+            output.line(f"  {text}")
         if proposal is None:
-            console.print("  Nothing that plan tries makes it fit; take a smaller model or another method.")
+            output.line("  Nothing that plan tries makes it fit; take a smaller model or another method.")
     if proposal is not None and proposal["settings"]:
         takes = output.size(proposal["total"])
         if "step_seconds" in proposal:
             takes += f" and {output.seconds(proposal['step_seconds'])} a step"
         text = f"Proposed for {name}, {takes}: {_set(proposal['settings'])}"
-        console.print(text, soft_wrap=True, markup=False)
+        output.line(text)
 
 
 def _set(settings: dict[str, Any]) -> str:

@@ -159,7 +159,7 @@ def _explain(each: dict[str, Any]) -> None:
     if not each["settings"]:
         console.print("It has no settings.")
         return
-    console.print("\n[bold]Settings[/bold]")
+    output.line("\nSettings", "bold")
     table = Table(box=None, pad_edge=False, show_header=False, padding=(0, 2, 0, 0))
     for field in each["settings"]:
         default = "required" if field["required"] else f"= {_yaml(field['default'])}"
@@ -201,4 +201,4 @@ def schema(
         return
     make_folder(out.parent)
     write_json(out, json_schema())
-    output.emit_json({"file": str(out)}) if as_json else output.stdout().print(str(out))
+    output.emit_json({"file": str(out)}) if as_json else output.line(out)

@@ -92,7 +92,7 @@ def train(
         output.emit_json(result)
         return
     show.result(result)
-    output.stdout().print(f"\nThe run is in {folder}", soft_wrap=True)
+    output.line(f"\nThe run is in {folder}")
 
 
 def choose(recipe: Recipe, name: str | None) -> MethodEntry:
