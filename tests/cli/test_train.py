@@ -135,7 +135,7 @@ def test_evaluate_refuses_an_unknown_split(run: Callable) -> None:
     assert "Did you mean 'test'?" in done.err
 
 
-def echo(_: Path, inputs: Any) -> Any:
+def echo(_: Path, inputs: Any, **__: Any) -> Any:
     for number, text in enumerate(inputs):
         yield SimpleNamespace(
             id=str(number), input=text, prediction=f"title\nof {text}", stopped=True, scores={}

@@ -39,6 +39,14 @@ DryRun = Annotated[
         "where, for how many steps), and stop. Writes nothing.",
     ),
 ]
+TrustRemoteCode = Annotated[
+    bool,
+    typer.Option(
+        "--trust-remote-code",
+        help="Run the Python code that comes with the run's model. What the run's own recipe says does not "
+        "count; [bold]deltatune inspect[/bold] shows what it wants.",
+    ),
+]
 Overwrite = Annotated[
     bool,
     typer.Option("--overwrite", help="Replace what is in the output folder; without it that is refused."),

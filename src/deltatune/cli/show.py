@@ -64,10 +64,14 @@ def delta(folder: str, found: dict[str, Any]) -> None:
         f"{path}  {' x '.join(map(str, tensor['shape']))} {tensor['dtype']}": None
         for path, tensor in found.get("tensors", {}).items()
     }
-    rest = {k: value for k, value in found.items() if k not in ("tensors", "certificate", "certified")}
+    rest = {
+        k: value for k, value in found.items() if k not in ("tensors", "certificate", "certified", "wants")
+    }
     config = ", ".join(f"{key} {output.cell(value)}" for key, value in found.get("config", {}).items())
     if rest:
         output.fields(folder, {**rest, "config": config, "tensors": sites(described)})
+    if found.get("wants"):
+        output.fields("\nTo be used on this machine, the run asks for", found["wants"])
     if found.get("certificate"):
         other = "" if found.get("certified", True) else " (of other tensors than these)"
         _certificate("\nCertificate" + other if rest else f"Certificate in {folder}", found["certificate"])

@@ -80,6 +80,15 @@ def load_recipe(path: str | Path, overrides: Iterable[str] = ()) -> Recipe:
         RecipeError: The file cannot be read, or breaks a rule; every wrong field is named.
     """
     path = Path(path)
+    return parse_recipe(read_recipe(path), overrides, root=path.parent)
+
+
+def read_recipe(path: Path) -> Any:
+    """Read what a recipe file holds, before any rule but YAML's.
+
+    Raises:
+        RecipeError: The file cannot be read.
+    """
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
@@ -90,7 +99,7 @@ def load_recipe(path: str | Path, overrides: Iterable[str] = ()) -> Recipe:
         raise RecipeError(
             "is not text in UTF-8.", field=str(path), remedy="Name a recipe file, in YAML."
         ) from error
-    return parse_recipe(_parse_yaml(text, str(path)), overrides, root=path.parent)
+    return _parse_yaml(text, str(path))
 
 
 def parse_recipe(content: Any, overrides: Iterable[str] = (), *, root: str | Path | None = None) -> Recipe:

@@ -227,11 +227,28 @@ def of_board(board: dict[str, Any], folder: Path, recipe: str = "") -> Compariso
     short = _short_names(board.get("models") or [])
     methods = [
         Method(
-            row, [Run(folder / name) for name in row.get("runs") or []], short.get(str(row.get("model")), "")
+            row,
+            [Run(_within(folder, str(name))) for name in row.get("runs") or []],
+            short.get(str(row.get("model")), ""),
         )
         for row in board["rows"]
     ]
     return Comparison(folder, board, methods, recipe)
+
+
+def _within(folder: Path, name: str) -> Path:
+    """The folder of a run. A leaderboard may be a stranger's, and reports are passed on.
+
+    Raises:
+        DeltatuneError: It lies elsewhere.
+    """
+    if Path(name).is_absolute() or ".." in Path(name).parts:
+        raise DeltatuneError(
+            f"names the run {name!r}, which is not within the folder of the comparison.",
+            field=str(folder / "leaderboard.json"),
+            remedy="Run `deltatune compare` again; finished runs are kept.",
+        )
+    return folder / name
 
 
 def _short_names(models: list[str]) -> dict[str, str]:

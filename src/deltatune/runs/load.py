@@ -12,7 +12,8 @@ from deltatune.data.encode import Encoder
 from deltatune.errors import AdapterError
 from deltatune.models.fingerprint import fingerprint
 from deltatune.models.load import LoadedBase, load_base
-from deltatune.recipe import Recipe, load_recipe
+from deltatune.recipe import Recipe
+from deltatune.recipe.wanted import run_recipe
 from deltatune.train.folder import read_result
 from deltatune.train.machine import computes_bfloat16
 
@@ -31,21 +32,24 @@ class LoadedRun:
     result: dict[str, Any]
 
 
-def load_run(folder: str | Path, *, as_trained: bool = True) -> LoadedRun:
+def load_run(folder: str | Path, *, as_trained: bool = True, trust_remote_code: bool = False) -> LoadedRun:
     """Load the base that a run's recipe names, and attach the run's delta.
 
     Args:
         folder: The run's folder (with recipe.yaml, result.json and adapter/).
         as_trained: Whether the base has the precision of its training, quantized or in bfloat16 (where
             this machine computes in it); else it is in float32.
+        trust_remote_code: Whether Python code that comes with the base may run; what the recipe says of it
+            counts only as a wish.
 
     Raises:
-        AdapterError: It is no finished run, or the delta is damaged or belongs to another base.
+        AdapterError: It is no finished run, the delta is damaged or belongs to another base, or the run wants
+            to run code.
         ModelError: The base cannot be loaded.
     """
     folder = Path(folder)
     result = _result(folder)
-    recipe = load_recipe(folder / "recipe.yaml")
+    recipe = run_recipe(folder, trust_remote_code=trust_remote_code)
     labels = result["data"]["labels"]
     # A delta acts on any precision, but it has learned to make up for the rounding of the base it saw.
     [entry] = recipe.methods

@@ -33,6 +33,7 @@ def merge(
     rule: Literal["linear", "ties", "dare"] = "linear",
     weights: Sequence[float] | None = None,
     density: float = 0.2,
+    trust_remote_code: bool = False,
 ) -> dict[str, Any]:
     """Write base and delta as one plain Transformers model.
 
@@ -48,6 +49,7 @@ def merge(
         rule: How they are combined, with no loss by a rank: see `deltatune.methods.combine`.
         weights: A factor for each run, the first one's first.
         density: Share of its entries that ties and dare keep of each update.
+        trust_remote_code: As of `load_run`.
 
     Returns:
         `folder`, `parameters`, `compared_on`, `max_abs_logit_difference` and `logit_scale` (standard
@@ -61,7 +63,7 @@ def merge(
         TrainingError: The merged model computes something else. The folder then holds the certificate alone.
     """
     require_replaceable(out)
-    loaded = load_run(folder, as_trained=False)
+    loaded = load_run(folder, as_trained=False, trust_remote_code=trust_remote_code)
     base = Path(loaded.recipe.model.name)
     if base.exists() and out.resolve() == base.resolve():
         raise DeltatuneError(
@@ -99,7 +101,7 @@ def merge(
         raise
     difference, quantized = wanted.distance(found), None
     if loaded.recipe.methods[0].quantization is not None and not others:
-        trained = load_run(folder).model
+        trained = load_run(folder, trust_remote_code=trust_remote_code).model
         with torch.inference_mode():
             quantized = wanted.distance(trained(**batch).logits)
     return {

@@ -23,12 +23,19 @@ BATCH = 16
 CLASSIFICATION = ("text-classification", "image-classification")
 
 
-def evaluate_run(folder: Path, *, split: str = "test", observer: Observer | None = None) -> dict[str, float]:
+def evaluate_run(
+    folder: Path,
+    *,
+    split: str = "test",
+    trust_remote_code: bool = False,
+    observer: Observer | None = None,
+) -> dict[str, float]:
     """Evaluate a run's delta, loaded from its files, on a part of its recipe's data.
 
     Args:
         folder: The run's folder.
         split: `train`, `validation` or `test`.
+        trust_remote_code: As of `load_run`.
         observer: Is told of the progress.
 
     Returns:
@@ -40,7 +47,7 @@ def evaluate_run(folder: Path, *, split: str = "test", observer: Observer | None
     """
     observer = observer or Silent()
     observer.stage(f"Loading {folder}")
-    loaded = load_run(folder)
+    loaded = load_run(folder, trust_remote_code=trust_remote_code)
     dataset = load_data(loaded.recipe.data, loaded.recipe.task)
     if dataset.fingerprint != loaded.result["data"]["fingerprint"]:
         observer.warn("The data have changed since the run; its own metrics are in result.json.")
@@ -63,13 +70,16 @@ def evaluate_run(folder: Path, *, split: str = "test", observer: Observer | None
     return found.metrics
 
 
-def predict(folder: Path, inputs: Iterable[str | Path]) -> Iterator[Prediction]:
+def predict(
+    folder: Path, inputs: Iterable[str | Path], *, trust_remote_code: bool = False
+) -> Iterator[Prediction]:
     """Predict for inputs that go through the run's template, a few at a time.
 
     Args:
         folder: The run's folder.
         inputs: Texts, or image files for a model of images; objects in JSON with the columns, if the run's
             template names several.
+        trust_remote_code: As of `load_run`.
 
     Yields:
         One prediction for each input, in order: the generated text with whether the model ended it, or the
@@ -79,7 +89,7 @@ def predict(folder: Path, inputs: Iterable[str | Path]) -> Iterator[Prediction]:
         AdapterError: The folder holds no finished run.
         DataError: An input is empty or no image.
     """
-    loaded = load_run(folder)
+    loaded = load_run(folder, trust_remote_code=trust_remote_code)
     numbered = enumerate(inputs)
     while chunk := list(itertools.islice(numbered, BATCH)):
         yield from _predict(loaded, chunk)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from deltatune.cli import output, show
-from deltatune.cli.options import Json
+from deltatune.cli.options import Json, TrustRemoteCode
 from deltatune.errors import DeltatuneError
 
 
@@ -22,8 +22,9 @@ def inspect(
 ) -> None:
     """Show what a saved delta is: method, base model, tensors, size, and whether it is undamaged.
 
-    Its certificate is shown as well: what its run proved. Reads only the files of
-    the delta; the base model is not loaded.
+    Its certificate is shown as well: what its run proved. Of a run also what using
+    it would load, read and run on this machine: look there first if a stranger made
+    it. Reads only files; the base model is not loaded, and no code is run.
 
     [bold]Examples[/bold]
       $ deltatune inspect out/tables/runs/lora-s0
@@ -34,7 +35,19 @@ def inspect(
     from deltatune.checkpoint.store import inspect as look
 
     found = look(folder)
+    if (folder / "recipe.yaml").exists():
+        found["wants"] = _wants(folder)
     output.emit_json(found) if as_json else show.delta(str(folder), found)
+
+
+def _wants(folder: Path) -> dict[str, Any]:
+    """What the run's recipe refers to; what is wrong with it must not hide the delta."""
+    from deltatune.recipe.wanted import wanted
+
+    try:
+        return wanted(folder).as_dict()
+    except DeltatuneError as error:
+        return {"refused": output.describe(error)}
 
 
 DENSITY = 0.2
@@ -72,6 +85,7 @@ def merge(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace a model that [bold]merge[/bold] wrote to the folder.")
     ] = False,
+    trust_remote_code: TrustRemoteCode = False,
     as_json: Json = False,
 ) -> None:
     """Fold a delta into its base and write a plain Transformers model that needs no deltatune.
@@ -114,10 +128,15 @@ def merge(
             )
     from deltatune.runs import merge as fold
 
-    if others:
-        done = fold(first, out, others=others, rule=rule.value, weights=factors, density=density)
-    else:
-        done = fold(first, out)
+    done = fold(
+        first,
+        out,
+        others=others,
+        rule=rule.value,
+        weights=factors,
+        density=density,
+        trust_remote_code=trust_remote_code,
+    )
     title = f"Merged {', '.join(map(str, runs))}"
     output.emit_json(done) if as_json else output.fields(title, done)
 

@@ -10,7 +10,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from deltatune.cli import output, show
-from deltatune.cli.options import DryRun, Json, Overrides, Overwrite, Quiet, RecipeFile, RunFolder
+from deltatune.cli.options import (
+    DryRun,
+    Json,
+    Overrides,
+    Overwrite,
+    Quiet,
+    RecipeFile,
+    RunFolder,
+    TrustRemoteCode,
+)
 from deltatune.cli.progress import watching
 from deltatune.errors import DeltatuneError, RecipeError, nearest
 
@@ -118,6 +127,7 @@ def evaluate(
     split: Annotated[
         str, typer.Option("--split", help="The rows to evaluate on: train, validation or test.")
     ] = "test",
+    trust_remote_code: TrustRemoteCode = False,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -140,7 +150,7 @@ def evaluate(
     from deltatune.runs import evaluate_run
 
     with watching(quiet=quiet) as observer:
-        found = evaluate_run(run, split=split, observer=observer)
+        found = evaluate_run(run, split=split, trust_remote_code=trust_remote_code, observer=observer)
     output.emit_json(found) if as_json else show.metrics(f"{run}, {split} rows", found)
 
 
@@ -154,6 +164,7 @@ def predict(
         Path | None,
         typer.Option("--file", "-f", help="Read inputs from this file, one a line.", show_default=False),
     ] = None,
+    trust_remote_code: TrustRemoteCode = False,
     as_json: Json = False,
 ) -> None:
     """Use a trained run: print one prediction a line.
@@ -174,7 +185,7 @@ def predict(
     given = _inputs(inputs, file)
     from deltatune.runs import predict as predictions
 
-    for prediction in predictions(run, given):
+    for prediction in predictions(run, given, trust_remote_code=trust_remote_code):
         if as_json:
             output.emit_json(_record(prediction), indent=None)
         else:
