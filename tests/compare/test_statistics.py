@@ -18,6 +18,7 @@ from deltatune.compare.statistics import (
     shared_ranks,
     tie_matrix,
 )
+from deltatune.report.ranking import RANK_RULE
 
 SCORES = st.lists(st.floats(0, 1, width=32), min_size=2, max_size=30)
 
@@ -157,6 +158,20 @@ def test_ranks_are_shared_but_ties_are_not_transitive():
     apart = [[i == j for j in range(3)] for i in range(3)]
     assert shared_ranks([0.7, 0.9, 0.8], apart) == [3, 1, 2]
     assert shared_ranks([0.7, 0.9, 0.8], [[True] * 3] * 3) == [1, 1, 1]
+
+
+def test_a_rank_counts_the_methods_that_are_significantly_better_and_nothing_else():
+    """The demo's ranks, and a tie of neighbours that is not transitive."""
+    better = {"a": "cde", "b": "e", "c": "e", "d": "e", "e": ""}
+    names, means = list(better), [5.0, 4.0, 3.0, 2.0, 1.0]
+    ties = [[a == b or (b not in better[a] and a not in better[b]) for b in names] for a in names]
+    assert shared_ranks(means, ties) == [1, 1, 2, 2, 5]
+    assert "1 + the number of methods that are significantly better" in RANK_RULE
+    # a > c and b > d: c and d are told apart from others only, and c > d changes d's rank alone.
+    chain = [[i == j or (i, j) not in {(0, 2), (2, 0), (1, 3), (3, 1)} for j in range(4)] for i in range(4)]
+    assert shared_ranks([4, 3, 2, 1], chain) == [1, 1, 2, 2]
+    chain[2][3] = chain[3][2] = False
+    assert shared_ranks([4, 3, 2, 1], chain) == [1, 1, 2, 3]
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=8), st.data())

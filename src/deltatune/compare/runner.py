@@ -24,6 +24,7 @@ from deltatune.files import make_folder, write_json, write_text
 from deltatune.recipe.schema import Recipe
 from deltatune.recipe.written import as_written, require_written
 from deltatune.report import write_report
+from deltatune.report.ranking import RANK_RULE
 from deltatune.train import Context
 from deltatune.train.folder import stored_recipe
 from deltatune.train.race import Starter
@@ -130,9 +131,10 @@ def leaderboard(
 ) -> dict[str, Any]:
     """Rank the methods by the primary metric on the test rows.
 
-    Methods that a paired bootstrap over the test rows (and seeds) cannot tell apart share a rank. BLEU,
-    chrF, macro F1, the loss and perplexity are scored anew on each resampled corpus. If runs of an older
-    version left no numbers for single rows, methods are sorted and get no rank.
+    The rank of a method is 1 + the number of methods that are significantly better (`RANK_RULE`), by a paired
+    bootstrap over the test rows (and seeds). BLEU, chrF, macro F1, the loss and perplexity are scored anew on
+    each resampled corpus. If runs of an older version left no numbers for single rows, methods are sorted and
+    get no rank.
 
     Raises:
         DataError: The data have changed since some of the runs.
@@ -166,6 +168,7 @@ def leaderboard(
         "models": [spec.name for spec in recipe.models],
         "primary_metric": primary,
         "higher_is_better": up,
+        "rank_rule": RANK_RULE,
         "rows": rows,
         "pairs": [pair._asdict() for pair in pairs],
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),

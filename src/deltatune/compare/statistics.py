@@ -224,12 +224,11 @@ def _needed(samples: Sequence[Sample], difference: float, spread: float, alpha: 
 def shared_ranks(
     means: Sequence[float], ties: Sequence[Sequence[bool]], *, higher_is_better: bool = True
 ) -> list[int]:
-    """Ranks in which methods that cannot be told apart from the same ones above them are level.
+    """Ranks: 1 + the number of methods that are significantly better (`deltatune.report.ranking.RANK_RULE`).
 
-    The rank of a method is 1 + the number of methods that are significantly better than it: whose mean is
-    better and that are no tie with it. So every method that nothing beats has rank 1, and a rank can be
-    shared by methods that differ from each other only if each is beaten by equally many. "Cannot be told
-    apart" is not transitive: if a ties with b and b with c but a beats c, the ranks are 1, 1, 2.
+    Significantly better is a method whose mean is better and that is no tie. So every method that nothing
+    beats has rank 1, and two methods have one rank if equally many beat each, be they a tie or not. "Cannot
+    be told apart" is not transitive: if a ties with b and b with c but a beats c, the ranks are 1, 1, 2.
 
     Args:
         means: One a method.

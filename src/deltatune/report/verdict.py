@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from deltatune.report import display
 from deltatune.report.display import interval, listing, metric, style
 from deltatune.report.load import Comparison, Method
+from deltatune.report.ranking import RANK_RULE
 
 NUMBERS = {2: "Both", 3: "All three", 4: "All four", 5: "All five"}
 MOST_NAMES = 4  # more than these are counted, not listed
@@ -88,8 +89,7 @@ def _of_intervals(comparison: Comparison) -> str:
         )
     text = (
         f"Brackets are 95\u202f% intervals, by bootstrap over {examples}"
-        f"{f' and {seeds} seeds' if seeds > 1 else ''}. Methods share a rank unless their difference is "
-        "significant after correction for the number of pairs (Holm)."
+        f"{f' and {seeds} seeds' if seeds > 1 else ''}. {RANK_RULE}"
     )
     if seeds == 1:
         text += " With one seed the intervals leave out the luck of training: another may shift each method."

@@ -39,7 +39,7 @@ def compare(
 ) -> None:
     r"""Train every method of a recipe on the same data, order and steps, and rank them honestly.
 
-    Differences that a paired bootstrap cannot tell from chance share a rank.
+    A method's rank is 1 + the number of methods that are significantly better.
     A method that fails is a row with its error, and the others go on. Run the
     same command again to continue where it stopped.
 
