@@ -23,25 +23,20 @@ from collections.abc import Callable
 from pathlib import Path
 from statistics import fmean
 
-from markupsafe import Markup
-
-from deltatune.report import charts, display, figures
+from deltatune.report import display
 from deltatune.report.load import Comparison, load
-from deltatune.report.verdict import caveat, plain, verdict
+from deltatune.report.sheet import all_figures, sheet
+from deltatune.report.verdict import caveat, verdict
+from deltatune.report.words import plain
 
 REGION = re.compile(r"<!-- (\S+): (\w+)([^>]*?) -->\n.*?<!-- end -->", re.S)
-CSS = Path(charts.__file__).with_name("page.css")
-CHART_RULE = re.compile(
-    r"^(svg |\.(s\d|sn|grid|band|many|front|base|curve|mark|error|leader|baseline)\b).*$", re.M
-)
 KINDS = {
     "training": "Training loss",
     "validation": "Validation loss",
     "parameters": "against trained parameters",
     "time": "against training time",
-    "memory": "against peak memory",
+    "memory": "against memory of a step",
 }
-ROW, GAP = charts.HEIGHT + 34.0, 24.0
 
 
 def table(comparison: Comparison, metrics: list[str]) -> str:
@@ -60,7 +55,7 @@ def table(comparison: Comparison, metrics: list[str]) -> str:
             display.share(trained, cost.get("total_parameters")),
             display.duration(cost.get("train_seconds")),
             display.duration(cost.get("evaluation_seconds")),
-            display.size(cost.get("peak_memory_bytes")),
+            display.size(cost.get("step_memory_bytes")),
             display.size(cost.get("file_bytes")),
         ]
         lines.append(f"| {' | '.join(cells)} |")
@@ -138,47 +133,10 @@ def warnings(comparison: Comparison) -> str:
 
 def chart(comparison: Comparison, kinds: list[str], path: Path) -> str:
     """Write an SVG with the charts of the given kinds, two in a row, and a legend; return its Markdown."""
-    tuned = [method.name for method in comparison.methods if not method.untuned]
-    series = {method.name: charts.NEUTRAL for method in comparison.methods}
-    series |= {name: index for index, name in enumerate(tuned)}
-    drawn = [
-        *figures.curves(comparison, comparison.ranked, series),
-        *figures.against_cost(comparison, series),
-    ]
+    drawn = all_figures(comparison)
     chosen = [next(figure for figure in drawn if KINDS[kind] in figure.title) for kind in kinds]
-    parts, columns = [], min(2, len(chosen))
-    for index, figure in enumerate(chosen):
-        x, y = (index % columns) * (charts.WIDTH + GAP), (index // columns) * ROW
-        parts.append(Markup('<text class="heading" x="{}" y="{}">{}</text>').format(x, y + 16, figure.title))
-        parts.append(_placed(figure.svg, x, y + 26, charts.WIDTH, charts.HEIGHT))
-    width, x, y = columns * (charts.WIDTH + GAP) - GAP, 0.0, -(-len(chosen) // columns) * ROW + 14
-    for method in comparison.ranked:
-        if x + 30 + 7 * len(method.shown) > width:
-            x, y = 0.0, y + 20
-        parts.append(_placed(charts.swatch(series[method.name]), x, y, 14, 14))
-        parts.append(Markup('<text x="{}" y="{}">{}</text>').format(x + 19, y + 11, method.shown))
-        x += 36 + 7 * len(method.shown)
-    path.write_text(_svg(parts, width, y + 24), encoding="utf-8")
+    path.write_text(sheet(comparison, chosen), encoding="utf-8")
     return f"![{', '.join(figure.title.lower() for figure in chosen)}]({path.name})"
-
-
-def _placed(svg: Markup, x: float, y: float, width: float, height: float) -> Markup:
-    """An inner SVG at its place in an outer one."""
-    place = f'<svg x="{x}" y="{y}" width="{width}" height="{height}"'
-    return Markup(str(svg).replace("<svg", place, 1))
-
-
-def _svg(parts: list[Markup], width: float, height: float) -> str:
-    css = CSS.read_text(encoding="utf-8")
-    light, dark = css[: css.index("@media")], css[css.index("@media") : css.index("* {")]
-    rules = "\n".join(match[0] for match in CHART_RULE.finditer(css))
-    style = f"{light}{dark}{rules}\nsvg .heading {{ font-weight: 600; font-size: 14px; fill: var(--ink); }}"
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="-12 -8 {width + 24:.0f} {height + 16:.0f}">\n'
-        f"<style>{style}</style>\n"
-        '<rect x="-12" y="-8" width="100%" height="100%" style="fill:var(--card)"/>\n'
-        f"{Markup('').join(parts)}\n</svg>\n"
-    )
 
 
 def filled(page: str, comparisons: dict[str, Comparison], path: Path) -> str:

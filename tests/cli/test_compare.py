@@ -99,7 +99,7 @@ def test_an_interrupted_comparison_says_how_to_go_on(recipe: Path, run: Callable
 
 
 def test_report_goes_to_stdout_or_a_file(tmp_path: Path, run: Callable, fake: Callable) -> None:
-    calls = fake("deltatune.report", "render", "| rank | method |", write_report=None)
+    calls = fake("deltatune.report", "render", "| rank | method |", write_png=None, write_report=None)
     assert run("report", "here", "--format", "md").out == "| rank | method |\n"
     assert calls[0].options == {"format": "md"}
     file = tmp_path / "new" / "table.md"
@@ -110,7 +110,7 @@ def test_report_goes_to_stdout_or_a_file(tmp_path: Path, run: Callable, fake: Ca
 def test_report_refuses_an_unknown_format(run: Callable) -> None:
     done = run("report", "here", "--format", "pdf")
     assert done.code == 2
-    assert "Known: csv, html, json, md." in done.err
+    assert "Known: csv, html, json, md, png, svg." in done.err
 
 
 def test_the_demo_is_a_recipe_of_five_methods(run: Callable, fake: Callable) -> None:

@@ -25,7 +25,7 @@ METHODS = ["untuned", "lora", {"lora": {"r": 2}, "name": "lora r2", "train": {"l
 
 def comparable(board: dict[str, Any]) -> dict[str, Any]:
     """A leaderboard without times and memory."""
-    rows = [{k: v for k, v in row.items() if k != "cost"} for row in board["rows"]]
+    rows = [{k: v for k, v in row.items() if k not in ("cost", "train_seconds")} for row in board["rows"]]
     return {"rows": rows, "pairs": board["pairs"], "primary": board["primary_metric"]}
 
 

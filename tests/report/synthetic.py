@@ -55,6 +55,7 @@ def write_comparison(folder: Path, *, seeds: tuple[int, ...] = (0, 1), rows: int
         cost = {
             "trained_parameters": parameters, "stored_parameters": parameters, "total_parameters": 76_961_152,
             "peak_memory_bytes": 1_420_000_000 + 300 * parameters, "memory_kind": "rss",
+            "step_memory_bytes": 380_000_000 + 40 * parameters if parameters else None,
             "train_seconds": seconds, "evaluation_seconds": 14.2, "tokens_per_second": 3200.0,
             "file_bytes": parameters * 4 + 900, "steps": 400, "epochs": 4,
         }  # fmt: skip

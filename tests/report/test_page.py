@@ -99,7 +99,7 @@ def test_every_part_is_there(page):
     for part in (
         "tie for first place", "What failed", "TargetError", "Training loss", "Validation loss",
         "ROUGE-L F against trained parameters", "ROUGE-L F against training time",
-        "ROUGE-L F against peak memory", "ROUGE-L F against file size", "On the Pareto front (line): ",
+        "ROUGE-L F against memory of a step", "ROUGE-L F against file size", "On the Pareto front (line): ",
         "the band reaches", "adalora: learned rank by layer", "8 of 16 ranks were kept", "Certificates",
         "pip install deltatune==0.1.0", "commit ffffffffffff", "deltatune compare recipe.yaml --out DIR",
         "The same 10 test examples", "How to reproduce", "model: bundled:t5-small",
@@ -192,7 +192,7 @@ def test_failed_runs_stand_in_the_table_and_sort_last(page):
     assert len(rows) == 5
     assert "failed" in rows[-1]
     assert 'data-v=""' in rows[-1]
-    assert all(row.count("data-v=") == 9 for row in rows[:-1])
+    assert all(row.count("data-v=") == 10 for row in rows[:-1])
 
 
 def test_what_was_tried_and_stopped_is_told(tmp_path):
@@ -243,3 +243,17 @@ def test_what_was_tried_and_stopped_is_told(tmp_path):
         assert part in text, part
     assert page.count('class="chosen"') == 1
     assert page.count("<script") == 1
+
+
+def test_a_report_names_the_folders_of_no_machine(tmp_path):
+    folder = write_comparison(tmp_path / "comparison")
+    model, rows = str(tmp_path / "models/t5"), str(tmp_path / "rows.jsonl")
+    board = json.loads((folder / "leaderboard.json").read_text())
+    board |= {"model": model, "recipe": {"model": {"name": model}, "data": {"source": rows, "x": "/dev"}}}
+    (folder / "leaderboard.json").write_text(json.dumps(board))
+    (folder / "recipe.yaml").write_text(f"model: {model}\ndata: {rows}\n")
+    for format in ("html", "md"):
+        text = render(folder, format)
+        assert str(tmp_path) not in text
+        assert "../models/t5" in text
+    assert "data: ../rows.jsonl" in render(folder)

@@ -35,7 +35,7 @@ def test_markdown_is_one_table_with_a_verdict(comparison_dir):
     text = render(comparison_dir, "md")
     table = [line for line in text.splitlines() if line.startswith("|")]
     assert len(table) == 2 + len(METHODS)
-    assert {line.replace("\\|", "").count("|") for line in table} == {9}
+    assert {line.replace("\\|", "").count("|") for line in table} == {10}
     assert "tie for first place" in text
     assert "<script" not in text.replace("\\<", "")
 

@@ -7,8 +7,10 @@ import pytest
 
 from deltatune.cli import show
 from deltatune.report import display
+from deltatune.report.costs import take
 from deltatune.report.load import Comparison, Method, of_board
-from deltatune.report.verdict import caveat, plain, verdict
+from deltatune.report.verdict import caveat, verdict
+from deltatune.report.words import plain
 
 
 def board(
@@ -24,7 +26,7 @@ def board(
     for name, (value, rank) in methods.items():
         done = value is not None
         cost = (
-            {"train_seconds": len(name) * 10.0, "trained_parameters": len(name) * 1000}
+            {"train_seconds": len(name) * 10.0, "trained_parameters": len(name) * 1000, "file_bytes": 4e3}
             if name != "untuned"
             else {}
         )
@@ -72,25 +74,47 @@ def test_a_tie_at_the_top_names_the_least_lead_and_the_cheapest():
     assert found == (
         "adalora and lora tie for first place (ROUGE-L F 60.5 and 60.0; p = .41). "
         "Both beat prefix by at least 3.0 ROUGE-L F [2.0, 4.0]. "
-        "Among the best, lora is cheapest: it trains fastest (40 s, 1.8\u00d7 faster than adalora) and has "
-        "the fewest trained parameters (4.00 k, 1.8\u00d7 fewer than adalora)."
+        "Among the best, lora has the fewest trained parameters (4.00 k, 1.8\u00d7 fewer than adalora)."
     )
 
 
-def test_time_and_parameters_may_have_different_winners():
-    comparison = board({"lora": (0.6, 1), "adalora": (0.605, 1)}, {frozenset(("lora", "adalora"))})
-    comparison.methods[1].cost["train_seconds"] = 39.0
-    found = words(comparison)
-    assert "adalora trains fastest (39 s) and lora has the fewest trained parameters (4.00 k, 1.8" in found
-
-
-def test_equally_many_parameters_are_nobodys_merit():
-    comparison = board({"lora": (0.6, 1), "qlora": (0.605, 1)}, {frozenset(("lora", "qlora"))})
+def with_times(comparison: Comparison, times: dict[str, list[float]]) -> Comparison:
     for method in comparison.methods:
+        method.row["train_seconds"] = times[method.name]
+    return comparison
+
+
+def test_times_are_compared_where_runs_took_turns_and_do_not_overlap():
+    comparison = board({"lora": (0.6, 1), "qlora": (0.605, 1)}, {frozenset(("lora", "qlora"))})
+    for method in comparison.methods:  # equally many parameters are nobody's merit
         method.cost["trained_parameters"] = 4000
-    assert words(comparison).endswith(
-        "Among the best, lora trains fastest (40 s, 1.2\u00d7 faster than qlora)."
+    fastest = "Among the best, lora trains fastest (40 s, 1.5\u00d7 faster than qlora)."
+    assert words(with_times(comparison, {"lora": [38, 42], "qlora": [58, 62]})).endswith(fastest)
+    for nothing_told in (
+        {"lora": [38], "qlora": [62]},  # one run of each: the machine may have been busy
+        {"lora": [38, 60], "qlora": [58, 62]},
+        {"lora": [38, 42], "qlora": []},  # trained at once with others
+    ):
+        assert "Among the best" not in words(with_times(comparison, nothing_told))
+
+
+def test_what_to_take_is_the_smallest_of_those_that_tie():
+    comparison = board({"lora": (0.6, 1), "adalora": (0.605, 1)}, {frozenset(("lora", "adalora"))})
+    comparison.methods[0].row["runs"] = ["runs/my lora-s0", "runs/my lora-s1"]
+    advice = take(comparison, Path("out dir"))
+    assert plain([advice.words]).replace("\u202f", " ").replace("\u00a0", " ") == (
+        "Take lora: ROUGE-L F 60.0 [59.0, 61.0], 4.00 k trained parameters, a file of 4.00 kB. "
+        "It is the smallest of 2 that cannot be told apart."
     )
+    assert advice.command == "deltatune predict 'out dir/runs/my lora-s0' INPUT"
+
+
+def test_nothing_is_taken_where_training_is_not_shown_to_help():
+    methods = {"untuned": (0.6, 1), "lora": (0.605, 1)}
+    advice = take(board(methods, {frozenset(("lora", "untuned"))}), Path())
+    assert plain([advice.words]) == "Take untuned, which trains nothing: no method is shown to beat it."
+    assert advice.command is None
+    assert take(board({"lora": (0.6, 1), "prefix": (0.5, 2)}, tested=False), Path()) is None
 
 
 def test_ties_below_the_first_rank_are_named():
@@ -104,7 +128,9 @@ def test_ties_below_the_first_rank_are_named():
 
 def test_of_many_losers_the_closest_is_named():
     methods = {"lora": (0.6, 1)} | {f"m{i}": (0.5 - i / 100, i + 2) for i in range(6)}
-    assert "It beats 6 others, m0 by least: 10.0 ROUGE-L F [9.0, 11.0]." in words(board(methods))
+    assert "It beats all 6 others; the closest, m0, is 10.0 ROUGE-L F behind [9.0, 11.0]." in words(
+        board(methods)
+    )
 
 
 def test_how_much_more_data_would_part_a_tie():
@@ -202,7 +228,7 @@ def test_lower_is_better():
     assert " and prompt (lower by at least 0.39 [0.38, 0.40])." in found
     many = {"lora": (1.0, 1)} | {f"m{i}": (1.5 + i / 10, i + 2) for i in range(6)}
     found = words(board(many, metric="loss", higher=False))
-    assert "It beats 6 others, m0 by least: Loss lower by 0.500 [0.490, 0.510]." in found
+    assert "It beats all 6 others; the closest, m0, is 0.500 Loss above [0.490, 0.510]." in found
 
 
 def of_models(comparison: Comparison, models: dict[str, str]) -> Comparison:
@@ -267,7 +293,7 @@ def test_the_terminal_says_the_same_and_names_models(capsys):
     for row in comparison.board["rows"]:
         row["cost"]["total_parameters"] = 77_000_000
     comparison = of_models(comparison, {"untuned": "org/t5", "lora": "org/t5", "adalora": "org/bart"})
-    show.leaderboard(comparison.board)
+    show.leaderboard(comparison.board, Path("out"))
     said = " ".join(capsys.readouterr().out.split())
     assert (
         "To tell adalora on bart and lora on t5 apart would take about 1,200 test examples in all or 9"

@@ -13,8 +13,10 @@ from rich.text import Text
 
 from deltatune.cli import output
 from deltatune.report import display
-from deltatune.report.load import of_board
-from deltatune.report.verdict import caveat, plain, verdict
+from deltatune.report.costs import take
+from deltatune.report.load import mean_step_memory, of_board
+from deltatune.report.verdict import caveat, verdict
+from deltatune.report.words import plain
 
 
 def plan(name: str, planned: dict[str, Any]) -> None:
@@ -104,13 +106,14 @@ def result(run: dict[str, Any]) -> None:
             "file": output.size(cost["file_bytes"]),
             "training": f"{output.seconds(cost['train_seconds'])}, {cost['steps']:,} steps",
             "evaluation": output.seconds(cost["evaluation_seconds"]),
-            "peak memory": output.size(cost["peak_memory_bytes"]),
+            "memory of a step": output.size(mean_step_memory([run])),
+            "memory of the process": output.size(cost["peak_memory_bytes"]),
         },
     )
 
 
-def leaderboard(board: dict[str, Any]) -> None:
-    """Print the ranking with intervals and costs, then the verdict in words. Failures go to stderr."""
+def leaderboard(board: dict[str, Any], out: Path) -> None:
+    """Print the ranking of the comparison in `out`, what to take, and why. Failures go to stderr."""
     metric = board["primary_metric"]
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
     several = len(board.get("models") or []) > 1
@@ -122,11 +125,11 @@ def leaderboard(board: dict[str, Any]) -> None:
         "95 %",
         "trained",
         "training",
-        "memory",
+        "step memory",
         "file",
     ):
         table.add_column(heading, justify="left" if heading.startswith(("method", "model")) else "right")
-    comparison = of_board(board, Path())
+    comparison = of_board(board, out)
     for method in comparison.methods:
         cells = _cells(method.row, metric)
         if several:
@@ -134,6 +137,12 @@ def leaderboard(board: dict[str, Any]) -> None:
             cells.insert(2, output.text(f"{method.on}, {total}"))
         table.add_row(*cells, style="bold" if method.row["rank"] == 1 else None)
     output.stdout().print(table)
+    advice = take(comparison, out)
+    if advice:
+        output.line("")
+        output.paragraph(plain([advice.words]), "bold")
+        if advice.command:
+            output.line(f"  {advice.command}")
     output.paragraph(f"\n{plain(verdict(comparison))}\n\n{caveat(comparison)}")
     for row in board["rows"]:
         if row["status"] != "done":
@@ -150,7 +159,7 @@ def _cells(row: dict[str, Any], metric: str) -> list[Text]:
         display.interval(metric, row["interval"]) or "-",
         output.number(_whole(cost.get("trained_parameters"))),
         output.seconds(cost.get("train_seconds")),
-        output.size(cost.get("peak_memory_bytes")),
+        output.size(cost.get("step_memory_bytes")),
         output.size(cost.get("file_bytes")),
     ]
     return [output.text(cell) for cell in cells]

@@ -6,6 +6,7 @@ import datetime
 import shutil
 import statistics as arithmetic
 from collections.abc import Mapping, Sequence
+from itertools import groupby, product
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from deltatune.files import make_folder, write_json, write_text
 from deltatune.recipe.schema import Recipe
 from deltatune.recipe.written import as_written, require_written
 from deltatune.report import write_report
+from deltatune.report.load import mean_step_memory
 from deltatune.report.ranking import RANK_RULE
 from deltatune.train import Context
 from deltatune.train.folder import stored_recipe
@@ -73,10 +75,12 @@ def compare(
     write_text(out / "recipe.yaml", as_written(recipe.dump()))
     chosen = choose(context, out)
     picks = [chosen.picks[entry.name] for entry in recipe.by_model() if entry.name in chosen.picks]
+    # Seeds are the outer loop: runs of one seed take turns, so that a machine's load, which changes over the
+    # hours, meets all methods alike.
     starters = [
         Starter(pick.entry, seed, out / run_folder(pick.entry, seed, pick.variant))
-        for pick in picks
-        for seed in recipe.seeds
+        for _, of_model in groupby(picks, key=lambda pick: recipe.model_of(pick.entry))
+        for seed, pick in product(recipe.seeds, list(of_model))
     ]
     observer.start("Comparing", len(starters))
     results: dict[str, list[dict[str, Any]]] = {}
@@ -234,7 +238,9 @@ def _row(  # noqa: PLR0917
         sample = read_sample([out / folder / "predictions.jsonl" for folder in folders], primary, ids)
         row["_sample"] = sample
         row["metrics"] = _mean([run["metrics"]["test"] for run in runs])
-        row["cost"] = _mean([run["cost"] for run in runs])
+        row["cost"] = _mean([run["cost"] for run in runs]) | {"step_memory_bytes": mean_step_memory(runs)}
+        if all(run["cost"].get("raced", 1) <= 1 for run in runs):
+            row["train_seconds"] = [run["cost"]["train_seconds"] for run in runs]
         if sample is not None:
             row["interval"] = list(bootstrap_interval(sample))
     return row

@@ -5,33 +5,52 @@ from __future__ import annotations
 from pathlib import Path
 
 from deltatune.errors import DeltatuneError, nearest
-from deltatune.files import write_text
+from deltatune.files import atomic_path, write_text
 from deltatune.report.load import load
 
-FORMATS = ("html", "md", "csv", "json")
+TEXTS = ("html", "md", "csv", "json", "svg")
+FORMATS = (*TEXTS, "png")
 
-__all__ = ["FORMATS", "render", "write_report"]
+__all__ = ["FORMATS", "render", "write_png", "write_report"]
 
 
 def render(folder: Path, format: str = "html") -> str:
-    """Render the comparison in `folder` as `html`, `md`, `csv` or `json`.
+    """Render the comparison in `folder` as a text; `svg` is a sheet with its charts.
 
     Raises:
         DeltatuneError: An unknown format, or the folder holds no readable comparison.
     """
-    if format not in FORMATS:
+    if format not in TEXTS:
         raise DeltatuneError(
-            f"{format!r} is no format of a report.", field="--format", remedy=nearest(format, FORMATS)
+            f"{format!r} is no format of a report.", field="--format", remedy=nearest(format, TEXTS)
         )
     comparison = load(Path(folder))
     if format == "html":
         from deltatune.report.html import render_html
 
         return render_html(comparison)
-    from deltatune.report import text
+    from deltatune.report import sheet, text
 
-    renderers = {"md": text.render_markdown, "csv": text.render_csv, "json": text.render_json}
+    renderers = {
+        "md": text.render_markdown,
+        "csv": text.render_csv,
+        "json": text.render_json,
+        "svg": sheet.render_svg,
+    }
     return renderers[format](comparison)
+
+
+def write_png(folder: Path, path: Path) -> None:
+    """Write the sheet with the charts of the comparison in `folder` as a picture.
+
+    Raises:
+        DeltatuneError: The folder holds no readable comparison, or the extra `plots` or a font is missing.
+    """
+    from deltatune.report.sheet import png
+
+    picture = png(render(folder, "svg"))
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(picture)
 
 
 def write_report(folder: Path) -> Path:

@@ -124,7 +124,7 @@ def against_cost(comparison: Comparison, series: Mapping[str, int]) -> list[Figu
     costs = (
         ("trained_parameters", 1.0, Axis("Trained parameters", display.tick, log=True)),
         ("train_seconds", seconds, Axis(f"Training time ({unit})", display.tick, log=True)),
-        ("peak_memory_bytes", 1e9, Axis("Peak memory (GB)", display.tick, log=True)),
+        ("step_memory_bytes", 1e9, Axis("Memory of a step (GB)", display.tick, log=True)),
         ("file_bytes", 1e6, Axis("File size (MB)", display.tick, log=True)),
     )
     label = display.style(comparison.primary).label

@@ -13,11 +13,14 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from deltatune.report import charts, display, figures, heat
+from deltatune.report.costs import take
 from deltatune.report.examples import examples
 from deltatune.report.load import Comparison, Method
 from deltatune.report.memory import memory
 from deltatune.report.reproduce import reproduce
-from deltatune.report.verdict import Name, caveat, find_pair, needs, verdict
+from deltatune.report.sheet import series_of
+from deltatune.report.verdict import caveat, find_pair, needs, verdict
+from deltatune.report.words import Name
 
 _HERE = Path(__file__).parent
 _OWN = ("train.", "data.", "evaluation.")
@@ -46,6 +49,7 @@ def render_html(comparison: Comparison) -> str:
         style=Markup((_HERE / "page.css").read_text(encoding="utf-8")),
         script=Markup(script),
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        take=take(comparison, Path()),
         verdict=verdict(comparison),
         caveat=caveat(comparison),
         display=display,
@@ -89,10 +93,7 @@ class _Page:
         self.label = display.style(self.key).label
         self.ranked = comparison.ranked
         self.order = [*self.ranked, *(m for m in comparison.methods if m not in self.ranked)]
-        # The series of a method follows the recipe's order, so that its colour stays when the ranks change.
-        tuned = [method.name for method in comparison.methods if method.row.get("method") != "untuned"]
-        self.series = {method.name: charts.NEUTRAL for method in comparison.methods}
-        self.series |= {name: index for index, name in enumerate(tuned)}
+        self.series = series_of(comparison)
 
     def swatch(self, method: Method) -> Markup:
         """The mark of a method."""

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from deltatune.errors import DeltatuneError
@@ -90,10 +92,18 @@ class Method:
         """Whether its runs ended well."""
         return bool(self.row.get("status") == "done")
 
-    @property
+    @cached_property
     def cost(self) -> dict[str, Any]:
-        """Means over the seeds."""
-        return self.row.get("cost") or {}
+        """Means over the seeds; of an older board `step_memory_bytes` is read from the runs."""
+        cost = self.row.get("cost") or {}
+        if not cost or "step_memory_bytes" in cost:
+            return cost
+        return cost | {"step_memory_bytes": mean_step_memory([run.result for run in self.runs])}
+
+    @property
+    def times(self) -> list[float]:
+        """Seconds of training of each seed, where runs took turns; empty where they were not alone."""
+        return list(self.row.get("train_seconds") or [])
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -117,6 +127,17 @@ class Comparison:
     board: dict[str, Any]
     methods: list[Method]
     recipe: str
+    """recipe.yaml, as it is."""
+    here: Mapping[str, str] = field(default_factory=dict)
+    """Absolute paths of the recipe, and their names from the comparison's folder."""
+
+    @property
+    def shown_recipe(self) -> str:
+        """The recipe with relative paths; those in a comparison's own folder mean the same."""
+        text = self.recipe
+        for path, name in sorted(self.here.items(), reverse=True):  # what lies in a folder before the folder
+            text = text.replace(path, name)
+        return text
 
     @property
     def primary(self) -> str:
@@ -199,6 +220,18 @@ class Comparison:
         return results[0] if results else {}
 
 
+def mean_step_memory(results: Sequence[Mapping[str, Any]]) -> float | None:
+    """Bytes of tensors at the peak of a training step, as measured, else as predicted: mean over runs.
+
+    It is the same for each seed, but for the lengths of rows. None where nothing was trained, or where a run
+    of an older version says nothing.
+    """
+    steps = [(result.get("memory") or {}) for result in results]
+    totals = [(step.get("measured") or step.get("predicted") or {}).get("total") for step in steps]
+    known = [float(total) for total in totals if total]
+    return fmean(known) if known and len(known) == len(totals) else None
+
+
 def load(folder: Path) -> Comparison:
     """Read the comparison in `folder`.
 
@@ -219,7 +252,33 @@ def load(folder: Path) -> Comparison:
         )
     recipe = folder / "recipe.yaml"
     text = recipe.read_text(encoding="utf-8", errors="replace") if recipe.is_file() else ""
-    return of_board(board, folder, text or json.dumps(board.get("recipe", {}), indent=2))
+    text = text or json.dumps(board.get("recipe", {}), indent=2)
+    here = _relative_paths(board.get("recipe"), folder.resolve())
+    return replace(of_board(_replaced(board, here), folder, text), here=here)
+
+
+def _relative_paths(value: Any, folder: Path) -> dict[str, str]:
+    """The absolute paths in a recipe, and how they are named from the folder of the comparison.
+
+    A report is sent to others, whom the folders of this machine do not concern. Paths that have nothing in
+    common with the folder's stay as they are.
+    """
+    if isinstance(value, dict | list):
+        parts = value.values() if isinstance(value, dict) else value
+        return {path: name for part in parts for path, name in _relative_paths(part, folder).items()}
+    if not isinstance(value, str) or not Path(value).is_absolute():
+        return {}
+    shared = len(os.path.commonpath([value, folder])) > len(folder.anchor)
+    return {value: Path(os.path.relpath(value, folder)).as_posix()} if shared else {}
+
+
+def _replaced(value: Any, names: Mapping[str, str]) -> Any:
+    """The same tree with other strings for some."""
+    if isinstance(value, dict):
+        return {key: _replaced(item, names) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_replaced(item, names) for item in value]
+    return names.get(value, value) if isinstance(value, str) else value
 
 
 def of_board(board: dict[str, Any], folder: Path, recipe: str = "") -> Comparison:

@@ -31,22 +31,26 @@ def reproduce(comparison: Comparison) -> dict[str, Any]:
         "seeds": list(dict.fromkeys(seed for method in rows for seed in method.row.get("seeds") or [])),
         "commit": _commit(comparison),
         "versions": versions,
-        "models": _models([run.result for method in rows for run in method.runs if run.result]),
+        "models": _models(comparison),
         "data": ", ".join(hashes) or None,
         "recipe": hashlib.sha256(comparison.recipe.encode()).hexdigest() if comparison.recipe else None,
         "signatures": dict(first.get("signatures") or {}),
     }
 
 
-def _models(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _models(comparison: Comparison) -> list[dict[str, Any]]:
     """Each base once; quantized ones have a hash of their own."""
-    fields = ("name", "revision", "parameters", "fingerprint")
-    found = {
-        model.get("fingerprint"): {field: model.get(field) for field in fields}
-        for result in results
-        if (model := result.get("model") or {})
-    }
-    return list(found.values())
+    models = [run.result.get("model") or {} for method in comparison.methods for run in method.runs]
+    return list(
+        {
+            model["fingerprint"]: {
+                "name": comparison.here.get(model["name"], model["name"]),
+                **{field: model.get(field) for field in ("revision", "parameters", "fingerprint")},
+            }
+            for model in models
+            if model.get("fingerprint")
+        }.values()
+    )
 
 
 def _commit(comparison: Comparison) -> str | None:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import csv
 import io
 import re
+from pathlib import Path
 
 from deltatune.printable import printable, printable_json
 from deltatune.report import display
+from deltatune.report.costs import take
 from deltatune.report.load import Comparison, Method
 from deltatune.report.reproduce import reproduce
-from deltatune.report.verdict import caveat, plain, verdict
+from deltatune.report.verdict import caveat, verdict
+from deltatune.report.words import plain
 
 _COLUMNS = ("rank", "name", "method", "model", "status", "error", "seeds", "low", "high")
 _COSTS = (
@@ -20,6 +23,7 @@ _COSTS = (
     "train_seconds",
     "evaluation_seconds",
     "tokens_per_second",
+    "step_memory_bytes",
     "peak_memory_bytes",
     "file_bytes",
     "steps",
@@ -38,7 +42,8 @@ def render_markdown(comparison: Comparison) -> str:
         "95 % interval",
         "Trained",
         "Training",
-        "Peak memory",
+        "Step memory",
+        "Process memory",
         "File",
     ]
     rows = [
@@ -50,27 +55,37 @@ def render_markdown(comparison: Comparison) -> str:
             display.interval(key, method.row.get("interval")),
             display.amount(method.cost.get("trained_parameters")),
             display.duration(method.cost.get("train_seconds")),
+            display.size(method.cost.get("step_memory_bytes")),
             display.size(method.cost.get("peak_memory_bytes")),
             display.size(method.cost.get("file_bytes")),
         ]
         for method in comparison.ranked
     ]
     rows += [
-        ["\u2013", method.name, *([method.on] if several else []), "failed", method.error, "", "", "", ""]
+        ["\u2013", method.name, *([method.on] if several else []), "failed", method.error, "", "", "", "", ""]
         for method in comparison.failed
     ]
     table = [
         head,
-        ["--:", ":--", *([":--"] if several else []), "--:", ":--", "--:", "--:", "--:", "--:"],
+        ["--:", ":--", *([":--"] if several else []), "--:", ":--", "--:", "--:", "--:", "--:", "--:"],
         *([_cell(c) for c in row] for row in rows),
     ]
     lines = [f"| {' | '.join(row)} |" for row in table]
     title = f"# {len(comparison.methods)} ways to adapt {_cell(comparison.model)}"
     words = _cell(plain(verdict(comparison)))
-    parts = [title, words, "\n".join(lines), caveat(comparison)]
+    parts = [title, *_advice(comparison), words, "\n".join(lines), caveat(comparison)]
     if comparison.warnings:
         parts += ["## Warnings", "\n".join(f"- {_cell(text)}" for text in comparison.warnings)]
     return "\n\n".join([*parts, "## How to reproduce", _again(comparison)]) + "\n"
+
+
+def _advice(comparison: Comparison) -> list[str]:
+    """What to take and how to use it, in front of everything else."""
+    advice = take(comparison, Path())
+    if advice is None:
+        return []
+    command = [f"```bash\n{display.visible(advice.command)}\n```"] if advice.command else []
+    return [f"**{_cell(plain([advice.words]))}**", *command]
 
 
 def _again(comparison: Comparison) -> str:
@@ -104,7 +119,13 @@ def render_csv(comparison: Comparison) -> str:
 
 def render_json(comparison: Comparison) -> str:
     """The leaderboard, with the verdict in words and what it takes to make it again."""
-    words = {"verdict": plain(verdict(comparison)), "caveat": caveat(comparison)}
+    advice = take(comparison, Path())
+    words = {
+        "take": advice and plain([advice.words]),
+        "use": advice and advice.command,
+        "verdict": plain(verdict(comparison)),
+        "caveat": caveat(comparison),
+    }
     board = comparison.board | words | {"reproduce": reproduce(comparison)}
     return printable_json(board) + "\n"
 

@@ -6,23 +6,16 @@ import math
 from typing import Any, NamedTuple
 
 from deltatune.report import display
+from deltatune.report.costs import best, cheapest
 from deltatune.report.display import interval, listing, metric, style
 from deltatune.report.load import Comparison, Method
 from deltatune.report.ranking import RANK_RULE
+from deltatune.report.words import Name, Sentence
 
 NUMBERS = {2: "Both", 3: "All three", 4: "All four", 5: "All five"}
 MOST_NAMES = 4  # more than these are counted, not listed
 MOST_TIED = 8  # a tie of more is not listed in full
 MOST_SENTENCES = 3  # of one kind; the table of pairs has the rest
-
-
-class Name(str):
-    """The name of a method within a sentence, so that a page can set it in bold."""
-
-    __slots__ = ()
-
-
-Sentence = list[str]
 
 
 class _Beaten(NamedTuple):
@@ -40,7 +33,7 @@ def verdict(comparison: Comparison) -> list[Sentence]:
         return [["No method finished, so there is nothing to compare."]]
     if len(ranked) > 1 and not comparison.board.get("pairs"):
         return [_untested(comparison, ranked[0]), *_failures(comparison)]
-    top = [method for method in ranked if method.row.get("rank") == ranked[0].row.get("rank")]
+    top = best(comparison)
     rest = [method for method in ranked if method not in top]
     sentences = [_opening(comparison, top, alone=len(ranked) == 1)]
     sentences += _beaten(comparison, top, rest)
@@ -52,16 +45,11 @@ def verdict(comparison: Comparison) -> list[Sentence]:
     elif len(top) > 1 and bases:
         sentences.append(["So no method is shown to be better than leaving the base untuned."])
     elif len(top) > 1:
-        sentences += _cheapest(top)
+        sentences += cheapest(top)
     sentences += _needed(comparison, top)
     sentences += _tuned(comparison)
     sentences += _stopped(comparison)
     return sentences + _failures(comparison)
-
-
-def plain(sentences: list[Sentence]) -> str:
-    """The sentences as one text."""
-    return " ".join("".join(sentence) for sentence in sentences)
 
 
 def caveat(comparison: Comparison) -> str:
@@ -161,7 +149,8 @@ def _beaten(comparison: Comparison, top: list[Method], rest: list[Method]) -> li
     sentences: list[Sentence] = []
     if clear:
         subject = "It beats " if len(top) == 1 else f"{NUMBERS.get(len(top), 'All of them')} beat "
-        sentences.append([subject, *_losers(comparison, clear), "."])
+        every = len(clear) == len(rest)
+        sentences.append([subject, *_losers(comparison, clear, every=every), "."])
     for winners, beaten in list(partly.items())[:MOST_SENTENCES]:
         level = [best for best in top if best.name not in winners]
         verb = " beats " if len(winners) == 1 else " beat "
@@ -170,13 +159,22 @@ def _beaten(comparison: Comparison, top: list[Method], rest: list[Method]) -> li
     return sentences
 
 
-def _losers(comparison: Comparison, beaten: list[_Beaten]) -> Sentence:
-    """`prefix by 3.1 ROUGE-L F [2.2, 4.0] and prompt by 9.0 [7.7, 10.3]`; of many only the closest."""
+def _losers(comparison: Comparison, beaten: list[_Beaten], *, every: bool = False) -> Sentence:
+    """`prefix by 3.1 ROUGE-L F [2.2, 4.0] and prompt by 9.0 [7.7, 10.3]`; of many only the closest.
+
+    Args:
+        comparison: Of which methods.
+        beaten: Those that lose, and by how much.
+        every: Whether nothing else is left.
+    """
     if len(beaten) > MOST_NAMES:
-        closest = min(beaten, key=lambda one: float(one.pair["lead"]))
-        words = _gap(comparison, closest.pair, named=True, least=closest.several)
-        words = words.removeprefix(" by").removeprefix(" (").removesuffix(")").lstrip()
-        return [f"{len(beaten)} others, ", Name(closest.method.shown), f" by least: {words}"]
+        closest = min(beaten, key=lambda loser: float(loser.pair["lead"]))
+        key, least = comparison.primary, "at least " if closest.several else ""
+        lead, bounds = metric(key, closest.pair["lead"], unit=False), interval(key, closest.pair["interval"])
+        where = "behind" if comparison.higher_is_better else "above"
+        behind = f", is {least}{lead} {style(key).label} {where} {bounds}".rstrip()
+        count = f"{'all ' if every else ''}{len(beaten)} others"
+        return [f"{count}; the closest, ", Name(closest.method.shown), behind]
     words_of: list[Sentence] = [
         [Name(one.method.shown), _gap(comparison, one.pair, named=index == 0, least=one.several)]
         for index, one in enumerate(beaten)
@@ -290,29 +288,6 @@ def _against_untuned(comparison: Comparison, top: list[Method]) -> list[Sentence
         verb = " is" if len(harmful) == 1 else " are"
         sentences.append([*_names(harmful), f"{verb} worse than {base}."])
     return sentences
-
-
-def _cheapest(top: list[Method]) -> list[Sentence]:
-    """Which of the methods that tie costs least, and how much less than the next."""
-    if any(not method.cost.get(key) for method in top for key in ("train_seconds", "trained_parameters")):
-        return []
-    fastest, *_ = by_time = sorted(top, key=lambda method: float(method.cost["train_seconds"]))
-    smallest, *_ = by_size = sorted(by_time, key=lambda method: float(method.cost["trained_parameters"]))
-    seconds, parameters = fastest.cost["train_seconds"], smallest.cost["trained_parameters"]
-    fast = f"trains fastest ({display.duration(seconds)}{_times(by_time, 'train_seconds', 'faster')})"
-    if by_size[-1].cost["trained_parameters"] == parameters:
-        return [["Among the best, ", Name(fastest.shown), f" {fast}."]]
-    fewer = _times(by_size, "trained_parameters", "fewer")
-    small = f"has the fewest trained parameters ({display.amount(parameters)}{fewer})"
-    if fastest is smallest:
-        return [["Among the best, ", Name(fastest.shown), f" is cheapest: it {fast} and {small}."]]
-    return [["Among the best, ", Name(fastest.shown), f" {fast} and ", Name(smallest.shown), f" {small}."]]
-
-
-def _times(by_cost: list[Method], key: str, word: str) -> str:
-    """`, 1.3x faster than prefix`; nothing where the next costs hardly more."""
-    ratio = float(by_cost[1].cost[key]) / float(by_cost[0].cost[key])
-    return f", {display.times(ratio)} {word} than {by_cost[1].shown}" if ratio >= 1.05 else ""
 
 
 def _names(methods: list[Method]) -> Sentence:

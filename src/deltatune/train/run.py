@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 
 from deltatune import quant
-from deltatune.checkpoint.rehearsal import rehearse_saving
 from deltatune.checkpoint.store import CERTIFICATE, TENSORS, save_adapter
 from deltatune.core.model import AdaptedModel
 from deltatune.core.observer import Observer, Silent
@@ -124,7 +123,6 @@ def open_run(
     model.attach(name, config, seed=seed)
     if base.original is not None:
         base.original.forget()
-    rehearse_saving(model, name, out)
     if overwrite:
         clear_folder(out)
     (out / CERTIFICATE).unlink(missing_ok=True)  # of an attempt that failed

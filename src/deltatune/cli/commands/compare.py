@@ -12,11 +12,11 @@ from deltatune.cli import output, show
 from deltatune.cli.options import DryRun, Json, Overrides, Quiet, RecipeFile
 from deltatune.cli.progress import watching
 from deltatune.errors import DeltatuneError, nearest
+from deltatune.report import FORMATS
 
 if TYPE_CHECKING:
     from deltatune.recipe import Recipe
 
-FORMATS = ("html", "md", "csv", "json")
 Anew = Annotated[
     bool,
     typer.Option(
@@ -120,7 +120,7 @@ def _compare(recipe: Recipe, out: Path, *, overwrite: bool, as_json: bool, quiet
     if as_json:
         output.emit_json(board)
     else:
-        show.leaderboard(board)
+        show.leaderboard(board, out)
         output.line(f"\nThe report: {out / 'report.html'}")
     if any(row["status"] == "failed" for row in board["rows"]):
         raise typer.Exit(2)  # so that no script takes it for a whole comparison
@@ -140,7 +140,8 @@ def report(
         Path | None,
         typer.Option(
             "--out",
-            help="Write to this file. Default: report.html in the folder; the other formats go to stdout.",
+            help="Write to this file. Default: report.html or charts.png in the folder; the other formats "
+            "go to stdout.",
             show_default=False,
         ),
     ] = None,
@@ -151,6 +152,8 @@ def report(
     [bold]Examples[/bold]
       $ deltatune report out/tables
       $ deltatune report out/tables --format md > table.md
+      $ deltatune report out/tables --format svg > charts.svg
+      $ deltatune report out/tables --format png --out charts.png
 
     [bold]Files[/bold]: report.html in the folder, one page that needs no network.
     [bold]--json[/bold] prints the leaderboard, as [bold]--format json[/bold] does.
@@ -160,12 +163,18 @@ def report(
             f"{form!r} is not a format of reports.", field="--format", remedy=nearest(form, FORMATS)
         )
     from deltatune import files
-    from deltatune.report import render, write_report
+    from deltatune.report import render, write_png, write_report
 
     if as_json:
         form = "json"
     if form == "html" and out is None:
         output.line(write_report(folder))
+        return
+    if form == "png":  # no text for a terminal
+        path = out or folder / "charts.png"
+        files.make_folder(path.parent)
+        write_png(folder, path)
+        output.line(path)
         return
     text = render(folder, format=form)
     if out is None:
