@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import warnings
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -196,17 +196,48 @@ def test_a_delta_on_the_output_head_can_be_routed_with_labels_only() -> None:
         close(model.labelled_logits(batch)[0], torch.cat(expected))
 
 
-def test_tied_weights_are_not_folded_into_both() -> None:
-    """GPT-2's embedding is its output head as well; the delta acts on the embedding alone."""
+TIED = [("gpt2", "wte"), ("gpt2", "lm_head"), ("t5", "lm_head"), ("t5", "encoder.embed_tokens"),
+        ("bart", "lm_head"), ("bart", "decoder.embed_tokens")]  # fmt: skip
+
+
+@pytest.mark.parametrize("copied", [True, False])
+@pytest.mark.parametrize(("architecture", "target"), TIED)
+def test_a_delta_of_one_of_two_tied_modules_is_folded_into_it_alone(
+    architecture: str, target: str, copied: bool, tmp_path: Path
+) -> None:
+    """An embedding that is the output head as well: the merged model has a table for each, and keeps both."""
+    model, batch = build(architecture), tiny.batch(architecture)
+    path = next(path for path in model.view.modules if f".{path}".endswith(f".{target}"))
+    if copied:
+        adapter = model.attach("a", METHODS.get("ln_tuning")(), heads=[path])
+    else:
+        adapter = model.attach("a", LORA(targets=[path]))
+    before = model.base.state_dict()
+    tiny.perturb(adapter)
+    merged: Any = model.merged()
+    close(merged(**batch).logits, model(**batch).logits)
+    merged.save_pretrained(tmp_path)
+    close(type(merged).from_pretrained(tmp_path).eval()(**batch).logits, model(**batch).logits)
+    with model.using():
+        assert model.base.config.tie_word_embeddings
+        assert all(torch.equal(before[key], value) for key, value in model.base.state_dict().items())
+
+
+def test_deltas_of_tied_modules_are_folded_with_weights() -> None:
     model, batch = build("gpt2"), tiny.batch("gpt2")
-    tiny.perturb(model.attach("a", LORA(targets=["wte"])))
-    expected = model.labelled_logits(batch)[0]
-    with pytest.raises(AdapterError, match="tied"):
-        model.merged()
-    assert torch.equal(model.labelled_logits(batch)[0], expected)
-    untied = build("bert")
-    tiny.perturb(untied.attach("a", LORA(targets=["word_embeddings"])))
-    close(untied.merged()(**tiny.batch("bert")).logits, untied(**tiny.batch("bert")).logits)
+    tiny.perturb(model.attach("a", LORA(targets=["wte"])), seed=1)
+    tiny.perturb(model.attach("b", LORA(targets=["lm_head", "query"])), seed=2)
+    model.use({"a": 0.3, "b": 0.6})
+    close(model.merged()(**batch).logits, model(**batch).logits)
+
+
+def test_fully_trained_tied_weights_stay_tied_in_the_merged_model() -> None:
+    model, batch = build("gpt2"), tiny.batch("gpt2")
+    tiny.perturb(model.attach("a", FULL()))
+    merged: Any = model.merged()
+    close(merged(**batch).logits, model(**batch).logits)
+    assert merged.lm_head.weight is merged.transformer.wte.weight
+    assert merged.config.tie_word_embeddings
 
 
 def test_merging_keeps_checkpointing_and_modes_as_they_were() -> None:
@@ -325,8 +356,7 @@ def test_scaled_embeddings_scale_the_update(tied: bool) -> None:
                 getattr(delta, name.split(".")[-2]).copy_(value)
     ids = torch.randint(3, 48, (2, 6))
     close(model(input_ids=ids).logits, theirs.eval()(ids).logits)
-    if not tied:
-        close(model.merged()(ids).logits, model(input_ids=ids).logits)
+    close(model.merged()(ids).logits, model(input_ids=ids).logits)
 
 
 def test_an_adalora_whose_schedule_never_ran_is_saved_with_a_warning(tmp_path: Path) -> None:

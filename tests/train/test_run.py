@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from deltatune.core.observer import Silent
-from deltatune.errors import DataError, DeltatuneError, RecipeError, TrainingError
+from deltatune.errors import DataError, DeltatuneError, RecipeError, TargetError, TrainingError
 from deltatune.methods import METHODS
 from deltatune.recipe import Recipe
 from deltatune.runs import evaluate_run, predict
@@ -217,6 +217,27 @@ def test_a_finished_run_is_not_overwritten_silently(make_recipe: Make, tmp_path:
     with pytest.raises(RecipeError, match="another recipe"):
         run(other, other.methods[0], 0, tmp_path / "run", resume=True)
     assert run(other, other.methods[0], 0, tmp_path / "run", overwrite=True)["cost"]["steps"] == 2
+
+
+def test_a_delta_that_cannot_be_saved_is_refused_before_the_first_step(
+    make_recipe: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Saving is rehearsed: a run whose delta could not be written would be lost at its end."""
+
+    def lost(*_: object) -> None:
+        raise TargetError("this base has no such module.")
+
+    recipe = make_recipe(methods=["lora"])
+    run(recipe, recipe.methods[0], 0, tmp_path / "run")
+    before = {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir() if path.is_file()}
+    for part in ("to_peft", "from_peft_tensors"):
+        with monkeypatch.context() as patch:
+            patch.setattr(METHODS.get("lora"), part, lost)
+            with pytest.raises(TargetError, match="no such module"):
+                run(recipe, recipe.methods[0], 0, tmp_path / "run", overwrite=True)
+    after = {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir() if path.is_file()}
+    assert before == after
+    assert not list((tmp_path / "run").glob(".*"))
 
 
 def test_overwriting_costs_nothing_if_the_new_run_cannot_begin(make_recipe: Make, tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,8 +18,11 @@ from deltatune.errors import AdapterError
 def fold_into_(model: nn.Module, adapter: Adapter, name: str) -> None:
     """Write `adapter` (called `name` in errors) into the parameters of `model`, which are changed.
 
+    A module whose weight is tied to that of another gets one of its own first, since the delta acts on it
+    alone; the whole model is untied then.
+
     Raises:
-        AdapterError: It has no equivalent in the weights: it adds tokens, or acts on one of two tied modules.
+        AdapterError: It has no equivalent in the weights: it adds tokens, or changes no weight.
     """
     if adapter.keys_values or adapter.prompt is not None:
         raise AdapterError(
@@ -29,15 +31,39 @@ def fold_into_(model: nn.Module, adapter: Adapter, name: str) -> None:
         )
     for path, parameter in adapter.own.items():
         model.get_parameter(path).copy_(parameter)
-    users = Counter(id(p) for module in model.modules() for p in module._parameters.values())
+    if any(_is_tied(model, path) for path in adapter.deltas):
+        untie_(model)
     for path, delta in adapter.deltas.items():
-        module = model.get_submodule(path)
-        if not isinstance(delta, ModuleCopy) and users[id(module.weight)] > 1:
-            raise AdapterError(
-                f"{name!r} acts on {path!r} alone, whose weight is tied to that of another module.",
-                remedy="Keep it as an adapter, or choose targets without embeddings and output heads.",
-            )
-        _fold(module, delta, name)
+        _fold(model.get_submodule(path), delta, name)
+
+
+def _is_tied(model: nn.Module, path: str) -> bool:
+    """Whether the module at `path` has a parameter in common with one outside of it."""
+    inside = set(model.get_submodule(path).modules())
+    mine = {id(p) for module in inside for p in module._parameters.values() if p is not None}
+    others = (module for module in model.modules() if module not in inside)
+    return any(id(p) in mine for module in others for p in module._parameters.values())
+
+
+def untie_(model: Any) -> None:
+    """Give every module its own copy of what it shares, so that saving and loading keep them apart.
+
+    Where the configuration can say that embeddings are not tied, it says so. T5's cannot (it takes that for
+    another scale of its logits): its tables are told apart on loading since their values differ.
+    """
+    seen: set[int] = set()
+    for module in model.modules():
+        for leaf, parameter in list(module._parameters.items()):
+            if parameter is not None and id(parameter) in seen:
+                module._parameters[leaf] = nn.Parameter(parameter.detach().clone(), requires_grad=False)
+            seen.add(id(parameter))
+    for module in model.modules():
+        config = getattr(module, "config", None)
+        if hasattr(module, "all_tied_weights_keys"):
+            module.all_tied_weights_keys = {}
+        if getattr(config, "tie_word_embeddings", False):
+            untied = type(config).from_dict(config.to_dict() | {"tie_word_embeddings": False})
+            config.tie_word_embeddings = untied.tie_word_embeddings
 
 
 @torch.no_grad()

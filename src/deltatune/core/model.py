@@ -384,9 +384,11 @@ class AdaptedModel(nn.Module):
     def merged(self, *names: str | Mapping[str, float]) -> nn.Module:
         """A copy of the base with adapters written into its weights: the active ones, or as `use` takes them.
 
+        Where a delta acts on one of several modules whose weights are tied, the copy's are not tied.
+
         Raises:
-            AdapterError: A delta has no equivalent in the weights (prompts, learned keys and values, a delta
-                on one of two tied modules), or the base is quantized.
+            AdapterError: A delta has no equivalent in the weights (prompts, learned keys and values), or the
+                base is quantized.
         """
         formats = quant.describe(self.base)
         if formats:

@@ -121,13 +121,13 @@ class PromptConfig(MethodConfig):
         """The fields of peft's PromptTuningConfig; there is none for vision models."""
         if view.is_vision:
             return None
-        first = next(iter(view.attention_sites()))
+        text = view.config.get_text_config()  # for peft to read; what computes needs only the first three
         fields = {
             "num_virtual_tokens": self.n_tokens,
             "token_dim": adapter.prompt().shape[1] if adapter.prompt else view.d_model,
             "num_transformer_submodules": 1,
-            "num_attention_heads": first.kv_heads,
-            "num_layers": len(view.attention_sites(("encoder", "decoder"))),
+            "num_attention_heads": getattr(text, "num_attention_heads", None),
+            "num_layers": getattr(text, "num_hidden_layers", None),
             "prompt_tuning_init": "RANDOM",
         }
         return fields, adapter.stored()

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from deltatune import quant
+from deltatune.checkpoint.rehearsal import rehearse_saving
 from deltatune.checkpoint.store import CERTIFICATE, TENSORS, save_adapter
 from deltatune.core.model import AdaptedModel
 from deltatune.core.observer import Observer, Silent
@@ -123,6 +124,7 @@ def open_run(
     model.attach(name, config, seed=seed)
     if base.original is not None:
         base.original.forget()
+    rehearse_saving(model, name, out)
     if overwrite:
         clear_folder(out)
     (out / CERTIFICATE).unlink(missing_ok=True)  # of an attempt that failed
