@@ -165,7 +165,7 @@ def test_npz_images(tmp_path: Path, load: Any, keys: tuple[str, str]) -> None:
     ("arrays", "message"),
     [
         ({"images": np.zeros((2, 4, 4), np.uint8)}, "'images', which are no pairs"),
-        ({"images": np.zeros((2, 4, 4)), "labels": np.zeros(2, int)}, "float64"),
+        ({"images": np.full((2, 4, 4), 300.0), "labels": np.zeros(2, int)}, "float64"),
         ({"images": np.zeros((2, 4, 4), np.uint8), "labels": np.zeros(3, int)}, "are 2, but the labels"),
         ({"images": np.zeros((2, 4, 4), np.uint8), "labels": np.zeros(2)}, "labels of type float64"),
         ({"images": np.zeros((2, 4, 4), np.uint8), "labels": np.array([{}, {}])}, "plain arrays"),

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from deltatune.data.pixels import Pixels
+from deltatune.data.pixels import Pixels, channels_of
 from deltatune.data.rows import Row
 from deltatune.data.tokens import TextTokens, truncated_chat
 from deltatune.errors import DataError
@@ -84,8 +84,9 @@ class Encoder:
         self.labels = list(labels) if labels is not None else None
         self._classes = {label: index for index, label in enumerate(self.labels or [])}
         self._tokens = None
-        self._pixels = Pixels(processor)
-        if task != "image-classification":
+        images = task == "image-classification"
+        self._pixels = Pixels(processor, channels_of(model_config) if images else 3)
+        if not images:
             self._tokens = TextTokens(processor, model_config, generates=task not in CLASSIFICATION_TASKS)
 
     @property

@@ -1,18 +1,32 @@
-"""Images: folders of class sub-folders, NumPy archives, and decoding."""
+"""Folders of images: class sub-folders to learn from, and any images to predict for."""
 
 from __future__ import annotations
 
-import zipfile
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-
-from deltatune.data.rows import Image, Record, Table
+from deltatune.data.decode import decode_image, open_image
+from deltatune.data.rows import Record, Table
 from deltatune.data.tables import missing_file
 from deltatune.errors import DataError
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+__all__ = [
+    "PART_NAMES",
+    "SUFFIXES",
+    "decode_image",
+    "listed",
+    "named",
+    "prediction_images",
+    "read_image_folder",
+]
+
+SUFFIXES = (
+    *(".png", ".jpg", ".jpeg", ".jfif", ".webp", ".avif", ".bmp", ".gif", ".tif", ".tiff", ".jp2"),
+    *(".ppm", ".pgm"),
+)
+"""A file with one of them must be an image; files without are looked into."""
 PART_NAMES = {
     "train": "train",
     "training": "train",
@@ -23,36 +37,154 @@ PART_NAMES = {
     "test": "test",
 }
 """Names of sub-folders, archive keys and hub splits, and the part that each means."""
+SHOWN = 3
+"""Files that a message names; of the others it says how many there are."""
+
+_HIDDEN = ("__MACOSX", "__pycache__", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found")
+_OF_THE_SYSTEM = (".DS_Store", "Thumbs.db", "desktop.ini")
+_STILL = ("JPEG", "MPO")  # a phone's MPO holds the same picture again, for depth or preview
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder of this name is a program's own, such as .ipynb_checkpoints or __MACOSX."""
+    return name.startswith(".") or name in _HIDDEN or name in _OF_THE_SYSTEM
+
+
+@dataclass
+class Listing:
+    """What a walk through folders has met."""
+
+    images: list[Path] = field(default_factory=list)
+    unused: list[Path] = field(default_factory=list)
+    """Files that are no images or lie in hidden folders; and what is no regular file."""
+    transparent: list[Path] = field(default_factory=list)
+    several: list[Path] = field(default_factory=list)
+    """Images of several frames or pages."""
+    empty: list[Path] = field(default_factory=list)
+    """Folders of classes that hold no file at all."""
+
+    def add(self, path: Path) -> None:
+        """Sort a file in. What has an image's suffix and is none is left for decoding to complain of."""
+        try:
+            with open_image(path) as opened:
+                if opened.has_transparency_data:
+                    self.transparent.append(path)
+                if getattr(opened, "is_animated", False) and opened.format not in _STILL:
+                    self.several.append(path)
+        except DataError:
+            if path.suffix.lower() not in SUFFIXES or not path.is_file():
+                self.unused.append(path)
+                return
+        self.images.append(path)
+
+    def warnings(self, root: Path) -> list[str]:
+        """What a person should know about the files below `root`."""
+        kinds = [
+            (self.unused, "files are not used (hidden, in no class folder, or no image that can be read)"),
+            (self.empty, "folders are empty and no classes"),
+            (self.transparent, "images have transparency and are put on white"),
+            (self.several, "images have several frames or pages, of which the first is read"),
+        ]
+        return [f"{root}: {len(paths)} {what}: {named(paths, root)}." for paths, what in kinds if paths]
+
+
+def named(paths: Sequence[Path], root: Path) -> str:
+    """The first of some paths below `root`: `a/x.txt, a/y.txt, b/z.txt and 9 more`."""
+    names = ", ".join(path.relative_to(root).as_posix() for path in paths[:SHOWN])
+    return names + (f" and {len(paths) - SHOWN} more" if len(paths) > SHOWN else "")
+
+
+def visible_files(folder: Path) -> tuple[list[Path], list[Path]]:
+    """All files below a folder, in order: the visible ones, and those that are hidden or lie hidden.
+
+    Links to folders count as files: what they lead to is not entered. What an operating system leaves in
+    every folder (.DS_Store and such) is left out.
+
+    Raises:
+        DataError: A folder cannot be listed.
+    """
+    visible: list[Path] = []
+    hidden: list[Path] = []
+    for path in listed(folder):
+        if path.is_dir() and not path.is_symlink():
+            inner, inner_hidden = visible_files(path)
+            (hidden if is_hidden(path.name) else visible).extend(inner)
+            hidden.extend(inner_hidden)
+        elif path.name not in _OF_THE_SYSTEM:
+            (hidden if is_hidden(path.name) else visible).append(path)
+    return visible, hidden
+
+
+def listed(folder: Path) -> list[Path]:
+    """What a folder holds, in the order of names.
+
+    Raises:
+        DataError: It is missing, no folder, or cannot be listed.
+    """
+    try:
+        return sorted(folder.iterdir())
+    except (OSError, ValueError) as error:
+        raise missing_file(folder, error if isinstance(error, OSError) else None) from error
 
 
 def read_image_folder(source: str) -> Table:
-    """Read a folder with one sub-folder of images for each class, or train, val and test folders of such."""
+    """Read a folder with one sub-folder of images for each class, or train, val and test folders of such.
+
+    Hidden folders are no classes. Files without an image's suffix are looked into.
+    """
     folder = Path(source)
-    if not folder.is_dir():
-        raise missing_file(folder)
-    subfolders = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
-    parts = {PART_NAMES[path.name.lower()]: path for path in subfolders if path.name.lower() in PART_NAMES}
-    if parts and len(parts) != len(subfolders):
+    subfolders = [path for path in listed(folder) if path.is_dir() and not is_hidden(path.name)]
+    named = [(PART_NAMES[path.name.lower()], path) for path in subfolders if path.name.lower() in PART_NAMES]
+    parts = dict(named)
+    if named and len(parts) != len(subfolders):
+        twice = [part for part, count in Counter(part for part, _ in named).items() if count > 1]
         raise DataError(
-            f"mixes part folders ({', '.join(path.name for path in parts.values())}) with others.",
+            f"has several folders of {twice[0]} rows."
+            if twice
+            else f"mixes part folders ({', '.join(path.name for path in parts.values())}) with others.",
             field=source,
             remedy="Give class folders only, or train, val and test folders only.",
         )
-    table = {part: _class_folders(path, folder) for part, path in parts.items()}
-    return Table(table or {"all": _class_folders(folder, folder)}, input="image", target="label")
+    listing = Listing()
+    if parts:
+        table = {part: _class_folders(path, folder, listing) for part, path in parts.items()}
+        _add_unused(folder, listing)
+    else:
+        table = {"all": _class_folders(folder, folder, listing)}
+    return Table(table, input="image", target="label", warnings=tuple(listing.warnings(folder)))
 
 
-def _class_folders(folder: Path, root: Path) -> list[Record]:
+def _add_unused(folder: Path, listing: Listing) -> None:
+    """Note the files beside the sub-folders that are read."""
+    for path in listed(folder):
+        if path.is_dir() and is_hidden(path.name):
+            listing.unused += [file for files in visible_files(path) for file in files]
+        elif not path.is_dir() and path.name not in _OF_THE_SYSTEM:
+            listing.unused.append(path)
+
+
+def _class_folders(folder: Path, root: Path, listing: Listing) -> list[Record]:
     records = []
-    for class_folder in sorted(path for path in folder.iterdir() if path.is_dir()):
-        for path in sorted(class_folder.rglob("*")):
-            if path.suffix.lower() in SUFFIXES and path.is_file():
-                columns = {
-                    "image": path,
-                    "label": class_folder.name,
-                    "file": path.relative_to(root).as_posix(),
-                }
-                records.append(Record(str(path), columns))
+    for class_folder in [path for path in listed(folder) if path.is_dir() and not is_hidden(path.name)]:
+        visible, hidden = visible_files(class_folder)
+        before = len(listing.images)
+        for path in visible:
+            listing.add(path)
+        listing.unused += hidden
+        images = listing.images[before:]
+        files = visible + hidden
+        if not files:
+            listing.empty.append(class_folder)
+        elif not images:
+            raise DataError(
+                f"would be a class without images: none of its files is used: {named(files, root)}.",
+                field=str(class_folder),
+                remedy="Save its images as PNG or JPEG, or remove the folder.",
+            )
+        for path in images:
+            columns = {"image": path, "label": class_folder.name, "file": path.relative_to(root).as_posix()}
+            records.append(Record(str(path), columns))
+    _add_unused(folder, listing)
     if not records:
         raise DataError(
             "holds no images in class sub-folders.",
@@ -62,104 +194,24 @@ def _class_folders(folder: Path, root: Path) -> list[Record]:
     return records
 
 
-def read_npz(source: str) -> Table:
-    """Read a NumPy archive of uint8 images.
+def prediction_images(path: Path) -> Iterator[tuple[str, Path]]:
+    """The images to predict for: of a folder all its visible files, in order; otherwise the file itself.
 
-    Keys: `images` and `labels`, or these behind the name of a part, as in `train_images`, `val_labels`; `x`
-    and `y` mean the same. Images are [rows, height, width] or [rows, height, width, channels], labels [rows]
-    or [rows, 1]: whole numbers or texts. Pickled arrays are refused.
-    """
-    arrays = _load_arrays(Path(source))
-    images: dict[str, np.ndarray[Any, Any]] = {}
-    labels: dict[str, np.ndarray[Any, Any]] = {}
-    for key, array in arrays.items():
-        head, _, tail = key.lower().rpartition("_")
-        if tail in PART_NAMES:  # x_train as well as train_x
-            head, tail = tail, head
-        part = PART_NAMES.get(head, "all" if not head else None)
-        kinds = {"images": images, "x": images, "labels": labels, "y": labels}
-        if part and tail in kinds:
-            kinds[tail][part] = array
-    if not images or set(images) != set(labels):
-        raise DataError(
-            f"has the keys {', '.join(map(repr, arrays))}, which are no pairs of images and labels.",
-            field=source,
-            remedy="Name them images and labels, or train_images, train_labels, val_images and so on.",
-        )
-    parts = {part: _array_records(source, part, images[part], labels[part]) for part in images}
-    return Table(parts, input="image", target="label")
+    Nothing is opened: a file that is no image, or a broken one, is found by `decode_image` when its turn
+    comes, and none is left out in silence.
 
-
-def _load_arrays(path: Path) -> dict[str, np.ndarray[Any, Any]]:
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise DataError(
-                    "holds one array, not an archive.", field=str(path), remedy="Use numpy.savez."
-                )
-            return {key: archive[key] for key in archive.files}
-    except OSError as error:
-        if not path.exists():
-            raise missing_file(path, error) from error
-        raise DataError(
-            f"cannot be read ({error}).", field=str(path), remedy="Write the archive again."
-        ) from error
-    except (ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise DataError(
-            f"is no archive of plain arrays ({error}).",
-            field=str(path),
-            remedy="Use numpy.savez with number or text arrays; pickled objects are never loaded.",
-        ) from error
-
-
-def _array_records(
-    source: str, part: str, images: np.ndarray[Any, Any], labels: np.ndarray[Any, Any]
-) -> list[Record]:
-    name = f"{Path(source).name}, {part} images"
-    if images.dtype != np.uint8 or images.ndim not in (3, 4):
-        raise DataError(
-            f"are {images.dtype} {list(images.shape)}, not uint8 [rows, height, width(, channels)].",
-            field=name,
-            remedy="Scale pixels to 0..255 and save them as uint8.",
-        )
-    if labels.shape not in ((len(images),), (len(images), 1)):
-        raise DataError(
-            f"are {len(images)}, but the labels are {list(labels.shape)}.",
-            field=name,
-            remedy="Give one label for each image.",
-        )
-    if labels.dtype.kind not in "iuUSb":
-        raise DataError(
-            f"have labels of type {labels.dtype}.", field=name, remedy="Labels are whole numbers or texts."
-        )
-    names = [item.decode() if isinstance(item, bytes) else str(item) for item in labels.ravel().tolist()]
-    return [
-        Record(f"{name}, row {number}", {"image": image, "label": label})
-        for number, (image, label) in enumerate(zip(images, names, strict=True))
-    ]
-
-
-def decode_image(image: Image | Path) -> Image:
-    """Decode an image to RGB pixels, uint8 [height, width, 3]; grey images get three equal channels.
+    Yields:
+        The file's path within the folder, with `/`, or the file's name; and its path.
 
     Raises:
-        DataError: The file is missing, broken or no image, or the array has another shape.
+        DataError: There is nothing of this name, or the folder holds no files.
     """
-    from PIL import Image as Pil  # an image task needs it, importing this module does not
-    from PIL import ImageOps
-
-    try:
-        if isinstance(image, Path):
-            with Pil.open(image) as opened:
-                picture = ImageOps.exif_transpose(opened).convert("RGB")
-        else:
-            grey = image.ndim == 3 and image.shape[2] == 1
-            picture = Pil.fromarray(image[:, :, 0] if grey else image).convert("RGB")
-    except FileNotFoundError as error:
-        raise missing_file(Path(image), error) from error  # type: ignore[arg-type]
-    except (OSError, SyntaxError, ValueError, TypeError, Pil.DecompressionBombError) as error:
-        what = str(image) if isinstance(image, Path) else f"array {list(image.shape)}"
-        raise DataError(
-            f"is broken or no image ({str(error).rstrip('.')}).", field=what, remedy="Replace or remove it."
-        ) from error
-    return np.asarray(picture, dtype=np.uint8)
+    if path.is_dir():
+        visible, _ = visible_files(path)
+        if not visible:
+            raise DataError("holds no files.", field=str(path), remedy="Name a folder of images.")
+        yield from ((file.relative_to(path).as_posix(), file) for file in visible)
+    elif path.exists():
+        yield path.name, path
+    else:
+        raise missing_file(path)

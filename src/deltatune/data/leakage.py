@@ -287,26 +287,11 @@ def _thumbnail(row: Row) -> NDArray[np.float32]:
     """Grey pixels [32 x 32], of mean 0 and unit length: brightness and contrast do not count."""
     from PIL import Image
 
-    from deltatune.data.images import decode_image
+    from deltatune.data.decode import decode_image
 
     assert not isinstance(row.input, str)
-    pixels: NDArray[np.float32] | None = None
-    if isinstance(row.input, Path):
-        try:
-            with Image.open(row.input) as opened:
-                opened.draft("L", (_SIDE, _SIDE))  # JPEG files are decoded at the size needed only
-                pixels = _shrunk(opened)
-        except (OSError, SyntaxError, ValueError):
-            pixels = None  # decode_image knows what is wrong, and says it well
-    if pixels is None:
-        pixels = _shrunk(Image.fromarray(decode_image(row.input)))
+    grey = Image.fromarray(decode_image(row.input, channels=1, least_side=_SIDE)[:, :, 0])
+    pixels = np.asarray(grey.resize((_SIDE, _SIDE), Image.Resampling.BOX), dtype=np.float32).ravel()
     flat = pixels - pixels.mean()
     unit: NDArray[np.float32] = flat / max(float(np.linalg.norm(flat)), 1e-6)
     return unit
-
-
-def _shrunk(image: Any) -> NDArray[np.float32]:
-    from PIL import Image
-
-    small = image.convert("L").resize((_SIDE, _SIDE), Image.Resampling.BOX)
-    return np.asarray(small, dtype=np.float32).ravel()

@@ -48,7 +48,7 @@ def load_data(spec: DataSpec, task: str, root: str | Path = ".") -> Dataset:
     Raises:
         DataError: Anything is wrong; the message names the file, the row and the field, and what to do.
     """
-    parts = _read_parts(spec, task, Path(root))
+    parts, warnings = _read_parts(spec, task, Path(root))
     _check_ids(parts)
     if not parts["train"]:
         raise DataError(
@@ -65,7 +65,7 @@ def load_data(spec: DataSpec, task: str, root: str | Path = ".") -> Dataset:
         test,
         labels=labels,
         fingerprint=fingerprint(train, validation, test),
-        warnings=check.warnings(),
+        warnings=[*warnings, *check.warnings()],
         check=check,
     )
 
@@ -101,9 +101,11 @@ def _sole_field(spec: DataSpec) -> list[str]:
     return fields if spec.columns.input == "auto" and len(fields) == 1 else []
 
 
-def _read_parts(spec: DataSpec, task: str, root: Path) -> dict[str, list[Row]]:
+def _read_parts(spec: DataSpec, task: str, root: Path) -> tuple[dict[str, list[Row]], list[str]]:
+    """The rows of each part, and what the readers warn of."""
     if spec.source is not None:
         table = read_source(_locate(spec.source, spec, root), spec.format)
+        warnings = list(table.warnings)
         parts = {part: _rows(records, table, spec, task) for part, records in table.parts.items()}
         parts = {"train": parts["all"]} if "all" in parts else parts
         if "train" not in parts:
@@ -113,11 +115,13 @@ def _read_parts(spec: DataSpec, task: str, root: Path) -> dict[str, list[Row]]:
                 remedy="Name a file for each part: data.train, data.validation, data.test.",
             )
     else:
-        parts = {part: _read_part(part, spec, task, root) for part in PARTS if getattr(spec, part)}
-    return _complete(parts, spec)
+        read = {part: _read_part(part, spec, task, root) for part in PARTS if getattr(spec, part)}
+        parts = {part: rows for part, (rows, _) in read.items()}
+        warnings = list(dict.fromkeys(text for _, texts in read.values() for text in texts))
+    return _complete(parts, spec), warnings
 
 
-def _read_part(part: str, spec: DataSpec, task: str, root: Path) -> list[Row]:
+def _read_part(part: str, spec: DataSpec, task: str, root: Path) -> tuple[list[Row], tuple[str, ...]]:
     source = getattr(spec, part)
     table = read_source(_locate(source, spec, root), spec.format)
     names = [other for other in PARTS if other != part and getattr(spec, other)]
@@ -137,7 +141,7 @@ def _read_part(part: str, spec: DataSpec, task: str, root: Path) -> list[Row]:
             field=source,
             remedy=f"Name another source as data.{part}.",
         )
-    return _rows(records, table, spec, task)
+    return _rows(records, table, spec, task), table.warnings
 
 
 def _complete(parts: dict[str, list[Row]], spec: DataSpec) -> dict[str, list[Row]]:

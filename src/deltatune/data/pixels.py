@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deltatune.data.images import decode_image
+from deltatune.data.decode import decode_image
 from deltatune.data.rows import Input
+from deltatune.errors import ModelError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -32,10 +33,21 @@ class Pixels:
 
     Args:
         processor: A Hugging Face image processor.
+        channels: What the model reads: 3 for RGB, 1 for grey.
+
+    Raises:
+        ModelError: The model reads another number of channels, or the processor scales another number.
     """
 
-    def __init__(self, processor: Any) -> None:
-        self.processor = processor
+    def __init__(self, processor: Any, channels: int = 3) -> None:
+        if channels not in (1, 3):
+            raise ModelError(
+                f"reads images of {channels} channels; images here are RGB (3) or grey (1).",
+                field="model",
+                remedy="Take a model whose config.json has num_channels 3 or 1.",
+            )
+        self.processor, self.channels = processor, channels
+        self._scale = _one_channel(processor) if channels == 1 else {}
         self._separable: bool | None = None
 
     def keep(self, images: Sequence[Input]) -> list[NDArray[np.uint8] | None]:
@@ -48,7 +60,7 @@ class Pixels:
         total = 0
         for image in images:
             assert not isinstance(image, str)
-            pixels = decode_image(image)
+            pixels = decode_image(image, self.channels)
             resized = self._resize(pixels) if isinstance(image, Path) and total < KEPT_BYTES else None
             total += 0 if resized is None else resized.nbytes
             kept.append(resized)
@@ -59,7 +71,7 @@ class Pixels:
         import torch
 
         rows = [
-            self._whole(decode_image(image)) if small is None else self._rest(small)  # type: ignore[arg-type]
+            self._whole(decode_image(image, self.channels)) if small is None else self._rest(small)  # type: ignore[arg-type]
             for image, small in zip(images, resized, strict=True)
         ]
         return torch.from_numpy(np.stack(rows))
@@ -81,6 +93,30 @@ class Pixels:
         return self._process(pixels, "channels_last")
 
     def _process(self, pixels: NDArray[np.uint8], layout: str, **steps: bool) -> NDArray[Any]:
-        batch = self.processor(images=[pixels], return_tensors="np", input_data_format=layout, **steps)
+        batch = self.processor(
+            images=[pixels], return_tensors="np", input_data_format=layout, **self._scale, **steps
+        )
         values: NDArray[Any] = batch["pixel_values"][0]
         return values
+
+
+def channels_of(config: Any) -> int:
+    """How many channels the images of a model have; its config may be None."""
+    return int(getattr(getattr(config, "vision_config", config), "num_channels", 3))
+
+
+def _one_channel(processor: Any) -> dict[str, list[float]]:
+    """Mean and deviation for grey where the processor has three equal ones, as its defaults are."""
+    scale: dict[str, list[float]] = {}
+    for name in ("image_mean", "image_std"):
+        values = getattr(processor, name, None)
+        if isinstance(values, Sequence) and len(values) > 1:
+            if len(set(values)) > 1:
+                raise ModelError(
+                    f"reads grey images, but its image processor scales {len(values)} channels: {name} "
+                    f"{list(values)}.",
+                    field="model",
+                    remedy=f"Set {name} to one number in preprocessor_config.json.",
+                )
+            scale[name] = [values[0]]
+    return scale

@@ -34,7 +34,7 @@ READERS: Registry[Reader] = Registry(
         "table-folder": "deltatune.data.readers:read_table_folder",
         "sentence-label": "deltatune.data.readers:read_sentence_label",
         "image-folder": "deltatune.data.images:read_image_folder",
-        "npz": "deltatune.data.images:read_npz",
+        "npz": "deltatune.data.archives:read_npz",
         "hub": "deltatune.data.remote:read_hub",
         "bundled": "deltatune.data.remote:read_bundled",
     },

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from deltatune.data.decode import convert_picture
 from deltatune.data.images import PART_NAMES
 from deltatune.data.rows import Record, Table
 from deltatune.data.tables import missing_file
@@ -76,19 +77,21 @@ def _hub_records(data: Any, where: str) -> list[Record]:
     names = {name: kind.names for name, kind in data.features.items() if hasattr(kind, "int2str")}
     return [
         Record(
-            f"{where} row {number}", {name: _hub_value(value, names.get(name)) for name, value in row.items()}
+            f"{where} row {number}",
+            {
+                name: _hub_value(value, names.get(name), f"{where} row {number}")
+                for name, value in row.items()
+            },
         )
         for number, row in enumerate(data)
     ]
 
 
-def _hub_value(value: Any, names: list[str] | None) -> Any:
+def _hub_value(value: Any, names: list[str] | None, where: str) -> Any:
     if names is not None and isinstance(value, int):
         return names[value] if value >= 0 else None  # the Hub's -1 means: not labelled
     if hasattr(value, "convert"):  # a PIL image
-        import numpy as np
-
-        return np.asarray(value.convert("RGB"), dtype=np.uint8)
+        return convert_picture(value, where)
     return value
 
 

@@ -38,6 +38,8 @@ class Table:
     """The column that `columns.input: auto` means."""
     target: str = "target"
     """The column that `columns.target: auto` means."""
+    warnings: tuple[str, ...] = ()
+    """What a person should know of the source: files that are not used, images changed by reading."""
 
 
 @dataclass(frozen=True, slots=True)

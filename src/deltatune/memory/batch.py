@@ -12,6 +12,7 @@ from transformers import PreTrainedConfig
 
 from deltatune.data.batches import batches
 from deltatune.data.encode import Encoded, Feature
+from deltatune.data.pixels import channels_of
 from deltatune.memory.step import BatchShape
 from deltatune.recipe.schema import MethodEntry, Recipe
 from deltatune.recipe.sections import TrainSpec
@@ -113,4 +114,4 @@ def image_of(config: PreTrainedConfig, size: int | None) -> tuple[int, int, int]
     vision: Any = getattr(config, "vision_config", config)
     side = size or vision.image_size
     height, width = (side, side) if isinstance(side, int) else side
-    return int(getattr(vision, "num_channels", 3)), int(height), int(width)
+    return channels_of(config), int(height), int(width)
