@@ -167,6 +167,15 @@ def test_inspect_merge_evaluate(run: Callable, fake: Callable, option: list[str]
     require_clean(run("merge", "run", "--out", "merged", *option))
 
 
+def test_predict(run: Callable, fake: Callable) -> None:
+    good = SimpleNamespace(id=NASTY, input=NASTY, prediction=NASTY, stopped=True, probabilities={NASTY: 1.0})
+    bad = SimpleNamespace(id=NASTY, input=NASTY, error=NASTY)
+    fake("deltatune.runs", "predict", [good, bad])
+    done = run("predict", "run", "a", "b")
+    require_clean(done)
+    assert [json.loads(line)["input"] for line in done.out.splitlines()] == [NASTY, NASTY]
+
+
 @pytest.mark.parametrize("option", [[], ["--json"]])
 def test_check(recipe: Path, run: Callable, fake: Callable, option: list[str]) -> None:
     tokens = {"total": 1, "supervised": 1, "median_length": 1, "longest": 1}

@@ -14,10 +14,10 @@ import torch
 from safetensors.torch import load_file
 
 from deltatune.core.observer import Silent
-from deltatune.errors import DataError, DeltatuneError, RecipeError, TargetError, TrainingError
+from deltatune.errors import DeltatuneError, RecipeError, TargetError, TrainingError
 from deltatune.methods import METHODS
 from deltatune.recipe import Recipe
-from deltatune.runs import evaluate_run, predict
+from deltatune.runs import Failed, evaluate_run, predict
 from deltatune.runs.load import load_run
 from deltatune.train import plan, run
 
@@ -308,5 +308,6 @@ def test_a_template_of_several_columns_takes_objects(make_recipe: Make, tmp_path
     [one] = predict(tmp_path / "run", ['{"id": "7", "text": "0 Name: Ivan"}'])
     assert one.input == "7: 0 Name: Ivan"
     for text in ("0 Name: Ivan", "[1]"):
-        with pytest.raises(DataError, match="the run's template names id, text"):
-            list(predict(tmp_path / "run", [text]))
+        [refused] = predict(tmp_path / "run", [text])
+        assert isinstance(refused, Failed)
+        assert "the run's template names id, text" in refused.error

@@ -86,7 +86,8 @@ def prompt_row(value: str | Path | Mapping[str, Any], spec: DataSpec, task: str,
     images = task == "image-classification"
     if isinstance(value, Mapping):
         columns = dict(value)
-        name = next((key for key in (name, "table", "sentence", "text", "image") if key in columns), name)
+        known = (name, "table", "sentence", "text", "image", *_fields(spec))
+        name = next((key for key in known if key in columns), name)
     else:
         columns = {name: Path(value) if images else str(value)}
         if not images:
@@ -97,8 +98,13 @@ def prompt_row(value: str | Path | Mapping[str, Any], spec: DataSpec, task: str,
 
 def _sole_field(spec: DataSpec) -> list[str]:
     """With `columns.input: auto`, a template of one field can only mean the input by it."""
-    fields = [] if spec.template == CHAT else sorted(set(template_fields(spec.template)) - {"input"})
+    fields = _fields(spec)
     return fields if spec.columns.input == "auto" and len(fields) == 1 else []
+
+
+def _fields(spec: DataSpec) -> list[str]:
+    """Columns that the template names, apart from the input."""
+    return [] if spec.template == CHAT else sorted(set(template_fields(spec.template)) - {"input"})
 
 
 def _read_parts(spec: DataSpec, task: str, root: Path) -> tuple[dict[str, list[Row]], list[str]]:

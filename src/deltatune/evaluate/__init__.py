@@ -18,6 +18,7 @@ from deltatune.evaluate.run import (
     higher_is_better,
     metric_keys,
     primary_metric,
+    probabilities,
 )
 
 __all__ = [
@@ -36,6 +37,7 @@ __all__ = [
     "loss_on",
     "metric_keys",
     "primary_metric",
+    "probabilities",
     "text_metric",
     "text_metrics",
 ]

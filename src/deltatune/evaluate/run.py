@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -101,6 +101,8 @@ class Prediction:
         nll: Negative log-likelihood of the reference, in nats, summed over its tokens; None if no loss was
             asked for.
         tokens: How many tokens that sum has (1 in classification), in the model's own tokenizer.
+        probabilities: Of each class, or of the most probable ones if there are many; None for texts, and in
+            the files of runs from before they were written down.
     """
 
     id: str
@@ -111,10 +113,37 @@ class Prediction:
     scores: dict[str, float] = field(default_factory=dict)
     nll: float | None = None
     tokens: int | None = None
+    probabilities: dict[str, float] | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        """The prediction as plain JSON values."""
-        return asdict(self)
+        """The prediction as plain JSON values; of a text without `probabilities`."""
+        values = asdict(self)
+        if self.probabilities is None:
+            del values["probabilities"]
+        return values
+
+
+MOST_CLASSES = 100
+"""So many probabilities of a row are kept: a line stays readable with a thousand classes."""
+
+
+def probabilities(labels: Sequence[str], log_probabilities: Tensor) -> dict[str, float]:
+    """Probabilities by label, to six digits, in the order of the labels.
+
+    Args:
+        labels: Names of the classes.
+        log_probabilities: [classes], as `classify` gives them.
+    """
+    kept = log_probabilities.topk(min(MOST_CLASSES, len(labels))).indices.sort().values
+    values = log_probabilities[kept].exp().tolist()
+    return {labels[index]: float(f"{value:.6g}") for index, value in zip(kept.tolist(), values, strict=True)}
+
+
+class _Guess(NamedTuple):
+    """What a classifier makes of a row."""
+
+    label: str
+    probabilities: dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -178,10 +207,12 @@ def evaluate(  # noqa: PLR0917 - the order in which everything else passes them
             row.id,
             _shown(row.input),
             row.target,
-            output.text if isinstance(output, Generation) else output,
+            _text_of(output),
             output.stopped if isinstance(output, Generation) else None,
             {key: values[index] for key, values in scores.examples.items() if key in keys},
-            *((losses[index].nll, losses[index].tokens) if losses else ()),
+            losses[index].nll if losses else None,
+            losses[index].tokens if losses else None,
+            output.probabilities if isinstance(output, _Guess) else None,
         )
         for index, (row, output) in enumerate(zip(rows, outputs, strict=True))
     ]
@@ -194,7 +225,13 @@ def evaluate(  # noqa: PLR0917 - the order in which everything else passes them
     )
 
 
-_Found = tuple[dict[str, float], Scores, Sequence[Generation | str], Sequence[RowLoss]]
+def _text_of(output: Generation | _Guess | str) -> str:
+    if isinstance(output, _Guess):
+        return output.label
+    return output.text if isinstance(output, Generation) else output
+
+
+_Found = tuple[dict[str, float], Scores, Sequence[Generation | _Guess | str], Sequence[RowLoss]]
 """Metrics, scores, one output a row, and one loss a row or none at all."""
 
 
@@ -251,14 +288,16 @@ class _Job:
     def classes(self) -> _Found:
         """Classify and score, in one pass."""
         labels = list(self.encoder.labels or [])
-        guesses = [""] * len(self.rows)
+        guesses = [_Guess("", {})] * len(self.rows)
         losses = torch.zeros(len(self.rows), dtype=torch.float64)
         for row, scores, _ in classify(
             self.model, self.encoded, self.encoder, batch_size=self.spec.batch_size, progress=self.progress
         ):
-            guesses[row] = labels[int(scores.argmax())]
+            guesses[row] = _Guess(labels[int(scores.argmax())], probabilities(labels, scores))
             losses[row] = -scores[labels.index(self.rows[row].target)]
-        found = classification_metrics(guesses, [row.target for row in self.rows], self.names)
+        found = classification_metrics(
+            [guess.label for guess in guesses], [row.target for row in self.rows], self.names
+        )
         if "loss" not in self.keys:
             return found.values, found, guesses, []
         rows = [RowLoss(loss, 1) for loss in losses.tolist()]

@@ -4,6 +4,6 @@ from __future__ import annotations
 
 from deltatune.runs.load import LoadedRun, load_run
 from deltatune.runs.merge import merge
-from deltatune.runs.use import evaluate_run, predict
+from deltatune.runs.use import Failed, evaluate_run, predict
 
-__all__ = ["LoadedRun", "evaluate_run", "load_run", "merge", "predict"]
+__all__ = ["Failed", "LoadedRun", "evaluate_run", "load_run", "merge", "predict"]

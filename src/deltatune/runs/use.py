@@ -5,17 +5,21 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from deltatune.core.observer import Observer, Silent
+from deltatune.data.encode import Encoded
 from deltatune.data.load import load_data, prompt_row
+from deltatune.data.rows import Row
 from deltatune.errors import DataError
-from deltatune.evaluate import Prediction, classify, evaluate, generate
+from deltatune.evaluate import Prediction, classify, evaluate, generate, probabilities
+from deltatune.files import write_lines
+from deltatune.recipe import Recipe
 from deltatune.recipe.rules import template_fields
 from deltatune.recipe.sections import CHAT, DataSpec
+from deltatune.runs.inputs import Asked, named_inputs
 from deltatune.runs.load import LoadedRun, load_run
 from deltatune.train.machine import fast_cpu
 
@@ -27,6 +31,7 @@ def evaluate_run(
     folder: Path,
     *,
     split: str = "test",
+    predictions: Path | None = None,
     trust_remote_code: bool = False,
     observer: Observer | None = None,
 ) -> dict[str, float]:
@@ -35,6 +40,7 @@ def evaluate_run(
     Args:
         folder: The run's folder.
         split: `train`, `validation` or `test`.
+        predictions: A file to write a line for each row to, by its id, as a run's predictions.jsonl has it.
         trust_remote_code: As of `load_run`.
         observer: Is told of the progress.
 
@@ -67,46 +73,98 @@ def evaluate_run(
     with fast_cpu():  # as the run itself was evaluated
         found = evaluate(loaded.model, rows, encoded, loaded.encoder, loaded.recipe.evaluation, advance)
     observer.finish("Evaluating")
+    if predictions is not None:
+        write_lines(predictions, [prediction.as_dict() for prediction in found.predictions])
     return found.metrics
 
 
+@dataclass(frozen=True)
+class Failed:
+    """An input of `predict` that could not be used, in the place of its prediction."""
+
+    id: str
+    input: str
+    error: str
+
+
 def predict(
-    folder: Path, inputs: Iterable[str | Path], *, trust_remote_code: bool = False
-) -> Iterator[Prediction]:
+    folder: Path, inputs: Iterable[Asked] | Path, *, trust_remote_code: bool = False
+) -> Iterator[Prediction | Failed]:
     """Predict for inputs that go through the run's template, a few at a time.
 
     Args:
         folder: The run's folder.
-        inputs: Texts, or image files for a model of images; objects in JSON with the columns, if the run's
-            template names several.
+        inputs: Texts, image files, or mappings with a row's columns; of a template with several columns also
+            texts that hold such a mapping in JSON. Or one path: a file of them, or a folder of images, as
+            `deltatune.runs.inputs` reads it.
         trust_remote_code: As of `load_run`.
 
     Yields:
-        One prediction for each input, in order: the generated text with whether the model ended it, or the
-        class with the probability of each.
+        One for each input, in order: the generated text with whether the model ended it, or the class with
+        the probability of each; or what is wrong with the input, while the others go on. Its id is that of
+        the recipe's `data.columns.id`, where the input has this column, or else its number, from 0; that of
+        an image is its path in the folder.
 
     Raises:
-        AdapterError: The folder holds no finished run.
-        DataError: An input is empty or no image.
+        AdapterError: The folder holds no finished run, or the run wants to run code.
+        DataError: A file of inputs cannot be read at all.
     """
+    if isinstance(inputs, Path) and not inputs.exists():
+        raise DataError(f"cannot read '{inputs}': no such file or directory.", field="--file")
     loaded = load_run(folder, trust_remote_code=trust_remote_code)
-    numbered = enumerate(inputs)
-    while chunk := list(itertools.islice(numbered, BATCH)):
+    named: Iterator[tuple[str, Asked]]
+    if isinstance(inputs, Path):
+        named = named_inputs(inputs, images=loaded.recipe.task == "image-classification")
+    else:
+        named = ((str(number), value) for number, value in enumerate(inputs))
+    while chunk := list(itertools.islice(named, BATCH)):
         yield from _predict(loaded, chunk)
 
 
-def _columns(value: str | Path, spec: DataSpec) -> str | Path | Mapping[str, Any]:
+def _predict(loaded: LoadedRun, chunk: list[tuple[str, Asked]]) -> list[Prediction | Failed]:
+    made = [_row(loaded.recipe, name, value) for name, value in chunk]
+    encoded, made = _encoded(loaded, made)
+    rows = [row for row in made if isinstance(row, Row)]
+    answers = iter(_answers(loaded, rows, encoded) if encoded is not None else [])
+    return [one if isinstance(one, Failed) else next(answers) for one in made]
+
+
+def _row(recipe: Recipe, row_id: str, value: Asked) -> Row | Failed:
+    """The row that an input makes, or what is wrong with it."""
+    if isinstance(value, DataError):
+        return Failed(row_id, "", _said(value))
+    try:
+        columns = _columns(value, recipe)
+        if isinstance(columns, Mapping):
+            row_id = str(columns.get(recipe.data.columns.id or "", row_id))
+            if recipe.task == "image-classification":
+                columns = _image(columns, recipe.data)
+        return prompt_row(columns, recipe.data, recipe.task, row_id)
+    except DataError as error:
+        shown = json.dumps(value, ensure_ascii=False, default=str) if isinstance(value, Mapping) else value
+        return Failed(row_id, str(shown), _said(error))
+
+
+def _said(error: DataError) -> str:
+    """The error without the place, which the line tells that it is in."""
+    return " ".join(part for part in (error.what, error.remedy) if part)
+
+
+def _columns(value: str | Path | Mapping[str, Any], recipe: Recipe) -> str | Path | Mapping[str, Any]:
     """The input, or the columns in it if the template names several, which one text cannot fill.
 
     Raises:
         DataError: It is no object in JSON then.
     """
+    spec = recipe.data
+    if isinstance(value, Mapping):
+        return value
     fields = [] if spec.template == CHAT else sorted(set(template_fields(spec.template)))
     if len(fields) < 2:
         return value
     try:
         columns = json.loads(str(value))
-    except ValueError:
+    except (ValueError, RecursionError):
         columns = None
     if not isinstance(columns, dict):
         raise DataError(
@@ -117,23 +175,42 @@ def _columns(value: str | Path, spec: DataSpec) -> str | Path | Mapping[str, Any
     return columns
 
 
-def _predict(loaded: LoadedRun, chunk: list[tuple[int, str | Path]]) -> list[Prediction]:
-    recipe, spec = loaded.recipe, loaded.recipe.evaluation
-    rows = [
-        prompt_row(_columns(value, recipe.data), recipe.data, recipe.task, str(number))
-        for number, value in chunk
-    ]
-    encoded = loaded.encoder.encode(rows, supervised=False)
+def _image(columns: Mapping[str, Any], spec: DataSpec) -> Path:
+    """The file that a row names."""
+    names = [spec.columns.input, "image", "file", "path"]
+    name = next((name for name in names if isinstance(columns.get(name), str)), None)
+    if name is None:
+        raise DataError(
+            f"names no image in a column {', '.join(names[1:])}.", remedy=f"It has {', '.join(columns)}."
+        )
+    return Path(columns[name])
+
+
+def _encoded(loaded: LoadedRun, made: list[Row | Failed]) -> tuple[Encoded | None, list[Row | Failed]]:
+    """Encode the rows; those that cannot be (a broken image) are found one by one, and fail alone."""
+    rows = [row for row in made if isinstance(row, Row)]
+    if not rows:
+        return None, made
+    try:
+        return loaded.encoder.encode(rows, supervised=False), made
+    except DataError as error:
+        if len(rows) == 1:
+            row, failure = rows[0], _said(error)
+            return None, [Failed(row.id, row.input_text(), failure) if one is row else one for one in made]
+    checked = [_encoded(loaded, [one])[1][0] for one in made]
+    return _encoded(loaded, checked)
+
+
+def _answers(loaded: LoadedRun, rows: list[Row], encoded: Encoded) -> list[Prediction]:
+    """What the model makes of rows."""
+    spec = loaded.recipe.evaluation
     found: dict[int, Prediction] = {}
-    if recipe.task in CLASSIFICATION:
+    if loaded.recipe.task in CLASSIFICATION:
         labels = loaded.encoder.labels or []
         for index, scores, _ in classify(loaded.model, encoded, loaded.encoder, batch_size=BATCH):
-            probabilities = torch.exp(scores).tolist()
-            best = labels[int(scores.argmax())]
-            row = rows[index]
-            found[index] = Prediction(
-                row.id, row.input_text(), "", best, None, dict(zip(labels, probabilities, strict=True))
-            )
+            row, best = rows[index], labels[int(scores.argmax())]
+            known = probabilities(labels, scores)
+            found[index] = Prediction(row.id, row.input_text(), "", best, None, probabilities=known)
     else:
         for index, generation in generate(
             loaded.model,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import json
 import shutil
 import time
 from collections.abc import Iterator
@@ -22,7 +21,7 @@ from deltatune.core.model import AdaptedModel
 from deltatune.core.observer import Observer, Silent
 from deltatune.errors import TrainingError
 from deltatune.evaluate import Evaluation, evaluate, loss_on, metric_keys
-from deltatune.files import sha256, write_json, write_text
+from deltatune.files import sha256, write_json, write_lines, write_text
 from deltatune.memory.fit import fits
 from deltatune.models.fingerprint import fingerprint
 from deltatune.recipe.schema import MethodEntry, Recipe
@@ -399,8 +398,7 @@ class Run:
         evaluation = evaluate(self.model, data.test, test, self.encoder, self.recipe.evaluation, advance)
         self.observer.finish(task)
         self.observer.log(f"{self.entry.name}: evaluated in {time.perf_counter() - started:.0f} s")
-        lines = [json.dumps(p.as_dict(), ensure_ascii=False) for p in evaluation.predictions]
-        write_text(self.out / "predictions.jsonl", "\n".join(lines) + "\n")
+        write_lines(self.out / "predictions.jsonl", [p.as_dict() for p in evaluation.predictions])
         validation = progress.best_validation
         if not validation and data.validation:
             encoded = self.data.encoded("validation")

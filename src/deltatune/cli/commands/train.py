@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -26,6 +27,8 @@ from deltatune.errors import DeltatuneError, RecipeError, nearest
 if TYPE_CHECKING:
     from deltatune.evaluate import Prediction
     from deltatune.recipe import MethodEntry, Recipe
+    from deltatune.runs import Failed
+    from deltatune.runs.inputs import Asked
 
 
 def train(
@@ -127,6 +130,15 @@ def evaluate(
     split: Annotated[
         str, typer.Option("--split", help="The rows to evaluate on: train, validation or test.")
     ] = "test",
+    predictions: Annotated[
+        Path | None,
+        typer.Option(
+            "--predictions",
+            metavar="FILE",
+            help="Write a line for each row to this file, by its id, like the run's predictions.jsonl.",
+            show_default=False,
+        ),
+    ] = None,
     trust_remote_code: TrustRemoteCode = False,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -139,7 +151,8 @@ def evaluate(
       $ deltatune evaluate out/tables/runs/lora-s0
       $ deltatune evaluate out/tables/runs/lora-s0 --split validation --json
 
-    Writes nothing. The run's own test metrics are in its result.json.
+    Writes nothing but the file of [bold]--predictions[/bold]. The run's own test metrics are in its
+    result.json. The data are read from where the run's recipe says they are.
     """
     if split not in ("train", "validation", "test"):
         raise DeltatuneError(
@@ -150,7 +163,13 @@ def evaluate(
     from deltatune.runs import evaluate_run
 
     with watching(quiet=quiet) as observer:
-        found = evaluate_run(run, split=split, trust_remote_code=trust_remote_code, observer=observer)
+        found = evaluate_run(
+            run,
+            split=split,
+            predictions=predictions,
+            trust_remote_code=trust_remote_code,
+            observer=observer,
+        )
     output.emit_json(found) if as_json else show.metrics(f"{run}, {split} rows", found)
 
 
@@ -162,48 +181,71 @@ def predict(
     ] = None,
     file: Annotated[
         Path | None,
-        typer.Option("--file", "-f", help="Read inputs from this file, one a line.", show_default=False),
+        typer.Option(
+            "--file",
+            "-f",
+            help="Read inputs from this file (.jsonl, .json, .csv, .tsv, else text, one a line) or from a "
+            "folder of images.",
+            show_default=False,
+        ),
     ] = None,
     trust_remote_code: TrustRemoteCode = False,
     as_json: Json = False,
 ) -> None:
-    """Use a trained run: print one prediction a line.
+    """Use a trained run: print one JSON object a line for each input, in their order.
 
-    Inputs are arguments, the lines of [bold]--file[/bold], or the lines of stdin. They
-    go through the recipe's template: give what its input column holds, or, if it
-    names several columns, an object in JSON with them.
+    Inputs are arguments, the rows of [bold]--file[/bold], or the lines of stdin. They go
+    through the recipe's template: a text is what its input column holds; rows of
+    JSON and CSV have columns, and so has a text that is an object in JSON, if the
+    template names several. Image files are named by themselves, by a folder, or in a
+    column image, file or path. A line ends at a line feed and nowhere else.
 
     [bold]Examples[/bold]
       $ deltatune predict out/tables/runs/lora-s0 "0 Country: Russia, Cost: 42$"
-      $ deltatune predict out/xray/runs/lora-s0 scan1.png scan2.png --json
       $ deltatune predict out/demo/runs/lora-s0 '{"name": "Rulers", "table": "0 Name: Ivan"}'
-      $ deltatune predict out/tables/runs/lora-s0 < tables.txt > titles.txt
+      $ deltatune predict out/tables/runs/lora-s0 --file rows.csv > titles.jsonl
+      $ deltatune predict out/xray/runs/lora-s0 --file scans/
+      $ deltatune predict out/tables/runs/lora-s0 < tables.txt | jq -r .prediction
 
-    With [bold]--json[/bold] every line is an object with id, input, prediction, scores.
-    Without it, a line break within a prediction is printed as a space.
+    [bold]Lines[/bold]: id, input and prediction; of a text whether the model ended it (stopped), of a
+    class the probabilities. The id is that of the recipe's id column, where the input
+    has it, or its number, from 0; of a folder's image its path there. An input that
+    cannot be used is a line with id, input and error, and the others go on.
+
+    Exit code: 0, or 2 if an input could not be used. [bold]--json[/bold] changes how errors are
+    printed; the lines are JSON without it.
     """
     given = _inputs(inputs, file)
     from deltatune.runs import predict as predictions
 
+    count = failed = 0
     for prediction in predictions(run, given, trust_remote_code=trust_remote_code):
-        if as_json:
-            output.emit_json(_record(prediction), indent=None)
-        else:
-            sys.stdout.write(" ".join(prediction.prediction.splitlines()) + "\n")
+        record = _record(prediction)
+        count, failed = count + 1, failed + ("error" in record)
+        output.emit_json(record, indent=None)
         sys.stdout.flush()
+    if failed:
+        raise DeltatuneError(
+            f"{failed} of {count} inputs could not be used.",
+            field="INPUT",
+            remedy="Their lines say why, by the key error.",
+        )
 
 
-def _record(prediction: Prediction) -> dict[str, Any]:
+def _record(prediction: Prediction | Failed) -> dict[str, Any]:
+    """A line of what `predict` prints."""
+    if hasattr(prediction, "error"):
+        return {"id": prediction.id, "input": prediction.input, "error": prediction.error}
+    known = prediction.probabilities
     return {
         "id": prediction.id,
         "input": prediction.input,
         "prediction": prediction.prediction,
-        "stopped": prediction.stopped,
-        "scores": prediction.scores,
+        **({"stopped": prediction.stopped} if known is None else {"probabilities": known}),
     }
 
 
-def _inputs(arguments: list[str] | None, file: Path | None) -> Iterable[str]:
+def _inputs(arguments: list[str] | None, file: Path | None) -> Iterable[Asked] | Path:
     """Where the inputs come from; a terminal's stdin does not count, the command would seem to hang."""
     if arguments and file:
         raise DeltatuneError(
@@ -212,15 +254,7 @@ def _inputs(arguments: list[str] | None, file: Path | None) -> Iterable[str]:
     if arguments:
         return arguments
     if file:
-        try:
-            return file.read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-            raise DeltatuneError(
-                f"cannot read '{file}': {reason}.",
-                field="--file",
-                remedy="Give a text file, one input a line.",
-            ) from error
+        return file
     if sys.stdin.isatty():
         raise DeltatuneError(
             "there is nothing to predict.",
@@ -230,6 +264,9 @@ def _inputs(arguments: list[str] | None, file: Path | None) -> Iterable[str]:
     return _lines()
 
 
-def _lines() -> Iterator[str]:
-    for line in sys.stdin:
-        yield line.rstrip("\r\n")
+def _lines() -> Iterator[Asked]:
+    from deltatune.runs.inputs import lines
+
+    if isinstance(sys.stdin, io.TextIOWrapper):  # lines are those of a file, whatever the platform's rules
+        sys.stdin.reconfigure(encoding="utf-8-sig", errors="surrogateescape", newline="\n")
+    yield from lines(sys.stdin)
