@@ -207,3 +207,122 @@ def test_decompression_stops_at_the_limit(tmp_path, monkeypatch):
     monkeypatch.setattr("deltatune.data.frame_pickle.MAX_BYTES", 1 << 20)
     with pytest.raises(DataError, match="more than 1 MB"):
         read_frame(write_pickle(tmp_path / "x.pkl", bytes(2 << 20)))
+
+
+def plain(value) -> bytes:
+    """The opcodes of a plain value."""
+    return pickle.dumps(value, protocol=3)[2:-1]
+
+
+def call(module: str, name: str, *arguments: bytes) -> bytes:
+    """The opcodes of a call."""
+    return f"c{module}\n{name}\n(".encode() + b"".join(arguments) + b"tR"
+
+
+def dtype(code: str) -> bytes:
+    return call("numpy", "dtype", plain(code), plain(False), plain(True))
+
+
+def ndarray(*arguments: bytes) -> bytes:
+    return call("numpy", "ndarray", *arguments)
+
+
+def set_up(made: bytes, *state: bytes) -> bytes:
+    return made + b"(" + b"".join(state) + b"tb"
+
+
+ADDRESS = (0x4141414141414141).to_bytes(8, "little")  # of an object, if bytes are believed to be pointers
+EMPTY = call("numpy.core.multiarray", "_reconstruct", b"cnumpy\nndarray\n", plain((0,)), plain(b"b"))
+
+
+def frame(values: bytes) -> bytes:
+    """A data frame of one column, which is read to the end."""
+    labels = set_up(EMPTY, plain(1), plain((1,)), dtype("O8"), plain(False), plain(["a"]))
+    index = call("pandas.core.indexes.base", "Index", labels)
+    places = call("builtins", "slice", plain(0), plain(1), plain(1))
+    block = call("pandas._libs.internals", "_unpickle_block", values, places, plain(2))
+    manager = call(
+        "pandas.core.internals.managers", "BlockManager", b"(" + block + b"t", b"(" + index + index + b"t"
+    )
+    state = b"}" + plain("_mgr") + manager + b"s"
+    return b"\x80\x03" + call("pandas.core.frame", "DataFrame") + state + b"b."
+
+
+def numbers(content: bytes = bytes(8)) -> bytes:
+    return call(
+        "numpy.core.numeric",
+        "_frombuffer",
+        plain(content),
+        dtype("i8"),
+        plain((1, len(content) // 8)),
+        plain("C"),
+    )
+
+
+def test_a_frame_of_plain_numbers_is_read(tmp_path):
+    table = read_frame(write_pickle(tmp_path / "x.pkl", frame(numbers())))
+    assert table.header == ["a"]
+    assert list(table.columns[0]) == [0]
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        pytest.param(ndarray(plain((1, 1)), dtype("O8"), plain(ADDRESS)), id="objects in a buffer"),
+        pytest.param(
+            call("numpy.core.numeric", "_frombuffer", plain(ADDRESS), dtype("O8"), plain((1, 1)), plain("C")),
+            id="objects from a buffer",
+        ),
+        pytest.param(
+            set_up(EMPTY, plain(1), plain((1, 1)), dtype("O8"), plain(False), plain(ADDRESS)),
+            id="objects set up from bytes",
+        ),
+        pytest.param(ndarray(plain((1, 1 << 20)), dtype("i8")), id="memory that was not written"),
+        pytest.param(
+            ndarray(plain((1, 4)), dtype("i8"), plain(bytes(32)), plain(0), plain((8, 1 << 40))),
+            id="steps beyond the buffer",
+        ),
+        pytest.param(
+            set_up(numbers(), plain(1), plain((1, 1)), dtype("O8"), plain(False), plain([1])),
+            id="an array that is set up again",
+        ),
+        pytest.param(
+            set_up(EMPTY, plain(1), plain((1, 1 << 50)), dtype("i8"), plain(False), plain(bytes(8))),
+            id="a shape without content",
+        ),
+        pytest.param(
+            set_up(EMPTY, plain(1), plain((1, 1)), dtype("O8"), plain(False), plain([[["nested"]]])),
+            id="values that are no values",
+        ),
+        *(
+            pytest.param(
+                call(
+                    "numpy.core.numeric",
+                    "_frombuffer",
+                    plain(ADDRESS),
+                    dtype(code),
+                    plain((1, 1)),
+                    plain("C"),
+                ),
+                id=f"type {code}",
+            )
+            for code in ("O,i8", "V8", "S8", "M8[ns]", "c16", "(2,)O", "O")
+        ),
+    ],
+)
+def test_pickles_that_rebuild_raw_memory_are_refused(tmp_path, values):
+    with pytest.raises(DataError, match="not a plain pickled table"):
+        read_frame(write_pickle(tmp_path / "x.pkl", frame(values)))
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["numpy.core.numeric\n_frombuffer", "pandas.core.frame\nDataFrame", "numpy\nndarray", "builtins\nslice"],
+)
+def test_pickles_cannot_change_what_the_next_one_meets(tmp_path, name):
+    content = b"\x80\x03c" + name.encode() + b"\n}" + plain("manager") + plain("mine") + b"sb."
+    state = b"\x80\x03c" + name.encode() + b"\nN}" + plain("manager") + plain("mine") + b"s\x86b."
+    for evil in (content, state):
+        with pytest.raises(DataError, match="not a plain pickled table"):
+            read_frame(write_pickle(tmp_path / "x.pkl", evil))
+    test_a_frame_of_plain_numbers_is_read(tmp_path)

@@ -155,6 +155,8 @@ def convert_picture(picture: Picture, what: str, channels: int = 3, inverted: bo
             picture = Pil.fromarray(255 - grey if inverted else grey)
         elif picture.has_transparency_data:
             picture = _on_white(picture, what)
+        if picture.mode not in ("1", "L"):  # not all modes have a way to grey
+            picture = picture.convert("RGB")
         if channels == 1:
             return np.asarray(picture.convert("L"), dtype=np.uint8)[:, :, None]
         return np.asarray(picture.convert("RGB"), dtype=np.uint8)

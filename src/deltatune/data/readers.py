@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from deltatune.data.images import named, visible_files
 from deltatune.data.rows import Record, Table
 from deltatune.data.tables import (
     flatten_table,
@@ -194,11 +195,23 @@ def read_table_folder(source: str) -> Table:
 
     The index is `index.csv`, `index.tsv` or `index.jsonl` in the folder, or the file that `source` names. It
     has a column `file`, the table's path within the folder, and usually `title`. Each table becomes the
-    column `table`, flattened by `flatten_table`; its delimiter, one of `,` `#` tab `;` `|`, is sniffed.
+    column `table`, flattened by `flatten_table`; its delimiter, one of `,` `#` tab `;` `|`, is sniffed. Files
+    in the folder that the index does not name are counted in a warning.
     """
     folder, index = _find_index(Path(source))
     entries = read_source(str(index)).parts["all"]
-    return Table({"all": [_read_table(entry, folder) for entry in entries]}, input="table", target="title")
+    records = [_read_table(entry, folder) for entry in entries]
+    warnings = _unnamed(entries, folder, index) if Path(source).is_dir() else ()
+    return Table({"all": records}, input="table", target="title", warnings=warnings)
+
+
+def _unnamed(entries: Sequence[Record], folder: Path, index: Path) -> tuple[str, ...]:
+    """A warning of the files beside the tables that the index does not name."""
+    read = {index.resolve(), *((folder / entry.columns["file"]).resolve() for entry in entries)}
+    unused = [path for path in visible_files(folder)[0] if path.resolve() not in read]
+    if not unused:
+        return ()
+    return (f"{folder}: {len(unused)} files are not in {index.name} and not used: {named(unused, folder)}.",)
 
 
 def _find_index(path: Path) -> tuple[Path, Path]:

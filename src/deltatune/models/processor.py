@@ -14,6 +14,11 @@ if TYPE_CHECKING:
     from deltatune.recipe.sections import ModelSpec
 
 
+def processor_name(task: str) -> str:
+    """What turns the rows of a task into a model's input, in words."""
+    return "image processor" if task == "image-classification" else "tokenizer"
+
+
 def load_processor(spec: ModelSpec, task: str) -> tuple[Any, PreTrainedConfig]:
     """Load what turns rows into a model's input, and the model's config; seconds, where weights take minutes.
 

@@ -102,6 +102,7 @@ class Trainer:
         # Full fine-tuning keeps its own parameters in float32 and computes in the base's precision.
         with self.model.using():  # else its parameters stand in the places of the base's
             dtype = next(self.model.base.parameters()).dtype
+        self._speed = "images/s" if task == "image-classification" else "tokens/s"
         self._quantized = quant.describe(self.model.base) is not None
         self._autocast = bool(self.adapter.own) and dtype != torch.float32
 
@@ -267,7 +268,7 @@ class Trainer:
                 **extra,
             }
         )
-        shown = {"loss": found.loss, "tokens/s": progress.tokens / progress.seconds}
+        shown = {"loss": found.loss, self._speed: progress.tokens / progress.seconds}
         self.observer.advance("Training", 1, shown)
 
     def gradients(self, rows: list[int]) -> Gradients:

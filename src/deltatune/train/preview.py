@@ -9,7 +9,7 @@ from deltatune.core.observer import Observer, Silent
 from deltatune.data.encode import Encoded, Encoder
 from deltatune.data.rows import Row
 from deltatune.data.splits import limit_rows
-from deltatune.models.processor import load_processor
+from deltatune.models.processor import load_processor, processor_name
 from deltatune.recipe.choosing import readings_of
 from deltatune.recipe.schema import Recipe
 from deltatune.recipe.sections import PARTS
@@ -39,7 +39,7 @@ def preview(recipe: Recipe, samples: int = 5, observer: Observer | None = None) 
     warnings = [text for dataset in datasets.values() for text in dataset.warnings]
     models = []
     for spec in recipe.models:
-        observer.stage(f"Loading the tokenizer of {spec.name}")
+        observer.stage(f"Loading the {processor_name(recipe.task)} of {spec.name}")
         processor, config = load_processor(spec, recipe.task)
         used = [entry for entry in recipe.methods if recipe.model_of(entry) == spec]
         for data in dict.fromkeys(data for entry in used for data in readings_of(recipe, entry)):
