@@ -1,8 +1,9 @@
 """Roles: what a module does, independent of what an architecture calls it.
 
 `query` is `q` in T5, `q_proj` in Llama, `attention.self.query` in BERT and a third of `c_attn` in GPT-2. Each
-family lists its patterns (regular expressions on the end of a module path); a model type without an entry
-gets the union of all of them, which finds the right modules in most decoder and encoder layouts.
+family lists its patterns (regular expressions on the end of a module path). A model type without an entry
+gets the union of all of them, which finds the right modules in most layouts, and for a role that they do not
+find the names that projections have in any attention or feed-forward part (`general`).
 """
 
 from __future__ import annotations
@@ -60,6 +61,39 @@ _FUSED: Table = {
     "mlp_out": (r"\.dense_4h_to_h",),
 }
 
+_IN_ATTENTION = r"att\w*(?:\.\w+){0,2}\."
+_IN_MLP = r"(?:mlp|ffn|ff|feed_?forward)\w*(?:\.\w+){0,2}\."
+_FUSED_NAMES = "qkv|qkv_proj|Wqkv|query_key_value|c_attn|in_proj"
+
+
+def _projections(letter: str, word: str, compressed: str) -> tuple[str, ...]:
+    """Names of the projection to `word`, alone or fused with others; `compressed`: behind a bottleneck."""
+    names = (
+        rf"{letter}|{letter}_(?:proj|lin|head|linear)|w{letter}|W{letter}|project_{letter}"
+        rf"|{word}|{word}_proj|projection_{word}|to_{word}|{compressed}|{_FUSED_NAMES}"
+    )
+    return (f"{_IN_ATTENTION}(?:{names})",)
+
+
+_GENERAL: Table = {
+    "query": _projections("q", "query", "q_b_proj"),
+    "key": _projections("k", "key", "kv_b_proj|kv_proj"),
+    "value": _projections("v", "value", "kv_b_proj|kv_proj"),
+    "output": (
+        rf"{_IN_ATTENTION}(?:o|o_proj|out_proj|out_lin|post_proj|output\.dense|attention_out|dense|Wo|proj|c_proj)",
+    ),
+    "mlp_in": (
+        rf"{_IN_MLP}(?:fc1|fc_in|lin1|linear_1|layer_1|dense1|w1|w3|Wi|c_fc|gate_proj|up_proj|input_linear"
+        r"|intermediate|w_in\.w_\d|dense\.dense|0)",
+        r"albert_layers\.\d+\.ffn",
+    ),
+    "mlp_out": (
+        rf"{_IN_MLP}(?:fc2|fc_out|lin2|linear_2|layer_2|dense2|w2|Wo|c_proj|down_proj|output_linear|output"
+        r"|w_out|output\.dense|2)",
+        r"albert_layers\.\d+\.ffn_output",
+    ),
+}
+
 TABLES: dict[str, Table] = {
     **dict.fromkeys(("t5", "mt5", "umt5"), _T5),
     **dict.fromkeys(("bart", "mbart", "marian", "opt", "clip", "clip_vision_model"), _PROJ),
@@ -83,7 +117,15 @@ SCOPES: tuple[str, ...] = ("encoder", "decoder", "cross")
 
 def patterns(model_type: str, role: str) -> re.Pattern[str]:
     """Regular expression that a module path must end with to play `role` in this architecture."""
-    tables = (TABLES[model_type],) if model_type in TABLES else _ALL_TABLES
+    return _end((TABLES[model_type],) if model_type in TABLES else _ALL_TABLES, role)
+
+
+def general(role: str) -> re.Pattern[str]:
+    """The same by the names that are usual anywhere, for architectures that no table knows."""
+    return _end((_GENERAL,), role)
+
+
+def _end(tables: tuple[Table, ...], role: str) -> re.Pattern[str]:
     ends = sorted({end for table in tables for end in table[role]})
     return re.compile(f"(?:{'|'.join(ends)})$")
 

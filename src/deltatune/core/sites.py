@@ -10,6 +10,7 @@ from functools import cached_property
 from typing import Any
 
 from torch import Tensor, nn
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_MASKED_LM_MAPPING
 from transformers.pytorch_utils import Conv1D
 
 from deltatune.core import roles
@@ -65,9 +66,11 @@ class BaseView:
 
     @property
     def _is_bert_like(self) -> bool:
-        table = roles.TABLES.get(self.model_type)
-        if table is not None:
-            return table is roles.TABLES["bert"] and not getattr(self.config, "is_decoder", False)
+        kind = type(self.config)
+        if kind in MODEL_FOR_MASKED_LM_MAPPING:
+            return not getattr(self.config, "is_decoder", False)
+        if kind in MODEL_FOR_CAUSAL_LM_MAPPING or self.model_type in roles.TABLES:
+            return False
         return any(path.endswith("attention.self") for path in self.modules)
 
     @property
@@ -84,7 +87,8 @@ class BaseView:
     @property
     def d_model(self) -> int:
         """Width of the embedded input."""
-        config = getattr(self.config, "vision_config", self.config) if self.is_vision else self.config
+        text = self.config.get_text_config()
+        config = getattr(self.config, "vision_config", self.config) if self.is_vision else text
         return int(getattr(config, "d_model", 0) or config.hidden_size)
 
     def scope(self, path: str) -> str:
@@ -97,7 +101,7 @@ class BaseView:
         A cross-attention's query gets something else than its key and value, and has a name of its own.
         """
         attention = ("key", "value") if self.scope(path) == "cross" else ("query", "key", "value")
-        for group in (attention, ("mlp_in",)):
+        for group in (attention, ("mlp_in",)):  # of general names nobody knows what they get
             if any(roles.patterns(self.model_type, role).search(f".{path}") for role in group):
                 return f"{path.rpartition('.')[0]}|{group[-1]}"
         return path
@@ -108,15 +112,21 @@ class BaseView:
             members = [self.by_role(member, scope) for member in roles.GROUPS[role]]
             found = {path: module for member in members for path, module in member.items()}
             return {path: found[path] for path in self.modules if path in found}
-        pattern = roles.patterns(self.model_type, role)
-        return {
-            path: module
-            for path, module in self.modules.items()
-            if isinstance(module, LINEAR)
-            and pattern.search(f".{path}")
-            and (scope is None or self.scope(path) == scope)
-            and not self._is_head(path)
-        }
+        found = self._players[role]
+        return {path: m for path, m in found.items() if scope is None or self.scope(path) == scope}
+
+    @cached_property
+    def _players(self) -> dict[str, dict[str, nn.Module]]:
+        """Modules by role and path."""
+        linear = {p: m for p, m in self.modules.items() if isinstance(m, LINEAR) and self._is_open(p)}
+        output = self.base.get_output_embeddings()
+        found: dict[str, dict[str, nn.Module]] = {}
+        for role in roles.ROLES:
+            known = [roles.patterns(self.model_type, role)]
+            known += [] if self.model_type in roles.TABLES else [roles.general(role)]
+            fits = ({p: m for p, m in linear.items() if k.search(f".{p}") and m is not output} for k in known)
+            found[role] = next(filter(None, fits), {})
+        return found
 
     def select(
         self, selectors: Sequence[str], kinds: tuple[type[nn.Module], ...] = LINEAR
@@ -139,7 +149,7 @@ class BaseView:
                     f"{selector!r} matches no module of {self.model_type} that this method can act on"
                     f"{'; its experts are kept in one tensor, not in linear layers' if fused else ''}.",
                     field="targets",
-                    remedy=nearest(selector, self._suggestions(kinds)),
+                    remedy=nearest(selector, self._suggestions(kinds) - {selector}),
                 )
             chosen |= matches
         return {path: module for path, module in self.modules.items() if path in chosen}
@@ -147,19 +157,41 @@ class BaseView:
     def _matches(self, selector: str, kinds: tuple[type[nn.Module], ...]) -> set[str]:
         scope, _, role = selector.rpartition(".")
         if role in (*roles.ROLES, *roles.GROUPS) and scope in ("", *roles.SCOPES):
-            return set(self.by_role(role, scope or None))
-        candidates = [p for p, m in self.modules.items() if isinstance(m, kinds) and not self._is_head(p)]
+            players = set(self.by_role(role, scope or None))
+            if players or role in roles.GROUPS:
+                return players
+        if selector in self.modules:  # a whole path means that module, wherever it is
+            return {selector} if isinstance(self.modules[selector], kinds) else set()
+        candidates = [p for p, m in self.modules.items() if isinstance(m, kinds) and self._is_open(p)]
         if selector == "all-linear":
             output = self.base.get_output_embeddings()
             return {
                 p for p in candidates if isinstance(self.modules[p], LINEAR) and self.modules[p] is not output
             }
         if any(character in selector for character in "*?["):
-            return {p for p in candidates if fnmatch.fnmatchcase(p, selector)}
+            every = [p for p, m in self.modules.items() if isinstance(m, kinds) and not self._is_head(p)]
+            return {p for p in every if fnmatch.fnmatchcase(p, selector)}
         return {p for p in candidates if f".{p}".endswith(f".{selector}")}
 
     def _is_head(self, path: str) -> bool:
         return any(path == head or path.startswith(f"{head}.") for head in self.heads)
+
+    def _is_open(self, path: str) -> bool:
+        """Whether a role, a group or the end of a path may mean the module at `path`.
+
+        No head may, nor what a text does not pass through: the towers for images and sounds of a language
+        model that has them.
+        """
+        within = self._language_model
+        return not self._is_head(path) and (within is None or f"{path}.".startswith(within))
+
+    @cached_property
+    def _language_model(self) -> tuple[str, ...] | None:
+        """Beginnings of the paths that a text passes through; None if it is the whole base."""
+        if self.is_vision or self.config.get_text_config() is self.config or not self.is_decoder_only:
+            return None
+        inner, output = self.backbone, self.base.get_output_embeddings()
+        return tuple(f"{path}." for path, m in self.modules.items() if path and m in (inner, output)) or None
 
     def _suggestions(self, kinds: tuple[type[nn.Module], ...]) -> set[str]:
         names = {p.rpartition(".")[2] for p, m in self.modules.items() if isinstance(m, kinds)}
@@ -197,6 +229,13 @@ class BaseView:
 
     def _key_shape(self, module: nn.Module) -> tuple[int, int]:
         """(key/value heads, head width) of an attention module."""
+        if hasattr(module, "kv_lora_rank"):
+            raise TargetError(
+                f"the attention of {self.model_type} makes keys and values out of a narrow vector, so that "
+                "learned ones have no place.",
+                field="model",
+                remedy="Choose a method that acts on weights or inputs, such as lora or prompt.",
+            )
         config = getattr(module, "config", self.config)
         names = ("n_heads", "num_heads", "num_attention_heads")
         heads = next((getattr(module, n) for n in names if hasattr(module, n)), None)
