@@ -160,7 +160,7 @@ class BaseView:
             players = set(self.by_role(role, scope or None))
             if players or role in roles.GROUPS:
                 return players
-        if selector in self.modules:  # a whole path means that module, wherever it is
+        if selector in self.modules and not self._is_head(selector):  # this very one, wherever it is
             return {selector} if isinstance(self.modules[selector], kinds) else set()
         candidates = [p for p, m in self.modules.items() if isinstance(m, kinds) and self._is_open(p)]
         if selector == "all-linear":
