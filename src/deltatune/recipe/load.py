@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 
 from deltatune.errors import RecipeError
@@ -15,57 +13,9 @@ from deltatune.recipe.grid import expand_grids
 from deltatune.recipe.problems import as_recipe_error
 from deltatune.recipe.schema import Recipe
 from deltatune.recipe.sections import ModelSpec
+from deltatune.recipe.yaml_text import DEEPEST, parse_yaml
 
 PATH_FIELDS = ("source", "train", "validation", "test")
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML with the core rules of version 1.2: `1e-3` is a number, `no` is a text, a key stands once."""
-
-
-_OLD_RULES = ("tag:yaml.org,2002:bool", "tag:yaml.org,2002:float", "tag:yaml.org,2002:int")
-_Loader.yaml_implicit_resolvers = {
-    character: [(tag, pattern) for tag, pattern in rules if tag not in _OLD_RULES]
-    for character, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:bool", re.compile(r"^(?:true|false|True|False)$"), list("tfTF")
-)
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:int", re.compile(r"^[-+]?(?:0|[1-9][0-9_]*)$"), list("-+0123456789")
-)
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(
-        r"^(?:[-+]?(?:[0-9][0-9_]*\.[0-9_]*|\.[0-9]+|[0-9]+(?=[eE]))(?:[eE][-+]?[0-9]+)?|[-+]?\.inf|\.nan)$"
-    ),
-    list("-+0123456789."),
-)
-
-
-def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
-    seen: dict[Any, int] = {}
-    for key_node, _ in node.value:
-        if key_node.tag == "tag:yaml.org,2002:merge":  # `<<: *defaults`; own keys override it
-            continue
-        key, line = loader.construct_object(key_node, deep=True), key_node.start_mark.line + 1
-        if not isinstance(key, str | int | float):
-            raise yaml.constructor.ConstructorError(
-                None, None, "a key must be a plain text", key_node.start_mark
-            )
-        if key in seen:
-            raise yaml.constructor.ConstructorError(
-                None,
-                None,
-                f"the key {key!r} stands twice, in line {seen[key]} and in line {line}",
-                key_node.start_mark,
-            )
-        seen[key] = line
-    mapping: dict[Any, Any] = yaml.SafeLoader.construct_mapping(loader, node, deep=True)
-    return mapping
-
-
-_Loader.add_constructor("tag:yaml.org,2002:map", _mapping)
 
 
 def load_recipe(path: str | Path, overrides: Iterable[str] = ()) -> Recipe:
@@ -99,7 +49,7 @@ def read_recipe(path: Path) -> Any:
         raise RecipeError(
             "is not text in UTF-8.", field=str(path), remedy="Name a recipe file, in YAML."
         ) from error
-    return _parse_yaml(text, str(path))
+    return parse_yaml(text, str(path))
 
 
 def parse_recipe(content: Any, overrides: Iterable[str] = (), *, root: str | Path | None = None) -> Recipe:
@@ -137,9 +87,11 @@ def apply_override(content: Mapping[str, Any], override: str) -> dict[str, Any]:
     """
     field, equals, text = override.partition("=")
     steps = field.strip().split(".")
-    if not equals or not all(steps):
-        raise RecipeError(f"The override {override!r} is not of the form field=value, such as train.lr=3e-4.")
-    changed = _set(dict(content), steps, _parse_yaml(text, f"--set {field}"), ())
+    if not equals or not all(steps) or len(steps) > DEEPEST:
+        raise RecipeError(
+            f"The override {override[:200]!r} is not of the form field=value, such as train.lr=3e-4."
+        )
+    changed = _set(dict(content), steps, parse_yaml(text, f"--set {field}"), ())
     assert isinstance(changed, dict)
     return changed
 
@@ -175,21 +127,6 @@ def _widen(node: Any, above: tuple[str, ...], step: str) -> Any:
     if isinstance(node, str) and path[:1] == ("model",) and len(path) <= 2:  # the model, or one of a list
         return {"name": node}
     return node
-
-
-def _parse_yaml(text: str, where: str) -> Any:
-    try:
-        return yaml.load(text, Loader=_Loader)
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark
-        line = f" in line {mark.line + 1}" if mark else ""
-        raise RecipeError(f"is not valid YAML{line}: {error.problem}.", field=where) from error
-    except yaml.YAMLError as error:
-        raise RecipeError(f"is not valid YAML: {error}.", field=where) from error
-    except RecursionError as error:
-        raise RecipeError(
-            "is nested too deeply.", field=where, remedy="Close brackets; a recipe has a few levels."
-        ) from error
 
 
 def _resolve_paths(recipe: Recipe, root: Path) -> Recipe:

@@ -39,10 +39,12 @@ PARTS = ("train", "validation", "test")
 CHAT = "chat"
 """The template that stands for the tokenizer's own chat template."""
 
-Int = Annotated[int, Strict()]
+LARGEST_INT = 2**63 - 1
+"""Larger integers fit neither a tensor nor a seed."""
+Int = Annotated[int, Strict(), Field(ge=-LARGEST_INT, le=LARGEST_INT)]
 Float = Annotated[float, Strict(), Field(allow_inf_nan=False)]
 Bool = Annotated[bool, Strict()]
-Count = Annotated[int, Strict(), Field(ge=1)]
+Count = Annotated[int, Strict(), Field(ge=1, le=LARGEST_INT)]
 Share = Annotated[float, Strict(), Field(ge=0, lt=1)]
 Text = Annotated[str, Field(min_length=1)]
 Budget = Count | Annotated[str, Field(pattern=r"^(0*[1-9]\d*(\.\d+)?|0+\.\d*[1-9]\d*)\s*%$")]
