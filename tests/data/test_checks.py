@@ -189,6 +189,7 @@ def test_targets_of_a_classification_are_classes_however_few_the_rows() -> None:
     assert check.warnings() == [
         *(f"the class {label!r} has 2 training rows only." for label in "def"),
         "3 more classes have fewer than 5 training rows each.",
+        "the classes 'd', 'e', 'f' have no test row, so no score says anything about them.",
     ]
 
 

@@ -14,9 +14,9 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from deltatune.data.decode import eight_bits
+from deltatune.data.files import missing_file
 from deltatune.data.images import PART_NAMES
 from deltatune.data.rows import Record, Table
-from deltatune.data.tables import missing_file
 from deltatune.errors import DataError
 
 Array = NDArray[Any]

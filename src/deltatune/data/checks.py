@@ -6,6 +6,9 @@ What comes this far are words that stand for a missing label.
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -29,6 +32,10 @@ MISSING = ("nan", "null", "n/a", "<na>", "unlabeled", "unlabelled")
 """What other programs write where there is no label, in small letters; -1 among classes 0, 1, 2, ... too."""
 CUT = 0.01
 """Share of rows cut off that is worth a warning."""
+SHARED = 0.01
+"""Share of the test rows that repeat another one's input from which on they count as fewer than they are."""
+JOINTS = "|;,"
+"""What stands between several labels that were written into one cell."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +62,14 @@ class DataCheck:
     """Parts whose classes are not spread alike."""
     unlabelled: dict[str, dict[str, int]] = field(default_factory=dict)
     """By part, targets that stand for a missing label, and how many rows have each."""
+    inputs: dict[str, int] = field(default_factory=dict)
+    """Different inputs, by part."""
+    rows: dict[str, int] = field(default_factory=dict)
+    """Rows, by part."""
+    alike: list[list[str]] = field(default_factory=list)
+    """Classes whose names differ in writing only."""
+    joined: list[str] = field(default_factory=list)
+    """Classes whose names consist of other classes' names."""
 
     @property
     def majority(self) -> tuple[str, float] | None:
@@ -91,7 +106,50 @@ class DataCheck:
                 f"always answering {label!r} is right in {share:.0%} of the test rows, so accuracy tells "
                 "little; set evaluation.primary to macro_f1."
             )
-        return found + self._rare()
+        return found + self._writing() + self._rare() + self._absent() + self._shared()
+
+    def _writing(self) -> list[str]:
+        """Classes that may be one, and classes that may be several."""
+        found = [
+            f"the classes {' and '.join(map(repr, names))} differ in writing only, and are learned and "
+            "judged as different ones; if they are not, write them alike."
+            for names in self.alike[:SHOWN]
+        ]
+        if len(self.alike) > SHOWN:
+            found.append(f"{len(self.alike) - SHOWN} more groups of classes differ in writing only.")
+        if self.joined:
+            found.append(
+                f"the class {self.joined[0]!r} consists of other classes' names"
+                f"{f', as do {len(self.joined) - 1} more' if self.joined[1:] else ''}; each combination is a "
+                "class of its own, for several labels a row are not offered."
+            )
+        return found
+
+    def _absent(self) -> list[str]:
+        """Classes that no test row has: no score says anything about them."""
+        classes = self.classes or {}
+        if not classes.get("test"):
+            return []
+        absent = [label for label in classes["train"] if label not in classes["test"]]
+        if not absent:
+            return []
+        more = f" and {len(absent) - SHOWN} more" if len(absent) > SHOWN else ""
+        subject = "the class" if len(absent) == 1 else "the classes"
+        verb = "has" if len(absent) == 1 else "have"
+        return [
+            f"{subject} {', '.join(map(repr, absent[:SHOWN]))}{more} {verb} no test row, so no score says "
+            f"anything about {'it' if len(absent) == 1 else 'them'}."
+        ]
+
+    def _shared(self) -> list[str]:
+        """Rows of one input are not independent."""
+        rows, inputs = self.rows.get("test", 0), self.inputs.get("test", 0)
+        if rows - inputs <= SHARED * rows:
+            return []
+        return [
+            f"the {rows:,} test rows have {inputs:,} different inputs: rows of one input are right or wrong "
+            "together, so they tell as little as so many rows, not more."
+        ]
 
     def _rare(self) -> list[str]:
         """Classes that can hardly be learned; of many the rarest, since there may be thousands."""
@@ -115,6 +173,9 @@ class DataCheck:
             "classes": self.classes,
             "shifts": [shift.as_dict() for shift in self.shifts],
             "unlabelled": self.unlabelled,
+            "inputs": self.inputs,
+            "alike_classes": self.alike,
+            "joined_classes": self.joined,
             "majority": majority and {"label": majority[0], "accuracy": majority[1]},
             "contradictions": {
                 "inputs": len(self.contradictions),
@@ -137,10 +198,8 @@ def check_rows(
     Raises:
         DataError: An image is missing or broken.
     """
-    by_input: dict[bytes, list[Row]] = defaultdict(list)
-    for row in train:
-        by_input[row.input_bytes()].append(row)
     parts = {"train": train, "validation": validation, "test": test}
+    groups = {part: _by_input(rows) for part, rows in parts.items()}
     classes = None
     if labelled or _are_classes(train):
         classes = {
@@ -148,13 +207,51 @@ def check_rows(
         }
     return DataCheck(
         leaks=leaks(train, validation, test),
-        repeated=len(train) - len(by_input),
+        repeated=len(train) - len(groups["train"]),
         classes=classes,
-        contradictions=_contradictions(by_input.values()) if classes else [],
+        contradictions=_contradictions(groups["train"].values()) if classes else [],
         # Dealing out thousands of classes ten thousand times takes long, and each has too few rows to tell.
         shifts=shifts(classes) if classes and len(classes["train"]) <= MOST_CLASSES else [],
         unlabelled=_unlabelled(parts),
+        inputs={part: len(inputs) for part, inputs in groups.items()},
+        rows={part: len(rows) for part, rows in parts.items()},
+        alike=_alike(classes["train"]) if classes else [],
+        joined=_joined(classes["train"]) if classes else [],
     )
+
+
+def _by_input(rows: Sequence[Row]) -> dict[bytes, list[Row]]:
+    """The rows of each input."""
+    groups: dict[bytes, list[Row]] = defaultdict(list)
+    for row in rows:
+        content = row.input_bytes()
+        # A digest of what is long: images and books need not be kept a second time.
+        groups[content if len(content) < 64 else hashlib.sha256(content).digest()].append(row)
+    return groups
+
+
+def _alike(names: Iterable[str]) -> list[list[str]]:
+    """Names that are one but for case, blanks, the composition of letters, or how a number is written."""
+    groups: dict[str, list[str]] = defaultdict(list)
+    for name in names:
+        plain = " ".join(unicodedata.normalize("NFKC", name).casefold().split())
+        with contextlib.suppress(ValueError, OverflowError):
+            plain = repr(float(plain))
+        groups[plain].append(name)
+    return [sorted(group) for group in groups.values() if len(group) > 1]
+
+
+def _joined(names: Iterable[str]) -> list[str]:
+    """Names that other names make, with a bar, a semicolon or a comma between them."""
+    known = set(names)
+    return [
+        name
+        for name in names
+        if any(
+            len(pieces) > 1 and known.issuperset(piece.strip() for piece in pieces)
+            for pieces in (name.split(joint) for joint in JOINTS)
+        )
+    ]
 
 
 def _unlabelled(parts: Mapping[str, Sequence[Row]]) -> dict[str, dict[str, int]]:

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from deltatune.data.files import missing_file
 from deltatune.data.rows import Image
-from deltatune.data.tables import missing_file
 from deltatune.errors import DataError
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from deltatune.data.decode import decode_image, open_image
+from deltatune.data.files import missing_file
 from deltatune.data.rows import Record, Table
-from deltatune.data.tables import missing_file
 from deltatune.errors import DataError
 
 __all__ = [

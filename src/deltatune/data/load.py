@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,14 +10,15 @@ from typing import Any
 
 import numpy as np
 
+from deltatune.data.cells import as_text, check_labels, check_values, columns_as_text, is_image
 from deltatune.data.checks import check_rows
-from deltatune.data.readers import read_source
+from deltatune.data.readers import Writing, read_source
 from deltatune.data.rows import Dataset, Input, Record, Row, Table, fingerprint
 from deltatune.data.splits import limit_rows, split_rows
 from deltatune.errors import DataError, nearest
 from deltatune.recipe.load import is_remote
-from deltatune.recipe.rules import template_fields
 from deltatune.recipe.sections import CHAT, CLASSIFICATION_TASKS, PARTS, DataSpec
+from deltatune.recipe.templates import fill_template, template_fields
 
 DEFAULT_SHARE = 0.1
 
@@ -38,7 +39,7 @@ def load_data(spec: DataSpec, task: str, root: str | Path = ".") -> Dataset:
     """Read, split, limit and check the rows of a recipe.
 
     Labels are collected from all training rows, before `limit`. Labels that are all whole numbers are ordered
-    as numbers, others as text.
+    as numbers, others as text. In a classification, what is split off has the classes' shares of all rows.
 
     Args:
         spec: The recipe's data section.
@@ -48,13 +49,14 @@ def load_data(spec: DataSpec, task: str, root: str | Path = ".") -> Dataset:
     Raises:
         DataError: Anything is wrong; the message names the file, the row and the field, and what to do.
     """
-    parts, warnings = _read_parts(spec, task, Path(root))
+    notes: list[str] = []
+    parts = _read_parts(spec, task, Path(root), notes)
     _check_ids(parts)
     if not parts["train"]:
         raise DataError(
             "leaves no training rows.", field="data.split", remedy="Lower the shares or add rows."
         )
-    labels = _labels(parts) if task in CLASSIFICATION_TASKS else None
+    labels = _labels(parts, notes) if task in CLASSIFICATION_TASKS else None
     seed = spec.split.seed if spec.split else 0
     limited = {part: limit_rows(rows, getattr(spec.limit, part), seed) for part, rows in parts.items()}
     train, validation, test = (limited[part] for part in PARTS)
@@ -65,7 +67,7 @@ def load_data(spec: DataSpec, task: str, root: str | Path = ".") -> Dataset:
         test,
         labels=labels,
         fingerprint=fingerprint(train, validation, test),
-        warnings=[*warnings, *check.warnings()],
+        warnings=[*dict.fromkeys(notes), *check.warnings()],
         check=check,
     )
 
@@ -107,12 +109,12 @@ def _fields(spec: DataSpec) -> list[str]:
     return [] if spec.template == CHAT else sorted(set(template_fields(spec.template)) - {"input"})
 
 
-def _read_parts(spec: DataSpec, task: str, root: Path) -> tuple[dict[str, list[Row]], list[str]]:
-    """The rows of each part, and what the readers warn of."""
+def _read_parts(spec: DataSpec, task: str, root: Path, notes: list[str]) -> dict[str, list[Row]]:
+    """Read the parts that have a source, and note what a person should know about files and values."""
     if spec.source is not None:
-        table = read_source(_locate(spec.source, spec, root), spec.format)
-        warnings = list(table.warnings)
-        parts = {part: _rows(records, table, spec, task) for part, records in table.parts.items()}
+        table = _read(spec.source, spec, root)
+        notes += table.warnings
+        parts = {part: _rows(records, table, spec, task, notes) for part, records in table.parts.items()}
         parts = {"train": parts["all"]} if "all" in parts else parts
         if "train" not in parts:
             raise DataError(
@@ -121,15 +123,18 @@ def _read_parts(spec: DataSpec, task: str, root: Path) -> tuple[dict[str, list[R
                 remedy="Name a file for each part: data.train, data.validation, data.test.",
             )
     else:
-        read = {part: _read_part(part, spec, task, root) for part in PARTS if getattr(spec, part)}
-        parts = {part: rows for part, (rows, _) in read.items()}
-        warnings = list(dict.fromkeys(text for _, texts in read.values() for text in texts))
-    return _complete(parts, spec), warnings
+        parts = {part: _read_part(part, spec, task, root, notes) for part in PARTS if getattr(spec, part)}
+    return _complete(parts, spec, task)
 
 
-def _read_part(part: str, spec: DataSpec, task: str, root: Path) -> tuple[list[Row], tuple[str, ...]]:
+def _read(source: str, spec: DataSpec, root: Path) -> Table:
+    return read_source(_locate(source, spec, root), spec.format, Writing(spec.delimiter, spec.encoding))
+
+
+def _read_part(part: str, spec: DataSpec, task: str, root: Path, notes: list[str]) -> list[Row]:
     source = getattr(spec, part)
-    table = read_source(_locate(source, spec, root), spec.format)
+    table = _read(source, spec, root)
+    notes += table.warnings
     names = [other for other in PARTS if other != part and getattr(spec, other)]
     twins = [
         other for other in names if _locate(getattr(spec, other), spec, root) == _locate(source, spec, root)
@@ -147,10 +152,10 @@ def _read_part(part: str, spec: DataSpec, task: str, root: Path) -> tuple[list[R
             field=source,
             remedy=f"Name another source as data.{part}.",
         )
-    return _rows(records, table, spec, task), table.warnings
+    return _rows(records, table, spec, task, notes)
 
 
-def _complete(parts: dict[str, list[Row]], spec: DataSpec) -> dict[str, list[Row]]:
+def _complete(parts: dict[str, list[Row]], spec: DataSpec, task: str) -> dict[str, list[Row]]:
     """Take the parts that are missing out of the training rows."""
     shares: dict[str, float] = {"validation": 0.0, "test": 0.0}
     for part in shares:
@@ -170,8 +175,18 @@ def _complete(parts: dict[str, list[Row]], spec: DataSpec) -> dict[str, list[Row
                 )
             shares[part] = DEFAULT_SHARE if share is None else share
     seed = spec.split.seed if spec.split else 0
-    train, validation, test = split_rows(parts["train"], shares["validation"], shares["test"], seed)
-    return {"validation": validation, "test": test, **parts, "train": train}
+    rows = parts["train"]
+    classes = [row.target for row in rows] if task in CLASSIFICATION_TASKS else None
+    train, validation, test = split_rows(rows, shares["validation"], shares["test"], seed, classes)
+    taken = {"validation": validation, "test": test}
+    for part, share in shares.items():
+        if share and not taken[part] and rows:
+            raise DataError(
+                f"({share}) leaves no {part} rows: a row of each class must stay for training.",
+                field=f"data.split.{part}",
+                remedy="Add rows, or give the part a file of its own.",
+            )
+    return {**taken, **parts, "train": train}
 
 
 def _locate(source: str, spec: DataSpec, root: Path) -> str:
@@ -180,7 +195,7 @@ def _locate(source: str, spec: DataSpec, root: Path) -> str:
     return str(root / source)
 
 
-def _rows(records: Sequence[Record], table: Table, spec: DataSpec, task: str) -> list[Row]:
+def _rows(records: Sequence[Record], table: Table, spec: DataSpec, task: str, notes: list[str]) -> list[Row]:
     columns = spec.columns
     target = table.target if columns.target == "auto" else columns.target
     mapping = _Mapping(
@@ -195,8 +210,16 @@ def _rows(records: Sequence[Record], table: Table, spec: DataSpec, task: str) ->
         raise DataError(
             f"shows the target ({{{target}}}) to the model.", field="data.template", remedy="Take it out."
         )
+    notes += check_values(records, _used(mapping), target if task in CLASSIFICATION_TASKS else None)
     _refuse_unlabelled(records, mapping)
     return [_row(record, mapping, str(number)) for number, record in enumerate(records)]
+
+
+def _used(mapping: _Mapping) -> list[str]:
+    """The columns that become text for a model to read or to write."""
+    templates = [mapping.template if mapping.template != CHAT else None, mapping.target_template]
+    named = [name for template in templates if template for name in template_fields(template)]
+    return [name for name in (mapping.input, mapping.target, mapping.id, *named) if name is not None]
 
 
 def _refuse_unlabelled(records: Sequence[Record], mapping: _Mapping) -> None:
@@ -204,7 +227,7 @@ def _refuse_unlabelled(records: Sequence[Record], mapping: _Mapping) -> None:
     name = mapping.target
     if name is None:
         return
-    empty = [r for r in records if name in r.columns and not _text(r.columns[name]).strip()]
+    empty = [r for r in records if name in r.columns and not as_text(r.columns[name]).strip()]
     if empty:
         others = f", as have {len(empty) - 1} more of {len(records)} rows" if empty[1:] else ""
         raise DataError(
@@ -216,11 +239,11 @@ def _refuse_unlabelled(records: Sequence[Record], mapping: _Mapping) -> None:
 
 def _row(record: Record, mapping: _Mapping, number: str) -> Row:
     value = _column(record, mapping.input, "data.columns.input")
-    columns = {name: _text(cell) for name, cell in record.columns.items() if not _is_image(cell)}
-    target = "" if mapping.target is None else _text(_column(record, mapping.target, "data.columns.target"))
+    columns = columns_as_text(record)
+    target = "" if mapping.target is None else as_text(_column(record, mapping.target, "data.columns.target"))
     if mapping.target_template is not None:
         target = _fill(mapping.target_template, columns | {"target": target}, record)
-    row_id = _text(_column(record, mapping.id, "data.columns.id")) if mapping.id else number
+    row_id = as_text(_column(record, mapping.id, "data.columns.id")) if mapping.id else number
     return Row(row_id, _input(value, columns, record, mapping), target, columns)
 
 
@@ -233,7 +256,7 @@ def _input(value: Any, columns: dict[str, str], record: Record, mapping: _Mappin
                 remedy="Use an image-folder, npz or Hub data set with images, or another task.",
             )
         return value
-    if _is_image(value):
+    if is_image(value):
         raise DataError(
             "holds an image.",
             field=f"{record.where}, column {mapping.input}",
@@ -259,22 +282,9 @@ def _column(record: Record, name: str, field: str) -> Any:
 
 def _fill(template: str, columns: Mapping[str, str], record: Record) -> str:
     for name in template_fields(template):
-        _column(Record(record.where, dict(columns)), name, f"the template ({template!r})")
-    return template.format_map(columns)
-
-
-def _text(value: Any) -> str:
-    if value is None:
-        return ""
-    if isinstance(value, str):
-        return value
-    if isinstance(value, dict | list):
-        return json.dumps(value, ensure_ascii=False)
-    return str(value)
-
-
-def _is_image(value: Any) -> bool:
-    return isinstance(value, np.ndarray | Path)
+        if name not in columns:
+            _column(Record(record.where, dict(columns)), name, f"the template ({template!r})")
+    return fill_template(template, columns)
 
 
 def _check_ids(parts: Mapping[str, Sequence[Row]]) -> None:
@@ -290,9 +300,10 @@ def _check_ids(parts: Mapping[str, Sequence[Row]]) -> None:
             seen.add(row.id)
 
 
-def _labels(parts: Mapping[str, Sequence[Row]]) -> list[str]:
-    found = {row.target for row in parts["train"]}
-    labels = sorted(found, key=int) if all(label.isdecimal() for label in found) else sorted(found)
+def _labels(parts: Mapping[str, Sequence[Row]], notes: list[str]) -> list[str]:
+    notes += check_labels([row.target for row in parts["train"]])
+    different = {row.target for row in parts["train"]}
+    labels = sorted(different, key=_number if all(map(str.isdecimal, different)) else None)
     if len(labels) < 2:
         raise DataError(
             f"is the only label of the {len(parts['train'])} training rows.",
@@ -301,10 +312,16 @@ def _labels(parts: Mapping[str, Sequence[Row]]) -> list[str]:
         )
     for part in ("validation", "test"):
         for row in parts[part]:
-            if row.target not in found:
+            if row.target not in different:
                 raise DataError(
                     f"has the label {row.target!r}, which no training row has.",
                     field=f"{part} row {row.id}",
                     remedy=f"{nearest(row.target, labels[:20])} Mend the label, or add training rows of it.",
                 )
     return labels
+
+
+def _number(digits: str) -> tuple[int, str, str]:
+    """Key that orders whole numbers of any length by value, and one number's spellings by text: `01`, `1`."""
+    value = "".join(str(unicodedata.decimal(digit)) for digit in digits).lstrip("0")
+    return len(value), value, digits

@@ -3,40 +3,64 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from deltatune.data.decode import convert_picture
+from deltatune.data.files import check_file, most_unpacked, too_large
 from deltatune.data.images import PART_NAMES
 from deltatune.data.rows import Record, Table
-from deltatune.data.tables import missing_file
 from deltatune.errors import DataError
 
+_POINTER = 8
+"""Bytes that a cell takes at least, once it is a Python value."""
 HUB_ID = re.compile(r"(?:hub:)?(?P<id>[^#@]+)(?:#(?P<config>[^@]+))?(?:@(?P<revision>.+))?")
 
 
 def read_parquet(source: str) -> Table:
-    """Read a Parquet file; needs pandas and pyarrow."""
+    """Read a Parquet file; needs pyarrow.
+
+    Values are taken as Arrow gives them: pandas would make real numbers of whole ones beside gaps.
+    """
     path = Path(source)
-    if not path.is_file():
-        raise missing_file(path)
+    check_file(path)
     try:
-        import pandas as pd
-        import pyarrow  # noqa: F401 (pandas reads Parquet with it)
+        import pyarrow
+        from pyarrow import parquet
     except ImportError as error:
-        raise _needs(source, "pandas and pyarrow", "parquet") from error
+        raise _needs(source, "pyarrow", "parquet") from error
     try:
-        frame = pd.read_parquet(path, engine="pyarrow")
-    except (OSError, ValueError) as error:
+        with parquet.ParquetFile(path) as opened:
+            twice = [name for name, count in Counter(opened.schema_arrow.names).items() if count > 1]
+            rows = [] if twice else list(_parquet_rows(opened, path))
+    except (OSError, ValueError, NotImplementedError, MemoryError, pyarrow.ArrowException) as error:
         raise DataError(
-            f"is not readable as Parquet ({error}).", field=source, remedy="Write it again."
+            f"is not readable as Parquet ({str(error).strip() or type(error).__name__}).",
+            field=source,
+            remedy="Write it again.",
         ) from error
-    rows = frame.astype(object).where(frame.notna(), None).to_dict("records")
+    if twice:
+        raise DataError(
+            f"has the column {twice[0]!r} twice.", field=source, remedy="Give every column a name of its own."
+        )
     records = [
-        Record(f"{path.name}, row {number}", {str(name): _plain(value) for name, value in row.items()})
+        Record(f"{path.name}, row {number}", {str(name): value for name, value in row.items()})
         for number, row in enumerate(rows)
     ]
     return Table({"all": records})
+
+
+def _parquet_rows(opened: Any, path: Path) -> Iterator[dict[str, Any]]:
+    """The rows, a thousand at a time: a short file can hold one long text a million times."""
+    size = path.stat().st_size
+    held = opened.metadata.num_rows * opened.metadata.num_columns * _POINTER
+    for batch in opened.iter_batches(batch_size=1000):
+        held += batch.nbytes
+        if held > most_unpacked(size):
+            raise too_large(path, size)
+        yield from batch.to_pylist()
 
 
 def read_hub(source: str) -> Table:
@@ -105,11 +129,6 @@ def read_bundled(source: str) -> Table:
     pairs = [("table", "title"), ("sentence", "label"), ("text", "title"), ("text", "label")]
     own = next((pair for pair in pairs if set(pair) <= set(columns)), ("input", "target"))
     return Table({"all": records}, *own)
-
-
-def _plain(value: Any) -> Any:
-    """Turn NumPy scalars and arrays into Python's."""
-    return value.tolist() if hasattr(value, "tolist") else value
 
 
 def _needs(source: str, packages: str, extra: str) -> DataError:

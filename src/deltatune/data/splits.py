@@ -10,7 +10,7 @@ T = TypeVar("T")
 
 
 def split_rows(
-    rows: Sequence[T], validation: float, test: float, seed: int
+    rows: Sequence[T], validation: float, test: float, seed: int, classes: Sequence[str] | None = None
 ) -> tuple[list[T], list[T], list[T]]:
     """Split rows into training, validation and test rows by a seeded shuffle.
 
@@ -22,13 +22,42 @@ def split_rows(
         validation: Share of the rows, in [0, 1).
         test: Share of the rows, in [0, 1).
         seed: Seed of the shuffle.
+        classes: Of each row. If given, each part has every class's share of all rows, as nearly as whole
+            rows allow, and the last row of a class stays among the training rows.
     """
     order = shuffled(len(rows), seed)
-    n_test = _count(test, len(rows))
-    n_validation = _count(validation, len(rows))
-    picked = (order[n_test + n_validation :], order[n_test : n_test + n_validation], order[:n_test])
-    train, held_out, tested = ([rows[index] for index in sorted(indices)] for indices in picked)
-    return train, held_out, tested
+    counts = [_count(test, len(rows)), _count(validation, len(rows))]
+    if classes is None:
+        tested, held_out = order[: counts[0]], order[counts[0] : sum(counts)]
+    else:
+        queues: dict[str, list[int]] = {}
+        for index in order:
+            queues.setdefault(classes[index], []).append(index)
+        tested = _draw(queues, counts[0])
+        held_out = _draw(queues, counts[1])
+    taken = {*tested, *held_out}
+    parts = ([index for index in order if index not in taken], held_out, tested)
+    train, validated, judged = ([rows[index] for index in sorted(indices)] for indices in parts)
+    return train, validated, judged
+
+
+def _draw(queues: dict[str, list[int]], count: int) -> list[int]:
+    """Take `count` indices out of the queues by their lengths' shares, the largest remainders rounded up.
+
+    Of equal remainders that of the class comes first whose first row the shuffle put first.
+    """
+    total = sum(map(len, queues.values()))
+    count = max(0, min(count, total - len(queues)))
+    takes = {name: min(len(queue) - 1, count * len(queue) // total) for name, queue in queues.items()}
+    by_remainder = sorted(queues, key=lambda name: -(count * len(queues[name]) % total))
+    while (missing := count - sum(takes.values())) > 0:
+        open_ones = [name for name in by_remainder if takes[name] < len(queues[name]) - 1]
+        for name in open_ones[:missing]:
+            takes[name] += 1
+    drawn = [index for name, queue in queues.items() for index in queue[: takes[name]]]
+    for name, queue in queues.items():
+        del queue[: takes[name]]
+    return drawn
 
 
 def limit_rows(rows: Sequence[T], limit: int | None, seed: int) -> list[T]:

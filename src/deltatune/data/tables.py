@@ -1,17 +1,28 @@
-"""Tables as text, and delimited text as tables."""
+"""Tables as text, and delimited text as tables.
+
+A table is rectangular: its delimiter is the one by which every row has as many cells as the header. That
+tells more than what sniffers go by (`csv.Sniffer` and clevercsv take the `!` or the blanks of a column of
+sentences for delimiters), and the parse that tells it is the one that is used.
+"""
 
 from __future__ import annotations
 
 import csv
 import io
+import re
 import sys
+from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
+from dataclasses import dataclass, field
 
 from deltatune.errors import DataError
 
-DELIMITERS = "#\t;|,"
-"""Candidates for sniffing; `#` is that of TabFact's tables. The comma is last, since it is also in prose."""
+LISTS = ",;\t|"
+"""Delimiters that a CSV file may have, the likeliest first."""
+TABLES = "#\t;|,"
+"""Those of a folder of tables; `#` is that of TabFact's. The comma is last, since it is also in prose."""
+_SEPARATOR = re.compile(r"sep=(.)\r?\n", re.IGNORECASE)
+"""The first line by which spreadsheets tell each other the delimiter."""
 
 
 def flatten_table(header: Sequence[str], rows: Sequence[Sequence[str]], max_rows: int | None = None) -> str:
@@ -44,58 +55,31 @@ def flatten_table(header: Sequence[str], rows: Sequence[Sequence[str]], max_rows
     return " ".join(pieces)
 
 
-def read_text(path: Path, encodings: Sequence[str] = ("utf-8-sig",)) -> str:
-    """Read a text file in the first encoding that fits.
+@dataclass(slots=True)
+class _Reading:
+    """Delimited text as one dialect reads it, up to the first row that does not fit."""
 
-    Raises:
-        DataError: The file is missing, is not text in these encodings, or is empty.
-    """
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise missing_file(path, error) from error
-    for encoding in encodings:
-        try:
-            text = content.decode(encoding)
-        except UnicodeDecodeError as error:
-            line = content[: error.start].count(b"\n") + 1
-            continue
-        if not text.strip():
-            raise DataError("is empty.", field=str(path), remedy="Give a file with rows.")
-        return text
-    raise DataError(
-        f"is not text in UTF-8: line {line} holds bytes of another encoding.",
-        field=str(path),
-        remedy="Save the file as UTF-8.",
-    )
-
-
-def missing_file(path: Path, error: OSError | None = None) -> DataError:
-    """Say that a file or folder cannot be read, and what stands beside it."""
-    reason = error.strerror.lower() if error and error.strerror else "no such file or directory"
-    folder = path.parent
-    beside = sorted(entry.name for entry in folder.iterdir()) if folder.is_dir() else []
-    hint = (
-        f" The folder holds: {', '.join(beside[:8])}{', ...' if len(beside) > 8 else ''}." if beside else ""
-    )
-    return DataError(
-        f"cannot be read ({reason}).",
-        field=str(path),
-        remedy=f"Relative paths are meant from the recipe's folder.{hint}",
-    )
+    header: list[str] = field(default_factory=list)
+    rows: list[tuple[int, list[str]]] = field(default_factory=list)
+    """Line number and cells."""
+    fault: DataError | None = None
 
 
 def parse_delimited(
-    text: str, delimiter: str, where: str, *, unique_names: bool = True
+    text: str, candidates: str, where: str, *, unique_names: bool = True
 ) -> tuple[list[str], list[tuple[int, list[str]]]]:
     """Parse delimited text with a header line.
+
+    Quotes enclose cells. Where tabs delimit, most programs know no quotes: there they are letters if the
+    table is whole so, unless they enclose every cell of a column or hold doubled quotes.
 
     Returns:
         The column names, and for each row its line number and cells. Blank lines are skipped.
 
     Args:
         text: The whole file.
-        delimiter: One character.
+        candidates: Delimiters that it may have, the likeliest first. The one that gives every row as many
+            cells as the header is taken, of several the one that gives most. A first line `sep=;` overrides.
         where: The file's name, for messages.
         unique_names: Whether each column must have a name of its own.
 
@@ -103,54 +87,79 @@ def parse_delimited(
         DataError: A row has more or fewer cells than the header, a name stands twice, or a quote is open.
     """
     csv.field_size_limit(sys.maxsize)
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    header: list[str] = []
-    rows: list[tuple[int, list[str]]] = []
+    skipped = 0
+    if told := _SEPARATOR.match(text):
+        text, candidates, skipped = text[told.end() :], told[1], 1
+    first = text.lstrip().split("\n", 1)[0]
+    others = [delimiter for delimiter in candidates[1:] if delimiter in first]
+    readings = [_read(text, delimiter, where, skipped) for delimiter in (candidates[0], *others)]
+    splitting = [reading for reading in readings if len(reading.header) > 1]
+    whole = [reading for reading in splitting if reading.fault is None]
+    if whole:
+        best = max(whole, key=lambda reading: len(reading.header))
+    else:
+        best = max(splitting, key=lambda reading: len(reading.rows), default=readings[0])
+    if best.fault is not None:
+        raise best.fault
+    if unique_names:
+        _check_names(best.header, where, skipped + 1)
+    return best.header, best.rows
+
+
+def _read(text: str, delimiter: str, where: str, skipped: int) -> _Reading:
+    quoted = _parse(text, delimiter, where, skipped, csv.QUOTE_MINIMAL)
+    if delimiter != "\t" or '"' not in text:
+        return quoted
+    literal = _parse(text, delimiter, where, skipped, csv.QUOTE_NONE)
+    return literal if literal.fault is None and not _encloses(literal) else quoted
+
+
+def _parse(text: str, delimiter: str, where: str, skipped: int, quoting: int) -> _Reading:
+    reading = _Reading()
+    # newline="": lines end with what ends lines in files, and not with U+2028 or a form feed.
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, quoting=quoting, strict=True)  # type: ignore[call-overload,unused-ignore]
     try:
         for cells in reader:
             if not cells:
                 continue
-            if not header:
-                header = [cell.strip() for cell in cells]
-            elif len(cells) != len(header):
-                raise DataError(
-                    f"has {len(cells)} cells, but the header names {len(header)} columns.",
-                    field=f"{where}, line {reader.line_num}",
-                    remedy="Quote cells that contain the delimiter, or complete the row.",
+            if not reading.header:
+                reading.header = [cell.strip() for cell in cells]
+            elif len(cells) != len(reading.header):
+                reading.fault = DataError(
+                    f"has {len(cells)} cells, but the header names {len(reading.header)} columns, by the "
+                    f"delimiter {delimiter!r}.",
+                    field=f"{where}, line {reader.line_num + skipped}",
+                    remedy="Quote cells that contain the delimiter, complete the row, or set data.delimiter.",
                 )
+                return reading
             else:
-                rows.append((reader.line_num, cells))
+                reading.rows.append((reader.line_num + skipped, cells))
     except csv.Error as error:
+        reading.fault = DataError(
+            f"is not valid ({error}).",
+            field=f"{where}, line {reader.line_num + skipped}",
+            remedy="Check its quotes.",
+        )
+    return reading
+
+
+def _encloses(literal: _Reading) -> bool:
+    """Whether quotes that were read as letters look like enclosing ones."""
+    everywhere = [True] * len(literal.header)
+    for _, cells in literal.rows:
+        for place, cell in enumerate(cells):
+            enclosed = len(cell) > 1 and cell[0] == cell[-1] == '"'
+            if enclosed and '""' in cell[1:-1]:
+                return True
+            everywhere[place] &= enclosed
+    return bool(literal.rows) and any(everywhere)
+
+
+def _check_names(header: list[str], where: str, line: int) -> None:
+    name, count = Counter(header).most_common(1)[0]
+    if count > 1:
         raise DataError(
-            f"is not valid ({error}).", field=f"{where}, line {reader.line_num}", remedy="Check its quotes."
-        ) from error
-    if unique_names:
-        _check_names(header, where)
-    return header, rows
-
-
-def _check_names(header: list[str], where: str) -> None:
-    for name in header:
-        if header.count(name) > 1:
-            raise DataError(
-                f"has the column {name!r} twice." if name else "has columns without a name.",
-                field=f"{where}, line 1",
-                remedy="Give every column a name of its own.",
-            )
-
-
-def sniff_delimiter(text: str) -> str:
-    """Find the delimiter that splits every line into the same number of cells, the more the better.
-
-    If none does, it is the one that the first line holds most of, so that parsing names the faulty line.
-    """
-    widths: dict[str, int] = {}
-    for delimiter in DELIMITERS:
-        try:
-            rows = [row for row in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter) if row]
-        except csv.Error:
-            continue
-        if rows and len(rows[0]) > 1 and all(len(row) == len(rows[0]) for row in rows):
-            widths[delimiter] = len(rows[0])
-    first = text.strip().split("\n", 1)[0]
-    return max(widths, key=widths.__getitem__) if widths else max(DELIMITERS, key=first.count)
+            f"has the column {name!r} twice." if name else "has columns without a name.",
+            field=f"{where}, line {line}",
+            remedy="Give every column a name of its own.",
+        )

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import string
 from collections.abc import Iterator
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 from deltatune.recipe.choosing import choosing_conflicts, ends, searched_axes
 from deltatune.recipe.sections import CHAT, CLASSIFICATION_TASKS, IMAGE_FORMATS, DataSpec, Format
+from deltatune.recipe.templates import template_fields
 
 if TYPE_CHECKING:
     from deltatune.recipe.schema import Recipe
@@ -27,6 +27,11 @@ SUFFIXES: dict[str, Format] = {
 ONE_PART_FORMATS = ("csv", "tsv", "jsonl", "json", "parquet", "sentence-label", "table-folder")
 """Formats that never bring parts of their own, so that one source needs a split."""
 
+TEXT_FORMATS = ("csv", "tsv", "jsonl", "json", "sentence-label", "table-folder")
+"""Formats whose files are texts, in an encoding."""
+PACKED = (".gz", ".bz2", ".xz", ".zst")
+"""Suffixes of packed files; the one before tells the format."""
+
 CLASS_METRICS = "loss, accuracy and macro_f1"
 
 Conflict = tuple[str, str]
@@ -41,23 +46,8 @@ def format_by_name(name: str, declared: Format = "auto") -> Format:
         return "bundled"
     if name.startswith("hub:"):
         return "hub"
-    return SUFFIXES.get(PurePath(name).suffix.lower(), "auto")
-
-
-def template_fields(template: str) -> list[str]:
-    """List the columns that a template names.
-
-    Raises:
-        ValueError: A brace is not closed, or a field is more than a column's name.
-    """
-    fields = []
-    for _, field, spec, conversion in string.Formatter().parse(template):
-        if field is None:
-            continue
-        if not field or spec or conversion or any(character in field for character in "[]{}!:"):
-            raise ValueError(f"'{{{field}}}' is not a plain {{column}} field.")
-        fields.append(field)
-    return fields
+    path = PurePath(name.lower())
+    return SUFFIXES.get(PurePath(path.stem if path.suffix in PACKED else path).suffix, "auto")
 
 
 def find_conflicts(recipe: Recipe) -> list[Conflict]:
@@ -196,6 +186,7 @@ def _task(recipe: Recipe) -> Iterator[Conflict]:
         if (name := getattr(data, part))
     }
     formats = {field: format_by_name(name, data.format) for field, name in names.items()}
+    yield from _text_files(data, set(formats.values()))
     for field, kind in formats.items():
         if task == "image-classification" and kind not in (*IMAGE_FORMATS, "auto", "hub", "bundled"):
             yield (
@@ -216,6 +207,14 @@ def _task(recipe: Recipe) -> Iterator[Conflict]:
             f"is null, but {task} needs a target; only causal-lm can learn plain text.",
         )
     yield from _metrics(recipe)
+
+
+def _text_files(data: DataSpec, formats: set[str]) -> Iterator[Conflict]:
+    """What says how text is written is of no use to other files."""
+    if data.encoding is not None and not formats & {*TEXT_FORMATS, "auto"}:
+        yield "data.encoding", f"is for text; {', '.join(sorted(formats))} has an encoding of its own."
+    if data.delimiter is not None and not formats & {"csv", "tsv", "table-folder", "auto"}:
+        yield "data.delimiter", f"is for csv, tsv and tables; {', '.join(sorted(formats))} has none."
 
 
 def _metrics(recipe: Recipe) -> Iterator[Conflict]:

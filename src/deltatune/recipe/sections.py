@@ -163,6 +163,12 @@ class DataSpec(Reading):
     """How parts that have no file of their own are taken from the training rows."""
     format: Format = "auto"
     """Format of the files; `auto` goes by the name: the suffix, or what a folder contains."""
+    delimiter: Annotated[str, Field(pattern=r'^[^\r\n"]$')] | None = None
+    r"""The character between the cells of csv, tsv and tables, such as `;` or `"\t"`. Null: the one by which
+    every row has as many cells as the header, among comma, semicolon, tab and bar."""
+    encoding: Text | None = None
+    """Encoding of text files by its name in Python, such as `cp1252` or `utf-16-le`. Null: what a byte order
+    mark tells, else UTF-8."""
     columns: ColumnsSpec = ColumnsSpec()
     """Which columns mean what."""
     target_template: Text | None = None
@@ -170,6 +176,17 @@ class DataSpec(Reading):
     target itself. For causal-lm, target tokens directly follow the prompt's: begin with a space if needed."""
     limit: LimitSpec = LimitSpec()
     """Use fewer rows."""
+
+    @field_validator("encoding")
+    @classmethod
+    def _known_encoding(cls, value: str | None) -> str | None:
+        try:
+            b"ab".decode(value or "utf-8")
+        except UnicodeError:
+            return value  # it is an encoding, though not of these bytes
+        except (LookupError, ValueError) as error:
+            raise ValueError("is no encoding of text that Python knows; use utf-8, cp1252, ...") from error
+        return value
 
     @model_validator(mode="before")
     @classmethod

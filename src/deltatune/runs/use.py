@@ -17,8 +17,8 @@ from deltatune.errors import DataError
 from deltatune.evaluate import Prediction, classify, evaluate, generate, probabilities
 from deltatune.files import write_lines
 from deltatune.recipe import Recipe
-from deltatune.recipe.rules import template_fields
 from deltatune.recipe.sections import CHAT, DataSpec
+from deltatune.recipe.templates import template_fields
 from deltatune.runs.inputs import Asked, named_inputs
 from deltatune.runs.load import LoadedRun, load_run
 from deltatune.train.machine import fast_cpu

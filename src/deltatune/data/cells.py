@@ -1,0 +1,167 @@
+"""What a cell holds, as text: numbers and dates as they are written, and what is no text said by name."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from deltatune.data.rows import Record
+from deltatune.errors import DataError
+
+ROWS_A_LABEL = 10
+"""Real numbers are scores and no labels if fewer rows than that have each of them on average."""
+_SHOWN = 60
+
+_TURNS = ({"role", "content"}, {"from", "value"})
+"""Keys of a message, as OpenAI and ShareGPT write conversations."""
+
+
+def is_image(value: Any) -> bool:
+    """Whether a cell holds pixels or an image file."""
+    return isinstance(value, np.ndarray | Path)
+
+
+def as_text(value: Any) -> str:
+    """A cell as text: nothing as "", lists and objects in JSON, bytes as the UTF-8 that they hold.
+
+    Raises:
+        UnicodeDecodeError: Bytes are no text.
+    """
+    if isinstance(value, str):
+        return value
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return ""
+    if isinstance(value, bytes):
+        return value.decode()
+    if isinstance(value, dict | list):
+        return json.dumps(value, ensure_ascii=False, default=str)
+    return str(value)
+
+
+def columns_as_text(record: Record) -> dict[str, str]:
+    """All columns of a row that can be text."""
+    columns = {}
+    for name, value in record.columns.items():
+        if not is_image(value):
+            try:
+                columns[name] = as_text(value)
+            except UnicodeDecodeError:
+                continue  # an image or a sound: refused where a recipe names it, and left out elsewhere
+    return columns
+
+
+def check_values(records: Sequence[Record], used: Iterable[str], label: str | None) -> list[str]:
+    """Look for values that are no text: bytes, conversations, lists, objects.
+
+    Args:
+        records: The rows.
+        used: Columns that become text for a model to read or to write.
+        label: The column of class names, if there is one.
+
+    Returns:
+        A warning for each column whose lists or objects will be text in JSON.
+
+    Raises:
+        DataError: A value can be no text, belongs to a task that is not offered, or is a list of labels.
+    """
+    warnings = []
+    for name in dict.fromkeys(used):
+        structured: Counter[str] = Counter()
+        for record in records:
+            value = record.columns.get(name)
+            if isinstance(value, dict | list):
+                _check_structured(value, record, name, label)
+                structured["a list" if isinstance(value, list) else "an object"] += 1
+            elif isinstance(value, bytes):
+                _check_bytes(value, record, name)
+        for kind, count in structured.items():
+            warnings.append(
+                f"the column {name!r} holds {kind} in {count} of {len(records)} rows, which becomes text in "
+                "JSON; if that is not meant, make a text of it, or a row of each item."
+            )
+    return warnings
+
+
+def _check_structured(value: Any, record: Record, name: str, label: str | None) -> None:
+    field = f"{record.where}, column {name!r}"
+    shown = as_text(value)
+    shown = shown if len(shown) <= _SHOWN else f"{shown[: _SHOWN - 1]}…"
+    if isinstance(value, list) and value and all(_is_turn(item) for item in value):
+        raise DataError(
+            f"holds a conversation ({shown}), which would be learned as JSON.",
+            field=field,
+            remedy="Conversations are not offered. Make a row of each answer, with what comes before it in "
+            "one column and the answer in another, and use data.template: chat for a model of chats.",
+        )
+    if name == label:
+        raise DataError(
+            f"holds {shown}: a class is one name, not a {'list' if isinstance(value, list) else 'object'}.",
+            field=field,
+            remedy="Several labels a row are not offered. Keep one of them, or train one run for each label, "
+            "on a column that says yes or no.",
+        )
+
+
+def _is_turn(item: Any) -> bool:
+    return isinstance(item, dict) and any(keys <= item.keys() for keys in _TURNS)
+
+
+def _check_bytes(value: bytes, record: Record, name: str) -> None:
+    try:
+        as_text(value)
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"holds {len(value):,} bytes that are no text in UTF-8 (0x{value[:8].hex()}).",
+            field=f"{record.where}, column {name!r}",
+            remedy="Write the column as text, or images as files in folders of their classes.",
+        ) from error
+
+
+def check_labels(targets: Sequence[str]) -> list[str]:
+    """Look whether class names are real numbers.
+
+    Args:
+        targets: Of the training rows.
+
+    Returns:
+        A warning if they may be meant as classes.
+
+    Raises:
+        DataError: There are so many that they must be scores.
+    """
+    different = set(targets)
+    if not different or not all(map(_is_number, different)):
+        return []
+    # 0 beside 0.0 are whole numbers in two spellings, which is told elsewhere.
+    if any(map(_is_whole, different)) and all(float(text).is_integer() for text in different):
+        return []
+    labels = sorted(different, key=lambda text: (float(text), text))
+    shown = f"{', '.join(labels[:4])}{', ...' if len(labels) > 4 else ''}"
+    if len(labels) > 2 and len(labels) * ROWS_A_LABEL > len(targets):
+        raise DataError(
+            f"are {len(labels)} different real numbers ({shown}): scores, not classes.",
+            field=f"the targets of {len(targets)} training rows",
+            remedy="Regression is not offered. Make classes of ranges (low, middle, high), or let a "
+            "text-to-text model write the number.",
+        )
+    return [
+        f"the labels are real numbers ({shown}) and are learned as classes without an order; regression is "
+        "not offered."
+    ]
+
+
+def _is_whole(text: str) -> bool:
+    return text.strip().removeprefix("-").isdecimal()
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False
