@@ -80,3 +80,31 @@ def test_a_larger_limit_only_adds_rows(count: int, limit: int, seed: int) -> Non
     assert set(some) <= set(more)
     assert some == sorted(some)
     assert limit_rows(rows, None, seed) == rows
+
+
+@given(
+    st.lists(st.sampled_from("aaaabbbccd"), min_size=2, max_size=200),
+    st.sampled_from([0.0, 0.1, 0.25]),
+    st.sampled_from([0.0, 0.1, 0.3]),
+    st.integers(0, 9),
+)
+def test_a_stratified_split_keeps_the_shares(classes: str, validation: float, test: float, seed: int) -> None:
+    rows = list(range(len(classes)))
+    parts = split_rows(rows, validation, test, seed, classes)
+    assert parts == split_rows(rows, validation, test, seed, classes)
+    train, _, tested = parts
+    assert sorted(chain(*parts)) == rows
+    assert {classes[row] for row in train} == set(classes), "the last row of a class is for training"
+    assert all(part == sorted(part) for part in parts)
+    assert split_rows(rows, 0.0, test, seed, classes)[2] == tested
+    for name in set(classes):
+        wanted = len(tested) * classes.count(name) / len(classes)
+        taken = sum(classes[row] == name for row in tested)
+        assert abs(taken - wanted) <= 1 or min(classes.count(label) for label in set(classes)) < 3
+
+
+def test_a_rare_class_is_in_every_part() -> None:
+    classes = ["common"] * 90 + ["rare"] * 10
+    for seed in range(20):
+        for part in split_rows(range(100), 0.1, 0.2, seed, classes):
+            assert sum(classes[row] == "rare" for row in part) == len(part) // 10

@@ -13,7 +13,7 @@ import stat
 import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, Protocol
 
 from deltatune.errors import DataError
 
@@ -39,6 +39,14 @@ _MARKS = {
     codecs.BOM_UTF16_BE: "utf-16",
 }
 """Byte order marks, and the encoding that each tells."""
+
+
+class _Stream(Protocol):
+    """What unpacks as it is read."""
+
+    def read(self, size: int, /) -> bytes: ...
+
+    def close(self) -> None: ...
 
 
 def read_text(path: Path, encoding: str | None = None, otherwise: Sequence[str] = ()) -> str:
@@ -142,11 +150,11 @@ def too_large(path: Path, packed: int) -> DataError:
     )
 
 
-def _unpack(content: bytes, opener: Callable[[IO[bytes]], IO[bytes]], path: Path) -> bytes:
+def _unpack(content: bytes, opener: Callable[[IO[bytes]], _Stream], path: Path) -> bytes:
     most = most_unpacked(len(content))
     unpacked = bytearray()
     try:
-        with opener(io.BytesIO(content)) as stream:
+        with contextlib.closing(opener(io.BytesIO(content))) as stream:
             while chunk := stream.read(_CHUNK):
                 unpacked += chunk
                 if len(unpacked) > most:
@@ -160,20 +168,20 @@ def _unpack(content: bytes, opener: Callable[[IO[bytes]], IO[bytes]], path: Path
     return bytes(unpacked)
 
 
-def _open_zstd(stream: IO[bytes]) -> IO[bytes]:
+def _open_zstd(stream: IO[bytes]) -> _Stream:
     try:
         import pyarrow
     except ImportError as error:
         raise DataError(
             "needs pyarrow to unpack Zstandard, which cannot be imported.",
-            field=getattr(stream, "name", None) or "data",
+            field="a source that ends in .zst",
             remedy="Install it with: pip install 'deltatune[parquet]'; or unpack the file.",
         ) from error
-    opened: IO[bytes] = pyarrow.CompressedInputStream(stream, "zstd")
+    opened: _Stream = pyarrow.CompressedInputStream(stream, "zstd")
     return opened
 
 
-_PACKED: dict[bytes, Callable[[IO[bytes]], IO[bytes]]] = {
+_PACKED: dict[bytes, Callable[[IO[bytes]], _Stream]] = {
     b"\x1f\x8b": lambda stream: gzip.GzipFile(fileobj=stream),
     b"BZh": bz2.BZ2File,
     b"\xfd7zXZ\0": lzma.LZMAFile,

@@ -14,6 +14,7 @@ import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 from deltatune.errors import DataError
 
@@ -114,10 +115,10 @@ def _read(text: str, delimiter: str, where: str, skipped: int) -> _Reading:
     return literal if literal.fault is None and not _encloses(literal) else quoted
 
 
-def _parse(text: str, delimiter: str, where: str, skipped: int, quoting: int) -> _Reading:
+def _parse(text: str, delimiter: str, where: str, skipped: int, quoting: Literal[0, 3]) -> _Reading:
     reading = _Reading()
     # newline="": lines end with what ends lines in files, and not with U+2028 or a form feed.
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, quoting=quoting, strict=True)  # type: ignore[call-overload,unused-ignore]
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, quoting=quoting, strict=True)
     try:
         for cells in reader:
             if not cells:
