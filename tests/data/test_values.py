@@ -10,7 +10,9 @@ import unicodedata
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from deltatune.data import Dataset, load_data
 from deltatune.data.cells import as_text, check_labels
@@ -75,6 +77,23 @@ def test_bytes_are_text_or_refused_by_name(tmp_path: Path) -> None:
     ):
         read(b"\x89PN", "{raw} {input}")
     assert "raw" not in read(b"\x89PN", "{input}").train[0].columns
+
+
+def test_names_that_are_no_text_are_refused_before_training(tmp_path: Path) -> None:
+    pixels = np.zeros((2, 8, 8), np.uint8)
+    split = {"validation": 0, "test": 0}
+    for labels in (np.array([b"\xe9", b"b"]), np.array(["\ud800", "b"])):
+        np.savez(tmp_path / "a.npz", images=pixels, labels=labels)
+        with pytest.raises(DataError, match=r"row 0, column 'label': holds .*no text"):
+            load_data(DataSpec(source=str(tmp_path / "a.npz"), split=split), "image-classification")
+    folder = os.fsencode(tmp_path / "images")
+    for name in (b"a/1.png", b"c\xff/2.png"):
+        os.makedirs(os.path.dirname(os.path.join(folder, name)))
+        with open(os.path.join(folder, name), "wb") as handle:
+            Image.fromarray(pixels[0]).save(handle, "png")
+    with pytest.raises(DataError, match=r"half of a character and no text.*UTF-8") as caught:
+        load_data(DataSpec(source=str(tmp_path / "images"), split=split), "image-classification")
+    str(caught.value).encode()  # what is said can be printed
 
 
 def test_scores_are_no_classes() -> None:

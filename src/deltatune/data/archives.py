@@ -149,7 +149,7 @@ def _array_records(source: str, part: str, images: Array, labels: Array) -> list
         raise DataError(
             f"have labels of type {labels.dtype}.", field=name, remedy="Labels are whole numbers or texts."
         )
-    names = [item.decode() if isinstance(item, bytes) else str(item) for item in labels.ravel().tolist()]
+    names = [item if isinstance(item, bytes) else str(item) for item in labels.ravel().tolist()]
     return [
         Record(f"{name}, row {number}", {"image": image, "label": label})
         for number, (image, label) in enumerate(zip(eight_bits(images, name), names, strict=True))

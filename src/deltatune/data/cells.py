@@ -57,7 +57,7 @@ def columns_as_text(record: Record) -> dict[str, str]:
 
 
 def check_values(records: Sequence[Record], used: Iterable[str], label: str | None) -> list[str]:
-    """Look for values that are no text: bytes, conversations, lists, objects.
+    """Look for values that are no text: bytes, halves of characters, conversations, lists, objects.
 
     Args:
         records: The rows.
@@ -80,6 +80,8 @@ def check_values(records: Sequence[Record], used: Iterable[str], label: str | No
                 structured["a list" if isinstance(value, list) else "an object"] += 1
             elif isinstance(value, bytes):
                 _check_bytes(value, record, name)
+            elif isinstance(value, str | Path):
+                _check_characters(str(value), record, name)
         for kind, count in structured.items():
             warnings.append(
                 f"the column {name!r} holds {kind} in {count} of {len(records)} rows, which becomes text in "
@@ -120,6 +122,21 @@ def _check_bytes(value: bytes, record: Record, name: str) -> None:
             f"holds {len(value):,} bytes that are no text in UTF-8 (0x{value[:8].hex()}).",
             field=f"{record.where}, column {name!r}",
             remedy="Write the column as text, or images as files in folders of their classes.",
+        ) from error
+
+
+def _check_characters(text: str, record: Record, name: str) -> None:
+    """Refuse halves of characters, also those for which Python takes a file's name that is not in UTF-8."""
+    if text.isascii():
+        return
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise DataError(
+            f"holds \\u{ord(text[error.start]):04x} in {text[:_SHOWN]!a}, which is half of a character and "
+            "no text.",
+            field=f"{ascii(record.where)[1:-1]}, column {name!r}",
+            remedy="Mend it, or remove the row; a file or folder needs a name in UTF-8.",
         ) from error
 
 
