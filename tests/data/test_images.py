@@ -289,8 +289,8 @@ def test_what_reading_changes_is_said(tmp_path: Path) -> None:
     frames[0].save(tmp_path / "cat/film.gif", save_all=True, append_images=frames[1:])
     frames[0].save(tmp_path / "cat/pages.tif", save_all=True, append_images=frames[1:])
     transparent, several = read_image_folder(str(tmp_path)).warnings
-    assert "1 images have transparency and are put on white: cat/icon.png." in transparent
-    assert "2 images have several frames" in several
+    assert "1 image is put on white, having transparency: cat/icon.png." in transparent
+    assert "2 images are read in the first of several frames" in several
 
 
 def test_two_folders_of_one_part_are_refused(tmp_path: Path) -> None:

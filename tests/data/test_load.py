@@ -95,6 +95,16 @@ def test_sentence_label_files_in_either_encoding(write: Write, load: Any) -> Non
         load("text-classification", source="bad.txt")
 
 
+def test_tables_that_the_index_leaves_out_are_named(write: Write, load: Any) -> None:
+    for name in ("1.csv", "2.csv", "deep/3.csv", ".hidden/4.csv"):
+        write(f"t/{name}", "a,b\n1,2\n")
+    write("t/index.csv", "file,title\n1.csv,One\n1.csv,Two\n")
+    warnings = load(source="t").warnings
+    assert any("2 files are not in index.csv and not used: 2.csv, deep/3.csv." in text for text in warnings)
+    write("t/index.csv", "file,title\n1.csv,One\n2.csv,Two\ndeep/3.csv,Three\n")
+    assert not any("not used" in text for text in load(source="t").warnings)
+
+
 def test_a_folder_of_tables_with_its_index(write: Write, load: Any, tmp_path: Path) -> None:
     write("t/csv/1.csv", "Country#Cost, all\nRussia, EU#42$\n")
     write("t/2.csv", "a,a\n1,2\n")

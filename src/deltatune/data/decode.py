@@ -111,6 +111,7 @@ def _formats() -> tuple[str, ...]:
 @contextlib.contextmanager
 def _explained(what: str) -> Iterator[None]:
     from PIL import Image as Pil
+    from PIL import UnidentifiedImageError
 
     try:
         yield
@@ -123,7 +124,8 @@ def _explained(what: str) -> Iterator[None]:
             f"is too large to be decoded ({error}).", field=what, remedy="Make it smaller."
         ) from error
     except Exception as error:  # damaged files make Pillow raise nearly anything
-        reason = str(error).rstrip(".") or type(error).__name__
+        unknown = isinstance(error, UnidentifiedImageError)
+        reason = "of no format that is read" if unknown else str(error).rstrip(".") or type(error).__name__
         raise DataError(
             f"is broken or no image ({reason}).", field=what, remedy="Replace or remove it."
         ) from error

@@ -40,6 +40,8 @@ PART_NAMES = {
 SHOWN = 3
 """Files that a message names; of the others it says how many there are."""
 
+NOT_USED = "not used (hidden, in no class folder, or no image that can be read)"
+
 _HIDDEN = ("__MACOSX", "__pycache__", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found")
 _OF_THE_SYSTEM = (".DS_Store", "Thumbs.db", "desktop.ini")
 _STILL = ("JPEG", "MPO")  # a phone's MPO holds the same picture again, for depth or preview
@@ -80,12 +82,16 @@ class Listing:
     def warnings(self, root: Path) -> list[str]:
         """What a person should know about the files below `root`."""
         kinds = [
-            (self.unused, "files are not used (hidden, in no class folder, or no image that can be read)"),
-            (self.empty, "folders are empty and no classes"),
-            (self.transparent, "images have transparency and are put on white"),
-            (self.several, "images have several frames or pages, of which the first is read"),
+            (self.unused, "file is", "files are", NOT_USED),
+            (self.empty, "folder is", "folders are", "empty and no class"),
+            (self.transparent, "image is", "images are", "put on white, having transparency"),
+            (self.several, "image is", "images are", "read in the first of several frames or pages only"),
         ]
-        return [f"{root}: {len(paths)} {what}: {named(paths, root)}." for paths, what in kinds if paths]
+        return [
+            f"{root}: {len(paths)} {plural if len(paths) > 1 else single} {what}: {named(paths, root)}."
+            for paths, single, plural, what in kinds
+            if paths
+        ]
 
 
 def named(paths: Sequence[Path], root: Path) -> str:

@@ -165,7 +165,8 @@ def _unnamed(entries: Sequence[Record], folder: Path, index: Path) -> tuple[str,
     unused = [path for path in visible_files(folder)[0] if path.resolve() not in read]
     if not unused:
         return ()
-    return (f"{folder}: {len(unused)} files are not in {index.name} and not used: {named(unused, folder)}.",)
+    verb = "file is" if len(unused) == 1 else "files are"
+    return (f"{folder}: {len(unused)} {verb} not in {index.name} and not used: {named(unused, folder)}.",)
 
 
 def _find_index(path: Path) -> tuple[Path, Path]:
