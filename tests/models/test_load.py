@@ -8,13 +8,16 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
 from transformers.utils import logging
 
 from deltatune.errors import DeltatuneError, ModelError, RecipeError
 from deltatune.models import source
 from deltatune.models.load import load_base
+from deltatune.recipe.sections import ModelSpec
 from tests.models.conftest import spec
+from tests.tiny_tokenizers import tiny_tokenizer
 
 CLASSES = ["no", "yes"]
 
@@ -264,3 +267,16 @@ def test_whether_the_hub_answers(monkeypatch):
     server.server_close()
     monkeypatch.setattr(source.hub, "HF_HUB_OFFLINE", False)
     assert not source._hub_answers()
+
+
+def test_what_cannot_be_computed_in_bfloat16_is_loaded_in_float32(tmp_path):
+    """The first DeBERTa mixes precisions in its attention; the second does not."""
+    size = {"vocab_size": 300, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
+            "intermediate_size": 16, "relative_attention": True, "pos_att_type": ["c2p", "p2c"]}  # fmt: skip
+    for family, dtype in (("Deberta", torch.float32), ("DebertaV2", torch.bfloat16)):
+        folder = tmp_path / family
+        config = getattr(transformers, f"{family}Config")(**size)
+        getattr(transformers, f"{family}Model")(config).save_pretrained(folder)
+        tiny_tokenizer("bert").save_pretrained(folder)
+        base = load_base(ModelSpec(name=str(folder)), "text-classification", ["a", "b"], dtype="bfloat16")
+        assert base.model.dtype == dtype

@@ -72,7 +72,8 @@ def load_base(
         spec: Which model; code of the checkpoint's own runs only with `trust_remote_code`.
         task: "text-to-text", "causal-lm", "text-classification" or "image-classification".
         labels: The class names in the order of their ids; `None` for the generating tasks.
-        dtype: "float32" or "bfloat16"; of a quantized base, what its `compute` says counts.
+        dtype: "float32" or "bfloat16"; of a quantized base, what its `compute` says counts. What
+            Transformers cannot compute in bfloat16 (the first DeBERTa) is loaded in float32 all the same.
         quantization: How linear layers are kept in few bits; the heads of classifiers never are.
         seed: Fixes the weights of a new classification head. The global random state is left as it was.
 
@@ -109,12 +110,28 @@ def load_base(
     if spec.image_size is not None:
         interpolate_positions(model, spec.image_size, source.name)
     model.eval().requires_grad_(False)
+    if dtype == "bfloat16" and quantization is None and not _computes_in_its_dtype(model):
+        return load_base(spec, task, labels, seed=seed)
     if task not in CLASSIFICATION:
         _plain_generation(model)
     if task != "image-classification":
         _check_vocabulary(model, processor, source.name)
         _set_padding(model, processor, source.name)
     return LoadedBase(model, processor, source.name, new_modules)
+
+
+def _computes_in_its_dtype(model: PreTrainedModel) -> bool:
+    """Whether the code of the architecture keeps to the precision of its weights, on a few tokens."""
+    if model.main_input_name != "input_ids":
+        return True
+    try:
+        with torch.inference_mode():
+            model(**model.dummy_inputs)
+    except RuntimeError as error:
+        return re.search(r"dtype|scalar type|BFloat16", str(error)) is None
+    except Exception:  # these few tokens are not what it reads; its own first batch will tell
+        return True
+    return True
 
 
 class OriginalWeights:

@@ -124,6 +124,11 @@ class Context:
             torch.nn.Module.to(loaded.model, device)
             original = OriginalWeights(spec, self.recipe.task, self.dataset.labels)
             own = str(next(loaded.model.parameters()).dtype).removeprefix("torch.")
+            if bits is None and own != dtype:
+                self._warn(
+                    f"Transformers cannot compute {spec.name} in {dtype}: the code of its architecture mixes "
+                    f"precisions. It is trained and evaluated in {own}."
+                )
             bases[key] = SharedBase(spec, loaded, own, digest, device, original if bits else None)
         return bases[key]
 
