@@ -128,7 +128,7 @@ class TurnTaking(Silent):
     def __init__(self, turns: Turns) -> None:
         self.turns = turns
 
-    def start(self, task: str, total: int) -> None:
+    def start(self, task: str, total: int, done: int = 0) -> None:
         """Wait before the first step."""
         if task == "Training":
             self.turns.begin()

@@ -6,10 +6,16 @@ import contextlib
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
+from deltatune.errors import DeltatuneError, nearest
 from deltatune.files import make_folder
+
+MARK = "source.json"
+"""The file in each of its folders that says what the folder was made from."""
 
 
 def cache_root() -> Path:
@@ -30,6 +36,58 @@ def make_cache_folder(path: Path) -> Path:
     return make_folder(
         path, field="cache folder", remedy="Set DELTATUNE_CACHE to a folder that you may write to."
     )
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Something that is kept between runs, and can be made again."""
+
+    name: str
+    path: Path
+    bytes: int
+
+
+def entries() -> list[Entry]:
+    """What is in the cache, by name: folders with our mark, and what killed processes left beside them."""
+    folder = cache_root() / "models"
+    if not folder.is_dir():
+        return []
+    return [
+        Entry(path.name, path, sum(file.stat().st_size for file in path.rglob("*") if file.is_file()))
+        for path in sorted(folder.iterdir())
+        if path.is_dir() and not path.is_symlink() and _is_ours(path)
+    ]
+
+
+def _is_ours(path: Path) -> bool:
+    if path.name.startswith("."):  # a day is more than any process takes to write it
+        return time.time() - path.stat().st_mtime > 24 * 3600
+    return (path / MARK).is_file()
+
+
+def clear(name: str | None = None) -> list[Entry]:
+    """Remove the entry `name`, or all, and return what was removed. Nothing without our mark is touched.
+
+    Raises:
+        DeltatuneError: There is no such entry, or it cannot be removed.
+    """
+    found = entries()
+    chosen = [entry for entry in found if name in (None, entry.name)]
+    if name is not None and not chosen:
+        known = nearest(name, [entry.name for entry in found]) if found else "The cache is empty."
+        raise DeltatuneError(f"{name!r} is not in the cache.", field="NAME", remedy=known)
+    for entry in chosen:
+        aside = entry.path.with_name(f".cleared.{entry.name}.{os.getpid()}")
+        try:
+            entry.path.rename(aside)  # at once: another process never reads half of it
+            shutil.rmtree(aside)
+        except OSError as error:
+            raise DeltatuneError(
+                f"cannot remove '{entry.path}' ({error.strerror}).",
+                field="cache folder",
+                remedy="Remove it yourself, or set DELTATUNE_CACHE to another folder.",
+            ) from error
+    return chosen
 
 
 @contextlib.contextmanager

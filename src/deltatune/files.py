@@ -54,13 +54,18 @@ def atomic_path(path: Path) -> Iterator[Path]:
         yield temporary
         with temporary.open("rb+") as handle:
             os.fsync(handle.fileno())
-        mask = os.umask(0)
-        os.umask(mask)
-        temporary.chmod(0o666 & ~mask)  # mkstemp makes files that only their owner can read
+        temporary.chmod(permitted(0o666))
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def permitted(mode: int) -> int:
+    """A mode as the umask leaves it; temporary files, and those of safetensors, are their owner's alone."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return mode & ~mask
 
 
 def write_text(path: Path, text: str) -> None:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
+from deltatune.core.method import MethodConfig
 from deltatune.errors import DataError
+from deltatune.methods import METHODS
 
 
 def test_an_error_is_one_paragraph_and_exit_code_2(recipe: Path, run: Callable, fake: Callable) -> None:
@@ -92,3 +96,81 @@ def test_an_ended_pipe_is_no_error(tmp_path: Path) -> None:
         errors = process.stderr.read()
     assert b"Traceback" not in errors
     assert b"Error" not in errors
+
+
+def test_errors_are_json_on_stdout_beside_json(recipe: Path, run: Callable, fake: Callable) -> None:
+    problem = DataError("no column 'titel'.", field="data.columns.target", remedy="Did you mean 'title'?")
+    fake("deltatune.train", "run", problem)
+    done = run("train", recipe, "-m", "untuned", "--json")
+    assert done.code == 2
+    assert json.loads(done.out) == {
+        "error": {
+            "kind": "DataError",
+            "field": "data.columns.target",
+            "message": "no column 'titel'.",
+            "remedy": "Did you mean 'title'?",
+            "exit_code": 2,
+        }
+    }
+    assert done.err.startswith("Error: data.columns.target: no column")
+    fake("deltatune.train", "run", ZeroDivisionError("division by zero"))
+    assert json.loads(run("train", recipe, "-m", "untuned", "--json").out)["error"]["exit_code"] == 1
+    fake("deltatune.train", "run", KeyboardInterrupt())
+    done = run("train", recipe, "-m", "untuned", "--json")
+    assert (done.code, json.loads(done.out)["error"]["exit_code"]) == (130, 130)
+    assert run("train", recipe, "-m", "untuned").out == "", "what one command asked for is not the next one's"
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (ModuleNotFoundError("No module named 'torch'", name="torch"), "pip install torch, the build for"),
+        (ModuleNotFoundError("No module named 'PIL.Image'", name="PIL.Image"), "pip install PIL"),
+    ],
+)
+def test_a_missing_package_is_no_defect(
+    recipe: Path, run: Callable, fake: Callable, error: Exception, words: str
+) -> None:
+    fake("deltatune.train", "run", error)
+    done = run("train", recipe, "-m", "untuned")
+    assert done.code == 2
+    assert words in done.err
+    assert "defect" not in done.err
+
+
+class Mine(MethodConfig):
+    """A method that a user has not finished."""
+
+    def build(self, view: Any) -> Any:
+        raise KeyError("rank")
+
+
+class Less(MethodConfig):
+    """A method without its main part."""
+
+
+@pytest.mark.parametrize(
+    ("method", "words"),
+    [(Mine, ("a method of your own", "test_errors.py", "in build")), (Less, ("the function build",))],
+)
+def test_an_unfinished_method_of_the_users_is_no_defect_of_ours(
+    recipe: Path, run: Callable, fake: Callable, method: type[MethodConfig], words: tuple[str, ...]
+) -> None:
+    def built(*_: Any, **__: Any) -> Any:
+        return method().build(cast(Any, None))
+
+    fake("deltatune.train", "run", built)
+    METHODS.add("mine", method)
+    try:
+        done = run("train", recipe, "-m", "untuned")
+    finally:
+        METHODS.remove("mine")
+    assert done.code == 2
+    for word in words:
+        assert word in done.err
+    assert "defect" not in done.err
+
+
+def test_an_unexpected_import_of_our_own_is_a_defect(recipe: Path, run: Callable, fake: Callable) -> None:
+    fake("deltatune.train", "run", ModuleNotFoundError("No module named 'x'", name="deltatune.x"))
+    assert run("train", recipe, "-m", "untuned").code == 1

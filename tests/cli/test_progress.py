@@ -57,6 +57,16 @@ def test_slow_work_shows_seconds_a_step() -> None:
     assert stream.getvalue() == "  train: 1/2  4.0 s/it, 4.0 s left\n"
 
 
+def test_the_rate_of_a_resumed_run_counts_what_this_process_does() -> None:
+    stream, clock = io.StringIO(), Clock()
+    lines = Lines(Console(file=stream, width=40), now=clock)
+    lines.start("train", 1000, 900)
+    for _ in range(100):
+        clock.time += 0.5
+        lines.advance("train")
+    assert stream.getvalue() == "  train: 1000/1000  2.0 it/s\n"
+
+
 def test_bars_show_numbers_and_take_finished_tasks_away() -> None:
     stream = io.StringIO()
     console = Console(file=stream, force_terminal=True, width=120, color_system=None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -143,6 +144,7 @@ def echo(_: Path, inputs: Any, **__: Any) -> Any:
 
 
 def test_predict_arguments_stdin_and_file(tmp_path: Path, run: Callable, fake: Callable) -> None:
+    importlib.import_module("deltatune.runs.inputs")  # it cannot be found below the stand-in
     fake("deltatune.runs", "predict", echo)
     expected = ["title\nof a", "title\nof b"]
     for done in (run("predict", "r", "a", "b"), run("predict", "r", stdin="a\nb\n")):

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from deltatune.errors import AdapterError
+from deltatune.files import permitted
 
 
 @contextlib.contextmanager
@@ -24,9 +25,10 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.new."))
-    temporary.chmod(0o755)
     try:
         yield temporary
+        for path in (temporary, *temporary.rglob("*")):
+            path.chmod(permitted(0o777 if path.is_dir() else 0o666))
         if folder.exists():
             old = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.old."))
             folder.replace(old / "folder")

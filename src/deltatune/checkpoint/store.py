@@ -27,6 +27,7 @@ from deltatune.core.model import AdaptedModel
 from deltatune.errors import AdapterError
 from deltatune.files import read_json, sha256, write_json
 from deltatune.methods import METHODS
+from deltatune.models.bundled import public_name
 
 SCHEMA = 1
 CONFIG, TENSORS, OURS = "adapter_config.json", "adapter_model.safetensors", "deltatune.json"
@@ -79,7 +80,7 @@ def save_adapter(
             {
                 "peft_type": peft_type,
                 "task_type": task,
-                "base_model_name_or_path": base_name,
+                "base_model_name_or_path": public_name(base_name),
                 "inference_mode": True,
                 "modules_to_save": adapter.heads() or None,
                 **fields,

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import sys
 import traceback
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -11,10 +13,11 @@ from typer.core import TyperGroup
 
 from deltatune import __version__
 from deltatune.cli import output
-from deltatune.cli.commands import check, compare, delta, plan, reference, train
+from deltatune.cli.commands import cache, check, compare, delta, plan, reference, train
 from deltatune.errors import DeltatuneError
 
 DEBUG = "DELTATUNE_DEBUG"
+PACKAGE = Path(__file__).resolve().parents[1]
 INTERRUPTED = 130  # what shells expect of a process that ended by SIGINT
 
 
@@ -27,12 +30,13 @@ class Guarded(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         """Run the chosen sub-command."""
         cause: Exception
+        output.errors_as_json(False)
         try:
             return super().invoke(ctx)
         except DeltatuneError as error:
-            code, message, cause = 2, output.describe(error), error
+            code, shown, cause = 2, error, error
         except KeyboardInterrupt:
-            output.interrupted()
+            output.interrupted(INTERRUPTED)
             raise typer.Exit(INTERRUPTED) from None
         except (typer.Exit, typer.Abort):
             raise
@@ -42,21 +46,45 @@ class Guarded(TyperGroup):
         except Exception as error:
             if type(error).__module__.startswith(("typer.", "click.")):
                 raise  # wrong options and the like: typer shows these with the usage
-            code, message, cause = 1, _defect(error), error
+            code, shown = _unforeseen(error)
+            cause = error
         if ctx.params.get("debug"):
             output.trace(traceback.format_exception(cause))
-        output.error(message)
+        output.failed(shown, type(cause).__name__, code)
         raise typer.Exit(code) from None
 
 
-def _defect(error: Exception) -> str:
-    """What to say about an exception that nobody foresaw."""
+def _unforeseen(error: Exception) -> tuple[int, DeltatuneError]:
+    """The exit code, and what to say, of an exception that nobody foresaw."""
     lines = str(error).strip().splitlines()
-    first = f": {lines[0]}" if lines else ""
-    return (
-        f"{type(error).__name__}{first}. This is a defect of deltatune or of a library below it. "
-        f"Run the command again with {DEBUG}=1 to see where it happened."
-    )
+    first = f"{type(error).__name__}{f': {lines[0]}' if lines else ''}"
+    module = (error.name or "").partition(".")[0] if isinstance(error, ImportError) else ""
+    if module and module != PACKAGE.name:
+        install = (
+            "pip install torch, the build for your machine" if module == "torch" else f"pip install {module}"
+        )
+        return 2, DeltatuneError(f"the package {module} cannot be imported ({first}).", remedy=f"{install}.")
+    frames = traceback.extract_tb(error.__traceback__)
+    again = f"Run the command again with {DEBUG}=1 to see where it happened."
+    if isinstance(error, NotImplementedError) and frames[-1].filename == str(PACKAGE / "core" / "method.py"):
+        what = f"a method does not say how to {frames[-1].name}, which every method must."
+        return 2, DeltatuneError(what, remedy=f"Write the function {frames[-1].name} of its class. {again}")
+    if theirs := [frame for frame in frames if frame.filename in _methods_of_users()]:
+        where = f"{theirs[-1].filename}, line {theirs[-1].lineno}, in {theirs[-1].name}"
+        return 2, DeltatuneError(f"{first}. It comes from a method of your own: {where}.", remedy=again)
+    what = f"{first}. This is a defect of deltatune or of a library below it."
+    return 1, DeltatuneError(what, remedy=again)
+
+
+def _methods_of_users() -> set[str | None]:
+    """Files of the methods that were registered beside ours."""
+    registered = getattr(sys.modules.get("deltatune.methods"), "METHODS", None)
+    modules = {method.__module__ for method in registered.loaded()} if registered else set()
+    return {
+        getattr(sys.modules[name], "__file__", None)
+        for name in modules
+        if name in sys.modules and name.partition(".")[0] != PACKAGE.name
+    }
 
 
 app = typer.Typer(
@@ -89,6 +117,10 @@ def root(
 
     A [bold]recipe[/bold] (one YAML file) names a task, a model, data and methods. [bold]train[/bold] runs
     one of its methods, [bold]compare[/bold] all of them under equal conditions.
+
+    [bold]Exit codes[/bold]: 0; 2 for a mistake or what failed, in one paragraph on stderr; 130 interrupted; 1 a defect.
+    With [bold]--json[/bold] of a command, stdout holds JSON in any case: its result, or {"error": {...}}.
+    DELTATUNE_CACHE names the folder of converted models, DELTATUNE_DEBUG=1 shows tracebacks.
     """  # noqa: E501  (typer takes the first line as a paragraph)
     if not debug:
         # loading bars and advice of the libraries below would tear our own progress display
@@ -108,5 +140,6 @@ app.command("evaluate", rich_help_panel=LOOK)(train.evaluate)
 app.command("predict", rich_help_panel=LOOK)(train.predict)
 app.command("inspect", rich_help_panel=LOOK)(delta.inspect)
 app.command("merge", rich_help_panel=LOOK)(delta.merge)
+app.command("cache", rich_help_panel=LOOK)(cache.show)
 app.command("methods", rich_help_panel=LOOK)(reference.methods)
 app.command("schema", rich_help_panel=LOOK)(reference.schema)

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from deltatune.cli import output
+
 RecipeFile = Annotated[
     Path, typer.Argument(metavar="RECIPE", help="The recipe, a YAML file.", show_default=False)
 ]
@@ -28,7 +30,12 @@ Overrides = Annotated[
     ),
 ]
 Json = Annotated[
-    bool, typer.Option("--json", help="Print the result as JSON on stdout; progress goes to stderr.")
+    bool,
+    typer.Option(
+        "--json",
+        help='Print the result as JSON on stdout, or an error as {"error": {...}}; progress goes to stderr.',
+        callback=output.errors_as_json,
+    ),
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress; warnings and errors remain.")]
 DryRun = Annotated[

@@ -19,6 +19,7 @@ from deltatune.errors import DeltatuneError
 from deltatune.printable import printable, printable_json
 
 _on_interrupt: list[str] = []
+_wants_json = [False]
 
 
 class _Printer(Console):
@@ -39,6 +40,20 @@ def stdout() -> Console:
     """A console on stdout. Without a terminal it is wide, so that no table is torn in a file."""
     width = None if sys.stdout.isatty() else 160
     return _Printer(highlight=False, markup=False, emoji=False, width=width)
+
+
+def errors_as_json(wanted: bool) -> bool:
+    """Remember whether the command that runs now prints JSON, its errors included."""
+    _wants_json[0] = wanted
+    return wanted
+
+
+def failed(problem: DeltatuneError, kind: str, code: int) -> None:
+    """Say what went wrong: a paragraph on stderr, and beside --json an object on stdout."""
+    error(describe(problem))
+    if _wants_json[0]:
+        parts = {"field": problem.field, "message": problem.what, "remedy": problem.remedy}
+        emit_json({"error": {"kind": kind, **parts, "exit_code": code}}, indent=None)
 
 
 def describe(error: DeltatuneError) -> str:
@@ -85,11 +100,14 @@ def resumable_by(hint: str) -> None:
     _on_interrupt[:] = [hint]
 
 
-def interrupted() -> None:
+def interrupted(code: int) -> None:
     """Say that Ctrl-C was heard, and how to go on."""
     console = stderr()
     said = " ".join(["Interrupted.", *_on_interrupt])
     console.print(text(said, "yellow"), soft_wrap=not console.is_terminal)
+    if _wants_json[0]:
+        parts = {"field": None, "message": "Interrupted.", "remedy": " ".join(_on_interrupt) or None}
+        emit_json({"error": {"kind": "KeyboardInterrupt", **parts, "exit_code": code}}, indent=None)
 
 
 def emit_json(value: Any, *, indent: int | None = 2) -> None:

@@ -40,12 +40,14 @@ class _Counter:
 
     total: int
     now: Callable[[], float]
-    done: int = 0
+    before: int = 0
+    """What an earlier process had done of it."""
     shown: int = 0
     numbers: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.begun = self.now()
+        self.done = self.before
 
     def advance(self, amount: int, numbers: dict[str, float] | None) -> None:
         self.done += amount
@@ -53,9 +55,9 @@ class _Counter:
 
     @property
     def rate(self) -> float:
-        """Units a second since the start; 0 when it cannot be told yet."""
+        """Units a second of this process; 0 when it cannot be told yet."""
         elapsed = self.now() - self.begun
-        return self.done / elapsed if elapsed > 0 else 0.0
+        return (self.done - self.before) / elapsed if elapsed > 0 else 0.0
 
     def remaining(self) -> str:
         """The time left, as `1 min 20 s left`; nothing when it is over or cannot be told."""
@@ -97,9 +99,10 @@ class Lines(Quiet):
         """Print the line."""
         _line(self.console, text)
 
-    def start(self, task: str, total: int) -> None:
+    def start(self, task: str, total: int, done: int = 0) -> None:
         """Begin to count."""
-        self.tasks[task] = _Counter(total, self.now)
+        shown = PLAIN_STEPS * done // max(total, 1)
+        self.tasks[task] = _Counter(total, self.now, done, shown)
 
     def advance(self, task: str, amount: int = 1, numbers: dict[str, float] | None = None) -> None:
         """Count, and print a line when another tenth is done."""
@@ -147,11 +150,11 @@ class Bars(Quiet):
         """Print the line above the bars."""
         _line(self.console, text)
 
-    def start(self, task: str, total: int) -> None:
-        """Add a bar; a task that starts again begins at zero."""
+    def start(self, task: str, total: int, done: int = 0) -> None:
+        """Add a bar; a task that starts again begins at what was done."""
         self.finish(task)
-        identity = self.progress.add_task(printable(task), total=total, numbers="", left="")
-        self.tasks[task] = (identity, _Counter(total, time.monotonic))
+        identity = self.progress.add_task(printable(task), total=total, completed=done, numbers="", left="")
+        self.tasks[task] = (identity, _Counter(total, time.monotonic, done))
 
     def advance(self, task: str, amount: int = 1, numbers: dict[str, float] | None = None) -> None:
         """Move the bar."""

@@ -12,6 +12,11 @@ from deltatune.core.delta import Clock, Delta, Dropout, ModuleCopy, Noise
 from deltatune.core.low_rank import Downward, SharedInput
 from deltatune.errors import AdapterError
 
+_ANOTHER = (
+    "Either the delta was trained on another model than this, or its files no longer fit each other: "
+    "copy them again."
+)
+
 
 class Extent(NamedTuple):
     """How much a saved delta holds."""
@@ -224,13 +229,13 @@ class Adapter(nn.Module):
             raise AdapterError(
                 f"the file's tensors do not fit this base: {len(missing)} missing (first: {missing[:2]}), "
                 f"{len(extra)} unexpected (first: {extra[:2]}).",
-                remedy="Load it onto the model it was trained on.",
+                remedy=_ANOTHER,
             )
         for name, tensor in tensors.items():
             if tensor.shape != mine[name].shape:
                 raise AdapterError(
                     f"{name} has the shape {list(tensor.shape)}; this base needs {list(mine[name].shape)}.",
-                    remedy="Load it onto the model it was trained on.",
+                    remedy=_ANOTHER,
                 )
         for path, delta in self.deltas.items():
             names = delta.stored().keys()

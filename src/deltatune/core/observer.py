@@ -11,8 +11,8 @@ class Observer(Protocol):
     def stage(self, text: str) -> None:
         """A new phase begins ("loading bundled:t5-small")."""
 
-    def start(self, task: str, total: int) -> None:
-        """A countable task of `total` units begins."""
+    def start(self, task: str, total: int, done: int = 0) -> None:
+        """A countable task of `total` units begins, of which an earlier process has `done` some."""
 
     def advance(self, task: str, amount: int = 1, numbers: dict[str, float] | None = None) -> None:
         """`amount` more units are done; `numbers` (loss, rate) are shown beside the bar."""
@@ -33,7 +33,7 @@ class Silent:
     def stage(self, text: str) -> None:
         """Say nothing."""
 
-    def start(self, task: str, total: int) -> None:
+    def start(self, task: str, total: int, done: int = 0) -> None:
         """Say nothing."""
 
     def advance(self, task: str, amount: int = 1, numbers: dict[str, float] | None = None) -> None:

@@ -8,20 +8,22 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from deltatune.checkpoint.folders import atomic_folder
 from deltatune.checkpoint.store import CERTIFICATE
 from deltatune.core.head import decoder_inputs
 from deltatune.data.load import load_data
-from deltatune.errors import DataError, DeltatuneError, TrainingError
+from deltatune.errors import DataError, DeltatuneError, ModelError, TrainingError
 from deltatune.methods.combine import combine
 from deltatune.models.quiet import quiet
 from deltatune.runs.load import NAME, LoadedRun, attach_run, load_run
-from deltatune.train.certificate import Certificate, Logits, rounding
+from deltatune.train.certificate import ROUNDING, Certificate, Logits, rounding
 
 ROWS = 8
+Dtype = Literal["fp32", "bf16", "fp16"]
+DTYPES: dict[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 LINE = "merged model is the same"
 
 
@@ -33,6 +35,7 @@ def merge(
     rule: Literal["linear", "ties", "dare"] = "linear",
     weights: Sequence[float] | None = None,
     density: float = 0.2,
+    dtype: Dtype = "fp32",
     trust_remote_code: bool = False,
 ) -> dict[str, Any]:
     """Write base and delta as one plain Transformers model.
@@ -49,10 +52,11 @@ def merge(
         rule: How they are combined, with no loss by a rank: see `deltatune.methods.combine`.
         weights: A factor for each run, the first one's first.
         density: Share of its entries that ties and dare keep of each update.
+        dtype: Type of the weights that are written. What it rounds counts in the comparison of logits.
         trust_remote_code: As of `load_run`.
 
     Returns:
-        `folder`, `parameters`, `compared_on`, `max_abs_logit_difference` and `logit_scale` (standard
+        `folder`, `parameters`, `dtype`, `compared_on`, `max_abs_logit_difference` and `logit_scale` (standard
         deviation of the logits, to judge the difference by), and `max_abs_difference_to_quantized`, for a
         delta that was trained on a quantized base.
 
@@ -61,6 +65,7 @@ def merge(
             runs differ in their base or are not low-rank.
         DeltatuneError: `out` is neither new, nor empty, nor a model merged before; or it is the base.
         TrainingError: The merged model computes something else. The folder then holds the certificate alone.
+        ModelError: A weight is too large for `dtype`.
     """
     require_replaceable(out)
     loaded = load_run(folder, as_trained=False, trust_remote_code=trust_remote_code)
@@ -77,22 +82,32 @@ def merge(
         combine(loaded.model, names, "together", rule=rule, weights=weights, density=density, rank=widest)
     merged = loaded.model.merged()
     assert isinstance(merged, PreTrainedModel)
+    _require_fit(merged, dtype)
+    merged = merged.to(DTYPES[dtype])
     batch, compared_on = _batch(loaded)
     with torch.inference_mode():
         side_by_side = loaded.model(**batch).logits
         with loaded.model.using():
             plain = loaded.model(**batch).logits
-    wanted = Logits(side_by_side, plain, compared_on, rounding(loaded.model))
+    share = max(rounding(loaded.model), ROUNDING[DTYPES[dtype]])
+    wanted = Logits(side_by_side, plain, compared_on, share)
     certificate = _certificate(loaded, out, [str(path) for path in others])
     try:
         with quiet(), atomic_folder(out) as temporary:
             certificate.path = temporary / CERTIFICATE
             merged.save_pretrained(temporary)
             loaded.base.processor.save_pretrained(temporary)
-            again = type(merged).from_pretrained(temporary, dtype=torch.float32).eval()
+            again = type(merged).from_pretrained(temporary, dtype=DTYPES[dtype]).eval()
             with torch.inference_mode():
-                found = again(**batch).logits
-            certificate.equal_logits(LINE, wanted, found, "Keep the delta beside its base; please report it.")
+                found = again(
+                    **{k: v.to(DTYPES[dtype]) if v.is_floating_point() else v for k, v in batch.items()}
+                ).logits
+            remedy = (
+                "Keep the delta beside its base; please report it."
+                if dtype == "fp32"
+                else f"{dtype} loses too much of what the delta does: merge with --dtype fp32."
+            )
+            certificate.equal_logits(LINE, wanted, found, remedy)
             certificate.write()
     except TrainingError:
         with atomic_folder(out) as instead:
@@ -107,11 +122,29 @@ def merge(
     return {
         "folder": str(out),
         "parameters": sum(p.numel() for p in merged.parameters()),
+        "dtype": dtype,
         "compared_on": compared_on,
         "max_abs_logit_difference": difference,
         "logit_scale": float(side_by_side.std()),
         "max_abs_difference_to_quantized": quantized,
     }
+
+
+def _require_fit(model: nn.Module, dtype: Dtype) -> None:
+    """Refuse a type that some weight becomes infinite in.
+
+    Raises:
+        ModelError: There is one.
+    """
+    largest = torch.finfo(DTYPES[dtype]).max
+    for name, weight in model.named_parameters():
+        found = float(weight.abs().max()) if weight.numel() else 0.0
+        if found > largest:
+            raise ModelError(
+                f"{name} holds {found:.3g}, and {dtype} ends at {largest:.3g}.",
+                field="--dtype",
+                remedy="Merge into bf16, which has the range of fp32, or into fp32.",
+            )
 
 
 def require_replaceable(out: Path) -> None:

@@ -152,8 +152,7 @@ class Trainer:
         if resume:
             self._load()
         self.log.open(self.accelerator, self.progress.log_lines)
-        self.observer.start("Training", self.total)
-        self.observer.advance("Training", self.progress.step)
+        self.observer.start("Training", self.total, self.progress.step)
         try:
             self._keep_trunk()
             self._try_largest()

