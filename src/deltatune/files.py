@@ -95,13 +95,20 @@ def read_json(path: Path, *, remedy: str, error: type[DeltatuneError] = Deltatun
     Raises:
         DeltatuneError: It is missing, truncated, no JSON in UTF-8, or holds something else than an object.
     """
+    if path.exists() and not path.is_file():
+        raise error(f"'{path}' is no file.", remedy=remedy)
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_number)
     except (OSError, ValueError, RecursionError) as cause:
         raise error(f"'{path}' cannot be read as JSON ({cause}).", remedy=remedy) from cause
     if not isinstance(value, dict):
         raise error(f"'{path}' holds a JSON {type(value).__name__}, not an object.", remedy=remedy)
     return value
+
+
+def _no_number(name: str) -> float:
+    """JSON has no NaN and no infinities, though Python reads them."""
+    raise ValueError(f"{name} is no number of JSON")
 
 
 def sha256(path: Path) -> str:

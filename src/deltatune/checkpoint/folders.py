@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from deltatune.errors import AdapterError
+from deltatune.errors import AdapterError, DeltatuneError
 from deltatune.files import permitted
 
 
@@ -86,6 +86,30 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
             f"'{path}' is damaged or is no safetensors file ({error}).", remedy="Copy or train it again."
         ) from error
     for name, tensor in tensors.items():
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-            raise AdapterError(f"{name} in '{path}' is not finite.", remedy="Train it again at a lower rate.")
+        if tensor.is_complex():
+            raise AdapterError(f"{name} in '{path}' holds complex numbers.", remedy="Save it as float32.")
+        # in float32, which deltas are trained in: 1e300 of float64 becomes infinite there
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor.float()).all()):
+            raise AdapterError(
+                f"{name} in '{path}' is not finite in float32.", remedy="Train it again at a lower rate."
+            )
     return tensors
+
+
+@contextlib.contextmanager
+def reading(folder: Path) -> Iterator[None]:
+    """Within the block, files are read that anybody may have written: what they break is said of them.
+
+    Raises:
+        AdapterError: They do not hold what they should, in whatever way.
+    """
+    try:
+        yield
+    except (DeltatuneError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        text = " ".join(str(error).split())
+        raise AdapterError(
+            f"the delta in '{folder}' cannot be read ({type(error).__name__}: {text[:200]}).",
+            remedy="Copy or train it again.",
+        ) from error

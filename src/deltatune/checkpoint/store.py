@@ -21,7 +21,7 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from deltatune import __version__, quant
-from deltatune.checkpoint.folders import atomic_folder, read_tensors, write_tensors
+from deltatune.checkpoint.folders import atomic_folder, read_tensors, reading, write_tensors
 from deltatune.core.method import MethodConfig
 from deltatune.core.model import AdaptedModel
 from deltatune.errors import AdapterError
@@ -173,7 +173,12 @@ def load_adapter(
         AdapterError: It was made for another base, or a tensor is missing, left over or misshapen. Nothing
             stays attached then.
     """
-    saved = read_adapter(Path(folder))
+    with reading(Path(folder)):
+        _load(model, Path(folder), name, fingerprint)
+
+
+def _load(model: AdaptedModel, folder: Path, name: str, fingerprint: str | None) -> None:
+    saved = read_adapter(folder)
     _check_base(saved, model, fingerprint, folder)
     peft_type = saved.peft["peft_type"]
     prefix = _prefix(peft_type)
@@ -205,6 +210,11 @@ def inspect(folder: Path) -> dict[str, Any]:
     Raises:
         AdapterError: There is neither, or a file is damaged.
     """
+    with reading(folder):
+        return _inspect(folder)
+
+
+def _inspect(folder: Path) -> dict[str, Any]:
     proof = read_certificate(folder)
     if not (folder / CONFIG).exists() and (folder / "adapter").is_dir():
         folder = folder / "adapter"
