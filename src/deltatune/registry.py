@@ -41,7 +41,7 @@ class Registry(Generic[T]):
 
     def loaded(self) -> list[T]:
         """The things that were asked for so far, or were registered as such."""
-        return [cast(T, entry) for entry in self._entries.values() if not isinstance(entry, str)]
+        return [entry for entry in self._entries.values() if not isinstance(entry, str)]
 
     def __contains__(self, name: object) -> bool:
         return name in self._entries

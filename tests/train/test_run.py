@@ -311,3 +311,13 @@ def test_a_template_of_several_columns_takes_objects(make_recipe: Make, tmp_path
         [refused] = predict(tmp_path / "run", [text])
         assert isinstance(refused, Failed)
         assert "the run's template names id, text" in refused.error
+
+
+def test_more_epochs_of_a_finished_run_are_refused_with_what_to_do(make_recipe: Make, tmp_path: Path) -> None:
+    recipe, longer = make_recipe("train.epochs=1"), make_recipe("train.epochs=2")
+    run(recipe, recipe.methods[0], 0, tmp_path / "run")
+    with pytest.raises(RecipeError, match=r"train\.epochs 1 there, 2 here.*another --out"):
+        run(longer, longer.methods[0], 0, tmp_path / "run", resume=True)
+    other = make_recipe("train.epochs=2", "train.lr=0.5")
+    with pytest.raises(RecipeError, match="differs in train"):
+        run(other, other.methods[0], 0, tmp_path / "run", resume=True)

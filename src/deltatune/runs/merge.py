@@ -83,7 +83,7 @@ def merge(
     merged = loaded.model.merged()
     assert isinstance(merged, PreTrainedModel)
     _require_fit(merged, dtype)
-    merged = merged.to(DTYPES[dtype])
+    nn.Module.to(merged, DTYPES[dtype])
     batch, compared_on = _batch(loaded)
     with torch.inference_mode():
         side_by_side = loaded.model(**batch).logits

@@ -80,6 +80,13 @@ def prepare_folder(out: Path, own: Recipe, *, resume: bool, overwrite: bool) -> 
     if (done or state.exists()) and stored.exists():
         before = stored_recipe(stored)
         changed = sorted(key for key, value in own.dump().items() if before.get(key) != value)
+        if changed == ["train"] and (longer := _other_length(before["train"], own.dump()["train"])):
+            raise RecipeError(
+                f"the run in '{out}' has another length: {longer}.",
+                field="--resume",
+                remedy="Its learning rate was scheduled for that length, so longer training is another run: "
+                "give it another --out.",
+            )
         if changed:
             raise RecipeError(
                 f"the run in '{out}' has another recipe; it differs in {', '.join(changed)}.",
@@ -90,6 +97,14 @@ def prepare_folder(out: Path, own: Recipe, *, resume: bool, overwrite: bool) -> 
         return None
     require_delta(out, result, remedy=ANEW)
     return result
+
+
+def _other_length(before: Any, now: dict[str, Any]) -> str:
+    """How two sections `train` differ, if in their length alone."""
+    differ = [key for key in now if not isinstance(before, dict) or before.get(key) != now[key]]
+    if not set(differ) <= {"epochs", "max_steps"}:
+        return ""
+    return ", ".join(f"train.{key} {before[key]} there, {now[key]} here" for key in differ if key in before)
 
 
 def stored_recipe(path: Path) -> dict[str, Any]:

@@ -44,7 +44,8 @@ def show(
     if action is None:
         found = cache.entries()
     else:
-        found = [entry for name in names or [None] for entry in cache.clear(name)]
+        chosen: list[str | None] = [*names] if names else [None]
+        found = [entry for name in chosen for entry in cache.clear(name)]
     total = sum(entry.bytes for entry in found)
     if as_json:
         described: dict[str, Any] = {
