@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -8,11 +7,14 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
 from deltatune.data import pixels
 from deltatune.data.encode import IGNORED, Encoder
 from deltatune.data.rows import Row
 from deltatune.errors import DataError
+from deltatune.models.processor import ModelFacts
 from deltatune.recipe import ColumnsSpec, DataSpec
 from tests.tiny_tokenizers import Kind, tiny_tokenizer
 
@@ -195,10 +197,111 @@ def test_classes_are_indices_in_the_order_of_labels() -> None:
 
 def test_end_tokens_of_the_config_stop_too_and_a_missing_one_is_refused() -> None:
     spec = DataSpec(source="rows.jsonl")
-    config = SimpleNamespace(eos_token_id=[2, 5])
-    assert Encoder("causal-lm", TOKENIZERS["llama"], spec, None, config).eos_ids == [2, 5]
+    of_model = ModelFacts(end_ids=(5, 2))
+    assert Encoder("causal-lm", TOKENIZERS["llama"], spec, None, of_model).eos_ids == [2, 5]
     with pytest.raises(DataError, match="no end token"):
         Encoder("causal-lm", TOKENIZERS["bert"], spec)
+
+
+CHATML = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def chatty(turns: str, **spec: Any) -> Encoder:
+    """A chat model whose turns end with another token than its texts."""
+    tokenizer = tiny_tokenizer("llama")
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]})
+    tokenizer.chat_template = turns
+    return Encoder("causal-lm", tokenizer, DataSpec(source="rows.jsonl", **spec))
+
+
+@pytest.mark.parametrize(
+    ("template", "end"),
+    [
+        (CHATML, "<|im_end|>"),
+        ("{% for m in messages %}{{ m['content'] }} </s>{% endfor %}", "</s>"),
+        ("{% for m in messages %}<s>{{ m['content'] }}\n{% endfor %}", "</s>"),
+        ("{% if messages|length > 1 %}{{ raise_exception('one turn') }}{% endif %}U", "</s>"),
+    ],
+)
+def test_a_chat_model_is_taught_the_end_of_a_turn_that_its_template_writes(template: str, end: str) -> None:
+    encoder = chatty(template, template="chat")
+    taught = encoder.encode([row("fox", "dog")]).features[0]["input_ids"][-1]
+    assert encoder.processor.convert_ids_to_tokens(taught) == end
+    assert encoder.eos_ids[0] == taught
+    assert encoder.processor.eos_token_id in encoder.eos_ids, "the end of a text stops it as well"
+    plain = chatty(template)
+    assert plain.encode([row("fox", "dog")]).features[0]["input_ids"][-1] == encoder.processor.eos_token_id
+
+
+def test_references_lack_the_special_tokens_that_predictions_lack() -> None:
+    for task, kind in (("text-to-text", "t5"), ("causal-lm", "llama")):
+        encoder = make(task, kind)
+        target = "the fox</s> and <unk>a dog"
+        encoded = encoder.encode([row("a", target), row("b", "the fox")])
+        ids = encoded.features[0].get("labels") or encoded.features[0]["input_ids"]
+        ids = ids[encoded.features[0].get("prompt_length", 0) :]
+        assert encoder.decode(ids) == encoder.reference(target) == "the fox and a dog"
+        assert encoder.reference(" the  fox ") == " the  fox ", "other targets are left as they are"
+        [said] = encoded.report.fidelity.warnings(2, "test")
+        assert said.startswith("1 of 2 test targets have special tokens")
+        assert "row 7: 'the fox</s> and <unk>a dog'" in said
+
+
+def words(normalizer: Any = None) -> Any:
+    """A tokenizer that knows a few words and nothing else."""
+    inner: Any = Tokenizer(
+        models.WordLevel({"</s>": 0, "<unk>": 1, "a": 2, "b": 3, "2": 4}, unk_token="<unk>")
+    )
+    inner.pre_tokenizer = pre_tokenizers.Whitespace()
+    if normalizer is not None:
+        inner.normalizer = normalizer
+    return PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="</s>", unk_token="<unk>")
+
+
+@pytest.mark.parametrize("task", ["text-to-text", "causal-lm"])
+def test_targets_that_the_tokenizer_cannot_write_are_counted_and_shown(task: str) -> None:
+    encoder = Encoder(task, words(normalizers.NFKC()), DataSpec(source="rows.jsonl"))
+    rows = [row("a", "a b", "1"), row("{a}", "{ a }", "2"), row("a", "a ²", "3"), row("a", "a\nb", "4")]
+    rows.append(row("a", "<unk> a", "5"))  # as some data sets write it themselves
+    fidelity = encoder.encode(rows).report.fidelity
+    unknown, altered, special, inputs = fidelity.warnings(5, "training", " of words")
+    assert "1 of 5 training targets have characters that the tokenizer of words does not know" in unknown
+    assert "row 2: '{ a }' comes out as 'a'" in unknown
+    assert "2 of 5 training targets come back" in altered
+    assert "row 3: 'a ²' comes out as 'a 2'" in altered
+    assert "row 5: '<unk> a'" in special
+    assert "1 of 5 training inputs have characters" in inputs
+    fidelity.require_writable(2)
+    with pytest.raises(DataError, match=r"1 of 1 training targets .* row 2: .*use a model|byte-level"):
+        fidelity.require_writable(1)
+
+
+def test_texts_that_are_learned_as_they_are_must_be_writable_too() -> None:
+    spec = DataSpec(source="rows.jsonl", columns=ColumnsSpec(target=None))
+    report = Encoder("causal-lm", words(), spec).encode([row("{ a }"), row("a b")]).report
+    assert report.fidelity.unknown_targets.rows == 1
+    assert report.fidelity.unknown_inputs.rows == 0
+
+
+def test_a_tokenizer_that_knows_every_byte_loses_nothing() -> None:
+    texts = [row("{", '{"a": 1}'), row("你好", "你好\n- a\n\tb"), row("a", "x  y")]
+    for kind in ("t5", "bart", "gpt2", "llama"):
+        task = "causal-lm" if kind in ("gpt2", "llama") else "text-to-text"
+        assert make(task, kind).encode(texts).report.fidelity.warnings(3, "training") == []
+
+
+def test_a_token_without_an_embedding_is_an_error_of_its_row() -> None:
+    spec = DataSpec(source="rows.jsonl")
+    vocabulary = len(TOKENIZERS["llama"])
+    tokenizer = tiny_tokenizer("llama")
+    tokenizer.add_special_tokens({"pad_token": "[PAD]"})
+    encoder = Encoder("causal-lm", tokenizer, spec, None, ModelFacts(vocabulary=vocabulary))
+    encoder.encode([row("a", "b")])
+    with pytest.raises(DataError, match=rf"row 7: has the token '\[PAD\]' \({vocabulary}\)"):
+        encoder.encode([row("a [PAD] b", "c")])
 
 
 def test_preview_marks_what_is_supervised() -> None:

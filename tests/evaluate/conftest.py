@@ -107,6 +107,9 @@ class NumberEncoder:
     def collate_prompts(self, features: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
         return self._inputs([f["input_ids"] for f in features], left=self.task == "causal-lm")
 
+    def reference(self, text: str) -> str:
+        return text
+
     def decode(self, ids: list[int]) -> str:
         return " ".join(map(str, ids))
 

@@ -10,11 +10,13 @@ import pytest
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
+from transformers import AutoTokenizer
 from transformers.utils import logging
 
 from deltatune.errors import DeltatuneError, ModelError, RecipeError
 from deltatune.models import source
 from deltatune.models.load import load_base
+from deltatune.models.processor import load_processor
 from deltatune.recipe.sections import ModelSpec
 from tests.models.conftest import spec
 from tests.tiny_tokenizers import tiny_tokenizer
@@ -95,12 +97,68 @@ def test_stored_head_is_kept_for_its_own_labels_only(checkpoints):
     same = load_for(["bad", "good"])
     assert same.new_modules == []
     assert torch.equal(same.model.classifier.weight, stored)
-    for labels in (["good", "bad"], CLASSES, ["bad", "good", "worse"]):
+    for labels in (["good", "worse"], CLASSES, ["bad", "good", "worse"], ["good", "Good"]):
         other = load_for(labels)
+        assert other.labels == labels
+        assert any("tells other classes apart (bad, good)" in warning for warning in other.warnings)
         assert other.new_modules == ["classifier"]
         assert other.model.classifier.weight.shape[0] == len(labels)
         assert not torch.equal(other.model.classifier.weight[:2], stored)
         assert torch.equal(other.model.classifier.weight, load_for(labels).model.classifier.weight)
+
+
+@pytest.mark.parametrize("labels", [["good", "bad"], ["Bad", "GOOD"], ["good", "bad "]])
+def test_a_stored_head_is_matched_by_names_whatever_their_order_and_capitals(checkpoints, labels):
+    folder = checkpoints["bert-classifier"]
+    stored = load_file(folder / "model.safetensors")["classifier.weight"]
+    base = load_base(spec(folder), "text-classification", labels)
+    assert torch.equal(base.model.classifier.weight, stored)
+    assert (base.new_modules, base.warnings) == ([], [])
+    assert base.labels == sorted(labels, key=str.casefold)  # the base's order, the data's spelling
+    assert list(base.model.config.id2label.values()) == base.labels
+    before = load_base(spec(folder), "text-classification", labels, as_spelled=True)
+    assert (before.labels, before.new_modules) == (labels, ["classifier"])
+
+
+def test_a_head_that_a_checkpoint_lacks_is_no_surprise(checkpoints):
+    assert load_base(spec(checkpoints["bert"]), "text-classification", CLASSES).warnings == []
+
+
+def test_a_padding_token_beyond_the_embeddings_is_replaced(checkpoints, tmp_path):
+    folder = shutil.copytree(checkpoints["llama"], tmp_path / "llama")
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.add_special_tokens({"pad_token": "[PAD]"})
+    tokenizer.save_pretrained(folder)
+    base = load_base(spec(folder), "causal-lm", None)
+    assert base.processor.pad_token_id == base.model.config.pad_token_id == 1
+    assert "'[PAD]'" in base.warnings[0]
+    assert "(8) lies beyond its 8 embeddings" in base.warnings[0]
+    assert base.facts.vocabulary == 8
+    tokenizer.add_tokens(["another"])
+    tokenizer.save_pretrained(folder)
+    with pytest.raises(ModelError, match=r"10 tokens .* 8 embeddings"):
+        load_base(spec(folder), "causal-lm", None)
+
+
+def test_model_and_tokenizer_have_one_padding_token(checkpoints, tmp_path):
+    """A decoder that classifies reads the last token of a row before the padding that its config names."""
+    folder = shutil.copytree(checkpoints["llama"], tmp_path / "llama")
+    edit_config(folder, pad_token_id=5)
+    base = load_base(spec(folder), "text-classification", ["no", "yes"])
+    assert base.model.config.pad_token_id == base.processor.pad_token_id == 1
+
+
+def test_end_tokens_of_all_files_are_known(checkpoints, tmp_path):
+    folder = shutil.copytree(checkpoints["llama"], tmp_path / "llama")
+    written = json.loads((folder / "generation_config.json").read_text(encoding="utf-8"))
+    (folder / "generation_config.json").write_text(
+        json.dumps(written | {"eos_token_id": [4, 1]}), encoding="utf-8"
+    )
+    base = load_base(spec(folder), "causal-lm", None)
+    assert base.facts.end_ids == (4, 1)
+    assert load_processor(spec(folder), "causal-lm")[1].end_ids == (4, 1)
+    (folder / "generation_config.json").unlink()
+    assert load_base(spec(folder), "causal-lm", None).facts.end_ids == (1,)
 
 
 def test_padding_token_is_set_where_it_is_missing(checkpoints):

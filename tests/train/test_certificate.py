@@ -10,7 +10,12 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-from transformers import BertConfig, BertForSequenceClassification
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    LlamaConfig,
+    LlamaForSequenceClassification,
+)
 from transformers.models.bert.modeling_bert import BertPooler
 
 from deltatune.checkpoint import store
@@ -25,6 +30,7 @@ from deltatune.errors import TrainingError
 from deltatune.methods.adalora import AdaLoraAdapter
 from deltatune.methods.diff_pruning import DiffPruningAdapter
 from deltatune.methods.lora import LoraConfig, low_rank_product
+from deltatune.models import load
 from deltatune.recipe import Recipe
 from deltatune.runs import merge
 from deltatune.train import Context, run
@@ -33,8 +39,9 @@ from tests.tiny_tokenizers import tiny_tokenizer
 Make = Callable[..., Recipe]
 Patch = pytest.MonkeyPatch
 BASE = "training logits are the base's"
+ALONE = "same alone as in a batch"
 LINES = [
-    "targets reached", "supervised labels", BASE, "every tap fired", "gradient in every part",
+    "targets reached", "supervised labels", BASE, ALONE, "every tap fired", "gradient in every part",
     "every part changed in step one", "final budget", "logits moved", "same after reload", "base unchanged",
 ]  # fmt: skip
 FIRST = "encoder.block.0.layer.0.SelfAttention.q"
@@ -247,7 +254,7 @@ def test_nothing_but_a_head(make_recipe: Make, tmp_path: Path) -> None:
     assert list(lines) == LINES
     assert lines["targets reached"].startswith("new heads classifier; 264 of")
     assert lines["supervised labels"] == "28 of 28 rows have a label"
-    assert [line["check"] for line in certificate(tmp_path / "untuned")["lines"]] == LINES[-2:]
+    assert [line["check"] for line in certificate(tmp_path / "untuned")["lines"]] == [ALONE, *LINES[-2:]]
 
 
 def test_a_classifier_that_reads_more_than_is_computed(
@@ -260,6 +267,75 @@ def test_a_classifier_that_reads_more_than_is_computed(
     with pytest.raises(TrainingError, match=f"{BASE}: logits differ .*something else here"):
         run(recipe, recipe.methods[0], 0, tmp_path / "run")
     assert not certificate(tmp_path / "run")["passed"]
+
+
+@pytest.fixture(scope="module")
+def unmatched_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Llama whose config names another padding token than its tokenizer."""
+    folder = tmp_path_factory.mktemp("llama")
+    tokenizer = tiny_tokenizer("llama")
+    config = LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2,
+        num_attention_heads=4, num_key_value_heads=2, pad_token_id=5, bos_token_id=1, eos_token_id=2,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    LlamaForSequenceClassification(config).model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("method", ["lora", "untuned"])
+def test_a_row_alone_is_a_row_in_a_batch(
+    make_recipe: Make, tmp_path: Path, unmatched_llama: Path, monkeypatch: Patch, method: str
+) -> None:
+    """A decoder that classifies reads the token before the first padding, by the id in its config."""
+
+    def outcome(batch_size: int, micro_batch_size: int = 8) -> dict[str, Any]:
+        recipe = make_recipe(
+            "train.max_steps=2",
+            "train.precision=fp32",
+            f"train.micro_batch_size={micro_batch_size}",
+            f"evaluation.batch_size={batch_size}",
+            task="text-classification",
+            model=str(unmatched_llama),
+            methods=[method],
+            evaluation={},
+        )
+        return run(recipe, recipe.methods[0], 0, tmp_path / "run", overwrite=True)
+
+    found = [outcome(size) for size in (8, 1)]
+    line = next(line for line in found[0]["certificate"] if line["check"] == ALONE)
+    assert line["values"]["rows"] == 8
+    assert line["values"]["difference"] < 1e-6
+    assert found[0]["metrics"]["test"] == pytest.approx(found[1]["metrics"]["test"])
+
+    def unmatched(model: Any, tokenizer: Any, name: str) -> list[str]:
+        tokenizer.pad_token = tokenizer.eos_token
+        return []
+
+    monkeypatch.setattr(load, "_set_padding", unmatched)
+    with pytest.raises(TrainingError, match=f"{ALONE}: 8 rows of .* logits differ by") as raised:
+        outcome(8)
+    assert "evaluation.batch_size and train.micro_batch_size to 1" in raised.value.remedy
+    assert all(line["passed"] for line in outcome(1, 1)["certificate"]), "as the remedy says"
+
+
+@pytest.mark.parametrize("task", ["text-to-text", "causal-lm"])
+def test_a_generating_model_that_takes_padding_for_text(  # noqa: PLR0917
+    make_recipe: Make, tmp_path: Path, t5_folder: Path, llama_folder: Path, monkeypatch: Patch, task: str
+) -> None:
+    """Prompts are padded on the left when a text is generated, and on the right when losses are computed."""
+    folder = t5_folder if task == "text-to-text" else llama_folder
+    recipe = make_recipe("train.max_steps=2", task=task, model=str(folder))
+    padded = Encoder.collate_prompts if task == "causal-lm" else Encoder.collate
+
+    def unmasked(self: Encoder, features: Any) -> Any:
+        batch = padded(self, features)
+        return batch | {"attention_mask": torch.ones_like(batch["attention_mask"])}
+
+    monkeypatch.setattr(Encoder, padded.__name__, unmasked)
+    with pytest.raises(TrainingError, match=f"{ALONE}: 8 rows of"):
+        run(recipe, recipe.methods[0], 0, tmp_path / "run")
 
 
 def test_a_part_that_computes_something_else_in_training(

@@ -110,8 +110,8 @@ def _refusal(
 def _targets(context: Context, measured: _Measured) -> list[list[int]]:
     """The ids that the loss counts, of each held-out row."""
     recipe, dataset = context.recipe, context.datasets[measured.data.template]
-    processor, config = load_processor(measured.model, recipe.task)
-    encoder = Encoder(recipe.task, processor, measured.data, dataset.labels, config)
+    processor, facts = load_processor(measured.model, recipe.task)
+    encoder = Encoder(recipe.task, processor, measured.data, dataset.labels, facts)
     encoded = encoder.encode([*dataset.validation, *dataset.test])
     return [
         list(feature["labels"])

@@ -16,9 +16,10 @@ models pad with their end token, and the end token must be learned.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from deltatune.data.fidelity import Fidelity
 from deltatune.data.pixels import Pixels, channels_of
 from deltatune.data.rows import Row
 from deltatune.data.tokens import TextTokens, truncated_chat
@@ -27,6 +28,8 @@ from deltatune.recipe.sections import CHAT, CLASSIFICATION_TASKS, DataSpec
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from deltatune.models.processor import ModelFacts
 
 Feature = dict[str, Any]
 """One encoded row. Text: `input_ids`, and `labels` (text-to-text), `prompt_length` (causal-lm) or `label`
@@ -45,10 +48,8 @@ class EncodeReport:
     """Tokens that the loss counts; in classification, labels."""
     truncated_inputs: int
     truncated_targets: int
-
-    def as_dict(self) -> dict[str, int]:
-        """The counts by name."""
-        return asdict(self)
+    fidelity: Fidelity = field(default_factory=Fidelity)
+    """What the tokenizer cannot write of the texts; of rows for prediction nothing is said."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +70,7 @@ class Encoder:
         processor: The base's tokenizer, or image processor for image-classification.
         spec: The recipe's data section.
         labels: The classes, in order; None for tasks that produce text.
-        model_config: The base's config, for its end tokens. May be None.
+        of_model: What the base's files say of its tokens.
     """
 
     def __init__(
@@ -78,16 +79,17 @@ class Encoder:
         processor: Any,
         spec: DataSpec,
         labels: Sequence[str] | None = None,
-        model_config: Any = None,
+        of_model: ModelFacts | None = None,
     ) -> None:
         self.task, self.processor, self.spec = task, processor, spec
         self.labels = list(labels) if labels is not None else None
         self._classes = {label: index for index, label in enumerate(self.labels or [])}
         self._tokens = None
         images = task == "image-classification"
-        self._pixels = Pixels(processor, channels_of(model_config) if images else 3)
+        self._pixels = Pixels(processor, channels_of(of_model.config if of_model else None) if images else 3)
         if not images:
-            self._tokens = TextTokens(processor, model_config, generates=task not in CLASSIFICATION_TASKS)
+            generates = task not in CLASSIFICATION_TASKS
+            self._tokens = TextTokens(processor, of_model, generates, chat=spec.template == CHAT)
 
     @property
     def tokens(self) -> TextTokens:
@@ -128,6 +130,9 @@ class Encoder:
             "image-classification": self._classified_image,
         }[self.task]
         encoded = [encode_row(row, supervised) for row in rows]
+        if self._tokens is not None and self._tokens.vocabulary is not None:
+            for row, (feature, _) in zip(rows, encoded, strict=True):
+                self._require_embedded(row, feature["input_ids"], self._tokens.vocabulary)
         if self.task == "image-classification":  # a broken image is found now, not in the midst of training
             for (feature, _), resized in zip(
                 encoded, self._pixels.keep([row.input for row in rows]), strict=True
@@ -143,6 +148,7 @@ class Encoder:
                 else 0,
                 truncated_inputs=sum(cut[0] for _, cut in encoded),
                 truncated_targets=sum(cut[1] for _, cut in encoded),
+                fidelity=self._fidelity(rows, encoded) if supervised else Fidelity(),
             ),
         )
 
@@ -181,6 +187,10 @@ class Encoder:
             )
         return self._padded(prompts, left=True)
 
+    def reference(self, text: str) -> str:
+        """A target as a generated text would show it: special tokens that are written in it are left out."""
+        return self.tokens.reference(text)
+
     def decode(self, ids: Sequence[int]) -> str:
         """Decode generated ids to text: special tokens are left out, outer blanks are stripped."""
         return self.tokens.decode(ids)
@@ -198,6 +208,33 @@ class Encoder:
         if self.task == "text-classification":
             return [*shown, *self._label_preview(feature)]
         return [*shown, *((piece, True) for piece in self.tokens.pieces(feature["labels"]))]
+
+    def _require_embedded(self, row: Row, ids: list[int], vocabulary: int) -> None:
+        beyond = next((id_ for id_ in ids if id_ >= vocabulary), None)
+        if beyond is not None:
+            raise DataError(
+                f"has the token {self.tokens.pieces([beyond])[0]!r} ({beyond}), and the model has "
+                f"{vocabulary} embeddings.",
+                field=f"row {row.id}",
+                remedy="Take it out of the text, or resize the model's embeddings and save it anew.",
+            )
+
+    def _fidelity(
+        self, rows: Sequence[Row], encoded: Sequence[tuple[Feature, tuple[bool, bool]]]
+    ) -> Fidelity:
+        found = Fidelity()
+        for row, (feature, (cut_input, cut_target)) in zip(rows, encoded, strict=True):
+            if self._tokens is None:
+                break
+            ids, text = feature["input_ids"], _text(row)
+            if self.task == "causal-lm" and self.spec.columns.target is None:  # the text is what is learned
+                found.look_at_target(row, text, ids, self._tokens, cut=cut_input)
+                continue
+            found.look_at_input(row, text, ids[: feature.get("prompt_length")], self._tokens)
+            if self.task not in CLASSIFICATION_TASKS:
+                target = feature["labels"] if "labels" in feature else ids[feature["prompt_length"] :]
+                found.look_at_target(row, row.target, target, self._tokens, cut=cut_target)
+        return found
 
     def _label_preview(self, feature: Feature) -> list[tuple[str, bool]]:
         return [(self.labels[feature["label"]], True)] if self.labels and "label" in feature else []

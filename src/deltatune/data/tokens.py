@@ -1,11 +1,15 @@
-"""What a tokenizer leaves open: one end token, at most one begin token, truncation that is counted."""
+"""What a tokenizer leaves open: which token ends a text, one begin token at most, what is cut off."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+import re
+from collections.abc import Container, Sequence
+from typing import TYPE_CHECKING, Any
 
 from deltatune.errors import DataError
+
+if TYPE_CHECKING:
+    from deltatune.models.processor import ModelFacts
 
 
 class TextTokens:
@@ -13,20 +17,28 @@ class TextTokens:
 
     Args:
         tokenizer: A Hugging Face tokenizer.
-        model_config: The base's config; its end tokens are used where the tokenizer has none, and stop
-            generation besides the tokenizer's own.
+        of_model: What the model's files say: their end tokens stop generation besides the tokenizer's own,
+            and are taught where it has none.
         generates: Whether the task needs an end token.
+        chat: Whether prompts go through the chat template, whose end of a turn is taught then.
 
     Raises:
         DataError: An end token is needed and there is none.
     """
 
-    def __init__(self, tokenizer: Any, model_config: Any = None, generates: bool = True) -> None:
+    def __init__(
+        self, tokenizer: Any, of_model: ModelFacts | None = None, generates: bool = True, chat: bool = False
+    ) -> None:
         self.tokenizer = tokenizer
-        configured = getattr(model_config, "eos_token_id", None)
+        self.vocabulary = of_model.vocabulary if of_model else None
+        added = tokenizer.added_tokens_decoder.items()
+        self._special_ids = {*tokenizer.all_special_ids, *(id_ for id_, token in added if token.special)}
+        texts = {*tokenizer.all_special_tokens, *(token.content for _, token in added if token.special)}
+        self._special = re.compile("|".join(map(re.escape, sorted(texts, key=len, reverse=True))) or r"(?!)")
         candidates = [
+            end_of_turn(tokenizer, self._special_ids) if chat else None,
             tokenizer.eos_token_id,
-            *(configured if isinstance(configured, list | tuple) else [configured]),
+            *(of_model.end_ids if of_model else ()),
         ]
         self.eos_ids: list[int] = list(dict.fromkeys(id_ for id_ in candidates if id_ is not None))
         if generates and not self.eos_ids:
@@ -55,10 +67,7 @@ class TextTokens:
             as_target: Whether the tokenizer adds the special tokens of a decoder (encoder-decoder models), or
                 none, since the target follows a prompt (causal models).
         """
-        if as_target:
-            ids = list(self.tokenizer(text_target=text, verbose=False)["input_ids"])
-        else:
-            ids = self._ids(text, add_special_tokens=False)
+        ids = self._target_ids(text) if as_target else self._ids(text, add_special_tokens=False)
         body = [id_ for id_ in ids if id_ not in self.eos_ids]
         return [*body[: limit - 1], self.eos_ids[0]], len(body) > limit - 1
 
@@ -92,13 +101,47 @@ class TextTokens:
         """Decode without special tokens and outer blanks."""
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=True)).strip()
 
+    def reference(self, text: str) -> str:
+        """A target as a prediction is shown: without the special tokens that may be written in it.
+
+        They are learned, and `decode` leaves them out of what is generated.
+        """
+        return self.decode(self._target_ids(text)) if self._special.search(text) else text
+
+    def unknown(self, ids: Sequence[int], text: str) -> bool:
+        """Whether `ids` hold unknown tokens beyond those that `text` itself spells out."""
+        unknown = self.tokenizer.unk_token_id
+        if unknown is None or unknown in (self.bos_id, self.pad_id, *self.eos_ids):  # GPT-2's stands for both
+            return False
+        return list(ids).count(unknown) > text.count(self.tokenizer.unk_token)
+
     def pieces(self, ids: Sequence[int]) -> list[str]:
         """Give each id's token as it stands in the vocabulary."""
         return [str(piece) for piece in self.tokenizer.convert_ids_to_tokens(list(ids))]
 
+    def _target_ids(self, text: str) -> list[int]:
+        return list(self.tokenizer(text_target=text, verbose=False)["input_ids"])
+
     def _ids(self, text: str, add_special_tokens: bool = True) -> list[int]:
         # verbose=False: a text beyond the model's length is truncated and counted here, not warned about
         return list(self.tokenizer(text, add_special_tokens=add_special_tokens, verbose=False)["input_ids"])
+
+
+def end_of_turn(tokenizer: Any, special_ids: Container[int]) -> int | None:
+    """The special token that the chat template puts behind what the assistant says; None if it puts none.
+
+    Often it is another one than the tokenizer's end of a text: `<|im_end|>`, `<end_of_turn>`, `<|eot_id|>`.
+    """
+    said = "an answer"
+    turns = [{"role": "user", "content": "a question"}, {"role": "assistant", "content": said}]
+    try:
+        rendered = str(tokenizer.apply_chat_template(turns, tokenize=False))
+    except Exception:  # a template is a program of others, and may refuse what it likes
+        return None
+    behind = rendered.rpartition(said)[2] if said in rendered else ""
+    ids = tokenizer(behind, add_special_tokens=False, verbose=False)["input_ids"]
+    end = next((id_ for id_ in ids if id_ in special_ids), None)
+    return None if end == tokenizer.bos_token_id != tokenizer.eos_token_id else end
 
 
 def truncated_chat(tokenizer: Any, text: str, limit: int) -> tuple[list[int], bool]:

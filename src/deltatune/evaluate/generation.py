@@ -126,6 +126,15 @@ def generate(
             progress(done, len(encoded.lengths))
 
 
+def next_token_logits(model: Model, batch: dict[str, Tensor]) -> Tensor:
+    """Logits [rows, vocabulary] of the first token that is generated behind a batch of prompts."""
+    arguments = _PLAIN_DECODING | {"max_new_tokens": 1, "num_beams": 1, "pad_token_id": 0}
+    with evaluating(model):
+        output = model.generate(**batch, **arguments, output_logits=True, return_dict_in_generate=True)
+    first: Tensor = output.logits[0]
+    return first
+
+
 def _generate_batch(
     model: Model,
     batch: dict[str, Tensor],

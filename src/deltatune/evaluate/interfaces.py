@@ -46,6 +46,9 @@ class BatchEncoder(Protocol):
     def collate_prompts(self, features: list[dict[str, Any]]) -> dict[str, Tensor]:
         """Batch for generation; left padded for decoder-only models."""
 
+    def reference(self, text: str) -> str:
+        """A target as `decode` would give it: special tokens skipped, all else as it is written."""
+
     def decode(self, ids: list[int]) -> str:
         """Text of `ids`, special tokens skipped."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -206,7 +207,7 @@ def evaluate(  # noqa: PLR0917 - the order in which everything else passes them
         Prediction(
             row.id,
             _shown(row.input),
-            row.target,
+            reference,
             _text_of(output),
             output.stopped if isinstance(output, Generation) else None,
             {key: values[index] for key, values in scores.examples.items() if key in keys},
@@ -214,7 +215,7 @@ def evaluate(  # noqa: PLR0917 - the order in which everything else passes them
             losses[index].tokens if losses else None,
             output.probabilities if isinstance(output, _Guess) else None,
         )
-        for index, (row, output) in enumerate(zip(rows, outputs, strict=True))
+        for index, (row, reference, output) in enumerate(zip(rows, job.references, outputs, strict=True))
     ]
     return Evaluation(
         metrics={key: metrics[key] for key in keys},
@@ -252,6 +253,12 @@ class _Job:
         """Metrics that score outputs, by name."""
         return [name for name in _metrics_of(self.keys) if name not in LOSSES]
 
+    @functools.cached_property
+    def references(self) -> list[str]:
+        """What outputs are held against: labels, or texts that lack the special tokens that outputs lack."""
+        targets = [row.target for row in self.rows]
+        return targets if self.encoder.labels else [self.encoder.reference(target) for target in targets]
+
     def texts(self) -> _Found:
         """Generate and score; the loss of each batch, if asked for, shares the work of the encoder."""
         spec, losses = self.spec, [RowLoss(0.0, 0)] * len(self.rows)
@@ -275,7 +282,7 @@ class _Job:
             )
         )
         generations = [generated[row] for row in range(len(self.rows))]
-        scores = text_metrics(generations, [row.target for row in self.rows], self.names)
+        scores = text_metrics(generations, self.references, self.names)
         if not wants_loss:
             return scores.values, scores, generations, []
         return scores.values | summed(losses), scores, generations, losses

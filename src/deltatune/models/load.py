@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,6 +16,8 @@ from transformers import (
 )
 
 from deltatune.errors import ModelError
+from deltatune.models.labels import base_labels, in_base_order, named
+from deltatune.models.processor import ModelFacts, model_facts
 from deltatune.models.quiet import quiet
 from deltatune.models.resolution import interpolate_positions
 from deltatune.models.source import Source, explained, locate, processor_of
@@ -55,6 +57,12 @@ class LoadedBase:
     """As the recipe names it."""
     new_modules: list[str]
     """Paths of modules that the checkpoint did not have (a classification head): they must be trained."""
+    labels: list[str] | None
+    """Names of the classes in the order of the model's outputs: the base's own, if it knows these classes."""
+    facts: ModelFacts
+    """What the model's files say of what it reads."""
+    warnings: list[str]
+    """What a person should know of how it was loaded."""
 
 
 def load_base(
@@ -65,17 +73,21 @@ def load_base(
     dtype: str = "float32",
     quantization: QuantizationSpec | None = None,
     seed: int = 0,
+    as_spelled: bool = False,
 ) -> LoadedBase:
     """Load a base model for `task` from the hub, a local folder, a GGUF file or a bundled package.
 
     Args:
         spec: Which model; code of the checkpoint's own runs only with `trust_remote_code`.
         task: "text-to-text", "causal-lm", "text-classification" or "image-classification".
-        labels: The class names in the order of their ids; `None` for the generating tasks.
+        labels: The class names; `None` for the generating tasks. If the base is a classifier of these very
+            classes, its head and its order are kept.
         dtype: "float32" or "bfloat16"; of a quantized base, what its `compute` says counts. What
             Transformers cannot compute in bfloat16 (the first DeBERTa) is loaded in float32 all the same.
         quantization: How linear layers are kept in few bits; the heads of classifiers never are.
         seed: Fixes the weights of a new classification head. The global random state is left as it was.
+        as_spelled: Whether the base's head counts as one of these classes only if it has their spelling and
+            their order, which runs of before ask for: their deltas hold a head of their own otherwise.
 
     Raises:
         ModelError: The model cannot be found, read or used for the task.
@@ -86,8 +98,13 @@ def load_base(
     with quiet(), explained(source):
         config = AutoConfig.from_pretrained(source.path, **source.options)
     check_task(config, task, source.name)
-    same_labels = _has_labels(config, labels)
+    warnings: list[str] = []
+    known = base_labels(config)
+    same_labels = False
     if labels:
+        ordered = in_base_order(config, labels)
+        same_labels = known == labels if as_spelled else ordered is not None
+        labels = ordered if same_labels and ordered else labels
         config.num_labels = len(labels)
         config.id2label = dict(enumerate(labels))
         config.label2id = {label: index for index, label in enumerate(labels)}
@@ -104,6 +121,12 @@ def load_base(
                 _forget_gguf(model)
         missing = set(info["missing_keys"]) | {key for key, *_ in info["mismatched_keys"]}
         new_modules = _new_modules(model, missing, task, source.name)
+        if labels and (info["mismatched_keys"] or (not new_modules and not same_labels)):
+            warnings.append(
+                f"the head of '{source.name}' tells other classes apart ({named(known)}); a new one "
+                f"is trained for {named(labels)}. To keep it, give the data its classes, or name them in "
+                "id2label of its config.json."
+            )
         if labels and not new_modules and not same_labels:
             new_modules = _fresh_head(model)
     check_widths(model, source.name)
@@ -116,8 +139,12 @@ def load_base(
         _plain_generation(model)
     if task != "image-classification":
         _check_vocabulary(model, processor, source.name)
-        _set_padding(model, processor, source.name)
-    return LoadedBase(model, processor, source.name, new_modules)
+        warnings += _set_padding(model, processor, source.name)
+    facts = model_facts(source, config, task)
+    if task != "image-classification":
+        embeddings: Any = model.get_input_embeddings()
+        facts = replace(facts, vocabulary=embeddings.weight.shape[0])
+    return LoadedBase(model, processor, source.name, new_modules, labels, facts, warnings)
 
 
 def _computes_in_its_dtype(model: PreTrainedModel) -> bool:
@@ -209,11 +236,6 @@ def unquantized(model: PreTrainedModel, task: str) -> list[str]:
     ]
 
 
-def _has_labels(config: PreTrainedConfig, labels: list[str] | None) -> bool:
-    stored: dict[Any, str] = dict(config.id2label or {})
-    return labels is not None and [stored.get(index) for index in range(len(stored))] == labels
-
-
 def _new_modules(model: PreTrainedModel, missing: set[str], task: str, name: str) -> list[str]:
     """Module paths of the weights the checkpoint lacked, if they belong to a head; else it is incomplete."""
     keys = sorted(key for key in missing if not _HARMLESS.search(key))
@@ -265,11 +287,15 @@ def _plain_generation(model: PreTrainedModel) -> None:
 
 
 def _check_vocabulary(model: PreTrainedModel, tokenizer: Any, name: str) -> None:
-    """Refuse a tokenizer without words (its files are missing) or with more tokens than embeddings."""
+    """Refuse a tokenizer without words (its files are missing) or with more tokens than embeddings.
+
+    A padding token may lie beyond them, as one that was added later does: `_set_padding` takes another.
+    """
     embeddings: Any = model.get_input_embeddings()
     rows = embeddings.weight.shape[0]
     words = len(tokenizer) - len(tokenizer.all_special_ids)
-    if words < 1 or len(tokenizer) > rows:
+    beyond = len(tokenizer) - rows - (tokenizer.pad_token_id is not None and tokenizer.pad_token_id >= rows)
+    if words < 1 or beyond > 0:
         raise ModelError(
             f"the tokenizer of '{name}' has {len(tokenizer)} tokens ({words} of them words), the model has "
             f"{rows} embeddings.",
@@ -278,17 +304,32 @@ def _check_vocabulary(model: PreTrainedModel, tokenizer: Any, name: str) -> None
         )
 
 
-def _set_padding(model: PreTrainedModel, tokenizer: Any, name: str) -> None:
-    """Give the tokenizer a padding token if it has none; what is padding is told by length, never by id."""
-    if tokenizer.pad_token_id is None:
+def _set_padding(model: PreTrainedModel, tokenizer: Any, name: str) -> list[str]:
+    """Let tokenizer and model have one padding token that the model can read; return warnings.
+
+    What is padding is told by length, never by id. But sequence classifiers on decoder-only models find the
+    last token of a row by the id in their config, so that another one than batches are filled with makes
+    their answer depend on the batch.
+    """
+    embeddings: Any = model.get_input_embeddings()
+    rows, warnings = embeddings.weight.shape[0], []
+    given = tokenizer.pad_token_id
+    if given is None or given >= rows:
         if tokenizer.eos_token_id is None:
+            what = (
+                "no padding token" if given is None else f"a padding token ({given}) beyond {rows} embeddings"
+            )
             raise ModelError(
-                f"the tokenizer of '{name}' has neither a padding nor an end token.", field="model"
+                f"the tokenizer of '{name}' has {what}, and no end token instead.", field="model"
+            )
+        if given is not None:
+            warnings.append(
+                f"the padding token {tokenizer.pad_token!r} of '{name}' ({given}) lies beyond its {rows} "
+                f"embeddings; batches are padded with {tokenizer.eos_token!r} instead."
             )
         tokenizer.pad_token = tokenizer.eos_token
-    # Sequence classifiers on decoder-only models find the last token of a row by this id.
-    if model.config.pad_token_id is None:
-        model.config.pad_token_id = tokenizer.pad_token_id
     generation = getattr(model, "generation_config", None)  # only models that generate have one
-    if generation is not None and generation.pad_token_id is None:
-        generation.pad_token_id = tokenizer.pad_token_id
+    for config in (model.config, model.config.get_text_config(), generation):
+        if config is not None:
+            config.pad_token_id = tokenizer.pad_token_id
+    return warnings

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from transformers import AutoConfig, PreTrainedConfig
+from transformers import AutoConfig, GenerationConfig, PreTrainedConfig
 
 from deltatune.models.quiet import quiet
-from deltatune.models.source import explained, locate, processor_of
+from deltatune.models.source import Source, explained, locate, processor_of
 from deltatune.models.tasks import check_task
 
 if TYPE_CHECKING:
@@ -19,8 +20,43 @@ def processor_name(task: str) -> str:
     return "image processor" if task == "image-classification" else "tokenizer"
 
 
-def load_processor(spec: ModelSpec, task: str) -> tuple[Any, PreTrainedConfig]:
-    """Load what turns rows into a model's input, and the model's config; seconds, where weights take minutes.
+@dataclass(frozen=True, slots=True)
+class ModelFacts:
+    """What the files of a model say of what it reads, beside its tokenizer's or image processor's own."""
+
+    config: Any = None
+    end_ids: tuple[int, ...] = ()
+    """Ids that end a text: of its generation config first, where chat models name the end of a turn."""
+    vocabulary: int | None = None
+    """Rows of the embedding table; None before the weights are loaded."""
+
+
+def model_facts(source: Source, config: PreTrainedConfig, task: str) -> ModelFacts:
+    """Read them from a model's config and, if it has one, its generation config."""
+    if task == "image-classification":
+        return ModelFacts(config)
+    try:
+        stored = GenerationConfig.from_pretrained(source.path, **source.options).eos_token_id
+    except OSError:  # many models have none
+        stored = None
+    parts = (config, config.get_text_config())
+    ends = [
+        id_
+        for ids in (stored, *(getattr(part, "eos_token_id", None) for part in parts))
+        for id_ in _listed(ids)
+    ]
+    return ModelFacts(config, tuple(dict.fromkeys(ends)))
+
+
+def _listed(ids: Any) -> list[int]:
+    return list(ids) if isinstance(ids, list | tuple) else [] if ids is None else [ids]
+
+
+def load_processor(spec: ModelSpec, task: str) -> tuple[Any, ModelFacts]:
+    """Load what turns rows into a model's input; seconds, where weights take minutes.
+
+    Returns:
+        The tokenizer or image processor, and what the model's files say besides.
 
     Raises:
         ModelError: The model cannot be found or read, or is of no use for the task.
@@ -30,4 +66,4 @@ def load_processor(spec: ModelSpec, task: str) -> tuple[Any, PreTrainedConfig]:
         config = AutoConfig.from_pretrained(source.path, **source.options)
     check_task(config, task, source.name)
     with quiet(), explained(source):
-        return processor_of(source, task, spec.image_size), config
+        return processor_of(source, task, spec.image_size), model_facts(source, config, task)

@@ -56,11 +56,12 @@ def load_run(folder: str | Path, *, as_trained: bool = True, trust_remote_code: 
     bits = entry.quantization if as_trained else None
     bfloat16 = as_trained and result["model"].get("dtype") == "bfloat16" and computes_bfloat16()
     dtype = "bfloat16" if bfloat16 else "float32"
-    base = load_base(recipe.model, recipe.task, labels, dtype=dtype, quantization=bits)
+    before = "head" not in result["model"]  # runs of before compared labels to the letter
+    base = load_base(recipe.model, recipe.task, labels, dtype=dtype, quantization=bits, as_spelled=before)
     model = AdaptedModel(base.model, base.new_modules, processor=base.processor)
     load_adapter(model, folder / "adapter", NAME, fingerprint=fingerprint(base.model))
     model.eval()
-    encoder = Encoder(recipe.task, base.processor, recipe.data, labels, base.model.config)
+    encoder = Encoder(recipe.task, base.processor, recipe.data, labels, base.facts)
     return LoadedRun(folder, recipe, base, model, encoder, result)
 
 

@@ -135,9 +135,9 @@ class Certificate:
             {"rows": found.rows, "tokens": found.tokens, "ended": found.ended, "cut": found.cut},
         )
 
-    def taps_fired(self, model: AdaptedModel) -> None:
-        """Every site of the active adapters was reached by the forward pass."""
-        counts = model.fired()
+    def taps_fired(self, model: AdaptedModel, before: Mapping[str, int]) -> None:
+        """Every site of the active adapters was reached by the first step: has fired since `before`."""
+        counts = {path: calls - before.get(path, 0) for path, calls in model.fired().items()}
         silent = [path for path, calls in counts.items() if calls == 0]
         self.check(
             "every tap fired",

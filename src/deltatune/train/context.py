@@ -118,6 +118,8 @@ class Context:
         if key not in bases:
             self.observer.stage(f"Loading {spec.name}" + (f" in {bits.format}" if bits else ""))
             loaded = load_base(spec, self.recipe.task, self.dataset.labels, dtype=dtype, quantization=bits)
+            for warning in loaded.warnings:
+                self._warn(warning)
             digest = fingerprint_beside(loaded.model)
             device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
             # Transformers' own signature of `to` hides its argument from type checkers.
@@ -164,9 +166,7 @@ class Context:
             if spec.template not in self.datasets:  # of an entry that is none of the recipe's
                 self.datasets[spec.template] = load_data(spec, self.recipe.task)
             loaded = base.loaded
-            encoder = Encoder(
-                self.recipe.task, loaded.processor, spec, self.dataset.labels, loaded.model.config
-            )
+            encoder = Encoder(self.recipe.task, loaded.processor, spec, loaded.labels, loaded.facts)
             dataset, named = self.datasets[spec.template], whose(self.recipe, base.spec, spec)
             shared[spec] = RunData(dataset, encoder, named, self._warn)
         return shared[spec]

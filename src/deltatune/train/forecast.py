@@ -82,14 +82,15 @@ class Planned:
                 )
             return cls(recipe, spec, config)
         dataset = datasets[data.template]
-        processor, config = load_processor(spec, recipe.task)
+        processor, facts = load_processor(spec, recipe.task)
+        config = facts.config
         if dataset.labels:
             config.num_labels = len(dataset.labels)
         found = cls(recipe, spec, config, processor)
         folder = Path(locate(spec).path)
         found.untied = folder.is_dir() and stores_head(folder)
         if len(dataset.train) <= MOST_ROWS:
-            encoder = Encoder(recipe.task, processor, data, dataset.labels, config)
+            encoder = Encoder(recipe.task, processor, data, dataset.labels, facts)
             found.encoded = encoder.encode(dataset.train)
             if recipe.task == "image-classification":
                 found.pixels = encoder.collate(found.encoded.features[:1])["pixel_values"]

@@ -95,6 +95,7 @@ class Trainer:
         self._largest = largest_micro_batch(self.train, task, spec, self.seed)
         to_measure = largest_micro_batch(self.train, task, spec, self.seed, after_first=True).rows
         self.memory = StepMemory(to_measure, self.model, self.adapter, self.optimizer)
+        self._fired = self.model.fired()
         self.trunk: KeptTrunk | None = None
         self.progress = Progress()
         self.micro = MicroBatches(spec, self.adapter, self.observer)
@@ -249,7 +250,7 @@ class Trainer:
         progress.step += 1
         extra = self.adapter.after_step(progress.step)
         if first:
-            self.certificate.taps_fired(self.model)
+            self.certificate.taps_fired(self.model, self._fired)
             self.certificate.learned(self.adapter, before, lambda: self._loss_of(found))
         self.optimizer.zero_grad(set_to_none=True)
         tokens = sum(self.train.lengths[row] for row in rows)

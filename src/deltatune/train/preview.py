@@ -40,11 +40,11 @@ def preview(recipe: Recipe, samples: int = 5, observer: Observer | None = None) 
     models = []
     for spec in recipe.models:
         observer.stage(f"Loading the {processor_name(recipe.task)} of {spec.name}")
-        processor, config = load_processor(spec, recipe.task)
+        processor, of_model = load_processor(spec, recipe.task)
         used = [entry for entry in recipe.methods if recipe.model_of(entry) == spec]
         for data in dict.fromkeys(data for entry in used for data in readings_of(recipe, entry)):
             dataset = datasets[data.template]
-            encoder = Encoder(recipe.task, processor, data, dataset.labels, config)
+            encoder = Encoder(recipe.task, processor, data, dataset.labels, of_model)
             rows = RunData(dataset, encoder, whose(recipe, spec, data), warnings.append)
             tokens = {}
             for part in PARTS if recipe.task != "image-classification" else ():

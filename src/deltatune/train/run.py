@@ -33,6 +33,7 @@ from deltatune.train.folder import SCHEMA, clear_folder, failed_result, peak_bef
 from deltatune.train.forecast import this_machine
 from deltatune.train.loop import Pause, Trainer
 from deltatune.train.machine import PeakMemory, fast_cpu, git_state, versions
+from deltatune.train.padding import check_padding
 from deltatune.train.predicted import ample_memory, predicted_run
 from deltatune.train.steps import Progress
 
@@ -190,14 +191,19 @@ class Run:
         trains = self.config.trains
         self.ample = trains and ample_memory(self.context, self.entry, self.base, self.seed)
         self.predicted = None if self.ample else self._predicted()
+        self.model.eval()
+        if trains:
+            self.certificate.targets(self.model, self.name)
+            self.certificate.supervised(self.data.supervised)
+            self.certificate.trains_the_base(self.model, self._shortest_rows())
+        check_padding(
+            self.certificate, self.model, self.encoder, self.data.encoded("train"), self._rows_at_once(trains)
+        )
         self.memory.start()
         if not trains:
             (self.out / "metrics.jsonl").write_text("", encoding="utf-8")
             return None
         validation = self.data.dataset.validation
-        self.certificate.targets(self.model, self.name)
-        self.certificate.supervised(self.data.supervised)
-        self.certificate.trains_the_base(self.model.eval(), self._shortest_rows())
         self.trainer = Trainer(
             model=self.model,
             name=self.name,
@@ -274,10 +280,11 @@ class Run:
                 "parameters": total,
                 "dtype": self.base.dtype,
                 "quantization": quant.describe(self.base.loaded.model),
+                "head": self._head(),
             },
             "data": {
                 "fingerprint": data.fingerprint,
-                "labels": data.labels,
+                "labels": self.encoder.labels,
                 "train": len(data.train),
                 "validation": len(data.validation),
                 "test": len(data.test),
@@ -320,6 +327,17 @@ class Run:
             "versions": versions(),
             "git": git_state(),
         }
+
+    def _rows_at_once(self, trains: bool) -> int:
+        """The largest number of rows in a batch."""
+        spec, evaluated = self.entry.train, self.recipe.evaluation.batch_size
+        return max(evaluated, spec.micro_batch_size or spec.batch_size) if trains else evaluated
+
+    def _head(self) -> str | None:
+        """Whether a classifier's head is the base's own or a new one."""
+        if self.encoder.labels is None:
+            return None
+        return "new" if self.base.loaded.new_modules else "the base's"
 
     def _predicted(self) -> dict[str, int] | None:
         """Bytes by part of the step that will be measured; None for a method that trains nothing."""

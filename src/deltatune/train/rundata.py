@@ -33,12 +33,16 @@ class RunData:
         """The rows of a part.
 
         Raises:
-            DataError: The part is empty, or a row has nothing to learn from.
+            DataError: The part is empty, a row has nothing to learn from, or the tokenizer cannot write
+                most of the targets.
         """
         if part not in self._encoded:
             self._encoded[part] = self.encoder.encode(require_part(self.dataset, part))
-            for warning in self._cut(part):
+            for warning in self._said(part):
                 self.warn(warning)
+            if part == "train":
+                encoded = self._encoded[part]
+                encoded.report.fidelity.require_writable(len(encoded.lengths), self.whose)
         return self._encoded[part]
 
     @cached_property
@@ -47,17 +51,18 @@ class RunData:
         return supervision(self.encoder, self.encoded("train"))
 
     def warnings(self) -> list[str]:
-        """All that is suspicious about the rows, and how much of each part the limits cut off."""
+        """All that is suspicious about the rows, and what of each part is cut off or cannot be written."""
         found = list(self.dataset.warnings)
         for part in PARTS:
             if getattr(self.dataset, part):
-                found += self._cut(part)
+                found += self._said(part)
         return found
 
-    def _cut(self, part: str) -> list[str]:
-        return truncation_warnings(
-            self.encoded(part).report, "training" if part == "train" else part, self.whose
-        )
+    def _said(self, part: str) -> list[str]:
+        """What is cut off of a part, and what the tokenizer cannot write of it."""
+        report, name = self.encoded(part).report, "training" if part == "train" else part
+        lost = report.fidelity.warnings(report.rows, name, self.whose)
+        return truncation_warnings(report, name, self.whose) + lost
 
 
 def require_part(dataset: Dataset, part: str) -> list[Row]:

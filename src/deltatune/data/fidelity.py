@@ -1,0 +1,128 @@
+"""What a tokenizer cannot write: characters it does not know, and texts that come out as others.
+
+The best possible prediction of a target is what its own tokens decode to. Where that is another text, no
+training makes up for it, and every metric of texts is short of its maximum.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from deltatune.data.rows import Row
+from deltatune.data.tokens import TextTokens
+from deltatune.errors import DataError
+
+FEW = 0.01
+"""Share of rows that is worth a warning where little is lost."""
+MOST_UNKNOWN = 0.5
+"""Share of training targets with unknown tokens beyond which training is refused."""
+_SHOWN = 40
+
+
+@dataclass(slots=True)
+class Found:
+    """Rows of a kind, and the first of them."""
+
+    rows: int = 0
+    example: str = ""
+
+    def add(self, row: Row, text: str) -> None:
+        """Count a row."""
+        self.example = self.example or f"row {row.id}: {text}"
+        self.rows += 1
+
+
+@dataclass(slots=True)
+class Fidelity:
+    """How faithfully a tokenizer writes some rows."""
+
+    unknown_inputs: Found = field(default_factory=Found)
+    """Inputs with tokens that stand for unknown characters."""
+    unknown_targets: Found = field(default_factory=Found)
+    altered_targets: Found = field(default_factory=Found)
+    """Targets without unknown tokens that decode to another text all the same."""
+    special_targets: Found = field(default_factory=Found)
+    """Targets in which special tokens are written."""
+
+    def look_at_input(self, row: Row, text: str, ids: list[int], tokens: TextTokens) -> None:
+        """Take an input into account."""
+        if tokens.unknown(ids, text):
+            self.unknown_inputs.add(row, _excerpt(text))
+
+    def look_at_target(self, row: Row, text: str, ids: list[int], tokens: TextTokens, *, cut: bool) -> None:
+        """Take a target into account.
+
+        Args:
+            row: The row.
+            text: Its target.
+            ids: Its tokens.
+            tokens: Whose tokens.
+            cut: Whether some are missing, so that another text is what is to be expected.
+        """
+        written = tokens.reference(text)
+        if written != text:
+            self.special_targets.add(row, _excerpt(text))
+        came = tokens.decode(ids)
+        if tokens.unknown(ids, text):
+            self.unknown_targets.add(row, f"{_excerpt(text)} comes out as {_excerpt(came)}")
+        elif not cut and _altered(written, came):
+            self.altered_targets.add(row, f"{_excerpt(text)} comes out as {_excerpt(came)}")
+
+    def warnings(self, rows: int, part: str, tokens: str = "") -> list[str]:
+        """What a person should know.
+
+        Args:
+            rows: How many were looked at.
+            part: Their name: `training`, ...
+            tokens: Whose tokens (` of t5-small`), where there are several models.
+        """
+        said = []
+        if self.unknown_targets.rows:
+            said.append(
+                f"{self.unknown_targets.rows} of {rows} {part} targets have characters that the tokenizer"
+                f"{tokens} does not know, so that no prediction can equal them "
+                f"({self.unknown_targets.example}); use a model that knows them, or write "
+                "them in another way."
+            )
+        if self.altered_targets.rows > FEW * rows:
+            said.append(
+                f"{self.altered_targets.rows} of {rows} {part} targets come back from the tokenizer{tokens} "
+                f"as other texts ({self.altered_targets.example}); predictions can be no better than that."
+            )
+        if self.special_targets.rows:
+            said.append(
+                f"{self.special_targets.rows} of {rows} {part} targets have special tokens of the tokenizer"
+                f"{tokens} in them ({self.special_targets.example}); they are left out of predictions and of "
+                "references alike."
+            )
+        if self.unknown_inputs.rows > FEW * rows:
+            said.append(
+                f"{self.unknown_inputs.rows} of {rows} {part} inputs have characters that the tokenizer"
+                f"{tokens} does not know ({self.unknown_inputs.example}); the model cannot tell them apart."
+            )
+        return said
+
+    def require_writable(self, rows: int, tokens: str = "") -> None:
+        """Refuse targets of which the model cannot write the most.
+
+        Raises:
+            DataError: More than half of them have unknown tokens.
+        """
+        if self.unknown_targets.rows > MOST_UNKNOWN * rows:
+            raise DataError(
+                f"has characters in {self.unknown_targets.rows} of {rows} training targets that the tokenizer"
+                f"{tokens} does not know: what is learned, and all that can be predicted, is another text "
+                f"({self.unknown_targets.example}).",
+                field="data.columns.target",
+                remedy="Use a model whose tokenizer knows them (byte-level ones, as GPT-2's or Llama 3's, "
+                "know all), or write them in another way, such as '(' for '{'.",
+            )
+
+
+def _altered(text: str, came: str) -> bool:
+    """Whether more is lost than blanks: other characters, or breaks of lines and columns."""
+    return text.split() != came.split() or any(text.strip().count(c) > came.count(c) for c in "\n\t")
+
+
+def _excerpt(text: str) -> str:
+    return repr(text if len(text) <= _SHOWN else f"{text[:_SHOWN]}...")

@@ -1,0 +1,39 @@
+"""Whether a base is a classifier of the data's classes already, and in which order it has them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from transformers import PreTrainedConfig
+
+SHOWN = 4
+
+
+def base_labels(config: PreTrainedConfig) -> list[str]:
+    """Names of the classes that a checkpoint's head tells apart, in the order of its outputs."""
+    stored = dict(config.id2label or {})
+    return [str(stored.get(index)) for index in range(len(stored))]
+
+
+def in_base_order(config: PreTrainedConfig, labels: Sequence[str]) -> list[str] | None:
+    """The data's classes in the order of the base's outputs, capitals and outer blanks aside.
+
+    The base's head stays as it is then, and so do deltas on it in peft, which knows the base's order alone.
+
+    Returns:
+        The labels as the data spell them, or None if the base's classes are others.
+    """
+    spelled = {_plain(label): label for label in labels}
+    known = [_plain(label) for label in base_labels(config)]
+    if len(spelled) < len(labels) or len(known) != len(labels) or set(known) != set(spelled):
+        return None
+    return [spelled[label] for label in known]
+
+
+def named(labels: Sequence[str]) -> str:
+    """A few of the labels, for a message."""
+    return ", ".join(labels[:SHOWN]) + (f" and {len(labels) - SHOWN} more" if len(labels) > SHOWN else "")
+
+
+def _plain(label: str) -> str:
+    return label.strip().casefold()
