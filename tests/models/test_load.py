@@ -329,7 +329,7 @@ def test_whether_the_hub_answers(monkeypatch):
 
 def test_what_cannot_be_computed_in_bfloat16_is_loaded_in_float32(tmp_path):
     """The first DeBERTa mixes precisions in its attention; the second does not."""
-    size = {"vocab_size": 300, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
+    size = {"vocab_size": 400, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
             "intermediate_size": 16, "relative_attention": True, "pos_att_type": ["c2p", "p2c"]}  # fmt: skip
     for family, dtype in (("Deberta", torch.float32), ("DebertaV2", torch.bfloat16)):
         folder = tmp_path / family

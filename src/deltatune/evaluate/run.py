@@ -351,6 +351,12 @@ def metric_keys(spec: EvaluationSettings, task: str, *, targets: bool = True) ->
     return list(dict.fromkeys(wanted))
 
 
+def generates(spec: EvaluationSettings, task: str, *, targets: bool = True) -> bool:
+    """Whether an evaluation with these settings lets the model write texts; arguments as of `metric_keys`."""
+    keys = [*metric_keys(spec, task, targets=targets), spec.select_by]
+    return task not in CLASSIFICATION and targets and any(name not in LOSSES for name in _metrics_of(keys))
+
+
 def primary_metric(spec: EvaluationSettings, task: str, *, targets: bool = True) -> str:
     """The key that decides: as the recipe says; else the task's own if evaluated; else the first that can.
 

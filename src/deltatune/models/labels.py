@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from transformers import PreTrainedConfig
 
@@ -11,7 +12,7 @@ SHOWN = 4
 
 def base_labels(config: PreTrainedConfig) -> list[str]:
     """Names of the classes that a checkpoint's head tells apart, in the order of its outputs."""
-    stored = dict(config.id2label or {})
+    stored: dict[Any, str] = dict(config.id2label or {})
     return [str(stored.get(index)) for index in range(len(stored))]
 
 

@@ -134,7 +134,7 @@ def load_base(
         interpolate_positions(model, spec.image_size, source.name)
     model.eval().requires_grad_(False)
     if dtype == "bfloat16" and quantization is None and not _computes_in_its_dtype(model):
-        return load_base(spec, task, labels, seed=seed)
+        return load_base(spec, task, labels, seed=seed, as_spelled=as_spelled)
     if task not in CLASSIFICATION:
         _plain_generation(model)
     if task != "image-classification":

@@ -20,8 +20,9 @@ from deltatune.recipe import Recipe
 from deltatune.recipe.sections import CHAT, DataSpec
 from deltatune.recipe.templates import template_fields
 from deltatune.runs.inputs import Asked, named_inputs
-from deltatune.runs.load import LoadedRun, load_run
+from deltatune.runs.load import NAME, LoadedRun, load_run
 from deltatune.train.machine import fast_cpu
+from deltatune.train.room import new_tokens, require_positions
 
 BATCH = 16
 CLASSIFICATION = ("text-classification", "image-classification")
@@ -61,6 +62,8 @@ def evaluate_run(
     if not rows:
         raise DataError(f"there are no {split} rows.", field="--split", remedy="Choose another part.")
     encoded = loaded.encoder.encode(rows)
+    for warning in _room(loaded, {split: encoded}, new_tokens(loaded.recipe)):
+        observer.warn(warning)
     observer.start("Evaluating", len(rows))
     shown = 0
 
@@ -150,6 +153,11 @@ def _said(error: DataError) -> str:
     return " ".join(part for part in (error.what, error.remedy) if part)
 
 
+def _room(loaded: LoadedRun, parts: Mapping[str, Encoded], new: int) -> list[str]:
+    """Refuse rows that leave no positions for `new` tokens that are generated; return warnings."""
+    return require_positions(loaded.model, loaded.model.adapter(NAME), loaded.encoder, parts, new)
+
+
 def _columns(value: str | Path | Mapping[str, Any], recipe: Recipe) -> str | Path | Mapping[str, Any]:
     """The input, or the columns in it if the template names several, which one text cannot fill.
 
@@ -187,12 +195,14 @@ def _image(columns: Mapping[str, Any], spec: DataSpec) -> Path:
 
 
 def _encoded(loaded: LoadedRun, made: list[Row | Failed]) -> tuple[Encoded | None, list[Row | Failed]]:
-    """Encode the rows; those that cannot be (a broken image) are found one by one, and fail alone."""
+    """Encode the rows; those that cannot be (a broken image, a text too long) are found, and fail alone."""
     rows = [row for row in made if isinstance(row, Row)]
     if not rows:
         return None, made
     try:
-        return loaded.encoder.encode(rows, supervised=False), made
+        encoded = loaded.encoder.encode(rows, supervised=False)
+        _room(loaded, {"given": encoded}, loaded.recipe.evaluation.max_new_tokens)
+        return encoded, made
     except DataError as error:
         if len(rows) == 1:
             row, failure = rows[0], _said(error)

@@ -96,7 +96,7 @@ class Context:
         require_part(context.dataset, "test")
         for dataset in context.datasets.values():
             for warning in dataset.warnings:
-                context._warn(warning)
+                context.warn(warning)
         return context
 
     @property
@@ -119,7 +119,7 @@ class Context:
             self.observer.stage(f"Loading {spec.name}" + (f" in {bits.format}" if bits else ""))
             loaded = load_base(spec, self.recipe.task, self.dataset.labels, dtype=dtype, quantization=bits)
             for warning in loaded.warnings:
-                self._warn(warning)
+                self.warn(warning)
             digest = fingerprint_beside(loaded.model)
             device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
             # Transformers' own signature of `to` hides its argument from type checkers.
@@ -156,7 +156,7 @@ class Context:
         view, total = base.adapted().view, quant.parameter_count(base.loaded.model)
         config, budget = sized_for(config, view, entry.budget, total)
         if config.trains and budget.warning:
-            self._warn(f"{entry.name} {budget.warning}")
+            self.warn(f"{entry.name} {budget.warning}")
         return config, budget
 
     def data(self, entry: MethodEntry, base: SharedBase) -> RunData:
@@ -168,10 +168,10 @@ class Context:
             loaded = base.loaded
             encoder = Encoder(self.recipe.task, loaded.processor, spec, loaded.labels, loaded.facts)
             dataset, named = self.datasets[spec.template], whose(self.recipe, base.spec, spec)
-            shared[spec] = RunData(dataset, encoder, named, self._warn)
+            shared[spec] = RunData(dataset, encoder, named, self.warn)
         return shared[spec]
 
-    def _warn(self, warning: str) -> None:
+    def warn(self, warning: str) -> None:
         """Warn once: a model may be loaded more than once, and rows read."""
         if warning not in self._warned:
             self._warned.add(warning)

@@ -19,7 +19,7 @@ from deltatune.checkpoint.rehearsal import rehearse_saving
 from deltatune.checkpoint.store import CERTIFICATE, TENSORS, save_adapter
 from deltatune.core.model import AdaptedModel
 from deltatune.core.observer import Observer, Silent
-from deltatune.errors import TrainingError
+from deltatune.errors import DataError, TrainingError
 from deltatune.evaluate import Evaluation, evaluate, loss_on, metric_keys
 from deltatune.files import sha256, write_json, write_lines, write_text
 from deltatune.memory.fit import fits
@@ -35,6 +35,7 @@ from deltatune.train.loop import Pause, Trainer
 from deltatune.train.machine import PeakMemory, fast_cpu, git_state, versions
 from deltatune.train.padding import check_padding
 from deltatune.train.predicted import ample_memory, predicted_run
+from deltatune.train.room import require_room
 from deltatune.train.steps import Progress
 
 NAME = "run"
@@ -121,7 +122,12 @@ def open_run(
     context.data(entry, base).encoded("train")
     model = model or base.adapted(base_dropout=entry.train.base_dropout)
     config, budget = context.method(entry, base)
-    model.attach(name, config, seed=seed)
+    adapter = model.attach(name, config, seed=seed)
+    try:
+        require_room(context, own, base, model, adapter)
+    except DataError:
+        model.detach(name)
+        raise
     if base.original is not None:
         base.original.forget()
     rehearse_saving(model, name, out)

@@ -1,0 +1,138 @@
+"""Whether the longest rows, with what is generated behind them, have positions in the model.
+
+Asked before anything is trained: otherwise training, or the evaluation after it, ends in an index error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from deltatune.core.adapter import Adapter
+from deltatune.core.model import AdaptedModel
+from deltatune.data.encode import Encoded, Encoder, Feature
+from deltatune.errors import DataError
+from deltatune.evaluate.run import generates
+from deltatune.models.positions import Positions, positions_of
+from deltatune.recipe.schema import Recipe
+from deltatune.recipe.sections import PARTS
+from deltatune.train.context import Context, SharedBase
+
+INPUT, TARGET, NEW = "data.max_input_tokens", "data.max_target_tokens", "evaluation.max_new_tokens"
+_METHOD = "method"
+_WORDS = {
+    INPUT: "of its input",
+    TARGET: "of its target",
+    NEW: "that may be generated",
+    _METHOD: "of the method's own tokens",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class _Need:
+    """Positions that the longest row takes in one stack."""
+
+    parts: dict[str, int]
+    """By the setting that bounds them, or `_METHOD`."""
+    there: int | None
+    """How many the stack has."""
+
+    @property
+    def total(self) -> int:
+        return sum(self.parts.values())
+
+    def __str__(self) -> str:
+        counts = " + ".join(f"{count:,} {_WORDS[of]}" for of, count in self.parts.items() if count)
+        return f"{self.total:,} positions ({counts})"
+
+    @property
+    def remedy(self) -> str:
+        """Each setting that could be lowered, and how far."""
+        excess = self.total - (self.there or 0)
+        lowered = {of: count - excess for of, count in self.parts.items() if of != _METHOD}
+        options = [f"{of} to {value:,} at most" for of, value in lowered.items() if value > 0]
+        return f"Set {', or '.join(options)}." if options else "Take a model with more positions."
+
+
+def require_positions(
+    model: AdaptedModel, adapter: Adapter, encoder: Encoder, parts: Mapping[str, Encoded], new: int
+) -> list[str]:
+    """Refuse rows that are longer than the model's table of positions.
+
+    Args:
+        model: The model.
+        adapter: Whose learned tokens take positions too.
+        encoder: That encoded the rows.
+        parts: The rows by the name of their part.
+        new: Tokens that are generated behind each row at most; 0 if nothing is generated.
+
+    Returns:
+        Warnings, of rows that are longer than those that the model was trained with.
+
+    Raises:
+        DataError: There are such rows.
+    """
+    if encoder.task == "image-classification":
+        return []
+    positions, base, warnings = positions_of(model.base), type(model.base).__name__, []
+    with torch.no_grad():
+        own = adapter.position_shift + (0 if adapter.prompt is None else len(adapter.prompt()))
+    for part, encoded in parts.items():
+        needs = _needs(encoder.task, encoded.features, own, new, positions)
+        for need in needs:
+            if need.there is not None and need.total > need.there:
+                raise DataError(
+                    f"is too large: the longest row of the {part} data takes {need}, and {base} has "
+                    f"{need.there:,}.",
+                    field=next(iter(need.parts)),
+                    remedy=need.remedy,
+                )
+        longest = max(needs, key=lambda need: need.total)
+        if positions.trained is not None and longest.total > positions.trained:
+            warnings.append(
+                f"the longest row of the {part} data takes {longest}, and {base} was trained with "
+                f"{positions.trained:,}: it may do badly on such rows."
+            )
+    return warnings
+
+
+def require_room(
+    context: Context, recipe: Recipe, base: SharedBase, model: AdaptedModel, adapter: Adapter
+) -> None:
+    """The same for all rows of a run's own recipe, which has one entry; warnings go to the observer.
+
+    Raises:
+        DataError: There are rows that are too long.
+    """
+    data = context.data(recipe.methods[0], base)
+    parts = {part: data.encoded(part) for part in PARTS if getattr(data.dataset, part)}
+    for warning in require_positions(model, adapter, data.encoder, parts, new_tokens(recipe)):
+        context.warn(warning)
+
+
+def new_tokens(recipe: Recipe) -> int:
+    """Tokens that a recipe's evaluation generates behind a row at most."""
+    spec = recipe.evaluation
+    return spec.max_new_tokens if generates(spec, recipe.task, targets=recipe.has_targets) else 0
+
+
+def _needs(task: str, features: Sequence[Feature], own: int, new: int, positions: Positions) -> list[_Need]:
+    """What the longest rows take: of the input's stack, and of a decoder's."""
+    longest = max(features, key=lambda feature: len(feature["input_ids"]))
+    count = len(longest["input_ids"])
+    if task != "causal-lm":
+        needs = [_Need({INPUT: count, _METHOD: own}, positions.input)]
+        if task == "text-to-text":
+            target = max(len(feature["labels"]) for feature in features)
+            needs += [_Need({TARGET: target}, positions.decoder), _Need({NEW: new}, positions.decoder)]
+        return needs
+    prompt = longest["prompt_length"]
+    if not prompt:  # the text is what is learned
+        return [_Need({INPUT: count, _METHOD: own}, positions.input)]
+    prompts = max(feature["prompt_length"] for feature in features)
+    return [
+        _Need({INPUT: prompt, TARGET: count - prompt, _METHOD: own}, positions.input),
+        _Need({INPUT: prompts, NEW: new, _METHOD: own}, positions.input),
+    ]
