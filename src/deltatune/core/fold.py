@@ -58,7 +58,7 @@ def untie_(model: Any) -> None:
                 module._parameters[leaf] = nn.Parameter(parameter.detach().clone(), requires_grad=False)
             seen.add(id(parameter))
     for module in model.modules():
-        config = getattr(module, "config", None)
+        config: Any = getattr(module, "config", None)
         if hasattr(module, "all_tied_weights_keys"):
             module.all_tied_weights_keys = {}
         if getattr(config, "tie_word_embeddings", False):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
@@ -124,8 +124,10 @@ class BaseView:
         for role in roles.ROLES:
             known = [roles.patterns(self.model_type, role)]
             known += [] if self.model_type in roles.TABLES else [roles.general(role)]
-            fits = ({p: m for p, m in linear.items() if k.search(f".{p}") and m is not output} for k in known)
-            found[role] = next(filter(None, fits), {})
+            fits: Iterator[dict[str, nn.Module]] = (
+                {p: m for p, m in linear.items() if k.search(f".{p}") and m is not output} for k in known
+            )
+            found[role] = next((modules for modules in fits if modules), {})
         return found
 
     def select(

@@ -127,7 +127,7 @@ class Context:
             original = OriginalWeights(spec, self.recipe.task, self.dataset.labels)
             own = str(next(loaded.model.parameters()).dtype).removeprefix("torch.")
             if bits is None and own != dtype:
-                self._warn(
+                self.warn(
                     f"Transformers cannot compute {spec.name} in {dtype}: the code of its architecture mixes "
                     f"precisions. It is trained and evaluated in {own}."
                 )
