@@ -21,6 +21,7 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from deltatune import __version__, quant
+from deltatune.checkpoint import foreign
 from deltatune.checkpoint.folders import atomic_folder, read_tensors, reading, write_tensors
 from deltatune.core.method import MethodConfig
 from deltatune.core.model import AdaptedModel
@@ -133,10 +134,14 @@ def read_adapter(folder: Path) -> SavedAdapter:
     Raises:
         AdapterError: A file is missing, damaged, of an unknown method or does not match its checksum.
     """
+    folder = foreign.adapter_folder(folder)
     peft = _read_json(folder / CONFIG)
     ours = _read_json(folder / OURS) if (folder / OURS).exists() else None
     tensors = read_tensors(folder / TENSORS)
     if ours is None:
+        tensors = foreign.plain_keys(tensors)
+        if not foreign.trained_biases(tensors):
+            peft = {**peft, "bias": "none"}  # asked for, and there were none to train
         method = _method_of_peft(peft, folder)
         with _settings_of(folder / CONFIG):
             return SavedAdapter(method, METHODS.get(method).from_peft(peft), peft, None, tensors)
@@ -183,13 +188,15 @@ def _load(model: AdaptedModel, folder: Path, name: str, fingerprint: str | None)
     peft_type = saved.peft["peft_type"]
     prefix = _prefix(peft_type)
     tensors = {key.removeprefix(prefix): tensor for key, tensor in saved.tensors.items()}
+    config = saved.config
     if saved.ours is None:
         tensors = _without_base(tensors, saved.peft, model)
+        config = foreign.at_their_sites(config, saved.peft, tensors, model.view)
     if saved.ours is None or saved.ours["peft_compatible"]:
-        tensors = _from_peft(saved.config, tensors, model, folder)
+        tensors = _from_peft(config, tensors, model, folder)
     heads = saved.ours["heads"] if saved.ours else _peft_heads(saved.peft, tensors, model)
     active = model.active
-    adapter = model.attach(name, saved.config, heads=heads)
+    adapter = model.attach(name, config, heads=heads)
     try:
         adapter.load_stored(tensors)
     except BaseException:
@@ -218,6 +225,8 @@ def _inspect(folder: Path) -> dict[str, Any]:
     proof = read_certificate(folder)
     if not (folder / CONFIG).exists() and (folder / "adapter").is_dir():
         folder = folder / "adapter"
+    if proof is None:
+        folder = foreign.adapter_folder(folder)
     if proof is not None and not (folder / CONFIG).exists():
         return {"certificate": proof}
     saved = read_adapter(folder)
@@ -336,7 +345,7 @@ def _without_base(
     tensors: Mapping[str, Tensor], peft: Mapping[str, Any], model: AdaptedModel
 ) -> dict[str, Tensor]:
     """Leave out the base's own embedding tables, which peft may store beside the delta."""
-    heads = tuple(f"{path}." for path in _peft_heads(peft, tensors, model))
+    heads = tuple(f"{path}." for path in _named_heads(peft, tensors, model))
     own = dict(model.base.named_parameters())
 
     def belongs_to_base(key: str, tensor: Tensor) -> bool:
@@ -345,11 +354,18 @@ def _without_base(
             return False
         return parameter.shape == tensor.shape and torch.equal(parameter.cpu().to(tensor.dtype), tensor)
 
-    return {key: tensor for key, tensor in tensors.items() if not belongs_to_base(key, tensor)}
+    left = {key: tensor for key, tensor in tensors.items() if not belongs_to_base(key, tensor)}
+    return {key.replace(".base_layer.", "."): tensor for key, tensor in left.items()}
 
 
 def _peft_heads(peft: Mapping[str, Any], tensors: Mapping[str, Tensor], model: AdaptedModel) -> list[str]:
-    """Modules that a file of peft's replaces as a whole."""
-    names = peft.get("modules_to_save") or []
-    paths = [p for p in model.view.modules if any(f".{p}".endswith(f".{name}") for name in names)]
-    return [path for path in paths if any(key.startswith(f"{path}.") for key in tensors)]
+    """Modules that a file of peft's has whole."""
+    return foreign.replaced_modules(tensors, model.view, _named_heads(peft, tensors, model))
+
+
+def _named_heads(peft: Mapping[str, Any], tensors: Mapping[str, Tensor], model: AdaptedModel) -> list[str]:
+    """Modules that peft was told to save and the file has; the end of a name counts, as in peft."""
+    names = tuple(peft.get("modules_to_save") or ())
+    paths = [path for path in model.view.modules if path and path.endswith(names)] if names else []
+    held = [path for path in paths if any(key.startswith(f"{path}.") for key in tensors)]
+    return [path for path in held if not any(path.startswith(f"{outer}.") for outer in held)]

@@ -155,6 +155,11 @@ class LoraConfig(MethodConfig):
     """Roles (query, key, value, output, mlp_in, mlp_out), groups (attention, mlp, all-linear), each with an
     optional scope (decoder.query), ends of module paths, or globs."""
 
+    rank_pattern: dict[str, Annotated[int, Field(ge=1)]] = Field(default_factory=dict)
+    """Other ranks than r, by the whole path of a module."""
+    alpha_pattern: dict[str, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
+    """Other alphas, by the whole path of a module."""
+
     def with_size(self, size: int) -> Self:
         """Another rank, with alpha in the same ratio to it, so that the factor on B A stays.
 
@@ -174,7 +179,12 @@ class LoraConfig(MethodConfig):
 
     def deltas(self, view: BaseView) -> dict[str, Delta]:
         """The deltas by module path."""
-        return {path: self.delta(view, path) for path in view.select(self.targets, self.kinds)}
+        return {path: self.at(path).delta(view, path) for path in view.select(self.targets, self.kinds)}
+
+    def at(self, path: str) -> Self:
+        """The settings with the rank and alpha that the module `path` has."""
+        rank, alpha = self.rank_pattern.get(path, self.r), self.alpha_pattern.get(path, self.alpha)
+        return self.model_copy(update={"r": rank, "alpha": alpha})
 
     def delta(self, view: BaseView, path: str) -> Delta:
         """The delta at the module `path`; what the relatives of LoRA override."""
@@ -194,6 +204,8 @@ class LoraConfig(MethodConfig):
             "lora_alpha": self.alpha,
             "lora_dropout": self.dropout,
             "use_rslora": self.rslora,
+            "rank_pattern": self.rank_pattern,
+            "alpha_pattern": self.alpha_pattern,
             "target_modules": [path for path in adapter.deltas if path not in heads],
             "fan_in_fan_out": any(isinstance(module, Conv1D) for module in modules),
             "bias": "none",
@@ -227,8 +239,6 @@ class LoraConfig(MethodConfig):
 
 
 _OPTIONS_WE_LACK = (
-    "rank_pattern",
-    "alpha_pattern",
     "layer_replication",
     "megatron_config",
     "trainable_token_indices",
@@ -282,14 +292,8 @@ def refuse_options(config: Mapping[str, Any], names: tuple[str, ...]) -> None:
 
 
 def peft_targets(config: Mapping[str, Any]) -> tuple[str, ...]:
-    """The selectors that mean the same as peft's `target_modules`."""
+    """What peft's `target_modules` names; the keys of the file's tensors say which modules that are."""
     targets = config["target_modules"]
     if isinstance(targets, str):
-        if targets == "all-linear":
-            return (targets,)
-        raise AdapterError(
-            f"target_modules is the regular expression {targets!r}.",
-            field="adapter_config.json",
-            remedy="Save it with the list of module names.",
-        )
+        return (targets,)
     return tuple(sorted(targets))

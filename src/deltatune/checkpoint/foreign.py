@@ -1,0 +1,139 @@
+"""Folders that peft wrote: where the adapter lies, how its keys are spelled, and which modules it acts on.
+
+peft finds its sites by patterns, counts and exclusions, and stores a tensor for each. So the tensors' own
+keys say where a delta acts, whatever the configuration says of layers to transform or regular expressions.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from deltatune.core.method import MethodConfig
+from deltatune.core.sites import BaseView
+from deltatune.errors import AdapterError
+
+CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
+_WRAPPERS = re.compile(r"^(?:module\.|_orig_mod\.|base_model\.model\.)+|(?<=\.)_orig_mod\.")
+_LOW_RANK = re.compile(r"\.lora_(?:A|B|E|embedding_A|embedding_B|magnitude_vector)(?:\.|$)")
+_NAMED = re.compile(r"(\.lora_(?:A|B|magnitude_vector))\.(?!weight$)[^.]+(?=\.weight$)")
+_NAMED_BARE = re.compile(r"(\.lora_(?:embedding_A|embedding_B|E|magnitude_vector))\.(?!weight$)[^.]+$")
+
+
+def adapter_folder(folder: Path) -> Path:
+    """The folder that the adapter's files lie in: `folder`, or the only one in it (peft names some so).
+
+    Raises:
+        AdapterError: There are several, or the tensors are in a format that could run code.
+    """
+    inner = sorted(path.parent for path in folder.glob(f"*/{CONFIG}")) if folder.is_dir() else []
+    if not (folder / CONFIG).exists() and inner:
+        if len(inner) > 1:
+            raise AdapterError(
+                f"'{folder}' holds {len(inner)} adapters: {', '.join(path.name for path in inner)}.",
+                remedy=f"Name one of them, such as '{inner[0]}'.",
+            )
+        [folder] = inner
+    if (folder / "adapter_model.bin").exists() and not (folder / TENSORS).exists():
+        raise AdapterError(
+            f"'{folder}' keeps its tensors in adapter_model.bin, a pickle, which can run code when read.",
+            remedy="Where you trust it, convert it once with peft: "
+            "PeftModel.from_pretrained(base, folder).save_pretrained(new_folder).",
+        )
+    return folder
+
+
+def plain_keys(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors by the path of their module in the plain base.
+
+    Without what torch.compile, data parallel training and peft put before a path, and without the adapter's
+    name, which peft leaves out of its files and others do not.
+    """
+    found = {}
+    for key, tensor in tensors.items():
+        bare = _NAMED_BARE.sub(r"\1", _NAMED.sub(r"\1", _WRAPPERS.sub("", key)))
+        found[bare] = tensor
+    return found
+
+
+def trained_biases(tensors: Mapping[str, Tensor]) -> bool:
+    """Whether a file of low-rank updates has biases of the base's beside them."""
+    sites = low_rank_sites(tensors)
+    return any(key.endswith(".bias") and key.rpartition(".")[0] in sites for key in tensors)
+
+
+def low_rank_sites(tensors: Mapping[str, Tensor]) -> set[str]:
+    """Paths of the modules with a low-rank update."""
+    return {key[: match.start()] for key in tensors if (match := _LOW_RANK.search(key))}
+
+
+def at_their_sites(
+    config: MethodConfig, peft: Mapping[str, Any], tensors: Mapping[str, Tensor], view: BaseView
+) -> MethodConfig:
+    """The method with whole paths as targets, and ranks and scales by path: what the file has tensors for.
+
+    Raises:
+        AdapterError: A path is none of the base's.
+    """
+    sites = low_rank_sites(tensors)
+    if not sites or "targets" not in type(config).model_fields:
+        return config
+    unknown = sorted(sites - view.modules.keys())
+    if unknown:
+        raise AdapterError(
+            f"the file has updates for {len(unknown)} modules that this base lacks (first: {unknown[0]}).",
+            remedy="Load it onto the model it was trained on.",
+        )
+    changes: dict[str, Any] = {"targets": tuple(path for path in view.modules if path in sites)}
+    for name in ("rank_pattern", "alpha_pattern"):
+        if peft.get(name) and config.peft_type == "LORA":
+            changes[name] = _by_path(peft[name], sites)
+    return config.changed(changes)
+
+
+def _by_path(pattern: Mapping[str, Any], sites: set[str]) -> dict[str, Any]:
+    """What peft's pattern gives for each site; the first key that fits the end of a path counts."""
+    found = {}
+    for site in sorted(sites):
+        key = next((key for key in pattern if re.match(rf"(.*\.)?({key})$", site)), None)
+        if key is not None:
+            found[site] = pattern[key]
+    return found
+
+
+def replaced_modules(tensors: Mapping[str, Tensor], view: BaseView, named: list[str]) -> list[str]:
+    """Modules that the file has whole: those that peft was told to save, and others that it has tensors for.
+
+    Args:
+        tensors: By plain keys; what equals the base's own is left out.
+        view: The base.
+        named: Paths that are known already.
+
+    Raises:
+        AdapterError: One has another number of rows here, as if tokens had been added.
+    """
+    sites = low_rank_sites(tensors)
+    if not sites:
+        return named
+    known = tuple(f"{path}." for path in named)
+    found = list(named)
+    for path, module in view.modules.items():
+        parameters = dict(module.named_parameters(recurse=False))
+        mine = {leaf: tensors[f"{path}.{leaf}"] for leaf in parameters if f"{path}.{leaf}" in tensors}
+        if not mine or path in sites:
+            continue
+        for leaf, tensor in mine.items():
+            if tensor.shape != parameters[leaf].shape:
+                raise AdapterError(
+                    f"{path}.{leaf} has the shape {list(tensor.shape)} in the file and "
+                    f"{list(parameters[leaf].shape)} in this base.",
+                    remedy="Where tokens were added before training, take the base with those tokens: "
+                    "model.resize_token_embeddings(rows), with the tokenizer saved beside the adapter.",
+                )
+        if not f"{path}.".startswith(known):
+            found.append(path)
+    return found

@@ -1,0 +1,146 @@
+"""Files of peft with options, spellings and places that people have: the same logits as peft's own model."""
+
+from __future__ import annotations
+
+import copy
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file, save_file
+from tests import tiny
+from tests.contract.checks import close
+from torch import Tensor
+
+from deltatune.checkpoint.store import inspect
+from deltatune.core.model import AdaptedModel
+from deltatune.errors import AdapterError
+
+PLAIN: dict[str, Any] = {"r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "v_proj"]}
+IDS = torch.randint(3, 40, (2, 8), generator=torch.Generator().manual_seed(0))
+
+
+def saved(folder: Path, base: Any, *, name: str = "default", safe: bool = True, **options: Any) -> Tensor:
+    """Write an adapter of peft's that acts, and give the logits that it has."""
+    config = LoraConfig(**{**PLAIN, "task_type": "CAUSAL_LM", **options})
+    theirs: Any = get_peft_model(copy.deepcopy(base), config, adapter_name=name)
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in theirs.parameters():
+            if parameter.requires_grad:
+                parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.1)
+    theirs.eval().save_pretrained(folder, safe_serialization=safe)
+    with torch.inference_mode():
+        logits: Tensor = theirs(input_ids=IDS).logits
+    return logits
+
+
+def loaded(base: Any, folder: Path) -> Tensor:
+    model = AdaptedModel(copy.deepcopy(base))
+    model.load(folder)
+    with torch.inference_mode():
+        logits: Tensor = model(input_ids=IDS).logits
+    return logits
+
+
+OPTIONS: dict[str, dict[str, Any]] = {
+    "rank_pattern": {"rank_pattern": {"layers.0.self_attn.q_proj": 2}},
+    "alpha_pattern": {"alpha_pattern": {"q_proj": 32}},
+    "both, rslora": {"rank_pattern": {"v_proj": 7}, "alpha_pattern": {"layers.1.*": 3}, "use_rslora": True},
+    "dora with ranks": {"rank_pattern": {"v_proj": 2}, "use_dora": True},
+    "a bias that is not there": {"bias": "lora_only"},
+    "layers_to_transform": {"layers_to_transform": [1]},
+    "layers_pattern": {"layers_to_transform": [0], "layers_pattern": "layers"},
+    "exclude_modules": {"exclude_modules": ["layers.0.self_attn.q_proj"]},
+    "regex": {"target_modules": r".*layers\.\d+\.self_attn\.(q|v)_proj"},
+    "modules_to_save by the end of a name": {"modules_to_save": ["norm"]},
+}
+
+
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+def test_options(options: dict[str, Any], tmp_path: Path) -> None:
+    base = tiny.model("llama")
+    wanted = saved(tmp_path / "theirs", base, **options)
+    close(loaded(base, tmp_path / "theirs"), wanted)
+    model = AdaptedModel(copy.deepcopy(base))
+    model.load(tmp_path / "theirs")
+    model.save(tmp_path / "ours")  # and it goes back to peft
+    close(loaded(base, tmp_path / "ours"), wanted)
+    theirs = copy.deepcopy(base)
+    (tmp_path / "ours/deltatune.json").unlink()
+    close(loaded(theirs, tmp_path / "ours"), wanted)
+
+
+ROOT = "base_model.model."
+SPELLINGS: dict[str, Callable[[str], str]] = {
+    "compiled": lambda key: f"_orig_mod.{key}",
+    "compiled within": lambda key: f"{ROOT}_orig_mod.{key.removeprefix(ROOT)}",
+    "data parallel": lambda key: f"module.{key}",
+    "no prefix": lambda key: key.removeprefix(ROOT),
+    "with its name": lambda key: key.replace(".weight", ".default.weight"),
+}
+
+
+@pytest.mark.parametrize("spelled", SPELLINGS.values(), ids=SPELLINGS)
+def test_spellings_of_keys(spelled: Callable[[str], str], tmp_path: Path) -> None:
+    base = tiny.model("llama")
+    wanted = saved(tmp_path, base)
+    tensors = load_file(tmp_path / "adapter_model.safetensors")
+    save_file({spelled(key): value for key, value in tensors.items()}, tmp_path / "adapter_model.safetensors")
+    close(loaded(base, tmp_path), wanted)
+
+
+def test_a_folder_in_the_folder(tmp_path: Path) -> None:
+    base = tiny.model("llama")
+    wanted = saved(tmp_path, base, name="summaries")
+    assert not (tmp_path / "adapter_config.json").exists()
+    close(loaded(base, tmp_path), wanted)
+    assert inspect(tmp_path)["method"] == "lora"
+    shutil.copytree(tmp_path / "summaries", tmp_path / "titles")
+    with pytest.raises(AdapterError, match="2 adapters: summaries, titles"):
+        loaded(base, tmp_path)
+
+
+def test_a_pickle_is_not_read(tmp_path: Path) -> None:
+    base = tiny.model("llama")
+    saved(tmp_path, base)
+    (tmp_path / "adapter_model.safetensors").rename(tmp_path / "adapter_model.bin")
+    with pytest.raises(AdapterError, match="a pickle") as refusal:
+        loaded(base, tmp_path)
+    assert "save_pretrained" in str(refusal.value.remedy)
+
+
+def test_tables_of_added_tokens(tmp_path: Path) -> None:
+    base = tiny.model("llama")
+    larger, smaller = copy.deepcopy(base), copy.deepcopy(base)
+    torch.manual_seed(5)
+    larger.resize_token_embeddings(tiny.VOCABULARY + 2)
+    wanted = saved(tmp_path, larger)
+    torch.manual_seed(6)
+    base.resize_token_embeddings(tiny.VOCABULARY + 2)  # anew, with other rows
+    base.model.embed_tokens.weight.data[-2:] += 1.0
+    tensors = load_file(tmp_path / "adapter_model.safetensors")
+    tensors |= {f"{ROOT}{name}": larger.get_parameter(name).detach().clone()
+                for name in ("model.embed_tokens.weight", "lm_head.weight")}  # fmt: skip
+    save_file(tensors, tmp_path / "adapter_model.safetensors")
+    close(loaded(base, tmp_path), wanted)
+    with pytest.raises(AdapterError, match="has the shape"):
+        loaded(smaller, tmp_path)
+
+
+def test_both_heads_of_a_distilbert(tmp_path: Path) -> None:
+    """peft saves what ends in `classifier`, which DistilBERT's `pre_classifier` does as well."""
+    torch.manual_seed(0)
+    size = {"vocab_size": 48, "dim": 16, "n_layers": 1, "n_heads": 4, "hidden_dim": 32}
+    base = transformers.DistilBertForSequenceClassification(transformers.DistilBertConfig(**size)).eval()
+    wanted = saved(tmp_path, base, target_modules=["q_lin", "v_lin"], task_type="SEQ_CLS")
+    torch.nn.init.normal_(base.classifier.weight)
+    torch.nn.init.normal_(base.pre_classifier.weight)
+    close(loaded(base, tmp_path), wanted)
+    assert json.loads((tmp_path / "adapter_config.json").read_text(encoding="utf-8"))["modules_to_save"]
