@@ -50,6 +50,34 @@ class TrainingError(DeltatuneError):
     """Training cannot go on: the loss is not finite, a delta does not learn, a schedule missed its target."""
 
 
+class HaltError(DeltatuneError):
+    """What no method is to blame for. It ends a comparison, which goes on once it is mended."""
+
+
+class StorageError(HaltError):
+    """Files cannot be written: no room, no right to, or the folder has gone."""
+
+
+class InUseError(HaltError):
+    """Another process is at work in the folder."""
+
+
+class ChangedError(HaltError):
+    """Data, labels, tokenizer or base are no longer those that a run began with."""
+
+
+class Stopped(KeyboardInterrupt):
+    """Asked to stop by a signal; what was done is saved.
+
+    Args:
+        signum: The signal's number.
+    """
+
+    def __init__(self, signum: int) -> None:
+        self.signum = signum
+        super().__init__(f"stopped by signal {signum}")
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """Return a hint such as `Did you mean 'lora'? Known: adalora, lora.` for a name that is not known."""
     names = sorted(known)

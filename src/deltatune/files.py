@@ -3,15 +3,28 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
+import re
+import sqlite3
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from deltatune.errors import DeltatuneError
+from deltatune.errors import DeltatuneError, StorageError
+
+OURS = ".deltatune-"
+"""How the names of all files begin that are only there while something is written."""
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+DISK = (*NO_ROOM, errno.EROFS, errno.EIO)
+"""Errors of a disk, whoever meets them; of the others only those that came while we wrote count."""
+_SQLITE = {"SQLITE_FULL": errno.ENOSPC, "SQLITE_READONLY": errno.EROFS, "SQLITE_IOERR": errno.EIO}
+_IN_TEXT = re.compile(r"\(os error (\d+)\)")
+ROOM = "Make room and run the same command again (train: with --resume); what was done is kept."
+RIGHT = "See that the folder can be written to and run the same command again (train: with --resume)."
 
 
 def make_folder(
@@ -20,45 +33,122 @@ def make_folder(
     """Create `path` (and parents) and check that files can be written there.
 
     Raises:
-        DeltatuneError: The folder cannot be created or written to.
+        StorageError: The folder cannot be created or written to.
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path):
             pass
     except OSError as error:
-        raise DeltatuneError(
+        raise StorageError(
             f"cannot write to the folder '{path}' ({error.strerror}).",
             field=field,
-            remedy=remedy,
+            remedy=ROOM if error.errno in NO_ROOM else remedy,
         ) from error
     return path
+
+
+def disk_error(error: BaseException) -> int | None:
+    """The number (errno) of the disk's error that is at the bottom of `error`, or None.
+
+    Libraries wrap it: safetensors has it in its text, SQLAlchemy holds SQLite's own.
+    """
+    seen: set[int] = set()
+    queue: list[Any] = [error]
+    while queue:
+        cause = queue.pop()
+        if not isinstance(cause, BaseException) or id(cause) in seen:
+            continue
+        seen.add(id(cause))
+        number = getattr(cause, "errno", None)
+        if type(cause).__name__ == "SafetensorError" and (found := _IN_TEXT.search(str(cause))):
+            number = int(found[1])
+        if isinstance(cause, sqlite3.Error):
+            name = getattr(cause, "sqlite_errorname", None) or ""
+            number = next((value for key, value in _SQLITE.items() if name.startswith(key)), None)
+        if number in DISK:
+            return int(number)
+        queue += [cause.__cause__, cause.__context__, getattr(cause, "orig", None)]
+    return None
+
+
+def require_disk(error: BaseException, path: Path) -> None:
+    """Raise what `error` means if a disk is to blame for it; return if none is.
+
+    Raises:
+        StorageError: There is no room, the disk is read-only, or it is broken.
+    """
+    number = disk_error(error)
+    if number is not None:
+        raise storage_error(path, number) from error
+
+
+def storage_error(path: Path, number: int) -> StorageError:
+    """Say that `path` cannot be written, for the reason of this number (errno)."""
+    remedy = ROOM if number in NO_ROOM else RIGHT
+    return StorageError(f"cannot write '{path}' ({os.strerror(number)}).", remedy=remedy)
+
+
+@contextlib.contextmanager
+def storing(path: Path) -> Iterator[None]:
+    """Within the block `path` is written; what the system refuses of that is an error to act on.
+
+    Raises:
+        StorageError: The system's error, in words.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None:  # a library's own, with another meaning
+            raise
+        raise storage_error(path, error.errno) from error
+    except Exception as error:
+        require_disk(error, path)
+        raise
+
+
+def sync(path: Path) -> None:
+    """Wait until a file, or the list of a folder's names, is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        # Some file systems cannot do this for folders; that says nothing of what they hold.
+        if not path.is_dir() or error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF):
+            raise
+    finally:
+        os.close(descriptor)
 
 
 @contextlib.contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """Give a temporary path beside `path`; on success it is synced and renamed over it, on error removed.
 
+    A link is followed: the file that it names is replaced.
+
     Raises:
         DeltatuneError: `path` is a folder or a device, which must not be replaced by a file.
+        StorageError: It cannot be written.
     """
     if path.exists() and not path.is_file():
         raise DeltatuneError(
             f"cannot write the file '{path}': it is a {'folder' if path.is_dir() else 'device or a pipe'}.",
             remedy="Name a file.",
         )
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    os.close(descriptor)
-    temporary = Path(name)
-    try:
-        yield temporary
-        with temporary.open("rb+") as handle:
-            os.fsync(handle.fileno())
-        temporary.chmod(permitted(0o666))
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    with storing(path):
+        place = path.resolve() if path.is_symlink() else path
+        descriptor, name = tempfile.mkstemp(dir=place.parent, prefix=f"{OURS}tmp.")
+        os.close(descriptor)
+        temporary = Path(name)
+        try:
+            yield temporary
+            sync(temporary)
+            temporary.chmod(permitted(0o666))
+            temporary.replace(place)
+            sync(place.parent)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
 
 
 def permitted(mode: int) -> int:
@@ -71,12 +161,17 @@ def permitted(mode: int) -> int:
 def write_text(path: Path, text: str) -> None:
     """Write `text` as UTF-8, atomically."""
     with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_bytes(text.encode())
 
 
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as indented JSON, atomically. NaN is refused: it is not JSON."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    write_text(path, as_json(value))
+
+
+def as_json(value: Any) -> str:
+    """The text that `write_json` writes."""
+    return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def write_lines(path: Path, values: Iterable[Mapping[str, Any]]) -> None:
@@ -115,3 +210,27 @@ def sha256(path: Path) -> str:
     """Hex digest of a file's bytes."""
     with path.open("rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def text_sha256(text: str) -> str:
+    """Hex digest of a text's bytes in UTF-8."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+CHECKSUM = "checksum"
+
+
+def sealed(value: dict[str, Any]) -> dict[str, Any]:
+    """The object with a checksum of itself."""
+    return {**value, CHECKSUM: _digest(value)}
+
+
+def is_intact(value: dict[str, Any]) -> bool | None:
+    """Whether an object that was sealed is as it was; None for one that has no checksum."""
+    if CHECKSUM not in value:
+        return None
+    return bool(value[CHECKSUM] == _digest({key: v for key, v in value.items() if key != CHECKSUM}))
+
+
+def _digest(value: dict[str, Any]) -> str:
+    return text_sha256(json.dumps(value, sort_keys=True))

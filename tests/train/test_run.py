@@ -52,7 +52,8 @@ def test_a_run_leaves_what_the_readme_promises(make_recipe: Make, tmp_path: Path
     recipe = make_recipe("train.precision=fp32", methods=methods)
     result = run(recipe, recipe.methods[0], 0, tmp_path / "run")
     assert sorted(p.name for p in (tmp_path / "run").iterdir()) == [
-        "adapter", "certificate.json", "metrics.jsonl", "predictions.jsonl", "recipe.yaml", "result.json",
+        "adapter", "certificate.json", "manifest.json", "metrics.jsonl", "predictions.jsonl", "recipe.yaml",
+        "result.json",
     ]  # fmt: skip
     assert json.loads((tmp_path / "run/result.json").read_text(encoding="utf-8")) == result
     assert result["cost"]["steps"] == (0 if method == "untuned" else 8)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -14,59 +16,121 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from deltatune.errors import AdapterError, DeltatuneError
-from deltatune.files import permitted
+from deltatune.files import OURS, permitted, storing, sync
+
+_OF_0_1 = re.compile(
+    r"\.(?:(?P<folder>adapter|resume)\.(?P<kind>old|new)\.[a-z0-9_]{8}"
+    r"|(?:[a-z_]+\.(?:json|jsonl|yaml|html))\.[a-z0-9_]{8}\.tmp)"
+)
+"""Names that version 0.1 gave to what is half written."""
 
 
 @contextlib.contextmanager
 def atomic_folder(folder: Path) -> Iterator[Path]:
     """Give a temporary folder beside `folder`; on success it takes its place, on error it is removed.
 
-    What a killed process leaves of this is put in order by `settle`.
+    A link is followed: the folder that it names is replaced. What a killed process leaves of this is put in
+    order by `settle`.
+
+    Raises:
+        StorageError: It cannot be written.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.new."))
+    with storing(folder):
+        place = folder.resolve() if folder.is_symlink() else folder
+        parent = place.parent
+        parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(dir=parent, prefix=f"{OURS}new.{_tag(place.name)}."))
+        try:
+            yield temporary
+            for path in (*temporary.rglob("*"), temporary):
+                path.chmod(permitted(0o777 if path.is_dir() else 0o666))
+                sync(path)
+            if place.exists():
+                _exchange(temporary, place)
+            else:
+                temporary.replace(place)
+            sync(parent)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+
+
+def _exchange(temporary: Path, place: Path) -> None:
+    """Put a folder in the place of another, which lies within a third meanwhile, under its name."""
+    aside = Path(tempfile.mkdtemp(dir=place.parent, prefix=f"{OURS}old.{_tag(place.name)}."))
     try:
-        yield temporary
-        for path in (temporary, *temporary.rglob("*")):
-            path.chmod(permitted(0o777 if path.is_dir() else 0o666))
-        if folder.exists():
-            old = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.old."))
-            folder.replace(old / "folder")
-            try:
-                temporary.replace(folder)
-            except BaseException:
-                (old / "folder").replace(folder)
-                raise
-            finally:
-                shutil.rmtree(old, ignore_errors=True)
-        else:
-            temporary.replace(folder)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
+        place.replace(aside / place.name)
+        try:
+            temporary.replace(place)
+            sync(place.parent)
+        except BaseException:
+            (aside / place.name).replace(place)
+            raise
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
 
 
-def settle(parent: Path) -> None:
+def settle(parent: Path, name: str | None = None) -> None:
     """Put in order what processes that were killed while they wrote into `parent` left there.
 
     A folder that was moved aside and has no successor is put back; half-written files and folders are
-    removed. Nobody else may be writing there.
+    removed. All of these have names that only deltatune gives. Nobody else may be writing there.
+
+    Args:
+        parent: The folder, which is deltatune's own, or with a name, anybody's.
+        name: Put in order what was left of replacing the folder `parent / name`, and nothing else.
     """
-    for aside in parent.glob(".*.old.*"):
-        folder = parent / aside.name[1:].rpartition(".old.")[0]
-        if (aside / "folder").is_dir() and not folder.exists():
-            (aside / "folder").replace(folder)
-        shutil.rmtree(aside, ignore_errors=True)
-    for unfinished in parent.glob(".*.new.*"):
-        shutil.rmtree(unfinished, ignore_errors=True)
-    for file in parent.glob(".*.tmp"):
-        file.unlink(missing_ok=True)
+    tag = "*" if name is None else f"{_tag(name)}.*"
+    with storing(parent):
+        for aside in parent.glob(f"{OURS}old.{tag}"):
+            for folder in aside.iterdir():
+                _put_back(folder, parent / folder.name)
+            shutil.rmtree(aside, ignore_errors=True)
+        for unfinished in parent.glob(f"{OURS}new.{tag}"):
+            shutil.rmtree(unfinished, ignore_errors=True)
+        if name is None:
+            for file in parent.glob(f"{OURS}tmp.*"):
+                file.unlink(missing_ok=True)
+            _settle_0_1(parent)
+
+
+def _settle_0_1(parent: Path) -> None:
+    for path in sorted(parent.glob(".*"), reverse=True):  # "old" before "new"
+        found = _OF_0_1.fullmatch(path.name)
+        if found is None:
+            continue
+        if found["kind"] == "old":
+            _put_back(path / "folder", parent / found["folder"])
+        if path.is_dir() and found["kind"]:
+            shutil.rmtree(path, ignore_errors=True)
+        elif path.is_file() and not found["kind"]:
+            path.unlink()
+
+
+def _put_back(folder: Path, place: Path) -> None:
+    if folder.is_dir() and not place.exists():
+        folder.replace(place)
+        sync(place.parent)
+
+
+def _tag(name: str) -> str:
+    """What tells temporary folders of different targets in one parent apart; short, whatever the name."""
+    return hashlib.sha256(name.encode()).hexdigest()[:8]
+
+
+def remove(path: Path) -> None:
+    """Remove a file, a folder, or of a link the link alone; nothing, if there is nothing."""
+    with storing(path):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """Write a safetensors file. Tensors that share memory are written one by one."""
-    own = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
-    save_file(own, path, metadata={"format": "pt"})
+    plain = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
+    save_file(plain, path, metadata={"format": "pt"})
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

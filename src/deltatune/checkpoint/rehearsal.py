@@ -8,7 +8,7 @@ from pathlib import Path
 
 from deltatune.checkpoint.store import load_adapter, save_adapter
 from deltatune.core.model import AdaptedModel
-from deltatune.errors import AdapterError
+from deltatune.files import OURS, storing
 
 _NAME = "rehearsed"
 
@@ -18,27 +18,19 @@ def rehearse_saving(model: AdaptedModel, name: str, parent: Path) -> None:
 
     Args:
         model: The model that it is attached to; its active adapters stay as they are.
-        name: Which adapter; it is taken off if it cannot be saved.
+        name: Which adapter.
         parent: The folder that the delta will be written to, so that a full or read-only disk shows as well.
 
     Raises:
         DeltatuneError: This method's delta cannot be saved on this base, or not read back.
     """
-    parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=parent, prefix=".rehearsal.new."))
+    with storing(parent):
+        parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(dir=parent, prefix=f"{OURS}new.rehearsal."))
     try:
         with model.using():
             save_adapter(model, name, temporary / "adapter")
             load_adapter(model, temporary / "adapter", _NAME)
             model.detach(_NAME)
-    except BaseException as error:
-        model.detach(name)
-        if not isinstance(error, OSError):
-            raise
-        raise AdapterError(
-            f"what is trained could not be written to '{parent}' ({error}).",
-            field="--out",
-            remedy="Make room there, or choose another folder.",
-        ) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

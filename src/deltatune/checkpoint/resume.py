@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +10,9 @@ from torch import Tensor
 
 from deltatune.checkpoint.folders import atomic_folder, read_tensors, write_tensors
 from deltatune.errors import AdapterError
-from deltatune.files import sha256, write_json
+from deltatune.files import CHECKSUM, is_intact, read_json, sealed, sha256, write_json
 
+ANEW = "Start the run again with --overwrite."
 _TENSOR = "__tensor__"
 
 
@@ -23,7 +23,7 @@ def save_state(folder: Path, state: dict[str, Any]) -> None:
     with atomic_folder(folder) as temporary:
         write_tensors(temporary / "state.safetensors", tensors)
         digest = sha256(temporary / "state.safetensors")
-        write_json(temporary / "state.json", {"sha256": digest, "state": tree})
+        write_json(temporary / "state.json", sealed({"sha256": digest, "state": tree}))
 
 
 def load_state(folder: Path) -> dict[str, Any]:
@@ -32,23 +32,40 @@ def load_state(folder: Path) -> dict[str, Any]:
     Raises:
         AdapterError: A file is missing, damaged or does not belong to the other.
     """
-    try:
-        document = json.loads((folder / "state.json").read_text(encoding="utf-8"))
-        digest, tree = document["sha256"], document["state"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise AdapterError(
-            f"the saved state in '{folder}' cannot be read ({error}).",
-            remedy="Start the run again with --overwrite.",
-        ) from error
+    digest, tree = _read_tree(folder)
     tensors = read_tensors(folder / "state.safetensors")
     if sha256(folder / "state.safetensors") != digest:
         raise AdapterError(
             f"the two files in '{folder}' do not belong together.",
-            remedy="Start the run again with --overwrite.",
+            remedy=ANEW,
         )
-    joined = _join(tree, tensors)
+    try:
+        joined = _join(tree, tensors)
+    except (KeyError, TypeError) as error:
+        raise AdapterError(f"the saved state in '{folder}' lacks {error}.", remedy=ANEW) from error
     assert isinstance(joined, dict)
     return joined
+
+
+def rows_of_state(folder: Path) -> str | None:
+    """Digest of the rows that a saved state rests on; None in states of version 0.1.
+
+    Raises:
+        AdapterError: It cannot be read.
+    """
+    rows = (_read_tree(folder)[1].get("inputs") or {}).get("rows")
+    return None if rows is None else str(rows)
+
+
+def _read_tree(folder: Path) -> tuple[Any, dict[str, Any]]:
+    """The checksum of the tensors, and everything else."""
+    path = folder / "state.json"
+    document = read_json(path, remedy=ANEW, error=AdapterError)
+    # Version 0.1 wrote no checksum; a name that was damaged must not pass for that.
+    whole = document.keys() in ({"sha256", "state"}, {"sha256", "state", CHECKSUM})
+    if not whole or not isinstance(document["state"], dict) or is_intact(document) is False:
+        raise AdapterError(f"'{path}' is damaged: its checksum differs.", remedy=ANEW)
+    return document["sha256"], document["state"]
 
 
 def _split(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:

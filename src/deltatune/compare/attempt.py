@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from deltatune.errors import DeltatuneError
-from deltatune.files import make_folder, write_json, write_text
+from deltatune.checkpoint.manifest import mark
+from deltatune.errors import DeltatuneError, HaltError
+from deltatune.files import make_folder, require_disk, write_json, write_text
 from deltatune.recipe.schema import MethodEntry
 from deltatune.train import Context, run
-from deltatune.train.folder import failed_result
+from deltatune.train.folder import KIND, failed_result, require_own_run
 from deltatune.train.loop import Pause
 
 
@@ -42,7 +43,11 @@ def run_folder(entry: MethodEntry, seed: int, variant: str = "") -> str:
 def attempt(
     context: Context, entry: MethodEntry, seed: int, folder: Path, pause: Pause | None = None
 ) -> dict[str, Any]:
-    """Train one run, or go on with it; give the content of its result.json, whatever became of it."""
+    """Train one run, or go on with it; give the content of its result.json, whatever became of it.
+
+    Raises:
+        HaltError: As of `failure`.
+    """
     try:
         return run(
             context.recipe,
@@ -61,11 +66,25 @@ def attempt(
 def failure(
     context: Context, entry: MethodEntry, seed: int, folder: Path, error: Exception
 ) -> dict[str, Any]:
-    """Write down the error that ended a run, as its result."""
+    """Write down the error that ended a run, as its result.
+
+    Raises:
+        HaltError: It says nothing of the method: a full disk, say. The comparison ends and can go on later.
+    """
+    if isinstance(error, HaltError):
+        raise error
+    require_disk(error, folder)
     message = str(error) or type(error).__name__
     context.observer.warn(f"{entry.name} (seed {seed}) failed: {message}")
     failed = failed_result(entry, seed, error)
-    write_json(make_folder(folder) / "result.json", failed)
+    try:
+        require_own_run(make_folder(folder))
+    except HaltError:
+        raise
+    except DeltatuneError:  # the folder is somebody else's, which is the error, and is left alone
+        return failed
+    mark(folder, KIND)
+    write_json(folder / "result.json", failed)
     if not isinstance(error, DeltatuneError):
         write_text(folder / "error.txt", "".join(traceback.format_exception(error)))
     return failed

@@ -2,37 +2,46 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
-import shutil
 import statistics as arithmetic
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby, product
 from pathlib import Path
 from typing import Any
 
-from deltatune.checkpoint.folders import settle
+from deltatune.checkpoint.folders import remove, settle
+from deltatune.checkpoint.lock import Lock
+from deltatune.checkpoint.manifest import NAME as MANIFEST
+from deltatune.checkpoint.manifest import checksums, mark, require_own, vouch
 from deltatune.compare.attempt import Pick, run_folder
 from deltatune.compare.choice import Chosen, choose
 from deltatune.compare.comparable import require_comparable, require_same_data
 from deltatune.compare.sample import read_sample, row_ids
-from deltatune.compare.sound import require_sound
+from deltatune.compare.sound import require_same_inputs, require_sound
 from deltatune.compare.statistics import bootstrap_interval, pairwise, shared_ranks, tie_matrix
 from deltatune.compare.together import attempt_all
 from deltatune.core.observer import Observer, Silent
-from deltatune.errors import RecipeError
+from deltatune.errors import DeltatuneError, RecipeError
 from deltatune.evaluate import higher_is_better, primary_metric
-from deltatune.files import make_folder, write_json, write_text
+from deltatune.files import make_folder, read_json, require_disk, write_json, write_text
 from deltatune.recipe.schema import Recipe
-from deltatune.recipe.written import as_written, require_written
+from deltatune.recipe.written import as_written, differences, is_written
 from deltatune.report import write_report
 from deltatune.report.load import mean_step_memory
 from deltatune.report.ranking import RANK_RULE
 from deltatune.train import Context
-from deltatune.train.folder import stored_recipe
+from deltatune.train.folder import ANEW, clear_folder, require_own_run
+from deltatune.train.folder import WRITES as RUN_WRITES
 from deltatune.train.race import Starter
 
 SCHEMA = 1
-COMPARISON = ("recipe.yaml", "leaderboard.json", "report.html", "runs", "choosing.json", "search.db")
+KIND = "comparison"
+FILES = ("leaderboard.json", "choosing.json", "search.db", "report.html", "recipe.yaml")
+WRITES = (*FILES, "runs")
+"""All that a comparison writes into its folder besides its manifest."""
+VOUCHED = ("leaderboard.json", "choosing.json", "recipe.yaml")
+"""What its manifest has checksums of; runs have their own."""
 
 
 def compare(
@@ -63,15 +72,38 @@ def compare(
     """
     observer = observer or Silent()
     primary = primary_metric(recipe.evaluation, recipe.task, targets=recipe.has_targets)
-    settle(make_folder(out))
-    require_written(out)
+    with Lock(make_folder(out), observer.warn), _disk_named(out):
+        return _compare(recipe, out, primary, observer, overwrite=overwrite)
+
+
+@contextlib.contextmanager
+def _disk_named(out: Path) -> Iterator[None]:
+    """Errors of the disk are said to be that, whatever library they come through."""
+    try:
+        yield
+    except DeltatuneError:
+        raise
+    except Exception as error:
+        require_disk(error, out)
+        raise
+
+
+def _compare(
+    recipe: Recipe, out: Path, primary: str, observer: Observer, *, overwrite: bool
+) -> dict[str, Any]:
+    """The comparison, in a folder that is locked."""
+    require_own(out, KIND, WRITES, _comparison_of_0_1)
+    settle(out)
     if not overwrite:
         _require_own(recipe, out)
         require_sound(out)
     context = Context.open(recipe, observer)
+    if not overwrite:
+        require_same_inputs(out, context)
     require_comparable(context)
+    mark(out, KIND)
     if overwrite:
-        _remove(out)
+        _remove(out, observer)
     write_text(out / "recipe.yaml", as_written(recipe.dump()))
     chosen = choose(context, out)
     picks = [chosen.picks[entry.name] for entry in recipe.by_model() if entry.name in chosen.picks]
@@ -95,6 +127,7 @@ def compare(
             )
             break
     write_json(out / "leaderboard.json", board)
+    vouch(out, KIND, checksums(out, VOUCHED))
     write_report(out)
     return board
 
@@ -103,11 +136,8 @@ def _require_own(recipe: Recipe, out: Path) -> None:
     """Refuse a folder with a comparison of another recipe."""
     path = out / "recipe.yaml"
     if path.exists():
-        before = stored_recipe(path)
         # How many are trained at once does not change what is compared.
-        changed = sorted(
-            k for k, value in recipe.dump().items() if before.get(k) != value and k != "together"
-        )
+        changed = [k for k in differences(path, recipe.dump(), remedy=ANEW) if k != "together"]
         if changed:
             raise RecipeError(
                 f"the comparison in '{out}' has another recipe; it differs in {', '.join(changed)}.",
@@ -116,14 +146,37 @@ def _require_own(recipe: Recipe, out: Path) -> None:
             )
 
 
-def _remove(out: Path) -> None:
-    """Remove the files of an earlier comparison, and nothing that a comparison does not write."""
-    for name in COMPARISON:
-        path = out / name
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
+def _comparison_of_0_1(out: Path) -> bool:
+    """Whether version 0.1 wrote what is in the folder."""
+    try:
+        board = read_json(out / "leaderboard.json", remedy=ANEW)
+    except DeltatuneError:
+        board = {}
+    known = board.get("schema") == SCHEMA and {"rows", "primary_metric", "recipe"} <= board.keys()
+    return known or is_written(out / "recipe.yaml")
+
+
+def _remove(out: Path, observer: Observer) -> None:
+    """Remove the files of an earlier comparison, and of `runs` what deltatune wrote."""
+    for name in FILES:
+        remove(out / name)
+    runs = out / "runs"
+    for path in sorted(runs.iterdir()) if runs.is_dir() else []:
+        if path.is_dir() and _is_run(path):
+            with Lock(path, observer.warn):
+                clear_folder(path)
+                remove(path / MANIFEST)
+            with contextlib.suppress(OSError):  # what else lies there stays
+                path.rmdir()
+
+
+def _is_run(folder: Path) -> bool:
+    """Whether deltatune made the folder for a run."""
+    try:
+        require_own_run(folder)
+    except DeltatuneError:
+        return False
+    return any((folder / name).exists() for name in (MANIFEST, *RUN_WRITES))
 
 
 def leaderboard(

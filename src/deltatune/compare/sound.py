@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from deltatune.checkpoint.resume import rows_of_state
 from deltatune.compare.sample import row_ids, train_again
 from deltatune.errors import DataError
+from deltatune.train import Context
 from deltatune.train.folder import read_result, require_delta
 
 
@@ -30,3 +32,35 @@ def require_sound(out: Path) -> None:
         found = len(row_ids(path))
         if rows not in (None, found):
             raise DataError(f"'{path}' has {found} of {rows} rows.", remedy=remedy)
+
+
+def require_same_inputs(out: Path, context: Context) -> None:
+    """Refuse to train more where runs that were begun, or are finished, rest on other rows than those of now.
+
+    The bases and tokens of finished runs are noted, so that a run on others is refused when it begins.
+
+    Args:
+        out: The comparison's folder, whose runs are sound.
+        context: Its data as they are now, by each template.
+
+    Raises:
+        DataError: They have changed, and not all runs are finished.
+    """
+    now = {dataset.fingerprint for dataset in context.datasets.values()}
+    others, open_ = [], not (out / "leaderboard.json").exists()
+    for folder in sorted(path for path in (out / "runs").glob("*") if path.is_dir()):
+        result = read_result(folder, remedy=train_again(folder))
+        if result is not None and result["status"] == "done":
+            rows = result["data"]["fingerprint"]
+            context.note_result(result)
+        else:
+            open_ = True
+            saved = folder / "resume"
+            rows = rows_of_state(saved) if saved.exists() else None
+        if rows is not None and rows not in now:
+            others.append(folder.name)
+    if others and open_:
+        raise DataError(
+            f"the runs {', '.join(others)} have seen different data: they have changed since.",
+            remedy="Restore the data, or start anew with --overwrite.",
+        )

@@ -1,7 +1,12 @@
-"""The recipe.yaml that a run or a comparison writes into its folder: with every default filled in."""
+"""The recipe.yaml that a run or a comparison writes into its folder: with every default filled in.
+
+It is written so that YAML 1.1 and 1.2 read the same: what either would take for a number or a switch is
+quoted. It is read as recipes are; files of version 0.1, which quoted by the rules of 1.1 alone, by those.
+"""
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,37 +14,85 @@ from typing import Any
 import yaml
 
 from deltatune.errors import RecipeError
+from deltatune.recipe.load import parse_recipe
+from deltatune.recipe.yaml_text import Loader
 
 NAME = "recipe.yaml"
 _ALWAYS = ("task", "model", "data", "methods", "train", "evaluation")
 """Sections that are never left out."""
-_BESIDE = ("result.json", "metrics.jsonl", "leaderboard.json")
-"""Beside one of these it was written, and may be damaged."""
+_BREAKS = "\r\x85\u2028\u2029\ufeff"
+"""What YAML takes for the end of a line or leaves out, unless it is escaped."""
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes what either version of YAML would read as something else than a text."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        """Write things out wherever they occur."""
+        return True
+
+
+_BOTH = (yaml.SafeDumper.yaml_implicit_resolvers, Loader.yaml_implicit_resolvers)
+_Dumper.yaml_implicit_resolvers = {
+    character: [rule for resolvers in _BOTH for rule in resolvers.get(character, [])]
+    for character in {character for resolvers in _BOTH for character in resolvers}
+}
+
+
+def _text(dumper: yaml.SafeDumper, value: str) -> yaml.Node:
+    escaped = any(character in _BREAKS for character in value)
+    return dumper.represent_scalar("tag:yaml.org,2002:str", value, style='"' if escaped else None)
+
+
+_Dumper.add_representer(str, _text)
 
 
 def as_written(content: Mapping[str, Any]) -> str:
     """The text of the file, of a recipe's dump."""
-    return yaml.safe_dump(dict(content), sort_keys=False, allow_unicode=True)
+    text: str = yaml.dump(dict(content), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+    return text
 
 
-def require_written(folder: Path) -> None:
-    """Refuse a folder whose recipe.yaml a person wrote: it would be replaced, with its comments.
-
-    Raises:
-        RecipeError: It is not as a run or a comparison writes it.
-    """
-    path = folder / NAME
-    if not path.exists() or any((folder / name).exists() for name in _BESIDE):
-        return
+def is_written(path: Path) -> bool:
+    """Whether a recipe is as a run or a comparison writes it; a person's is not, by its comments or order."""
     try:
         text = path.read_text(encoding="utf-8")
-        content = yaml.safe_load(text)
-        written = set(_ALWAYS) <= set(content) and as_written(content) == text
-    except (OSError, ValueError, TypeError, AttributeError, yaml.YAMLError):
-        written = False
-    if not written:
-        raise RecipeError(
-            f"'{path}' was not written by deltatune, and a file of this name is.",
-            field="--out",
-            remedy="Choose another folder.",
-        )
+        for loader in (Loader, yaml.SafeLoader):
+            content = yaml.load(text, Loader=loader)
+            now, then = as_written(content), yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+            if set(_ALWAYS) <= set(content) and text in (now, then):
+                return True
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError, yaml.YAMLError):
+        pass
+    return False
+
+
+def differences(path: Path, content: Mapping[str, Any], *, remedy: str) -> dict[str, Any]:
+    """The sections in which a recipe differs, as they were written down, in either version of YAML.
+
+    Fields that are not written there have their defaults.
+
+    Args:
+        path: The file.
+        content: The recipe's dump.
+        remedy: What to do about a damaged file.
+
+    Raises:
+        RecipeError: It has been damaged since.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+        stored = [yaml.load(text, Loader=loader) for loader in (Loader, yaml.SafeLoader)]
+    except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
+        reason = " ".join(str(error).split())  # YAML's have several lines
+        raise RecipeError(f"'{path}' cannot be read as YAML ({reason}).", remedy=remedy) from error
+    if not all(isinstance(before, dict) for before in stored):
+        raise RecipeError(f"'{path}' holds no recipe.", remedy=remedy)
+    return min((_differing(before, content) for before in stored), key=len)
+
+
+def _differing(before: Mapping[str, Any], content: Mapping[str, Any]) -> dict[str, Any]:
+    with contextlib.suppress(RecipeError):
+        before = parse_recipe(before).dump()  # with the defaults of fields that it does not have
+    keys = sorted(key for key in before.keys() | content.keys() if before.get(key) != content.get(key))
+    return {key: before.get(key) for key in keys}

@@ -7,8 +7,11 @@ run.
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
@@ -20,6 +23,7 @@ from deltatune.core.observer import Observer
 from deltatune.data.encode import Encoder
 from deltatune.data.load import load_data
 from deltatune.data.rows import Dataset
+from deltatune.errors import ChangedError
 from deltatune.models.fingerprint import fingerprint_beside
 from deltatune.models.load import LoadedBase, OriginalWeights, load_base
 from deltatune.recipe.schema import MethodEntry, Recipe
@@ -83,6 +87,8 @@ class Context:
     """The rows by template: the same ones in the same order, with other words around their inputs."""
     _shared: _OnModel | None = None
     _warned: set[str] = field(default_factory=set)
+    _noted: dict[str, tuple[str, str]] = field(default_factory=dict)
+    """What runs rest on -> its digest and the run that noted it."""
 
     @classmethod
     def open(cls, recipe: Recipe, observer: Observer) -> Context:
@@ -143,6 +149,42 @@ class Context:
         """Load the base anew when it is next needed, since this one is no longer what it was."""
         shared = self._on(base.spec)
         shared.bases = {key: other for key, other in shared.bases.items() if other is not base}
+
+    def note_result(self, result: Mapping[str, Any]) -> None:
+        """Hold the runs to come to the base and the tokens of one that is finished.
+
+        Raises:
+            ChangedError: They are not those of an earlier one.
+        """
+        model = result["model"]
+        name = f"{result['name']} (seed {result['seed']})"
+        self.hold(name, model, result["data"], str(model.get("fingerprint")))
+
+    def hold(self, run: str, model: Mapping[str, Any], data: Mapping[str, Any], base: str) -> None:
+        """Note the base and the tokens of a run, or refuse it if an earlier one had others.
+
+        Args:
+            run: Its name.
+            model: The part `model` of its result; the weights' digest is not read from it.
+            data: The part `data`; version 0.1 did not write of which reading the tokens are.
+            base: Digest of the base's weights.
+
+        Raises:
+            ChangedError: They are not those of an earlier one.
+        """
+        named = [model.get(part) for part in ("name", "revision")]
+        computed = [model.get(part) for part in ("dtype", "quantization")]
+        noted = {json.dumps(["weights of the base", *named, *computed]): base}
+        if "reading" in data:
+            noted[json.dumps(["tokens", *named, data["reading"], data["fingerprint"]])] = data["tokens"]
+        for key, digest in noted.items():
+            known, by = self._noted.setdefault(key, (digest, run))
+            if known != digest:
+                raise ChangedError(
+                    f"the {json.loads(key)[0]} of {run} have changed since {by} was trained.",
+                    field="model",
+                    remedy="Restore them, or start anew with --overwrite.",
+                )
 
     def method(self, entry: MethodEntry, base: SharedBase) -> tuple[MethodConfig, Budget | None]:
         """The entry's method as it runs: with the size that its budget, if it has one, comes to on this base.

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from deltatune.checkpoint.folders import settle
+from deltatune.checkpoint.folders import remove, settle
+from deltatune.checkpoint.manifest import require_own
 from deltatune.checkpoint.store import read_adapter
-from deltatune.errors import AdapterError, RecipeError
-from deltatune.files import make_folder, read_json
+from deltatune.errors import AdapterError, DeltatuneError, RecipeError
+from deltatune.files import read_json
 from deltatune.recipe.schema import MethodEntry, Recipe
-from deltatune.recipe.written import require_written
+from deltatune.recipe.written import differences, is_written
 
 SCHEMA = 1
+KIND = "run"
+WRITES = (
+    "result.json", "resume", "metrics.jsonl", "predictions.jsonl", "certificate.json", "error.txt",
+    "adapter", "recipe.yaml",
+)  # fmt: skip
+"""All that a run writes into its folder besides its manifest, in the order in which it may be removed."""
 ANEW = "Choose another folder, or start anew with --overwrite."
 _NUMBER, _MAYBE = (int, float), (int, float, type(None))
 _HOLDS: dict[str, dict[str, Any]] = {
@@ -47,24 +51,24 @@ _HOLDS: dict[str, dict[str, Any]] = {
 
 
 def prepare_folder(out: Path, own: Recipe, *, resume: bool, overwrite: bool) -> dict[str, Any] | None:
-    """Make the folder ready, or return the result of a run that is finished.
+    """Check the folder and put it in order, or return the result of a run that is finished.
 
-    With `overwrite` nothing is removed yet: `clear_folder` does so once data and base are there.
+    It is there, and locked. With `overwrite` nothing is removed yet: `clear_folder` does so once data and
+    base are there.
 
     Raises:
         RecipeError: The folder holds a run that the user did not say what to do with, or another recipe's; or
-            a comparison, or a recipe that a person wrote.
+            a comparison, or files of somebody else's that a run would replace.
         AdapterError: What an earlier run left there is damaged.
-        DeltatuneError: The folder cannot be written to.
     """
-    settle(make_folder(out))
     state = out / "resume"
-    require_written(out)
     for name in ("leaderboard.json", "runs"):
         if (out / name).exists():
             raise RecipeError(
                 f"'{out}' holds a comparison.", field="--out", remedy="Choose another folder for the run."
             )
+    require_own_run(out)
+    settle(out)
     if overwrite:
         return None
     result = read_result(out, remedy=ANEW)
@@ -77,22 +81,27 @@ def prepare_folder(out: Path, own: Recipe, *, resume: bool, overwrite: bool) -> 
             f"'{out}' holds {what}.", field="--out", remedy=f"Choose another folder, or add {flags}."
         )
     stored = out / "recipe.yaml"
-    if (done or state.exists()) and stored.exists():
-        before = stored_recipe(stored)
-        changed = sorted(key for key, value in own.dump().items() if before.get(key) != value)
-        if changed == ["train"] and (longer := _other_length(before["train"], own.dump()["train"])):
-            raise RecipeError(
-                f"the run in '{out}' has another length: {longer}.",
-                field="--resume",
-                remedy="Its learning rate was scheduled for that length, so longer training is another run: "
-                "give it another --out.",
-            )
-        if changed:
-            raise RecipeError(
-                f"the run in '{out}' has another recipe; it differs in {', '.join(changed)}.",
-                field="--resume",
-                remedy="Use the recipe it was started with, another folder, or --overwrite.",
-            )
+    begun = done or state.exists()
+    if begun and not stored.exists():
+        raise RecipeError(
+            f"the run in '{out}' has lost its recipe.yaml, which says what it was begun with.",
+            field="--resume",
+            remedy=ANEW,
+        )
+    changed = differences(stored, own.dump(), remedy=ANEW) if begun else {}
+    if list(changed) == ["train"] and (longer := _other_length(changed["train"], own.dump()["train"])):
+        raise RecipeError(
+            f"the run in '{out}' has another length: {longer}.",
+            field="--resume",
+            remedy="Its learning rate was scheduled for that length, so longer training is another run: "
+            "give it another --out.",
+        )
+    if changed:
+        raise RecipeError(
+            f"the run in '{out}' has another recipe; it differs in {', '.join(changed)}.",
+            field="--resume",
+            remedy="Use the recipe it was started with, another folder, or --overwrite.",
+        )
     if result is None or not done:
         return None
     require_delta(out, result, remedy=ANEW)
@@ -105,22 +114,6 @@ def _other_length(before: Any, now: dict[str, Any]) -> str:
     if not set(differ) <= {"epochs", "max_steps"}:
         return ""
     return ", ".join(f"train.{key} {before[key]} there, {now[key]} here" for key in differ if key in before)
-
-
-def stored_recipe(path: Path) -> dict[str, Any]:
-    """Read the recipe that a run or a comparison wrote down.
-
-    Raises:
-        RecipeError: It has been damaged since.
-    """
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
-        reason = " ".join(str(error).split())  # YAML's have several lines
-        raise RecipeError(f"'{path}' cannot be read as YAML ({reason}).", remedy=ANEW) from error
-    if not isinstance(content, dict):
-        raise RecipeError(f"'{path}' holds no recipe.", remedy=ANEW)
-    return content
 
 
 def read_result(out: Path, *, remedy: str) -> dict[str, Any] | None:
@@ -166,12 +159,32 @@ def require_delta(out: Path, result: Mapping[str, Any], *, remedy: str) -> None:
         raise AdapterError(error.what, field=error.field, remedy=remedy) from error
 
 
+def require_own_run(out: Path) -> None:
+    """Refuse a folder with files of somebody else's that a run would replace.
+
+    Raises:
+        RecipeError: There is one, or it is deltatune's and holds no run.
+        AdapterError: Its manifest cannot be read.
+    """
+    require_own(out, KIND, WRITES, _run_of_0_1)
+
+
+def _run_of_0_1(out: Path) -> bool:
+    """Whether version 0.1 wrote what is in the folder: it is a run's, as far as there is anything to tell."""
+    for folder, file in (("adapter", "deltatune.json"), ("resume", "state.json")):
+        if (out / folder).exists() and not (out / folder / file).is_file():
+            return False
+    try:
+        result = read_result(out, remedy=ANEW)
+    except DeltatuneError:
+        result = None
+    return (result is not None and result.get("schema") == SCHEMA) or is_written(out / "recipe.yaml")
+
+
 def clear_folder(out: Path) -> None:
-    """Remove what an earlier run left, and nothing that a run does not write."""
-    for name in ("recipe.yaml", "metrics.jsonl", "predictions.jsonl", "result.json"):
-        (out / name).unlink(missing_ok=True)
-    for name in ("resume", "adapter"):
-        shutil.rmtree(out / name, ignore_errors=True)
+    """Remove what an earlier run left in a folder that is deltatune's own."""
+    for name in WRITES:
+        remove(out / name)
 
 
 def is_done(out: Path) -> bool:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
 
 from deltatune.errors import RecipeError
-from deltatune.files import write_text
+from deltatune.files import atomic_path, storing
 from deltatune.recipe.schema import TrainSpec
 
 
@@ -36,21 +38,58 @@ class RunLog:
         self._path = out / "metrics.jsonl"
         self._spec = spec
         self._accelerator: Accelerator | None = None
+        self._written = hashlib.sha256()
 
-    def open(self, accelerator: Accelerator, lines: int) -> None:
-        """Begin, or go on behind the first `lines` lines; those behind them are of steps to be done again."""
-        kept = self._path.read_text(encoding="utf-8").splitlines(keepends=True)[:lines] if lines else []
-        write_text(self._path, "".join(kept))
+    @property
+    def digest(self) -> str:
+        """Of all lines so far."""
+        return self._written.hexdigest()
+
+    def open(
+        self, accelerator: Accelerator, lines: int, digest: str | None, warn: Callable[[str], None]
+    ) -> int:
+        """Begin, or go on behind the first `lines` lines; those behind them are of steps to be done again.
+
+        Args:
+            accelerator: Knows the trackers.
+            lines: How many the state that the run goes on from has written.
+            digest: Of these; None where it was not noted.
+            warn: Is told if they are not all there.
+
+        Returns:
+            How many there are.
+        """
+        kept = self._lines()[:lines] if lines else []
+        for line in kept:
+            self._written.update(line)
+        if len(kept) < lines or digest not in (None, self.digest):
+            warn(
+                f"'{self._path}' was cut short or changed since ({len(kept)} of {lines} lines): what the run "
+                "goes on with is whole, but its history is not."
+            )
+        with atomic_path(self._path) as temporary:
+            temporary.write_bytes(b"".join(kept))
         if self._spec.trackers:
             settings = self._spec.model_dump(mode="json").items()
             plain = {k: v if isinstance(v, int | float | str) else str(v) for k, v in settings}
             accelerator.init_trackers("deltatune", config=plain)
             self._accelerator = accelerator
+        return len(kept)
+
+    def _lines(self) -> list[bytes]:
+        """Those that are whole."""
+        try:
+            lines = self._path.read_bytes().splitlines(keepends=True)
+        except FileNotFoundError:
+            return []
+        return [line for line in lines if line.endswith(b"\n")]
 
     def write(self, line: dict[str, Any]) -> None:
         """Add a line, which has a `step`."""
-        with self._path.open("a", encoding="utf-8") as handle:
-            handle.write(json.dumps(line) + "\n")
+        text = (json.dumps(line) + "\n").encode()
+        with storing(self._path), self._path.open("ab") as handle:
+            handle.write(text)
+        self._written.update(text)
         if self._accelerator is not None:
             flat = {k: v for k, v in line.items() if k != "validation"}
             flat |= {f"validation/{k}": v for k, v in line.get("validation", {}).items()}

@@ -27,6 +27,7 @@ from deltatune.evaluate import evaluate, higher_is_better, loss_on
 from deltatune.memory.batch import largest_micro_batch
 from deltatune.recipe.schema import EvaluationSpec, TrainSpec
 from deltatune.train.certificate import Certificate, snapshot
+from deltatune.train.inputs import Inputs
 from deltatune.train.kept import KeptTrunk, keep_trunk
 from deltatune.train.log import RunLog
 from deltatune.train.measure import StepMemory
@@ -40,6 +41,7 @@ from deltatune.train.state import (
     load_random_state,
     optimizer_state,
     random_state,
+    state_explained,
 )
 from deltatune.train.steps import (
     Gradients,
@@ -72,10 +74,12 @@ class Trainer:
     out: Path
     observer: Observer
     certificate: Certificate
+    inputs: Inputs
     pause: Pause | None = None
 
     def __post_init__(self) -> None:
         self.paused = False
+        self.log_digest: str | None = None
         self.adapter = self.model.adapter(self.name)
         self.parameters = [parameter for _, parameter in self.adapter.trainable()]
         self.log = RunLog(self.out, self.spec)
@@ -152,7 +156,9 @@ class Trainer:
         self.adapter.start(self.total)
         if resume:
             self._load()
-        self.log.open(self.accelerator, self.progress.log_lines)
+        self.progress.log_lines = self.log.open(
+            self.accelerator, self.progress.log_lines, self.log_digest, self.observer.warn
+        )
         self.observer.start("Training", self.total, self.progress.step)
         try:
             self._keep_trunk()
@@ -372,7 +378,9 @@ class Trainer:
         save_state(
             self.resume_folder,
             {
+                "inputs": self.inputs.as_state(),
                 "progress": self.progress.__dict__,
+                "log": self.log.digest,
                 "adapter": adapter_state(self.adapter),
                 "best": self.best_state,
                 "optimizer": optimizer_state(self.optimizer, self.parameters),
@@ -383,10 +391,13 @@ class Trainer:
 
     def _load(self) -> None:
         state = load_state(self.resume_folder)
-        self.progress = Progress(**state["progress"])
-        self.micro = MicroBatches(self.spec, self.adapter, self.observer, self.progress.micro_batch)
-        self.best_state = state["best"]
-        self.certificate.take(state["certificate"])
-        load_adapter_state(self.adapter, state["adapter"], self.model.device)
-        load_optimizer_state(self.optimizer, self.parameters, state["optimizer"])
-        load_random_state(state["rng"])
+        self.inputs.require_same(state.get("inputs"), self.observer.warn)
+        with state_explained(self.resume_folder):
+            self.progress = Progress(**state["progress"])
+            self.micro = MicroBatches(self.spec, self.adapter, self.observer, self.progress.micro_batch)
+            self.best_state = state["best"]
+            self.certificate.take(state["certificate"])
+            load_adapter_state(self.adapter, state["adapter"], self.model.device)
+            load_optimizer_state(self.optimizer, self.parameters, state["optimizer"])
+            load_random_state(state["rng"])
+        self.log_digest = state.get("log")

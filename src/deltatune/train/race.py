@@ -130,7 +130,7 @@ class _Lane:
                 resume=True, observer=observer, context=context, model=model, name=name,
             )  # fmt: skip
             if isinstance(opened, Run):
-                stack.callback(model.detach, name)
+                stack.callback(opened.close)
                 self.run = opened
             else:
                 self.outcome = opened

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,13 +14,16 @@ import torch
 from torch import Tensor
 
 from deltatune import quant
+from deltatune.checkpoint.folders import remove
+from deltatune.checkpoint.lock import Lock
+from deltatune.checkpoint.manifest import mark
 from deltatune.checkpoint.rehearsal import rehearse_saving
 from deltatune.checkpoint.store import CERTIFICATE, TENSORS, save_adapter
 from deltatune.core.model import AdaptedModel
 from deltatune.core.observer import Observer, Silent
-from deltatune.errors import DataError, TrainingError
+from deltatune.errors import TrainingError
 from deltatune.evaluate import Evaluation, evaluate, loss_on, metric_keys
-from deltatune.files import sha256, write_json, write_lines, write_text
+from deltatune.files import make_folder, sha256, write_json, write_lines, write_text
 from deltatune.memory.fit import fits
 from deltatune.models.fingerprint import fingerprint
 from deltatune.recipe.schema import MethodEntry, Recipe
@@ -29,7 +31,7 @@ from deltatune.recipe.written import as_written
 from deltatune.train.budget import Budget
 from deltatune.train.certificate import Certificate
 from deltatune.train.context import Context, SharedBase
-from deltatune.train.folder import SCHEMA, clear_folder, failed_result, peak_before, prepare_folder
+from deltatune.train.folder import KIND, SCHEMA, clear_folder, failed_result, peak_before, prepare_folder
 from deltatune.train.forecast import this_machine
 from deltatune.train.loop import Pause, Trainer
 from deltatune.train.machine import PeakMemory, fast_cpu, git_state, versions
@@ -85,7 +87,7 @@ def run(
             progress = Progress() if trainer is None else trainer.run(resume=one.resumes)
             return one.end(progress, one.memory.peak())
     finally:
-        one.model.detach(one.name)
+        one.close()
 
 
 def open_run(
@@ -109,36 +111,38 @@ def open_run(
     observer = observer or Silent()
     metric_keys(recipe.evaluation, recipe.task, targets=recipe.has_targets)  # fails before hours of training
     own = recipe.alone(entry, seed)
-    finished = prepare_folder(out, own, resume=resume, overwrite=overwrite)
-    if finished is not None:
-        shutil.rmtree(out / "resume", ignore_errors=True)  # of a run that was killed while it removed this
-        return finished
-    context = context or Context.open(own, observer)
-    certificate = Certificate(
-        out / CERTIFICATE, {"name": entry.name, "method": entry.method, "seed": seed, "delta": None}
-    )
-    started = datetime.datetime.now(datetime.UTC)
-    base = context.base(entry)
-    context.data(entry, base).encoded("train")
-    model = model or base.adapted(base_dropout=entry.train.base_dropout)
-    config, budget = context.method(entry, base)
-    adapter = model.attach(name, config, seed=seed)
-    try:
+    with contextlib.ExitStack() as closing:  # the run's, once it is open
+        closing.callback(Lock(make_folder(out), observer.warn).release)
+        finished = prepare_folder(out, own, resume=resume, overwrite=overwrite)
+        if finished is not None:
+            remove(out / "resume")  # of a run that was killed while it removed this
+            return finished
+        context = context or Context.open(own, observer)
+        certificate = Certificate(
+            out / CERTIFICATE, {"name": entry.name, "method": entry.method, "seed": seed, "delta": None}
+        )
+        started = datetime.datetime.now(datetime.UTC)
+        base = context.base(entry)
+        context.data(entry, base).encoded("train")
+        model = model or base.adapted(base_dropout=entry.train.base_dropout)
+        config, budget = context.method(entry, base)
+        adapter = model.attach(name, config, seed=seed)
+        closing.callback(model.detach, name)
         require_room(context, own, base, model, adapter)
-    except DataError:
-        model.detach(name)
-        raise
-    if base.original is not None:
-        base.original.forget()
-    rehearse_saving(model, name, out)
-    if overwrite:
-        clear_folder(out)
-    (out / CERTIFICATE).unlink(missing_ok=True)  # of an attempt that failed
-    write_text(out / "recipe.yaml", as_written(own.dump()))
-    return Run(
-        context, own, base, model, name, entry, seed, out, observer, certificate, budget,
-        resumes=resume and not overwrite and (out / "resume").exists(), started=started,
-    )  # fmt: skip
+        if base.original is not None:
+            base.original.forget()
+        rehearse_saving(model, name, out)
+        mark(out, KIND)
+        if overwrite:
+            clear_folder(out)
+        for left in (CERTIFICATE, "error.txt"):  # of an attempt that failed
+            remove(out / left)
+        write_text(out / "recipe.yaml", as_written(own.dump()))
+        return Run(
+            context, own, base, model, name, entry, seed, out, observer, certificate, budget,
+            resumes=resume and not overwrite and (out / "resume").exists(), started=started,
+            closing=closing.pop_all(),
+        )  # fmt: skip
 
 
 @dataclass
@@ -164,10 +168,28 @@ class Run:
     resumes: bool
     """Whether there is a state to go on from."""
     started: datetime.datetime
+    closing: contextlib.ExitStack
+    """Lets go of the folder and takes the adapter off the model."""
+
+    def close(self) -> None:
+        """Let others have the folder, and the model without the adapter."""
+        self.closing.close()
 
     def __post_init__(self) -> None:
         self.data = self.context.data(self.entry, self.base)
         self.encoder = self.data.encoder
+        self.inputs = self.data.inputs(self.base.fingerprint)
+        self.about_base = {
+            "name": self.base.spec.name,
+            "revision": self.base.spec.revision,
+            "dtype": self.base.dtype,
+            "quantization": quant.describe(self.base.loaded.model),
+        }
+        self.about_rows = {
+            "fingerprint": self.inputs.rows,
+            "tokens": self.inputs.tokens,
+            "reading": self.data.reading,
+        }
         self.config = self.model.configs[self.name]
         self.adapter = self.model.adapter(self.name)
         self.memory = PeakMemory(self.base.device)
@@ -193,6 +215,8 @@ class Run:
         Args:
             pause: As of `run`.
         """
+        name = f"{self.entry.name} (seed {self.seed})"
+        self.context.hold(name, self.about_base, self.about_rows, self.base.fingerprint)
         torch.manual_seed(self.seed)
         trains = self.config.trains
         self.ample = trains and ample_memory(self.context, self.entry, self.base, self.seed)
@@ -224,6 +248,7 @@ class Run:
             out=self.out,
             observer=self.observer,
             certificate=self.certificate,
+            inputs=self.inputs,
             pause=pause,
         )
         return self.trainer
@@ -245,7 +270,7 @@ class Run:
         result["finished"] = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         write_json(self.out / "result.json", result)
         if result["status"] == "done":
-            shutil.rmtree(self.out / "resume", ignore_errors=True)
+            remove(self.out / "resume")
         return result
 
     def _result(self, progress: Progress, peak: int) -> dict[str, Any]:
@@ -280,16 +305,13 @@ class Run:
             "seed": self.seed,
             "task": self.recipe.task,
             "model": {
-                "name": self.base.spec.name,
-                "revision": self.base.spec.revision,
+                **self.about_base,
                 "fingerprint": self.base.fingerprint,
                 "parameters": total,
-                "dtype": self.base.dtype,
-                "quantization": quant.describe(self.base.loaded.model),
                 "head": self._head(),
             },
             "data": {
-                "fingerprint": data.fingerprint,
+                **self.about_rows,
                 "labels": self.encoder.labels,
                 "train": len(data.train),
                 "validation": len(data.validation),

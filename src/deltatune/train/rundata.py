@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+
+from torch import Tensor
 
 from deltatune.data.checks import truncation_warnings
 from deltatune.data.encode import Encoded, Encoder
@@ -15,6 +18,7 @@ from deltatune.errors import DataError
 from deltatune.recipe.axes import point_label
 from deltatune.recipe.schema import Recipe
 from deltatune.recipe.sections import PARTS, DataSpec, ModelSpec, Reading
+from deltatune.train.inputs import Inputs, dataset_digests, tokens_digest
 
 
 @dataclass
@@ -49,6 +53,26 @@ class RunData:
     def supervised(self) -> Supervision:
         """What the loss will see of the training rows' labels."""
         return supervision(self.encoder, self.encoded("train"))
+
+    def inputs(self, base: str) -> Inputs:
+        """What a run on these rows rests on.
+
+        Args:
+            base: Fingerprint of the base.
+        """
+        rows, each, tokens = self._digests
+        return Inputs(rows, each, self.encoder.labels, tokens, base)
+
+    @property
+    def reading(self) -> str:
+        """A digest of the way in which the rows are read."""
+        return hashlib.sha256(self.encoder.spec.model_dump_json().encode()).hexdigest()[:16]
+
+    @cached_property
+    def _digests(self) -> tuple[str, dict[str, Tensor], str]:
+        parts = {part: self.encoded(part) for part in PARTS if getattr(self.dataset, part)}
+        tokens = tokens_digest(parts, self.encoder.processor)
+        return self.dataset.fingerprint, dataset_digests(self.dataset), tokens
 
     def warnings(self) -> list[str]:
         """All that is suspicious about the rows, and what of each part is cut off or cannot be written."""

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from deltatune.core.adapter import Adapter
+from deltatune.errors import AdapterError
 from deltatune.train.certificate import snapshot
 
 
@@ -54,6 +57,22 @@ def load_random_state(state: dict[str, Tensor]) -> None:
     torch.set_rng_state(state["cpu"])
     if "cuda" in state and torch.cuda.is_available():
         torch.cuda.set_rng_state(state["cuda"])
+
+
+@contextlib.contextmanager
+def state_explained(folder: Path) -> Iterator[None]:
+    """Within the block a state is taken up; one that does not fit this run is an error that says so.
+
+    Raises:
+        AdapterError: A part of it is missing, or of another kind or shape.
+    """
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        raise AdapterError(
+            f"the state in '{folder}' is not one of this run ({type(error).__name__}: {error}).",
+            remedy="Start the run again with --overwrite.",
+        ) from error
 
 
 def _copied(value: Any, device: torch.device | str = "cpu") -> Any:

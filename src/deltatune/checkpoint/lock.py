@@ -1,0 +1,104 @@
+"""One process at a time works in a folder.
+
+The lock is the kernel's (flock), on a file in the folder: it ends with the process, however that ends. The
+file says who holds it, and goes with the lock; one that a killed process left locks nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from deltatune.errors import InUseError
+from deltatune.files import storing
+
+NAME = ".deltatune-lock"
+
+
+class Lock:
+    """Holds a folder from its making until `release`.
+
+    Args:
+        folder: The folder, which is there.
+        warn: Is told where locks are not supported: work goes on without one.
+        name: Of the lock's file in it.
+
+    Raises:
+        InUseError: Another process holds it.
+        StorageError: The file cannot be written.
+    """
+
+    def __init__(self, folder: Path, warn: Callable[[str], None], *, name: str = NAME) -> None:
+        self._path = folder / name
+        self._descriptor: int | None = None
+        with storing(self._path):
+            self._take(warn)
+
+    def _take(self, warn: Callable[[str], None]) -> None:
+        while self._descriptor is None:
+            descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o666)
+            try:
+                _flock(descriptor)
+            except BlockingIOError:
+                os.close(descriptor)
+                raise InUseError(
+                    f"another process{_holder(self._path)} is at work in '{self._path.parent}'.",
+                    field="--out",
+                    remedy="Wait for it, end it, or choose another folder.",
+                ) from None
+            except (OSError, ImportError) as error:  # no such locks on this file system, or on this system
+                os.close(descriptor)
+                self._path.unlink(missing_ok=True)
+                warn(
+                    f"'{self._path.parent}' cannot be locked ({error}): see to it that no other process "
+                    "works in it."
+                )
+                return
+            if _is_at(descriptor, self._path):
+                self._descriptor = descriptor
+            else:  # its holder has just removed it
+                os.close(descriptor)
+        holder = {"pid": os.getpid(), "host": socket.gethostname()}
+        os.ftruncate(self._descriptor, 0)
+        os.pwrite(self._descriptor, json.dumps(holder).encode(), 0)
+
+    def release(self) -> None:
+        """Let others have the folder; again, it does nothing."""
+        if self._descriptor is not None:
+            with contextlib.suppress(OSError):  # the folder may have gone, or be read-only by now
+                self._path.unlink(missing_ok=True)
+            os.close(self._descriptor)
+            self._descriptor = None
+
+    def __enter__(self) -> Lock:
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.release()
+
+
+def _flock(descriptor: int) -> None:
+    import fcntl  # absent on Windows
+
+    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def _is_at(descriptor: int, path: Path) -> bool:
+    """Whether the open file is still the one with this name."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def _holder(path: Path) -> str:
+    try:
+        holder = json.loads(path.read_text(encoding="utf-8"))
+        return f" ({int(holder['pid'])} on {holder['host']})"
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
