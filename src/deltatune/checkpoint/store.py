@@ -23,10 +23,11 @@ from torch import Tensor, nn
 from deltatune import __version__, quant
 from deltatune.checkpoint import foreign
 from deltatune.checkpoint.folders import atomic_folder, read_tensors, reading, write_tensors
+from deltatune.checkpoint.manifest import changed_files
 from deltatune.core.method import MethodConfig
 from deltatune.core.model import AdaptedModel
 from deltatune.errors import AdapterError
-from deltatune.files import read_json, sha256, write_json
+from deltatune.files import CHECKSUM, is_intact, read_json, sealed, sha256, write_json
 from deltatune.methods import METHODS
 from deltatune.models.bundled import public_name
 
@@ -89,22 +90,25 @@ def save_adapter(
         )
         write_json(
             temporary / OURS,
-            {
-                "schema": SCHEMA,
-                "deltatune": __version__,
-                "method": saved.name,
-                "config": saved.model_dump(mode="json"),
-                "heads": adapter.heads(),
-                "base": {
-                    "name": base_name,
-                    "structure": structure(model.base),
-                    "fingerprint": fingerprint,
-                    "dtype": _precision(model),
-                },
-                "peft_compatible": exported is not None,
-                "parameters": sum(t.numel() for t in tensors.values()),
-                "sha256": sha256(temporary / TENSORS),
-            },
+            sealed(
+                {
+                    "schema": SCHEMA,
+                    "deltatune": __version__,
+                    "method": saved.name,
+                    "config": saved.model_dump(mode="json"),
+                    "heads": adapter.heads(),
+                    "base": {
+                        "name": base_name,
+                        "structure": structure(model.base),
+                        "fingerprint": fingerprint,
+                        "dtype": _precision(model),
+                    },
+                    "peft_compatible": exported is not None,
+                    "parameters": sum(t.numel() for t in tensors.values()),
+                    "sha256": sha256(temporary / TENSORS),
+                    "files": {CONFIG: sha256(temporary / CONFIG)},
+                }
+            ),
         )
 
 
@@ -153,14 +157,27 @@ def read_adapter(folder: Path) -> SavedAdapter:
     _require(peft, ("peft_type",), folder / CONFIG)
     _require(ours, ("method", "config", "heads", "base", "peft_compatible", "sha256"), folder / OURS)
     _require(ours["base"], ("name", "structure", "fingerprint", "dtype"), folder / OURS)
-    if sha256(folder / TENSORS) != ours["sha256"]:
-        raise AdapterError(
-            f"'{folder / TENSORS}' is not the file that was saved: its checksum differs.",
-            remedy="Copy or train it again.",
-        )
+    _require_as_saved(ours, folder)
     with _settings_of(folder / OURS):
         config = METHODS.get(ours["method"], field=str(folder / OURS))(**ours["config"])
     return SavedAdapter(ours["method"], config, peft, ours, tensors)
+
+
+def _require_as_saved(ours: Mapping[str, Any], folder: Path) -> None:
+    """Check all files by checksums, ours by its own; version 0.1 had one of the tensors alone.
+
+    Raises:
+        AdapterError: One differs.
+    """
+    files = {TENSORS: ours["sha256"], **ours.get("files", {})}
+    changed = [name for name, digest in files.items() if sha256(folder / name) != digest]
+    if is_intact(ours) is False or (CHECKSUM in ours) != ("files" in ours):
+        changed.append(OURS)
+    if changed:
+        raise AdapterError(
+            f"'{folder / changed[0]}' is not the file that was saved: its checksum differs.",
+            remedy="Copy or train it again.",
+        )
 
 
 def load_adapter(
@@ -223,12 +240,13 @@ def inspect(folder: Path) -> dict[str, Any]:
 
 def _inspect(folder: Path) -> dict[str, Any]:
     proof = read_certificate(folder)
+    changed = changed_files(folder)
     if not (folder / CONFIG).exists() and (folder / "adapter").is_dir():
         folder = folder / "adapter"
     if proof is None:
         folder = foreign.adapter_folder(folder)
     if proof is not None and not (folder / CONFIG).exists():
-        return {"certificate": proof}
+        return {"files": _told(changed), "certificate": proof}
     saved = read_adapter(folder)
     path = folder / TENSORS
     return {
@@ -242,14 +260,28 @@ def _inspect(folder: Path) -> dict[str, Any]:
         "parameters": sum(tensor.numel() for tensor in saved.tensors.values()),
         "file_bytes": path.stat().st_size,
         "sha256": sha256(path),
-        "checksum": "matches" if saved.ours else "none stored (written by peft)",
+        "checksum": _covered(saved),
+        "files": _told(changed),
         "certificate": proof,
-        "certified": proof and (proof.get("delta") or {}).get("sha256") == sha256(path),
+        "certified": proof and not changed and (proof.get("delta") or {}).get("sha256") == sha256(path),
         "tensors": {
             key: {"shape": list(t.shape), "dtype": str(t.dtype).removeprefix("torch.")}
             for key, t in saved.tensors.items()
         },
     }
+
+
+def _covered(saved: SavedAdapter) -> str:
+    if saved.ours is None:
+        return "none stored (written by peft)"
+    return "matches" if "files" in saved.ours else "matches; settings are not covered (version 0.1)"
+
+
+def _told(changed: list[str] | None) -> str:
+    """What the checksums of a run's files, or of a merged model's, tell."""
+    if changed is None:
+        return "not covered: there are no checksums of them"
+    return f"changed since they were written: {', '.join(changed)}" if changed else "as they were written"
 
 
 def read_certificate(folder: Path) -> dict[str, Any] | None:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import sys
+import threading
 import traceback
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,17 +18,18 @@ from typer.core import TyperGroup
 from deltatune import __version__
 from deltatune.cli import output
 from deltatune.cli.commands import cache, check, compare, delta, plan, reference, train
-from deltatune.errors import DeltatuneError
+from deltatune.errors import DeltatuneError, Stopped
 
 DEBUG = "DELTATUNE_DEBUG"
 PACKAGE = Path(__file__).resolve().parents[1]
-INTERRUPTED = 130  # what shells expect of a process that ended by SIGINT
+BY_SIGNAL = 128  # plus the signal's number is what shells show of a process that a signal ended
 
 
 class Guarded(TyperGroup):
     """Turns exceptions into one paragraph and an exit code.
 
-    2: the user's mistake (`DeltatuneError`); 130: interrupted; 1: a defect, whose traceback `--debug` shows.
+    2: the user's mistake (`DeltatuneError`); 130, 143, 129: stopped by Ctrl-C, SIGTERM, SIGHUP; 1: a defect,
+    whose traceback `--debug` shows.
     """
 
     def invoke(self, ctx: Any) -> Any:
@@ -32,12 +37,15 @@ class Guarded(TyperGroup):
         cause: Exception
         output.errors_as_json(False)
         try:
-            return super().invoke(ctx)
+            with stoppable():
+                return super().invoke(ctx)
         except DeltatuneError as error:
             code, shown, cause = 2, error, error
-        except KeyboardInterrupt:
-            output.interrupted(INTERRUPTED)
-            raise typer.Exit(INTERRUPTED) from None
+        except KeyboardInterrupt as stop:
+            code = BY_SIGNAL + getattr(stop, "signum", signal.SIGINT)
+            with contextlib.suppress(OSError):  # the terminal may be what has gone
+                output.interrupted(code)
+            raise typer.Exit(code) from None
         except (typer.Exit, typer.Abort):
             raise
         except BrokenPipeError:  # the reader of our output has gone (`| head`), which is not an error
@@ -52,6 +60,31 @@ class Guarded(TyperGroup):
             output.trace(traceback.format_exception(cause))
         output.failed(shown, type(cause).__name__, code)
         raise typer.Exit(code) from None
+
+
+@contextlib.contextmanager
+def stoppable() -> Iterator[None]:
+    """Within the block, what schedulers and closing terminals send ends the command as Ctrl-C does.
+
+    The second such signal ends the process at once. One that is ignored, as below `nohup`, stays so.
+    """
+
+    def stop(signum: int, frame: Any) -> None:
+        signal.signal(signum, signal.SIG_DFL)
+        raise Stopped(signum)
+
+    signums = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    if threading.current_thread() is not threading.main_thread():
+        signums = []
+    before = {signum: signal.getsignal(signum) for signum in signums}
+    before = {signum: handler for signum, handler in before.items() if handler == signal.SIG_DFL}
+    for signum in before:
+        signal.signal(signum, stop)
+    try:
+        yield
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
 
 
 def _unforeseen(error: Exception) -> tuple[int, DeltatuneError]:

@@ -19,7 +19,7 @@ from deltatune.compare.halving import Standing, halve, order
 from deltatune.compare.search import search
 from deltatune.errors import RecipeError
 from deltatune.evaluate import higher_is_better
-from deltatune.files import read_json, write_json
+from deltatune.files import CHECKSUM, is_intact, read_json, sealed, write_json
 from deltatune.recipe.axes import point_label
 from deltatune.recipe.choosing import HalvingSpec, searched
 from deltatune.recipe.schema import MethodEntry, Recipe
@@ -27,6 +27,7 @@ from deltatune.train import Context
 from deltatune.train.steps import Progress
 
 JOURNAL = "choosing.json"
+REACHED = "reached"
 RISK = (
     "A configuration that learns slowly at first and would have won is lost. What was stopped has no rank; "
     "only a comparison without halving says where it would have come."
@@ -313,7 +314,7 @@ class _Contest:
             for label, reached in self.known.items()
             if reached
         }
-        write_json(self.path, plain)
+        write_json(self.path, sealed({REACHED: plain}))
 
 
 def _read_journal(path: Path) -> dict[str, dict[str, Standing]]:
@@ -324,6 +325,9 @@ def _read_journal(path: Path) -> dict[str, dict[str, Standing]]:
     """
     remedy = "Start the comparison anew with --overwrite."
     known = read_json(path, remedy=remedy, error=RecipeError)
+    if is_intact(known) is False:
+        raise RecipeError(f"'{path}' is damaged: its checksum differs.", remedy=remedy)
+    known = known[REACHED] if CHECKSUM in known and REACHED in known else known  # 0.1 wrote that alone
     try:
         return {
             label: {share: _checked(Standing(**standing)) for share, standing in reached.items()}

@@ -14,6 +14,7 @@ import json
 import os
 import random
 import shutil
+import sqlite3
 import time
 import warnings
 from collections.abc import Callable, Mapping
@@ -300,7 +301,15 @@ def _storage(spec: SearchSpec, out: Path) -> Any:
     from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
 
     if spec.storage is None:
-        return RDBStorage(f"sqlite:///{out / DATABASE}")
+        from sqlalchemy.pool import NullPool
+
+        # By a path and not a URL, in which a folder's `?`, `%` or `{` would mean something.
+        path = out.resolve() / DATABASE
+
+        def connect() -> sqlite3.Connection:
+            return sqlite3.connect(path, timeout=PATIENCE)
+
+        return RDBStorage("sqlite://", engine_kwargs={"creator": connect, "poolclass": NullPool})
     url = os.path.expandvars(spec.storage)
     patience = {"connect_args": {"timeout": PATIENCE}} if url.startswith("sqlite") else None
     with warnings.catch_warnings():

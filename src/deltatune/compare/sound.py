@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from deltatune.checkpoint.manifest import require_unchanged
 from deltatune.checkpoint.resume import rows_of_state
 from deltatune.compare.sample import row_ids, train_again
 from deltatune.errors import DataError
@@ -32,6 +33,7 @@ def require_sound(out: Path) -> None:
         found = len(row_ids(path))
         if rows not in (None, found):
             raise DataError(f"'{path}' has {found} of {rows} rows.", remedy=remedy)
+        require_unchanged(folder, remedy=remedy)
 
 
 def require_same_inputs(out: Path, context: Context) -> None:

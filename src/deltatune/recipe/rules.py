@@ -32,6 +32,8 @@ TEXT_FORMATS = ("csv", "tsv", "jsonl", "json", "sentence-label", "table-folder")
 PACKED = (".gz", ".bz2", ".xz", ".zst")
 """Suffixes of packed files; the one before tells the format."""
 
+LONGEST_NAME = 200
+"""Bytes; file systems allow 255, and a folder's name has a seed and what is tried in it too."""
 CLASS_METRICS = "loss, accuracy and macro_f1"
 
 Conflict = tuple[str, str]
@@ -236,6 +238,11 @@ def _lists(recipe: Recipe) -> Iterator[Conflict]:
     for index, entry in enumerate(recipe.methods):
         if not entry.slug:
             yield f"methods.{index}.name", f"({entry.name!r}) has no letter or digit to name a folder by."
+        elif len(entry.slug.encode(errors="replace")) > LONGEST_NAME:
+            yield (
+                f"methods.{index}.name",
+                f"({entry.name[:40]!r}...) is too long to name a folder by ({LONGEST_NAME} bytes at most).",
+            )
         elif entry.slug in seen:
             yield (
                 f"methods.{index}",

@@ -6,6 +6,7 @@ command line's help. Numbers are strict (`epochs: "3"` is refused), unknown keys
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, Strict, field_validator, model_validator
@@ -49,6 +50,17 @@ Share = Annotated[float, Strict(), Field(ge=0, lt=1)]
 Text = Annotated[str, Field(min_length=1)]
 Budget = Count | Annotated[str, Field(pattern=r"^(0*[1-9]\d*(\.\d+)?|0+\.\d*[1-9]\d*)\s*%$")]
 """A number of parameters, or a share of the base's such as `0.5%`."""
+
+
+Duration = Annotated[str, Field(pattern=r"^(0*[1-9]\d*(\.\d+)?|0+\.\d*[1-9]\d*)\s*(s|min|h)$")]
+"""A time such as `30s`, `10min` or `1.5h`."""
+_SECONDS = {"s": 1, "min": 60, "h": 3600}
+
+
+def seconds_of(every: str | int) -> float | None:
+    """The seconds of a `Duration`; None for what is none."""
+    found = re.fullmatch(r"([\d.]+)\s*(s|min|h)", str(every))
+    return float(found[1]) * _SECONDS[found[2]] if found else None
 
 
 class Section(BaseModel):
@@ -236,8 +248,9 @@ class TrainSpec(Section):
     """Stop after so many evaluations without a better validation result; null to go on."""
     evaluate_every: Literal["epoch"] | Count = "epoch"
     """When to evaluate on the validation rows: `epoch`, or a number of steps."""
-    checkpoint_every: Literal["epoch"] | Count = "epoch"
-    """When to write a checkpoint to resume from: `epoch`, or a number of steps."""
+    checkpoint_every: Literal["epoch"] | Count | Duration = "epoch"
+    """When to write a checkpoint to resume from: `epoch`, a number of steps, or a time such as `10min`, `30s`
+    or `1h`. There is never more than one: the next takes its place."""
     trackers: list[Literal["tensorboard", "trackio", "wandb"]] = Field(default=[])
     """Where to log besides metrics.jsonl; each needs its package."""
 

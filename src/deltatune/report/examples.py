@@ -46,18 +46,20 @@ def examples(comparison: Comparison) -> list[Example]:
     methods = [method for method in comparison.ranked if method.runs]
     if not methods:
         return []
-    # By position: every run predicts the same rows in the same order, and ids need not be unique.
-    count = max(sum(1 for _ in method.runs[0].predictions()) for method in methods)
-    chosen = _evenly(count, EXAMPLES)
-    found: dict[int, Example] = {}
+    # By id, so that a row whose line one run has lost has no answer of it, and the others keep theirs.
+    ids = list(max((method.runs[0].predictions() for method in methods), key=len))
+    chosen = [ids[position] for position in _evenly(len(ids), EXAMPLES)]
+    found: dict[str, Example] = {}
     for method in methods:
-        for position, line in enumerate(method.runs[0].predictions()):
-            if position in chosen:
-                example = found.setdefault(position, _example(line))
-                if _example(line).input != example.input:
-                    found[position] = example._replace(reader=example.answers[0].method.shown)
-                example.answers.append(_answer(comparison, method, line))
-    return [found[position] for position in chosen if position in found]
+        lines = method.runs[0].predictions()
+        for name in chosen:
+            if (line := lines.get(name)) is None:
+                continue
+            example = found.setdefault(name, _example(line))
+            if _example(line).input != example.input:
+                found[name] = example._replace(reader=example.answers[0].method.shown)
+            example.answers.append(_answer(comparison, method, line))
+    return [found[name] for name in chosen if name in found]
 
 
 def marked(text: str, reference: str) -> Markup:

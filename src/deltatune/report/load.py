@@ -12,6 +12,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from deltatune.checkpoint.manifest import changed_files
 from deltatune.errors import DeltatuneError
 from deltatune.files import read_json
 
@@ -48,9 +49,9 @@ class Run:
         path = self.folder / "adapter" / "deltatune.json"
         return _read_json(path) if path.is_file() else {}
 
-    def predictions(self) -> Iterator[dict[str, Any]]:
-        """Lines of predictions.jsonl, one at a time."""
-        return _lines(self.folder / "predictions.jsonl")
+    def predictions(self) -> dict[str, dict[str, Any]]:
+        """Lines of predictions.jsonl by the id of their row; ids are unique within a part of the data."""
+        return {str(line.get("id", "")): line for line in _lines(self.folder / "predictions.jsonl")}
 
     def training_loss(self) -> list[tuple[float, float]]:
         """(step, loss) of training."""
@@ -131,6 +132,9 @@ class Comparison:
     here: Mapping[str, str] = field(default_factory=dict)
     """Absolute paths of the recipe, and their names from the comparison's folder."""
 
+    changed: list[str] = field(default_factory=list)
+    """Files that are not what was written, of it and of its runs, in words."""
+
     @property
     def shown_recipe(self) -> str:
         """The recipe with relative paths; those in a comparison's own folder mean the same."""
@@ -206,7 +210,8 @@ class Comparison:
     def warnings(self) -> list[str]:
         """What a reader of the ranking should know of the data and the settings."""
         data = self.board.get("data") or {}
-        return [str(text) for text in self.board.get("warnings") or data.get("warnings") or []]
+        told = [str(text) for text in self.board.get("warnings") or data.get("warnings") or []]
+        return [*self.changed, *told]
 
     @property
     def several_models(self) -> bool:
@@ -254,7 +259,10 @@ def load(folder: Path) -> Comparison:
     text = recipe.read_text(encoding="utf-8", errors="replace") if recipe.is_file() else ""
     text = text or json.dumps(board.get("recipe", {}), indent=2)
     here = _relative_paths(board.get("recipe"), folder.resolve())
-    return replace(of_board(_replaced(board, here), folder, text), here=here)
+    found = of_board(_replaced(board, here), folder, text)
+    runs = [run.folder for method in found.methods for run in method.runs if run.folder.is_dir()]
+    changed = [text for part in (folder, *runs) for text in changes(part)]
+    return replace(found, here=here, changed=changed)
 
 
 def _relative_paths(value: Any, folder: Path) -> dict[str, str]:
@@ -339,12 +347,33 @@ def _lines(path: Path) -> Iterator[dict[str, Any]]:
         return
     with path.open(encoding="utf-8", errors="replace") as handle:
         for line in handle:
-            try:
-                value = json.loads(line)
-            except ValueError:
-                continue
-            if isinstance(value, dict):
+            if (value := _object(line)) is not None:
                 yield value
+
+
+def _object(line: str) -> dict[str, Any] | None:
+    try:
+        value = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def changes(folder: Path) -> list[str]:
+    """What of a run's files, or of a comparison's own, is not what was written, in words."""
+    name = f"'{folder.name}'"
+    try:
+        changed = changed_files(folder)
+    except DeltatuneError as error:
+        return [f"{name}: {error.what}"]
+    if changed:
+        return [f"{', '.join(changed)} in {name} is not what was written: changed or damaged since."]
+    path = folder / "predictions.jsonl"  # of version 0.1, without checksums
+    if changed is not None or not path.is_file():
+        return []
+    with path.open(encoding="utf-8", errors="replace") as handle:
+        damaged = sum(1 for line in handle if line.strip() and _object(line) is None)
+    return [f"predictions.jsonl in {name} has damaged lines: {damaged}."] if damaged else []
 
 
 def _finite(pairs: Iterator[tuple[Any, Any]] | Any) -> list[tuple[float, float]]:

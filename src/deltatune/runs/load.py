@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from deltatune.checkpoint.manifest import require_unchanged
 from deltatune.checkpoint.store import load_adapter
 from deltatune.core.model import AdaptedModel
 from deltatune.data.encode import Encoder
@@ -18,6 +19,7 @@ from deltatune.train.folder import read_result
 from deltatune.train.machine import computes_bfloat16
 
 NAME = "run"
+CHANGED = "Copy or train it again; or, if the change is meant, remove manifest.json, which vouches for it."
 
 
 @dataclass
@@ -86,6 +88,7 @@ def _result(folder: Path) -> dict[str, Any]:
             f"'{folder}' is no finished run: it has no result.json.",
             remedy="Name a folder that `deltatune train` or `deltatune compare` wrote (out/.../runs/NAME).",
         )
+    require_unchanged(folder, ("result.json", "recipe.yaml"), remedy=CHANGED)
     if result["status"] != "done":
         raise AdapterError(
             f"the run in '{folder}' did not finish.",

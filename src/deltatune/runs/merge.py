@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import warnings as messages
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -11,11 +13,16 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from deltatune.checkpoint.folders import atomic_folder
+from deltatune.checkpoint.folders import atomic_folder, settle
+from deltatune.checkpoint.lock import NAME as LOCK
+from deltatune.checkpoint.lock import Lock
+from deltatune.checkpoint.manifest import NAME as MANIFEST
+from deltatune.checkpoint.manifest import checksums, read_manifest, vouch
 from deltatune.checkpoint.store import CERTIFICATE
 from deltatune.core.head import decoder_inputs
 from deltatune.data.load import load_data
 from deltatune.errors import DataError, DeltatuneError, ModelError, TrainingError
+from deltatune.files import make_folder, text_sha256
 from deltatune.methods.combine import combine
 from deltatune.models.quiet import quiet
 from deltatune.runs.load import NAME, LoadedRun, attach_run, load_run
@@ -25,6 +32,13 @@ ROWS = 8
 Dtype = Literal["fp32", "bf16", "fp16"]
 DTYPES: dict[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 LINE = "merged model is the same"
+KIND = "merged model"
+_OF_0_1 = re.compile(
+    r"(config|generation_config|tokenizer|tokenizer_config|special_tokens_map|added_tokens|vocab|spiece"
+    r"|preprocessor_config|processor_config|certificate|model(-\d+-of-\d+)?|chat_template|merges"
+    r"|model\.safetensors\.index)\.(json|safetensors|model|txt|jinja)"
+)
+"""Files of a model that version 0.1 merged, and listed nowhere."""
 
 
 def merge(
@@ -67,7 +81,28 @@ def merge(
         TrainingError: The merged model computes something else. The folder then holds the certificate alone.
         ModelError: A weight is too large for `dtype`.
     """
-    require_replaceable(out)
+    place = out.resolve()
+    make_folder(place.parent)
+    with Lock(place.parent, messages.warn, name=f"{LOCK}.{text_sha256(place.name)[:8]}"):
+        settle(place.parent, place.name)
+        require_replaceable(out)
+        return _merge(
+            folder, out, others, rule, weights, density, dtype=dtype, trust_remote_code=trust_remote_code
+        )
+
+
+def _merge(  # noqa: PLR0917
+    folder: Path,
+    out: Path,
+    others: Sequence[Path],
+    rule: Literal["linear", "ties", "dare"],
+    weights: Sequence[float] | None,
+    density: float,
+    *,
+    dtype: Dtype,
+    trust_remote_code: bool,
+) -> dict[str, Any]:
+    """The merge, with the place of `out` locked."""
     loaded = load_run(folder, as_trained=False, trust_remote_code=trust_remote_code)
     base = Path(loaded.recipe.model.name)
     if base.exists() and out.resolve() == base.resolve():
@@ -109,10 +144,12 @@ def merge(
             )
             certificate.equal_logits(LINE, wanted, found, remedy)
             certificate.write()
+            _vouch(temporary)
     except TrainingError:
         with atomic_folder(out) as instead:
             certificate.path = instead / CERTIFICATE
             certificate.write()
+            _vouch(instead)
         raise
     difference, quantized = wanted.distance(found), None
     if loaded.recipe.methods[0].quantization is not None and not others:
@@ -151,11 +188,22 @@ def require_replaceable(out: Path) -> None:
     """Refuse to put a model in the place of anything but a merged model: the whole folder is replaced.
 
     Raises:
-        DeltatuneError: It is a file, or a folder with something else.
+        DeltatuneError: It is a file, or a folder with something that `merge` did not write.
     """
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
     plain = out.is_dir() and not any(path.is_dir() for path in out.iterdir())
+    known = read_manifest(out) if plain else None
+    if known is not None and known.kind == KIND:
+        others = {path.name for path in out.iterdir()} - {MANIFEST, *known.files}
+        if others:
+            raise DeltatuneError(
+                f"'{out}' holds {', '.join(sorted(others))}, which `merge` did not write.",
+                field="--out",
+                remedy="Choose another folder, or move that elsewhere.",
+            )
+        return
+    plain = plain and known is None and all(_OF_0_1.fullmatch(path.name) for path in out.iterdir())
     try:
         lines = json.loads((out / CERTIFICATE).read_text(encoding="utf-8"))["lines"] if plain else []
         merged = any(line["check"] == LINE for line in lines)
@@ -167,6 +215,11 @@ def require_replaceable(out: Path) -> None:
             field="--out",
             remedy="Choose another folder, or remove this one yourself.",
         )
+
+
+def _vouch(folder: Path) -> None:
+    """List the files of a merged model, with their checksums."""
+    vouch(folder, KIND, checksums(folder, [path.name for path in folder.iterdir()]))
 
 
 def _certificate(loaded: LoadedRun, out: Path, others: Sequence[str]) -> Certificate:

@@ -26,6 +26,7 @@ from deltatune.errors import RecipeError, TrainingError
 from deltatune.evaluate import evaluate, higher_is_better, loss_on
 from deltatune.memory.batch import largest_micro_batch
 from deltatune.recipe.schema import EvaluationSpec, TrainSpec
+from deltatune.recipe.sections import seconds_of
 from deltatune.train.certificate import Certificate, snapshot
 from deltatune.train.inputs import Inputs
 from deltatune.train.kept import KeptTrunk, keep_trunk
@@ -80,6 +81,7 @@ class Trainer:
     def __post_init__(self) -> None:
         self.paused = False
         self.log_digest: str | None = None
+        self._saved_at = time.monotonic()
         self.adapter = self.model.adapter(self.name)
         self.parameters = [parameter for _, parameter in self.adapter.trainable()]
         self.log = RunLog(self.out, self.spec)
@@ -141,7 +143,7 @@ class Trainer:
             except StopIteration as end:
                 progress: Progress = end.value
         if interrupted.is_set():
-            raise KeyboardInterrupt
+            raise interrupted.error()
         return progress
 
     def explained(self) -> contextlib.AbstractContextManager[None]:
@@ -209,7 +211,7 @@ class Trainer:
                     self._evaluate(epoch)
                     self.paused = self._asked_to_pause()
                 over = last or progress.stopped or self.paused
-                if over or self._due(self.spec.checkpoint_every, end_of_epoch):
+                if over or self._saving_due(end_of_epoch):
                     self.save()
                 if over:
                     break
@@ -234,6 +236,13 @@ class Trainer:
 
     def _due(self, every: str | int, end_of_epoch: bool) -> bool:
         return end_of_epoch if every == "epoch" else self.progress.step % int(every) == 0
+
+    def _saving_due(self, end_of_epoch: bool) -> bool:
+        every = self.spec.checkpoint_every
+        seconds = seconds_of(every)
+        if seconds is None:
+            return self._due(every, end_of_epoch)
+        return time.monotonic() - self._saved_at >= seconds  # a clock that nobody sets
 
     def _step(self, rows: list[int], epoch: int, *, alone: bool) -> Generator[Request, Gradients]:
         """One optimizer step on `rows`, in micro-batches whose losses are weighted by their targets."""
@@ -375,6 +384,7 @@ class Trainer:
 
     def save(self) -> None:
         """Write the state from which the run goes on bit for bit."""
+        self._saved_at = time.monotonic()
         save_state(
             self.resume_folder,
             {

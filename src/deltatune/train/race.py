@@ -218,7 +218,7 @@ def _train(lanes: Sequence[_Lane], observer: Observer) -> None:
                 break
             width = _step(waiting, width, observer)
     if interrupted.is_set():
-        raise KeyboardInterrupt
+        raise interrupted.error()
 
 
 def _step(lanes: Sequence[_Lane], width: int, observer: Observer) -> int:

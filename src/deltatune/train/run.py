@@ -16,14 +16,14 @@ from torch import Tensor
 from deltatune import quant
 from deltatune.checkpoint.folders import remove
 from deltatune.checkpoint.lock import Lock
-from deltatune.checkpoint.manifest import mark
+from deltatune.checkpoint.manifest import checksums, mark, vouch
 from deltatune.checkpoint.rehearsal import rehearse_saving
 from deltatune.checkpoint.store import CERTIFICATE, TENSORS, save_adapter
 from deltatune.core.model import AdaptedModel
 from deltatune.core.observer import Observer, Silent
 from deltatune.errors import TrainingError
 from deltatune.evaluate import Evaluation, evaluate, loss_on, metric_keys
-from deltatune.files import make_folder, sha256, write_json, write_lines, write_text
+from deltatune.files import as_json, make_folder, sha256, text_sha256, write_json, write_lines, write_text
 from deltatune.memory.fit import fits
 from deltatune.models.fingerprint import fingerprint
 from deltatune.recipe.schema import MethodEntry, Recipe
@@ -31,7 +31,15 @@ from deltatune.recipe.written import as_written
 from deltatune.train.budget import Budget
 from deltatune.train.certificate import Certificate
 from deltatune.train.context import Context, SharedBase
-from deltatune.train.folder import KIND, SCHEMA, clear_folder, failed_result, peak_before, prepare_folder
+from deltatune.train.folder import (
+    KIND,
+    SCHEMA,
+    WRITES,
+    clear_folder,
+    failed_result,
+    peak_before,
+    prepare_folder,
+)
 from deltatune.train.forecast import this_machine
 from deltatune.train.loop import Pause, Trainer
 from deltatune.train.machine import PeakMemory, fast_cpu, git_state, versions
@@ -268,7 +276,11 @@ class Run:
             result = self._result(progress, peak)
         result["started"] = self.started.isoformat(timespec="seconds")
         result["finished"] = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-        write_json(self.out / "result.json", result)
+        text = as_json(result)
+        if result["status"] == "done":  # what vouches for it comes first, so that no finished run is without
+            sums = checksums(self.out, [name for name in WRITES if name != "resume"])
+            vouch(self.out, KIND, sums | {"result.json": text_sha256(text)})
+        write_text(self.out / "result.json", text)
         if result["status"] == "done":
             remove(self.out / "resume")
         return result

@@ -16,6 +16,7 @@ from typing import Any
 from torch import Tensor
 
 from deltatune.core.model import AdaptedModel
+from deltatune.errors import Stopped
 
 MicroBatch = tuple[list[int], dict[str, Tensor]]
 """Its rows, and what the encoder makes of them."""
@@ -82,24 +83,51 @@ Steps = Generator[Request, Gradients, Progress]
 """The loop of a run."""
 
 
+ASKING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+"""Signals that ask a process to stop: Ctrl-C, schedulers and `kill`, a terminal that is closed."""
+
+
+class Interruption:
+    """Whether a signal has asked to stop, and which."""
+
+    def __init__(self) -> None:
+        self.signum: int | None = None
+
+    def is_set(self) -> bool:
+        """Whether one has."""
+        return self.signum is not None
+
+    def error(self) -> Stopped:
+        """What to raise once the state is saved."""
+        return Stopped(self.signum or signal.SIGINT)
+
+
 @contextlib.contextmanager
-def interruptible() -> Iterator[threading.Event]:
-    """Within the block, the first Ctrl-C sets the event, so that the step can end; the second breaks off."""
-    event = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield event
-        return
+def interruptible() -> Iterator[Interruption]:
+    """Within the block, the first signal is noted, so that the step can end; the second breaks off.
+
+    Signals that the process ignores, as below `nohup`, stay ignored.
+    """
+    asked = Interruption()
+    before: dict[int, Any] = {}
+
+    def restore() -> None:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
 
     def ask(signum: int, frame: Any) -> None:
-        event.set()
-        signal.signal(signal.SIGINT, before)
+        asked.signum = signum
+        restore()
 
-    before = signal.getsignal(signal.SIGINT)
-    signal.signal(signal.SIGINT, ask)
+    if threading.current_thread() is threading.main_thread():
+        handlers = {signum: signal.getsignal(signum) for signum in ASKING}
+        before = {n: handler for n, handler in handlers.items() if handler not in (signal.SIG_IGN, None)}
+    for signum in before:
+        signal.signal(signum, ask)
     try:
-        yield event
+        yield asked
     finally:
-        signal.signal(signal.SIGINT, before)
+        restore()
 
 
 @contextlib.contextmanager

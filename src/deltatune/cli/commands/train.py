@@ -77,7 +77,8 @@ def train(
       certificate.json   what was proved: targets, taps, gradients, reload, base unchanged
       adapter/           the delta; peft can load it if peft has the method
 
-    Ctrl-C leaves a run that [bold]--resume[/bold] continues.
+    Ctrl-C, SIGTERM and SIGHUP leave a run that [bold]--resume[/bold] continues, and
+    end with 130, 143 and 129. The second of them ends at once.
     """
     from deltatune.recipe import load_recipe
 

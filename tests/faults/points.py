@@ -1,0 +1,155 @@
+"""Commands to which something happens at the N-th change of their files: see `What`.
+
+Python's audit hooks tell of every opening for writing, renaming, removing and making of folders before it is
+done. A server that has imported everything forks a process for each command, which spares the seconds of
+imports: `Commands` starts it, `python -m tests.faults.points` is it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+MAKING = ("os.mkdir", "sqlite3.connect")
+CHANGES = (*MAKING, "os.rename", "os.remove", "os.rmdir", "os.truncate")
+
+
+@dataclass(frozen=True)
+class What:
+    """What happens to a command."""
+
+    at: int = 0
+    """The change of a file below the folder at which it happens, before that is done; 0: never."""
+    signum: int = signal.SIGKILL
+    """The signal that comes then."""
+    full: bool = False
+    """Instead of a signal: from then on there is no room for new files."""
+    file_limit: int | None = None
+    """No file may have more bytes."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How it ended."""
+
+    code: int
+    """Of exit; negative for the signal that ended it."""
+    changes: int
+    text: str
+    """What it printed."""
+
+
+class Commands:
+    """The server, to be used as a context."""
+
+    def __init__(self, folder: Path) -> None:
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        self._log = folder / "printed.txt"
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "tests.faults.points", str(self._log)],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment,
+            cwd=Path(__file__).parents[2],
+        )  # fmt: skip
+
+    def __enter__(self) -> Commands:
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait()
+
+    def __call__(self, folder: Path, *arguments: object, what: What | None = None) -> Outcome:
+        """Run `deltatune ARGUMENTS`, counting the changes below `folder`."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        request = {
+            "folder": os.path.realpath(folder),
+            "arguments": [str(argument) for argument in arguments],
+            "what": asdict(what or What()),
+        }
+        self._process.stdin.write(json.dumps(request) + "\n")
+        self._process.stdin.flush()
+        code, changes = json.loads(self._process.stdout.readline())
+        return Outcome(code, changes, self._log.read_text(encoding="utf-8", errors="replace"))
+
+
+class _Hook:
+    def __init__(self, folder: str, what: What, counted: Any) -> None:
+        self.folder, self.what, self.counted, self.count = folder, what, counted, 0
+
+    def __call__(self, event: str, arguments: tuple[Any, ...]) -> None:
+        if event == "open":
+            makes = bool((arguments[2] or 0) & (os.O_WRONLY | os.O_RDWR | os.O_CREAT))
+            if not makes:
+                return
+        elif event in CHANGES:
+            makes = event in MAKING
+        else:
+            return
+        path = arguments[0]
+        if not isinstance(path, str | bytes | os.PathLike):
+            return
+        if not os.path.abspath(os.fsdecode(path)).startswith(self.folder):
+            return
+        self.count += 1
+        os.pwrite(self.counted, str(self.count).encode(), 0)
+        if self.what.full and makes and self.count >= self.what.at > 0:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
+        if not self.what.full and self.count == self.what.at:
+            os.kill(os.getpid(), self.what.signum)
+
+
+def _child(request: dict[str, Any], log: str, counted: int) -> None:
+    from deltatune.cli import main
+
+    printed = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(printed, 1)
+    os.dup2(printed, 2)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    what = What(**request["what"])
+    if what.file_limit is not None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (what.file_limit, what.file_limit))
+    sys.addaudithook(_Hook(request["folder"], what, counted))
+    sys.argv = ["deltatune", *request["arguments"]]
+    code: Any = 0
+    try:
+        main()
+    except SystemExit as end:
+        code = end.code or 0
+    with contextlib.suppress(Exception):
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(int(code))
+
+
+def serve(log: str) -> None:
+    """Fork a process for each request on stdin, and write how it ended to stdout."""
+    import deltatune.cli.app
+    import deltatune.compare.runner
+    import deltatune.runs  # noqa: F401
+
+    with contextlib.suppress(ImportError):
+        import optuna  # noqa: F401
+    for line in sys.stdin:
+        counted = os.memfd_create("changes")
+        process = os.fork()
+        if process == 0:
+            _child(json.loads(line), log, counted)
+        _, status = os.waitpid(process, 0)
+        changes = int(os.pread(counted, 20, 0) or b"0")
+        os.close(counted)
+        print(json.dumps([os.waitstatus_to_exitcode(status), changes]), flush=True)
+
+
+if __name__ == "__main__":
+    serve(sys.argv[1])

@@ -1,0 +1,198 @@
+"""Killed, stopped, or without room at every change of a file: the same command then ends as if nothing was.
+
+The short run takes some of the changes, the slow one all of them.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.faults.points import Commands, Outcome, What
+from tests.tiny_recipe import WORDS
+
+MEASURED = {
+    "created", "started", "finished", "seconds", "train_seconds", "evaluation_seconds", "tokens_per_second",
+    "peak_memory_bytes", "step_memory_bytes", "memory", "id", "checksum", "result.json", "metrics.jsonl",
+    "leaderboard.json", "choosing.json", "steps_planned",
+}  # fmt: skip
+"""What two runs of the same thing may differ in: times, and checksums of files that hold times."""
+SKIPPED = {"search.db", "report.html", "report.md", "report.csv", "error.txt"}
+"""Compared by name alone."""
+CHANGES: dict[str, dict[str, Any]] = {
+    "train": {"methods": ["lora"]},
+    "compare": {"methods": ["untuned", "lora", {"prompt": {"n_tokens": 2}}]},
+    "search": {
+        "methods": ["lora"],
+        "search": {"trials": 2, "space": {"train.lr": {"from": 0.001, "to": 0.1, "scale": "log"}}},
+    },
+    "halving": {"methods": ["lora"], "tune": {"lr": [0.001, 0.01]}, "halving": {"factor": 2}},
+}
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """A command that can be given again and again until it is through."""
+
+    name: str
+    commands: Commands
+    recipe: Path
+    run: Path
+    """A finished run, to merge."""
+
+    def __call__(self, out: Path, what: What | None = None) -> Outcome:
+        if self.name == "merge":
+            if not out.exists() and what is not None:
+                shutil.copytree(self.run.parent / "merged", out)  # one that is to be replaced
+            return self.commands(
+                out.parent, "merge", self.run, "--out", out, "--overwrite", "--json", what=what
+            )
+        command = ["train", self.recipe, "--resume"] if self.name == "train" else ["compare", self.recipe]
+        return self.commands(out.parent, *command, "--out", out, "--quiet", "--json", what=what)
+
+
+@pytest.fixture(scope="module")
+def commands(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Commands]:
+    with Commands(tmp_path_factory.mktemp("commands")) as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def scenarios(
+    commands: Commands, t5_folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Scenario]:
+    folder = tmp_path_factory.mktemp("scenarios")
+    lines = [{"id": str(i), "text": f"{i} of the {WORDS[i % 8]}", "title": WORDS[i % 8]} for i in range(24)]
+    (folder / "rows.jsonl").write_text("\n".join(json.dumps(line) for line in lines), encoding="utf-8")
+    found = {}
+    for name, sections in CHANGES.items():
+        content = {
+            "task": "text-to-text",
+            "model": str(t5_folder),
+            "data": {
+                "source": str(folder / "rows.jsonl"),
+                "columns": {"input": "text", "target": "title", "id": "id"},
+                "split": {"validation": 0.2, "test": 0.2},
+                "max_target_tokens": 8,
+            },
+            "train": {
+                "epochs": 2, "batch_size": 8, "lr": 0.01, "checkpoint_every": 1, "evaluate_every": 2,
+                "cache_trunk": False,
+            },
+            "evaluation": {"max_new_tokens": 4, "batch_size": 8},
+            **sections,
+        }  # fmt: skip
+        recipe = folder / f"{name}.yaml"
+        recipe.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
+        found[name] = Scenario(name, commands, recipe, folder / "to-merge/run")
+    (folder / "to-merge").mkdir()
+    assert commands(folder, "train", folder / "train.yaml", "--out", folder / "to-merge/run", "-q").code == 0
+    merged = commands(folder, "merge", folder / "to-merge/run", "--out", folder / "to-merge/merged", "--json")
+    assert merged.code == 0, merged.text
+    found["merge"] = Scenario("merge", commands, folder / "train.yaml", folder / "to-merge/run")
+    return found
+
+
+def comparable(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: comparable(item) for key, item in value.items() if key not in MEASURED}
+    return [comparable(item) for item in value] if isinstance(value, list) else value
+
+
+def content(out: Path) -> dict[str, Any]:
+    """All files, as far as two runs of the same thing must have the same; hidden ones are leftovers."""
+    found: dict[str, Any] = {}
+    for path in sorted(path for path in out.parent.rglob("*") if path.is_file()):
+        name, text = str(path.relative_to(out.parent)), path.read_bytes()
+        if path.name in SKIPPED:
+            text = b""
+        elif path.suffix in (".json", ".jsonl"):
+            values = [text] if path.suffix == ".json" else text.splitlines()
+            text = json.dumps([comparable(json.loads(line)) for line in values]).encode()
+        found[name] = text.replace(str(out.parent).encode(), b"")
+    return found
+
+
+def sweep(scenario: Scenario, folder: Path, kinds: list[What], most: int | None) -> int:
+    """Let it happen at (some of) the changes, then give the command again; return how often it happened.
+
+    A quarter of the commands that go on are killed too.
+    """
+    reference = folder / "reference/out"
+    reference.parent.mkdir()
+    whole = scenario(reference, What())
+    assert whole.code == 0, whole.text
+    wanted = content(reference)
+    points = range(1, whole.changes + 1)
+    if most is not None:
+        points = points[:: max(1, len(points) // most)]
+    happened = 0
+    for number, point in enumerate(points):
+        what = kinds[number % len(kinds)]
+        out = folder / f"{scenario.name}-{point}/out"
+        out.parent.mkdir()
+        where = f"{scenario.name}, change {point} of {whole.changes}, {what}"
+        ended = scenario(out, What(point, what.signum, what.full))
+        happened += ended.code != 0
+        allowed = {2} if what.full else {-signal.SIGKILL, 128 + what.signum}
+        assert ended.code in {0, *allowed}, f"{where}: {ended.code}\n{ended.text}"
+        assert "defect" not in ended.text, f"{where}\n{ended.text}"
+        assert "Traceback" not in ended.text, f"{where}\n{ended.text}"
+        if number % 4 == 3:
+            happened += scenario(out, What(1 + point // 2)).code != 0
+        ended = scenario(out)
+        assert ended.code == 0, f"{where}, then again: {ended.code}\n{ended.text}"
+        left = content(out)
+        assert left.keys() == wanted.keys(), where
+        assert [name for name in left if left[name] != wanted[name]] == [], where
+        shutil.rmtree(out.parent)
+    return happened
+
+
+KILLED = What(1)
+FULL = What(1, full=True)
+TERM, HUP, INT = (What(1, signum) for signum in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT))
+
+
+@pytest.mark.parametrize(("name", "most"), [("train", 8), ("merge", 6), ("compare", 3)])
+def test_some_changes(scenarios: dict[str, Scenario], tmp_path: Path, name: str, most: int) -> None:
+    assert sweep(scenarios[name], tmp_path, [KILLED, FULL, TERM], most) > most // 2
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(7200)
+@pytest.mark.parametrize("name", ["train", "merge", "compare", "search", "halving"])
+@pytest.mark.parametrize("kinds", [[KILLED], [FULL], [TERM, HUP, INT]], ids=["killed", "full", "stopped"])
+def test_all_changes(
+    scenarios: dict[str, Scenario], tmp_path: Path, name: str, kinds: list[What], capsys: Any
+) -> None:
+    happened = sweep(scenarios[name], tmp_path, kinds, None)
+    with capsys.disabled():
+        print(f"\n{name}, {kinds[0]}: {happened} times, and each ended as if nothing had been")
+
+
+@pytest.mark.parametrize("limit", [600, 20_000])
+def test_a_limit_of_file_size_is_said_and_lifted(
+    scenarios: dict[str, Scenario], tmp_path: Path, limit: int
+) -> None:
+    """As a full disk is, by the system itself: also what libraries write meets it."""
+    scenario, out = scenarios["compare"], tmp_path / "parts/out"
+    out.parent.mkdir()
+    ended = scenario(out, What(file_limit=limit))
+    assert ended.code == 2, ended.text
+    assert "cannot write" in ended.text
+    assert "run the same command again" in ended.text
+    assert "Traceback" not in ended.text
+    assert not list(out.rglob("error.txt"))
+    assert scenario(out).code == 0
+    board = json.loads((out / "leaderboard.json").read_text())
+    assert [row["status"] for row in board["rows"]] == ["done"] * 3
+    assert not [path for path in out.rglob(".*") if path.name != ".gitignore"]
