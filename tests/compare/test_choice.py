@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import yaml
 
+from deltatune.checkpoint.manifest import mark
 from deltatune.compare.runner import compare
 from deltatune.errors import RecipeError
 from deltatune.recipe import Recipe, parse_recipe
@@ -198,6 +199,7 @@ def test_a_run_killed_right_behind_its_pause_is_not_trained_on(fast: Make, tmp_p
     ['{"lora lr=0.1": {"1.00', "[1]", '{"lora": 3}', '{"lora": {"1": {"step": 1}}}', '{"lora": {"1": []}}'],
 )
 def test_a_damaged_journal_is_named(fast: Make, tmp_path: Path, text: str) -> None:
+    mark(tmp_path, "comparison")
     (tmp_path / "choosing.json").write_text(text, encoding="utf-8")
     with pytest.raises(RecipeError, match=r"choosing\.json'.*--overwrite"):
         compare(fast("tune={lr: 2}", "train.max_steps=1"), tmp_path)

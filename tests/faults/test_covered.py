@@ -23,9 +23,16 @@ from deltatune.runs.load import load_run
 
 Make = Callable[..., Recipe]
 DELTA = ("adapter_model.safetensors", "adapter_config.json", "deltatune.json", "certificate.json")
-DECIDES = ("result.json", "recipe.yaml", *(f"adapter/{name}" for name in DELTA[:3]))
+DECIDES = ("result.json", *(f"adapter/{name}" for name in DELTA[:3]))
 """Files that decide what a run's delta does."""
-FILES = (*DECIDES, "adapter/certificate.json", "certificate.json", "metrics.jsonl", "predictions.jsonl")
+FILES = (
+    *DECIDES,
+    "recipe.yaml",
+    "adapter/certificate.json",
+    "certificate.json",
+    "metrics.jsonl",
+    "predictions.jsonl",
+)
 
 
 @pytest.fixture
@@ -83,7 +90,6 @@ def test_what_was_turned_round_is_refused(out: Path, tmp_path: Path) -> None:
         ("adapter/adapter_config.json", '"lora_alpha": 16', '"lora_alpha": 96'),
         ("adapter/deltatune.json", '"alpha": 16', '"alpha": 96'),
         ("result.json", '"labels": null', '"labels": ["b", "a"]'),
-        ("recipe.yaml", "max_target_tokens: 16", "max_target_tokens: 2"),
     ):
         whole = (run / name).read_text()
         assert before in whole
@@ -94,6 +100,11 @@ def test_what_was_turned_round_is_refused(out: Path, tmp_path: Path) -> None:
         assert any(name in text for text in load(out).changed)
         assert "is not what was written" in render(out, "md")
         (run / name).write_text(whole)
+    recipe = (run / "recipe.yaml").read_text()  # a person may mean it, so it is said
+    (run / "recipe.yaml").write_text(recipe.replace("max_target_tokens: 16", "max_target_tokens: 2"))
+    with pytest.warns(UserWarning, match=r"recipe\.yaml' was changed"):
+        load_run(run)
+    assert any("recipe.yaml" in text for text in load(out).changed)
     board = (out / "leaderboard.json").read_text()
     (out / "leaderboard.json").write_text(board.replace('"rank": 1', '"rank": 3', 1))
     assert load(out).warnings[0].startswith("leaderboard.json in 'out' is not what was written")

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from deltatune.checkpoint.manifest import require_unchanged
-from deltatune.checkpoint.store import load_adapter
+from deltatune.checkpoint.manifest import changed_files, require_unchanged
+from deltatune.checkpoint.store import CONFIG, OURS, load_adapter
 from deltatune.core.model import AdaptedModel
 from deltatune.data.encode import Encoder
 from deltatune.errors import AdapterError
 from deltatune.models.fingerprint import fingerprint
 from deltatune.models.load import LoadedBase, load_base
 from deltatune.recipe import Recipe
-from deltatune.recipe.wanted import run_recipe
+from deltatune.recipe.wanted import FILE, run_recipe
 from deltatune.train.folder import read_result
 from deltatune.train.machine import computes_bfloat16
 
 NAME = "run"
+DECIDES = ("result.json", f"adapter/{CONFIG}", f"adapter/{OURS}")
+"""Files of a run that decide what it does, besides its tensors, of whose checksum the last of them knows."""
 CHANGED = "Copy or train it again; or, if the change is meant, remove manifest.json, which vouches for it."
 
 
@@ -51,6 +54,10 @@ def load_run(folder: str | Path, *, as_trained: bool = True, trust_remote_code: 
     """
     folder = Path(folder)
     result = _result(folder)
+    if changed_files(folder, [FILE]):
+        warnings.warn(
+            f"'{folder / FILE}' was changed since the run wrote it: what it says now holds.", stacklevel=2
+        )
     recipe = run_recipe(folder, trust_remote_code=trust_remote_code)
     labels = result["data"]["labels"]
     # A delta acts on any precision, but it has learned to make up for the rounding of the base it saw.
@@ -88,7 +95,7 @@ def _result(folder: Path) -> dict[str, Any]:
             f"'{folder}' is no finished run: it has no result.json.",
             remedy="Name a folder that `deltatune train` or `deltatune compare` wrote (out/.../runs/NAME).",
         )
-    require_unchanged(folder, ("result.json", "recipe.yaml"), remedy=CHANGED)
+    require_unchanged(folder, DECIDES, remedy=CHANGED)
     if result["status"] != "done":
         raise AdapterError(
             f"the run in '{folder}' did not finish.",
