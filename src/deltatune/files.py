@@ -225,7 +225,7 @@ def sealed(value: dict[str, Any]) -> dict[str, Any]:
     return {**value, CHECKSUM: _digest(value)}
 
 
-def is_intact(value: dict[str, Any]) -> bool | None:
+def is_intact(value: Mapping[str, Any]) -> bool | None:
     """Whether an object that was sealed is as it was; None for one that has no checksum."""
     if CHECKSUM not in value:
         return None

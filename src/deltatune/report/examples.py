@@ -47,7 +47,7 @@ def examples(comparison: Comparison) -> list[Example]:
     if not methods:
         return []
     # By id, so that a row whose line one run has lost has no answer of it, and the others keep theirs.
-    ids = list(max((method.runs[0].predictions() for method in methods), key=len))
+    ids = max((list(method.runs[0].predictions()) for method in methods), key=len)
     chosen = [ids[position] for position in _evenly(len(ids), EXAMPLES)]
     found: dict[str, Example] = {}
     for method in methods:
