@@ -275,6 +275,8 @@ def test_targets_that_the_tokenizer_cannot_write_are_counted_and_shown(task: str
     assert "row 5: '<unk> a'" in special
     assert "1 of 5 training inputs have characters" in inputs
     fidelity.require_writable(2)
+    long = encoder.encode([row("a", "a b " * 30 + "{ a")]).report.fidelity.unknown_targets.example
+    assert long == "row 7: '...b a b a b { a' comes out as '...b a b a b a'"
     with pytest.raises(DataError, match=r"1 of 1 training targets .* row 2: .*use a model|byte-level"):
         fidelity.require_writable(1)
 

@@ -64,9 +64,9 @@ class Fidelity:
             self.special_targets.add(row, _excerpt(text))
         came = tokens.decode(ids)
         if tokens.unknown(ids, text):
-            self.unknown_targets.add(row, f"{_excerpt(text)} comes out as {_excerpt(came)}")
+            self.unknown_targets.add(row, _beside(text, came))
         elif not cut and _altered(written, came):
-            self.altered_targets.add(row, f"{_excerpt(text)} comes out as {_excerpt(came)}")
+            self.altered_targets.add(row, _beside(text, came))
 
     def warnings(self, rows: int, part: str, tokens: str = "") -> list[str]:
         """What a person should know.
@@ -122,6 +122,15 @@ class Fidelity:
 def _altered(text: str, came: str) -> bool:
     """Whether more is lost than blanks: other characters, or breaks of lines and columns."""
     return text.split() != came.split() or any(text.strip().count(c) > came.count(c) for c in "\n\t")
+
+
+def _beside(text: str, came: str) -> str:
+    """Both texts where they begin to differ."""
+    pairs = enumerate(zip(text, came, strict=False))
+    same = next((place for place, (wanted, got) in pairs if wanted != got), min(len(text), len(came)))
+    start = 0 if same < _SHOWN // 2 else same - _SHOWN // 4
+    cut = "..." if start else ""
+    return f"{_excerpt(cut + text[start:])} comes out as {_excerpt(cut + came[start:])}"
 
 
 def _excerpt(text: str) -> str:
