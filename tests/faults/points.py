@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import importlib
 import json
 import os
 import resource
@@ -138,8 +139,15 @@ def serve(log: str) -> None:
     import deltatune.compare.runner
     import deltatune.runs  # noqa: F401
 
-    with contextlib.suppress(ImportError):
-        import optuna  # noqa: F401
+    # What commands import on their way: each process would do so again.
+    for name in (
+        "optuna.storages._rdb.storage", "accelerate", "sacrebleu", "rouge_score.rouge_scorer",
+        "torch._dynamo", "transformers.models.auto.modeling_auto",
+        "transformers.models.t5.modeling_t5",
+        "transformers.models.t5.tokenization_t5", "deltatune.report.html",
+    ):  # fmt: skip
+        with contextlib.suppress(ImportError):
+            importlib.import_module(name)
     for line in sys.stdin:
         counted = os.memfd_create("changes")
         process = os.fork()

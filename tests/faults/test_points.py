@@ -162,9 +162,9 @@ FULL = What(1, full=True)
 TERM, HUP, INT = (What(1, signum) for signum in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT))
 
 
-@pytest.mark.parametrize(("name", "most"), [("train", 8), ("merge", 6), ("compare", 3)])
+@pytest.mark.parametrize(("name", "most"), [("train", 4), ("merge", 4), ("compare", 1)])
 def test_some_changes(scenarios: dict[str, Scenario], tmp_path: Path, name: str, most: int) -> None:
-    assert sweep(scenarios[name], tmp_path, [KILLED, FULL, TERM], most) > most // 2
+    assert sweep(scenarios[name], tmp_path, [KILLED, FULL, TERM], most) >= most // 2
 
 
 @pytest.mark.slow
