@@ -2,13 +2,15 @@ from __future__ import annotations
 
 import re
 import time
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from deltatune.data import flatten_table
-from deltatune.data.tables import LISTS, TABLES, parse_delimited
+from deltatune.data.readers import read_csv
+from deltatune.data.tables import LISTS, TABLES, parse_delimited, parse_rows_apart
 from deltatune.errors import DataError
 
 NAMES = st.lists(st.text("abcxyz ", min_size=1, max_size=6).filter(str.strip), min_size=1, max_size=4)
@@ -126,3 +128,34 @@ def test_delimited_text_keeps_line_numbers_and_quoted_breaks() -> None:
     header, rows = parse_delimited('a,b\n\n"1\n2",3\n4,5\n', ",", "x.csv")
     assert header == ["a", "b"]
     assert rows == [(4, ["1\n2", "3"]), (5, ["4", "5"])]
+
+
+def test_rows_of_blank_cells_are_what_a_spreadsheet_leaves(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("text;title\r\na;b\r\n;\r\n ; \r\n", encoding="utf-8")
+    assert [record.columns for record in read_csv(str(tmp_path / "a.csv")).parts["all"]] == [
+        {"text": "a", "title": "b"}
+    ]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '"sep=;"\ntext;title\na, b;c\n',
+        '"text", "title"\n"a, b", "c"\n',
+        'text, "title"\n"a, b", "c"\n',
+    ],
+)
+def test_ways_of_writing_a_table(text: str) -> None:
+    header, rows = parse_delimited(text, LISTS, "a.csv")
+    assert header == ["text", "title"]
+    assert [cells for _, cells in rows] == [["a, b", "c"]]
+
+
+def test_spaces_stay_where_no_quotes_follow_them() -> None:
+    assert parse_delimited("a,b\n1, 2\n", LISTS, "a.csv")[1] == [(2, ["1", " 2"])]
+
+
+def test_faults_stand_in_the_places_of_their_rows() -> None:
+    rows = list(parse_rows_apart('a;b\n1;2\n3\n"x"y;4\n5;6\n', LISTS, "a.csv"))
+    assert [isinstance(row, DataError) for row in rows] == [False, True, True, False]
+    assert rows[3] == {"a": "5", "b": "6"}

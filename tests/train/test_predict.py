@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
 import io
 import json
 import sys
@@ -15,6 +17,7 @@ from PIL import Image
 from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
 
 from deltatune.cli.commands.train import _lines
+from deltatune.data.readers import Writing
 from deltatune.errors import DataError
 from deltatune.evaluate import probabilities
 from deltatune.recipe import Recipe, parse_recipe
@@ -127,6 +130,57 @@ def test_columns_fill_the_template_and_the_id_is_the_rows_own(
     assert records[1]["input"] == f"row 1: 1 of the {WORDS[1]}"
 
 
+def test_files_are_read_as_those_of_training(texts: Path, tmp_path: Path, command: Callable) -> None:
+    quoted = "id\ttext\n" + "".join(f'row {n}\t{n}" of the "{WORDS[n]}\n' for n in range(3))
+    records = [{"id": f"row {n}", "text": f'{n}" of the "{WORDS[n]}'} for n in range(3)]
+    table = "sep=;\r\nid;text\r\n" + "".join(f'row {n};"{n}"" of the ""{WORDS[n]}"\r\n' for n in range(3))
+    lines = "".join(json.dumps(record) + "\n" for record in records)
+    files = {
+        "a.tsv": quoted.encode(),
+        "b.tsv": quoted.encode("utf-16"),
+        "a.csv.gz": gzip.compress(table.encode("utf-8-sig")),
+        "a.jsonl.bz2": bz2.compress(lines.encode()),
+        "a.json": lines.encode(),
+        "b.json": json.dumps({"rows": records}).encode(),
+        "c.json": json.dumps(records, indent=1).encode("utf-16"),
+        "c.jsonl": "".join(json.dumps(record, indent=1) + "\n" for record in records).encode(),
+        "a.txt": lines.encode("utf-16"),
+    }
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content)
+        made = list(predict(texts, tmp_path / name))
+        assert [each.input for each in made] == [f"{each['id']}: {each['text']}" for each in records], name
+
+
+def test_the_encoding_and_delimiter_of_training_are_tried(tmp_path: Path) -> None:
+    content = "id^text\n1^Straße; schön\n"
+    for encoding in ("cp1252", "utf-8", "utf-16"):
+        (tmp_path / "a.csv").write_bytes(content.encode(encoding))
+        rows = list(read_inputs(tmp_path / "a.csv", Writing("^", "cp1252")))
+        assert rows == [{"id": "1", "text": "Straße; schön"}]
+    (tmp_path / "b.csv").write_text("id;text\n1;a^b\n", encoding="utf-8")
+    assert list(read_inputs(tmp_path / "b.csv", Writing("^", "cp1252"))) == [{"id": "1", "text": "a^b"}]
+
+
+def test_what_is_no_text_is_refused_whole(tmp_path: Path) -> None:
+    files = {"a.csv": b"PK\x03\x04...", "a.txt": b"PAR1...", "b.csv": b"id,text,id\n1,a,1\n"}
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(DataError):
+            list(read_inputs(tmp_path / name))
+
+
+def test_archives_of_images_are_predicted_for(pictures: Path, tmp_path: Path) -> None:
+    shades = np.array([10, 240, 30], np.uint8)
+    images = np.broadcast_to(shades[:, None, None, None], (3, 8, 8, 3))
+    np.savez(tmp_path / "new.npz", images=images, labels=np.array([0, 1, 0]))
+    for number, shade in enumerate(shades):
+        Image.fromarray(np.full((8, 8, 3), shade, np.uint8)).save(tmp_path / f"{number}.png")
+    packed = predict(pictures, tmp_path / "new.npz")
+    single = predict(pictures, [tmp_path / f"{number}.png" for number in range(3)])
+    assert [each.probabilities for each in packed] == [each.probabilities for each in single]
+
+
 BROKEN = {
     "a.jsonl": ('{"text": "a"}\n{oops\n[1]\n{"txt": "a"}\n{"text": "a\\ud800"}\n"b"\n', [0, 1, 1, 1, 1, 0]),
     "a.csv": ("id,text\n0,a\n1,a,b\n2,c\n", [0, 1, 0]),
@@ -197,8 +251,8 @@ def test_a_file_that_cannot_be_read_at_all(plain: Path, tmp_path: Path, command:
     (tmp_path / "a.json").write_text('{"text": "a"}')
     for name, words in (
         ("missing.txt", "no such file"),
-        ("a.json", "not a list"),
-        ("plain", "is a directory"),
+        ("a.json", "Give a list of objects"),
+        ("plain", "is a folder"),
     ):
         done = command("predict", plain, "--file", tmp_path / name)
         assert (done.code, done.out) == (2, "")

@@ -49,13 +49,17 @@ class _Stream(Protocol):
     def close(self) -> None: ...
 
 
-def read_text(path: Path, encoding: str | None = None, otherwise: Sequence[str] = ()) -> str:
+def read_text(
+    path: Path, encoding: str | None = None, otherwise: Sequence[str] = (), errors: str = "strict"
+) -> str:
     """Read a text file; gzip, bzip2, xz and Zstandard are unpacked.
 
     Args:
         path: The file.
         encoding: Its encoding; None: what its byte order mark tells, else UTF-8.
         otherwise: Encodings to try where it is not text in UTF-8.
+        errors: What becomes of bytes that are text in none of these; `surrogateescape` keeps them, as halves
+            of characters, for those who say what is wrong line by line.
 
     Raises:
         DataError: The file is missing, is not text in these encodings, or is empty.
@@ -67,7 +71,8 @@ def read_text(path: Path, encoding: str | None = None, otherwise: Sequence[str] 
                 f"is no text but {what}.", field=str(path), remedy="Save it as text, or set data.format."
             )
     marked = next((name for mark, name in _MARKS.items() if content.startswith(mark)), None)
-    text = _decode(content, [encoding or marked or "utf-8", *(() if encoding or marked else otherwise)], path)
+    encodings = [encoding or marked or "utf-8", *(() if encoding or marked else otherwise)]
+    text = _decode(content, encodings, path, errors)
     text = text.removeprefix("\ufeff")
     if not text.strip():
         raise DataError("is empty.", field=str(path), remedy="Give a file with rows.")
@@ -75,18 +80,21 @@ def read_text(path: Path, encoding: str | None = None, otherwise: Sequence[str] 
         raise DataError(
             "holds a zero byte beside each letter, as UTF-16 does, and no mark that says so.",
             field=str(path),
-            remedy="Set data.encoding to utf-16-le or utf-16-be.",
+            remedy="Set data.encoding to utf-16-le or utf-16-be, or save the file as UTF-8.",
         )
     return text
 
 
-def _decode(content: bytes, encodings: Sequence[str], path: Path) -> str:
+def _decode(content: bytes, encodings: Sequence[str], path: Path, errors: str) -> str:
     for encoding in encodings:
         try:
             return content.decode(encoding)
         except UnicodeError as error:
             place = error.start if isinstance(error, UnicodeDecodeError) else 0
             reason = error
+    if errors != "strict":
+        with contextlib.suppress(UnicodeError):  # UTF-16 and its like cannot keep broken bytes
+            return content.decode(encodings[0], errors)
     line = content[:place].count(b"\n") + 1
     byte = content[place : place + 1]
     western = byte.decode("cp1252", "replace")

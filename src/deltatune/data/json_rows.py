@@ -64,6 +64,40 @@ def parse_rows(text: str, name: str, *, lines: bool) -> Table:
     return Table({part: _records(items, part, name) for part, items in parts.items()})
 
 
+def parse_items(text: str, name: str, *, lines: bool) -> list[Any]:
+    """Parse what `parse_rows` does where any value may be a row, and a broken line is one row.
+
+    Args:
+        text: The whole file.
+        name: The file's name, for messages.
+        lines: As of `parse_rows`; and whether a first line that is broken may be a row.
+
+    Returns:
+        The values, with what is wrong with a line (DataError) in its place.
+
+    Raises:
+        DataError: It is not JSON, or in none of these shapes.
+    """
+    try:
+        values = [value for _, value in _values(text, name)]
+    except DataError:
+        if not lines and not _is_whole(text.lstrip().partition("\n")[0]):
+            raise
+        return list(_line_items(text, name))
+    if len(values) > 1 or (lines and not isinstance(values[0], list)):
+        return values
+    parts = _parts(values[0], name) if isinstance(values[0], dict) else {"all": values[0]}
+    return [item for items in parts.values() for item in _listed(items, name)]
+
+
+def _line_items(text: str, name: str) -> Iterator[Any]:
+    for where, line in _lines(text, name):
+        try:
+            yield _line_value(line, where)
+        except DataError as error:
+            yield error
+
+
 def _is_whole(line: str) -> bool:
     try:
         return isinstance(_DECODER.decode(line), dict)
@@ -74,13 +108,21 @@ def _is_whole(line: str) -> bool:
 
 
 def _line_records(text: str, name: str) -> Iterator[Record]:
+    for where, line in _lines(text, name):
+        yield Record(where, _row(_line_value(line, where), where))
+
+
+def _lines(text: str, name: str) -> Iterator[tuple[str, str]]:
     for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
-            where = f"{name}, line {number}"
-            value, end = _decode(line, len(line) - len(line.lstrip()), where)
-            if line[end:].strip():
-                raise _invalid("Extra data", end + 1, where)
-            yield Record(where, _row(value, where))
+            yield f"{name}, line {number}", line
+
+
+def _line_value(line: str, where: str) -> Any:
+    value, end = _decode(line, len(line) - len(line.lstrip()), where)
+    if line[end:].strip():
+        raise _invalid("Extra data", end + 1, where)
+    return value
 
 
 def _values(text: str, name: str) -> Iterator[tuple[str, Any]]:
@@ -137,15 +179,21 @@ def _parts(content: dict[str, Any], name: str) -> dict[str, Any]:
     raise DataError(
         f"is an object with the keys {', '.join(map(repr, list(content)[:8]))}.",
         field=name,
-        remedy="Give a list of objects, or an object with the lists train, validation and test.",
+        remedy="Give a list of objects (of pandas: orient='records'), or an object with the lists train, "
+        "validation and test.",
     )
 
 
 def _records(items: Any, part: str, name: str) -> list[Record]:
-    if not isinstance(items, list):
-        raise DataError("is not a list of objects.", field=name, remedy="Write [{...}, {...}].")
+    items = _listed(items, name)
     wheres = [f"{name}, item {number} of {part}" for number in range(len(items))]
     return [Record(where, _row(item, where)) for where, item in zip(wheres, items, strict=True)]
+
+
+def _listed(items: Any, name: str) -> list[Any]:
+    if not isinstance(items, list):
+        raise DataError("is not a list of objects.", field=name, remedy="Write [{...}, {...}].")
+    return items
 
 
 def _row(value: Any, where: str) -> dict[str, Any]:
@@ -155,11 +203,11 @@ def _row(value: Any, where: str) -> dict[str, Any]:
             field=where,
             remedy='Write {"column": "value", ...}.',
         )
-    _check_content(value, where)
+    check_content(value, where)
     return value
 
 
-def _check_content(row: dict[str, Any], where: str) -> None:
+def check_content(row: dict[str, Any], where: str) -> None:
     """Refuse what is nested too deeply, and halves of surrogate pairs: no tokenizer and no file holds them.
 
     Raises:

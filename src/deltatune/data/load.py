@@ -182,7 +182,8 @@ def _complete(parts: dict[str, list[Row]], spec: DataSpec, task: str) -> dict[st
     for part, share in shares.items():
         if share and not taken[part] and rows:
             raise DataError(
-                f"({share}) leaves no {part} rows: a row of each class must stay for training.",
+                f"({share}) leaves no {part} rows: a row{' of each class' if classes else ''} must stay for "
+                "training.",
                 field=f"data.split.{part}",
                 remedy="Add rows, or give the part a file of its own.",
             )

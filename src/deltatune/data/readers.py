@@ -104,7 +104,9 @@ def read_tsv(source: str, writing: Writing = PLAIN) -> Table:
 
 def _read_delimited(path: Path, writing: Writing, candidates: str) -> Table:
     text = read_text(path, writing.encoding)
-    header, rows = parse_delimited(text, writing.delimiter or candidates, path.name)
+    header, parsed = parse_delimited(text, writing.delimiter or candidates, path.name)
+    # Spreadsheets write rows of blank cells where cells once were.
+    rows = [(line, cells) for line, cells in parsed if len(cells) == 1 or any(map(str.strip, cells))]
     return Table(
         {
             "all": [
@@ -136,7 +138,11 @@ def read_sentence_label(source: str, writing: Writing = PLAIN) -> Table:
         sentence, at, label = line.rpartition("@")
         where = f"{path.name}, line {number}"
         if not at or not label.strip():
-            raise DataError("has no label after an '@'.", field=where, remedy="Write sentence@label.")
+            raise DataError(
+                "has no label after an '@'.",
+                field=where,
+                remedy="Write sentence@label; if the file is a table, set data.format to csv or tsv.",
+            )
         records.append(Record(where, {"sentence": sentence.strip(), "label": label.strip()}))
     return Table({"all": records}, input="sentence", target="label")
 

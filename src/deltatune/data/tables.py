@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import re
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -22,7 +23,7 @@ LISTS = ",;\t|"
 """Delimiters that a CSV file may have, the likeliest first."""
 TABLES = "#\t;|,"
 """Those of a folder of tables; `#` is that of TabFact's. The comma is last, since it is also in prose."""
-_SEPARATOR = re.compile(r"sep=(.)\r?\n", re.IGNORECASE)
+_SEPARATOR = re.compile(r'(?P<quote>"?)sep=(?P<delimiter>.)(?P=quote)\r?\n', re.IGNORECASE)
 """The first line by which spreadsheets tell each other the delimiter."""
 
 
@@ -60,6 +61,8 @@ def flatten_table(header: Sequence[str], rows: Sequence[Sequence[str]], max_rows
 class _Reading:
     """Delimited text as one dialect reads it, up to the first row that does not fit."""
 
+    delimiter: str
+    quoting: Literal[0, 3]
     header: list[str] = field(default_factory=list)
     rows: list[tuple[int, list[str]]] = field(default_factory=list)
     """Line number and cells."""
@@ -87,19 +90,8 @@ def parse_delimited(
     Raises:
         DataError: A row has more or fewer cells than the header, a name stands twice, or a quote is open.
     """
-    csv.field_size_limit(sys.maxsize)
-    skipped = 0
-    if told := _SEPARATOR.match(text):
-        text, candidates, skipped = text[told.end() :], told[1], 1
-    first = text.lstrip().split("\n", 1)[0]
-    others = [delimiter for delimiter in candidates[1:] if delimiter in first]
-    readings = [_read(text, delimiter, where, skipped) for delimiter in (candidates[0], *others)]
-    splitting = [reading for reading in readings if len(reading.header) > 1]
-    whole = [reading for reading in splitting if reading.fault is None]
-    if whole:
-        best = max(whole, key=lambda reading: len(reading.header))
-    else:
-        best = max(splitting, key=lambda reading: len(reading.rows), default=readings[0])
+    text, candidates, skipped = _told(text, candidates)
+    best = _best(text, candidates, where, skipped)
     if best.fault is not None:
         raise best.fault
     if unique_names:
@@ -107,41 +99,101 @@ def parse_delimited(
     return best.header, best.rows
 
 
+def parse_rows_apart(text: str, candidates: str, where: str) -> Iterator[dict[str, str] | DataError]:
+    """Parse delimited text as `parse_delimited` does, with what is wrong with a row in the row's place.
+
+    Yields:
+        The cells by column name; or the error.
+
+    Raises:
+        DataError: The header is not valid, or a name stands in it twice.
+    """
+    text, candidates, skipped = _told(text, candidates)
+    best = _best(text, candidates, where, skipped)
+    if not best.header and best.fault is not None:
+        raise best.fault
+    _check_names(best.header, where, skipped + 1)
+    for _, cells in itertools.islice(_parse(text, best, where, skipped), 1, None):
+        yield cells if isinstance(cells, DataError) else dict(zip(best.header, cells, strict=True))
+
+
+def _told(text: str, candidates: str) -> tuple[str, str, int]:
+    """The text without a first line that tells its delimiter; the candidates; how many lines are left out."""
+    if told := _SEPARATOR.match(text):
+        return text[told.end() :], told["delimiter"], 1
+    return text, candidates, 0
+
+
+def _best(text: str, candidates: str, where: str, skipped: int) -> _Reading:
+    """The reading of the likeliest dialect."""
+    first = text.lstrip().split("\n", 1)[0]
+    others = [delimiter for delimiter in candidates[1:] if delimiter in first]
+    readings = [_read(text, delimiter, where, skipped) for delimiter in (candidates[0], *others)]
+    splitting = [reading for reading in readings if len(reading.header) > 1]
+    whole = [reading for reading in splitting if reading.fault is None]
+    if whole:
+        return max(whole, key=lambda reading: len(reading.header))
+    return max(splitting, key=lambda reading: len(reading.rows), default=readings[0])
+
+
 def _read(text: str, delimiter: str, where: str, skipped: int) -> _Reading:
-    quoted = _parse(text, delimiter, where, skipped, csv.QUOTE_MINIMAL)
+    quoted = _filled(_Reading(delimiter, csv.QUOTE_MINIMAL), text, where, skipped)
     if delimiter != "\t" or '"' not in text:
         return quoted
-    literal = _parse(text, delimiter, where, skipped, csv.QUOTE_NONE)
+    literal = _filled(_Reading(delimiter, csv.QUOTE_NONE), text, where, skipped)
     return literal if literal.fault is None and not _encloses(literal) else quoted
 
 
-def _parse(text: str, delimiter: str, where: str, skipped: int, quoting: Literal[0, 3]) -> _Reading:
-    reading = _Reading()
+def _filled(reading: _Reading, text: str, where: str, skipped: int) -> _Reading:
+    for line, cells in _parse(text, reading, where, skipped):
+        if isinstance(cells, DataError):
+            reading.fault = cells
+            break
+        if not reading.header:
+            reading.header = [cell.strip() for cell in cells]
+        else:
+            reading.rows.append((line, cells))
+    return reading
+
+
+def _parse(
+    text: str, dialect: _Reading, where: str, skipped: int
+) -> Iterator[tuple[int, list[str] | DataError]]:
+    """The header and the rows, each with its line number; an error in the place of one that does not fit."""
+    csv.field_size_limit(sys.maxsize)
     # newline="": lines end with what ends lines in files, and not with U+2028 or a form feed.
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, quoting=quoting, strict=True)
-    try:
-        for cells in reader:
+    stream = io.StringIO(text, newline="")
+    start = text.lstrip().split("\n", 1)[0]
+    spaced = f'{dialect.delimiter} "' in start  # as programs write who put a space after each comma
+    reader = csv.reader(
+        stream,
+        delimiter=dialect.delimiter,
+        quoting=dialect.quoting,
+        skipinitialspace=spaced,
+        strict=True,
+    )
+    columns = 0
+    while True:
+        try:
+            cells = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            fault = f"is not valid ({error}).", "Check its quotes."
+        else:
             if not cells:
                 continue
-            if not reading.header:
-                reading.header = [cell.strip() for cell in cells]
-            elif len(cells) != len(reading.header):
-                reading.fault = DataError(
-                    f"has {len(cells)} cells, but the header names {len(reading.header)} columns, by the "
-                    f"delimiter {delimiter!r}.",
-                    field=f"{where}, line {reader.line_num + skipped}",
-                    remedy="Quote cells that contain the delimiter, complete the row, or set data.delimiter.",
-                )
-                return reading
-            else:
-                reading.rows.append((reader.line_num + skipped, cells))
-    except csv.Error as error:
-        reading.fault = DataError(
-            f"is not valid ({error}).",
-            field=f"{where}, line {reader.line_num + skipped}",
-            remedy="Check its quotes.",
-        )
-    return reading
+            columns = columns or len(cells)
+            if len(cells) == columns:
+                yield reader.line_num + skipped, cells
+                continue
+            fault = (
+                f"has {len(cells)} cells, but the header names {columns} column{'s' if columns > 1 else ''}, "
+                f"by the delimiter {dialect.delimiter!r}.",
+                "Quote cells that contain the delimiter, complete the row, or set data.delimiter.",
+            )
+        line = reader.line_num + skipped
+        yield line, DataError(fault[0], field=f"{where}, line {line}", remedy=fault[1])
 
 
 def _encloses(literal: _Reading) -> bool:

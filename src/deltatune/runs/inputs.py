@@ -1,30 +1,34 @@
-"""What `predict` is given: a file of rows, a folder of images, lines of text. A broken row stays one row."""
+"""What `predict` is given: a file of rows, a folder of images, lines of text. A broken row stays one row.
+
+Files are read by the readers of training data: what could be trained on can be predicted for.
+"""
 
 from __future__ import annotations
 
-import csv
-import json
-import sys
+import io
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
+from deltatune.data.files import check_file, read_text
 from deltatune.data.images import SUFFIXES, prediction_images
+from deltatune.data.json_rows import check_content, parse_items
+from deltatune.data.readers import PLAIN, Writing, find_format, read_source
+from deltatune.data.tables import LISTS, parse_rows_apart
 from deltatune.errors import DataError
+from deltatune.recipe.rules import format_by_name
 
 Asked = str | Path | Mapping[str, Any] | DataError
 """An input: a text, an image file, a row's columns; or what is wrong with it."""
 
-FORMATS = "JSON lines (.jsonl), JSON (.json), CSV or TSV with a header, or text, one input a line"
-_DELIMITERS = ",;\t|"
 
-
-def named_inputs(path: Path, *, images: bool) -> Iterator[tuple[str, Asked]]:
+def named_inputs(path: Path, *, images: bool, writing: Writing = PLAIN) -> Iterator[tuple[str, Asked]]:
     """The inputs of a file, numbered from 0; or those of a folder of images, by their paths in it.
 
     Args:
         path: The file or folder.
         images: Whether the model reads images. A file may then be one as well.
+        writing: As of `read_inputs`.
 
     Raises:
         DataError: As for `read_inputs`.
@@ -32,33 +36,45 @@ def named_inputs(path: Path, *, images: bool) -> Iterator[tuple[str, Asked]]:
     if images and (path.is_dir() or path.suffix.lower() in SUFFIXES):
         yield from prediction_images(path)
         return
-    for number, value in enumerate(read_inputs(path)):
+    for number, value in enumerate(read_inputs(path, writing)):
         yield str(number), value
 
 
-def read_inputs(path: Path) -> Iterator[Asked]:
-    """Read inputs from a file, in the format that its suffix tells.
+def read_inputs(path: Path, writing: Writing = PLAIN) -> Iterator[Asked]:
+    """Read inputs from a file, in the format that its suffix tells; without one, each line is a text.
+
+    Args:
+        path: The file; or a folder of tables with its index.
+        writing: How the training data were written. The delimiter and the encoding are tried as well: a file
+            may be written alike or not.
 
     Raises:
         DataError: Nothing of it can be read. What is wrong with a single row is yielded in its place.
     """
-    suffix = path.suffix.lower()
-    try:
-        if suffix == ".json":
-            yield from _items(path)
-        else:
-            with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="\n") as handle:
-                if suffix in (".csv", ".tsv"):
-                    yield from _delimited(handle, "\t" if suffix == ".tsv" else None)
-                elif suffix in (".jsonl", ".ndjson"):
-                    yield from (_parsed(line) for line in lines(handle) if line != "")
-                else:
-                    yield from lines(handle)
-    except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise DataError(
-            f"cannot read '{path}': {reason}.", field="--file", remedy=f"Give {FORMATS}."
-        ) from error
+    kind = "table-folder" if path.is_dir() else format_by_name(path.name)
+    if kind in ("parquet", "npz", "table-folder"):
+        if kind == "table-folder" and find_format(str(path), "auto") != kind:
+            check_file(path)
+        for records in read_source(str(path), kind, writing).parts.values():
+            yield from (record.columns for record in records)
+        return
+    otherwise = () if writing.encoding is None else (writing.encoding,)
+    text = read_text(path, otherwise=otherwise, errors="surrogateescape")
+    if kind in ("csv", "tsv"):
+        known = "\t" if kind == "tsv" else LISTS
+        candidates = "".join(dict.fromkeys((writing.delimiter or "") + known))
+        _check_header(text, path)
+        yield from map(_asked, parse_rows_apart(text, candidates, path.name))
+    elif kind in ("json", "jsonl"):
+        yield from map(_asked, parse_items(text, path.name, lines=kind == "jsonl"))
+    else:
+        yield from lines(io.StringIO(text, newline="\n"))
+
+
+def _check_header(text: str, path: Path) -> None:
+    """Names of columns that are no text would be missed by every row."""
+    if (error := _broken_text(text.partition("\n")[0])) is not None:
+        raise DataError(f"the header cannot be read: {error.what}", field=str(path), remedy=error.remedy)
 
 
 def lines(handle: Iterable[str]) -> Iterator[str | DataError]:
@@ -81,67 +97,22 @@ def _broken_text(text: str) -> DataError | None:
     )
 
 
-def _parsed(line: str | DataError) -> Asked:
-    """A line of JSON: an object with the columns, or a text."""
-    if isinstance(line, DataError):
-        return line
-    try:
-        return _asked(json.loads(line))
-    except (ValueError, RecursionError) as error:
-        reason = getattr(error, "msg", None) or "nested too deeply, or a number too long"
-        return DataError(f"it is not valid JSON ({reason}).", remedy="Mend or remove the line.")
-
-
 def _asked(value: Any) -> Asked:
+    """A row: its columns, or a text; or what is wrong with it."""
+    if isinstance(value, DataError):
+        return value
     if isinstance(value, str):
         return _broken_text(value) or value
     if isinstance(value, dict):
         texts = [text for pair in value.items() for text in pair if isinstance(text, str)]
-        return next((error for text in texts if (error := _broken_text(text))), value)
+        if broken := next((error for text in texts if (error := _broken_text(text))), None):
+            return broken
+        try:
+            check_content(value, "the row")
+        except DataError as error:
+            return error
+        return value
     return DataError(
         f"it is a JSON {type(value).__name__}, not a text or an object with columns.",
         remedy='Write "text" or {"column": "value", ...}.',
     )
-
-
-def _items(path: Path) -> Iterator[Asked]:
-    """The items of a JSON file that holds one list."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"'{path}' is not valid JSON ({error}).", field="--file") from error
-    if not isinstance(content, list):
-        raise DataError(
-            f"'{path}' holds a JSON {type(content).__name__}, not a list.",
-            field="--file",
-            remedy="Write [{...}, {...}], or JSON lines in a file .jsonl.",
-        )
-    yield from map(_asked, content)
-
-
-def _delimited(handle: TextIO, delimiter: str | None) -> Iterator[Asked]:
-    """The rows of a table with a header, by column."""
-    first = handle.readline()
-    handle.seek(0)
-    if (error := _broken_text(first)) is not None:
-        raise DataError(f"the header cannot be read: {error.what}", field="--file", remedy=error.remedy)
-    csv.field_size_limit(sys.maxsize)
-    reader = csv.reader(handle, delimiter=delimiter or max(_DELIMITERS, key=first.count), strict=True)
-    header: list[str] = []
-    while True:
-        try:
-            cells = next(reader)
-        except StopIteration:
-            return
-        except csv.Error as fault:
-            yield DataError(f"line {reader.line_num} is not valid ({fault}).", remedy="Mend its quotes.")
-            continue
-        if not header:
-            header = cells
-        elif cells and len(cells) != len(header):
-            yield DataError(
-                f"line {reader.line_num} has {len(cells)} cells, and the header has {len(header)}.",
-                remedy="Put quotes around cells that hold the delimiter.",
-            )
-        elif cells:
-            yield _asked(dict(zip(header, cells, strict=True)))

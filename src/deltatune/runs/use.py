@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from deltatune.core.observer import Observer, Silent
+from deltatune.data.cells import is_image
 from deltatune.data.encode import Encoded
 from deltatune.data.load import load_data, prompt_row
+from deltatune.data.readers import Writing
 from deltatune.data.rows import Row
 from deltatune.errors import DataError
 from deltatune.evaluate import Prediction, classify, evaluate, generate, probabilities
@@ -117,7 +119,9 @@ def predict(
     loaded = load_run(folder, trust_remote_code=trust_remote_code)
     named: Iterator[tuple[str, Asked]]
     if isinstance(inputs, Path):
-        named = named_inputs(inputs, images=loaded.recipe.task == "image-classification")
+        spec = loaded.recipe.data
+        writing = Writing(spec.delimiter, spec.encoding)
+        named = named_inputs(inputs, images=loaded.recipe.task == "image-classification", writing=writing)
     else:
         named = ((str(number), value) for number, value in enumerate(inputs))
     while chunk := list(itertools.islice(named, BATCH)):
@@ -140,7 +144,7 @@ def _row(recipe: Recipe, row_id: str, value: Asked) -> Row | Failed:
         columns = _columns(value, recipe)
         if isinstance(columns, Mapping):
             row_id = str(columns.get(recipe.data.columns.id or "", row_id))
-            if recipe.task == "image-classification":
+            if recipe.task == "image-classification" and not any(map(is_image, columns.values())):
                 columns = _image(columns, recipe.data)
         return prompt_row(columns, recipe.data, recipe.task, row_id)
     except DataError as error:
