@@ -11,25 +11,30 @@ leaderboard:
 - coverage of one system's score, and of the difference between two unequal systems, by the 95 % intervals.
 
 With seeds, a system is a draw of runs: each seed shifts the scores of all examples alike, and adds noise of
-its own to each.
+its own to each. Comparisons of several entries with seeds are judged in two ways: with the spread of seeds
+pooled over entries, as deltatune does, and with that of each entry alone (Welch's degrees of freedom), as it
+did at first. So are rows of which several have one input: drawn by input, and one by one.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from deltatune.compare.sample import Sample, corpus_sample, row_sample
-from deltatune.compare.statistics import bootstrap_interval, paired_bootstrap
+from deltatune.compare.statistics import _Draws, bootstrap_interval, holm, paired_bootstrap
 
 Random = np.random.Generator
 POPULATION = 4000
+GAIN = 0.4  # of the better entry: four to eight times the spread of seeds
 
 
 @dataclass(frozen=True)
@@ -58,7 +63,7 @@ class Population:
         if alike:
             swap = random.integers(0, 2, (1, examples, 1)).astype(bool)
             a, b = np.where(swap, b, a), np.where(swap, a, b)
-        return tuple(Sample(v, self.better.score, self.better.low, self.better.high) for v in (a, b))
+        return replace(self.better, values=a), replace(self.better, values=b)
 
 
 def graded(random: Random) -> Population:
@@ -183,6 +188,113 @@ def simulate_seeds(seeds: int, spread: float, examples: int, trials: int, resamp
     return Outcome(name, examples, trials, alarms / trials, hits / trials, hits_of_gap / trials)
 
 
+@dataclass(frozen=True)
+class Compared:
+    """Shares of the trials (alarms: any pair of equal entries told apart) or of the pairs within them."""
+
+    study: str
+    rule: str
+    trials: int
+    false_alarms: float
+    coverage: float
+    coverage_of_difference: float
+    found: float
+    """Of the pairs with the last entry, when that is better by `GAIN`."""
+
+
+class _Alone:
+    """The noise of seeds by each entry's own variance, as Student's t with Welch's degrees of freedom."""
+
+    def __init__(self, samples: Sequence[Sample], resamples: int) -> None:
+        self.parts = [float(sample.by_seed().var(ddof=1)) / sample.seeds for sample in samples]
+        self.freedom, self.resamples = samples[0].seeds - 1, resamples
+
+    def noise(self, methods: Sequence[int], seed: int) -> NDArray[np.float64]:
+        """Draws for one entry, or the difference of two."""
+        parts = np.array([self.parts[i] for i in methods])
+        freedom = parts.sum() ** 2 / (parts**2 / self.freedom).sum()
+        return np.sqrt(parts.sum()) * np.random.default_rng((seed, 2)).standard_t(freedom, self.resamples)
+
+
+def _judged(samples: Sequence[Sample], resamples: int, trial: int, *, pooled: bool) -> tuple[Any, ...]:
+    """Each entry's interval, the differences of all pairs, and which of these are no ties."""
+    pairs = list(combinations(range(len(samples)), 2))
+    resamples = max(resamples, 100 * len(pairs))  # as `pairwise` does
+    draws = _Draws(samples, resamples, trial)
+    if not pooled:
+        draws.spread = _Alone(samples, resamples)
+    found = draws.differences(pairs, 0.95)
+    apart = np.array(holm([each.p for each in found])) < 0.05
+    return draws.intervals(0.95), found, dict(zip(pairs, apart, strict=True))
+
+
+def simulate_entries(
+    seeds: int, spreads: Sequence[float], examples: int, trials: int, resamples: int
+) -> list[Compared]:
+    """Run a study of equal entries whose seeds' shifts have these standard deviations."""
+    entries = len(spreads)
+    kind = "equal" if len(set(spreads)) == 1 else "unequal"
+    outcomes = []
+    for rule in ("each alone", "pooled"):
+        random = np.random.default_rng(22)
+        alarms = hits = hits_of_gap = found = 0.0
+        for trial in range(trials):
+            ease = random.normal(0, 0.3, examples)
+            shifts = random.normal(0, 1, (entries, seeds, 1)) * np.asarray(spreads)[:, None, None]
+            values = 0.5 + ease + shifts + random.normal(0, 0.3, (entries, seeds, examples))
+            samples = [Sample.of(each) for each in values]
+            bounds, pairs, apart = _judged(samples, resamples, trial, pooled=rule == "pooled")
+            alarms += any(apart.values())
+            hits += float(np.mean([low <= 0.5 <= high for low, high in bounds]))
+            hits_of_gap += float(np.mean([each.low <= 0 <= each.high for each in pairs]))
+            if trial % 4 == 0:
+                samples[-1] = Sample.of(values[-1] + GAIN)
+                *_, apart = _judged(samples, resamples, trial, pooled=rule == "pooled")
+                with_last = [told for pair, told in apart.items() if entries - 1 in pair]
+                found += float(np.mean(with_last)) * 4
+        shares = (each / trials for each in (alarms, hits, hits_of_gap, found))
+        name = f"{entries} entries, {seeds} seeds, {kind} spread"
+        outcomes.append(Compared(name, rule, trials, *shares))
+    return outcomes
+
+
+def simulate_groups(rows: int, inputs: int, trials: int, resamples: int) -> list[Compared]:
+    """Run a study of two equal systems on rows of which several have one input.
+
+    How much better one system is on a row is half a matter of its input, half of its own.
+    """
+    outcomes = []
+    for rule in ("row by row", "by input"):
+        random = np.random.default_rng(23)
+        alarms = hits = hits_of_gap = found = 0.0
+        for trial in range(trials):
+            groups = np.concatenate([np.arange(inputs), random.integers(0, inputs, rows - inputs)])
+            shared = random.normal(0, 0.3, (2, inputs))[:, groups]
+            values = 0.5 + shared + random.normal(0, 0.5, (2, rows))
+            samples = [Sample.of(each) for each in values]
+            better = Sample.of(values[0] + GAIN / 2)
+            if rule == "by input":
+                numbers = [int(group) for group in groups]
+                samples, better = [each.grouped(numbers) for each in samples], better.grouped(numbers)
+            tested = paired_bootstrap(*samples, resamples=resamples, seed=trial)
+            low, high = bootstrap_interval(samples[0], resamples=resamples, seed=trial)
+            alarms += tested.p < 0.05
+            hits += low <= 0.5 <= high
+            hits_of_gap += tested.low <= 0 <= tested.high
+            found += paired_bootstrap(better, samples[1], resamples=resamples, seed=trial).p < 0.05
+        shares = (each / trials for each in (alarms, hits, hits_of_gap, found))
+        outcomes.append(Compared(f"{rows} rows of {inputs} inputs", rule, trials, *shares))
+    return outcomes
+
+
+def _studies_of_entries(asked: argparse.Namespace) -> Iterator[list[Compared]]:
+    for seeds in (2, 3, 5):
+        for entries in (2, 4, 8):
+            for spreads in ([0.05] * entries, [0.03, 0.1] * (entries // 2)):
+                yield simulate_entries(seeds, spreads, asked.examples, asked.trials, asked.resamples)
+    yield simulate_groups(893, 120, asked.trials, asked.resamples)
+
+
 def main() -> None:
     """Run every study and print what came out."""
     parser = argparse.ArgumentParser(
@@ -208,6 +320,15 @@ def main() -> None:
             f"{found.coverage_of_difference:>15.2%}",
             flush=True,
         )
+    print(f"\n{'study':<42}{'judged':<12}{'A/A alarms':>12}{'coverage':>10}{'of difference':>15}{'found':>8}")
+    for compared in () if asked.only else _studies_of_entries(asked):
+        for each in compared:
+            outcomes.append(asdict(each))
+            print(
+                f"{each.study:<42}{each.rule:<12}{each.false_alarms:>12.2%}{each.coverage:>10.2%}"
+                f"{each.coverage_of_difference:>15.2%}{each.found:>8.1%}",
+                flush=True,
+            )
     if asked.out:
         asked.out.write_text(json.dumps(outcomes, indent=2) + "\n", encoding="utf-8")
 

@@ -17,9 +17,9 @@ from deltatune.checkpoint.manifest import checksums, mark, require_own, vouch
 from deltatune.compare.attempt import Pick, run_folder
 from deltatune.compare.choice import Chosen, choose
 from deltatune.compare.comparable import require_comparable, require_same_data
-from deltatune.compare.sample import read_sample, row_ids
+from deltatune.compare.sample import read_sample, row_groups, row_ids
 from deltatune.compare.sound import require_same_inputs, require_sound
-from deltatune.compare.statistics import bootstrap_interval, pairwise, shared_ranks, tie_matrix
+from deltatune.compare.statistics import intervals, pairwise, shared_ranks, tie_matrix
 from deltatune.compare.together import attempt_all
 from deltatune.core.observer import Observer, Silent
 from deltatune.errors import DeltatuneError, RecipeError
@@ -206,8 +206,12 @@ def leaderboard(
         if name in results
     ]
     done = [row for row in rows if row["status"] == "done"]
+    groups = row_groups([out / row["runs"][0] / "predictions.jsonl" for row in done], ids)
     found = {row["name"]: row.pop("_sample") for row in done}
-    samples = {name: sample for name, sample in found.items() if sample is not None}
+    samples = {name: sample.grouped(groups) for name, sample in found.items() if sample is not None}
+    bounds = intervals(samples) if samples else {}
+    for row in done:
+        row["interval"] = list(bounds[row["name"]]) if row["name"] in bounds else None
     pairs = []
     if done and len(samples) == len(done):
         pairs = pairwise(samples)
@@ -231,7 +235,7 @@ def leaderboard(
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "recipe": recipe.dump(),
         "data": finished[0]["data"] if finished else None,
-        "warnings": _warnings(rows, finished),
+        "warnings": _warnings(rows, finished, groups),
         "halving": chosen.halving,
     }
 
@@ -246,9 +250,16 @@ def _test_ids(chosen: Chosen, results: Mapping[str, Sequence[dict[str, Any]]], o
     return []
 
 
-def _warnings(rows: Sequence[dict[str, Any]], finished: Sequence[dict[str, Any]]) -> list[str]:
+def _warnings(
+    rows: Sequence[dict[str, Any]], finished: Sequence[dict[str, Any]], groups: Sequence[int]
+) -> list[str]:
     """What a reader of the ranking should know: of the data, of budgets, of rates at the edge."""
     found = [warning for run in finished for warning in run["data"]["warnings"]]
+    if (inputs := len(set(groups))) < len(groups):
+        found.append(
+            f"The {len(groups):,} test rows have {inputs:,} different inputs. Rows with one input are not "
+            "independent, so intervals and tests draw them together, as one example."
+        )
     for run in finished:
         if (run.get("budget") or {}).get("warning"):
             found.append(f"{run['name']} {run['budget']['warning']}")
@@ -294,8 +305,6 @@ def _row(  # noqa: PLR0917
         row["cost"] = _mean([run["cost"] for run in runs]) | {"step_memory_bytes": mean_step_memory(runs)}
         if all(run["cost"].get("raced", 1) <= 1 for run in runs):
             row["train_seconds"] = [run["cost"]["train_seconds"] for run in runs]
-        if sample is not None:
-            row["interval"] = list(bootstrap_interval(sample))
     return row
 
 

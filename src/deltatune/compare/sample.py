@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from deltatune.evaluate.corpus import CORPUS_METRICS, ROW_METRICS
 Floats = NDArray[np.float64]
 _HOLDS = {"id", "prediction", "reference", "scores"}
 """What every line of predictions.jsonl has."""
+_PICTURE = re.compile(r"\[image, \d+ x \d+ pixels\]")
+"""What stands for an image in predictions that have no groups: it says nothing of which one it was."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,15 +28,17 @@ class Sample:
 
     Attributes:
         values: [seeds, examples, numbers].
-        score: Sums over examples [..., numbers], and how many examples, to scores [...].
+        score: Sums over examples [..., numbers] to scores [...].
         low: No score is lower.
         high: No score is higher.
+        rows_each: How many test rows an example is, on average: rows of one group are drawn as one example.
     """
 
     values: Floats
-    score: Callable[[Floats, int], Floats]
+    score: Callable[[Floats], Floats]
     low: float
     high: float
+    rows_each: float = 1.0
 
     @classmethod
     def of(cls, scores: ArrayLike | Sample) -> Sample:
@@ -51,7 +56,22 @@ class Sample:
             )
         if not np.isfinite(values).all():
             raise ValueError("scores must be finite numbers.")
-        return cls(values[..., None], _mean, float(values.min()), float(values.max()))
+        counted = np.stack([values, np.ones_like(values)], axis=-1)
+        return cls(counted, _mean, float(values.min()), float(values.max()))
+
+    def grouped(self, groups: Sequence[int]) -> Sample:
+        """The same scores, with the rows of a group as one example: they depend on each other.
+
+        Args:
+            groups: The number of each row's group, from 0 on without a gap.
+        """
+        count = max(groups) + 1
+        if count == self.examples:
+            return self
+        sums = np.zeros((self.seeds, count, self.values.shape[2]))
+        for seed, values in enumerate(self.values):
+            np.add.at(sums[seed], np.asarray(groups), values)
+        return replace(self, values=sums, rows_each=self.rows_each * self.examples / count)
 
     @property
     def seeds(self) -> int:
@@ -60,20 +80,28 @@ class Sample:
 
     @property
     def examples(self) -> int:
-        """How many test examples there are."""
+        """How many test examples there are: rows, or groups of them."""
         return self.values.shape[1]
 
     def by_seed(self) -> Floats:
         """The score of each seed's run, [seeds]."""
-        return self.score(self.values.sum(axis=1), self.examples)
+        return self.score(self.values.sum(axis=1))
 
     def mean(self) -> float:
         """The score, averaged over seeds."""
         return float(self.by_seed().mean())
 
+    def influence(self) -> Floats:
+        """How much the score of each seed falls without each example, [seeds, examples] (the jackknife)."""
+        if self.examples == 1:
+            return np.zeros((self.seeds, 1))
+        without = self.values.sum(axis=1, keepdims=True) - self.values
+        return self.by_seed()[:, None] - self.score(without)
 
-def _mean(sums: Floats, examples: int) -> Floats:
-    return sums[..., 0] / examples
+
+def _mean(sums: Floats) -> Floats:
+    found: Floats = sums[..., 0] / sums[..., 1]
+    return found
 
 
 def read_sample(predictions: Sequence[Path], metric: str, ids: Sequence[str] | None = None) -> Sample | None:
@@ -114,6 +142,47 @@ def row_ids(predictions: Path) -> list[str]:
         DataError: It is missing or damaged.
     """
     return [row["id"] for row in _rows(predictions)]
+
+
+def row_groups(predictions: Sequence[Path], ids: Sequence[str]) -> list[int]:
+    """Which test rows belong together, and count as one example: the number of each row's group.
+
+    Rows belong together if their predictions bear the same group or, in those of an older version, have the
+    same input. Entries may read rows in their own way, and two rows that differ in one can be the same in
+    another: they belong together if they do in any of the files.
+
+    Args:
+        predictions: One file of each entry.
+        ids: Of the test rows, in the order of the result.
+
+    Raises:
+        DataError: A file is missing or damaged, or a run was judged on other test rows.
+    """
+    labels = list(range(len(ids)))
+    readings = []
+    for path in predictions:
+        rows = _in_order(_rows(path), ids, path)
+        keys = [_group(row) for row in rows]
+        if len(set(keys)) < len(keys) and keys not in readings:
+            readings.append(keys)
+    changed = bool(readings)
+    while changed:  # every label is the least of those that are joined to it, directly or by others
+        before = list(labels)
+        for keys in readings:
+            least: dict[Hashable, int] = {}
+            for key, label in zip(keys, labels, strict=True):
+                least[key] = min(least.get(key, label), label)
+            labels = [least[key] for key in keys]
+        changed = labels != before
+    numbers = {label: number for number, label in enumerate(dict.fromkeys(labels))}
+    return [numbers[label] for label in labels]
+
+
+def _group(row: dict[str, Any]) -> Hashable:
+    if row.get("group") is not None:
+        return str(row["group"])
+    text = row.get("input")
+    return ("row", row["id"]) if text is None or _PICTURE.fullmatch(str(text)) else str(text)
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:
@@ -161,12 +230,8 @@ def row_sample(metric: str, values: ArrayLike) -> Sample:
         values: Its numbers, [seeds, examples, fields].
     """
     found, numbers = ROW_METRICS[metric], np.asarray(values, dtype=np.float64)
-
-    def score(sums: Floats, _: Any) -> Floats:
-        return found.score(sums)
-
     by_row = found.score(numbers)
-    return Sample(numbers, score, float(by_row.min()), float(by_row.max()))
+    return Sample(numbers, found.score, float(by_row.min()), float(by_row.max()))
 
 
 def corpus_sample(metric: str, predictions: Sequence[Sequence[str]], references: Sequence[str]) -> Sample:
@@ -179,8 +244,4 @@ def corpus_sample(metric: str, predictions: Sequence[Sequence[str]], references:
     """
     found = CORPUS_METRICS[metric]
     values = np.stack([found.statistics(texts, references) for texts in predictions])
-
-    def score(sums: Floats, _: Any) -> Floats:
-        return found.score(sums)
-
-    return Sample(values, score, 0.0, found.high)
+    return Sample(values, found.score, 0.0, found.high)

@@ -5,10 +5,11 @@ that is a mean over examples these are its scores; for BLEU, chrF and macro F1 t
 resampled corpus is scored as a corpus.
 
 Two methods are scored on the same examples, so examples are drawn in pairs: an example that is hard for both
-then cancels out. A method trained anew is another draw as well. A handful of seeds is too few to be drawn
-from, so each draw of examples gets, added to it, noise with the standard error of the mean over seeds, spread
-as Student's t (Welch's degrees of freedom for two methods). Where seeds decide, this is Welch's test; where
-examples decide, the paired bootstrap. One seed tells about the trained weights at hand, not about the method.
+then cancels out. Rows of one group (of equal input) are one example (`Sample.grouped`): they are drawn
+together, as clusters are. A method trained anew is another draw as well. A handful of seeds is too few to be
+drawn from, so each draw of examples gets noise added to it, of the variance that other seeds would make. It
+is estimated for all methods of a comparison together and drawn, too, since it is not well known (seeds.py).
+One seed tells about the trained weights at hand, not about the method.
 
 A bootstrap alone raises too many false alarms when two methods differ on a handful of examples only: four
 of a hundred, all in favour of one, give p = .03, though this happens to equal methods in one case of eight.
@@ -22,26 +23,26 @@ Sources: Koehn 2004, "Statistical significance tests for machine translation eva
 Hesterberg 2015, "What teachers should know about the bootstrap", section 4 (the percentile interval is too
 narrow by sqrt(n / (n - 1)) and by the ratio of the quantiles of t and normal; both mended here); Riezler &
 Maxwell 2005, "On some pitfalls in automatic evaluation and significance testing for MT" (randomisation);
-Satterthwaite 1946 and Welch 1947 (degrees of freedom); Holm 1979 (several tests).
+Satterthwaite 1946 (degrees of freedom); Smyth 2004 (variances of many methods); Holm 1979 (several tests);
+Field & Welsh 2007, "Bootstrapping clustered data" (whole clusters are drawn).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import combinations
-from statistics import NormalDist
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-from deltatune.compare.sample import Sample
+from deltatune.compare.sample import Floats, Sample
+from deltatune.compare.seeds import SeedSpread
 
-Floats = NDArray[np.float64]
 _CELLS_AT_ONCE = 2_000_000  # weights drawn at a time: 16 MB
 _DRAWS_A_PAIR = 100  # so that the smallest corrected p is .02
+_MOST_NEEDED = 10**9  # rows or seeds: more is as good as never
 POWER = 0.8
 """With which a difference as large as the observed one shall be found by the examples said to be needed."""
 
@@ -65,9 +66,10 @@ class Difference(NamedTuple):
 class Pair(NamedTuple):
     """Two methods compared. `p` is corrected for the number of pairs; `tie`: they cannot be told apart.
 
-    `examples_needed` and `seeds_needed` are for ties: so many test examples, or seeds of each method, in
-    all, would tell apart methods that differ as much as these seem to. None: no tie, no difference, or (for
-    examples) seeds differ too much for any number of examples to suffice, and the other way round.
+    `examples_needed` and `seeds_needed` are for ties: so many test rows, or seeds of each method, in all,
+    would tell apart methods that differ as much as these seem to; more than there are. None: no tie, no
+    difference, or (for examples) seeds differ too much for any number of examples to suffice, and the other
+    way round.
     """
 
     a: str
@@ -108,7 +110,7 @@ def paired_bootstrap(
         ValueError: Unequal numbers of examples, none, or a score that is not finite.
     """
     samples = [Sample.of(a), Sample.of(b)]
-    return _difference(samples, _resampled(samples, resamples, seed), seed, confidence)
+    return _Draws(samples, resamples, seed).differences([(0, 1)], confidence)[0]
 
 
 def bootstrap_interval(
@@ -125,12 +127,29 @@ def bootstrap_interval(
     Raises:
         ValueError: No scores, or one that is not finite.
     """
-    sample = Sample.of(scores)
-    (draws,) = _resampled([sample], resamples, seed)
-    draws = _as_student(draws, sample.mean(), _influence(sample), seed)
-    draws = draws + _seed_noise([sample], resamples, seed)
-    # Widened draws could leave the range of the scores: a ROUGE below 0, an accuracy above 1.
-    return _percentiles(np.clip(draws, sample.low, sample.high), confidence)
+    return intervals({"": scores}, resamples=resamples, seed=seed, confidence=confidence)[""]
+
+
+def intervals(
+    scores: Mapping[str, ArrayLike | Sample],
+    *,
+    resamples: int = 10_000,
+    seed: int = 0,
+    confidence: float = 0.95,
+) -> dict[str, Interval]:
+    """Percentile interval of each method's score; how far seeds spread is estimated from all of them.
+
+    Args:
+        scores: Per method its scores on the same examples, or its sample.
+        resamples: How many times to draw.
+        seed: Of the draws.
+        confidence: Of each interval.
+
+    Raises:
+        ValueError: Unequal numbers of examples, none, or a score that is not finite.
+    """
+    samples = [Sample.of(values) for values in scores.values()]
+    return dict(zip(scores, _Draws(samples, resamples, seed).intervals(confidence), strict=True))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -175,16 +194,14 @@ def pairwise(
     if not pairs:
         return []
     resamples = max(resamples, _DRAWS_A_PAIR * len(pairs))
-    draws = _resampled(samples, resamples, seed)
-    found = [_difference([samples[i], samples[j]], [draws[i], draws[j]], seed, confidence) for i, j in pairs]
+    draws = _Draws(samples, resamples, seed)
+    found = draws.differences(pairs, confidence)
     alpha = (1 - confidence) / len(pairs)  # Holm's first step: what tells one pair apart whatever the others
     compared = []
-    for (i, j), result, p in zip(pairs, found, holm([result.p for result in found]), strict=True):
-        needed = Needed(None, None)
-        if p >= 1 - confidence:
-            spread = float(np.var(draws[i] - draws[j])) * samples[i].examples
-            needed = _needed([samples[i], samples[j]], result.difference, spread, alpha)
-        compared.append(Pair(names[i], names[j], *result[:3], p, p >= 1 - confidence, *needed))
+    for pair, result, p in zip(pairs, found, holm([result.p for result in found]), strict=True):
+        tie = p >= 1 - confidence
+        needed = draws.needed(pair, result.difference, alpha) if tie else Needed(None, None)
+        compared.append(Pair(names[pair[0]], names[pair[1]], *result[:3], p, tie, *needed))
     return compared
 
 
@@ -195,30 +212,19 @@ class Needed(NamedTuple):
     seeds: int | None
 
 
-def _needed(samples: Sequence[Sample], difference: float, spread: float, alpha: float) -> Needed:
-    """Test examples, or seeds of each method, to find the observed difference with a power of 80 %.
-
-    In the normal approximation the variance of a difference must be below (difference / (z of 1 - alpha / 2
-    + z of the power))^2. It is spread / examples + spread of the seeds / seeds. The observed difference
-    stands for the true one, so this is a rough guide: it is itself no better known than its interval says.
-
-    Args:
-        samples: The two methods.
-        difference: Between their scores.
-        spread: Variance of that difference owing to examples, times their number.
-        alpha: Level of the test.
-    """
-    normal = NormalDist()
-    allowed = (difference / (normal.inv_cdf(1 - alpha / 2) + normal.inv_cdf(POWER))) ** 2
-    of_seeds = _standard_error(samples)
-    left = allowed - of_seeds.value**2
-    examples = math.ceil(spread / left) if left > 0 else None
-    seeds = None
-    if of_seeds.value > 0:
-        left = allowed - spread / samples[0].examples
-        total = sum(float(sample.by_seed().var(ddof=1)) for sample in samples if sample.seeds > 1)
-        seeds = max(2, math.ceil(total / left)) if left > 0 else None
-    return Needed(examples, seeds)
+def _least(suffices: Callable[[float], bool], there: int) -> int | None:
+    """The smallest number above those that are there that suffices; None if none does, or if these do."""
+    if suffices(there) or not suffices(math.inf):
+        return None
+    low, high = there, 2 * there
+    while not suffices(high):
+        low, high = high, 2 * high
+        if high > _MOST_NEEDED:
+            return None
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if suffices(middle) else (middle, high)
+    return high
 
 
 def shared_ranks(
@@ -249,34 +255,76 @@ def tie_matrix(names: Sequence[str], pairs: Sequence[Pair]) -> list[list[bool]]:
     return [[a == b or frozenset((a, b)) in tied for b in names] for a in names]
 
 
-def _difference(
-    samples: Sequence[Sample], draws: Sequence[Floats], seed: int, confidence: float
-) -> Difference:
-    """Compare two samples, given their scores on the same resampled examples."""
-    first, second = samples
-    difference = first.mean() - second.mean()
-    resamples = len(draws[0])
-    noise = _seed_noise(samples, resamples, seed)
-    influence = _influence(first) - _influence(second)
-    drawn = _as_student(draws[0] - draws[1], difference, influence, seed) + noise
-    low, high = _percentiles(drawn, confidence)
-    if first.examples == 1:
-        return Difference(difference, low, high, 1.0)
-    # Rounding must not put a difference of zero on one side of zero.
-    slack = 1e-12 * max(1.0, *(float(np.abs(scores).max()) for scores in draws))
-    smaller = min(int((drawn <= slack).sum()), int((drawn >= -slack).sum()))
-    by_bootstrap = 2 * (1 + smaller) / (1 + resamples)
-    swapped, observed = _swapped(first, second, resamples, seed)
-    as_large = int((np.abs(swapped + noise) >= abs(observed) - slack).sum())
-    by_swapping = (1 + as_large) / (1 + resamples)
-    return Difference(difference, low, high, min(1.0, max(by_bootstrap, by_swapping)))
+class _Draws:
+    """Scores of the methods of a comparison as other examples and seeds would have made them."""
+
+    def __init__(self, samples: Sequence[Sample], resamples: int, seed: int) -> None:
+        self.samples, self.resamples, self.seed = samples, resamples, seed
+        self.scores = _resampled(samples, resamples, seed)
+        self.means = [sample.mean() for sample in samples]
+        self.influences = [sample.influence().mean(axis=0) for sample in samples]
+        self.spread = SeedSpread.of(samples, resamples, seed)
+
+    def intervals(self, confidence: float) -> list[Interval]:
+        """Of each method's score."""
+        found = []
+        for i, sample in enumerate(self.samples):
+            draws = _as_student(self.scores[i], self.means[i], self.influences[i], self.seed)
+            draws = draws + self.spread.noise([i], self.seed)
+            # Widened draws could leave the range of the scores: a ROUGE below 0, an accuracy above 1.
+            found.append(_percentiles(np.clip(draws, sample.low, sample.high), confidence))
+        return found
+
+    def differences(self, pairs: Sequence[tuple[int, int]], confidence: float) -> list[Difference]:
+        """Of each pair of methods."""
+        swapped = _swapped(self.samples, pairs, self.resamples, self.seed)
+        return [self._difference(pair, *both, confidence) for pair, both in zip(pairs, swapped, strict=True)]
+
+    def _difference(
+        self, pair: tuple[int, int], swapped: Floats, observed: float, confidence: float
+    ) -> Difference:
+        i, j = pair
+        difference = self.means[i] - self.means[j]
+        noise = self.spread.noise(pair, self.seed)
+        influence = self.influences[i] - self.influences[j]
+        drawn = _as_student(self.scores[i] - self.scores[j], difference, influence, self.seed) + noise
+        low, high = _percentiles(drawn, confidence)
+        if self.samples[i].examples == 1:
+            return Difference(difference, low, high, 1.0)
+        # Rounding must not put a difference of zero on one side of zero.
+        slack = 1e-12 * max(1.0, *(float(np.abs(self.scores[k]).max()) for k in pair))
+        smaller = min(int((drawn <= slack).sum()), int((drawn >= -slack).sum()))
+        by_bootstrap = 2 * (1 + smaller) / (1 + self.resamples)
+        as_large = int((np.abs(swapped + noise) >= abs(observed) - slack).sum())
+        by_swapping = (1 + as_large) / (1 + self.resamples)
+        return Difference(difference, low, high, min(1.0, max(by_bootstrap, by_swapping)))
+
+    def needed(self, pair: tuple[int, int], difference: float, level: float) -> Needed:
+        """Test rows, or seeds of each method, to find the observed difference with a power of 80 %.
+
+        The observed difference stands for the true one, so this is a rough guide: it is itself no better
+        known than its interval says.
+        """
+        sample = self.samples[pair[0]]
+        variance = float(np.var(self.scores[pair[0]] - self.scores[pair[1]]))
+        rows = round(sample.examples * sample.rows_each)
+        seeds = max(self.samples[i].seeds for i in pair)
+
+        def rows_do(count: float) -> bool:
+            return self.spread.reach(pair, level, POWER, variance * rows / count, seeds) <= abs(difference)
+
+        def seeds_do(count: float) -> bool:
+            return self.spread.reach(pair, level, POWER, variance, count) <= abs(difference)
+
+        differ = any(self.spread.typical[i] > 0 for i in pair)
+        return Needed(_least(rows_do, rows), _least(seeds_do, seeds) if differ else None)
 
 
 def _resampled(samples: Sequence[Sample], resamples: int, seed: int) -> list[Floats]:
     """Scores of resampled corpora, averaged over seeds, [resamples] each; all samples share the examples.
 
     Drawing n examples with replacement is the same as drawing how often each occurs (multinomial), which
-    turns the sums over resampled examples into one matrix product.
+    turns the sums over resampled examples, of all methods and seeds, into one matrix product.
     """
     examples = samples[0].examples
     for sample in samples:
@@ -285,12 +333,14 @@ def _resampled(samples: Sequence[Sample], resamples: int, seed: int) -> list[Flo
                 f"{examples} scores against {sample.examples}; they must be of the same examples."
             )
     random = np.random.default_rng(seed)
+    columns, places = _columns([sample.values for sample in samples])
     drawn: list[list[Floats]] = [[] for _ in samples]
-    for size in _chunks(resamples, examples):
+    for size in _chunks(resamples, max(examples, columns.shape[1])):
         weights = random.multinomial(examples, np.full(examples, 1 / examples), size=size).astype(np.float64)
-        for sample, parts in zip(samples, drawn, strict=True):
-            sums = np.stack([weights @ values for values in sample.values])
-            parts.append(sample.score(sums, examples).mean(axis=0))
+        sums = weights @ columns
+        for sample, place, parts in zip(samples, places, drawn, strict=True):
+            by_seed = sums[:, place].reshape(size, sample.seeds, -1)
+            parts.append(sample.score(by_seed).mean(axis=1))
     wider = math.sqrt(examples / max(1, examples - 1))
     found = []
     for sample, parts in zip(samples, drawn, strict=True):
@@ -299,61 +349,45 @@ def _resampled(samples: Sequence[Sample], resamples: int, seed: int) -> list[Flo
     return found
 
 
-def _swapped(a: Sample, b: Sample, resamples: int, seed: int) -> tuple[Floats, float]:
-    """Differences after swapping the methods in randomly chosen examples, and the difference unswapped.
+def _columns(values: Sequence[Floats]) -> tuple[Floats, list[slice]]:
+    """Numbers [seeds, examples, numbers] of all samples side by side, [examples, all], and where each is."""
+    flat = [each.transpose(1, 0, 2).reshape(each.shape[1], -1) for each in values]
+    ends = np.cumsum([each.shape[1] for each in flat])
+    starts = [0, *ends[:-1]]
+    return np.concatenate(flat, axis=1), [slice(a, b) for a, b in zip(starts, ends, strict=True)]
 
-    Both from numbers averaged over seeds, since the numbers of seeds may differ.
+
+def _swapped(
+    samples: Sequence[Sample], pairs: Sequence[tuple[int, int]], resamples: int, seed: int
+) -> Iterator[tuple[Floats, float]]:
+    """Per pair, differences after swapping the two in randomly chosen examples, and the one unswapped.
+
+    Both from numbers averaged over seeds, since the numbers of seeds may differ. The examples that are
+    swapped are the same for all pairs, so the sums over them are made once for each method.
     """
     random = np.random.default_rng((seed, 1))
-    first, second = a.values.mean(axis=0), b.values.mean(axis=0)
-    total, gap = (first + second).sum(axis=0), second - first
-    found = []
-    for size in _chunks(resamples, a.examples):
-        swap = random.integers(0, 2, size=(size, a.examples), dtype=np.int8).astype(np.float64)
-        sums = first.sum(axis=0) + swap @ gap
-        found.append(a.score(sums, a.examples) - a.score(total - sums, a.examples))
-    observed = a.score(first.sum(axis=0), a.examples) - a.score(second.sum(axis=0), a.examples)
-    return np.concatenate(found), float(observed)
+    examples = samples[0].examples
+    columns, places = _columns([sample.values.mean(axis=0, keepdims=True) for sample in samples])
+    totals = columns.sum(axis=0)
+    found = np.empty((len(pairs), resamples))
+    start = 0
+    for size in _chunks(resamples, max(examples, columns.shape[1])):
+        swap = random.integers(0, 2, size=(size, examples), dtype=np.int8).astype(np.float64)
+        chosen = swap @ columns
+        for row, (i, j) in enumerate(pairs):
+            a, b = places[i], places[j]
+            moved = chosen[:, b] - chosen[:, a]
+            score = samples[i].score
+            found[row, start : start + size] = score(totals[a] + moved) - score(totals[b] - moved)
+        start += size
+    for row, (i, j) in enumerate(pairs):
+        score = samples[i].score
+        yield found[row], float(score(totals[places[i]]) - score(totals[places[j]]))
 
 
 def _chunks(resamples: int, examples: int) -> Iterator[int]:
     size = max(1, _CELLS_AT_ONCE // examples)
     yield from (min(size, resamples - start) for start in range(0, resamples, size))
-
-
-@dataclass(frozen=True)
-class _Error:
-    """A standard error and its degrees of freedom."""
-
-    value: float
-    freedom: float
-
-
-def _standard_error(samples: Sequence[Sample]) -> _Error:
-    """Of a score, or of the difference of two, as far as it is owing to seeds; 0 with one seed each."""
-    parts = [
-        (float(sample.by_seed().var(ddof=1)) / sample.seeds, sample.seeds - 1)
-        for sample in samples
-        if sample.seeds > 1
-    ]
-    variance = sum(part for part, _ in parts)
-    below = sum(part**2 / freedom for part, freedom in parts)
-    return _Error(math.sqrt(variance), variance**2 / below if below > 0 else 1.0)
-
-
-def _seed_noise(samples: Sequence[Sample], resamples: int, seed: int) -> Floats:
-    error = _standard_error(samples)
-    if error.value == 0:
-        return np.zeros(resamples)
-    return error.value * np.random.default_rng((seed, 2)).standard_t(error.freedom, size=resamples)
-
-
-def _influence(sample: Sample) -> Floats:
-    """How much the score falls without each example, averaged over seeds, [examples] (the jackknife)."""
-    if sample.examples == 1:
-        return np.zeros(1)
-    without = sample.values.sum(axis=1, keepdims=True) - sample.values
-    return (sample.by_seed()[:, None] - sample.score(without, sample.examples - 1)).mean(axis=0)
 
 
 def _as_student(draws: Floats, center: float, influence: Floats, seed: int) -> Floats:

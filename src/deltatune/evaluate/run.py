@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -104,6 +106,7 @@ class Prediction:
         tokens: How many tokens that sum has (1 in classification), in the model's own tokenizer.
         probabilities: Of each class, or of the most probable ones if there are many; None for texts, and in
             the files of runs from before they were written down.
+        group: Rows of one group depend on each other and count as one in statistics: those of equal input.
     """
 
     id: str
@@ -115,6 +118,7 @@ class Prediction:
     nll: float | None = None
     tokens: int | None = None
     probabilities: dict[str, float] | None = None
+    group: str | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """The prediction as plain JSON values; of a text without `probabilities`."""
@@ -214,6 +218,7 @@ def evaluate(  # noqa: PLR0917 - the order in which everything else passes them
             losses[index].nll if losses else None,
             losses[index].tokens if losses else None,
             output.probabilities if isinstance(output, _Guess) else None,
+            _group(row.input),
         )
         for index, (row, reference, output) in enumerate(zip(rows, job.references, outputs, strict=True))
     ]
@@ -309,6 +314,18 @@ class _Job:
             return found.values, found, guesses, []
         rows = [RowLoss(loss, 1) for loss in losses.tolist()]
         return found.values | {"loss": finite(losses.mean().item())}, found, guesses, rows
+
+
+def _group(value: Any) -> str:
+    """The same for the same input, be it a text, the file of an image, or an image."""
+    if isinstance(value, str):
+        content = value.encode()
+    elif isinstance(value, Path):
+        content = value.read_bytes()
+    else:
+        pixels = np.ascontiguousarray(value)
+        content = repr(pixels.shape).encode() + pixels.tobytes()
+    return hashlib.blake2b(content, digest_size=8).hexdigest()
 
 
 def _shown(value: Any) -> str:
