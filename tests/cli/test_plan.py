@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ENTRY = {
-    "name": "lora [r8]", "method": "lora",
+    "name": "lora [r8]", "method": "lora", "from": None,
     "memory": {"weights": 4e9, "delta": 1e6, "gradients": 1e6, "optimizer": 2e6, "activations": 3e9,
                "logits": 0, "temporary": 5e8, "total": 7_504_000_000},
     "trained_parameters": 1234, "stored_parameters": 2468, "total_parameters": 1_000_000,

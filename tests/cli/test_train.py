@@ -37,6 +37,7 @@ PLAN = {
     "sites": [f"encoder.block.{layer}.attention.q" for layer in range(8)],
     "heads": [],
     "budget": None,
+    "from": None,
     "trained_parameters": 147456,
     "trained_share": 147456 / 76961152,
     "file_bytes_about": 589824,

@@ -181,7 +181,12 @@ def _require_as_saved(ours: Mapping[str, Any], folder: Path) -> None:
 
 
 def load_adapter(
-    model: AdaptedModel, folder: Path, name: str = "default", *, fingerprint: str | None = None
+    model: AdaptedModel,
+    folder: Path,
+    name: str = "default",
+    *,
+    fingerprint: str | None = None,
+    seed: int = 0,
 ) -> None:
     """Attach the delta saved in `folder` under `name`.
 
@@ -190,16 +195,17 @@ def load_adapter(
         folder: Folder written by deltatune or peft.
         name: Name that it gets.
         fingerprint: Hash of the base's weights, if known; compared with the one saved.
+        seed: Of all randomness, if it is trained on.
 
     Raises:
         AdapterError: It was made for another base, or a tensor is missing, left over or misshapen. Nothing
             stays attached then.
     """
     with reading(Path(folder)):
-        _load(model, Path(folder), name, fingerprint)
+        _load(model, Path(folder), name, fingerprint, seed)
 
 
-def _load(model: AdaptedModel, folder: Path, name: str, fingerprint: str | None) -> None:
+def _load(model: AdaptedModel, folder: Path, name: str, fingerprint: str | None, seed: int) -> None:
     saved = read_adapter(folder)
     _check_base(saved, model, fingerprint, folder)
     peft_type = saved.peft["peft_type"]
@@ -213,7 +219,7 @@ def _load(model: AdaptedModel, folder: Path, name: str, fingerprint: str | None)
         tensors = _from_peft(config, tensors, model, folder)
     heads = saved.ours["heads"] if saved.ours else _peft_heads(saved.peft, tensors, model)
     active = model.active
-    adapter = model.attach(name, config, heads=heads)
+    adapter = model.attach(name, config, heads=heads, seed=seed)
     try:
         adapter.load_stored(tensors)
     except BaseException:

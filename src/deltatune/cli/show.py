@@ -25,6 +25,7 @@ def plan(name: str, planned: dict[str, Any]) -> None:
     cut = f"{planned['truncated_inputs']:,} inputs and {planned['truncated_targets']:,} targets truncated"
     training = {
         "trains": f"{trained:,} of {total:,} parameters ({planned['trained_share']:.3%})",
+        **({"starts from": planned["from"]} if planned["from"] else {}),
         **_budget(planned["budget"]),
         "where": sites(planned["sites"]),
         "heads": planned["heads"],

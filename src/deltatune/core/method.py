@@ -95,6 +95,14 @@ class MethodConfig(BaseModel):
         """Translate peft's keys (without their `base_model.model.`) into those of `Adapter.stored`."""
         return dict(tensors)
 
+    def lost_when_saved(self) -> str | None:
+        """Why a saved delta with these settings cannot be trained on, as a sentence; None if it can be.
+
+        It is asked of the settings that were trained with, where they are known, and of those that were
+        saved.
+        """
+        return None
+
     def for_inference(self, adapter: Adapter) -> MethodConfig:
         """The configuration that is saved with this trained adapter: without what only training needs.
 

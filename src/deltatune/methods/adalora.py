@@ -317,6 +317,10 @@ class AdaLoraConfig(MethodConfig):
             deltas[path] = AdaLoraDelta(d_in, d_out, rank, scale, self.dropout, transposed=transposed)
         return AdaLoraAdapter(deltas, self)
 
+    def lost_when_saved(self) -> str | None:
+        """The schedule of ranks."""
+        return "its ranks were pruned for good at the end of their schedule"
+
     def for_inference(self, adapter: Adapter) -> Self:
         """The same with the learned ranks."""
         assert isinstance(adapter, AdaLoraAdapter)

@@ -295,6 +295,10 @@ class DiffPruningConfig(MethodConfig):
         n = (self.counts or {}).get(path, 0)
         return SparseDelta(_weight_shape(path, module), n, transposed=isinstance(module, Conv1D))
 
+    def lost_when_saved(self) -> str | None:
+        """The gates."""
+        return "the gates that choose its entries are not saved, only the entries that they chose"
+
     def for_inference(self, adapter: Adapter) -> Self:
         """The same with the number of entries of each matrix."""
         if not isinstance(adapter, DiffPruningAdapter):

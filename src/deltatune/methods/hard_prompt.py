@@ -298,6 +298,10 @@ class HardPromptConfig(MethodConfig):
                 break
         return ids
 
+    def lost_when_saved(self) -> str | None:
+        """The search."""
+        return "its text is the end of a search, which is not saved"
+
     def for_inference(self, adapter: Adapter) -> Self:
         """What was found: the text, its length in tokens and its place."""
         assert isinstance(adapter, HardPromptAdapter)

@@ -107,6 +107,12 @@ class PTuningConfig(MethodConfig):
             return Adapter(prompt=MlpPrompt(self.n_tokens, d, self.hidden or d))
         return Adapter(prompt=SoftPrompt(torch.randn(self.n_tokens, d)))
 
+    def lost_when_saved(self) -> str | None:
+        """The network."""
+        if self.encoder == "none":
+            return None
+        return f"its network (encoder: {self.encoder}) is not saved, only the vectors that it made"
+
     def for_inference(self, adapter: Adapter) -> Self:
         """The same without the network."""
         return self.model_copy(update={"encoder": "none", "hidden": None})

@@ -128,6 +128,12 @@ class PrefixConfig(MethodConfig):
         projected = {site.path: ProjectedPrefix(site, shared, self.projection_size) for site in sites}
         return PrefixAdapter(projected, shift, shared)
 
+    def lost_when_saved(self) -> str | None:
+        """The network."""
+        if not self.projection:
+            return None
+        return "its network (projection) is not saved, only the keys and values that it made"
+
     def for_inference(self, adapter: Adapter) -> Self:
         """The same without the reparameterisation."""
         return self.model_copy(update={"projection": False})

@@ -7,7 +7,7 @@ from typing import Any
 from deltatune.recipe.grid import Range, SampleSpec
 from deltatune.recipe.schema import Recipe
 
-_ENTRY = ("name", "data", "evaluation", "quantization", "budget", "space")
+_ENTRY = ("name", "data", "evaluation", "quantization", "budget", "space", "from")
 """Fields of an entry that stand in a recipe as in `MethodEntry`."""
 
 

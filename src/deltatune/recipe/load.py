@@ -22,7 +22,8 @@ def load_recipe(path: str | Path, overrides: Iterable[str] = ()) -> Recipe:
     """Read and validate a recipe file.
 
     Args:
-        path: The YAML file. Relative data paths in it are meant from its folder, and so is a model `./NAME`.
+        path: The YAML file. Relative paths of data and of deltas to start from are meant from its folder, and
+            so is a model `./NAME`.
         overrides: Dotted changes such as `train.lr=3e-4`, `methods.0.lora.r=16`, `data.limit.train=100`; the
             value is YAML. Relative paths in them are meant from the recipe's folder too.
 
@@ -58,7 +59,7 @@ def parse_recipe(content: Any, overrides: Iterable[str] = (), *, root: str | Pat
     Args:
         content: The mapping that a recipe file holds; it is not changed.
         overrides: As for `load_recipe`.
-        root: The folder that relative data paths are meant from. None leaves them as they are.
+        root: The folder that relative paths are meant from. None leaves them as they are.
 
     Raises:
         RecipeError: As for `load_recipe`.
@@ -137,7 +138,12 @@ def _resolve_paths(recipe: Recipe, root: Path) -> Recipe:
         if (name := getattr(data, field)) and data.format not in ("hub", "bundled") and not is_remote(name)
     }
     entries = [
-        entry.model_copy(update={"model": entry.model and _resolve_model(entry.model, root)})
+        entry.model_copy(
+            update={
+                "model": entry.model and _resolve_model(entry.model, root),
+                "start": entry.start and str((root / entry.start).resolve()),
+            }
+        )
         for entry in recipe.methods
     ]
     sections = {

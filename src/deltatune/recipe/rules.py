@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
+from deltatune.recipe.axes import section_of
 from deltatune.recipe.choosing import choosing_conflicts, ends, searched_axes
 from deltatune.recipe.sections import CHAT, CLASSIFICATION_TASKS, IMAGE_FORMATS, DataSpec, Format
 from deltatune.recipe.templates import template_fields
@@ -63,6 +64,7 @@ def find_conflicts(recipe: Recipe) -> list[Conflict]:
         *_training(recipe),
         *choosing_conflicts(recipe),
         *_quantization(recipe),
+        *_starts(recipe),
     ]
     return list(dict.fromkeys(conflicts))
 
@@ -269,6 +271,25 @@ def _quantization(recipe: Recipe) -> Iterator[Conflict]:
                 "train.precision",
                 "is decided by quantization.compute when the base is quantized: leave it at auto.",
             )
+
+
+def _starts(recipe: Recipe) -> Iterator[Conflict]:
+    """A saved delta has its size and its settings, and something that was trained."""
+    for index, entry in enumerate(recipe.methods):
+        if entry.start is None:
+            continue
+        where = f"methods.{index}"
+        if not entry.build_config().trains:
+            yield f"{where}.from", f"has no effect on {entry.method}, which trains nothing: leave it out."
+        if entry.budget is not None:
+            yield (
+                f"{where}.budget",
+                f"({entry.budget}) cannot stand beside from: the saved delta has its size. Give the entry "
+                "`budget: null`.",
+            )
+        for field, _, axis in searched_axes(recipe, entry, f"{where}.space"):
+            if section_of(field) is None:
+                yield f"{axis}.{field}", "cannot be searched beside from: the saved delta has its settings."
 
 
 def _training(recipe: Recipe) -> Iterator[Conflict]:

@@ -31,7 +31,9 @@ if TYPE_CHECKING:
 
 __all__ = ["DataSpec", "EvaluationSpec", "MethodEntry", "ModelSpec", "Recipe", "TrainSpec", "slug"]
 
-ENTRY_KEYS = ("name", "model", "train", "data", "evaluation", "quantization", "budget", "group", "space")
+ENTRY_KEYS = (
+    "name", "model", "train", "data", "evaluation", "quantization", "budget", "group", "space", "from",
+)  # fmt: skip
 """Keys of a method entry besides the method's own name."""
 
 
@@ -46,7 +48,11 @@ class MethodEntry(Section):
     method: Text
     """A name in `deltatune.methods.METHODS`."""
     config: dict[str, Any] = Field(default={})
-    """The method's settings, validated by its config class and completed with its defaults."""
+    """The method's settings, validated by its config class and completed with its defaults; beside `from`
+    those alone that are given."""
+    start: Text | None = Field(default=None, alias="from")
+    """A saved delta that training starts from: the folder of a run, its adapter/, or a folder that peft
+    wrote. It brings the settings; those that are given must be its own."""
     model: ModelSpec | None = None
     """This entry's own base. Default: the recipe's. A list makes one entry for each."""
     train: TrainSpec = TrainSpec()
@@ -71,7 +77,11 @@ class MethodEntry(Section):
         return slug(self.name)
 
     def build_config(self) -> MethodConfig:
-        """Make the method's config object. With a budget its size is the default, to be chosen for a base."""
+        """Make the method's config object. With a budget its size is the default, to be chosen for a base.
+
+        Of an entry that starts from a saved delta, settings that are not given are the defaults, not the
+        delta's: `deltatune.train.start.settings_of` reads those.
+        """
         return _method(self.method)(**self.config)
 
     @model_validator(mode="before")
@@ -94,6 +104,8 @@ class MethodEntry(Section):
         settings = complete.model_dump(mode="json")
         if value.get("budget") is not None:
             settings = _without_size(complete, settings, config, value["budget"])
+        if value.get("from") is not None:  # the delta brings the others
+            settings = {key: setting for key, setting in settings.items() if key in config}
         return {**value, "config": settings}
 
 
@@ -109,7 +121,8 @@ class Recipe(Section):
     """The rows, and how they become inputs and targets."""
     methods: list[MethodEntry] = Field(min_length=1)
     """What is compared: each a method's name, or `{METHOD: {settings}, name: LABEL, train: {changes}}`;
-    `data` and `evaluation` hold changes of the template, the limits of tokens and the decoding."""
+    `data` and `evaluation` hold changes of the template, the limits of tokens and the decoding, and `from` a
+    saved delta to start from."""
     train: TrainSpec = TrainSpec()
     """Training settings of every entry."""
     quantization: QuantizationSpec | None = None
@@ -231,6 +244,8 @@ class Recipe(Section):
     def _dump_entry(self, entry: MethodEntry) -> dict[str, Any]:
         content: dict[str, Any] = {entry.method: entry.config, "name": entry.name}
         content |= {key: value for key in ("group", "space") if (value := getattr(entry, key))}
+        if entry.start is not None:
+            content["from"] = entry.start
         if entry.model is not None:
             content["model"] = entry.model.model_dump(mode="json")
         for section in SECTIONS:

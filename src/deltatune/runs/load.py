@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from deltatune.checkpoint.manifest import changed_files, require_unchanged
-from deltatune.checkpoint.store import CONFIG, OURS, load_adapter
+from deltatune.checkpoint.manifest import changed_files
+from deltatune.checkpoint.store import load_adapter
 from deltatune.core.model import AdaptedModel
 from deltatune.data.encode import Encoder
 from deltatune.errors import AdapterError
@@ -16,13 +16,10 @@ from deltatune.models.fingerprint import fingerprint
 from deltatune.models.load import LoadedBase, load_base
 from deltatune.recipe import Recipe
 from deltatune.recipe.wanted import FILE, run_recipe
-from deltatune.train.folder import read_result
+from deltatune.train.folder import finished_result
 from deltatune.train.machine import computes_bfloat16
 
 NAME = "run"
-DECIDES = ("result.json", f"adapter/{CONFIG}", f"adapter/{OURS}")
-"""Files of a run that decide what it does, besides its tensors, of whose checksum the last of them knows."""
-CHANGED = "Copy or train it again; or, if the change is meant, remove manifest.json, which vouches for it."
 
 
 @dataclass
@@ -53,7 +50,7 @@ def load_run(folder: str | Path, *, as_trained: bool = True, trust_remote_code: 
         ModelError: The base cannot be loaded.
     """
     folder = Path(folder)
-    result = _result(folder)
+    result = finished_result(folder)
     if changed_files(folder, [FILE]):
         warnings.warn(
             f"'{folder / FILE}' was changed since the run wrote it: what it says now holds.", stacklevel=2
@@ -80,25 +77,9 @@ def attach_run(loaded: LoadedRun, folder: Path, name: str) -> None:
     Raises:
         AdapterError: It is no finished run, or one of another base or with other labels.
     """
-    if _result(folder)["data"]["labels"] != loaded.result["data"]["labels"]:
+    if finished_result(folder)["data"]["labels"] != loaded.result["data"]["labels"]:
         raise AdapterError(
             f"the runs in '{loaded.folder}' and '{folder}' tell other classes apart.",
             remedy="Put runs of one task together.",
         )
     load_adapter(loaded.model, folder / "adapter", name, fingerprint=fingerprint(loaded.base.model))
-
-
-def _result(folder: Path) -> dict[str, Any]:
-    result = read_result(folder, remedy="Name the folder of a finished run, or train this one again.")
-    if result is None:
-        raise AdapterError(
-            f"'{folder}' is no finished run: it has no result.json.",
-            remedy="Name a folder that `deltatune train` or `deltatune compare` wrote (out/.../runs/NAME).",
-        )
-    require_unchanged(folder, DECIDES, remedy=CHANGED)
-    if result["status"] != "done":
-        raise AdapterError(
-            f"the run in '{folder}' did not finish.",
-            remedy="Finish it first; `deltatune train --resume` continues it.",
-        )
-    return result

@@ -31,6 +31,7 @@ from deltatune.recipe.sections import DataSpec, ModelSpec
 from deltatune.train.budget import Budget, sized_for
 from deltatune.train.machine import computes_bfloat16
 from deltatune.train.rundata import RunData, read_data, require_part, whose
+from deltatune.train.start import read_start, settings_of
 
 
 @dataclass
@@ -96,7 +97,10 @@ class Context:
 
         Raises:
             DataError: The data cannot be read or used, or there are no test rows: every run ends with them.
+            RecipeError, AdapterError: An entry cannot start from the delta that it names.
         """
+        for entry in recipe.methods:
+            read_start(entry)
         observer.stage("Reading the data")
         context = cls(recipe, observer, read_data(recipe))
         require_part(context.dataset, "test")
@@ -192,7 +196,7 @@ class Context:
         Raises:
             RecipeError: The budget is smaller than the method can be.
         """
-        config = entry.build_config()
+        config = settings_of(entry)
         if entry.budget is None:
             return config, None
         view, total = base.adapted().view, quant.parameter_count(base.loaded.model)

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from deltatune.checkpoint.folders import remove, settle
-from deltatune.checkpoint.manifest import require_own
-from deltatune.checkpoint.store import read_adapter
+from deltatune.checkpoint.manifest import require_own, require_unchanged
+from deltatune.checkpoint.store import CONFIG, OURS, read_adapter
 from deltatune.errors import AdapterError, DeltatuneError, RecipeError
 from deltatune.files import read_json
 from deltatune.recipe.schema import MethodEntry, Recipe
@@ -21,6 +21,9 @@ WRITES = (
     "adapter", "recipe.yaml",
 )  # fmt: skip
 """All that a run writes into its folder besides its manifest, in the order in which it may be removed."""
+DECIDES = ("result.json", f"adapter/{CONFIG}", f"adapter/{OURS}")
+"""Files of a run that decide what it does, besides its tensors, of whose checksum the last of them knows."""
+CHANGED = "Copy or train it again; or, if the change is meant, remove manifest.json, which vouches for it."
 ANEW = "Choose another folder, or start anew with --overwrite."
 _NUMBER, _MAYBE = (int, float), (int, float, type(None))
 _HOLDS: dict[str, dict[str, Any]] = {
@@ -93,8 +96,10 @@ def prepare_folder(out: Path, own: Recipe, *, resume: bool, overwrite: bool) -> 
         raise RecipeError(
             f"the run in '{out}' has another length: {longer}.",
             field="--resume",
-            remedy="Its learning rate was scheduled for that length, so longer training is another run: "
-            "give it another --out.",
+            remedy="Its learning rate was scheduled for that length, so longer training is another run. "
+            + ("" if done else "First finish this one, at its own length. ")
+            + f"`deltatune train --extend {out} --out NEW --set train.epochs=N` goes on from it, for N "
+            "epochs more; or train anew with another --out.",
         )
     if changed:
         raise RecipeError(
@@ -142,6 +147,27 @@ def read_result(out: Path, *, remedy: str) -> dict[str, Any] | None:
             raise AdapterError(f"'{path}' lacks {field}.", remedy=remedy)
         if not isinstance(value, kinds):
             raise AdapterError(f"'{path}' has a bad value for {field}: {value!r}.", remedy=remedy)
+    return result
+
+
+def finished_result(folder: Path) -> dict[str, Any]:
+    """The content of result.json of a finished run, whose files are those that it wrote.
+
+    Raises:
+        AdapterError: It is no finished run, or was changed.
+    """
+    result = read_result(folder, remedy="Name the folder of a finished run, or train this one again.")
+    if result is None:
+        raise AdapterError(
+            f"'{folder}' is no finished run: it has no result.json.",
+            remedy="Name a folder that `deltatune train` or `deltatune compare` wrote (out/.../runs/NAME).",
+        )
+    require_unchanged(folder, DECIDES, remedy=CHANGED)
+    if result["status"] != "done":
+        raise AdapterError(
+            f"the run in '{folder}' did not finish.",
+            remedy="Finish it first; `deltatune train --resume` continues it.",
+        )
     return result
 
 

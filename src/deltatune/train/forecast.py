@@ -35,6 +35,7 @@ from deltatune.train.calibrate import Rates
 from deltatune.train.context import base_dtype, eager_up_to
 from deltatune.train.machine import total_memory
 from deltatune.train.rundata import read_data
+from deltatune.train.start import settings_of
 
 MOST_ROWS = 20_000
 """With more training rows than these the longest ones are not looked for; the recipe's limits are taken."""
@@ -112,7 +113,7 @@ class Planned:
 
     def setup(self, entry: MethodEntry) -> Setup:
         """The entry, ready to be predicted."""
-        setup = setup_of(self.recipe.task, self.spec, entry, entry.build_config(), self.config)
+        setup = setup_of(self.recipe.task, self.spec, entry, settings_of(entry), self.config)
         largest = self.largest(entry)
         setup = setup.changed(
             shape=largest.shape, exact=largest.step, processor=self.processor, untied=self.untied
@@ -218,6 +219,7 @@ def _entry(
     result = {
         "name": entry.name,
         "method": entry.method,
+        "from": entry.start,
         **described(setup, found),
         "steps": steps,
         "fits": fits(found.memory.total, limit),

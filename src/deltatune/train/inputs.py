@@ -33,6 +33,8 @@ class Inputs:
     """Of what the tokenizer, or the image processor, makes of the rows."""
     base: str
     """Of the base's weights."""
+    start: str | None = None
+    """Of the saved delta that the run started from, if it did."""
 
     def as_state(self) -> dict[str, Any]:
         """The form in which it is saved."""
@@ -76,6 +78,8 @@ class Inputs:
             yield "the tokenizer or image processor has changed since the run began"
         if saved["base"] != self.base:
             yield "the weights of the base have changed since the run began"
+        if saved.get("start") != self.start:
+            yield "the delta that it started from has changed since the run began"
 
 
 def row_digests(rows: list[Row]) -> Tensor:

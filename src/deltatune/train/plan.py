@@ -11,6 +11,7 @@ from deltatune.evaluate import metric_keys
 from deltatune.recipe.schema import MethodEntry, Recipe
 from deltatune.recipe.sections import PARTS
 from deltatune.train.context import Context
+from deltatune.train.start import attach
 
 
 def plan(
@@ -27,9 +28,9 @@ def plan(
     """
     context = context or Context.open(recipe.alone(entry, seed), observer or Silent())
     base = context.base(entry)
-    config, budget = context.method(entry, base)
     model = base.adapted(base_dropout=entry.train.base_dropout)
-    adapter = model.attach("plan", config, seed=seed)
+    adapter, budget, origin = attach(context, entry, base, model, name="plan", seed=seed)
+    config = model.configs["plan"]
     try:
         trained = sum(p.numel() for _, p in adapter.trainable())
         stored = adapter.extent()
@@ -44,6 +45,7 @@ def plan(
             "method": entry.method,
             "model": base.spec.name,
             "config": config.model_dump(mode="json"),
+            "from": origin and origin.path,
             "budget": budget and budget.as_dict(),
             "sites": [path for path, _ in adapter.parts()] or [f"{len(adapter.own)} parameters of the base"],
             "heads": adapter.heads(),
@@ -62,6 +64,7 @@ def plan(
             "metrics": metric_keys(recipe.evaluation, recipe.task, targets=recipe.has_targets),
             "warnings": [
                 *data.dataset.warnings,
+                *([origin.warning] if origin else []),
                 *([f"{entry.name} {budget.warning}"] if budget and budget.warning and config.trains else []),
             ],
         }

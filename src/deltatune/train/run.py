@@ -6,7 +6,7 @@ import contextlib
 import datetime
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,7 @@ from deltatune.train.machine import PeakMemory, fast_cpu, git_state, versions
 from deltatune.train.padding import check_padding
 from deltatune.train.predicted import ample_memory, predicted_run
 from deltatune.train.room import require_room
+from deltatune.train.start import Origin, attach, require_apart
 from deltatune.train.steps import Progress
 
 NAME = "run"
@@ -119,6 +120,7 @@ def open_run(
     observer = observer or Silent()
     metric_keys(recipe.evaluation, recipe.task, targets=recipe.has_targets)  # fails before hours of training
     own = recipe.alone(entry, seed)
+    require_apart(entry, out)
     with contextlib.ExitStack() as closing:  # the run's, once it is open
         closing.callback(Lock(make_folder(out), observer.warn).release)
         finished = prepare_folder(out, own, resume=resume, overwrite=overwrite)
@@ -133,8 +135,7 @@ def open_run(
         base = context.base(entry)
         context.data(entry, base).encoded("train")
         model = model or base.adapted(base_dropout=entry.train.base_dropout)
-        config, budget = context.method(entry, base)
-        adapter = model.attach(name, config, seed=seed)
+        adapter, budget, origin = attach(context, entry, base, model, name=name, seed=seed)
         closing.callback(model.detach, name)
         require_room(context, own, base, model, adapter)
         if base.original is not None:
@@ -148,6 +149,7 @@ def open_run(
         write_text(out / "recipe.yaml", as_written(own.dump()))
         return Run(
             context, own, base, model, name, entry, seed, out, observer, certificate, budget,
+            origin,
             resumes=resume and not overwrite and (out / "resume").exists(), started=started,
             closing=closing.pop_all(),
         )  # fmt: skip
@@ -173,6 +175,8 @@ class Run:
     observer: Observer
     certificate: Certificate
     budget: Budget | None
+    origin: Origin | None
+    """The saved delta that it started from."""
     resumes: bool
     """Whether there is a state to go on from."""
     started: datetime.datetime
@@ -186,7 +190,7 @@ class Run:
     def __post_init__(self) -> None:
         self.data = self.context.data(self.entry, self.base)
         self.encoder = self.data.encoder
-        self.inputs = self.data.inputs(self.base.fingerprint)
+        self.inputs = self.data.inputs(self.base.fingerprint, self.origin.digest if self.origin else None)
         self.about_base = {
             "name": self.base.spec.name,
             "revision": self.base.spec.revision,
@@ -314,6 +318,7 @@ class Run:
             "method": self.entry.method,
             "config": self.config.model_dump(mode="json"),
             "budget": self.budget and self.budget.as_dict(),
+            "from": self.origin and asdict(self.origin),
             "seed": self.seed,
             "task": self.recipe.task,
             "model": {

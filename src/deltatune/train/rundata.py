@@ -54,14 +54,15 @@ class RunData:
         """What the loss will see of the training rows' labels."""
         return supervision(self.encoder, self.encoded("train"))
 
-    def inputs(self, base: str) -> Inputs:
+    def inputs(self, base: str, start: str | None = None) -> Inputs:
         """What a run on these rows rests on.
 
         Args:
             base: Fingerprint of the base.
+            start: That of the delta that it starts from.
         """
         rows, each, tokens = self._digests
-        return Inputs(rows, each, self.encoder.labels, tokens, base)
+        return Inputs(rows, each, self.encoder.labels, tokens, base, start)
 
     @property
     def reading(self) -> str:

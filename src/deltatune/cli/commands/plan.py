@@ -159,6 +159,9 @@ def _show(found: dict[str, Any], *, proposing: bool) -> None:
     for entry in done:
         work.add_row(*map(output.text, _work(entry, timed=timed)))
     console.print(work)
+    for entry in done:
+        if entry["from"] is not None:
+            output.line(f"\n{entry['name']} starts from {entry['from']}")
     _explain(found, proposing=proposing)
 
 

@@ -17,7 +17,6 @@ from deltatune.cli.options import (
     Overrides,
     Overwrite,
     Quiet,
-    RecipeFile,
     RunFolder,
     TrustRemoteCode,
 )
@@ -25,14 +24,19 @@ from deltatune.cli.progress import watching
 from deltatune.errors import DeltatuneError, RecipeError, nearest
 
 if TYPE_CHECKING:
+    from deltatune.core.observer import Observer
     from deltatune.evaluate import Prediction
     from deltatune.recipe import MethodEntry, Recipe
     from deltatune.runs import Failed
     from deltatune.runs.inputs import Asked
+    from deltatune.train import Context
 
 
 def train(
-    recipe: RecipeFile,
+    recipe: Annotated[
+        Path | None,
+        typer.Argument(metavar="[RECIPE]", help="The recipe, a YAML file.", show_default=False),
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -59,7 +63,18 @@ def train(
             "--resume", help="Continue an interrupted run exactly where its last checkpoint stands."
         ),
     ] = False,
+    extend: Annotated[
+        Path | None,
+        typer.Option(
+            "--extend",
+            metavar="RUN",
+            help="In place of a recipe: train on from this finished run, as a new run in --out, with its "
+            "recipe and its rows. train.epochs are those to add (as many as it had, unless set).",
+            show_default=False,
+        ),
+    ] = None,
     overwrite: Overwrite = False,
+    trust_remote_code: TrustRemoteCode = False,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -68,6 +83,7 @@ def train(
     [bold]Examples[/bold]
       $ deltatune train recipe.yaml --method lora --dry-run
       $ deltatune train recipe.yaml -m lora --set train.lr=3e-4 --out runs/lr3e-4
+      $ deltatune train --extend runs/lr3e-4 --set train.epochs=2 --out runs/longer
 
     [bold]Files[/bold] in the folder of the run:
       recipe.yaml        the recipe with every default filled in
@@ -79,33 +95,73 @@ def train(
 
     Ctrl-C, SIGTERM and SIGHUP leave a run that [bold]--resume[/bold] continues, and
     end with 130, 143 and 129. The second of them ends at once.
-    """
-    from deltatune.recipe import load_recipe
 
+    [bold]--extend[/bold] loads the delta of the finished run. The optimizer starts anew, and the
+    learning rate is scheduled over the added steps. So it is not the run that longer
+    training at once would have been. The finished run stays as it is.
+    """
     # As an override, so that it is held to what the recipe allows.
-    loaded = load_recipe(recipe, [*(overrides or []), *([] if seed is None else [f"seeds=[{seed}]"])])
+    changes = [*(overrides or []), *([] if seed is None else [f"seeds=[{seed}]"])]
+    loaded = _trained(recipe, extend, changes, trust_remote_code=trust_remote_code)
     entry = choose(loaded, method)
     chosen_seed = loaded.seeds[0]
     if dry_run:
         from deltatune.train import plan
 
         with watching(quiet=quiet) as observer:
-            planned = plan(loaded, entry, chosen_seed, observer=observer)
+            context = _extending(loaded, chosen_seed, observer) if extend else None
+            planned = plan(loaded, entry, chosen_seed, observer=observer, context=context)
         output.emit_json(planned) if as_json else show.plan(entry.name, planned)
         return
     from deltatune.train import run
 
-    folder = out or Path("out", recipe.stem, "runs", f"{entry.slug}-s{chosen_seed}")
+    if out is None and recipe is None:
+        raise RecipeError("needs a folder for the new run.", field="--extend", remedy="Name one with --out.")
+    folder = out or Path("out", Path(str(recipe)).stem, "runs", f"{entry.slug}-s{chosen_seed}")
     output.resumable_by(f"Add --resume to the same command to continue the run in '{folder}'.")
     with watching(quiet=quiet) as observer:
+        context = _extending(loaded, chosen_seed, observer) if extend else None
         result = run(
-            loaded, entry, chosen_seed, folder, resume=resume, overwrite=overwrite, observer=observer
-        )
+            loaded, entry, chosen_seed, folder,
+            resume=resume, overwrite=overwrite, observer=observer, context=context,
+        )  # fmt: skip
     if as_json:
         output.emit_json(result)
         return
     show.result(result)
     output.line(f"\nThe run is in {folder}")
+
+
+def _trained(
+    recipe: Path | None, extend: Path | None, changes: list[str], *, trust_remote_code: bool
+) -> Recipe:
+    """The recipe of a file, or that of a finished run which is extended."""
+    from deltatune.recipe import load_recipe
+
+    if (recipe is None) == (extend is None):
+        raise RecipeError(
+            "there is nothing to train." if recipe is None else "it stands beside --extend.",
+            field="RECIPE",
+            remedy="Give a recipe, or with --extend a finished run to go on from.",
+        )
+    if extend is not None:
+        from deltatune.train.extend import extension
+
+        return extension(extend, changes, trust_remote_code=trust_remote_code)
+    assert recipe is not None
+    if trust_remote_code:
+        raise RecipeError(
+            "is for --extend: a recipe of your own says it itself.",
+            field="--trust-remote-code",
+            remedy="Write model: {name: ..., trust_remote_code: true}.",
+        )
+    return load_recipe(recipe, changes)
+
+
+def _extending(recipe: Recipe, seed: int, observer: Observer) -> Context:
+    from deltatune.train.extend import open_extension
+
+    return open_extension(recipe, recipe.methods[0], seed, observer)
 
 
 def choose(recipe: Recipe, name: str | None) -> MethodEntry:
