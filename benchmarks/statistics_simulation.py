@@ -30,10 +30,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deltatune.compare.sample import Sample, corpus_sample, row_sample
-from deltatune.compare.statistics import _Draws, bootstrap_interval, holm, paired_bootstrap
+from deltatune.compare.statistics import Draws, bootstrap_interval, holm, paired_bootstrap
 
 Random = np.random.Generator
 POPULATION = 4000
+_SELDOM = 4  # one trial of so many has the better entry
 GAIN = 0.4  # of the better entry: four to eight times the spread of seeds
 
 
@@ -216,16 +217,18 @@ class _Alone:
         return np.sqrt(parts.sum()) * np.random.default_rng((seed, 2)).standard_t(freedom, self.resamples)
 
 
-def _judged(samples: Sequence[Sample], resamples: int, trial: int, *, pooled: bool) -> tuple[Any, ...]:
-    """Each entry's interval, the differences of all pairs, and which of these are no ties."""
+def _judged(samples: Sequence[Sample], resamples: int, trial: int) -> dict[str, tuple[Any, ...]]:
+    """By each rule: every entry's interval, the differences of all pairs, and which of these are no ties."""
     pairs = list(combinations(range(len(samples)), 2))
     resamples = max(resamples, 100 * len(pairs))  # as `pairwise` does
-    draws = _Draws(samples, resamples, trial)
-    if not pooled:
-        draws.spread = _Alone(samples, resamples)
-    found = draws.differences(pairs, 0.95)
-    apart = np.array(holm([each.p for each in found])) < 0.05
-    return draws.intervals(0.95), found, dict(zip(pairs, apart, strict=True))
+    draws = Draws(samples, resamples, trial)
+    judged = {}
+    for rule, spread in (("each alone", _Alone(samples, resamples)), ("pooled", draws.spread)):
+        draws.spread = spread
+        found = draws.differences(pairs, 0.95)
+        apart = np.array(holm([each.p for each in found])) < 0.05
+        judged[rule] = (draws.intervals(0.95), found, dict(zip(pairs, apart, strict=True)))
+    return judged
 
 
 def simulate_entries(
@@ -233,29 +236,26 @@ def simulate_entries(
 ) -> list[Compared]:
     """Run a study of equal entries whose seeds' shifts have these standard deviations."""
     entries = len(spreads)
-    kind = "equal" if len(set(spreads)) == 1 else "unequal"
-    outcomes = []
-    for rule in ("each alone", "pooled"):
-        random = np.random.default_rng(22)
-        alarms = hits = hits_of_gap = found = 0.0
-        for trial in range(trials):
-            ease = random.normal(0, 0.3, examples)
-            shifts = random.normal(0, 1, (entries, seeds, 1)) * np.asarray(spreads)[:, None, None]
-            values = 0.5 + ease + shifts + random.normal(0, 0.3, (entries, seeds, examples))
-            samples = [Sample.of(each) for each in values]
-            bounds, pairs, apart = _judged(samples, resamples, trial, pooled=rule == "pooled")
-            alarms += any(apart.values())
-            hits += float(np.mean([low <= 0.5 <= high for low, high in bounds]))
-            hits_of_gap += float(np.mean([each.low <= 0 <= each.high for each in pairs]))
-            if trial % 4 == 0:
-                samples[-1] = Sample.of(values[-1] + GAIN)
-                *_, apart = _judged(samples, resamples, trial, pooled=rule == "pooled")
+    random = np.random.default_rng(22)
+    sums = {"each alone": np.zeros(4), "pooled": np.zeros(4)}
+    for trial in range(trials):
+        ease = random.normal(0, 0.3, examples)
+        shifts = random.normal(0, 1, (entries, seeds, 1)) * np.asarray(spreads)[:, None, None]
+        values = 0.5 + ease + shifts + random.normal(0, 0.3, (entries, seeds, examples))
+        for rule, (bounds, pairs, apart) in _judged(
+            [Sample.of(each) for each in values], resamples, trial
+        ).items():
+            held = np.mean([low <= 0.5 <= high for low, high in bounds])
+            held_gap = np.mean([each.low <= 0 <= each.high for each in pairs])
+            sums[rule] += [any(apart.values()), held, held_gap, 0]
+        if trial % _SELDOM == 0:
+            values[-1] += GAIN
+            for rule, (*_, apart) in _judged([Sample.of(each) for each in values], resamples, trial).items():
                 with_last = [told for pair, told in apart.items() if entries - 1 in pair]
-                found += float(np.mean(with_last)) * 4
-        shares = (each / trials for each in (alarms, hits, hits_of_gap, found))
-        name = f"{entries} entries, {seeds} seeds, {kind} spread"
-        outcomes.append(Compared(name, rule, trials, *shares))
-    return outcomes
+                sums[rule][3] += np.mean(with_last) * trials / len(range(0, trials, _SELDOM))
+    kind = "equal" if len(set(spreads)) == 1 else "unequal"
+    name = f"{entries} entries, {seeds} seeds, {kind} spread"
+    return [Compared(name, rule, trials, *(float(each) / trials for each in sums[rule])) for rule in sums]
 
 
 def simulate_groups(rows: int, inputs: int, trials: int, resamples: int) -> list[Compared]:

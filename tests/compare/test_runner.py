@@ -151,6 +151,10 @@ def test_warnings_about_the_data_are_kept(make_recipe: Make, rows: Path, tmp_pat
         assert any(words in text for text in board["warnings"])
         assert any(words in text for text in result["data"]["warnings"])
         assert words in page
+    lines = (tmp_path / "out" / board["rows"][0]["runs"][0] / "predictions.jsonl").read_text().splitlines()
+    inputs = len({json.loads(line)["group"] for line in lines})
+    assert inputs < len(lines)  # the rows are there twice
+    assert any(f"{len(lines)} test rows have {inputs} different inputs" in text for text in board["warnings"])
 
 
 @pytest.mark.parametrize("metric", ["loss", "perplexity"])

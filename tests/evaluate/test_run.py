@@ -80,6 +80,22 @@ def test_images_are_noted_not_copied(make_case):
     assert found.predictions[0].as_dict()["input"] == "[image, 30 x 28 pixels]"
 
 
+def test_rows_of_equal_input_are_one_group_and_others_are_not(make_case, tmp_path):
+    """Images of one size have the same note, but are not the same."""
+    case = make_case("bert")
+    (tmp_path / "copy.png").write_bytes(b"the bytes of a file")
+    (tmp_path / "again.png").write_bytes(b"the bytes of a file")
+    inputs = [np.zeros((4, 4, 3), np.uint8), np.ones((4, 4, 3), np.uint8), np.zeros((4, 4, 3), np.uint8)]
+    inputs += ["a text", "another", "a text", tmp_path / "copy.png", tmp_path / "again.png"]
+    for index, row in enumerate(case.rows):
+        row.input = inputs[index % len(inputs)]
+    found = evaluate(case.model, case.rows, case.encoded, case.encoder, Settings())
+    groups = [prediction.as_dict()["group"] for prediction in found.predictions][: len(inputs)]
+    expected = [0, 1, 0, 2, 3, 2, 4, 4][: len(groups)]
+    assert len(groups) >= 4
+    assert [groups.index(group) for group in groups] == [expected.index(number) for number in expected]
+
+
 def test_only_the_metrics_asked_for(make_case):
     case = make_case("t5")
     settings = Settings(metrics=["accuracy", "rougeL_f"])

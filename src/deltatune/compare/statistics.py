@@ -110,7 +110,7 @@ def paired_bootstrap(
         ValueError: Unequal numbers of examples, none, or a score that is not finite.
     """
     samples = [Sample.of(a), Sample.of(b)]
-    return _Draws(samples, resamples, seed).differences([(0, 1)], confidence)[0]
+    return Draws(samples, resamples, seed).differences([(0, 1)], confidence)[0]
 
 
 def bootstrap_interval(
@@ -149,7 +149,7 @@ def intervals(
         ValueError: Unequal numbers of examples, none, or a score that is not finite.
     """
     samples = [Sample.of(values) for values in scores.values()]
-    return dict(zip(scores, _Draws(samples, resamples, seed).intervals(confidence), strict=True))
+    return dict(zip(scores, Draws(samples, resamples, seed).intervals(confidence), strict=True))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -194,7 +194,7 @@ def pairwise(
     if not pairs:
         return []
     resamples = max(resamples, _DRAWS_A_PAIR * len(pairs))
-    draws = _Draws(samples, resamples, seed)
+    draws = Draws(samples, resamples, seed)
     found = draws.differences(pairs, confidence)
     alpha = (1 - confidence) / len(pairs)  # Holm's first step: what tells one pair apart whatever the others
     compared = []
@@ -255,7 +255,7 @@ def tie_matrix(names: Sequence[str], pairs: Sequence[Pair]) -> list[list[bool]]:
     return [[a == b or frozenset((a, b)) in tied for b in names] for a in names]
 
 
-class _Draws:
+class Draws:
     """Scores of the methods of a comparison as other examples and seeds would have made them."""
 
     def __init__(self, samples: Sequence[Sample], resamples: int, seed: int) -> None:
