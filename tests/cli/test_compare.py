@@ -105,6 +105,10 @@ def test_report_goes_to_stdout_or_a_file(tmp_path: Path, run: Callable, fake: Ca
     file = tmp_path / "new" / "table.md"
     assert run("report", "here", "--format", "md", "--out", file).out == f"{file}\n"
     assert file.read_text(encoding="utf-8") == "| rank | method |"
+    run("report", "here", "--out", tmp_path / "table.CSV")
+    assert calls[-1].options == {"format": "csv"}
+    assert run("report", "here", "--out", tmp_path / "table.pdf").code == 2
+    assert not (tmp_path / "table.pdf").exists()
 
 
 def test_report_refuses_an_unknown_format(run: Callable) -> None:

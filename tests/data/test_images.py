@@ -316,3 +316,16 @@ def test_suffixes_are_those_that_are_decoded() -> None:
     Image.init()
     known = {suffix for suffix, kind in Image.EXTENSION.items() if kind in decode._FORMATS}
     assert set(images.SUFFIXES) <= known
+
+
+@pytest.mark.parametrize(
+    ("folder", "source"), [("Photos-1", "Photos-1"), ("Photos-1/Photos", "Photos-1/Photos"), ("a/train", "a")]
+)
+def test_a_folder_around_the_classes_is_no_class(tmp_path: Path, folder: str, source: str) -> None:
+    for label in ("cat", "dog"):
+        picture(tmp_path / folder / label / "a.png")
+    with pytest.raises(DataError, match="would be the only class") as refused:
+        read_image_folder(str(tmp_path))
+    assert refused.value.field == str(tmp_path / source)
+    parts = read_image_folder(str(tmp_path / source)).parts
+    assert [len(records) for records in parts.values()] == [2]

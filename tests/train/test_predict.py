@@ -163,11 +163,16 @@ def test_the_encoding_and_delimiter_of_training_are_tried(tmp_path: Path) -> Non
 
 
 def test_what_is_no_text_is_refused_whole(tmp_path: Path) -> None:
-    files = {"a.csv": b"PK\x03\x04...", "a.txt": b"PAR1...", "b.csv": b"id,text,id\n1,a,1\n"}
+    files = {
+        "a.csv": b"PK\x03\x04...",
+        "a.txt": b"PAR1...",
+        "b.csv": b"id,text,id\n1,a,1\n",
+        "c.csv": b"id,text\n",
+    }
     for name, content in files.items():
         (tmp_path / name).write_bytes(content)
         with pytest.raises(DataError):
-            list(read_inputs(tmp_path / name))
+            list(named_inputs(tmp_path / name, images=False))
 
 
 def test_archives_of_images_are_predicted_for(pictures: Path, tmp_path: Path) -> None:

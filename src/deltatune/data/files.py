@@ -68,7 +68,9 @@ def read_text(
     for start, what in _OTHERS.items():
         if content.startswith(start):
             raise DataError(
-                f"is no text but {what}.", field=str(path), remedy="Save it as text, or set data.format."
+                f"is no text but {what}.",
+                field=str(path),
+                remedy="Save it as text, such as CSV in UTF-8, or set data.format.",
             )
     marked = next((name for mark, name in _MARKS.items() if content.startswith(mark)), None)
     encodings = [encoding or marked or "utf-8", *(() if encoding or marked else otherwise)]

@@ -151,6 +151,7 @@ def read_image_folder(source: str) -> Table:
             field=source,
             remedy="Give class folders only, or train, val and test folders only.",
         )
+    _refuse_wrapped(subfolders)
     listing = Listing()
     if parts:
         table = {part: _class_folders(path, folder, listing) for part, path in parts.items()}
@@ -158,6 +159,26 @@ def read_image_folder(source: str) -> Table:
     else:
         table = {"all": _class_folders(folder, folder, listing)}
     return Table(table, input="image", target="label", warnings=tuple(listing.warnings(folder)))
+
+
+def _refuse_wrapped(subfolders: Sequence[Path]) -> None:
+    """Refuse a sole folder around the classes, as archives and cloud drives make: it would be the only class.
+
+    Raises:
+        DataError: There is one.
+    """
+    around = None
+    while len(subfolders) == 1 and subfolders[0].name.lower() not in PART_NAMES:
+        inner = [path for path in listed(subfolders[0]) if path.is_dir() and not is_hidden(path.name)]
+        if not inner:
+            break
+        around, subfolders = subfolders[0], inner
+    if around is not None:
+        raise DataError(
+            f"is the only folder, and would be the only class; it holds {named(subfolders, around)}.",
+            field=str(around),
+            remedy="Name it as the source; if it is a class, put its images into it directly.",
+        )
 
 
 def _add_unused(folder: Path, listing: Listing) -> None:

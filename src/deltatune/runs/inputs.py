@@ -36,8 +36,11 @@ def named_inputs(path: Path, *, images: bool, writing: Writing = PLAIN) -> Itera
     if images and (path.is_dir() or path.suffix.lower() in SUFFIXES):
         yield from prediction_images(path)
         return
+    number = -1
     for number, value in enumerate(read_inputs(path, writing)):
         yield str(number), value
+    if number < 0:
+        raise DataError("holds no rows.", field=str(path), remedy="Give a file with at least one row.")
 
 
 def read_inputs(path: Path, writing: Writing = PLAIN) -> Iterator[Asked]:

@@ -134,8 +134,13 @@ def report(
         ),
     ],
     form: Annotated[
-        str, typer.Option("--format", help=f"One of {', '.join(FORMATS)}.", show_default=True)
-    ] = "html",
+        str | None,
+        typer.Option(
+            "--format",
+            help=f"One of {', '.join(FORMATS)}. Default: what the suffix of --out tells, or html.",
+            show_default=False,
+        ),
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -153,11 +158,13 @@ def report(
       $ deltatune report out/tables
       $ deltatune report out/tables --format md > table.md
       $ deltatune report out/tables --format svg > charts.svg
-      $ deltatune report out/tables --format png --out charts.png
+      $ deltatune report out/tables --out charts.png
 
     [bold]Files[/bold]: report.html in the folder, one page that needs no network.
     [bold]--json[/bold] prints the leaderboard, as [bold]--format json[/bold] does.
     """
+    form = form or (out.suffix.lower().removeprefix(".") if out else "") or "html"
+    form = {"htm": "html"}.get(form, form)
     if form not in FORMATS:
         raise DeltatuneError(
             f"{form!r} is not a format of reports.", field="--format", remedy=nearest(form, FORMATS)
