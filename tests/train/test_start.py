@@ -13,9 +13,10 @@ import peft
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer, BertConfig, BertModel
 
 from deltatune.cli.app import app
+from deltatune.compare.runner import compare
 from deltatune.core.model import AdaptedModel
 from deltatune.core.observer import Silent
 from deltatune.errors import AdapterError, ChangedError, DeltatuneError, RecipeError
@@ -26,6 +27,7 @@ from deltatune.recipe.written import as_written
 from deltatune.train import Context, plan, run
 from deltatune.train.extend import extension, open_extension
 from deltatune.train.run import Run, open_run
+from tests.tiny_tokenizers import tiny_tokenizer
 from tests.train.test_run import StopAfter, lines, without_times
 
 Make = Callable[..., Recipe]
@@ -46,7 +48,7 @@ _TRAINED: dict[str, Path] = {}
 
 def first(make_recipe: Make, folder: Path, *overrides: str, method: Any = None) -> None:
     recipe = make_recipe("train.max_steps=2", *overrides, methods=[method or {"lora": {"r": 4}}])
-    known = _TRAINED.setdefault(f"{overrides} {method}", folder.with_name("kept"))
+    known = _TRAINED.setdefault(f"{overrides} {method}", folder.with_name(f"kept-{len(_TRAINED)}"))
     if not known.exists():
         run(recipe, recipe.methods[0], 0, known)
     shutil.copytree(known, folder)
@@ -225,6 +227,54 @@ def test_a_run_is_never_written_over_its_own_start(make_recipe: Make, tmp_path: 
     with pytest.raises(RecipeError, match="holds the delta that the run starts from"):
         run(recipe, recipe.methods[0], 0, tmp_path / "first", overwrite=True)
     assert (tmp_path / "first" / TENSORS).exists()
+
+
+@pytest.mark.slow
+def test_a_comparison_tells_of_it_and_keeps_the_start(make_recipe: Make, tmp_path: Path) -> None:
+    first(make_recipe, tmp_path / "first")
+    entry = {"lora": {}, "name": "continued", "from": str(tmp_path / "first")}
+    recipe = make_recipe("train.max_steps=1", methods=[entry, "lora"], seeds=[0, 1], together=2)
+    board = compare(recipe, tmp_path / "out")
+    assert [row["status"] for row in board["rows"]] == ["done", "done"]
+    assert sum("looked at before" in warning for warning in board["warnings"]) == 1
+    with pytest.raises(RecipeError, match="holds the delta that the run starts from"):
+        compare(recipe, tmp_path, overwrite=True)
+    shutil.rmtree(tmp_path / "first")
+    first(make_recipe, tmp_path / "first", "train.lr=0.001")
+    shutil.rmtree(tmp_path / "out/runs/continued-s1")
+    with pytest.raises(ChangedError, match=r"settings and tensors at the start of continued \(seed 1\)"):
+        compare(recipe, tmp_path / "out")
+
+
+def test_a_new_head_goes_on_from_the_saved_one(make_recipe: Make, tmp_path: Path, rows: Path) -> None:
+    tokenizer = tiny_tokenizer("bert")
+    config = BertConfig(
+        vocab_size=len(tokenizer), hidden_size=32, num_hidden_layers=1, num_attention_heads=4,
+        intermediate_size=32,
+    )  # fmt: skip
+    BertModel(config).save_pretrained(tmp_path / "bert")
+    tokenizer.save_pretrained(tmp_path / "bert")
+
+    def classifying(method: Any) -> Recipe:
+        return make_recipe(
+            "train.max_steps=1", task="text-classification", model=str(tmp_path / "bert"),
+            methods=[method], evaluation={"batch_size": 8},
+        )  # fmt: skip
+
+    recipe = classifying("lora")
+    run(recipe, recipe.methods[0], 0, tmp_path / "first")
+    recipe = classifying({"lora": {}, "from": str(tmp_path / "first")})
+    opened = open_run(recipe, recipe.methods[0], 1, tmp_path / "second")
+    assert isinstance(opened, Run)
+    saved, stored = load_file(tmp_path / "first" / TENSORS), opened.adapter.stored()
+    opened.close()
+    assert opened.adapter.heads() == ["classifier"]
+    assert all(torch.equal(saved[f"base_model.model.{key}"], stored[key]) for key in stored)
+    lines = [json.loads(line) for line in rows.read_text(encoding="utf-8").splitlines()]
+    renamed = [json.dumps(line | {"title": f"the {line['title']}"}) for line in lines]
+    rows.write_text("\n".join(renamed), encoding="utf-8")
+    with pytest.raises(RecipeError, match="tells other classes apart"):
+        plan(recipe, recipe.methods[0], 0)
 
 
 def test_an_unfinished_or_damaged_run_is_no_start(make_recipe: Make, tmp_path: Path) -> None:

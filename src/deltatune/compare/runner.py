@@ -34,6 +34,7 @@ from deltatune.train import Context
 from deltatune.train.folder import ANEW, clear_folder, require_own_run
 from deltatune.train.folder import WRITES as RUN_WRITES
 from deltatune.train.race import Starter
+from deltatune.train.start import require_apart
 
 SCHEMA = 1
 KIND = "comparison"
@@ -97,6 +98,8 @@ def _compare(
     if not overwrite:
         _require_own(recipe, out)
         require_sound(out)
+    for entry in recipe.methods if overwrite else ():
+        require_apart(entry, out)
     context = Context.open(recipe, observer)
     if not overwrite:
         require_same_inputs(out, context)
@@ -263,6 +266,7 @@ def _warnings(
     for run in finished:
         if (run.get("budget") or {}).get("warning"):
             found.append(f"{run['name']} {run['budget']['warning']}")
+    found += dict.fromkeys(run["from"]["warning"] for run in finished if run.get("from"))
     raced = sorted({run["name"] for run in finished if run["cost"].get("raced", 1) > 1})
     if raced:
         found.append(

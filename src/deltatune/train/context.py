@@ -162,16 +162,24 @@ class Context:
         """
         model = result["model"]
         name = f"{result['name']} (seed {result['seed']})"
-        self.hold(name, model, result["data"], str(model.get("fingerprint")))
+        self.hold(name, model, result["data"], str(model.get("fingerprint")), result.get("from"))
 
-    def hold(self, run: str, model: Mapping[str, Any], data: Mapping[str, Any], base: str) -> None:
-        """Note the base and the tokens of a run, or refuse it if an earlier one had others.
+    def hold(
+        self,
+        run: str,
+        model: Mapping[str, Any],
+        data: Mapping[str, Any],
+        base: str,
+        origin: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Note what a run rests on, or refuse it if an earlier one had another: base, tokens, delta.
 
         Args:
             run: Its name.
             model: The part `model` of its result; the weights' digest is not read from it.
             data: The part `data`; version 0.1 did not write of which reading the tokens are.
             base: Digest of the base's weights.
+            origin: The part `from`, of a run that started from a saved delta.
 
         Raises:
             ChangedError: They are not those of an earlier one.
@@ -181,6 +189,9 @@ class Context:
         noted = {json.dumps(["weights of the base", *named, *computed]): base}
         if "reading" in data:
             noted[json.dumps(["tokens", *named, data["reading"], data["fingerprint"]])] = data["tokens"]
+        if origin is not None:
+            key = json.dumps(["settings and tensors at the start", origin["path"]])
+            noted[key] = f"{origin['sha256']} {origin['settings']}"
         for key, digest in noted.items():
             known, by = self._noted.setdefault(key, (digest, run))
             if known != digest:

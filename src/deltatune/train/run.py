@@ -228,7 +228,8 @@ class Run:
             pause: As of `run`.
         """
         name = f"{self.entry.name} (seed {self.seed})"
-        self.context.hold(name, self.about_base, self.about_rows, self.base.fingerprint)
+        origin = asdict(self.origin) if self.origin else None
+        self.context.hold(name, self.about_base, self.about_rows, self.base.fingerprint, origin)
         torch.manual_seed(self.seed)
         trains = self.config.trains
         self.ample = trains and ample_memory(self.context, self.entry, self.base, self.seed)
