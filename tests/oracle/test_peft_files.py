@@ -15,6 +15,7 @@ from tests.contract.checks import adapted, close
 from tests.oracle import bridge
 
 from deltatune.core.model import AdaptedModel
+from deltatune.errors import AdapterError
 from deltatune.methods import METHODS
 from deltatune.methods.adalora import AdaLoraAdapter
 
@@ -175,3 +176,28 @@ def test_a_prompt_for_the_decoder_is_refused(tmp_path: Path) -> None:
     bridge.in_peft("t5", PromptTuningConfig(num_virtual_tokens=3)).save_pretrained(tmp_path)
     with pytest.raises(AdapterError, match="decoder"):
         AdaptedModel(tiny.model("t5")).load(tmp_path)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("architecture", ["t5", "bart"])
+def test_a_prefix_of_peft_on_an_encoder_decoder_is_refused_with_the_reason(
+    architecture: str, tmp_path: Path
+) -> None:
+    """It acts by its positions: the same keys and values without them give other logits."""
+    theirs = bridge.in_peft(architecture, PrefixTuningConfig(num_virtual_tokens=4))
+    theirs.save_pretrained(tmp_path)
+    with pytest.raises(AdapterError, match="takes positions in the decoder"):
+        bridge.load_in_ours(architecture, tmp_path)
+    batch = tiny.batch(architecture)
+    table = theirs.prompt_encoder["default"].embedding.weight.detach()
+    model = AdaptedModel(tiny.model(architecture))
+    adapter = model.attach("a", METHODS.get("prefix")(n_tokens=4, scopes=("decoder",)))
+    sites = list(adapter.keys_values)
+    rows = table.view(4, 2 * len(sites), tiny.HEADS, -1).permute(1, 2, 0, 3)
+    with torch.no_grad():
+        for index, path in enumerate(sites):
+            adapter.keys_values[path].keys.copy_(rows[2 * index])
+            adapter.keys_values[path].values.copy_(rows[2 * index + 1])
+        mine = bridge.real_logits(model, architecture, batch)
+        other = bridge.real_logits(theirs, architecture, batch)
+    assert (mine - other).abs().max() > 1e-2

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from deltatune.cli import output
+from deltatune.errors import DeltatuneError
 
 RecipeFile = Annotated[
     Path, typer.Argument(metavar="RECIPE", help="The recipe, a YAML file.", show_default=False)
@@ -16,7 +17,44 @@ RunFolder = Annotated[
     Path,
     typer.Argument(
         metavar="RUN",
-        help="The folder of a run (what [bold]train[/bold] wrote).",
+        help="The folder of a run (what [bold]train[/bold] wrote), or of an adapter without one (peft's).",
+        show_default=False,
+    ),
+]
+Base = Annotated[
+    str | None,
+    typer.Option(
+        "--base",
+        metavar="MODEL",
+        help="Of an adapter without a run, such as peft's: its base, a folder or a name. Default: the one "
+        "that the adapter names.",
+        show_default=False,
+    ),
+]
+AdapterTask = Annotated[
+    str | None,
+    typer.Option(
+        "--task",
+        help="Of an adapter without a run: its task, where its task_type does not tell.",
+        show_default=False,
+    ),
+]
+Labels = Annotated[
+    str | None,
+    typer.Option(
+        "--labels",
+        metavar="A,B,...",
+        help="Of a classifier's adapter without a run: its classes in the order of its head, where the base "
+        "does not name them.",
+        show_default=False,
+    ),
+]
+AdapterRecipe = Annotated[
+    Path | None,
+    typer.Option(
+        "--recipe",
+        metavar="FILE",
+        help="Of an adapter without a run: a recipe whose task, data and evaluation sections hold.",
         show_default=False,
     ),
 ]
@@ -58,3 +96,21 @@ Overwrite = Annotated[
     bool,
     typer.Option("--overwrite", help="Replace what is in the output folder; without it that is refused."),
 ]
+
+
+def labels_of(text: str | None) -> tuple[str, ...] | None:
+    """The names in the value of `--labels`.
+
+    Raises:
+        DeltatuneError: They are not two different names or more.
+    """
+    if text is None:
+        return None
+    names = tuple(name.strip() for name in text.split(","))
+    if len(names) < 2 or len(set(names)) < len(names) or not all(names):
+        raise DeltatuneError(
+            f"{text!r} is no list of different names.",
+            field="--labels",
+            remedy="Write them as negative,positive.",
+        )
+    return names

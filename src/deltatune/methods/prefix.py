@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from deltatune.core.adapter import Adapter, KeysValues
 from deltatune.core.method import MethodConfig
 from deltatune.core.sites import AttentionSite, BaseView
+from deltatune.errors import AdapterError
 
 Scope = Literal["encoder", "decoder", "cross"]
 
@@ -167,7 +168,20 @@ class PrefixConfig(MethodConfig):
         return cls(n_tokens=config["num_virtual_tokens"])
 
     def from_peft_tensors(self, tensors: Mapping[str, Tensor], view: BaseView) -> dict[str, Tensor]:
-        """Cut peft's table into the keys and values of each layer."""
+        """Cut peft's table into the keys and values of each layer.
+
+        Raises:
+            AdapterError: The base is an encoder-decoder. peft gives the decoder the prefix as its past, which
+                has positions: T5's bias then differs with the distance of each query to each learned key, and
+                BART's decoder counts positions from behind it. Ours has no position.
+        """
+        if view.is_encoder_decoder:
+            raise AdapterError(
+                "peft's prefix of an encoder-decoder takes positions in the decoder (T5's position bias acts "
+                "on it, BART's positions begin after it), and a prefix of deltatune has none: it computes "
+                "something else.",
+                remedy="Use it with peft, or train it again with the method prefix.",
+            )
         found = dict(tensors)
         table = found.pop("prompt_embeddings")
         sites = view.attention_sites(self.scopes)

@@ -31,6 +31,12 @@ def in_base_order(config: PreTrainedConfig, labels: Sequence[str]) -> list[str] 
     return [spelled[label] for label in known]
 
 
+def spelled_as(labels: Sequence[str], others: Sequence[str]) -> list[str]:
+    """The labels in their order, each as one of `others` spells it, capitals and outer blanks aside."""
+    spelled = {_plain(label): label for label in others}
+    return [spelled.get(_plain(label), label) for label in labels]
+
+
 def named(labels: Sequence[str]) -> str:
     """A few of the labels, for a message."""
     return ", ".join(labels[:SHOWN]) + (f" and {len(labels) - SHOWN} more" if len(labels) > SHOWN else "")

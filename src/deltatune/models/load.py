@@ -95,8 +95,7 @@ def load_base(
     if task in CLASSIFICATION and not labels:
         raise ModelError(f"the task {task} needs the names of the classes.", field="task")
     source = locate(spec)
-    with quiet(), explained(source):
-        config = AutoConfig.from_pretrained(source.path, **source.options)
+    config = _config_of(source)
     check_task(config, task, source.name)
     warnings: list[str] = []
     known = base_labels(config)
@@ -145,6 +144,21 @@ def load_base(
         embeddings: Any = model.get_input_embeddings()
         facts = replace(facts, vocabulary=embeddings.weight.shape[0])
     return LoadedBase(model, processor, source.name, new_modules, labels, facts, warnings)
+
+
+def read_config(spec: ModelSpec) -> PreTrainedConfig:
+    """The configuration of a base, without its weights.
+
+    Raises:
+        ModelError: It cannot be found or read.
+    """
+    return _config_of(locate(spec))
+
+
+def _config_of(source: Source) -> PreTrainedConfig:
+    with quiet(), explained(source):
+        config: PreTrainedConfig = AutoConfig.from_pretrained(source.path, **source.options)
+    return config
 
 
 def _computes_in_its_dtype(model: PreTrainedModel) -> bool:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from deltatune.runs.load import LoadedRun, load_run
+from deltatune.recipe.given import Given
+from deltatune.runs.load import load_run
+from deltatune.runs.loaded import LoadedRun
 from deltatune.runs.merge import merge
 from deltatune.runs.use import Failed, evaluate_run, predict
 
-__all__ = ["Failed", "LoadedRun", "evaluate_run", "load_run", "merge", "predict"]
+__all__ = ["Failed", "Given", "LoadedRun", "evaluate_run", "load_run", "merge", "predict"]

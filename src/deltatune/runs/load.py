@@ -1,11 +1,9 @@
-"""From the folder of a run back to a model that works."""
+"""From the folder of a run, or of an adapter without one, back to a model that works."""
 
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from deltatune.checkpoint.manifest import changed_files
 from deltatune.checkpoint.store import load_adapter
@@ -13,44 +11,43 @@ from deltatune.core.model import AdaptedModel
 from deltatune.data.encode import Encoder
 from deltatune.errors import AdapterError
 from deltatune.models.fingerprint import fingerprint
-from deltatune.models.load import LoadedBase, load_base
-from deltatune.recipe import Recipe
+from deltatune.models.load import load_base
+from deltatune.recipe.given import Given
 from deltatune.recipe.wanted import FILE, run_recipe
+from deltatune.runs.foreign import is_without_run, load_without_run
+from deltatune.runs.loaded import NAME, LoadedRun
 from deltatune.train.folder import finished_result
 from deltatune.train.machine import computes_bfloat16
 
-NAME = "run"
 
-
-@dataclass
-class LoadedRun:
-    """A run's model, as it was evaluated."""
-
-    folder: Path
-    recipe: Recipe
-    base: LoadedBase
-    model: AdaptedModel
-    encoder: Encoder
-    result: dict[str, Any]
-
-
-def load_run(folder: str | Path, *, as_trained: bool = True, trust_remote_code: bool = False) -> LoadedRun:
+def load_run(
+    folder: str | Path,
+    *,
+    as_trained: bool = True,
+    trust_remote_code: bool = False,
+    given: Given | None = None,
+) -> LoadedRun:
     """Load the base that a run's recipe names, and attach the run's delta.
 
     Args:
-        folder: The run's folder (with recipe.yaml, result.json and adapter/).
+        folder: The run's folder (with recipe.yaml, result.json and adapter/), or that of an adapter without
+            a run, such as peft writes.
         as_trained: Whether the base has the precision of its training, quantized or in bfloat16 (where
             this machine computes in it); else it is in float32.
         trust_remote_code: Whether Python code that comes with the base may run; what the recipe says of it
             counts only as a wish.
+        given: What the user says of an adapter without a run: its base, its task, its classes.
 
     Raises:
-        AdapterError: It is no finished run, the delta is damaged or belongs to another base, or the run wants
-            to run code.
+        AdapterError: It is no finished run and no adapter, the delta is damaged or belongs to another base,
+            or the run wants to run code.
         ModelError: The base cannot be loaded.
     """
-    folder = Path(folder)
+    folder, given = Path(folder), given or Given()
+    if is_without_run(folder):
+        return load_without_run(folder, given, as_trained=as_trained, trust_remote_code=trust_remote_code)
     result = finished_result(folder)
+    given.refuse(folder)
     if changed_files(folder, [FILE]):
         warnings.warn(
             f"'{folder / FILE}' was changed since the run wrote it: what it says now holds.", stacklevel=2
@@ -72,11 +69,14 @@ def load_run(folder: str | Path, *, as_trained: bool = True, trust_remote_code: 
 
 
 def attach_run(loaded: LoadedRun, folder: Path, name: str) -> None:
-    """Attach the delta of another run to the base of `loaded`, under `name`.
+    """Attach the delta of another run, or an adapter without one, to the base of `loaded`, under `name`.
 
     Raises:
         AdapterError: It is no finished run, or one of another base or with other labels.
     """
+    if is_without_run(folder):
+        load_adapter(loaded.model, folder, name, fingerprint=fingerprint(loaded.base.model))
+        return
     if finished_result(folder)["data"]["labels"] != loaded.result["data"]["labels"]:
         raise AdapterError(
             f"the runs in '{loaded.folder}' and '{folder}' tell other classes apart.",

@@ -25,7 +25,9 @@ from deltatune.errors import DataError, DeltatuneError, ModelError, TrainingErro
 from deltatune.files import make_folder, text_sha256
 from deltatune.methods.combine import combine
 from deltatune.models.quiet import quiet
-from deltatune.runs.load import NAME, LoadedRun, attach_run, load_run
+from deltatune.recipe.given import Given
+from deltatune.runs.load import attach_run, load_run
+from deltatune.runs.loaded import NAME, LoadedRun
 from deltatune.train.certificate import ROUNDING, Certificate, Logits, rounding
 
 ROWS = 8
@@ -51,6 +53,7 @@ def merge(
     density: float = 0.2,
     dtype: Dtype = "fp32",
     trust_remote_code: bool = False,
+    given: Given | None = None,
 ) -> dict[str, Any]:
     """Write base and delta as one plain Transformers model.
 
@@ -68,6 +71,7 @@ def merge(
         density: Share of its entries that ties and dare keep of each update.
         dtype: Type of the weights that are written. What it rounds counts in the comparison of logits.
         trust_remote_code: As of `load_run`.
+        given: As of `load_run`, of the first.
 
     Returns:
         `folder`, `parameters`, `dtype`, `compared_on`, `max_abs_logit_difference` and `logit_scale` (standard
@@ -87,7 +91,15 @@ def merge(
         settle(place.parent, place.name)
         require_replaceable(out)
         return _merge(
-            folder, out, others, rule, weights, density, dtype=dtype, trust_remote_code=trust_remote_code
+            folder,
+            out,
+            others,
+            rule,
+            weights,
+            density,
+            dtype=dtype,
+            trust_remote_code=trust_remote_code,
+            given=given,
         )
 
 
@@ -101,9 +113,10 @@ def _merge(  # noqa: PLR0917
     *,
     dtype: Dtype,
     trust_remote_code: bool,
+    given: Given | None,
 ) -> dict[str, Any]:
     """The merge, with the place of `out` locked."""
-    loaded = load_run(folder, as_trained=False, trust_remote_code=trust_remote_code)
+    loaded = load_run(folder, as_trained=False, trust_remote_code=trust_remote_code, given=given)
     base = Path(loaded.recipe.model.name)
     if base.exists() and out.resolve() == base.resolve():
         raise DeltatuneError(
@@ -236,13 +249,15 @@ def _certificate(loaded: LoadedRun, out: Path, others: Sequence[str]) -> Certifi
 def _batch(loaded: LoadedRun) -> tuple[dict[str, Tensor], str]:
     """A batch without labels, with what the decoder reads where there is one."""
     try:
+        if not loaded.names_rows:
+            raise DataError("there are none.")
         rows = load_data(loaded.recipe.data, loaded.recipe.task).test[:ROWS]
         batch = loaded.encoder.collate(loaded.encoder.encode(rows).features)
         note = f"{len(rows)} test rows"
     except DataError:
         batch, note = (
             _random_batch(loaded.base.model, loaded.recipe.task),
-            "random inputs (the data are gone)",
+            f"random inputs (the data are {'gone' if loaded.names_rows else 'not named'})",
         )
     labels = batch.pop("labels", None)
     if labels is not None and loaded.model.view.is_encoder_decoder:

@@ -1,4 +1,4 @@
-"""Evaluate and predict with the delta of a finished run."""
+"""Evaluate and predict with the delta of a finished run, or with an adapter without one."""
 
 from __future__ import annotations
 
@@ -19,10 +19,12 @@ from deltatune.errors import DataError
 from deltatune.evaluate import Prediction, classify, evaluate, generate, probabilities
 from deltatune.files import write_lines
 from deltatune.recipe import Recipe
+from deltatune.recipe.given import Given
 from deltatune.recipe.sections import CHAT, DataSpec
 from deltatune.recipe.templates import template_fields
 from deltatune.runs.inputs import Asked, named_inputs
-from deltatune.runs.load import NAME, LoadedRun, load_run
+from deltatune.runs.load import load_run
+from deltatune.runs.loaded import NAME, LoadedRun
 from deltatune.train.machine import fast_cpu
 from deltatune.train.room import new_tokens, require_positions
 
@@ -36,6 +38,7 @@ def evaluate_run(
     split: str = "test",
     predictions: Path | None = None,
     trust_remote_code: bool = False,
+    given: Given | None = None,
     observer: Observer | None = None,
 ) -> dict[str, float]:
     """Evaluate a run's delta, loaded from its files, on a part of its recipe's data.
@@ -45,6 +48,7 @@ def evaluate_run(
         split: `train`, `validation` or `test`.
         predictions: A file to write a line for each row to, by its id, as a run's predictions.jsonl has it.
         trust_remote_code: As of `load_run`.
+        given: As of `load_run`; its recipe says what an adapter without a run is evaluated on.
         observer: Is told of the progress.
 
     Returns:
@@ -56,9 +60,15 @@ def evaluate_run(
     """
     observer = observer or Silent()
     observer.stage(f"Loading {folder}")
-    loaded = load_run(folder, trust_remote_code=trust_remote_code)
+    loaded = load_run(folder, trust_remote_code=trust_remote_code, given=given)
+    if not loaded.names_rows:
+        raise DataError(
+            f"the adapter in '{folder}' has no run that names rows to evaluate it on.",
+            field="--recipe",
+            remedy="Name a recipe with the task and the data; its data and evaluation sections are used.",
+        )
     dataset = load_data(loaded.recipe.data, loaded.recipe.task)
-    if dataset.fingerprint != loaded.result["data"]["fingerprint"]:
+    if loaded.result["data"]["fingerprint"] not in (None, dataset.fingerprint):
         observer.warn("The data have changed since the run; its own metrics are in result.json.")
     rows = getattr(dataset, split)
     if not rows:
@@ -93,7 +103,11 @@ class Failed:
 
 
 def predict(
-    folder: Path, inputs: Iterable[Asked] | Path, *, trust_remote_code: bool = False
+    folder: Path,
+    inputs: Iterable[Asked] | Path,
+    *,
+    trust_remote_code: bool = False,
+    given: Given | None = None,
 ) -> Iterator[Prediction | Failed]:
     """Predict for inputs that go through the run's template, a few at a time.
 
@@ -103,6 +117,7 @@ def predict(
             texts that hold such a mapping in JSON. Or one path: a file of them, or a folder of images, as
             `deltatune.runs.inputs` reads it.
         trust_remote_code: As of `load_run`.
+        given: As of `load_run`.
 
     Yields:
         One for each input, in order: the generated text with whether the model ended it, or the class with
@@ -116,7 +131,7 @@ def predict(
     """
     if isinstance(inputs, Path) and not inputs.exists():
         raise DataError(f"cannot read '{inputs}': no such file or directory.", field="--file")
-    loaded = load_run(folder, trust_remote_code=trust_remote_code)
+    loaded = load_run(folder, trust_remote_code=trust_remote_code, given=given)
     named: Iterator[tuple[str, Asked]]
     if isinstance(inputs, Path):
         spec = loaded.recipe.data

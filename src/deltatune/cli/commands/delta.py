@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from deltatune.cli import output, show
-from deltatune.cli.options import Json, TrustRemoteCode
+from deltatune.cli.options import AdapterTask, Base, Json, Labels, TrustRemoteCode, labels_of
 from deltatune.errors import DeltatuneError
 
 
@@ -18,17 +18,23 @@ def inspect(
     folder: Annotated[
         Path, typer.Argument(help="A run, or a folder with a saved delta (peft's too).", show_default=False)
     ],
+    base: Base = None,
+    task: AdapterTask = None,
+    labels: Labels = None,
+    trust_remote_code: TrustRemoteCode = False,
     as_json: Json = False,
 ) -> None:
     """Show what a saved delta is: method, base model, tensors, size, and whether it is undamaged.
 
     Its certificate is shown as well: what its run proved. Of a run also what using
     it would load, read and run on this machine: look there first if a stranger made
-    it. Reads only files; the base model is not loaded, and no code is run.
+    it. Reads only files; the base model is not loaded, and no code is run. With
+    [bold]--base[/bold] that model is loaded, to see whether an adapter without a run fits it.
 
     [bold]Examples[/bold]
       $ deltatune inspect out/tables/runs/lora-s0
       $ deltatune inspect ./some-peft-adapter --json
+      $ deltatune inspect ./some-peft-adapter --base ./llama
 
     Writes nothing.
     """
@@ -37,6 +43,8 @@ def inspect(
     found = look(folder)
     if (folder / "recipe.yaml").exists():
         found["wants"] = _wants(folder)
+    if base is not None or task is not None or labels is not None:
+        found["fits"] = _fits(folder, base, task, labels, trust_remote_code=trust_remote_code)
     output.emit_json(found) if as_json else show.delta(str(folder), found)
 
 
@@ -48,6 +56,29 @@ def _wants(folder: Path) -> dict[str, Any]:
         return wanted(folder).as_dict()
     except DeltatuneError as error:
         return {"refused": output.describe(error)}
+
+
+def _fits(
+    folder: Path, base: str | None, task: str | None, labels: str | None, *, trust_remote_code: bool
+) -> dict[str, Any]:
+    """What an adapter without a run is on its base.
+
+    Raises:
+        DeltatuneError: It does not fit.
+    """
+    from deltatune.recipe.given import Given
+    from deltatune.runs import load_run
+
+    given = Given(base, task, labels_of(labels))
+    loaded = load_run(folder, trust_remote_code=trust_remote_code, given=given)
+    parameters = sum(parameter.numel() for parameter in loaded.base.model.parameters())
+    return {
+        "base": loaded.base.name,
+        "architecture": type(loaded.base.model).__name__,
+        "task": loaded.recipe.task,
+        "classes": loaded.base.labels,
+        "parameters": parameters,
+    }
 
 
 DENSITY = 0.2
@@ -72,7 +103,11 @@ class Rule(StrEnum):
 def merge(
     runs: Annotated[
         list[Path],
-        typer.Argument(metavar="RUN...", help="One run, or several of one base.", show_default=False),
+        typer.Argument(
+            metavar="RUN...",
+            help="One run, several of one base, or adapters without a run (peft's).",
+            show_default=False,
+        ),
     ],
     out: Annotated[Path, typer.Option("--out", help="Folder for the merged model.", show_default=False)],
     rule: Annotated[
@@ -97,6 +132,9 @@ def merge(
         Dtype,
         typer.Option("--dtype", help="Type of the weights that are written; fp32 rounds nothing."),
     ] = Dtype.fp32,
+    base: Base = None,
+    task: AdapterTask = None,
+    labels: Labels = None,
     trust_remote_code: TrustRemoteCode = False,
     as_json: Json = False,
 ) -> None:
@@ -117,6 +155,7 @@ def merge(
       $ deltatune merge out/a out/b --rule ties --out merged
       $ deltatune merge out/tables/runs/lora-s0 --out merged --dtype bf16
       $ deltatune merge out/sst/runs/full-s0 --out merged --overwrite --json
+      $ deltatune merge ./peft-adapter --base ./llama --out merged
 
     [bold]Files[/bold]: a folder as save_pretrained writes it, with the tokenizer or image processor and
     certificate.json, what was proved of the delta and of merging it.
@@ -141,6 +180,7 @@ def merge(
                 field=option,
                 remedy="Leave it out, or name the other runs.",
             )
+    from deltatune.recipe.given import Given
     from deltatune.runs import merge as fold
 
     done = fold(
@@ -152,6 +192,7 @@ def merge(
         density=density,
         dtype=dtype.value,
         trust_remote_code=trust_remote_code,
+        given=Given(base, task, labels_of(labels)),
     )
     title = f"Merged {', '.join(map(str, runs))}"
     output.emit_json(done) if as_json else output.fields(title, done)

@@ -12,13 +12,18 @@ import typer
 
 from deltatune.cli import output, show
 from deltatune.cli.options import (
+    AdapterRecipe,
+    AdapterTask,
+    Base,
     DryRun,
     Json,
+    Labels,
     Overrides,
     Overwrite,
     Quiet,
     RunFolder,
     TrustRemoteCode,
+    labels_of,
 )
 from deltatune.cli.progress import watching
 from deltatune.errors import DeltatuneError, RecipeError, nearest
@@ -196,6 +201,10 @@ def evaluate(
             show_default=False,
         ),
     ] = None,
+    base: Base = None,
+    task: AdapterTask = None,
+    labels: Labels = None,
+    recipe: AdapterRecipe = None,
     trust_remote_code: TrustRemoteCode = False,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -207,9 +216,11 @@ def evaluate(
     [bold]Examples[/bold]
       $ deltatune evaluate out/tables/runs/lora-s0
       $ deltatune evaluate out/tables/runs/lora-s0 --split validation --json
+      $ deltatune evaluate ./peft-adapter --base ./llama --recipe tables.yaml
 
     Writes nothing but the file of [bold]--predictions[/bold]. The run's own test metrics are in its
-    result.json. The data are read from where the run's recipe says they are.
+    result.json. The data are read from where the run's recipe says they are. An adapter
+    without a run, such as peft's, is evaluated on the data of [bold]--recipe[/bold].
     """
     if split not in ("train", "validation", "test"):
         raise DeltatuneError(
@@ -217,6 +228,7 @@ def evaluate(
             field="--split",
             remedy=nearest(split, ("train", "validation", "test")),
         )
+    from deltatune.recipe.given import Given
     from deltatune.runs import evaluate_run
 
     with watching(quiet=quiet) as observer:
@@ -225,6 +237,7 @@ def evaluate(
             split=split,
             predictions=predictions,
             trust_remote_code=trust_remote_code,
+            given=Given(base, task, labels_of(labels), recipe=recipe),
             observer=observer,
         )
     output.emit_json(found) if as_json else show.metrics(f"{run}, {split} rows", found)
@@ -246,6 +259,19 @@ def predict(
             show_default=False,
         ),
     ] = None,
+    base: Base = None,
+    task: AdapterTask = None,
+    labels: Labels = None,
+    template: Annotated[
+        str | None,
+        typer.Option(
+            "--template",
+            help="Of an adapter without a run: what the model reads, with {input} for an input (the default) "
+            "or {column}.",
+            show_default=False,
+        ),
+    ] = None,
+    recipe: AdapterRecipe = None,
     trust_remote_code: TrustRemoteCode = False,
     as_json: Json = False,
 ) -> None:
@@ -263,6 +289,7 @@ def predict(
       $ deltatune predict out/tables/runs/lora-s0 --file rows.csv > titles.jsonl
       $ deltatune predict out/xray/runs/lora-s0 --file scans/
       $ deltatune predict out/tables/runs/lora-s0 < tables.txt | jq -r .prediction
+      $ deltatune predict ./peft-adapter --base ./llama --template "Title: {input}" < tables.txt
 
     [bold]Lines[/bold]: id, input and prediction; of a text whether the model ended it (stopped), of a
     class the probabilities. The id is that of the recipe's id column, where the input
@@ -273,10 +300,12 @@ def predict(
     printed; the lines are JSON without it.
     """
     given = _inputs(inputs, file)
+    from deltatune.recipe.given import Given
     from deltatune.runs import predict as predictions
 
+    said = Given(base, task, labels_of(labels), template, recipe)
     count = failed = 0
-    for prediction in predictions(run, given, trust_remote_code=trust_remote_code):
+    for prediction in predictions(run, given, trust_remote_code=trust_remote_code, given=said):
         record = _record(prediction)
         count, failed = count + 1, failed + ("error" in record)
         output.emit_json(record, indent=None)
