@@ -16,13 +16,15 @@ ENTRY = {
     "file_bytes": 5000, "flops": 3 * 10**12, "sites": 8,
     "micro_batch": {"rows": 8, "length": 128, "target_length": 0, "labelled": 64}, "micro_batches": 2,
     "precision": "bfloat16", "checkpointing": False, "steps": 100, "fits": False,
+    "disk": {"delta": 5000, "state": 10**6, "kept": 0, "predictions": 0, "other": 0,
+             "left": 5000, "most": 2_005_000},
     "changes": [{"settings": {"train.micro_batch_size": 1}, "total": 5e9, "fits": True, "note": "same"}],
     "proposal": {"settings": {"train.gradient_checkpointing": True}, "total": 5 * 10**9, "fits": True,
                  "step_seconds": 4.0},
 }  # fmt: skip
 FOUND = {
     "model": "m", "machine": {"device": "cpu", "memory_bytes": 8 * 10**9}, "limit_bytes": 8 * 10**9,
-    "overhead_bytes": 2**30, "lengths": "data",
+    "overhead_bytes": 2**30, "lengths": "data", "disk": {"runs": 3, "most": 5 * 10**6, "left": 15_000},
     "entries": [ENTRY, {"name": "bad", "method": "vera", "error": "targets: no such role."}],
 }  # fmt: skip
 
@@ -39,6 +41,9 @@ def test_the_table_says_what_to_change(recipe: Path, run: Callable, fake: Callab
     assert (
         "Proposed for lora [r8], 5 GB and 4.0 s a step: --set train.gradient_checkpointing=true" in done.out
     )
+    said = " ".join(done.out.split())
+    assert "Disk: a run writes 2 MB at most, of which 2 MB are the state for resuming" in said
+    assert "A comparison of its 3 runs writes 5 MB at most, and leaves" in said
     assert "bad: targets: no such role." in done.err
     chart = Path("sub/m.svg").read_text(encoding="utf-8")
     assert chart.startswith("<svg")

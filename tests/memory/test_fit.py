@@ -21,7 +21,7 @@ def made_up(setup: Setup) -> Prediction:
     weights = 25 * MB if setup.quantization else 100 * MB
     rows = setup.shape.rows * (2 if setup.checkpointing else 10) * MB
     parts = dict.fromkeys(PARTS, 0) | {"weights": weights, "activations": rows}
-    return Prediction(Memory(parts), 1, 1, 1, 1, 1, 1)
+    return Prediction(Memory(parts), 1, 1, 1, 1, 1, False, 1, 1)
 
 
 SETUP = Setup(llama(32, 64, 2, 4), "causal-lm", METHODS.get("lora")(), BatchShape(16, 64, 0, 64))

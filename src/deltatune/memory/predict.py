@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ from deltatune.core.adapter import Adapter
 from deltatune.core.method import MethodConfig
 from deltatune.core.model import AdaptedModel
 from deltatune.core.sites import BaseView, stacks
+from deltatune.core.trunk import trunk_of
 from deltatune.memory.account import Memory
 from deltatune.memory.base import Unread, fake_base, fake_mode, new_heads
 from deltatune.memory.step import BatchShape, FakeAccountant, account_step, warm_up
@@ -81,6 +82,10 @@ class Prediction:
     total_parameters: int
     file_bytes: int
     """Of the saved delta, about."""
+    state_bytes: int
+    """Of the tensors from which an interrupted run goes on: the delta now and at its best, and moments."""
+    has_trunk: bool
+    """Whether there are layers below the delta, whose outputs can be kept."""
     flops: int
     """Of an optimizer step."""
     sites: int
@@ -130,6 +135,8 @@ def predict(setup: Setup) -> Prediction:
             stored_parameters=extent.numbers,
             total_parameters=quant.parameter_count(base),
             file_bytes=extent.bytes + tensors * HEADER_BYTES_A_TENSOR,
+            state_bytes=_state_bytes(adapter, optimizer),
+            has_trunk=optimizer is not None and trunk_of(model, "plan") is not None,
             flops=memory.flops * setup.micro_batches // len(shapes),
             sites=len(list(adapter.parts())) or len(adapter.own),
         )
@@ -186,6 +193,26 @@ def vocabulary(base: Any) -> int:
     """Width of the logits of a language model; 0 for classifiers."""
     head = base.get_output_embeddings()
     return 0 if head is None else int(head.weight.shape[0])
+
+
+def _state_bytes(adapter: Adapter, optimizer: torch.optim.Optimizer | None) -> int:
+    if optimizer is None:
+        return 0
+    delta = [*(parameter for _, parameter in adapter.named_parameters()), *_tensors(adapter.resume_state())]
+    moments = list(_tensors(list(optimizer.state.values())))
+    headers = HEADER_BYTES_A_TENSOR * (2 * len(delta) + len(moments))
+    return 2 * sum(t.nbytes for t in delta) + sum(t.nbytes for t in moments) + headers
+
+
+def _tensors(tree: Any) -> Iterator[Tensor]:
+    if isinstance(tree, Tensor):
+        yield tree
+    elif isinstance(tree, dict):
+        for value in tree.values():
+            yield from _tensors(value)
+    elif isinstance(tree, list | tuple):
+        for value in tree:
+            yield from _tensors(value)
 
 
 def _optimizer(adapter: Adapter, name: str) -> torch.optim.Optimizer | None:

@@ -62,6 +62,8 @@ def _sum(least: Prediction, terms: Sequence[tuple[Prediction, int]]) -> Predicti
         stored_parameters=linear(lambda p: p.stored_parameters),
         total_parameters=linear(lambda p: p.total_parameters),
         file_bytes=linear(lambda p: p.file_bytes),
+        state_bytes=linear(lambda p: p.state_bytes),
+        has_trunk=least.has_trunk,
         flops=linear(lambda p: p.flops),
         sites=linear(lambda p: p.sites),
     )

@@ -33,6 +33,7 @@ from deltatune.recipe.sections import ModelSpec
 from deltatune.train.budget import sized_for
 from deltatune.train.calibrate import Rates
 from deltatune.train.context import base_dtype, eager_up_to
+from deltatune.train.disk import Disk, disk_of, disk_of_all
 from deltatune.train.machine import total_memory
 from deltatune.train.rundata import read_data
 from deltatune.train.start import settings_of
@@ -53,6 +54,8 @@ class Planned:
     """The training rows, if they could be read."""
     untied: bool = False
     """Whether the checkpoint has output embeddings of its own."""
+    dataset: Dataset | None = None
+    """The rows; None where they are not read."""
     pixels: Tensor | None = None
     """The first image, as the model reads it."""
 
@@ -87,7 +90,7 @@ class Planned:
         config = facts.config
         if dataset.labels:
             config.num_labels = len(dataset.labels)
-        found = cls(recipe, spec, config, processor)
+        found = cls(recipe, spec, config, processor, dataset=dataset)
         folder = Path(locate(spec).path)
         found.untied = folder.is_dir() and stores_head(folder)
         if len(dataset.train) <= MOST_ROWS:
@@ -171,7 +174,7 @@ def forecast(
         observer: Is told of the progress.
 
     Returns:
-        `machine`, `limit`, `lengths` (where they come from) and `entries`.
+        `machine`, `limit`, `lengths` (where they come from), `disk` (of all runs) and `entries`.
     """
     observer = observer or Silent()
     datasets: Mapping[str, Dataset] = {}
@@ -182,14 +185,15 @@ def forecast(
     machine = this_machine()
     limit = memory or machine["memory_bytes"]
     rates = Rates() if calibrate or seconds is not None else None
-    entries = []
+    entries, disks = [], []
     for entry in recipe.methods:
         observer.stage(f"Predicting {entry.name}")
         key = recipe.model_of(entry), recipe.data_of(entry)
         try:
             if key not in known:
                 known[key] = Planned.of(recipe, entry, datasets, shape=shape)
-            found = _entry(known[key], entry, limit, rates, asked=memory is not None, seconds=seconds)
+            found, disk = _entry(known[key], entry, limit, rates, asked=memory is not None, seconds=seconds)
+            disks.append((entry, disk))
         except DeltatuneError as error:
             found = {"name": entry.name, "method": entry.method, "error": str(error)}
         entries.append(found)
@@ -199,6 +203,7 @@ def forecast(
         "limit_bytes": limit,
         "overhead_bytes": OVERHEAD,
         "lengths": "data" if any(planned.encoded for planned in known.values()) else "limits",
+        "disk": disk_of_all(recipe, disks),
         "entries": entries,
     }
 
@@ -211,17 +216,22 @@ def _entry(
     *,
     asked: bool,
     seconds: float | None,
-) -> dict[str, Any]:
+) -> tuple[dict[str, Any], Disk]:
     setup = planned.setup(entry)
     predict = _remembering()
     found = predict(setup)
     steps = planned.steps(entry) if setup.method.trains else 0
+    disk = disk_of(
+        planned.recipe, entry, setup, found, dataset=planned.dataset,
+        lengths=None if planned.encoded is None else planned.encoded.lengths, steps=steps,
+    )  # fmt: skip
     result = {
         "name": entry.name,
         "method": entry.method,
         "from": entry.start,
         **described(setup, found),
         "steps": steps,
+        "disk": disk.as_dict(),
         "fits": fits(found.memory.total, limit),
     }
     clock = rates if setup.method.trains else None
@@ -241,7 +251,7 @@ def _entry(
             result["proposal"] |= {"step_seconds": step}
             if steps is not None and seconds is not None and step < seconds < step * steps:
                 result["proposal"]["settings"] |= {"train.max_steps": int(seconds / step)}
-    return result
+    return result, disk
 
 
 def _remembering() -> Predict:

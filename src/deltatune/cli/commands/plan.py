@@ -206,11 +206,32 @@ def _explain(found: dict[str, Any], *, proposing: bool) -> None:
         )
     text = f"\n{where} {limit}, of which {output.size(found['overhead_bytes'])} are for what is not a tensor."
     output.paragraph(f"{text} {sizes[found['lengths']]}")
+    _say_disk(found)
     for entry in found["entries"]:
         if "error" in entry:
             output.error(f"{entry['name']}: {entry['error']}")
             continue
         _advise(entry)
+
+
+def _say_disk(found: dict[str, Any]) -> None:
+    """How much is written, by a run of the entry that writes most and by all runs."""
+    runs = [entry["disk"] for entry in found["entries"] if "error" not in entry]
+    if not runs:
+        return
+    largest, all_runs = max(runs, key=lambda disk: disk["most"]), found["disk"]
+    kept = f", {output.size(largest['kept'])} the outputs of frozen layers" if largest["kept"] else ""
+    text = (
+        f"Disk: a run writes {output.size(largest['most'])} at most, of which "
+        f"{output.size(2 * largest['state'])} are the state for resuming, twice while it is replaced{kept}; "
+        f"{output.size(largest['left'])} are left of it."
+    )
+    if all_runs["runs"] > 1:
+        text += (
+            f" A comparison of its {all_runs['runs']} runs writes {output.size(all_runs['most'])} at most, "
+            f"and leaves {output.size(all_runs['left'])}."
+        )
+    output.paragraph(text)
 
 
 def _advise(entry: dict[str, Any]) -> None:
