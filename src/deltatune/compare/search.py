@@ -9,6 +9,7 @@ so that they choose the same settings.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -23,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deltatune.compare.attempt import Pick, attempt, run_folder
-from deltatune.errors import RecipeError
+from deltatune.errors import AdapterError, RecipeError
 from deltatune.evaluate import higher_is_better
 from deltatune.methods import METHODS
 from deltatune.recipe.axes import SECTIONS, by_section, point_label
@@ -270,6 +271,8 @@ def _open(context: Context, entry: MethodEntry, out: Path, spec: SearchSpec) -> 
         ) from error
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     recipe = context.recipe
+    if spec.storage is None:
+        _require_sound(out / DATABASE, any(out.glob(run_folder(entry, recipe.seeds[0], "*"))))
     up = higher_is_better(recipe.evaluation.select_by)
 
     def study() -> optuna.Study:
@@ -294,6 +297,42 @@ def _open(context: Context, entry: MethodEntry, out: Path, spec: SearchSpec) -> 
             field="search.storage",
             remedy="Check the URL, and that its driver is installed; or leave it out.",
         ) from error
+
+
+def _require_sound(path: Path, begun: bool) -> None:
+    """Check the file of a database, as far as SQLite can tell.
+
+    Args:
+        path: The file.
+        begun: Whether there are trials, which it must know of. Without them it may be empty: SQLite makes the
+            file before the first table.
+
+    Raises:
+        AdapterError: It is damaged.
+    """
+    if not path.exists() and not begun:
+        return
+    why = "it is empty, and trials have been made" if begun else ""
+    if not path.exists():
+        why = "it is gone, and trials have been made"
+    elif not path.is_file():
+        why = "it is not a file"
+    elif path.stat().st_size:
+        why = ""
+        try:
+            with contextlib.closing(sqlite3.connect(path, timeout=PATIENCE)) as connection:
+                (answer,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+            why = "" if answer == "ok" else " ".join(answer.split())
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error):  # by another process, which can read it
+                why = str(error)
+        except sqlite3.DatabaseError as error:
+            why = str(error)
+    if why:
+        raise AdapterError(
+            f"the search's database '{path}' is damaged: {why}.",
+            remedy="Restore it, choose another folder, or start anew with --overwrite.",
+        )
 
 
 def _storage(spec: SearchSpec, out: Path) -> Any:
