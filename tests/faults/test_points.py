@@ -127,6 +127,7 @@ def content(out: Path) -> dict[str, Any]:
 class Tally:
     """What came of it, in cases; written to `log` after each."""
 
+    of: str
     log: Path
     tried: int = 0
     happened: int = 0
@@ -155,7 +156,7 @@ def sweep(scenario: Scenario, folder: Path, kinds: list[What], most: int | None)
     A quarter of the commands that go on are killed too. The counts so far are written to the file named by
     FAULTS_LOG, if it is set.
     """
-    tally = Tally(Path(os.environ.get("FAULTS_LOG", folder / "tally.jsonl")))
+    tally = Tally(scenario.name, Path(os.environ.get("FAULTS_LOG", folder / "tally.jsonl")))
     reference = folder / "reference/out"
     reference.parent.mkdir()
     whole = scenario(reference, What())
@@ -169,7 +170,8 @@ def sweep(scenario: Scenario, folder: Path, kinds: list[What], most: int | None)
         out = folder / f"{scenario.name}-{point}/out"
         out.parent.mkdir()
         where = f"{scenario.name}, change {point} of {whole.changes}, {what}"
-        _one_case(scenario, out, What(point, what.signum, what.full), wanted, tally, where, number % 4 == 3)
+        this = What(point, what.signum, what.full)
+        _one_case(scenario, out, this, wanted, tally, where=where, twice=number % 4 == 3)
         tally.tried += 1
         tally.write()
         shutil.rmtree(out.parent)
@@ -177,7 +179,14 @@ def sweep(scenario: Scenario, folder: Path, kinds: list[What], most: int | None)
 
 
 def _one_case(
-    scenario: Scenario, out: Path, what: What, wanted: dict[str, Any], tally: Tally, where: str, twice: bool
+    scenario: Scenario,
+    out: Path,
+    what: What,
+    wanted: dict[str, Any],
+    tally: Tally,
+    *,
+    where: str,
+    twice: bool,
 ) -> None:
     ended = scenario(out, what)
     tally.happened += ended.code != 0

@@ -1,0 +1,54 @@
+"""Memory of a run of 3,000 tiny steps: what is there after 500 is there at the end, and no more."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import pytest
+import torch
+
+from deltatune.core.observer import Silent
+from deltatune.recipe import Recipe
+from deltatune.train import run
+
+Make = Callable[..., Recipe]
+SLACK_BYTES = 10_000_000
+"""Of the process's memory: 4 kB a step would be as much."""
+
+
+class Watching(Silent):
+    """Notes resident bytes and living tensors every 500 steps."""
+
+    def __init__(self) -> None:
+        self.steps = 0
+        self.resident: list[int] = []
+        self.tensors: list[int] = []
+
+    def advance(self, task: str, steps: int, values: Mapping[str, float] | None = None) -> None:
+        if task != "Training":
+            return
+        self.steps += steps
+        if self.steps % 500 == 0:
+            gc.collect()
+            status = Path("/proc/self/statm").read_text(encoding="ascii").split()
+            self.resident.append(int(status[1]) * 4096)
+            self.tensors.append(sum(issubclass(type(thing), torch.Tensor) for thing in gc.get_objects()))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads Linux's /proc")
+def test_memory_does_not_grow(make_recipe: Make, tmp_path: Path) -> None:
+    recipe = make_recipe(
+        "train.epochs=1000", "train.max_steps=3000", "train.batch_size=2", "train.checkpoint_every=250",
+        "train.evaluate_every=250",
+    )  # fmt: skip
+    watching = Watching()
+    run(recipe, recipe.methods[0], 0, tmp_path / "run", observer=watching)
+    assert watching.steps == 3000
+    print(watching.resident, watching.tensors)
+    assert watching.tensors[-1] <= watching.tensors[0] + 2
+    assert watching.resident[-1] <= watching.resident[0] + SLACK_BYTES
+    assert [path.name for path in (tmp_path / "run").iterdir() if "resume" in path.name] == []
