@@ -34,6 +34,7 @@ from deltatune.quant.loading import loading_options
 from deltatune.recipe.sections import EvaluationSpec, QuantizationSpec, TrainSpec
 from deltatune.train.certificate import Certificate
 from deltatune.train.loop import Trainer
+from deltatune.train.optimizer import Rates
 
 RESULT = Path(__file__).parent / "results" / "memory_accuracy.json"
 _SPECIAL = {"pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 2}
@@ -217,8 +218,8 @@ def measured_step(
     with tempfile.TemporaryDirectory() as out:
         trainer = Trainer(
             model=model, name="run", encoder=Collator(task), train=encoded, validation=None,  # type: ignore[arg-type]
-            validation_rows=[], spec=train, evaluation=EvaluationSpec(), lr=1e-4, seed=0, out=Path(out),
-            observer=Silent(), certificate=Certificate(Path(out) / "certificate.json", {}),
+            validation_rows=[], spec=train, evaluation=EvaluationSpec(), rates=Rates(1e-4, None), seed=0,
+            out=Path(out), observer=Silent(), certificate=Certificate(Path(out) / "certificate.json", {}),
         )  # fmt: skip
         return trainer.run(resume=False).memory
 

@@ -9,7 +9,14 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM, T5Config, T5ForConditionalGeneration
+from transformers import (
+    BertConfig,
+    BertModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    T5Config,
+    T5ForConditionalGeneration,
+)
 
 from deltatune.recipe import Recipe, parse_recipe
 from tests.tiny_tokenizers import tiny_tokenizer
@@ -48,6 +55,21 @@ def llama_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def bert_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random tiny BERT without a head for classes."""
+    folder = tmp_path_factory.mktemp("models") / "tiny-bert"
+    tokenizer = tiny_tokenizer("bert")
+    config = BertConfig(
+        vocab_size=len(tokenizer), hidden_size=32, num_hidden_layers=2, num_attention_heads=4,
+        intermediate_size=64,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    BertModel(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
 @pytest.fixture
 def rows(tmp_path: Path) -> Path:
     """48 rows whose target is a word of the input."""
@@ -79,5 +101,21 @@ def make_recipe(t5_folder: Path, rows: Path) -> Callable[..., Recipe]:
             "evaluation": {"max_new_tokens": 8, "batch_size": 8},
         } | sections
         return parse_recipe(content, overrides)
+
+    return make
+
+
+@pytest.fixture
+def make_classifier(make_recipe: Callable[..., Recipe], bert_folder: Path) -> Callable[..., Recipe]:
+    """Build a recipe of text classification: eight classes, which a word of the input tells apart."""
+
+    def make(*overrides: str, **sections: Any) -> Recipe:
+        content: dict[str, Any] = {
+            "task": "text-classification",
+            "model": str(bert_folder),
+            "train": {"max_steps": 2, "batch_size": 8, "precision": "fp32"},
+            "evaluation": {"batch_size": 8},
+        } | sections
+        return make_recipe(*overrides, **content)
 
     return make

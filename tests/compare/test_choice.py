@@ -18,8 +18,10 @@ import yaml
 from deltatune.checkpoint.manifest import mark
 from deltatune.compare.runner import compare
 from deltatune.errors import RecipeError
+from deltatune.methods.untuned import UntunedConfig
 from deltatune.recipe import Recipe, parse_recipe
 from deltatune.recipe.choosing import HalvingSpec, TuneSpec
+from deltatune.recipe.sections import TrainSpec
 from tests.compare.test_runner import comparable
 from tests.train.test_run import StopAfter, lines, without_times
 
@@ -39,9 +41,12 @@ def fast(make_recipe: Make) -> Make:
 
 
 def test_rates_surround_an_entrys_own() -> None:
-    assert TuneSpec(lr=3).rates(1e-3) == [3.33e-4, 1e-3, 3e-3]
-    assert TuneSpec(lr=4, factor=10.0).rates(1e-3) == [1e-5, 1e-4, 1e-3, 1e-2]
-    assert TuneSpec(lr=[0.2, 0.1]).rates(1e-3) == [0.1, 0.2]
+    def rates(spec: TuneSpec) -> list[float]:
+        return [point["train.lr"] for point in spec.points(TrainSpec(lr=1e-3), UntunedConfig())]
+
+    assert rates(TuneSpec(lr=3)) == [3.33e-4, 1e-3, 3e-3]
+    assert rates(TuneSpec(lr=4, factor=10.0)) == [1e-5, 1e-4, 1e-3, 1e-2]
+    assert rates(TuneSpec(lr=[0.2, 0.1])) == [0.1, 0.2]
     assert HalvingSpec(factor=3, rungs=2).shares() == pytest.approx([1 / 9, 1 / 3])
 
 

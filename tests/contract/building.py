@@ -49,7 +49,7 @@ def add(
 ) -> Adapter:
     """Attach one more adapter of the case."""
     adapter = model.attach(name, case.settings(config), seed=seed)
-    if act:
+    if act and model.configs[name].trains:
         tiny.perturb(adapter, seed=seed)
     return adapter
 

@@ -24,6 +24,7 @@ SEARCHED = "tokens are swapped by hooks that this check does not call, or not wi
 CLOSED_GATE = "the one gate of a matrix has no gradient in a step in which it is drawn as fully open"
 NO_CONV1D_IN_PEFT = "peft's layer of this type replaces no Conv1D; refused by a TargetError"
 PEFT_REFLECTS = "peft reflects the frozen weight: stacked, changes add up; merged, the reflections multiply"
+NO_CLASSES = "it is for classifiers, and the base is none; refused by a TargetError"
 ALL = frozenset(ARCHITECTURES)
 VISION = frozenset(tiny.VISION)
 TEXT = ALL - VISION
@@ -92,7 +93,7 @@ class Case:
 
     def expected_count(self, architecture: str) -> int:
         """Trained parameters by the formula."""
-        own_head = architecture in CLASSIFIERS and self.method not in ("untuned", "full")
+        own_head = architecture in CLASSIFIERS and self.method not in ("untuned", "majority", "full")
         return self.count(architecture) + (HEAD_PARAMETERS[architecture] if own_head else 0)
 
     def gap(self, check: str, architecture: str) -> str | None:
@@ -144,6 +145,28 @@ def everything(architecture: str) -> int:
 
 CASES = (
     Case("untuned", "untuned", {}, lambda a: 0, peft=frozenset()),
+    Case(
+        "majority",
+        "majority",
+        {},
+        lambda a: 0,
+        identity=False,
+        foldable=False,
+        peft=frozenset(),
+        gaps={("*", frozenset(tiny.GENERATING)): NO_CLASSES},
+    ),
+    Case(
+        "head",
+        "head",
+        {},
+        lambda a: 0,
+        peft=frozenset(),
+        gaps={
+            ("*", frozenset(tiny.GENERATING)): NO_CLASSES,
+            ("stacking", "*"): "of two heads, each in place of the base's, the later one acts",
+            ("checkpointing_equals_plain", "*"): "no layer below the head has a backward pass to compute for",
+        },
+    ),
     Case("lora", "lora", {"r": 2, "alpha": 4}, low_rank(2), other={"r": 3, "alpha": 4, "targets": ["key"]}),
     Case("lora-dropout", "lora", {"r": 2, "dropout": 0.1}, low_rank(2), other={"r": 3, "dropout": 0.3}),
     Case("lora-rslora", "lora", {"r": 4, "alpha": 2, "rslora": True}, low_rank(4)),

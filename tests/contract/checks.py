@@ -38,12 +38,12 @@ def identity_at_start(case: Case, architecture: str) -> None:
 
 
 def acts(case: Case, architecture: str) -> None:
-    """A moved adapter changes the output."""
+    """A moved adapter changes the output; without anything to move only one that is no identity does."""
     model, batch = adapted(case, architecture), tiny.batch(architecture)
     found = logits(model, batch)
     with model.using():
         changed = (found - logits(model, batch)).abs().max()
-    assert changed > 1e-3 if case.settings().trains else changed == 0
+    assert changed > 1e-3 if case.settings().trains or not case.identity else changed == 0
 
 
 def base_unchanged_by_training(case: Case, architecture: str) -> None:
@@ -92,7 +92,7 @@ def every_tap_fires(case: Case, architecture: str) -> None:
     assert not any(model.fired().values())
     logits(model, tiny.batch(architecture))
     assert all(model.fired().values())
-    assert bool(model.fired()) == (case.settings().trains and not model.adapter("a").own)
+    assert model.fired() or not case.settings().trains or model.adapter("a").own
 
 
 def detach_leaves_nothing(case: Case, architecture: str) -> None:

@@ -175,6 +175,9 @@ def test_classes_are_counted_and_the_majority_is_the_baseline() -> None:
         "always answering 'no' is right in 90% of the test rows, so accuracy tells little; set "
         "evaluation.primary to macro_f1."
     ]
+    assert check.warnings("macro_f1") == [
+        "always answering 'no' is right in 90% of the test rows, so accuracy tells little."
+    ]
     rare = check_rows(rows(texts(60), ["no"] * 28 + ["yes"] * 29 + ["maybe"] * 3), [], [])
     assert rare.warnings() == ["the class 'maybe' has 3 training rows only."]
 

@@ -22,7 +22,7 @@ LABELS = st.lists(st.tuples(st.sampled_from("abcx"), st.sampled_from("abc")), mi
 def test_texts_score_as_sacrebleu_does(corpus, name, random):
     metric = CORPUS_METRICS[name]
     predictions, references = map(list, zip(*corpus, strict=True))
-    rows = metric.statistics(predictions, references)
+    rows = metric.statistics(predictions, references, ())
     drawn = [random.randrange(len(corpus)) for _ in corpus]
     found = metric.score(np.stack([rows.sum(axis=0), rows[drawn].sum(axis=0)]))
     oracle = {"bleu": BLEU, "chrf": CHRF}[name]()
@@ -38,9 +38,11 @@ def test_texts_score_as_sacrebleu_does(corpus, name, random):
 def test_classes_score_as_scikit_learn_does(pairs):
     guesses, truths = map(list, zip(*pairs, strict=True))
     metric = CORPUS_METRICS["macro_f1"]
-    found = metric.score(metric.statistics(guesses, truths).sum(axis=0))
-    expected = f1_score(truths, guesses, labels=sorted(set(truths)), average="macro", zero_division=0)
-    assert found == pytest.approx(expected)
+    for classes in ((), ("a", "b", "c", "x")):
+        found = metric.score(metric.statistics(guesses, truths, classes).sum(axis=0))
+        labels = sorted({*truths, *classes})
+        expected = f1_score(truths, guesses, labels=labels, average="macro", zero_division=np.nan)
+        assert found == pytest.approx(expected)
 
 
 def test_they_are_metrics_under_the_same_names():

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import sacrebleu
 from hypothesis import given
@@ -109,6 +110,18 @@ def test_class_metrics_equal_sklearn(pairs):
     assert found.values["macro_f1"] == pytest.approx(expected)
     as_text = text_metrics(made(f" {guess} " for guess in guesses), labels, ["accuracy", "macro_f1"])
     assert as_text.values == found.values
+
+
+@given(st.lists(st.tuples(LABELS, LABELS.filter(lambda label: label != "fair")), min_size=1, max_size=20))
+def test_macro_f1_is_over_all_classes_of_the_data(pairs):
+    """A class that no test row has is a mistake where it is predicted; so far it was left out."""
+    guesses, labels = [guess for guess, _ in pairs], [label for _, label in pairs]
+    classes = ["bad", "fair", "good"]
+    found = classification_metrics(guesses, labels, classes=classes).values["macro_f1"]
+    expected = f1_score(labels, guesses, labels=classes, average="macro", zero_division=np.nan)
+    assert found == pytest.approx(expected)
+    if "fair" in guesses:
+        assert found <= 2 / 3
 
 
 def test_unequal_or_no_rows_are_refused():

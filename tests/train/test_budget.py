@@ -22,8 +22,8 @@ from tests import tiny
 
 Make = Callable[..., Recipe]
 OWN_SETTINGS: dict[str, dict[str, Any]] = {"peft": {"peft_type": "LOHA", "target_modules": ["q", "v"]}}
-BUILT = [name for name in METHODS.names() if name != "loftq"]
-"""All but LoftQ, which needs a quantized base and is sized as LoRA is."""
+BUILT = [name for name in METHODS.names() if name not in ("loftq", "majority", "head")]
+"""All but LoftQ, which needs a quantized base and is sized as LoRA is, and those for classifiers alone."""
 SIZED = [name for name in BUILT if METHODS.get(name).size]
 
 

@@ -27,6 +27,7 @@ from deltatune.train import Context, run
 from deltatune.train.certificate import Certificate
 from deltatune.train.joint import joint_gradients, together_key
 from deltatune.train.loop import Trainer
+from deltatune.train.optimizer import Rates
 from deltatune.train.race import Starter, can_race, race
 from deltatune.train.steps import Gradients
 from tests import tiny
@@ -275,8 +276,8 @@ def trainer_of(model: AdaptedModel, name: str, task: str, seed: int, out: Path) 
     features = [{"input_ids": row, "prompt_length": 2, "label": at % 3} for at, row in enumerate(ids)]
     train = Encoded(features, lengths, EncodeReport(3, 0, 0, 0))
     return Trainer(
-        model, name, Padding(task), train, None, [], TrainSpec(batch_size=3), EvaluationSpec(), 1e-3, seed,
-        out, Silent(), Certificate(out / "certificate.json", {}),
+        model, name, Padding(task), train, None, [], TrainSpec(batch_size=3), EvaluationSpec(),
+        Rates(1e-3, None), seed, out, Silent(), Certificate(out / "certificate.json", {}),
     )  # type: ignore[arg-type]  # fmt: skip
 
 

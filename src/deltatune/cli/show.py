@@ -30,7 +30,8 @@ def plan(name: str, planned: dict[str, Any]) -> None:
         "where": sites(planned["sites"]),
         "heads": planned["heads"],
         "file": f"about {output.size(planned['file_bytes_about'])}",
-        "steps": f"{planned['steps']:,}, peak learning rate {planned['lr']:g}",
+        "steps": f"{planned['steps']:,}, peak learning rate {planned['lr']:g}"
+        + (f", of the head {planned['head_lr']:g}" if planned["head_lr"] else ""),
     }
     output.fields(
         f"Plan for {name}",

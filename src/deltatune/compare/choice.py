@@ -21,6 +21,7 @@ from deltatune.errors import RecipeError
 from deltatune.evaluate import higher_is_better
 from deltatune.files import CHECKSUM, is_intact, read_json, sealed, write_json
 from deltatune.recipe.axes import point_label
+from deltatune.recipe.baselines import BASELINES
 from deltatune.recipe.choosing import HalvingSpec, searched
 from deltatune.recipe.schema import MethodEntry, Recipe
 from deltatune.train import Context
@@ -39,19 +40,19 @@ class Candidate:
     """One configuration that may be chosen for an entry."""
 
     entry: MethodEntry
-    """With the candidate's learning rate."""
-    lr: float | None = None
-    """The rate, if it is what is tuned."""
+    """With the candidate's learning rates."""
+    rates: dict[str, float] = field(default_factory=dict)
+    """Field -> the rate, of what is tuned."""
 
     @property
     def label(self) -> str:
-        """The entry's label, and the rate if there are several."""
-        return self.entry.name if self.lr is None else f"{self.entry.name} lr={self.lr:g}"
+        """The entry's label, and the rates if there are several."""
+        return f"{self.entry.name} {point_label(self.rates)}".rstrip()
 
     @property
     def variant(self) -> str:
         """What its folder is told apart by."""
-        return "" if self.lr is None else f"lr-{self.lr:g}"
+        return "-".join(f"{name.removeprefix('train.')}-{rate:g}" for name, rate in self.rates.items())
 
 
 @dataclass
@@ -117,17 +118,16 @@ def _pools(recipe: Recipe) -> list[list[Candidate]]:
         key = ("entry", entry.name)
         if recipe.halving:
             key = ("grid", entry.group) if entry.group else key
-            key = ("all", "") if recipe.halving.among == "all" else key
-        rates = recipe.tune.rates(entry.train.lr or config.default_lr) if recipe.tune else []
-        pools.setdefault(key, []).extend(_at_rate(entry, lr) for lr in rates)
-        if not rates:
-            pools[key].append(Candidate(entry))
+            key = ("all", "") if recipe.halving.among == "all" and config.name not in BASELINES else key
+        points = recipe.tune.points(entry.train, config) if recipe.tune else [{}]
+        pools.setdefault(key, []).extend(_at(entry, point) for point in points)
     return list(pools.values())
 
 
-def _at_rate(entry: MethodEntry, lr: float) -> Candidate:
-    train = entry.train.model_copy(update={"lr": lr})
-    return Candidate(entry.model_copy(update={"train": train}), lr)
+def _at(entry: MethodEntry, rates: dict[str, float]) -> Candidate:
+    changes = {name.removeprefix("train."): rate for name, rate in rates.items()}
+    train = entry.train.model_copy(update=changes)
+    return Candidate(entry.model_copy(update={"train": train}), rates)
 
 
 @dataclass
@@ -217,23 +217,27 @@ class _Contest:
 
     def tuning(self, mine: Sequence[Candidate], best: Candidate) -> dict[str, Any] | None:
         """Say which rates were tried for an entry, which was chosen, and what all of it cost."""
-        if best.lr is None:
+        if not best.rates:
             return None
-        rates = [c.lr for c in mine]
-        at_edge = best.lr in (rates[0], rates[-1])
-        if at_edge:
-            end = "lowest" if best.lr == rates[0] else "highest"
-            self.context.observer.warn(
-                f"{best.entry.name}: the best learning rate, {best.lr:g}, is the {end} of those tried; one "
-                "beyond it may be better."
-            )
+        edges = {}
+        for name, rate in best.rates.items():
+            tried = sorted({c.rates[name] for c in mine})
+            if rate in (tried[0], tried[-1]):
+                edges[name] = rate
+                what = "learning rate of the head" if name == "train.head_lr" else "learning rate"
+                end = "lowest" if rate == tried[0] else "highest"
+                self.context.observer.warn(
+                    f"{best.entry.name}: the best {what}, {rate:g}, is the {end} of those tried; one "
+                    "beyond it may be better."
+                )
         last = [standing for c in mine if (standing := self.latest(c))]
         return {
             "kind": "rates",
             "by": self.by,
             "seed": self.seed,
-            "chosen": {"train.lr": best.lr},
-            "at_edge": at_edge,
+            "chosen": best.rates,
+            "at_edge": bool(edges),
+            "edges": edges,
             "tried": [self._tried(c) for c in mine],
             "train_seconds": sum(s.seconds for s in last),
             "steps": sum(s.step for s in last),
@@ -297,10 +301,9 @@ class _Contest:
     def _tried(self, candidate: Candidate) -> dict[str, Any]:
         standing = self.latest(candidate)
         failed = candidate.label in self.failed
-        settings = {} if candidate.lr is None else {"train.lr": candidate.lr}
         return {
-            "label": point_label(settings),
-            "settings": settings,
+            "label": point_label(candidate.rates),
+            "settings": candidate.rates,
             "status": "failed" if failed else "stopped" if candidate in self.stopped else "done",
             "value": standing.value if standing and not failed else None,
             "step": standing.step if standing else 0,

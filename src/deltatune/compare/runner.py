@@ -25,8 +25,9 @@ from deltatune.core.observer import Observer, Silent
 from deltatune.errors import DeltatuneError, RecipeError
 from deltatune.evaluate import higher_is_better, primary_metric
 from deltatune.files import make_folder, read_json, require_disk, write_json, write_text
+from deltatune.recipe.baselines import with_baselines
 from deltatune.recipe.schema import Recipe
-from deltatune.recipe.written import as_written, differences, is_written
+from deltatune.recipe.written import as_written, differences, head_rate_of_then, is_written
 from deltatune.report import write_report
 from deltatune.report.load import mean_step_memory
 from deltatune.report.ranking import RANK_RULE
@@ -93,10 +94,11 @@ def _compare(
     recipe: Recipe, out: Path, primary: str, observer: Observer, *, overwrite: bool
 ) -> dict[str, Any]:
     """The comparison, in a folder that is locked."""
+    written, recipe = recipe, with_baselines(recipe)
     require_own(out, KIND, WRITES, _comparison_of_0_1)
     settle(out)
     if not overwrite:
-        _require_own(recipe, out)
+        _require_own(written, out)
         require_sound(out)
     for entry in recipe.methods if overwrite else ():
         require_apart(entry, out)
@@ -107,7 +109,7 @@ def _compare(
     mark(out, KIND)
     if overwrite:
         _remove(out, observer)
-    write_text(out / "recipe.yaml", as_written(recipe.dump()))
+    write_text(out / "recipe.yaml", as_written(written.dump()))
     chosen = choose(context, out)
     picks = [chosen.picks[entry.name] for entry in recipe.by_model() if entry.name in chosen.picks]
     # Seeds are the outer loop: runs of one seed take turns, so that a machine's load, which changes over the
@@ -140,12 +142,14 @@ def _require_own(recipe: Recipe, out: Path) -> None:
     path = out / "recipe.yaml"
     if path.exists():
         # How many are trained at once does not change what is compared.
-        changed = [k for k in differences(path, recipe.dump(), remedy=ANEW) if k != "together"]
+        found = differences(path, recipe.dump(), remedy=ANEW)
+        changed = [key for key in found if key != "together"]
         if changed:
             raise RecipeError(
                 f"the comparison in '{out}' has another recipe; it differs in {', '.join(changed)}.",
                 field="--out",
-                remedy="Choose another folder, or add --overwrite to start anew.",
+                remedy=head_rate_of_then({key: found[key] for key in changed}, recipe.dump())
+                or "Choose another folder, or add --overwrite to start anew.",
             )
 
 
@@ -274,11 +278,30 @@ def _warnings(
             "tokens, of the steps that they made together, and says nothing of what it takes alone; the peak "
             "memory of each alone is not known."
         )
+    for name, answers in _answers(finished).items():
+        found += [f"{name} {answer}" for answer in answers]
+    random = [row["name"] for row in rows if row["random_head"]]
+    if random:
+        found.append(
+            f"{', '.join(random)}: the base brings no head for these classes, so this is the guess of a "
+            "random one. What a method must beat is head, which trains the new head alone, and majority."
+        )
     for row in rows:
-        if (row["tuning"] or {}).get("at_edge"):
-            rate = row["tuning"]["chosen"]["train.lr"]
-            found.append(f"{row['name']}: the best learning rate, {rate:g}, is the outermost of those tried.")
+        for field, rate in ((row["tuning"] or {}).get("edges") or {}).items():
+            what = "learning rate of the head" if field == "train.head_lr" else "learning rate"
+            found.append(f"{row['name']}: the best {what}, {rate:g}, is the outermost of those tried.")
     return list(dict.fromkeys(found))
+
+
+def _answers(finished: Sequence[dict[str, Any]]) -> dict[str, list[str]]:
+    """By entry, what is said of runs that have one answer for almost all rows; of several seeds with them."""
+    found: dict[str, list[str]] = {}
+    seeds = {run["seed"] for run in finished}
+    for run in finished:
+        if run.get("one_answer"):
+            of_seed = f"(seed {run['seed']}) " if len(seeds) > 1 else ""
+            found.setdefault(run["name"], []).append(of_seed + run["one_answer"])
+    return found
 
 
 def _row(  # noqa: PLR0917
@@ -301,9 +324,11 @@ def _row(  # noqa: PLR0917
         "interval": None,
         "cost": None,
         "tuning": pick.tuning,
+        "random_head": entry.method == "untuned" and any(run.get("new_heads") for run in runs),
     }
     if not failed:
-        sample = read_sample([out / folder / "predictions.jsonl" for folder in folders], primary, ids)
+        predictions = [out / folder / "predictions.jsonl" for folder in folders]
+        sample = read_sample(predictions, primary, ids, runs[0]["data"]["labels"])
         row["_sample"] = sample
         row["metrics"] = _mean([run["metrics"]["test"] for run in runs])
         row["cost"] = _mean([run["cost"] for run in runs]) | {"step_memory_bytes": mean_step_memory(runs)}

@@ -104,13 +104,19 @@ def _mean(sums: Floats) -> Floats:
     return found
 
 
-def read_sample(predictions: Sequence[Path], metric: str, ids: Sequence[str] | None = None) -> Sample | None:
+def read_sample(
+    predictions: Sequence[Path],
+    metric: str,
+    ids: Sequence[str] | None = None,
+    labels: Sequence[str] | None = None,
+) -> Sample | None:
     """Read the predictions of a method's runs, one file a seed.
 
     Args:
         predictions: The files.
         metric: Its key.
         ids: Of the test rows, in the order in which the sample shall have them; by default the first file's.
+        labels: All classes of the data, of a classification.
 
     Returns:
         None if the metric has no value for single rows and does not follow from sums over them either.
@@ -130,9 +136,8 @@ def read_sample(predictions: Sequence[Path], metric: str, ids: Sequence[str] | N
         return row_sample(metric, [[[row[name] for name in fields] for row in run] for run in runs])
     if metric not in CORPUS_METRICS:
         return None
-    return corpus_sample(
-        metric, [[row["prediction"] for row in run] for run in runs], [row["reference"] for row in runs[0]]
-    )
+    texts = [[row["prediction"] for row in run] for run in runs]
+    return corpus_sample(metric, texts, [row["reference"] for row in runs[0]], labels or ())
 
 
 def row_ids(predictions: Path) -> list[str]:
@@ -234,14 +239,20 @@ def row_sample(metric: str, values: ArrayLike) -> Sample:
     return Sample(numbers, found.score, float(by_row.min()), float(by_row.max()))
 
 
-def corpus_sample(metric: str, predictions: Sequence[Sequence[str]], references: Sequence[str]) -> Sample:
+def corpus_sample(
+    metric: str,
+    predictions: Sequence[Sequence[str]],
+    references: Sequence[str],
+    labels: Sequence[str] = (),
+) -> Sample:
     """Make the sample of a corpus metric.
 
     Args:
         metric: A key of `CORPUS_METRICS`.
         predictions: Texts or labels, [seeds][examples].
         references: [examples].
+        labels: All classes of the data, of a classification.
     """
     found = CORPUS_METRICS[metric]
-    values = np.stack([found.statistics(texts, references) for texts in predictions])
+    values = np.stack([found.statistics(texts, references, labels) for texts in predictions])
     return Sample(values, found.score, 0.0, found.high)

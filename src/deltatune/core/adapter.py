@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -119,6 +119,13 @@ class Adapter(nn.Module):
         for shared in self._inputs:
             shared.forget()
         self.clock.tick = tick
+
+    def see_classes(self, rows: Sequence[int]) -> None:
+        """Learn how many training rows each class of a classification has, before anything else.
+
+        Args:
+            rows: By the class's number.
+        """
 
     def start(self, total_steps: int) -> None:
         """Learn the number of optimizer steps of the run before its first one.

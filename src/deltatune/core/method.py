@@ -38,6 +38,8 @@ class MethodConfig(BaseModel):
     """Authors, year, title."""
     default_lr: ClassVar[float]
     """The learning rate (AdamW) that a recipe without one gets."""
+    rate: ClassVar[str] = "lr"
+    """The field of `train` that it learns at; `head_lr` of a method that trains a head and nothing else."""
     peft_type: ClassVar[str | None] = None
     """peft's name of the method, where peft has it and can read our files."""
     trains: ClassVar[bool] = True

@@ -147,8 +147,8 @@ class AdaptedModel(nn.Module):
             name: Letters, digits, `_` and `-`.
             config: The method and its settings.
             seed: Seed of the initial values and of all randomness in training.
-            heads: Modules to train whole in a copy; by default the base's newly initialised ones, if the
-                method trains anything and does not own them already.
+            heads: Modules to have whole in a copy, which is trained if the method trains anything; by default
+                the base's newly initialised ones, unless the method acts on them itself.
 
         Raises:
             AdapterError: The name is taken or has other characters.
@@ -164,9 +164,13 @@ class AdaptedModel(nn.Module):
             torch.manual_seed(seed)
             adapter = config.build(self.view)
             if heads is None:
-                heads = self.view.heads if config.trains and not adapter.own else ()
+                heads = () if adapter.own else self.view.heads
+            acts_on = [f"{path}." for path in adapter.deltas]
             for path in heads:
-                adapter.add(path, ModuleCopy(self.view.modules[path]).float())
+                if any(site.startswith(f"{path}.") for site in acts_on):
+                    continue
+                head = ModuleCopy(self.view.modules[path]).float()
+                adapter.add(path, head.requires_grad_(config.trains))
         adapter.bind(seed, self.view.input_of)
         adapter.to(self.device)
         try:

@@ -80,8 +80,12 @@ class DataCheck:
         held_out = self.classes["test"] or self.classes["train"]
         return label, held_out.get(label, 0) / sum(held_out.values())
 
-    def warnings(self) -> list[str]:
-        """What a person should know before training."""
+    def warnings(self, primary: str = "auto") -> list[str]:
+        """What a person should know before training.
+
+        Args:
+            primary: The recipe's `evaluation.primary`.
+        """
         found = [warning for leak in self.leaks for warning in leak.warnings()]
         if self.contradictions:
             first, count = self.contradictions[0], len(self.contradictions)
@@ -102,9 +106,10 @@ class DataCheck:
             found.append(warning(self.classes, self.shifts))
         if self.majority and self.majority[1] >= LOPSIDED:
             label, share = self.majority
+            advice = "" if primary == "macro_f1" else "; set evaluation.primary to macro_f1"
             found.append(
                 f"always answering {label!r} is right in {share:.0%} of the test rows, so accuracy tells "
-                "little; set evaluation.primary to macro_f1."
+                f"little{advice}."
             )
         return found + self._writing() + self._rare() + self._absent() + self._shared()
 

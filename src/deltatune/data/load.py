@@ -35,7 +35,7 @@ class _Mapping:
     images: bool
 
 
-def load_data(spec: DataSpec, task: str, root: str | Path = ".") -> Dataset:
+def load_data(spec: DataSpec, task: str, root: str | Path = ".", *, primary: str = "auto") -> Dataset:
     """Read, split, limit and check the rows of a recipe.
 
     Labels are collected from all training rows, before `limit`. Labels that are all whole numbers are ordered
@@ -45,6 +45,7 @@ def load_data(spec: DataSpec, task: str, root: str | Path = ".") -> Dataset:
         spec: The recipe's data section.
         task: The recipe's task.
         root: The folder that relative paths are meant from.
+        primary: The recipe's `evaluation.primary`, which warnings may advise to change.
 
     Raises:
         DataError: Anything is wrong; the message names the file, the row and the field, and what to do.
@@ -67,7 +68,7 @@ def load_data(spec: DataSpec, task: str, root: str | Path = ".") -> Dataset:
         test,
         labels=labels,
         fingerprint=fingerprint(train, validation, test),
-        warnings=[*dict.fromkeys(notes), *check.warnings()],
+        warnings=[*dict.fromkeys(notes), *check.warnings(primary)],
         check=check,
     )
 

@@ -26,22 +26,22 @@ _BETA2 = 4.0  # chrF2 weighs recall twice as much as precision
 class CorpusMetric:
     """A metric that follows from sums over rows."""
 
-    statistics: Callable[[Sequence[str], Sequence[str]], Floats]
-    """(predictions, references) to the numbers that are summed, [rows, numbers]."""
+    statistics: Callable[[Sequence[str], Sequence[str], Sequence[str]], Floats]
+    """(predictions, references, classes of the data) to the numbers that are summed, [rows, numbers]."""
     score: Callable[[Floats], Floats]
     """Sums [..., numbers] to scores [...]."""
     high: float
     """The best possible score; the worst is 0."""
 
 
-def bleu_statistics(predictions: Sequence[str], references: Sequence[str]) -> Floats:
+def bleu_statistics(predictions: Sequence[str], references: Sequence[str], _: Sequence[str] = ()) -> Floats:
     """SacreBLEU's numbers of each row: length, reference's length, 4 counts of matches, 4 of n-grams."""
     from sacrebleu.metrics import BLEU
 
     return _segments(BLEU(), predictions, references)
 
 
-def chrf_statistics(predictions: Sequence[str], references: Sequence[str]) -> Floats:
+def chrf_statistics(predictions: Sequence[str], references: Sequence[str], _: Sequence[str] = ()) -> Floats:
     """SacreBLEU's numbers of each row: n-grams, the reference's n-grams and matches, for n of 1 to 6."""
     from sacrebleu.metrics import CHRF
 
@@ -78,10 +78,19 @@ def chrf_score(sums: Floats) -> Floats:
     return np.where(below > 0, 100 * (1 + _BETA2) * precision * recall / np.where(below > 0, below, 1), 0.0)
 
 
-def macro_f1_statistics(predictions: Sequence[str], references: Sequence[str]) -> Floats:
-    """Per row and class of the references: is it right, predicted, true; [rows, 3 x classes]."""
+def macro_f1_statistics(
+    predictions: Sequence[str], references: Sequence[str], labels: Sequence[str] = ()
+) -> Floats:
+    """Per row and class: is it right, predicted, true; [rows, 3 x classes].
+
+    Args:
+        predictions: One a row.
+        references: One a row.
+        labels: All classes of the data; those of the references count anyway.
+    """
     guesses, truths = ([" ".join(text.split()) for text in texts] for texts in (predictions, references))
-    classes = {label: index for index, label in enumerate(sorted(set(truths)))}
+    known = {*truths, *(" ".join(label.split()) for label in labels)}
+    classes = {label: index for index, label in enumerate(sorted(known))}
     found = np.zeros((len(truths), 3, len(classes)))
     for row, (guess, truth) in enumerate(zip(guesses, truths, strict=True)):
         found[row, 2, classes[truth]] = 1
@@ -93,9 +102,9 @@ def macro_f1_statistics(predictions: Sequence[str], references: Sequence[str]) -
 
 
 def macro_f1_score(sums: Floats) -> Floats:
-    """Unweighted mean of F1 over the classes that occur in the (resampled) references."""
+    """Unweighted mean of F1 over the classes that occur in the (resampled) references or predictions."""
     right, guessed, true = np.moveaxis(sums.reshape(*sums.shape[:-1], 3, -1), -2, 0)
-    there = true > 0
+    there = guessed + true > 0
     f1 = 2 * right / np.maximum(guessed + true, 1e-300)
     scores: Floats = np.where(there, f1, 0).sum(axis=-1) / np.maximum(there.sum(axis=-1), 1)
     return scores

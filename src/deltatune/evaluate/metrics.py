@@ -49,7 +49,8 @@ class Scores:
 
 
 TextFunction = Callable[[Sequence[Generation], Sequence[str]], Scores]
-ClassFunction = Callable[[Sequence[str], Sequence[str]], Scores]
+ClassFunction = Callable[[Sequence[str], Sequence[str], Sequence[str]], Scores]
+"""(predictions, labels, all classes of the data) to scores."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,8 @@ def class_metric(name: str, keys: Mapping[str, bool | None]) -> Callable[[ClassF
 
 def _on_text(function: ClassFunction) -> TextFunction:
     def score(generations: Sequence[Generation], references: Sequence[str]) -> Scores:
-        return function([_squeeze(g.text) for g in generations], [_squeeze(text) for text in references])
+        labels = [_squeeze(text) for text in references]
+        return function([_squeeze(g.text) for g in generations], labels, sorted(set(labels)))
 
     return score
 
@@ -209,22 +211,26 @@ def mean_length(generations: Sequence[Generation], references: Sequence[str]) ->
 
 
 @class_metric("accuracy", keys={"accuracy": True})
-def accuracy(predictions: Sequence[str], labels: Sequence[str]) -> Scores:
+def accuracy(predictions: Sequence[str], labels: Sequence[str], _: Sequence[str]) -> Scores:
     """Share of rows with the right label. A generated text must be the label, but for whitespace."""
     pairs = zip(predictions, labels, strict=True)
     return Scores.per_example({"accuracy": [float(guess == label) for guess, label in pairs]})
 
 
 @class_metric("macro_f1", keys={"macro_f1": True})
-def macro_f1(predictions: Sequence[str], labels: Sequence[str]) -> Scores:
-    """Unweighted mean over the classes that occur in the labels of each one's F1.
+def macro_f1(predictions: Sequence[str], labels: Sequence[str], classes: Sequence[str]) -> Scores:
+    """Unweighted mean of F1 over all classes of the data, those without a row among the labels included.
 
-    A prediction that is no such class (a generated text may be anything) counts as a miss of the true one.
-    Equals scikit-learn's `f1_score(labels, predictions, labels=sorted(set(labels)), average="macro")`.
+    Predicting such a class is an F1 of 0 for it. A class that is neither among the labels nor predicted has
+    no F1 and is left out, or the best possible predictions could not reach 1. A prediction that is no class
+    (a generated text may be anything; of texts the classes are those of the labels) is a miss of the true
+    one.
+    Equals scikit-learn's `f1_score(labels, predictions, labels=classes, average="macro", zero_division=nan)`.
     """
     right = Counter(label for guess, label in zip(predictions, labels, strict=True) if guess == label)
     guessed, true = Counter(predictions), Counter(labels)
-    scores = [2 * right[label] / (guessed[label] + true[label]) for label in true]
+    there = [label for label in classes if guessed[label] or true[label]]
+    scores = [2 * right[label] / (guessed[label] + true[label]) for label in there]
     return Scores({"macro_f1": sum(scores) / len(scores)})
 
 
@@ -257,27 +263,38 @@ def text_metrics(
 
 
 def classification_metrics(
-    predictions: Sequence[str], labels: Sequence[str], names: Sequence[str] | None = None
+    predictions: Sequence[str],
+    labels: Sequence[str],
+    names: Sequence[str] | None = None,
+    classes: Sequence[str] | None = None,
 ) -> Scores:
     """Score predicted labels (names, one a row) against the true ones.
+
+    Args:
+        predictions: One a row.
+        labels: The true ones.
+        names: Names of metrics; by default all of classes.
+        classes: All classes of the data; by default those among `labels`.
 
     Raises:
         ValueError: Unequal numbers of predictions and labels, or none.
     """
-    return _score("classes", names or CLASS_METRICS, predictions, labels)
+    return _score("classes", names or CLASS_METRICS, predictions, labels, classes or sorted(set(labels)))
 
 
 TEXT_METRICS = ("rouge", "bleu", "chrf", "exact_match", "stop_rate", "repetition_rate", "mean_length")
 CLASS_METRICS = ("accuracy", "macro_f1")
 
 
-def _score(kind: str, names: Sequence[str], outputs: Sequence[Any], truths: Sequence[str]) -> Scores:
+def _score(
+    kind: str, names: Sequence[str], outputs: Sequence[Any], truths: Sequence[str], *more: Sequence[str]
+) -> Scores:
     """Run each named metric's function of `kind` and put the results together."""
     if len(outputs) != len(truths) or not truths:
         raise ValueError(f"{len(outputs)} predictions for {len(truths)} references; one each is needed.")
     together = Scores({})
     for name in names:
-        found: Scores = getattr(METRICS.get(name), kind)(outputs, truths)
+        found: Scores = getattr(METRICS.get(name), kind)(outputs, truths, *more)
         together.values.update(found.values)
         together.examples.update(found.examples)
         together.signatures.update(found.signatures)

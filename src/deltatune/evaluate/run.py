@@ -308,7 +308,7 @@ class _Job:
             guesses[row] = _Guess(labels[int(scores.argmax())], probabilities(labels, scores))
             losses[row] = -scores[labels.index(self.rows[row].target)]
         found = classification_metrics(
-            [guess.label for guess in guesses], [row.target for row in self.rows], self.names
+            [guess.label for guess in guesses], [row.target for row in self.rows], self.names, labels
         )
         if "loss" not in self.keys:
             return found.values, found, guesses, []

@@ -13,6 +13,8 @@ METHODS: Registry[type[MethodConfig]] = Registry(
     "method",
     {
         "untuned": "deltatune.methods.untuned:UntunedConfig",
+        "majority": "deltatune.methods.majority:MajorityConfig",
+        "head": "deltatune.methods.head:HeadConfig",
         "lora": "deltatune.methods.lora:LoraConfig",
         "dora": "deltatune.methods.dora:DoraConfig",
         "pissa": "deltatune.methods.pissa:PissaConfig",

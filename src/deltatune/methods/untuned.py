@@ -10,13 +10,16 @@ from deltatune.core.sites import BaseView
 
 
 class UntunedConfig(MethodConfig):
-    """The base as it came. Nothing is trained; it is only evaluated."""
+    """The base as it came. Nothing is trained; it is only evaluated. A new head of a classifier is random."""
 
     name: ClassVar[str] = "untuned"
     title: ClassVar[str] = "Nothing: the pretrained model as it is."
     formula: ClassVar[str] = "y = f(x; W_0)"
-    when: ClassVar[str] = "Always: a method that does not beat it has learned nothing."
-    cost: ClassVar[str] = "Nothing is trained or stored."
+    when: ClassVar[str] = (
+        "Always: a method that does not beat it has learned nothing. Of a classifier whose head is new it is "
+        "a random guess; there `head` and `majority` are what to beat."
+    )
+    cost: ClassVar[str] = "Nothing is trained; of a new head the random values are stored."
     defaults: ClassVar[str] = "There are no settings."
     paper: ClassVar[str] = "None; it is the baseline."
     default_lr: ClassVar[float] = 0.0

@@ -7,6 +7,8 @@ seed and judged on the test rows, so the choice cannot have seen them. It is for
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -14,9 +16,21 @@ from pydantic import AfterValidator, Field, Strict, model_validator
 
 from deltatune.errors import RecipeError
 from deltatune.recipe.axes import SECTIONS, by_section, check_fields, check_section_field, section_of
-from deltatune.recipe.sections import Count, DataSpec, Float, Int, Section, Text
+from deltatune.recipe.sections import (
+    CLASSIFICATION_TASKS,
+    HEAD_LR,
+    TUNED,
+    Count,
+    DataSpec,
+    Float,
+    Int,
+    Section,
+    Text,
+    TrainSpec,
+)
 
 if TYPE_CHECKING:
+    from deltatune.core.method import MethodConfig
     from deltatune.recipe.rules import Conflict
     from deltatune.recipe.schema import MethodEntry, Recipe
 
@@ -25,37 +39,65 @@ Together = Annotated[int, Strict(), Field(ge=1, le=64)] | Literal["auto"]
 Rate = Annotated[float, Strict(), Field(gt=0, allow_inf_nan=False)]
 
 
+Rates = Annotated[int, Strict(), Field(ge=2, le=20)] | list[Rate]
+
+
 class TuneSpec(Section):
     """The same tuning budget for every entry that trains: the best of N learning rates, on validation rows.
 
     The rates are tried with the first of `seeds` and judged by `evaluation.select_by`. The best is trained
-    with every seed and reported on the test rows; the others never see a test row.
+    with every seed and reported on the test rows; the others never see a test row. With both `lr` and
+    `head_lr` every pair is tried. Of `head`, which trains a head alone, `lr` means that head's rate.
     """
 
-    lr: Annotated[int, Strict(), Field(ge=2, le=20)] | list[Rate]
+    lr: Rates | None = None
     """How many rates: each entry's own (or its method's default) and its neighbours on a logarithmic grid,
     one more below than above if the number is even. Or a list: the rates that every entry tries."""
+    head_lr: Rates | None = None
+    """As `lr`, for the new head of a classifier."""
     factor: Annotated[float, Strict(), Field(gt=1, le=100)] = 3.0
-    """Ratio of neighbouring rates, when `lr` is a number."""
+    """Ratio of neighbouring rates, when `lr` or `head_lr` is a number."""
 
     @model_validator(mode="after")
     def _several(self) -> TuneSpec:
-        if isinstance(self.lr, list) and len(set(self.lr)) < max(2, len(self.lr)):
-            raise ValueError(f"tune.lr ({self.lr}) must hold at least two rates, each once.")
+        if self.lr is None and self.head_lr is None:
+            raise ValueError("tune needs lr or head_lr: a number of rates, or a list of them.")
+        for name in TUNED:
+            rates = getattr(self, name)
+            if isinstance(rates, list) and len(set(rates)) < max(2, len(rates)):
+                raise ValueError(f"tune.{name} ({rates}) must hold at least two rates, each once.")
         return self
 
-    def rates(self, center: float) -> list[float]:
-        """List the rates to try, from low to high.
+    @property
+    def tries(self) -> int:
+        """How many configurations of an entry are tried."""
+        axes = [axis for name in TUNED if (axis := getattr(self, name)) is not None]
+        return math.prod(axis if isinstance(axis, int) else len(axis) for axis in axes)
+
+    def points(self, train: TrainSpec, method: MethodConfig) -> list[dict[str, float]]:
+        """List what is tried for an entry, field -> rate, the first field's lowest first.
 
         Args:
-            center: The entry's own learning rate, which is one of them unless the recipe lists its own.
+            train: The entry's settings, whose rates are tried among others unless the recipe lists its own.
+            method: The entry's.
         """
-        if isinstance(self.lr, list):
-            return sorted(self.lr)
-        below = self.lr // 2
+        lr = train.lr or method.default_lr
+        head = train.head_lr if isinstance(train.head_lr, float) else lr if train.head_lr else HEAD_LR
+        centers = {"lr": lr, "head_lr": head}
+        rates: dict[str, list[float]] = {}
+        for name in TUNED:
+            axis, learns_at = getattr(self, name), method.rate if name == "lr" else name
+            if axis is not None:
+                rates[f"train.{learns_at}"] = self._rates(axis, centers[learns_at])
+        return [dict(zip(rates, point, strict=True)) for point in itertools.product(*rates.values())]
+
+    def _rates(self, axis: int | list[float], center: float) -> list[float]:
+        if isinstance(axis, list):
+            return sorted(axis)
+        below = axis // 2
         return [
             float(f"{center * self.factor**power:.3g}") if power else center
-            for power in range(-below, self.lr - below)
+            for power in range(-below, axis - below)
         ]
 
 
@@ -150,9 +192,13 @@ class SearchSpec(Section):
 
 def searched(recipe: Recipe, entry: MethodEntry) -> dict[str, Any]:
     """The space that is searched for an entry; empty if there is none."""
-    if recipe.search is None or not entry.build_config().trains:
+    config = entry.build_config()
+    if recipe.search is None or not config.trains:
         return {}
-    return {**(recipe.search.space or {}), **(entry.space or {})}
+    shared = recipe.search.space or {}
+    if config.rate != "lr":  # to vary its lr would vary nothing
+        shared = {field: axis for field, axis in shared.items() if field != "train.lr"}
+    return {**shared, **(entry.space or {})}
 
 
 def readings_of(recipe: Recipe, entry: MethodEntry) -> list[DataSpec]:
@@ -185,14 +231,19 @@ def choosing_conflicts(recipe: Recipe) -> Iterator[Conflict]:
     for field, section in (("tune", tune), ("halving", halving), ("search", recipe.search)):
         if section is not None and unvalidated:
             yield field, "needs validation rows, but data.split.validation is 0."
-    if tune is not None and isinstance(tune.lr, list):
+    for name in TUNED if tune is not None else ():
+        if not isinstance(getattr(tune, name), list):
+            continue
         for index, entry in enumerate(recipe.methods):
-            if entry.train.lr is not None and entry.train.lr != recipe.train.lr:
+            own = getattr(entry.train, name)
+            if own is not None and own != getattr(recipe.train, name):
                 yield (
-                    f"methods.{index}.train.lr",
-                    "stands beside tune.lr, a list of the rates for every entry; "
-                    "take it out, or give tune.lr as a number of rates around each entry's own.",
+                    f"methods.{index}.train.{name}",
+                    f"stands beside tune.{name}, a list of the rates for every entry; "
+                    f"take it out, or give tune.{name} as a number of rates around each entry's own.",
                 )
+    if tune is not None and tune.head_lr is not None and recipe.task not in CLASSIFICATION_TASKS:
+        yield "tune.head_lr", f"is for new heads of classifiers; {recipe.task} has none: leave it out."
     yield from _search_conflicts(recipe)
     if halving is not None and halving.among == "entry" and tune is None and recipe.search is None:
         groups = [entry.group for entry in recipe.methods if entry.group and entry.build_config().trains]

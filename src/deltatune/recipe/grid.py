@@ -19,7 +19,7 @@ import itertools
 import math
 import random
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 from pydantic import Field, Strict, model_validator
 
@@ -34,9 +34,11 @@ from deltatune.recipe.axes import (
     shown,
 )
 from deltatune.recipe.bases import listed, on_each_model
-from deltatune.recipe.sections import Count, Float, Int, Section
+from deltatune.recipe.sections import TUNED, Count, Float, Int, Section
 
-RATE = "train.lr"
+if TYPE_CHECKING:
+    from deltatune.core.method import MethodConfig
+
 LARGEST = 500
 """Configurations of one entry; more are surely a slip, and `sample` takes fewer."""
 
@@ -146,7 +148,7 @@ def expand_grids(content: Mapping[str, Any]) -> tuple[dict[str, Any], list[Origi
             remedy="Write a grid, such as {train.lr: [1e-4, 1e-3]}, or leave sample out.",
         )
     if content.get("tune") is not None:
-        _refuse_two_ways(origins)
+        _refuse_two_ways(origins, content["tune"])
     return {**rest, "methods": entries}, origins
 
 
@@ -166,8 +168,10 @@ def _expand(
     if method is None:  # validation says what is wrong with it
         return [entry], Origin(index)
     own = _axes(plain.get("grid"), f"methods.{index}.grid")
-    if not _trains(method):  # it reads and generates, all the same
+    if not _kind(method).trains:  # it reads and generates, all the same
         shared = {field: axis for field, axis in shared.items() if section_of(field) != "train"}
+    elif _kind(method).rate != "lr":  # to vary its lr would vary nothing
+        shared = {field: axis for field, axis in shared.items() if field != "train.lr"}
     if not own and not shared:
         return [{key: value for key, value in plain.items() if key != "grid"}], Origin(index)
     check_fields(
@@ -194,16 +198,18 @@ def _expand(
     return found, Origin(index, tuple(own), tuple(field for field in shared if field not in own))
 
 
-def _refuse_two_ways(origins: Sequence[Origin]) -> None:
+def _refuse_two_ways(origins: Sequence[Origin], tune: Any) -> None:
     """A label that says lr=0.001 must not stand for another rate, which tuning chose."""
+    tuned = [f"train.{name}" for name in TUNED if isinstance(tune, Mapping) and tune.get(name) is not None]
     for origin in origins:
-        if RATE in (*origin.own, *origin.shared):
-            where = f"methods.{origin.entry}.grid" if RATE in origin.own else "grid"
-            raise RecipeError(
-                "cannot stand beside tune.lr, which chooses the learning rate.",
-                field=f"{where}.{RATE}",
-                remedy="Keep one of them.",
-            )
+        for rate in tuned:
+            if rate in (*origin.own, *origin.shared):
+                where = f"methods.{origin.entry}.grid" if rate in origin.own else "grid"
+                raise RecipeError(
+                    f"cannot stand beside tune.{rate.removeprefix('train.')}, which chooses the rate.",
+                    field=f"{where}.{rate}",
+                    remedy="Keep one of them.",
+                )
 
 
 def _points(axes: Mapping[str, list[Any]], sample: SampleSpec | None, where: str) -> list[dict[str, Any]]:
@@ -273,7 +279,7 @@ def _method_name(entry: Any) -> str | None:
     return next((str(key) for key in entry if key in METHODS.names()), None)
 
 
-def _trains(method: str) -> bool:
+def _kind(method: str) -> type[MethodConfig]:
     from deltatune.methods import METHODS
 
-    return bool(METHODS.get(method).trains)
+    return METHODS.get(method)

@@ -294,6 +294,14 @@ def _starts(recipe: Recipe) -> Iterator[Conflict]:
 
 def _training(recipe: Recipe) -> Iterator[Conflict]:
     data = recipe.data
+    if recipe.task not in CLASSIFICATION_TASKS:
+        given = [("train.head_lr", recipe.train.head_lr), *_own(recipe, "train", "head_lr")]
+        for field, rate in given:
+            if rate is not None:
+                yield (
+                    field,
+                    f"({rate}) is for new heads of classifiers; {recipe.task} has none: leave it out.",
+                )
     no_validation = not data.validation and data.split is not None and data.split.validation == 0
     if not no_validation:
         return

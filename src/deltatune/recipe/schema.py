@@ -12,6 +12,7 @@ from deltatune.recipe.axes import SECTIONS, slug
 from deltatune.recipe.choosing import HalvingSpec, SearchSpec, Space, Together, TuneSpec, readings_of
 from deltatune.recipe.rules import find_conflicts
 from deltatune.recipe.sections import (
+    Bool,
     Budget,
     DataSpec,
     Decoding,
@@ -135,6 +136,9 @@ class Recipe(Section):
     refused. LoRA and AdaLoRA keep alpha in its ratio to the default rank."""
     evaluation: EvaluationSpec = EvaluationSpec()
     """What is measured, and how."""
+    baselines: Bool = True
+    """Whether a comparison of classifiers has rows for `majority` (the largest class, always) and `head` (the
+    head alone, on a base that stays as it is) beside its entries."""
     seeds: list[Annotated[Int, Field(ge=0, lt=2**32)]] = Field(default=[0], min_length=1)
     """Every entry is trained once with each seed. Three or more show the noise of training too."""
     tune: TuneSpec | None = None
@@ -192,7 +196,7 @@ class Recipe(Section):
         sections = {"model": self.model_of(entry), "data": self.data_of(entry)}
         sections |= {"evaluation": self.evaluation_of(entry)}
         bare = entry.model_copy(update=dict.fromkeys(["space", *sections]))
-        choosing = {"tune": None, "halving": None, "search": None, "together": 1}
+        choosing = {"tune": None, "halving": None, "search": None, "together": 1, "baselines": True}
         return self.model_copy(update={"methods": [bare], "seeds": [seed], **sections, **choosing})
 
     @property
@@ -237,8 +241,11 @@ class Recipe(Section):
         """
         content = self.model_dump(mode="json")
         content["methods"] = [self._dump_entry(entry) for entry in self.methods]
-        if self.together == 1:  # as of recipes that were written down before there was a choice
+        # As of recipes that were written down before there was a choice.
+        if self.together == 1:
             del content["together"]
+        if self.baselines:
+            del content["baselines"]
         return content
 
     def _dump_entry(self, entry: MethodEntry) -> dict[str, Any]:

@@ -37,6 +37,10 @@ TEXT_TASKS = ("text-to-text", "causal-lm", "text-classification")
 CLASSIFICATION_TASKS = ("text-classification", "image-classification")
 IMAGE_FORMATS = ("image-folder", "npz")
 PARTS = ("train", "validation", "test")
+HEAD_LR = 3e-3
+"""The rate of new heads that a recipe without one gets; benchmarks/head_rate.py measured it."""
+TUNED = ("lr", "head_lr")
+"""Fields of `train` that `tune` chooses."""
 CHAT = "chat"
 """The template that stands for the tokenizer's own chat template."""
 
@@ -222,6 +226,9 @@ class TrainSpec(Section):
     of the smaller `micro_batch_size` from this step on: the same to rounding, but for masks of dropout."""
     lr: Annotated[float, Strict(), Field(gt=0, allow_inf_nan=False)] | None = None
     """Peak learning rate of AdamW. Null: the method's default."""
+    head_lr: Annotated[float, Strict(), Field(gt=0, allow_inf_nan=False)] | Literal["lr"] | None = None
+    """Peak learning rate of a classifier's new head, which every method trains besides: of its own, so that
+    no comparison measures it. Null: 0.003. `lr`: each method's, as in versions up to 0.1."""
     optimizer: Literal["adamw", "adamw-8bit", "adamw-paged"] = "adamw"
     """AdamW, or on GPUs one that keeps its moments in 8 bits, or in memory that can move to the host."""
     schedule: Literal["linear", "cosine", "constant"] = "linear"

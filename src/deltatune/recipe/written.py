@@ -15,11 +15,14 @@ import yaml
 
 from deltatune.errors import RecipeError
 from deltatune.recipe.load import parse_recipe
+from deltatune.recipe.sections import CLASSIFICATION_TASKS
 from deltatune.recipe.yaml_text import Loader
 
 NAME = "recipe.yaml"
 _ALWAYS = ("task", "model", "data", "methods", "train", "evaluation")
 """Sections that are never left out."""
+_HEADS_OF_THEN = "lr"
+"""What `train.head_lr` would have been in recipes from before there was one."""
 _BREAKS = "\r\x85\u2028\u2029\ufeff"
 """What YAML takes for the end of a line or leaves out, unless it is escaped."""
 
@@ -70,7 +73,8 @@ def is_written(path: Path) -> bool:
 def differences(path: Path, content: Mapping[str, Any], *, remedy: str) -> dict[str, Any]:
     """The sections in which a recipe differs, as they were written down, in either version of YAML.
 
-    Fields that are not written there have their defaults.
+    Fields that are not written there have their defaults; but a new head learned at its method's own rate
+    before there was a field for it.
 
     Args:
         path: The file.
@@ -92,7 +96,32 @@ def differences(path: Path, content: Mapping[str, Any], *, remedy: str) -> dict[
 
 
 def _differing(before: Mapping[str, Any], content: Mapping[str, Any]) -> dict[str, Any]:
+    before = _of_then(before)
     with contextlib.suppress(RecipeError):
         before = parse_recipe(before).dump()  # with the defaults of fields that it does not have
     keys = sorted(key for key in before.keys() | content.keys() if before.get(key) != content.get(key))
     return {key: before.get(key) for key in keys}
+
+
+def _of_then(before: Mapping[str, Any]) -> Mapping[str, Any]:
+    train = before.get("train")
+    if before.get("task") not in CLASSIFICATION_TASKS or not isinstance(train, Mapping):
+        return before
+    return {**before, "train": {"head_lr": _HEADS_OF_THEN, **train}}
+
+
+def head_rate_of_then(changed: Mapping[str, Any], content: Mapping[str, Any]) -> str | None:
+    """What to do if recipes differ in nothing but the rate of a new head, which one of them is too old for.
+
+    Args:
+        changed: What `differences` gave.
+        content: The recipe's dump.
+    """
+    before, now = changed.get("train"), content["train"]
+    old = isinstance(before, Mapping) and before.get("head_lr") == _HEADS_OF_THEN
+    if list(changed) != ["train"] or not old or {**now, "head_lr": _HEADS_OF_THEN} != before:
+        return None
+    return (
+        "It was begun when a new head learned at its method's own rate: go on so with --set "
+        f"train.head_lr={_HEADS_OF_THEN}, or start anew with --overwrite."
+    )

@@ -81,12 +81,19 @@ class Method:
     @property
     def shown(self) -> str:
         """The label with the base, if there are several and it does not say which."""
-        return f"{self.name} on {self.on}" if self.on and self.on not in self.name else self.name
+        random = " (random head)" if self.row.get("random_head") else ""
+        on = f" on {self.on}" if self.on and self.on not in self.name else ""
+        return self.name + random + on
 
     @property
     def untuned(self) -> bool:
         """Whether it is a base as it is."""
         return bool(self.row.get("method") == "untuned")
+
+    @property
+    def trained(self) -> bool:
+        """Whether it trains anything; baselines do not."""
+        return self.row.get("method") not in ("untuned", "majority")
 
     @property
     def done(self) -> bool:

@@ -42,7 +42,7 @@ def render_svg(comparison: Comparison) -> str:
 
 def series_of(comparison: Comparison) -> dict[str, int]:
     """The colour and mark of each method, by the recipe's order, so that they stay when the ranks change."""
-    tuned = [method.name for method in comparison.methods if not method.untuned]
+    tuned = [method.name for method in comparison.methods if method.trained]
     return {method.name: charts.NEUTRAL for method in comparison.methods} | {
         name: index for index, name in enumerate(tuned)
     }

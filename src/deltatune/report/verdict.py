@@ -13,6 +13,12 @@ from deltatune.report.ranking import RANK_RULE
 from deltatune.report.words import Name, Sentence
 
 NUMBERS = {2: "Both", 3: "All three", 4: "All four", 5: "All five"}
+YARDSTICKS = {
+    "untuned": "the untuned base",
+    "majority": "always answering with the largest class",
+    "head": "training the head alone",
+}
+"""What methods are held against, in words."""
 MOST_NAMES = 4  # more than these are counted, not listed
 MOST_TIED = 8  # a tie of more is not listed in full
 MOST_SENTENCES = 3  # of one kind; the table of pairs has the rest
@@ -38,12 +44,15 @@ def verdict(comparison: Comparison) -> list[Sentence]:
     sentences = [_opening(comparison, top, alone=len(ranked) == 1)]
     sentences += _beaten(comparison, top, rest)
     sentences += _lower_ties(comparison, rest)
-    sentences += _against_untuned(comparison, top)
+    for kind in YARDSTICKS:
+        sentences += _against(comparison, top, kind)
     bases = [method for method in top if method.untuned]
     if len(top) > 1 and any(method.on for method in bases):
         sentences.append(["So no method is shown to be better than ", *_names(bases), "."])
     elif len(top) > 1 and bases:
         sentences.append(["So no method is shown to be better than leaving the base untuned."])
+    elif len(top) > 1 and any(not method.trained for method in top):
+        sentences.append([f"So no method is shown to be better than {YARDSTICKS['majority']}."])
     elif len(top) > 1:
         sentences += cheapest(top)
     sentences += _needed(comparison, top)
@@ -189,7 +198,7 @@ def _lower_ties(comparison: Comparison, rest: list[Method]) -> list[Sentence]:
         groups.setdefault(int(method.row.get("rank") or 0), []).append(method)
     sentences: list[Sentence] = []
     for rank, group in groups.items():
-        tuned = not any(method.untuned for method in group)
+        tuned = all(method.trained for method in group)
         if rank and len(group) > 1 and tuned and len(group) <= MOST_NAMES:
             p = _tie_p(comparison, group)
             words = f" tie for rank {rank} ({p})." if p else f" share rank {rank}."
@@ -266,27 +275,31 @@ def _gap(comparison: Comparison, pair: dict[str, Any], *, named: bool, least: bo
     return f" ({f'{label} ' if named else ''}lower {by} {lead} {bounds})"
 
 
-def _against_untuned(comparison: Comparison, top: list[Method]) -> list[Sentence]:
-    """Methods whose training was for nothing, so far as can be shown: each against its own base."""
+def _against(comparison: Comparison, top: list[Method], kind: str) -> list[Sentence]:
+    """Methods whose training was for nothing, so far as can be shown: each against a baseline on its base."""
     ranked = comparison.ranked
-    bases = {method.on: method for method in ranked if method.untuned}
+    bases = {method.on: method for method in ranked if method.row.get("method") == kind}
     useless, harmful = [], []
     for method in ranked:
-        untuned = bases.get(method.on)
-        if untuned is None or untuned in top or method.untuned:
+        base = bases.get(method.on)
+        if base is None or base in top or not method.trained or method.row.get("method") == kind:
             continue
-        pair = find_pair(comparison, method, untuned)
+        pair = find_pair(comparison, method, base)
         if pair and pair["tie"]:
             useless.append(method)
         elif pair and pair["lead"] < 0:
             harmful.append(method)
+    words = YARDSTICKS[kind]
+    if kind == "untuned" and len(bases) > 1:
+        words = "the base that it tunes"
+    elif any(base.row.get("random_head") for base in bases.values()):
+        words = f"{words} with a random head"
     sentences: list[Sentence] = []
-    base = "the untuned base" if len(bases) == 1 else "the base that it tunes"
     if useless:
-        sentences.append([*_names(useless), f" cannot be told apart from {base}."])
+        sentences.append([*_names(useless), f" cannot be told apart from {words}."])
     if harmful:
         verb = " is" if len(harmful) == 1 else " are"
-        sentences.append([*_names(harmful), f"{verb} worse than {base}."])
+        sentences.append([*_names(harmful), f"{verb} worse than {words}."])
     return sentences
 
 

@@ -10,6 +10,7 @@ import torch
 from pydantic import ValidationError
 
 from deltatune.core.method import MethodConfig
+from deltatune.core.new_heads import head_parameters
 from deltatune.core.sites import BaseView
 from deltatune.errors import DeltatuneError, RecipeError
 
@@ -39,6 +40,8 @@ class Budget:
     @property
     def warning(self) -> str | None:
         """What a reader of the comparison has to know, if the budget is not met."""
+        if self.trained == 0:  # a head alone
+            return None
         if self.size is None:
             return (
                 f"has no size that a budget could set: it trains {self.trained:,} parameters, "
@@ -84,7 +87,8 @@ def count_trained(config: MethodConfig, view: BaseView) -> int:
             TypeError,
         ):  # its start is computed from the base, or drawn by its own generator
             adapter = config.build(view)
-    return sum(parameter.numel() for _, parameter in adapter.trainable())
+    heads = {id(parameter) for parameter in head_parameters(adapter, view)} if not adapter.own else set()
+    return sum(parameter.numel() for _, parameter in adapter.trainable() if id(parameter) not in heads)
 
 
 def sized_for(config: C, view: BaseView, asked: int | str, total: int) -> tuple[C, Budget]:

@@ -221,7 +221,8 @@ class Context:
         spec, shared = self.recipe.data_of(entry), self._on(base.spec).data
         if spec not in shared:
             if spec.template not in self.datasets:  # of an entry that is none of the recipe's
-                self.datasets[spec.template] = load_data(spec, self.recipe.task)
+                primary = self.recipe.evaluation.primary
+                self.datasets[spec.template] = load_data(spec, self.recipe.task, primary=primary)
             loaded = base.loaded
             encoder = Encoder(self.recipe.task, loaded.processor, spec, loaded.labels, loaded.facts)
             dataset, named = self.datasets[spec.template], whose(self.recipe, base.spec, spec)

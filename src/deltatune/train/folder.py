@@ -12,7 +12,7 @@ from deltatune.checkpoint.store import CONFIG, OURS, read_adapter
 from deltatune.errors import AdapterError, DeltatuneError, RecipeError
 from deltatune.files import read_json
 from deltatune.recipe.schema import MethodEntry, Recipe
-from deltatune.recipe.written import differences, is_written
+from deltatune.recipe.written import differences, head_rate_of_then, is_written
 
 SCHEMA = 1
 KIND = "run"
@@ -105,7 +105,8 @@ def prepare_folder(out: Path, own: Recipe, *, resume: bool, overwrite: bool) -> 
         raise RecipeError(
             f"the run in '{out}' has another recipe; it differs in {', '.join(changed)}.",
             field="--resume",
-            remedy="Use the recipe it was started with, another folder, or --overwrite.",
+            remedy=head_rate_of_then(changed, own.dump())
+            or "Use the recipe it was started with, another folder, or --overwrite.",
         )
     if result is None or not done:
         return None

@@ -32,7 +32,7 @@ from deltatune.train.inputs import Inputs
 from deltatune.train.kept import KeptTrunk, keep_trunk
 from deltatune.train.log import RunLog
 from deltatune.train.measure import StepMemory
-from deltatune.train.optimizer import build_optimizer
+from deltatune.train.optimizer import Rates, build_optimizer
 from deltatune.train.probe import MicroBatches, out_of_memory_explained, try_batch
 from deltatune.train.schedule import lr_factor
 from deltatune.train.state import (
@@ -70,7 +70,7 @@ class Trainer:
     validation_rows: list[Any]
     spec: TrainSpec
     evaluation: EvaluationSpec
-    lr: float
+    rates: Rates
     seed: int
     out: Path
     observer: Observer
@@ -94,7 +94,9 @@ class Trainer:
                 field="train",
                 remedy="Start it without a distributed launcher.",
             )
-        self.optimizer = build_optimizer(self.adapter, self.spec, self.lr, self.model.device, self.observer)
+        self.optimizer = build_optimizer(
+            self.adapter, self.model.view, self.spec, self.rates, self.model.device, self.observer
+        )
         self.per_epoch = math.ceil(len(self.train.lengths) / self.spec.batch_size)
         self.total = min(self.spec.epochs * self.per_epoch, self.spec.max_steps or 2**62)
         task, spec = self.encoder.task, self.spec
@@ -250,9 +252,8 @@ class Trainer:
         progress, spec = self.progress, self.spec
         first = progress.step == 0
         before = snapshot(self.adapter) if first else {}
-        lr = self.lr * lr_factor(progress.step, self.total, spec.warmup, spec.schedule)
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr * self.adapter.lr_factor(group["first"])
+        share = lr_factor(progress.step, self.total, spec.warmup, spec.schedule)
+        self.rates.set(self.optimizer, self.adapter, share)
         spent = time.perf_counter() - started
         found = yield Request(rows, alone=alone or self.micro.size < len(rows))
         started = time.perf_counter() - spent - found.seconds
@@ -276,7 +277,7 @@ class Trainer:
                 "step": progress.step,
                 "epoch": epoch + (progress.step - epoch * self.per_epoch) / self.per_epoch,
                 "loss": found.loss,
-                "lr": lr,
+                "lr": self.rates.lr * share,
                 "grad_norm": norm,
                 "tokens": progress.tokens,
                 "seconds": progress.seconds,
@@ -340,7 +341,7 @@ class Trainer:
             raise TrainingError(
                 f"the loss or its gradient is {value} in step {self.progress.step + 1}.",
                 field="train.lr",
-                remedy=f"Lower the learning rate ({self.lr:g}), or use fp32 if the run is in bf16.",
+                remedy=f"Lower the learning rate ({self.rates.lr:g}), or use fp32 if the run is in bf16.",
             )
 
     def _evaluate(self, epoch: int) -> None:

@@ -11,6 +11,7 @@ from deltatune.evaluate import metric_keys
 from deltatune.recipe.schema import MethodEntry, Recipe
 from deltatune.recipe.sections import PARTS
 from deltatune.train.context import Context
+from deltatune.train.optimizer import Rates
 from deltatune.train.start import attach
 
 
@@ -31,6 +32,7 @@ def plan(
     model = base.adapted(base_dropout=entry.train.base_dropout)
     adapter, budget, origin = attach(context, entry, base, model, name="plan", seed=seed)
     config = model.configs["plan"]
+    rates = Rates.of(entry.train, config.default_lr)
     try:
         trained = sum(p.numel() for _, p in adapter.trainable())
         stored = adapter.extent()
@@ -54,7 +56,8 @@ def plan(
             "stored_parameters": stored.numbers,
             "file_bytes_about": stored.bytes,
             "total_parameters": total,
-            "lr": entry.train.lr or config.default_lr,
+            "lr": rates.lr,
+            "head_lr": (rates.head or rates.lr) if config.trains and base.loaded.new_modules else None,
             "steps": steps if trained else 0,
             "rows": {part: len(getattr(data.dataset, part)) for part in PARTS},
             "tokens_per_epoch": sum(encoded.lengths),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import time
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ from deltatune.core.model import AdaptedModel
 from deltatune.core.observer import Observer, Silent
 from deltatune.errors import TrainingError
 from deltatune.evaluate import Evaluation, evaluate, loss_on, metric_keys
+from deltatune.evaluate.monotony import one_answer
 from deltatune.files import as_json, make_folder, sha256, text_sha256, write_json, write_lines, write_text
 from deltatune.memory.fit import fits
 from deltatune.models.fingerprint import fingerprint
@@ -43,6 +45,7 @@ from deltatune.train.folder import (
 from deltatune.train.forecast import this_machine
 from deltatune.train.loop import Pause, Trainer
 from deltatune.train.machine import PeakMemory, fast_cpu, git_state, versions
+from deltatune.train.optimizer import Rates
 from deltatune.train.padding import check_padding
 from deltatune.train.predicted import ample_memory, predicted_run
 from deltatune.train.room import require_room
@@ -231,7 +234,10 @@ class Run:
         origin = asdict(self.origin) if self.origin else None
         self.context.hold(name, self.about_base, self.about_rows, self.base.fingerprint, origin)
         torch.manual_seed(self.seed)
-        trains = self.config.trains
+        trains, labels = self.config.trains, self.data.dataset.labels
+        if labels:
+            counts = Counter(row.target for row in self.data.dataset.train)
+            self.adapter.see_classes([counts[label] for label in labels])
         self.ample = trains and ample_memory(self.context, self.entry, self.base, self.seed)
         self.predicted = None if self.ample else self._predicted()
         self.model.eval()
@@ -256,7 +262,7 @@ class Run:
             validation_rows=validation,
             spec=self.entry.train,
             evaluation=self.recipe.evaluation,
-            lr=self.entry.train.lr or self.config.default_lr,
+            rates=Rates.of(self.entry.train, self.config.default_lr),
             seed=self.seed,
             out=self.out,
             observer=self.observer,
@@ -300,6 +306,9 @@ class Run:
         trained = [p for _, p in self.adapter.trainable()]
         self._save()
         evaluation, validation = self._evaluate(progress)
+        monotonous = one_answer(evaluation.predictions) if self.config.trains else None
+        if monotonous:
+            self.observer.warn(f"{self.entry.name} {monotonous}")
         self._check_base()
         self.certificate.write(self.out / "adapter" / CERTIFICATE)
         description = self.adapter.describe()
@@ -367,6 +376,9 @@ class Run:
                 "by": self.recipe.evaluation.select_by,
                 "stopped_early": progress.stopped,
             },
+            "rates": self.trainer and {"lr": self.trainer.rates.lr, "head_lr": self.trainer.rates.head},
+            "new_heads": list(self.base.loaded.new_modules),
+            "one_answer": monotonous,
             "method_result": self.adapter.finish(),
             "description": description,
             "certificate": self.certificate.lines,

@@ -115,7 +115,7 @@ def read_data(recipe: Recipe) -> dict[str, Dataset]:
     found: dict[str, Dataset] = {}
     for spec in recipe.readings:
         if spec.template not in found:
-            found[spec.template] = load_data(spec, recipe.task)
+            found[spec.template] = load_data(spec, recipe.task, primary=recipe.evaluation.primary)
     common = set.intersection(*(set(dataset.warnings) for dataset in found.values()))
     return {
         template: replace(

@@ -15,6 +15,7 @@ from deltatune.checkpoint.store import TENSORS, SavedAdapter, load_adapter, read
 from deltatune.core.adapter import Adapter
 from deltatune.core.method import MethodConfig
 from deltatune.core.model import AdaptedModel
+from deltatune.core.new_heads import start_heads_
 from deltatune.errors import AdapterError, RecipeError
 from deltatune.files import sha256, text_sha256
 from deltatune.methods import METHODS
@@ -107,7 +108,9 @@ def attach(
     start = read_start(entry)
     if start is None:
         config, budget = context.method(entry, base)
-        return model.attach(name, config, seed=seed), budget, None
+        adapter = model.attach(name, config, seed=seed)
+        start_heads_(adapter, model.view, seed)
+        return adapter, budget, None
     data = context.data(entry, base)
     if start.run is not None and start.run["data"]["labels"] != base.loaded.labels:
         raise RecipeError(

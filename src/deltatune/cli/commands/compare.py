@@ -75,9 +75,10 @@ def compare(
 
 
 def _plan(recipe: Recipe, *, as_json: bool, quiet: bool) -> None:
+    from deltatune.recipe.baselines import with_baselines
     from deltatune.train import Context, plan
 
-    seed = recipe.seeds[0]
+    seed, recipe = recipe.seeds[0], with_baselines(recipe)
     with watching(quiet=quiet) as observer:
         context = Context.open(recipe, observer)  # the data and the base are the same for all
         plans = {
@@ -99,9 +100,9 @@ def _choosing(recipe: Recipe) -> list[str]:
     """What is tried before the seeds are trained, in words."""
     words = []
     if recipe.tune:
-        tried = recipe.tune.lr if isinstance(recipe.tune.lr, int) else len(recipe.tune.lr)
         words.append(
-            f"Before that, {tried} learning rates for each, by validation rows and seed {recipe.seeds[0]}"
+            f"Before that, {recipe.tune.tries} learning rates for each, by validation rows and seed "
+            f"{recipe.seeds[0]}"
         )
     if recipe.search:
         words.append(f"Before that, a search of {recipe.search.trials} trials for each that has a space")

@@ -1,0 +1,43 @@
+"""What every comparison of classifiers is compared with, beside what its recipe names.
+
+`majority` says what a method is worth that looks at no row, and `head` what the new head alone is worth on a
+base that stays as it is: a new head is random, so that `untuned` is no yardstick there.
+"""
+
+from __future__ import annotations
+
+from deltatune.recipe.axes import slug
+from deltatune.recipe.bases import short_names
+from deltatune.recipe.schema import MethodEntry, Recipe
+from deltatune.recipe.sections import CLASSIFICATION_TASKS
+
+BASELINES = ("majority", "head")
+
+
+def with_baselines(recipe: Recipe) -> Recipe:
+    """A comparison's recipe with an entry for each baseline on each base that has none of its own.
+
+    They are trained as the recipe's `train` section says, and put last. With `baselines: false`, and in other
+    tasks, the recipe is returned as it is.
+    """
+    if recipe.task not in CLASSIFICATION_TASKS or not recipe.baselines:
+        return recipe
+    entries, models = list(recipe.methods), recipe.models
+    for method in BASELINES:
+        there = [recipe.model_of(entry) for entry in recipe.methods if entry.method == method]
+        for model, short in zip(models, short_names(models), strict=True):
+            if model in there:
+                continue
+            name = method if len(models) == 1 else f"{method} {short}"
+            if slug(name) in [entry.slug for entry in entries]:
+                name = f"{name} (baseline)"
+            entries.append(
+                MethodEntry(
+                    name=name,
+                    method=method,
+                    model=None if model == recipe.model else model,
+                    train=recipe.train,
+                    quantization=recipe.quantization,
+                )
+            )
+    return recipe.model_copy(update={"methods": entries})
