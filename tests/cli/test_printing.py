@@ -154,6 +154,7 @@ def test_inspect_merge_evaluate(run: Callable, fake: Callable, option: list[str]
         "config": {NASTY: NASTY},
         "base": {"name": NASTY},
         "heads": [NASTY],
+        "head_lr": 0.003,
         "tensors": {NASTY: {"shape": [1], "dtype": "float32"}},
         "certificate": certificate,
     }

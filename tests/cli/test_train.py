@@ -43,6 +43,7 @@ PLAN = {
     "file_bytes_about": 589824,
     "total_parameters": 76961152,
     "lr": 1e-3,
+    "head_lr": None,
     "steps": 150,
     "rows": {"train": 800, "validation": 100, "test": 100},
     "tokens_per_epoch": 90000,
