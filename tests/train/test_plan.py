@@ -12,15 +12,16 @@ from deltatune.recipe import Recipe
 from deltatune.train.plan import plan
 from deltatune.train.run import run
 
-# Of what needs another base, a package, or a search: loftq (4 bits), the bridge, hard prompts.
-_NOT_HERE = {"untuned", "loftq", "peft", "hard_prompt"}
+# What trains nothing, or needs another base, a package, or a search: 4 bits, the bridge, hard prompts.
+_NOT_HERE = {"untuned", "majority", "loftq", "peft", "hard_prompt"}
 
 
 @pytest.mark.parametrize("method", [name for name in METHODS.names() if name not in _NOT_HERE])
 def test_the_planned_file_is_the_written_one(
-    method: str, make_recipe: Callable[..., Recipe], tmp_path: Path
+    method: str, make_recipe: Callable[..., Recipe], make_classifier: Callable[..., Recipe], tmp_path: Path
 ) -> None:
-    recipe = make_recipe(methods=[method])
+    make = make_classifier if method == "head" else make_recipe
+    recipe = make(methods=[method])
     entry = recipe.methods[0]
     planned = plan(recipe, entry, 0)
     cost = run(recipe, entry, 0, tmp_path / "run")["cost"]

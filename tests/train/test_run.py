@@ -46,17 +46,20 @@ def without_times(log: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("method", [name for name in METHODS.names() if name != "loftq"])
-def test_a_run_leaves_what_the_readme_promises(make_recipe: Make, tmp_path: Path, method: str) -> None:
+def test_a_run_leaves_what_the_readme_promises(
+    make_recipe: Make, make_classifier: Make, tmp_path: Path, method: str
+) -> None:
     methods = [{method: {"peft_type": "LOHA"} if method == "peft" else {}}]
     # Three rows are padded otherwise than ten, which in bfloat16 can turn a near tie of two tokens.
-    recipe = make_recipe("train.precision=fp32", methods=methods)
+    make = make_classifier if method in ("majority", "head") else make_recipe
+    recipe = make("train={epochs: 2, batch_size: 8, lr: 0.01, precision: fp32}", methods=methods)
     result = run(recipe, recipe.methods[0], 0, tmp_path / "run")
     assert sorted(p.name for p in (tmp_path / "run").iterdir()) == [
         "adapter", "certificate.json", "manifest.json", "metrics.jsonl", "predictions.jsonl", "recipe.yaml",
         "result.json",
     ]  # fmt: skip
     assert json.loads((tmp_path / "run/result.json").read_text(encoding="utf-8")) == result
-    assert result["cost"]["steps"] == (0 if method == "untuned" else 8)
+    assert result["cost"]["steps"] == (0 if method in ("untuned", "majority") else 8)
     assert all(line["passed"] for line in result["certificate"])
     predictions = lines(tmp_path / "run/predictions.jsonl")
     assert len(predictions) == result["data"]["test"] == 10
