@@ -38,7 +38,7 @@ CLASSIFICATION_TASKS = ("text-classification", "image-classification")
 IMAGE_FORMATS = ("image-folder", "npz")
 PARTS = ("train", "validation", "test")
 HEAD_LR = 3e-3
-"""The rate of new heads that a recipe without one gets; benchmarks/head_rate.py measured it."""
+"""The rate of new heads that a recipe without one gets; what it rests on: benchmarks/results/head_rate_*."""
 TUNED = ("lr", "head_lr")
 """Fields of `train` that `tune` chooses."""
 CHAT = "chat"
