@@ -361,7 +361,9 @@ def test_a_run_by_itself_reads_the_rows_in_its_own_way_only(
     read: list[str] = []
     load_data = rundata.load_data
     monkeypatch.setattr(
-        rundata, "load_data", lambda spec, task: read.append(spec.template) or load_data(spec, task)
+        rundata,
+        "load_data",
+        lambda spec, task, **more: read.append(spec.template) or load_data(spec, task, **more),
     )
     planned = plan(recipe, recipe.entry("lora"), 0)
     assert planned["truncated_inputs"] == planned["rows"]["train"]

@@ -148,7 +148,10 @@ def test_a_file_takes_the_place_of_memory(
     run(recipe, recipe.methods[0], 0, tmp_path / "file", observer=observer)
     assert observer.kept[0].endswith("MB in a file).")
     assert (tmp_path / "memory" / DELTA).read_bytes() == (tmp_path / "file" / DELTA).read_bytes()
-    assert all(names <= {"recipe.yaml", "metrics.jsonl", "resume"} for names in files)
+    assert all(
+        names <= {"recipe.yaml", "metrics.jsonl", "resume", "manifest.json", ".deltatune-lock"}
+        for names in files
+    )
     assert len(files) == 8
 
 

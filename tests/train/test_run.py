@@ -218,7 +218,7 @@ def test_a_finished_run_is_not_overwritten_silently(make_recipe: Make, tmp_path:
         run(recipe, recipe.methods[0], 0, tmp_path / "run")
     assert run(recipe, recipe.methods[0], 0, tmp_path / "run", resume=True) == first
     other = make_recipe("train.max_steps=2")
-    with pytest.raises(RecipeError, match="another recipe"):
+    with pytest.raises(RecipeError, match="another length"):
         run(other, other.methods[0], 0, tmp_path / "run", resume=True)
     assert run(other, other.methods[0], 0, tmp_path / "run", overwrite=True)["cost"]["steps"] == 2
 
