@@ -364,7 +364,7 @@ def test_a_merged_model_carries_the_certificate(
     found = certificate(tmp_path / "merged")
     assert found["passed"]
     assert [line["check"] for line in found["lines"]] == [*LINES, "merged model is the same"]
-    assert inspect(tmp_path / "merged") == {"certificate": found}
+    assert inspect(tmp_path / "merged") == {"files": "as they were written", "certificate": found}
 
     from deltatune.methods.lora import LoraDelta
 

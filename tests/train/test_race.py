@@ -25,6 +25,7 @@ from deltatune.recipe import Recipe
 from deltatune.recipe.sections import EvaluationSpec, TrainSpec
 from deltatune.train import Context, run
 from deltatune.train.certificate import Certificate
+from deltatune.train.inputs import Inputs
 from deltatune.train.joint import joint_gradients, together_key
 from deltatune.train.loop import Trainer
 from deltatune.train.optimizer import Rates
@@ -278,6 +279,7 @@ def trainer_of(model: AdaptedModel, name: str, task: str, seed: int, out: Path) 
     return Trainer(
         model, name, Padding(task), train, None, [], TrainSpec(batch_size=3), EvaluationSpec(),
         Rates(1e-3, None), seed, out, Silent(), Certificate(out / "certificate.json", {}),
+        Inputs("", {}, None, "", ""),
     )  # type: ignore[arg-type]  # fmt: skip
 
 

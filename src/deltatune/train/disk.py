@@ -116,8 +116,8 @@ def runs_of(recipe: Recipe, entry: MethodEntry) -> int:
     if searched(recipe, entry):
         assert recipe.search is not None
         return recipe.search.trials + len(recipe.seeds)
-    rates = recipe.tune.rates(entry.train.lr or config.default_lr) if recipe.tune else [0.0]
-    return len(rates) + len(recipe.seeds) - 1
+    tries = len(recipe.tune.points(entry.train, config)) if recipe.tune else 1
+    return tries + len(recipe.seeds) - 1
 
 
 def _predictions(recipe: Recipe, dataset: Dataset) -> int:
