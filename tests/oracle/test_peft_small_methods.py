@@ -55,6 +55,18 @@ def ia3(architecture: str) -> Any:
 
 FROM_PEFT = [
     *(pytest.param(a, ia3(a), id=f"ia3-{a}") for a in SCALED),
+    pytest.param(
+        "llama", IA3Config(target_modules=r".*\.k_proj", feedforward_modules=[]), id="ia3-expression"
+    ),
+    pytest.param(
+        "llama",
+        IA3Config(target_modules=r".*\.(?:v|down)_proj", feedforward_modules=r".*\.1\..*down_proj"),
+        id="ia3-two-expressions",
+    ),
+    pytest.param(
+        "llama", OFTConfig(oft_block_size=4, target_modules=r".*\.1\..*q_proj"), id="oft-expression"
+    ),
+    pytest.param("llama", MissConfig(r=3, target_modules=r".*\.1\..*q_proj"), id="miss-expression"),
     *(pytest.param(a, LNTuningConfig(target_modules=NORMS[a]), id=f"ln_tuning-{a}") for a in NORMS),
     *(
         pytest.param(a, OFTConfig(oft_block_size=4, target_modules=t), id=f"oft-{a}")
@@ -109,7 +121,6 @@ REFUSED = [
     OFTConfig(oft_block_size=4, block_share=True, target_modules=["q_proj"]),
     MissConfig(r=4, init_weights="bat", target_modules=["q_proj"]),
     MissConfig(r=4, mini_r=4, init_weights="mini", target_modules=["q_proj"]),
-    IA3Config(target_modules=r".*\.k_proj", feedforward_modules=[]),
 ]
 
 

@@ -376,6 +376,6 @@ def test_a_merged_model_carries_the_certificate(
     monkeypatch.setattr(LoraDelta, "fold", half)
     with pytest.raises(TrainingError, match="merged model is the same: logits differ"):
         merge(tmp_path / "run", tmp_path / "wrong")
-    assert [path.name for path in (tmp_path / "wrong").iterdir()] == ["certificate.json"]
+    assert {path.name for path in (tmp_path / "wrong").iterdir()} == {"certificate.json", "manifest.json"}
     assert not certificate(tmp_path / "wrong")["passed"]
     assert certificate(tmp_path / "wrong")["lines"][-1]["remedy"]

@@ -79,7 +79,7 @@ def at_their_sites(
     Raises:
         AdapterError: A path is none of the base's.
     """
-    sites = low_rank_sites(tensors)
+    sites = low_rank_sites(tensors) | _added_at(tensors, view)
     if not sites or "targets" not in type(config).model_fields:
         return config
     unknown = sorted(sites - view.modules.keys())
@@ -89,10 +89,37 @@ def at_their_sites(
             remedy="Load it onto the model it was trained on.",
         )
     changes: dict[str, Any] = {"targets": tuple(path for path in view.modules if path in sites)}
+    if "feedforward_modules" in peft:
+        scaled = [path for path in changes["targets"] if _names(peft["feedforward_modules"] or [], path)]
+        changes["feedforward"] = tuple(scaled)
+        changes["targets"] = tuple(path for path in changes["targets"] if path not in scaled)
     for name in ("rank_pattern", "alpha_pattern"):
         if peft.get(name) and config.peft_type == "LORA":
             changes[name] = _by_path(peft[name], sites)
     return config.changed(changes)
+
+
+def _added_at(tensors: Mapping[str, Tensor], view: BaseView) -> set[str]:
+    """Paths of the base's modules that the file has something beside the module's own weights for."""
+    sites = set()
+    for key in tensors:
+        path = key
+        while path and path not in view.modules:
+            path = path.rpartition(".")[0]
+        if not path:
+            continue
+        leaf = key.removeprefix(f"{path}.").partition(".")[0]
+        module = view.modules[path]
+        if leaf not in module._parameters and leaf not in module._buffers:
+            sites.add(path)
+    return sites
+
+
+def _names(pattern: str | list[str], path: str) -> bool:
+    """Whether peft's pattern (a regular expression for the whole path, or ends of paths) names `path`."""
+    if isinstance(pattern, str):
+        return re.fullmatch(pattern, path) is not None
+    return any(path == end or path.endswith(f".{end}") for end in pattern)
 
 
 def _by_path(pattern: Mapping[str, Any], sites: set[str]) -> dict[str, Any]:
