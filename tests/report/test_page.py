@@ -10,9 +10,9 @@ from html.parser import HTMLParser
 import pytest
 
 from deltatune.errors import DeltatuneError
-from deltatune.report import render, write_report
+from deltatune.report import TEXTS, render, write_report
 
-from .synthetic import HOSTILE, METHODS, write_comparison
+from .synthetic import FAILURE, HOSTILE, METHODS, write_comparison
 
 VOID = {"meta", "img", "br", "wbr", "link", "input", "hr"}
 
@@ -72,7 +72,26 @@ def test_texts_of_model_and_data_are_shown_as_they_are(page):
     assert HOSTILE in Reader(page).text
     assert page.count("<script") == 1  # our own
     assert "\x07" not in page
-    assert "\ufffd(2)" in page
+    assert "\\x07(2)" in page
+
+
+MARKS = "".join(map(chr, [*range(9), *range(11, 32), *range(0x7F, 0xA0), 0x61C, 0x200E, 0x200F])) + "".join(
+    map(chr, [*range(0x2028, 0x202F), *range(0x2066, 0x206A), 0xD800, 0xDFFF])
+)
+
+
+@pytest.mark.parametrize("format", TEXTS)
+def test_no_control_character_or_mark_of_direction_is_in_a_report(tmp_path, format):
+    """Of names, rows, warnings and errors: they reorder lines, and halves of pairs cannot be written."""
+    write_comparison(tmp_path)
+    hostile, marks = json.dumps(HOSTILE)[1:-1], json.dumps(MARKS)[1:-1]
+    for path in tmp_path.rglob("*.json*"):
+        text = path.read_text().replace(hostile, marks).replace(FAILURE["message"], f"failed{marks}")
+        path.write_text(text.replace('"name": "adalora"', f'"name": "ada{marks}lora"'))
+    text = render(tmp_path, format)
+    assert not set(MARKS) & set(text)
+    assert r"\u202e" in text
+    text.encode()
 
 
 @pytest.mark.parametrize("place", ["name", "model", "label_in_recipe"])

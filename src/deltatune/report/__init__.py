@@ -6,6 +6,7 @@ from pathlib import Path
 
 from deltatune.errors import DeltatuneError, nearest
 from deltatune.files import atomic_path, write_text
+from deltatune.printable import printable
 from deltatune.report.load import load
 
 TEXTS = ("html", "md", "csv", "json", "svg")
@@ -16,6 +17,8 @@ __all__ = ["FORMATS", "render", "write_png", "write_report"]
 
 def render(folder: Path, format: str = "html") -> str:
     """Render the comparison in `folder` as a text; `svg` is a sheet with its charts.
+
+    Control characters and marks of direction, of whatever data or name, are in it as their escapes.
 
     Raises:
         DeltatuneError: An unknown format, or the folder holds no readable comparison.
@@ -28,7 +31,7 @@ def render(folder: Path, format: str = "html") -> str:
     if format == "html":
         from deltatune.report.html import render_html
 
-        return render_html(comparison)
+        return printable(render_html(comparison))
     from deltatune.report import sheet, text
 
     renderers = {
@@ -37,7 +40,7 @@ def render(folder: Path, format: str = "html") -> str:
         "json": text.render_json,
         "svg": sheet.render_svg,
     }
-    return renderers[format](comparison)
+    return printable(renderers[format](comparison))
 
 
 def write_png(folder: Path, path: Path) -> None:

@@ -140,11 +140,6 @@ def listing(items: list[str]) -> str:
     return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} and {items[-1]}" if items else ""
 
 
-def visible(text: object) -> str:
-    """Text whose control characters (but newline and tab) are shown as a replacement sign."""
-    return re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", "\ufffd", str(text))
-
-
 def shorten(text: str, limit: int) -> str:
     """At most `limit` characters, with a note of how many more there were."""
     return text if len(text) <= limit else f"{text[:limit]} \u2026 ({len(text) - limit} more characters)"

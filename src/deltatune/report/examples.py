@@ -94,17 +94,17 @@ def _words(tokens: Sequence[str]) -> list[str]:
 
 
 def _example(line: dict[str, Any]) -> Example:
-    shown = display.shorten(display.visible(line.get("input", "")), LONGEST)
-    return Example(str(line.get("id", "")), shown, display.visible(line.get("reference", "")), [])
+    shown = display.shorten(str(line.get("input", "")), LONGEST)
+    return Example(str(line.get("id", "")), shown, str(line.get("reference", "")), [])
 
 
 def _answer(comparison: Comparison, method: Method, line: dict[str, Any]) -> Answer:
     prediction, reference = str(line.get("prediction", "")), str(line.get("reference", ""))
     score = _own_score(line, comparison.primary)
-    text = display.shorten(display.visible(prediction), LONGEST)
+    text = display.shorten(prediction, LONGEST)
     return Answer(
         method,
-        marked(text, display.shorten(display.visible(reference), LONGEST)) if text.strip() else Markup(""),
+        marked(text, display.shorten(reference, LONGEST)) if text.strip() else Markup(""),
         "" if score is None else display.metric(comparison.primary, score, unit=False),
         prediction.split() == reference.split(),
         line.get("stopped") is False,

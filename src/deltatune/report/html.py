@@ -40,7 +40,7 @@ def render_html(comparison: Comparison) -> str:
     )
     environment.filters |= {
         "amount": display.amount, "size": display.size, "duration": display.duration,
-        "visible": display.visible, "sentence": _sentence, "breakable": _breakable,
+        "sentence": _sentence, "breakable": _breakable,
     }  # fmt: skip
     return environment.get_template("page.html.j2").render(
         page=page,
@@ -197,9 +197,7 @@ class _Page:
     def found_by(self, method: Method) -> str:
         """The text that the filter looks through."""
         status = "done" if method.done else "failed"
-        return display.visible(
-            f"{method.shown} {method.on} {method.row.get('method', '')} {status} {self.config(method)}"
-        )
+        return f"{method.shown} {method.on} {method.row.get('method', '')} {status} {self.config(method)}"
 
 
 def _sentence(words: list[str]) -> Markup:

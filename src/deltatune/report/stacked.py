@@ -80,7 +80,7 @@ def stacked(groups: Sequence[tuple[str, Sequence[Bar]]]) -> tuple[Markup, float]
 def _bar(bar: Bar, top: float, scale: Scale) -> Markup:
     marks = [
         Markup('<text x="{:.0f}" y="{:.1f}" text-anchor="end">{}</text>').format(
-            scale(0) - 8, top + 15, display.visible(_shortened(bar.name))
+            scale(0) - 8, top + 15, _shortened(bar.name)
         )
     ]
     reached = 0

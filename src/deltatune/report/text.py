@@ -7,7 +7,7 @@ import io
 import re
 from pathlib import Path
 
-from deltatune.printable import printable, printable_json
+from deltatune.printable import printable_json
 from deltatune.report import display
 from deltatune.report.costs import take
 from deltatune.report.load import Comparison, Method
@@ -84,7 +84,7 @@ def _advice(comparison: Comparison) -> list[str]:
     advice = take(comparison, Path())
     if advice is None:
         return []
-    command = [f"```bash\n{display.visible(advice.command)}\n```"] if advice.command else []
+    command = [f"```bash\n{advice.command}\n```"] if advice.command else []
     return [f"**{_cell(plain([advice.words]))}**", *command]
 
 
@@ -148,12 +148,12 @@ def _record(method: Method, keys: list[str], model_of_all: str) -> list[object]:
 
 
 def _inert(text: str) -> str:
-    """Text that no spreadsheet takes for a formula (wide signs count) and no terminal for a command."""
+    """Text that no spreadsheet takes for a formula; wide signs count."""
     starts = text.lstrip().startswith(("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20"))
-    return printable(f"'{text}" if starts or text.startswith(("\t", "\r", "\n")) else text)
+    return f"'{text}" if starts or text.startswith(("\t", "\r", "\n")) else text
 
 
 def _cell(text: str) -> str:
     """Text that stays within a Markdown cell and is shown as it is."""
-    flat = " ".join(display.visible(text).split(None) if "\n" in text else [display.visible(text)])
+    flat = " ".join(text.split() if "\n" in text else [text])
     return re.sub(r"([\\`*_\[\]<>|])", r"\\\1", flat)
