@@ -144,6 +144,8 @@ FOUND = {
     + "".join(f"b{i}: &b{i} {{<<: [{','.join([f'*b{i - 1}'] * 10)}]}}\n" for i in range(1, 8))
     + BASE,
     "a value within itself": BASE + "tune: &x {a: *x}",
+    "a method that is a text, in a grid": BASE.replace("{n_tokens: 4}", "text") + MORE[4],
+    "a section that is a text, in a grid": BASE.replace("{lr: 1e-3}", "text") + MORE[4],
     "brackets": BASE + "tune: " + "[" * 3000,
     "closed brackets": BASE + "seeds: " + "[" * 320 + "]" * 320,
 }

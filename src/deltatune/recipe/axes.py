@@ -41,12 +41,19 @@ def by_section(point: Mapping[str, Any]) -> dict[str | None, dict[str, Any]]:
 
 
 def at_point(entry: Mapping[str, Any], method: str, point: Mapping[str, Any]) -> dict[str, Any]:
-    """Return an entry as a recipe writes it, with some fields set, of the method and beside it."""
+    """Return an entry as a recipe writes it, with some fields set, of the method and beside it.
+
+    What should hold fields and does not stays as it is written: validation says what is wrong with it.
+    """
     parts = by_section(point)
     settings = {key: value for key, value in parts.pop(None, {}).items() if key != BITS}
-    changed = {**entry, method: {**(entry.get(method) or {}), **settings}}
+    changed = {**entry, method: _with(entry.get(method), settings)}
     changed |= {BITS: point[BITS]} if BITS in point else {}
-    return changed | {str(key): {**(entry.get(str(key)) or {}), **part} for key, part in parts.items()}
+    return changed | {str(key): _with(entry.get(str(key)), part) for key, part in parts.items()}
+
+
+def _with(written: Any, fields: Mapping[str, Any]) -> Any:
+    return {**(written or {}), **fields} if isinstance(written or {}, Mapping) else written
 
 
 def check_fields(method: str, fields: Mapping[str, Any], where: str) -> None:
