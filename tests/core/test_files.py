@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from tests import tiny
 
-from deltatune.checkpoint.folders import atomic_folder, settle
+from deltatune.checkpoint.folders import atomic_folder, remove, settle
 from deltatune.checkpoint.resume import load_state, save_state
 from deltatune.checkpoint.store import inspect, load_adapter, save_adapter
 from deltatune.core.model import AdaptedModel
@@ -204,6 +204,27 @@ def test_what_a_killed_process_left_is_put_in_order(
     settle(killed)
     assert sorted(path.name for path in killed.iterdir()) == [".DS_Store", ".notes.txt", "folder"]
     assert [path.name for path in (killed / "folder").iterdir()] == ["b" if killed_at == "placed" else "a"]
+
+
+def test_a_removal_that_is_killed_leaves_no_half_of_a_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A state without its first file is no state, and stopped a comparison for good."""
+    for finish in (lambda: remove(tmp_path / "state"), lambda: settle(tmp_path)):
+        (tmp_path / "state").mkdir()
+        (tmp_path / "state/state.json").write_text("{}")
+
+        def killed(path: Path, **_: Any) -> None:
+            if path.exists():
+                raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr(shutil, "rmtree", killed)
+            with pytest.raises(KeyboardInterrupt):
+                remove(tmp_path / "state")
+        assert not (tmp_path / "state").exists()
+        finish()
+        assert not list(tmp_path.iterdir())
 
 
 def test_a_failure_while_renaming_puts_the_old_folder_back(

@@ -86,8 +86,9 @@ def settle(parent: Path, name: str | None = None) -> None:
             for folder in aside.iterdir():
                 _put_back(folder, parent / folder.name)
             shutil.rmtree(aside, ignore_errors=True)
-        for unfinished in parent.glob(f"{OURS}new.{tag}"):
-            shutil.rmtree(unfinished, ignore_errors=True)
+        for pattern in (f"{OURS}new.{tag}", f"{OURS}gone.{tag.removesuffix('.*')}"):
+            for unfinished in parent.glob(pattern):
+                shutil.rmtree(unfinished, ignore_errors=True)
         if name is None:
             for file in parent.glob(f"{OURS}tmp.*"):
                 file.unlink(missing_ok=True)
@@ -119,10 +120,17 @@ def _tag(name: str) -> str:
 
 
 def remove(path: Path) -> None:
-    """Remove a file, a folder, or of a link the link alone; nothing, if there is nothing."""
+    """Remove a file, a folder, or of a link the link alone; nothing, if there is nothing.
+
+    A folder loses its name at once: a process that is killed meanwhile leaves no half of it. What one left
+    goes too.
+    """
     with storing(path):
+        aside = path.with_name(f"{OURS}gone.{_tag(path.name)}")
+        shutil.rmtree(aside, ignore_errors=True)
         if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
+            path.replace(aside)
+            shutil.rmtree(aside)
         else:
             path.unlink(missing_ok=True)
 

@@ -8,12 +8,12 @@ would have made, bit for bit.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from deltatune.checkpoint.folders import remove
 from deltatune.compare.attempt import Pick, attempt, run_folder
 from deltatune.compare.halving import Standing, halve, order
 from deltatune.compare.search import search
@@ -209,7 +209,7 @@ class _Contest:
     def clear(self, losers: Sequence[Candidate]) -> None:
         """Remove the states that nobody goes on from."""
         for candidate in losers:
-            shutil.rmtree(self.folder(candidate) / "resume", ignore_errors=True)
+            remove(self.folder(candidate) / "resume")
 
     def latest(self, candidate: Candidate) -> Standing | None:
         """Where the candidate stood last."""

@@ -14,7 +14,6 @@ import hashlib
 import json
 import os
 import random
-import shutil
 import sqlite3
 import time
 import warnings
@@ -23,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from deltatune.checkpoint.folders import remove
 from deltatune.compare.attempt import Pick, attempt, run_folder
 from deltatune.errors import AdapterError, RecipeError
 from deltatune.evaluate import higher_is_better
@@ -179,7 +179,7 @@ class _Search:
         trial.set_user_attr("steps", result["cost"].get("planned_steps", result["cost"]["steps"]))
         trial.set_user_attr("seconds", result["cost"]["train_seconds"])
         if PRUNED in trial.user_attrs:
-            shutil.rmtree(folder / "resume", ignore_errors=True)
+            remove(folder / "resume")
             raise TrialPruned
         if value is None:
             trial.set_user_attr(FAILED, "no validation result: the method's schedule never came to its end")
@@ -237,7 +237,7 @@ class _Search:
         chosen = self._settings(best)
         for trial in complete:
             if (settings := self._settings(trial)) != chosen:
-                shutil.rmtree(self._folder(settings) / "resume", ignore_errors=True)
+                remove(self._folder(settings) / "resume")
         return Pick(self._with(chosen), _variant(chosen), {**record, "chosen": chosen})
 
     def _settings(self, trial: optuna.trial.FrozenTrial) -> dict[str, Any]:
