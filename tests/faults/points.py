@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import gc
 import importlib
 import json
 import os
@@ -32,6 +33,8 @@ class What:
     """The change of a file below the folder at which it happens, before that is done; 0: never."""
     signum: int = signal.SIGKILL
     """The signal that comes then."""
+    after: float = 0.0
+    """Seconds by which it comes later, whatever is done then: SQLite and safetensors tell of no change."""
     full: bool = False
     """Instead of a signal: from then on there is no room for new files."""
     file_limit: int | None = None
@@ -71,12 +74,20 @@ class Commands:
 
     def __call__(self, folder: Path, *arguments: object, what: What | None = None) -> Outcome:
         """Run `deltatune ARGUMENTS`, counting the changes below `folder`."""
+        return self._ask(folder, arguments, what or What(), rehearsed=False)
+
+    def rehearse(self, folder: Path, *arguments: object) -> Outcome:
+        """Run it in the server itself, so that those that follow find all that it imports and builds."""
+        return self._ask(folder, arguments, What(), rehearsed=True)
+
+    def _ask(self, folder: Path, arguments: tuple[object, ...], what: What, *, rehearsed: bool) -> Outcome:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         request = {
             "folder": os.path.realpath(folder),
             "arguments": [str(argument) for argument in arguments],
-            "what": asdict(what or What()),
+            "what": asdict(what),
+            "rehearsed": rehearsed,
         }
         self._process.stdin.write(json.dumps(request) + "\n")
         self._process.stdin.flush()
@@ -107,21 +118,16 @@ class _Hook:
         if self.what.full and makes and self.count >= self.what.at > 0:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
         if not self.what.full and self.count == self.what.at:
-            os.kill(os.getpid(), self.what.signum)
+            if self.what.after:  # of which the signal is SIGALRM, that nobody handles: it kills likewise
+                signal.setitimer(signal.ITIMER_REAL, self.what.after)
+            else:
+                os.kill(os.getpid(), self.what.signum)
 
 
-def _child(request: dict[str, Any], log: str, counted: int) -> None:
+def _command(arguments: list[str]) -> int:
     from deltatune.cli import main
 
-    printed = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-    os.dup2(printed, 1)
-    os.dup2(printed, 2)
-    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-    what = What(**request["what"])
-    if what.file_limit is not None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (what.file_limit, what.file_limit))
-    sys.addaudithook(_Hook(request["folder"], what, counted))
-    sys.argv = ["deltatune", *request["arguments"]]
+    sys.argv = ["deltatune", *arguments]
     code: Any = 0
     try:
         main()
@@ -130,7 +136,15 @@ def _child(request: dict[str, Any], log: str, counted: int) -> None:
     with contextlib.suppress(Exception):
         sys.stdout.flush()
         sys.stderr.flush()
-    os._exit(int(code))
+    return int(code)
+
+
+def _child(request: dict[str, Any], counted: int) -> None:
+    what = What(**request["what"])
+    if what.file_limit is not None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (what.file_limit, what.file_limit))
+    sys.addaudithook(_Hook(request["folder"], what, counted))
+    os._exit(_command(request["arguments"]))
 
 
 def serve(log: str) -> None:
@@ -148,15 +162,27 @@ def serve(log: str) -> None:
     ):  # fmt: skip
         with contextlib.suppress(ImportError):
             importlib.import_module(name)
-    for line in sys.stdin:
-        counted = os.memfd_create("changes")
-        process = os.fork()
-        if process == 0:
-            _child(json.loads(line), log, counted)
-        _, status = os.waitpid(process, 0)
-        changes = int(os.pread(counted, 20, 0) or b"0")
-        os.close(counted)
-        print(json.dumps([os.waitstatus_to_exitcode(status), changes]), flush=True)
+    requests, answers = os.fdopen(os.dup(0)), os.fdopen(os.dup(1), "w")
+    printed = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    os.dup2(printed, 1)
+    os.dup2(printed, 2)
+    for line in requests:
+        gc.collect()
+        gc.freeze()  # else the first collection in a process writes to all of its parent's memory
+        request = json.loads(line)
+        os.truncate(log, 0)
+        if request["rehearsed"]:
+            answer = [_command(request["arguments"]), 0]
+        else:
+            counted = os.memfd_create("changes")
+            process = os.fork()
+            if process == 0:
+                _child(request, counted)
+            _, status = os.waitpid(process, 0)
+            answer = [os.waitstatus_to_exitcode(status), int(os.pread(counted, 20, 0) or b"0")]
+            os.close(counted)
+        print(json.dumps(answer), file=answers, flush=True)
 
 
 if __name__ == "__main__":

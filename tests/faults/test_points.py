@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import shutil
 import signal
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,8 @@ MEASURED = {
     "leaderboard.json", "choosing.json", "steps_planned",
 }  # fmt: skip
 """What two runs of the same thing may differ in: times, and checksums of files that hold times."""
+FURTHER = (0, 4, 1, 8)
+"""How many of the commands that go on are killed too, case by case."""
 SKIPPED = {"search.db", "report.html", "report.md", "report.csv", "error.txt"}
 """Compared by name alone."""
 CHANGES: dict[str, dict[str, Any]] = {
@@ -46,19 +49,17 @@ class Scenario:
 
     name: str
     commands: Commands
-    recipe: Path
-    run: Path
-    """A finished run, to merge."""
+    arguments: list[object]
+    replaces: Path | None = None
+    """What is in the place of its folder at first."""
+
+    def command(self, out: Path) -> list[object]:
+        return [*self.arguments, "--out", out, "--json"]
 
     def __call__(self, out: Path, what: What | None = None) -> Outcome:
-        if self.name == "merge":
-            if not out.exists() and what is not None:
-                shutil.copytree(self.run.parent / "merged", out)  # one that is to be replaced
-            return self.commands(
-                out.parent, "merge", self.run, "--out", out, "--overwrite", "--json", what=what
-            )
-        command = ["train", self.recipe, "--resume"] if self.name == "train" else ["compare", self.recipe]
-        return self.commands(out.parent, *command, "--out", out, "--quiet", "--json", what=what)
+        if self.replaces and not out.exists() and what is not None:
+            shutil.copytree(self.replaces, out)
+        return self.commands(out.parent, *self.command(out), what=what)
 
 
 @pytest.fixture(scope="module")
@@ -94,12 +95,21 @@ def scenarios(
         }  # fmt: skip
         recipe = folder / f"{name}.yaml"
         recipe.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
-        found[name] = Scenario(name, commands, recipe, folder / "to-merge/run")
-    (folder / "to-merge").mkdir()
-    assert commands(folder, "train", folder / "train.yaml", "--out", folder / "to-merge/run", "-q").code == 0
-    merged = commands(folder, "merge", folder / "to-merge/run", "--out", folder / "to-merge/merged", "--json")
-    assert merged.code == 0, merged.text
-    found["merge"] = Scenario("merge", commands, folder / "train.yaml", folder / "to-merge/run")
+        command = ["train", recipe, "--resume"] if name == "train" else ["compare", recipe]
+        found[name] = Scenario(name, commands, [*command, "--quiet"])
+    (folder / "finished").mkdir()
+    run, merged = folder / "finished/run", folder / "finished/merged"
+    for arguments in (["train", folder / "train.yaml", "--out", run, "-q"], ["merge", run, "--out", merged]):
+        done = commands(folder, *arguments)
+        assert done.code == 0, done.text
+    shutil.copytree(run / "adapter", folder / "foreign", ignore=lambda *_: ["deltatune.json"])
+    for name, arguments in {
+        "merge": ["merge", run, "--overwrite"],
+        "foreign": ["merge", folder / "foreign", "--base", t5_folder, "--overwrite"],
+    }.items():
+        found[name] = Scenario(name, commands, arguments, merged)
+    extend = ["train", "--extend", run, "--set", "train.epochs=1", "--resume", "--quiet"]
+    found["extend"] = Scenario("extend", commands, extend)
     return found
 
 
@@ -153,16 +163,19 @@ class Tally:
 def sweep(scenario: Scenario, folder: Path, kinds: list[What], most: int | None) -> Tally:
     """Let it happen at (some of) the changes, then give the command again.
 
-    A quarter of the commands that go on are killed too. The counts so far are written to the file named by
-    FAULTS_LOG, if it is set.
+    Commands that go on are killed too, in turn by FURTHER, each at one of its first 40 changes. The counts
+    so far are written to the file named by FAULTS_LOG, if it is set. FAULTS_PART=2/3 takes the second of each
+    three changes.
     """
     tally = Tally(scenario.name, Path(os.environ.get("FAULTS_LOG", folder / "tally.jsonl")))
     reference = folder / "reference/out"
     reference.parent.mkdir()
+    assert scenario.commands.rehearse(folder, *scenario.command(folder / "rehearsed")).code == 0
     whole = scenario(reference, What())
     assert whole.code == 0, whole.text
     wanted = content(reference)
-    points = range(1, whole.changes + 1)
+    part, parts = map(int, os.environ.get("FAULTS_PART", "1/1").split("/"))
+    points = range(part, whole.changes + 1, parts)
     if most is not None:
         points = points[:: max(1, len(points) // most)]
     for number, point in enumerate(points):
@@ -170,8 +183,8 @@ def sweep(scenario: Scenario, folder: Path, kinds: list[What], most: int | None)
         out = folder / f"{scenario.name}-{point}/out"
         out.parent.mkdir()
         where = f"{scenario.name}, change {point} of {whole.changes}, {what}"
-        this = What(point, what.signum, what.full)
-        _one_case(scenario, out, this, wanted, tally, where=where, twice=number % 4 == 3)
+        this = replace(what, at=point, after=what.after * (point * 7 % 23))
+        _one_case(scenario, out, this, wanted, tally, where=where, further=FURTHER[number % len(FURTHER)])
         tally.tried += 1
         tally.write()
         shutil.rmtree(out.parent)
@@ -186,19 +199,20 @@ def _one_case(
     tally: Tally,
     *,
     where: str,
-    twice: bool,
+    further: int,
 ) -> None:
     ended = scenario(out, what)
     tally.happened += ended.code != 0
-    allowed = {2} if what.full else {-signal.SIGKILL, 128 + what.signum}
+    allowed = {2} if what.full else {-signal.SIGKILL, -signal.SIGALRM, 128 + what.signum}
     unclear = "defect" in ended.text or "Traceback" in ended.text
     if ended.code not in {0, *allowed} or unclear:
         tally.crashed.append(f"{where}: {ended.code}\n{ended.text}")
     if ended.code == 0 and (left := content(out)) != wanted:
         changed = [name for name in {*left, *wanted} if left.get(name) != wanted.get(name)]
         tally.silent.append(f"{where}: {changed}")
-    if twice:
-        tally.happened += scenario(out, What(1 + what.at // 2)).code != 0
+    chance = random.Random(what.at)
+    for _ in range(further):
+        tally.happened += scenario(out, What(chance.randint(1, 40))).code != 0
     ended = scenario(out)
     if ended.code != 0:
         tally.wrong.append(f"{where}, then again: {ended.code}\n{ended.text}")
@@ -211,6 +225,7 @@ def _one_case(
 
 
 KILLED = What(1)
+LATER = What(1, signal.SIGALRM, after=0.001)
 FULL = What(1, full=True)
 TERM, HUP, INT = (What(1, signum) for signum in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT))
 
@@ -224,8 +239,10 @@ def test_some_changes(scenarios: dict[str, Scenario], tmp_path: Path, name: str,
 
 @pytest.mark.slow
 @pytest.mark.timeout(7200)
-@pytest.mark.parametrize("name", ["train", "merge", "compare", "search", "halving"])
-@pytest.mark.parametrize("kinds", [[KILLED], [FULL], [TERM, HUP, INT]], ids=["killed", "full", "stopped"])
+@pytest.mark.parametrize("name", ["train", "extend", "merge", "foreign", "compare", "search", "halving"])
+@pytest.mark.parametrize(
+    "kinds", [[KILLED, LATER], [FULL], [TERM, HUP, INT]], ids=["killed", "full", "stopped"]
+)
 def test_all_changes(
     scenarios: dict[str, Scenario], tmp_path: Path, name: str, kinds: list[What], capsys: Any
 ) -> None:
