@@ -31,8 +31,8 @@ from deltatune.core.loss import logits_for, summed_cross_entropy
 from deltatune.core.model import AdaptedModel
 from deltatune.methods.lora import LoraConfig
 from deltatune.models.load import load_base
-from deltatune.models.tasks import CLASSIFICATION
 from deltatune.recipe.sections import ModelSpec
+from deltatune.tasks import TASKS as KINDS
 from deltatune.train.context import base_dtype
 from deltatune.train.machine import fast_cpu, versions
 
@@ -73,7 +73,7 @@ class Sides:
         self.batch = batch_of(self.task, *batch, getattr(config, "vocab_size", 0))
 
     def _load(self) -> Any:
-        labels = ["a", "b"] if self.task in CLASSIFICATION else None
+        labels = ["a", "b"] if KINDS.get(self.task).has_classes else None
         return load_base(self.spec, self.task, labels, dtype=self.dtype)
 
     def floor(self, *, lean: bool) -> Step:
@@ -135,7 +135,7 @@ class Sides:
         def step() -> tuple[Tensor, Tensor]:
             labels = self.batch["labels"]
             inputs = self.batch if self.task == "text-to-text" else self.batch | {"labels": None}
-            output = model(**inputs, **({} if self.task in CLASSIFICATION else {"use_cache": False}))
+            output = model(**inputs, **({} if KINDS.get(self.task).has_classes else {"use_cache": False}))
             if self.task == "causal-lm":
                 logits, labels = output.logits[:, :-1], labels[:, 1:]
             else:

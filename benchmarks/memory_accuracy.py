@@ -29,7 +29,7 @@ from deltatune.memory.batch import largest_micro_batch
 from deltatune.memory.predict import Setup, predict
 from deltatune.methods import METHODS
 from deltatune.models.load import DTYPES
-from deltatune.models.tasks import AUTO
+from deltatune.models.tasks import model_class
 from deltatune.quant.loading import loading_options
 from deltatune.recipe.sections import EvaluationSpec, QuantizationSpec, TrainSpec
 from deltatune.train.certificate import Certificate
@@ -200,7 +200,7 @@ def rows_of(case: Case, task: str) -> Encoded:
 def base_of(case: Case, config: Any, task: str, spec: QuantizationSpec | None) -> Any:
     """The base with random weights; quantized ones are read from a folder."""
     torch.manual_seed(0)
-    model = AUTO[task][0].from_config(config, dtype=DTYPES[case.dtype])
+    model = model_class(task).from_config(config, dtype=DTYPES[case.dtype])
     if spec is None:
         return model.eval()
     from deltatune.models.load import unquantized

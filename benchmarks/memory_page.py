@@ -23,12 +23,12 @@ from deltatune.memory.batch import largest_micro_batch
 from deltatune.memory.predict import Setup, predict
 from deltatune.memory.scale import predict_scaled
 from deltatune.memory.shapes import shape_named
-from deltatune.memory.step import BatchShape
 from deltatune.methods import METHODS
 from deltatune.models.load import load_base
 from deltatune.recipe.sections import ModelSpec, QuantizationSpec, TrainSpec
 from deltatune.report import display
 from deltatune.report.stacked import NOTES, PARTS, Bar, standalone
+from deltatune.tasks.shapes import BatchShape
 
 DOCS = Path(__file__).parents[1] / "docs"
 TEMPLATE = Path(__file__).parent / "memory_page.md"

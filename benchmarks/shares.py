@@ -167,7 +167,7 @@ class Side:
             started = time.perf_counter()
             for rows in order:
                 batch = encoder.collate([encoded.features[row] for row in rows])
-                loss = summed_loss(model, batch, self.task) / count_targets(batch, self.task, model)
+                loss = summed_loss(model, batch, self.task) / count_targets(batch, self.task)
                 loss.backward()
                 first = float(loss.detach()) if first is None else first
                 torch.nn.utils.clip_grad_norm_([p for _, p in self.adapter.trainable()], 1.0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from importlib.metadata import entry_points
 from typing import Generic, TypeVar, cast
 
 from deltatune.errors import RecipeError, nearest
@@ -15,11 +16,18 @@ class Registry(Generic[T]):
 
     Entries are `"package.module:attribute"` strings, so that listing the names costs no import of torch,
     or the things themselves, which is how a user adds a method of their own.
+
+    Args:
+        kind: What the things are, for messages.
+        entries: Those of this package.
+        group: Entry points by which installed packages add others; they are looked for when a name is not
+            among the entries, or all are listed. A name that is there already stays what it is.
     """
 
-    def __init__(self, kind: str, entries: dict[str, str] | None = None) -> None:
+    def __init__(self, kind: str, entries: dict[str, str] | None = None, *, group: str | None = None) -> None:
         self.kind = kind
         self._entries: dict[str, str | T] = dict(entries or {})
+        self._group = group
 
     def add(self, name: str, entry: str | T) -> None:
         """Register `entry` under `name`.
@@ -37,6 +45,7 @@ class Registry(Generic[T]):
 
     def names(self) -> list[str]:
         """All names, in the order of registration."""
+        self._discover()
         return list(self._entries)
 
     def loaded(self) -> list[T]:
@@ -44,7 +53,7 @@ class Registry(Generic[T]):
         return [entry for entry in self._entries.values() if not isinstance(entry, str)]
 
     def __contains__(self, name: object) -> bool:
-        return name in self._entries
+        return name in self._entries or name in self.names()
 
     def get(self, name: str, *, field: str | None = None) -> T:
         """Return the thing called `name`.
@@ -52,7 +61,7 @@ class Registry(Generic[T]):
         Raises:
             RecipeError: No such name; the message names the nearest one.
         """
-        if name not in self._entries:
+        if name not in self:
             raise RecipeError(
                 f"{name!r} is not a known {self.kind}.", field=field, remedy=nearest(name, self._entries)
             )
@@ -62,3 +71,10 @@ class Registry(Generic[T]):
             entry = cast(T, getattr(importlib.import_module(module), attribute))
             self._entries[name] = entry
         return entry
+
+    def _discover(self) -> None:
+        if self._group is None:
+            return
+        for point in entry_points(group=self._group):
+            self._entries.setdefault(point.name, point.value)
+        self._group = None

@@ -17,7 +17,8 @@ from deltatune.core.model import AdaptedModel
 from deltatune.core.sites import BaseView
 from deltatune.errors import TargetError
 from deltatune.methods import METHODS
-from deltatune.models.tasks import AUTO
+from deltatune.models.tasks import model_class
+from deltatune.tasks import TASKS
 
 LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "encoder_layers", "decoder_layers")
 POPULAR = [
@@ -98,7 +99,7 @@ def shrunk(config: Any) -> Any:
 def views(model_type: str) -> list[BaseView]:
     """The model types's classes for our tasks, without weights."""
     found = []
-    for _, table in AUTO.values():
+    for table in [model_class(task)._model_mapping for task in TASKS.names()]:
         for kind in table:
             if kind.model_type == model_type:
                 made = table[kind][0] if isinstance(table[kind], tuple) else table[kind]
@@ -108,7 +109,7 @@ def views(model_type: str) -> list[BaseView]:
 
 
 def test_a_popular_architecture_is_known() -> None:
-    known = {kind.model_type for _, table in AUTO.values() for kind in table}
+    known = {kind.model_type for task in TASKS.names() for kind in model_class(task)._model_mapping}
     assert set(POPULAR) <= known
 
 
@@ -129,7 +130,9 @@ def test_every_role_finds_modules(model_type: str) -> None:
 
 @pytest.mark.slow
 def test_lora_reaches_attention_wherever_there_is_one() -> None:
-    types = {kind.model_type for _, table in AUTO.values() for kind in table} - WITHOUT_ATTENTION
+    types = {
+        kind.model_type for task in TASKS.names() for kind in model_class(task)._model_mapping
+    } - WITHOUT_ATTENTION
     without = []
     for model_type in sorted(types):
         try:

@@ -11,11 +11,12 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from deltatune.data import pixels
-from deltatune.data.encode import IGNORED, Encoder
+from deltatune.data.encode import Encoder
 from deltatune.data.rows import Row
 from deltatune.errors import DataError
 from deltatune.models.processor import ModelFacts
 from deltatune.recipe import ColumnsSpec, DataSpec
+from deltatune.tasks.task import IGNORED
 from tests.tiny_tokenizers import Kind, tiny_tokenizer
 
 TOKENIZERS = {

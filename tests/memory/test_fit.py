@@ -10,8 +10,8 @@ from deltatune.memory.account import PARTS, Memory
 from deltatune.memory.fit import OVERHEAD, changes, propose
 from deltatune.memory.predict import Prediction, Setup
 from deltatune.memory.shapes import llama
-from deltatune.memory.step import BatchShape
 from deltatune.methods import METHODS
+from deltatune.tasks.shapes import BatchShape
 
 MB = 10**6
 

@@ -12,9 +12,9 @@ from transformers import AutoConfig
 from deltatune.memory.predict import Setup, predict
 from deltatune.memory.scale import predict_scaled
 from deltatune.memory.shapes import llama, shape_named
-from deltatune.memory.step import BatchShape
 from deltatune.methods import METHODS
 from deltatune.recipe.sections import QuantizationSpec
+from deltatune.tasks.shapes import BatchShape
 
 NF4 = QuantizationSpec(format="nf4")
 QUICK = (
@@ -80,7 +80,7 @@ def test_a_few_layers_tell_of_all(config: Any, method: str, changes: dict[str, A
 def test_qlora_brings_65b_into_48_gigabytes() -> None:
     """Dettmers et al. 2023, abstract and section 1: from more than 780 GB to less than 48 GB."""
     pytest.importorskip("bitsandbytes")
-    task, config = shape_named("llama-65b")
+    task, config = "causal-lm", shape_named("llama-65b")
     shape = BatchShape(1, 512, 0, 128)
     qlora = METHODS.get("lora")(r=64, targets=("all-linear",))
     small = predict_scaled(Setup(config, task, qlora, shape, quantization=NF4, checkpointing=True))

@@ -9,9 +9,9 @@ import pytest
 from deltatune import quant
 from deltatune.memory.predict import Setup
 from deltatune.memory.shapes import llama
-from deltatune.memory.step import BatchShape
 from deltatune.methods import METHODS
 from deltatune.recipe.sections import QuantizationSpec
+from deltatune.tasks.shapes import BatchShape
 from deltatune.train import calibrate
 from deltatune.train.calibrate import Rates
 

@@ -18,9 +18,9 @@ from transformers import BertConfig, BertForSequenceClassification
 
 from deltatune.core.model import AdaptedModel
 from deltatune.core.observer import Silent
-from deltatune.data.encode import Feature
 from deltatune.methods import METHODS
 from deltatune.recipe import Recipe
+from deltatune.tasks.task import Feature
 from deltatune.train import kept, run
 from deltatune.train.kept import KeptTrunk, _groups, keep_trunk
 from tests import tiny

@@ -17,7 +17,7 @@ from typer.core import TyperGroup
 
 from deltatune import __version__
 from deltatune.cli import output
-from deltatune.cli.commands import cache, check, compare, delta, plan, reference, train
+from deltatune.cli.commands import cache, check, compare, delta, plan, reference, tasks, train
 from deltatune.errors import DeltatuneError, Stopped
 
 DEBUG = "DELTATUNE_DEBUG"
@@ -175,4 +175,5 @@ app.command("inspect", rich_help_panel=LOOK)(delta.inspect)
 app.command("merge", rich_help_panel=LOOK)(delta.merge)
 app.command("cache", rich_help_panel=LOOK)(cache.show)
 app.command("methods", rich_help_panel=LOOK)(reference.methods)
+app.command("tasks", rich_help_panel=LOOK)(tasks.tasks)
 app.command("schema", rich_help_panel=LOOK)(reference.schema)

@@ -11,7 +11,8 @@ from deltatune.evaluate import primary_metric
 from deltatune.models.processor import load_processor
 from deltatune.recipe.choosing import readings_of, searched
 from deltatune.recipe.schema import MethodEntry, Recipe
-from deltatune.recipe.sections import CLASSIFICATION_TASKS, DataSpec, ModelSpec
+from deltatune.recipe.sections import DataSpec, ModelSpec
+from deltatune.tasks import TASKS
 from deltatune.train import Context
 from deltatune.train.rundata import reading_label
 
@@ -37,7 +38,7 @@ def require_comparable(context: Context) -> None:
         RecipeError: Entries are to be ranked, chosen among or stopped early by loss or perplexity.
     """
     recipe = context.recipe
-    if recipe.task in CLASSIFICATION_TASKS:
+    if not TASKS.get(recipe.task).writes_text:
         return
     primary = primary_metric(recipe.evaluation, recipe.task, targets=recipe.has_targets)
     known: dict[_Measured, list[list[int]]] = {}

@@ -33,7 +33,7 @@ class LabelledHead:
             raise ModelError(
                 f"{type(self._base).__name__} has no language-model head.",
                 field="model",
-                remedy="Use a task that fits it, such as text-classification.",
+                remedy="Use a task that fits it; `deltatune tasks` lists them.",
             )
         calls = 0
 

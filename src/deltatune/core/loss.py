@@ -9,17 +9,23 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from deltatune.tasks import TASKS
+
 if TYPE_CHECKING:
     from deltatune.core.model import AdaptedModel
-
-CLASSIFICATION = ("text-classification", "image-classification")
 
 
 def summed_loss(
     model: AdaptedModel, batch: dict[str, Tensor], task: str, *, autocast: bool = False
 ) -> Tensor:
-    """Cross-entropy summed over the targets of a collated batch, in float32; arguments as of `logits_for`."""
-    return summed_cross_entropy(*logits_for(model, batch, task, autocast=autocast))
+    """The loss summed over the targets of a collated batch, in float32; arguments as of `logits_for`."""
+    return loss_of(task, *logits_for(model, batch, task, autocast=autocast))
+
+
+def loss_of(task: str, outputs: Tensor, targets: Tensor) -> Tensor:
+    """The task's loss of what `logits_for` gave, summed: cross-entropy unless it has another."""
+    loss = TASKS.get(task).loss(outputs, targets)
+    return summed_cross_entropy(outputs, targets) if loss is None else loss
 
 
 def summed_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
@@ -68,12 +74,9 @@ _AT_ONCE_ELSEWHERE = 2**25
 """128 MiB of them, so that a GPU gets few and large operations; not measured on one."""
 
 
-def count_targets(batch: dict[str, Tensor], task: str, model: AdaptedModel) -> int:
+def count_targets(batch: dict[str, Tensor], task: str) -> int:
     """Number of predictions that the loss of a collated batch is summed over."""
-    labels = batch["labels"]
-    if task in CLASSIFICATION:
-        return len(labels)
-    return int((labels if model.view.is_encoder_decoder else labels[:, 1:]).ne(-100).sum())
+    return int(TASKS.get(task).count(batch["labels"]).sum())
 
 
 def logits_for(
@@ -89,6 +92,4 @@ def logits_for(
     """
     context = torch.autocast(model.device.type, torch.bfloat16) if autocast else contextlib.nullcontext()
     with context:
-        if task in CLASSIFICATION:
-            return model.class_logits(batch), batch["labels"]
-        return model.labelled_logits(batch)
+        return TASKS.get(task).logits(model, batch)

@@ -165,7 +165,7 @@ def check_labels(targets: Sequence[str]) -> list[str]:
             f"are {len(labels)} different real numbers ({shown}): scores, not classes.",
             field=f"the targets of {len(targets)} training rows",
             remedy="Regression is not offered. Make classes of ranges (low, middle, high), or let a "
-            "text-to-text model write the number.",
+            "model write the number as text.",
         )
     return [
         f"the labels are real numbers ({shown}) and are learned as classes without an order; regression is "

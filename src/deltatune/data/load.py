@@ -17,8 +17,9 @@ from deltatune.data.rows import Dataset, Input, Record, Row, Table, fingerprint
 from deltatune.data.splits import limit_rows, split_rows
 from deltatune.errors import DataError, nearest
 from deltatune.recipe.load import is_remote
-from deltatune.recipe.sections import CHAT, CLASSIFICATION_TASKS, PARTS, DataSpec
+from deltatune.recipe.sections import CHAT, PARTS, DataSpec
 from deltatune.recipe.templates import fill_template, template_fields
+from deltatune.tasks import TASKS
 
 DEFAULT_SHARE = 0.1
 
@@ -57,7 +58,7 @@ def load_data(spec: DataSpec, task: str, root: str | Path = ".", *, primary: str
         raise DataError(
             "leaves no training rows.", field="data.split", remedy="Lower the shares or add rows."
         )
-    labels = _labels(parts, notes) if task in CLASSIFICATION_TASKS else None
+    labels = _labels(parts, notes) if TASKS.get(task).has_classes else None
     seed = spec.split.seed if spec.split else 0
     limited = {part: limit_rows(rows, getattr(spec.limit, part), seed) for part, rows in parts.items()}
     train, validation, test = (limited[part] for part in PARTS)
@@ -86,7 +87,7 @@ def prompt_row(value: str | Path | Mapping[str, Any], spec: DataSpec, task: str,
         DataError: The input is empty, or lacks a column that the template names.
     """
     name = "input" if spec.columns.input == "auto" else spec.columns.input
-    images = task == "image-classification"
+    images = TASKS.get(task).reads == "images"
     if isinstance(value, Mapping):
         columns = dict(value)
         known = (name, "table", "sentence", "text", "image", *_fields(spec))
@@ -177,7 +178,7 @@ def _complete(parts: dict[str, list[Row]], spec: DataSpec, task: str) -> dict[st
             shares[part] = DEFAULT_SHARE if share is None else share
     seed = spec.split.seed if spec.split else 0
     rows = parts["train"]
-    classes = [row.target for row in rows] if task in CLASSIFICATION_TASKS else None
+    classes = [row.target for row in rows] if TASKS.get(task).has_classes else None
     train, validation, test = split_rows(rows, shares["validation"], shares["test"], seed, classes)
     taken = {"validation": validation, "test": test}
     for part, share in shares.items():
@@ -206,13 +207,13 @@ def _rows(records: Sequence[Record], table: Table, spec: DataSpec, task: str, no
         id=columns.id,
         template=spec.template,
         target_template=spec.target_template,
-        images=task == "image-classification",
+        images=TASKS.get(task).reads == "images",
     )
     if spec.template != CHAT and target in template_fields(spec.template) and target != mapping.input:
         raise DataError(
             f"shows the target ({{{target}}}) to the model.", field="data.template", remedy="Take it out."
         )
-    notes += check_values(records, _used(mapping), target if task in CLASSIFICATION_TASKS else None)
+    notes += check_values(records, _used(mapping), target if TASKS.get(task).has_classes else None)
     _refuse_unlabelled(records, mapping)
     return [_row(record, mapping, str(number)) for number, record in enumerate(records)]
 
@@ -262,7 +263,7 @@ def _input(value: Any, columns: dict[str, str], record: Record, mapping: _Mappin
         raise DataError(
             "holds an image.",
             field=f"{record.where}, column {mapping.input}",
-            remedy="Images need the task image-classification.",
+            remedy="Images need a task that reads images, such as image-classification.",
         )
     text = columns[mapping.input]
     if mapping.template != CHAT:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from deltatune.data.encode import IGNORED, Encoded, Encoder
-from deltatune.recipe.sections import CLASSIFICATION_TASKS
+from deltatune.data.encode import Encoded, Encoder
+from deltatune.tasks import TASKS
+from deltatune.tasks.task import IGNORED
 
 _ROWS = 64
 
@@ -38,17 +39,17 @@ def supervision(encoder: Encoder, encoded: Encoded) -> Supervision:
     the features alone prove nothing. Takes about as long as collating one epoch.
     """
     rows = len(encoded.features)
-    if encoder.task in CLASSIFICATION_TASKS:
+    task = TASKS.get(encoder.task)
+    if not task.writes_text:
         labelled = sum("label" in feature for feature in encoded.features)
         return Supervision(rows, labelled, rows - labelled, ended=None, cut=0)
     import torch
 
-    causal = encoder.task == "causal-lm"
     ends = torch.tensor(encoder.eos_ids)
     tokens = silent = ended = 0
     for start in range(0, rows, _ROWS):
         labels = encoder.collate(encoded.features[start : start + _ROWS])["labels"]
-        if causal:  # nothing predicts the first token
+        if task.continues:  # nothing predicts the first token
             labels = labels[:, 1:]
         counted = labels != IGNORED
         last = counted.shape[1] - 1 - counted.flip(1).int().argmax(dim=1)
@@ -56,5 +57,6 @@ def supervision(encoder: Encoder, encoded: Encoded) -> Supervision:
         tokens += int(counted.sum())
         silent += int((~found).sum())
         ended += int((torch.isin(labels.gather(1, last[:, None])[:, 0], ends) & found).sum())
-    whole = causal and encoder.spec.columns.target is None
-    return Supervision(rows, tokens, silent, ended, cut=encoded.report.truncated_inputs if whole else 0)
+    return Supervision(
+        rows, tokens, silent, ended, cut=encoded.report.truncated_inputs if encoder.plain else 0
+    )

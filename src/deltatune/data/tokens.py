@@ -86,6 +86,10 @@ class TextTokens:
         room = limit - len(begin)
         return [*begin, *(body[-room:] if len(body) > room else body)], len(body) > room
 
+    def chat_prompt(self, text: str, limit: int) -> tuple[list[int], bool]:
+        """Tokenise a text as a user's turn; see `truncated_chat`."""
+        return truncated_chat(self.tokenizer, text, limit)
+
     def plain(self, text: str, limit: int) -> tuple[list[int], bool]:
         """Tokenise a text to learn as it is: begin token as in `prompt`, one end token unless it is cut."""
         body, _ = self.prompt(text, limit=len(text.encode()) + 8)

@@ -1,6 +1,7 @@
 """Evaluation by generation and by classification, with metrics that refuse teacher-forced text."""
 
 from deltatune.evaluate.generation import Generation, generate
+from deltatune.evaluate.keys import higher_is_better, metric_keys, primary_metric
 from deltatune.evaluate.loss import classify, loss_on
 from deltatune.evaluate.metrics import (
     METRICS,
@@ -10,24 +11,15 @@ from deltatune.evaluate.metrics import (
     text_metric,
     text_metrics,
 )
-from deltatune.evaluate.run import (
-    PRIMARY,
-    Evaluation,
-    Prediction,
-    evaluate,
-    higher_is_better,
-    metric_keys,
-    primary_metric,
-    probabilities,
-)
+from deltatune.evaluate.run import Evaluation, Prediction, answer, evaluate, probabilities
 
 __all__ = [
     "METRICS",
-    "PRIMARY",
     "Evaluation",
     "Generation",
     "Prediction",
     "Scores",
+    "answer",
     "class_metric",
     "classification_metrics",
     "classify",

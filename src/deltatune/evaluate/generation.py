@@ -25,6 +25,7 @@ from deltatune.evaluate.interfaces import (
     longest_first,
     to_device,
 )
+from deltatune.tasks import TASKS
 
 _PROOF = object()
 
@@ -150,7 +151,8 @@ def _generate_batch(
             # In an object of its own: beam search repeats the rows in it.
             known = {} if states is None else {"encoder_outputs": BaseModelOutput(last_hidden_state=states)}
             ids = list(model.generate(**batch, **known, **arguments))
-    start = _prompt_length(batch, ids) if encoder.task == "causal-lm" else 1  # 1: the decoder's start token
+    # A decoder of its own begins with its start token, the only one that is not written.
+    start = _prompt_length(batch, ids) if TASKS.get(encoder.task).continues else 1
     return [row[start:].tolist() for row in ids]
 
 

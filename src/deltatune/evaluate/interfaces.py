@@ -30,7 +30,7 @@ class BatchEncoder(Protocol):
 
     @property
     def task(self) -> str:
-        """`text-to-text`, `causal-lm`, `text-classification` or `image-classification`."""
+        """The name of what the model does, as in `deltatune.tasks`."""
 
     @property
     def labels(self) -> Sequence[str] | None:

@@ -10,7 +10,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from deltatune.data.encode import IGNORED
 from deltatune.errors import TrainingError
 from deltatune.evaluate.corpus import LARGEST_EXPONENT
 from deltatune.evaluate.interfaces import (
@@ -22,8 +21,7 @@ from deltatune.evaluate.interfaces import (
     longest_first,
     to_device,
 )
-
-CLASSIFICATION = ("text-classification", "image-classification")
+from deltatune.tasks import TASKS
 
 
 @dataclass(frozen=True)
@@ -52,7 +50,7 @@ def loss_on(
     Raises:
         TrainingError: The loss is not finite.
     """
-    if encoder.task in CLASSIFICATION:
+    if TASKS.get(encoder.task).has_classes:
         return _classification_loss(model, encoded, encoder, batch_size, progress)
     return summed(row_losses(model, encoded, encoder, batch_size, progress))
 
@@ -96,9 +94,7 @@ def batch_losses(
     with evaluating(model):
         logits, targets = model.labelled_logits(batch, states)
         losses = F.cross_entropy(logits.float(), targets, reduction="none").double().cpu()
-    # Row after row; of a decoder-only model nothing predicts the first position.
-    labels = batch["labels"] if encoder.task == "text-to-text" else batch["labels"][:, 1:]
-    counts = (labels != IGNORED).sum(dim=1).tolist()
+    counts = TASKS.get(encoder.task).count(batch["labels"]).tolist()  # row after row
     return [RowLoss(own.sum().item(), len(own)) for own in losses.split(counts)]
 
 

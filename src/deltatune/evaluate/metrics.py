@@ -21,6 +21,8 @@ from typing import Any
 
 from deltatune.evaluate.generation import Generation
 from deltatune.registry import Registry
+from deltatune.tasks.classes import METRICS as CLASS_METRICS
+from deltatune.tasks.tokens import TEXT_METRICS
 
 ROUGE_TYPES = ("rouge1", "rouge2", "rougeL")
 
@@ -280,10 +282,6 @@ def classification_metrics(
         ValueError: Unequal numbers of predictions and labels, or none.
     """
     return _score("classes", names or CLASS_METRICS, predictions, labels, classes or sorted(set(labels)))
-
-
-TEXT_METRICS = ("rouge", "bleu", "chrf", "exact_match", "stop_rate", "repetition_rate", "mean_length")
-CLASS_METRICS = ("accuracy", "macro_f1")
 
 
 def _score(

@@ -5,8 +5,8 @@ from __future__ import annotations
 import functools
 import hashlib
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -14,11 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from deltatune.errors import DataError, RecipeError, nearest
+from deltatune.errors import DataError
 from deltatune.evaluate.generation import Generation, generate
 from deltatune.evaluate.interfaces import BatchEncoder, EncodedRows, Model, Progress
+from deltatune.evaluate.keys import EvaluationSettings, metric_keys, scoring
 from deltatune.evaluate.loss import (
-    CLASSIFICATION,
     RowLoss,
     batch_losses,
     classify,
@@ -26,52 +26,9 @@ from deltatune.evaluate.loss import (
     row_losses,
     summed,
 )
-from deltatune.evaluate.metrics import (
-    CLASS_METRICS,
-    METRICS,
-    TEXT_METRICS,
-    Scores,
-    classification_metrics,
-    text_metrics,
-)
-
-PRIMARY = {
-    "text-to-text": "rougeL_f",
-    "causal-lm": "rougeL_f",
-    "text-classification": "accuracy",
-    "image-classification": "accuracy",
-}
-"""The number that decides a comparison, by task, unless the recipe names another."""
-
-LOSSES = ("loss", "perplexity")
-
-
-class EvaluationSettings(Protocol):
-    """The part of a recipe's `evaluation` section that is needed here."""
-
-    @property
-    def metrics(self) -> str | Sequence[str]:
-        """`auto`, or names of metrics ("rouge") and of their keys ("rougeL_f")."""
-
-    @property
-    def primary(self) -> str:
-        """`auto`, or the key that decides a comparison."""
-
-    @property
-    def select_by(self) -> str:
-        """The key by which validation rows choose."""
-
-    @property
-    def batch_size(self) -> int:
-        """Rows at once."""
-
-    @property
-    def max_new_tokens(self) -> int:
-        """Where a generated text is cut off."""
-
-    @property
-    def num_beams(self) -> int:
-        """1 is greedy decoding."""
+from deltatune.evaluate.metrics import Scores, classification_metrics, text_metrics
+from deltatune.tasks import TASKS
+from deltatune.tasks.tokens import LOSSES
 
 
 class LabelledRow(Protocol):
@@ -151,6 +108,11 @@ class _Guess(NamedTuple):
     probabilities: dict[str, float]
 
 
+_Output = Generation | _Guess | str
+_Found = tuple[dict[str, float], Scores, Sequence[_Output], Sequence[RowLoss]]
+"""Metrics, scores, one output a row, and one loss a row or none at all."""
+
+
 @dataclass(frozen=True)
 class Evaluation:
     """Metrics of a model on rows, and what they were computed from.
@@ -203,22 +165,14 @@ def evaluate(  # noqa: PLR0917 - the order in which everything else passes them
     keys = metric_keys(spec, encoder.task, targets=targets)
     started = time.perf_counter()
     job = _Job(model, rows, encoded, encoder, spec, keys, progress)
-    if encoder.task in CLASSIFICATION:
-        metrics, scores, outputs, losses = job.classes()
-    else:
-        metrics, scores, outputs, losses = job.texts() if targets and job.names else job.losses_only()
+    metrics, scores, outputs, losses = TASKS.get(encoder.task).evaluate(job, targets and bool(job.names))
     predictions = [
-        Prediction(
-            row.id,
-            _shown(row.input),
-            reference,
-            _text_of(output),
-            output.stopped if isinstance(output, Generation) else None,
-            {key: values[index] for key, values in scores.examples.items() if key in keys},
-            losses[index].nll if losses else None,
-            losses[index].tokens if losses else None,
-            output.probabilities if isinstance(output, _Guess) else None,
-            _group(row.input),
+        replace(
+            _prediction(row, reference, output),
+            scores={key: values[index] for key, values in scores.examples.items() if key in keys},
+            nll=losses[index].nll if losses else None,
+            tokens=losses[index].tokens if losses else None,
+            group=_group(row.input),
         )
         for index, (row, reference, output) in enumerate(zip(rows, job.references, outputs, strict=True))
     ]
@@ -231,14 +185,26 @@ def evaluate(  # noqa: PLR0917 - the order in which everything else passes them
     )
 
 
-def _text_of(output: Generation | _Guess | str) -> str:
+def answer(
+    model: Model,
+    rows: Sequence[LabelledRow],
+    encoded: EncodedRows,
+    encoder: BatchEncoder,
+    spec: EvaluationSettings,
+) -> list[Prediction]:
+    """Predict for rows without references; arguments as of `evaluate`."""
+    job = _Job(model, rows, encoded, encoder, spec, (), None)
+    outputs: Sequence[_Output] = TASKS.get(encoder.task).answer(job)
+    return [_prediction(row, "", output) for row, output in zip(rows, outputs, strict=True)]
+
+
+def _prediction(row: LabelledRow, reference: str, output: _Output) -> Prediction:
+    prediction = Prediction(row.id, _shown(row.input), reference, "", None)
+    if isinstance(output, Generation):
+        return replace(prediction, prediction=output.text, stopped=output.stopped)
     if isinstance(output, _Guess):
-        return output.label
-    return output.text if isinstance(output, Generation) else output
-
-
-_Found = tuple[dict[str, float], Scores, Sequence[Generation | _Guess | str], Sequence[RowLoss]]
-"""Metrics, scores, one output a row, and one loss a row or none at all."""
+        return replace(prediction, prediction=output.label, probabilities=output.probabilities)
+    return replace(prediction, prediction=output)
 
 
 @dataclass(frozen=True)
@@ -256,7 +222,7 @@ class _Job:
     @property
     def names(self) -> list[str]:
         """Metrics that score outputs, by name."""
-        return [name for name in _metrics_of(self.keys) if name not in LOSSES]
+        return scoring(self.keys)
 
     @functools.cached_property
     def references(self) -> list[str]:
@@ -264,9 +230,25 @@ class _Job:
         targets = [row.target for row in self.rows]
         return targets if self.encoder.labels else [self.encoder.reference(target) for target in targets]
 
+    def write(self, also: Callable[[Sequence[int], Tensor | None], None] | None = None) -> list[Generation]:
+        """Let the model write a text for each row; `also` is called with each batch, as of `generate`."""
+        written = dict(
+            generate(
+                self.model,
+                self.encoded,
+                self.encoder,
+                batch_size=self.spec.batch_size,
+                max_new_tokens=self.spec.max_new_tokens,
+                num_beams=self.spec.num_beams,
+                progress=self.progress,
+                also=also,
+            )
+        )
+        return [written[row] for row in range(len(self.rows))]
+
     def texts(self) -> _Found:
-        """Generate and score; the loss of each batch, if asked for, shares the work of the encoder."""
-        spec, losses = self.spec, [RowLoss(0.0, 0)] * len(self.rows)
+        """Write and score; the loss of each batch, if asked for, shares the work of the encoder."""
+        losses = [RowLoss(0.0, 0)] * len(self.rows)
 
         def lose(rows: Sequence[int], states: Tensor | None) -> None:
             found = batch_losses(self.model, self.encoded, self.encoder, rows, states)
@@ -274,38 +256,30 @@ class _Job:
                 losses[row] = loss
 
         wants_loss = any(key in LOSSES for key in self.keys)
-        generated = dict(
-            generate(
-                self.model,
-                self.encoded,
-                self.encoder,
-                batch_size=spec.batch_size,
-                max_new_tokens=spec.max_new_tokens,
-                num_beams=spec.num_beams,
-                progress=self.progress,
-                also=lose if wants_loss else None,
-            )
-        )
-        generations = [generated[row] for row in range(len(self.rows))]
+        generations = self.write(also=lose if wants_loss else None)
         scores = text_metrics(generations, self.references, self.names)
         if not wants_loss:
             return scores.values, scores, generations, []
         return scores.values | summed(losses), scores, generations, losses
 
-    def losses_only(self) -> _Found:
+    def token_losses(self) -> _Found:
         """Plain text is modelled, or only losses are asked for: nothing is generated."""
         losses = row_losses(self.model, self.encoded, self.encoder, self.spec.batch_size, self.progress)
         return summed(losses), Scores({}), [""] * len(self.rows), losses
 
+    def classify(self) -> list[_Guess]:
+        """The most probable class of each row, and the probability of each."""
+        guesses = [_Guess("", {})] * len(self.rows)
+        for row, scores in self._scored():
+            guesses[row] = _guess(self.encoder, scores)
+        return guesses
+
     def classes(self) -> _Found:
         """Classify and score, in one pass."""
-        labels = list(self.encoder.labels or [])
-        guesses = [_Guess("", {})] * len(self.rows)
+        labels, guesses = list(self.encoder.labels or []), [_Guess("", {})] * len(self.rows)
         losses = torch.zeros(len(self.rows), dtype=torch.float64)
-        for row, scores, _ in classify(
-            self.model, self.encoded, self.encoder, batch_size=self.spec.batch_size, progress=self.progress
-        ):
-            guesses[row] = _Guess(labels[int(scores.argmax())], probabilities(labels, scores))
+        for row, scores in self._scored():
+            guesses[row] = _guess(self.encoder, scores)
             losses[row] = -scores[labels.index(self.rows[row].target)]
         found = classification_metrics(
             [guess.label for guess in guesses], [row.target for row in self.rows], self.names, labels
@@ -314,6 +288,18 @@ class _Job:
             return found.values, found, guesses, []
         rows = [RowLoss(loss, 1) for loss in losses.tolist()]
         return found.values | {"loss": finite(losses.mean().item())}, found, guesses, rows
+
+    def _scored(self) -> Iterator[tuple[int, Tensor]]:
+        """Each row's number and its log-probabilities [classes], a batch at a time."""
+        for row, scores, _ in classify(
+            self.model, self.encoded, self.encoder, batch_size=self.spec.batch_size, progress=self.progress
+        ):
+            yield row, scores
+
+
+def _guess(encoder: BatchEncoder, scores: Tensor) -> _Guess:
+    labels = encoder.labels or []
+    return _Guess(labels[int(scores.argmax())], probabilities(labels, scores))
 
 
 def _group(value: Any) -> str:
@@ -336,111 +322,3 @@ def _shown(value: Any) -> str:
         return str(value)
     size = value.size if isinstance(getattr(value, "size", None), tuple) else value.shape[1::-1]
     return f"[image, {size[0]} x {size[1]} pixels]"
-
-
-def metric_keys(spec: EvaluationSettings, task: str, *, targets: bool = True) -> list[str]:
-    """Keys that an evaluation with these settings will have. Call it before training, to fail early.
-
-    Args:
-        spec: The settings.
-        task: The recipe's task.
-        targets: Whether the rows have targets; plain text for a causal-lm has none.
-
-    Raises:
-        RecipeError: An unknown metric, one that does not fit the task, or one that is to decide (`primary`,
-            `select_by`) and is better in neither direction.
-    """
-    if isinstance(spec.metrics, str) and spec.metrics != "auto":
-        raise RecipeError(
-            f"{spec.metrics!r} is neither auto nor a list of metrics.",
-            field="evaluation.metrics",
-            remedy=f"Write [{spec.metrics}].",
-        )
-    names = _automatic(task, targets) if isinstance(spec.metrics, str) else spec.metrics
-    offered = _offered(task, targets)
-    wanted: list[str] = []
-    for index, name in enumerate(names):
-        wanted += _expand(name, offered, f"evaluation.metrics[{index}]", task)
-    ranking = {key: [key] for key in _ranking_keys(task, targets)}
-    _expand(spec.select_by, ranking, "evaluation.select_by", task)  # is measured on validation rows only
-    if spec.primary != "auto":
-        wanted += _expand(spec.primary, ranking, "evaluation.primary", task)
-    return list(dict.fromkeys(wanted))
-
-
-def generates(spec: EvaluationSettings, task: str, *, targets: bool = True) -> bool:
-    """Whether an evaluation with these settings lets the model write texts; arguments as of `metric_keys`."""
-    keys = [*metric_keys(spec, task, targets=targets), spec.select_by]
-    return task not in CLASSIFICATION and targets and any(name not in LOSSES for name in _metrics_of(keys))
-
-
-def primary_metric(spec: EvaluationSettings, task: str, *, targets: bool = True) -> str:
-    """The key that decides: as the recipe says; else the task's own if evaluated; else the first that can.
-
-    Raises:
-        RecipeError: An unknown metric, one that does not fit the task, or no metric that could decide.
-    """
-    keys = metric_keys(spec, task, targets=targets)
-    if spec.primary != "auto":
-        return spec.primary
-    deciding = [key for key in keys if key in _ranking_keys(task, targets)]
-    if not deciding:
-        raise RecipeError(
-            f"none of {', '.join(keys) or 'no metrics'} tells better from worse.",
-            field="evaluation.metrics",
-            remedy=f"Add {PRIMARY[task]}.",
-        )
-    return PRIMARY[task] if PRIMARY[task] in deciding else deciding[0]
-
-
-def higher_is_better(key: str) -> bool:
-    """Whether a higher value of this metric key is the better one.
-
-    Raises:
-        RecipeError: No metric has this key, or it is better in neither direction.
-    """
-    known = {k: direction for name in METRICS.names() for k, direction in METRICS.get(name).keys.items()}
-    direction = known.get(key)
-    if direction is None:
-        ranking = [k for k, d in known.items() if d is not None]
-        raise RecipeError(f"{key!r} does not tell better from worse.", remedy=nearest(key, ranking))
-    return direction
-
-
-def _automatic(task: str, targets: bool) -> list[str]:
-    if task in CLASSIFICATION:
-        return [*CLASS_METRICS, "loss"]
-    return [*TEXT_METRICS, *LOSSES] if targets else list(LOSSES)
-
-
-def _offered(task: str, targets: bool) -> dict[str, list[str]]:
-    """What a recipe may ask for in this task: names of metrics, and single keys, each with its keys."""
-    offered: dict[str, list[str]] = {}
-    for name in METRICS.names():
-        metric = METRICS.get(name)
-        fits = metric.classes if task in CLASSIFICATION else metric.text if targets else None
-        if fits or name in (("loss",) if task in CLASSIFICATION else LOSSES):
-            offered[name] = list(metric.keys)
-            offered |= {key: [key] for key in metric.keys}
-    return offered
-
-
-def _ranking_keys(task: str, targets: bool) -> list[str]:
-    keys = {key for names in _offered(task, targets).values() for key in names}
-    directions = {k: d for name in METRICS.names() for k, d in METRICS.get(name).keys.items()}
-    return sorted(key for key in keys if directions[key] is not None)
-
-
-def _expand(name: str, offered: dict[str, list[str]], where: str, task: str) -> list[str]:
-    if name not in offered:
-        raise RecipeError(
-            f"{name!r} is not a metric that can be used here in the task {task}.",
-            field=where,
-            remedy=nearest(name, offered),
-        )
-    return offered[name]
-
-
-def _metrics_of(keys: Sequence[str]) -> list[str]:
-    """Names of the metrics that yield `keys`."""
-    return [name for name in METRICS.names() if set(METRICS.get(name).keys) & set(keys)]

@@ -16,9 +16,10 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from deltatune.models.load import DTYPES, unquantized
 from deltatune.models.quiet import quiet
 from deltatune.models.resolution import interpolate_positions
-from deltatune.models.tasks import AUTO, CLASSIFICATION
+from deltatune.models.tasks import model_class
 from deltatune.quant.inplace import layers_to_quantize
 from deltatune.quant.loading import compute_dtype
+from deltatune.tasks import TASKS
 
 if TYPE_CHECKING:
     from deltatune.recipe.sections import QuantizationSpec
@@ -62,7 +63,7 @@ def fake_base(
     wanted = DTYPES[dtype] if quantization is None else compute_dtype(quantization)
     options: dict[str, Any] = {"attn_implementation": attention} if attention else {}
     with quiet(), torch.device("meta"):
-        model: PreTrainedModel = AUTO[task][0].from_config(copy.deepcopy(config), dtype=wanted, **options)
+        model: PreTrainedModel = model_class(task).from_config(copy.deepcopy(config), dtype=wanted, **options)
     if image_size is not None:
         interpolate_positions(model, image_size, type(model).__name__)
     head: Any = model.get_output_embeddings()
@@ -94,7 +95,7 @@ class Unread(TorchDispatchMode):
 
 def new_heads(model: PreTrainedModel, task: str) -> list[str]:
     """Modules that a checkpoint without a head for the task would lack; without it nobody knows more."""
-    if task not in CLASSIFICATION:
+    if not TASKS.get(task).new_head:
         return []
     return [
         path

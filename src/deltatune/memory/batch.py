@@ -11,11 +11,13 @@ from torch import Tensor
 from transformers import PreTrainedConfig
 
 from deltatune.data.batches import batches
-from deltatune.data.encode import Encoded, Feature
+from deltatune.data.encode import Encoded
 from deltatune.data.pixels import channels_of
-from deltatune.memory.step import BatchShape
 from deltatune.recipe.schema import MethodEntry, Recipe
 from deltatune.recipe.sections import TrainSpec
+from deltatune.tasks import TASKS
+from deltatune.tasks.shapes import BatchShape
+from deltatune.tasks.task import Feature
 
 
 @dataclass(frozen=True)
@@ -78,35 +80,16 @@ def _size(shape: BatchShape) -> tuple[int, int]:
 
 def shape_of(features: Sequence[Feature], task: str) -> BatchShape:
     """Sizes of the batch that the encoder makes of `features`. Images: the rows alone."""
-    rows = len(features)
-    if task == "image-classification":
-        return BatchShape(rows, padded=False)
-    lengths = [len(feature["input_ids"]) for feature in features]
-    padded = min(lengths) < max(lengths)
-    if task == "text-to-text":
-        targets = [len(feature["labels"]) for feature in features]
-        return BatchShape(rows, max(lengths), max(targets), sum(targets), padded=padded)
-    if task == "causal-lm":  # nothing predicts the first token
-        labelled = [len(f["input_ids"]) - max(f["prompt_length"], 1) for f in features]
-        return BatchShape(rows, max(lengths), 0, sum(labelled), max(labelled), padded)
-    return BatchShape(rows, max(lengths), padded=padded)
+    return TASKS.get(task).shape(features)
 
 
 def longest_allowed(recipe: Recipe, entry: MethodEntry, config: PreTrainedConfig) -> BatchShape:
     """The micro-batch in which every row is as long as the entry lets it be."""
-    spec, data, task = entry.train, recipe.data_of(entry), recipe.task
-    rows = spec.micro_batch_size or spec.batch_size
-    if task == "image-classification":
-        return BatchShape(rows, padded=False, image=image_of(config, recipe.model.image_size))
-    if task == "text-classification":
-        return BatchShape(rows, data.max_input_tokens)
-    if task == "text-to-text":
-        target = data.max_target_tokens
-        return BatchShape(rows, data.max_input_tokens, target, rows * target)
-    if not recipe.has_targets:
-        return BatchShape(rows, data.max_input_tokens, 0, rows * (data.max_input_tokens - 1))
-    length = data.max_input_tokens + data.max_target_tokens
-    return BatchShape(rows, length, 0, rows * data.max_target_tokens)
+    spec, task = entry.train, TASKS.get(recipe.task)
+    shape = task.longest(spec.micro_batch_size or spec.batch_size, recipe.data_of(entry), recipe.has_targets)
+    if task.reads != "images":
+        return shape
+    return replace(shape, image=image_of(config, recipe.model.image_size))
 
 
 def image_of(config: PreTrainedConfig, size: int | None) -> tuple[int, int, int]:

@@ -20,11 +20,12 @@ from deltatune.core.sites import BaseView, stacks
 from deltatune.core.trunk import trunk_of
 from deltatune.memory.account import Memory
 from deltatune.memory.base import Unread, fake_base, fake_mode, new_heads
-from deltatune.memory.step import BatchShape, FakeAccountant, account_step, warm_up
+from deltatune.memory.step import FakeAccountant, account_step, warm_up
 from deltatune.models.quiet import quiet
 
 if TYPE_CHECKING:
     from deltatune.recipe.sections import QuantizationSpec
+from deltatune.tasks.shapes import BatchShape
 
 HEADER_BYTES_A_TENSOR = 110
 """About what a safetensors file says of each tensor, with a long name."""

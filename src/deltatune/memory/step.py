@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import torch
@@ -15,64 +14,11 @@ from transformers.utils import import_utils
 
 from deltatune import quant
 from deltatune.core.adapter import Adapter
-from deltatune.core.loss import CLASSIFICATION, logits_for, summed_cross_entropy
+from deltatune.core.loss import logits_for, loss_of
 from deltatune.core.model import AdaptedModel
 from deltatune.memory.account import Accountant, Memory
-
-
-@dataclass(frozen=True)
-class BatchShape:
-    """Sizes of a collated micro-batch."""
-
-    rows: int
-    length: int = 0
-    """Tokens of the longest input; of a causal model, prompt and target. 0 for images."""
-    target_length: int = 0
-    """Tokens of the longest target of an encoder-decoder model, else 0."""
-    labelled: int = 0
-    """Predictions of the whole micro-batch that the loss is summed over."""
-    most_labelled: int | None = None
-    """Those of the row that has most of them; None: all rows have about as many."""
-    padded: bool = True
-    """Whether a row is shorter than the longest; if none is, Transformers leaves masks out."""
-    image: tuple[int, int, int] | None = None
-    """Channels, height and width."""
-
-    @property
-    def of_a_row(self) -> int:
-        """Predictions of the row that has most of them, at least 1."""
-        return max(1, -(-self.labelled // self.rows) if self.most_labelled is None else self.most_labelled)
-
-    def with_rows(self, rows: int) -> BatchShape:
-        """The same lengths for another number of rows."""
-        return replace(self, rows=rows, labelled=-(-self.labelled * rows // self.rows))
-
-    def of_images(self, pixels: Tensor) -> BatchShape:
-        """The same rows, of images as those in `pixels` [rows, channels, height, width]."""
-        channels, height, width = pixels.shape[1:]
-        return replace(self, image=(channels, height, width))
-
-    def with_half_inputs(self) -> tuple[BatchShape, int]:
-        """Half as many tokens of input, and how many of the length belong to the target all the same."""
-        target = 0 if self.target_length else -(-self.labelled // self.rows)
-        if target >= self.length - 1:  # plain text, all of which is learned
-            half = self.length // 2
-            return replace(self, length=half, labelled=self.rows * (half - 1), most_labelled=None), 0
-        return replace(self, length=target + (self.length - target) // 2), target
-
-    def batch(self, task: str) -> dict[str, Tensor]:
-        """A batch of these sizes; zeros, or nothing under fake tensors."""
-        if self.image is not None:
-            found = {"pixel_values": torch.zeros(self.rows, *self.image)}
-        else:
-            names = ("input_ids", "attention_mask")
-            found = {name: torch.zeros(self.rows, self.length, dtype=torch.long) for name in names}
-        if task in CLASSIFICATION:
-            return found | {"labels": torch.zeros(self.rows, dtype=torch.long)}
-        labels = torch.zeros(self.rows, self.target_length or self.length, dtype=torch.long)
-        if not self.target_length:  # for real tensors: as many are learned as the shape says
-            labels[:, : -max(1, self.labelled // self.rows)] = -100
-        return found | {"labels": labels}
+from deltatune.tasks import TASKS
+from deltatune.tasks.shapes import BatchShape
 
 
 class FakeAccountant(Accountant):
@@ -142,12 +88,12 @@ def account_step(
     parameters = [p for _, p in adapter.trainable()]
     with accounted(accounts, model, adapter, optimizer):
         model.train()
-        batches = [shape.batch(task) for shape in shapes]  # as in the trainer, from the start
+        batches = [TASKS.get(task).blank(shape) for shape in shapes]  # as in the trainer, from the start
         for index, (shape, batch) in enumerate(zip(shapes, batches, strict=True)):
             accounts.about(shape)
             logits, targets = logits_for(model, batch, task, autocast=autocast)
             accounts.mark("loss")
-            loss = summed_cross_entropy(logits, targets)
+            loss = loss_of(task, logits, targets)
             del logits, targets
             penalty = adapter.penalty() if index == 0 else None
             total = loss if penalty is None else loss + penalty

@@ -39,4 +39,5 @@ METHODS: Registry[type[MethodConfig]] = Registry(
         "full": "deltatune.methods.full:FullConfig",
         "peft": "deltatune.methods.peft_bridge:PeftBridgeConfig",
     },
+    group="deltatune.methods",
 )

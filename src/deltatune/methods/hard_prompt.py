@@ -271,7 +271,7 @@ class HardPromptConfig(MethodConfig):
             raise TargetError(
                 f"{view.model_type} is no language model here and cannot tell how a text reads.",
                 field="hard_prompt.fluency",
-                remedy="Leave it out, or use the task causal-lm.",
+                remedy="Leave it out, or take a decoder-only language model.",
             )
         inner = view.base.get_encoder() if view.is_encoder_decoder else view.base.base_model
         embed = inner.get_input_embeddings()

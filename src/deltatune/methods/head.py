@@ -47,6 +47,6 @@ class HeadConfig(MethodConfig):
             raise TargetError(
                 f"a {type(view.base).__name__} has no head that tells classes apart.",
                 field="head",
-                remedy="It is for text-classification and image-classification.",
+                remedy="It is for tasks that tell classes apart.",
             )
         return Adapter() if view.heads else Adapter({p: ModuleCopy(m).float() for p, m in heads.items()})

@@ -71,7 +71,7 @@ class MajorityConfig(MethodConfig):
             raise TargetError(
                 f"a {type(view.base).__name__} has no head that tells classes apart.",
                 field="majority",
-                remedy="It is for text-classification and image-classification.",
+                remedy="It is for tasks that tell classes apart.",
             )
         return Majority({path: Shares(classes) for path in last})
 

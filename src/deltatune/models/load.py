@@ -21,10 +21,11 @@ from deltatune.models.processor import ModelFacts, model_facts
 from deltatune.models.quiet import quiet
 from deltatune.models.resolution import interpolate_positions
 from deltatune.models.source import Source, explained, locate, processor_of
-from deltatune.models.tasks import AUTO, CLASSIFICATION, check_task
+from deltatune.models.tasks import check_task, model_class
 from deltatune.quant import read_weight
 from deltatune.quant.inplace import quantize_
 from deltatune.quant.loading import check_widths, loading_options
+from deltatune.tasks import TASKS
 
 if TYPE_CHECKING:
     from deltatune.recipe.sections import ModelSpec, QuantizationSpec
@@ -79,7 +80,7 @@ def load_base(
 
     Args:
         spec: Which model; code of the checkpoint's own runs only with `trust_remote_code`.
-        task: "text-to-text", "causal-lm", "text-classification" or "image-classification".
+        task: A task by its name in `deltatune.tasks`.
         labels: The class names; `None` for the generating tasks. If the base is a classifier of these very
             classes, its head and its order are kept.
         dtype: "float32" or "bfloat16"; of a quantized base, what its `compute` says counts. What
@@ -91,8 +92,10 @@ def load_base(
 
     Raises:
         ModelError: The model cannot be found, read or used for the task.
+        RecipeError: There is no such task.
     """
-    if task in CLASSIFICATION and not labels:
+    reads = TASKS.get(task, field="task").reads
+    if TASKS.get(task).has_classes and not labels:
         raise ModelError(f"the task {task} needs the names of the classes.", field="task")
     source = locate(spec)
     config = _config_of(source)
@@ -134,13 +137,13 @@ def load_base(
     model.eval().requires_grad_(False)
     if dtype == "bfloat16" and quantization is None and not _computes_in_its_dtype(model):
         return load_base(spec, task, labels, seed=seed, as_spelled=as_spelled)
-    if task not in CLASSIFICATION:
+    if not TASKS.get(task).new_head:
         _plain_generation(model)
-    if task != "image-classification":
+    if reads == "text":
         _check_vocabulary(model, processor, source.name)
         warnings += _set_padding(model, processor, source.name)
     facts = model_facts(source, config, task)
-    if task != "image-classification":
+    if reads == "text":
         embeddings: Any = model.get_input_embeddings()
         facts = replace(facts, vocabulary=embeddings.weight.shape[0])
     return LoadedBase(model, processor, source.name, new_modules, labels, facts, warnings)
@@ -205,7 +208,7 @@ def _load_model(
     """Load a model with what Transformers tells of the loading."""
     if "gguf_file" not in source.options:
         options = options | {"use_safetensors": True}
-    loaded: tuple[PreTrainedModel, dict[str, Any]] = AUTO[task][0].from_pretrained(
+    loaded: tuple[PreTrainedModel, dict[str, Any]] = model_class(task).from_pretrained(
         source.path,
         config=config,
         ignore_mismatched_sizes=True,  # `_new_modules` tells a head for other classes from a wrong size
@@ -221,7 +224,7 @@ def _load_quantized(
 ) -> tuple[PreTrainedModel, dict[str, Any]]:
     """Load a model in few bits, all but its output embeddings and heads."""
     with torch.device("meta"):
-        kept = unquantized(AUTO[task][0].from_config(config), task)
+        kept = unquantized(model_class(task).from_config(config), task)
     found = loading_options(spec, kept)
     if "gguf_file" not in source.options:
         return _load_model(source, task, config, options | found)
@@ -245,7 +248,7 @@ def unquantized(model: PreTrainedModel, task: str) -> list[str]:
         path
         for path, module in model.named_modules()
         if module is output
-        or (task in CLASSIFICATION and path.split(".")[0] not in ("", backbone))
+        or (TASKS.get(task).new_head and path.split(".")[0] not in ("", backbone))
         or _POOLER.search(f"{path}.")
     ]
 
@@ -255,7 +258,7 @@ def _new_modules(model: PreTrainedModel, missing: set[str], task: str, name: str
     keys = sorted(key for key in missing if not _HARMLESS.search(key))
     backbone = f"{model.base_model_prefix}."
     heads = [key for key in keys if not key.startswith(backbone) or _POOLER.search(key)]
-    lost = keys if task not in CLASSIFICATION else [key for key in keys if key not in heads]
+    lost = keys if not TASKS.get(task).new_head else [key for key in keys if key not in heads]
     if lost:
         raise ModelError(
             f"the checkpoint of '{name}' lacks {len(lost)} weights of {type(model).__name__} or has them in "

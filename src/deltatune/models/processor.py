@@ -10,6 +10,7 @@ from transformers import AutoConfig, GenerationConfig, PreTrainedConfig
 from deltatune.models.quiet import quiet
 from deltatune.models.source import Source, explained, locate, processor_of
 from deltatune.models.tasks import check_task
+from deltatune.tasks import TASKS
 
 if TYPE_CHECKING:
     from deltatune.recipe.sections import ModelSpec
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 def processor_name(task: str) -> str:
     """What turns the rows of a task into a model's input, in words."""
-    return "image processor" if task == "image-classification" else "tokenizer"
+    return "image processor" if TASKS.get(task).reads == "images" else "tokenizer"
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +34,7 @@ class ModelFacts:
 
 def model_facts(source: Source, config: PreTrainedConfig, task: str) -> ModelFacts:
     """Read them from a model's config and, if it has one, its generation config."""
-    if task == "image-classification":
+    if TASKS.get(task).reads == "images":
         return ModelFacts(config)
     try:
         stored = GenerationConfig.from_pretrained(source.path, **source.options).eos_token_id

@@ -17,6 +17,7 @@ from transformers import AutoImageProcessor, AutoTokenizer
 from deltatune.errors import DeltatuneError, ModelError
 from deltatune.models.bundled import PREFIX, resolve
 from deltatune.models.resolution import processor_sizes
+from deltatune.tasks import TASKS
 
 if TYPE_CHECKING:
     from deltatune.recipe.sections import ModelSpec
@@ -88,7 +89,7 @@ def _hub_answers() -> bool:
 
 def processor_of(source: Source, task: str, image_size: int | None = None) -> Any:
     """The tokenizer, or for images the image processor, giving squares of `image_size` pixels."""
-    if task == "image-classification":
+    if TASKS.get(task).reads == "images":
         processor = AutoImageProcessor.from_pretrained(source.path, **source.options)
         if image_size is None:
             return processor

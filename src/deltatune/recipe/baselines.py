@@ -9,7 +9,7 @@ from __future__ import annotations
 from deltatune.recipe.axes import slug
 from deltatune.recipe.bases import short_names
 from deltatune.recipe.schema import MethodEntry, Recipe
-from deltatune.recipe.sections import CLASSIFICATION_TASKS
+from deltatune.tasks import TASKS
 
 BASELINES = ("majority", "head")
 
@@ -20,7 +20,7 @@ def with_baselines(recipe: Recipe) -> Recipe:
     They are trained as the recipe's `train` section says, and put last. With `baselines: false`, and in other
     tasks, the recipe is returned as it is.
     """
-    if recipe.task not in CLASSIFICATION_TASKS or not recipe.baselines:
+    if not TASKS.get(recipe.task).has_classes or not recipe.baselines:
         return recipe
     entries, models = list(recipe.methods), recipe.models
     for method in BASELINES:

@@ -17,7 +17,6 @@ from pydantic import AfterValidator, Field, Strict, model_validator
 from deltatune.errors import RecipeError
 from deltatune.recipe.axes import SECTIONS, by_section, check_fields, check_section_field, section_of
 from deltatune.recipe.sections import (
-    CLASSIFICATION_TASKS,
     HEAD_LR,
     TUNED,
     Count,
@@ -28,6 +27,7 @@ from deltatune.recipe.sections import (
     Text,
     TrainSpec,
 )
+from deltatune.tasks import TASKS
 
 if TYPE_CHECKING:
     from deltatune.core.method import MethodConfig
@@ -242,7 +242,7 @@ def choosing_conflicts(recipe: Recipe) -> Iterator[Conflict]:
                     f"stands beside tune.{name}, a list of the rates for every entry; "
                     f"take it out, or give tune.{name} as a number of rates around each entry's own.",
                 )
-    if tune is not None and tune.head_lr is not None and recipe.task not in CLASSIFICATION_TASKS:
+    if tune is not None and tune.head_lr is not None and not TASKS.get(recipe.task).new_head:
         yield "tune.head_lr", f"is for new heads of classifiers; {recipe.task} has none: leave it out."
     yield from _search_conflicts(recipe)
     if halving is not None and halving.among == "entry" and tune is None and recipe.search is None:

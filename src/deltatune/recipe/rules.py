@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from deltatune.recipe.axes import section_of
 from deltatune.recipe.choosing import choosing_conflicts, ends, searched_axes
-from deltatune.recipe.sections import CHAT, CLASSIFICATION_TASKS, IMAGE_FORMATS, DataSpec, Format
+from deltatune.recipe.sections import CHAT, IMAGE_FORMATS, DataSpec, Format
 from deltatune.recipe.templates import template_fields
+from deltatune.tasks import TASKS
 
 if TYPE_CHECKING:
     from deltatune.recipe.schema import Recipe
@@ -35,7 +36,10 @@ PACKED = (".gz", ".bz2", ".xz", ".zst")
 
 LONGEST_NAME = 200
 """Bytes; file systems allow 255, and a folder's name has a seed and what is tried in it too."""
-CLASS_METRICS = "loss, accuracy and macro_f1"
+
+DEFAULT_TEMPLATE = "{input}"
+OF_TARGETS = ("data.max_target_tokens", "evaluation.num_beams", "evaluation.max_new_tokens")
+"""Fields about targets and about what is written in their place."""
 
 Conflict = tuple[str, str]
 """(dotted path of the field, what is wrong and what to do)"""
@@ -138,14 +142,15 @@ def _own(recipe: Recipe, section: str, name: str) -> Iterator[tuple[str, Any]]:
 
 
 def _template(field: str, template: str, recipe: Recipe) -> Iterator[Conflict]:
-    columns = recipe.data.columns
-    if recipe.task == "image-classification":
-        if template != "{input}":
-            yield field, "is for text; with the task image-classification the model reads the image alone."
+    columns, task = recipe.data.columns, TASKS.get(recipe.task)
+    if reason := task.senseless.get("data.template"):
+        if template != DEFAULT_TEMPLATE:
+            yield field, reason.format(task=task.name)
         return
     if template == CHAT:
-        if recipe.task != "causal-lm":
-            yield field, "'chat' is for the task causal-lm only."
+        if not task.chat:
+            able = [name for name in TASKS.names() if TASKS.get(name).chat]
+            yield field, f"'chat' is for the task {' or '.join(able)} only."
         if columns.target is None:
             yield "data.columns.target", "is null, but a chat turn needs an answer as its target."
         return
@@ -169,21 +174,15 @@ def _fields(field: str, template: str) -> tuple[list[str], list[Conflict]]:
 
 def _without_effect(recipe: Recipe) -> Iterator[Conflict]:
     """Entries that differ in what a task does not use would be the same, and rank as a tie."""
-    classes, images = recipe.task in CLASSIFICATION_TASKS, recipe.task == "image-classification"
-    unused = {
-        ("data", "max_input_tokens"): images,
-        ("data", "max_target_tokens"): classes or not recipe.has_targets,
-        ("evaluation", "num_beams"): classes or not recipe.has_targets,
-        ("evaluation", "max_new_tokens"): classes or not recipe.has_targets,
-    }
-    for (section, name), useless in unused.items():
-        for where, value in _own(recipe, section, name) if useless else ():
+    unused = TASKS.get(recipe.task).without_effect if recipe.has_targets else OF_TARGETS
+    for field in unused:
+        for where, value in _own(recipe, *field.split(".")):
             what = recipe.task if recipe.has_targets else f"{recipe.task} without a target"
             yield where, f"({value}) has no effect on {what}: leave it out."
 
 
 def _task(recipe: Recipe) -> Iterator[Conflict]:
-    data, task = recipe.data, recipe.task
+    data, task = recipe.data, TASKS.get(recipe.task)
     names = {
         f"data.{part}": name
         for part in ("source", "train", "validation", "test")
@@ -192,25 +191,37 @@ def _task(recipe: Recipe) -> Iterator[Conflict]:
     formats = {field: format_by_name(name, data.format) for field, name in names.items()}
     yield from _text_files(data, set(formats.values()))
     for field, kind in formats.items():
-        if task == "image-classification" and kind not in (*IMAGE_FORMATS, "auto", "hub", "bundled"):
+        if task.formats and kind not in (*task.formats, "auto", "hub", "bundled"):
             yield (
                 field,
-                f"has format {kind}, which holds no images; {task} reads {', '.join(IMAGE_FORMATS)} or hub.",
+                f"has format {kind}, which holds no {task.reads}; {task.name} reads "
+                f"{', '.join(task.formats)} or hub.",
             )
-        if task != "image-classification" and kind in IMAGE_FORMATS:
-            yield field, f"has format {kind}, which holds images; they need the task image-classification."
-    models = {f"methods.{index}.model": entry.model for index, entry in enumerate(recipe.methods)}
-    for field, model in {"model": recipe.model, **models}.items():
-        if model and model.image_size is not None and task != "image-classification":
-            yield f"{field}.image_size", f"is for image-classification; {task} reads text."
-    if task in CLASSIFICATION_TASKS and data.target_template is not None:
-        yield "data.target_template", f"is for generated text; the target of {task} is a label."
-    if data.columns.target is None and task != "causal-lm":
+        if task.reads == "text" and kind in IMAGE_FORMATS:
+            able = [name for name in TASKS.names() if TASKS.get(name).reads == "images"]
+            yield field, f"has format {kind}, which holds images; they need the task {' or '.join(able)}."
+    yield from _senseless(recipe)
+    if data.columns.target is None and not task.plain_text:
+        able = [name for name in TASKS.names() if TASKS.get(name).plain_text]
         yield (
             "data.columns.target",
-            f"is null, but {task} needs a target; only causal-lm can learn plain text.",
+            f"is null, but {task.name} needs a target; only {' or '.join(able)} can learn plain text.",
         )
     yield from _metrics(recipe)
+
+
+def _senseless(recipe: Recipe) -> Iterator[Conflict]:
+    """Fields that the task has no use for, and that say something all the same."""
+    task, defaults = TASKS.get(recipe.task), {"data.template": DEFAULT_TEMPLATE}
+    for field, reason in task.senseless.items():
+        section, name = field.split(".")
+        places = {section: getattr(recipe, section)}
+        places |= {
+            f"methods.{index}.{section}": getattr(e, section) for index, e in enumerate(recipe.methods)
+        }
+        for where, given in places.items():
+            if field not in defaults and given is not None and getattr(given, name, None) is not None:
+                yield f"{where}.{name}", reason.format(task=task.name)
 
 
 def _text_files(data: DataSpec, formats: set[str]) -> Iterator[Conflict]:
@@ -226,12 +237,13 @@ def _metrics(recipe: Recipe) -> Iterator[Conflict]:
     named: list[tuple[str, str]] = [("primary", evaluation.primary), ("select_by", evaluation.select_by)]
     if evaluation.metrics != "auto":
         named += [("metrics", metric) for metric in evaluation.metrics]
-    if recipe.task in CLASSIFICATION_TASKS:
+    task = TASKS.get(recipe.task)
+    if task.scored_as == "classes":
         for field, metric in named:
-            if metric not in ("auto", "loss", "accuracy", "macro_f1"):
+            if metric not in ("auto", *task.metrics):
                 yield (
                     f"evaluation.{field}",
-                    f"({metric}) is for generated text; {recipe.task} has {CLASS_METRICS}.",
+                    f"({metric}) is for generated text; {task.name} has {', '.join(task.metrics)}.",
                 )
 
 
@@ -294,7 +306,7 @@ def _starts(recipe: Recipe) -> Iterator[Conflict]:
 
 def _training(recipe: Recipe) -> Iterator[Conflict]:
     data = recipe.data
-    if recipe.task not in CLASSIFICATION_TASKS:
+    if not TASKS.get(recipe.task).new_head:
         given = [("train.head_lr", recipe.train.head_lr), *_own(recipe, "train", "head_lr")]
         for field, rate in given:
             if rate is not None:

@@ -22,7 +22,7 @@ from deltatune.recipe.sections import (
     QuantizationSpec,
     Reading,
     Section,
-    Task,
+    TaskName,
     Text,
     TrainSpec,
 )
@@ -113,7 +113,7 @@ class MethodEntry(Section):
 class Recipe(Section):
     """Everything that determines a comparison, or with one method and one seed, a run."""
 
-    task: Task
+    task: TaskName
     """What the model is to do."""
     model: ModelSpec
     """The base: a name, or `{name, revision, trust_remote_code, attention}`. A list of bases compares every

@@ -9,9 +9,22 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, Strict, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+    Strict,
+    field_validator,
+    model_validator,
+)
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, core_schema
 
-Task = Literal["text-to-text", "causal-lm", "text-classification", "image-classification"]
+from deltatune.errors import nearest
+from deltatune.tasks import TASKS
+
 Format = Literal[
     "auto",
     "csv",
@@ -33,8 +46,6 @@ Metric = Literal[
     "accuracy", "macro_f1", "loss", "perplexity",
 ]  # fmt: skip
 
-TEXT_TASKS = ("text-to-text", "causal-lm", "text-classification")
-CLASSIFICATION_TASKS = ("text-classification", "image-classification")
 IMAGE_FORMATS = ("image-folder", "npz")
 PARTS = ("train", "validation", "test")
 HEAD_LR = 3e-3
@@ -65,6 +76,28 @@ def seconds_of(every: str | int) -> float | None:
     """The seconds of a `Duration`; None for what is none."""
     found = re.fullmatch(r"([\d.]+)\s*(s|min|h)", str(every))
     return float(found[1]) * _SECONDS[found[2]] if found else None
+
+
+def _known(task: str) -> str:
+    if task not in TASKS:
+        raise ValueError(f"{task!r} is not a known task. {nearest(task, TASKS.names())}")
+    return task
+
+
+class TaskName(str):
+    """The name of a task, checked against the registry; the JSON Schema lists those that are known."""
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        """A string that names a task."""
+        return core_schema.no_info_after_validator_function(_known, core_schema.str_schema(strict=True))
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        """The names, as they are registered when the schema is asked for."""
+        return {"type": "string", "enum": TASKS.names()}
 
 
 class Section(BaseModel):
@@ -129,7 +162,8 @@ class ColumnsSpec(Section):
     """The column that the model reads. `auto`: the format's own (`table`, `sentence`, `image`) or `input`."""
     target: Text | None = "auto"
     """The column to produce: a text, or the label of a classification. `auto`: the format's own (`title`,
-    `label`), else `target`. Null (causal-lm only): there is none, the model learns the input text itself."""
+    `label`), else `target`. Null, in tasks that can learn plain text: there is none, the model learns the
+    input itself."""
     id: Text | None = None
     """The column that names a row in messages and predictions. Null: the row's number."""
 
@@ -156,9 +190,10 @@ class Reading(Section):
 
     template: Text = "{input}"
     """Text that the model reads, with `{column}` for a column of the row and `{input}` for the input column;
-    write `{{` for a brace. `chat` (causal-lm): the tokenizer's chat template, the input as user turn."""
+    write `{{` for a brace. `chat`: the tokenizer's chat template, with the input as user turn."""
     max_input_tokens: Annotated[int, Strict(), Field(ge=4)] = 512
-    """Longer inputs are truncated, and counted: on the right, or on the left for causal-lm prompts."""
+    """Longer inputs are truncated, and counted: on the right, or on the left for prompts of
+    decoder-only models."""
     max_target_tokens: Annotated[int, Strict(), Field(ge=2)] = 64
     """Longer targets are truncated, and counted. The end token has its place within the limit."""
 
@@ -189,7 +224,8 @@ class DataSpec(Reading):
     """Which columns mean what."""
     target_template: Text | None = None
     """Text that the model shall produce, as `template`, with `{target}` for the target column. Null: the
-    target itself. For causal-lm, target tokens directly follow the prompt's: begin with a space if needed."""
+    target itself. In decoder-only models, its tokens directly follow the prompt's: begin with a space where
+    one is needed."""
     limit: LimitSpec = LimitSpec()
     """Use fewer rows."""
 

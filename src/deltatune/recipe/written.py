@@ -15,8 +15,8 @@ import yaml
 
 from deltatune.errors import RecipeError
 from deltatune.recipe.load import parse_recipe
-from deltatune.recipe.sections import CLASSIFICATION_TASKS
 from deltatune.recipe.yaml_text import Loader
+from deltatune.tasks import TASKS
 
 NAME = "recipe.yaml"
 _ALWAYS = ("task", "model", "data", "methods", "train", "evaluation")
@@ -104,8 +104,8 @@ def _differing(before: Mapping[str, Any], content: Mapping[str, Any]) -> dict[st
 
 
 def _of_then(before: Mapping[str, Any]) -> Mapping[str, Any]:
-    train = before.get("train")
-    if before.get("task") not in CLASSIFICATION_TASKS or not isinstance(train, Mapping):
+    task, train = before.get("task"), before.get("train")
+    if task not in TASKS or not TASKS.get(str(task)).new_head or not isinstance(train, Mapping):
         return before
     return {**before, "train": {"head_lr": _HEADS_OF_THEN, **train}}
 

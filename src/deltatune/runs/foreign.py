@@ -23,16 +23,14 @@ from deltatune.errors import AdapterError, ModelError, nearest
 from deltatune.models.fingerprint import fingerprint
 from deltatune.models.labels import base_labels, in_base_order, named, spelled_as
 from deltatune.models.load import LoadedBase, load_base, read_config
-from deltatune.models.tasks import AUTO, CLASSIFICATION
 from deltatune.recipe import DataSpec, ModelSpec, Recipe, load_recipe, parse_recipe
 from deltatune.recipe.given import Given
 from deltatune.recipe.schema import MethodEntry
 from deltatune.recipe.wanted import FILE
 from deltatune.runs.loaded import NAME, LoadedRun
+from deltatune.tasks import TASKS
 from deltatune.train.machine import computes_bfloat16
 
-TASKS = {"SEQ_2_SEQ_LM": "text-to-text", "CAUSAL_LM": "causal-lm", "SEQ_CLS": "text-classification"}
-"""What peft's task types are here."""
 _RUN = (FILE, "result.json")
 
 
@@ -96,14 +94,16 @@ def _recipe(saved: SavedAdapter, place: Path, given: Given, *, trust_remote_code
     """The recipe that a run of this adapter could have had; without rows, unless one is given."""
     model = _model(saved, place, given).model_copy(update={"trust_remote_code": trust_remote_code})
     entry = MethodEntry(name=saved.method, method=saved.method, config=saved.config.model_dump(mode="json"))
-    own = TASKS.get(saved.peft.get("task_type") or "")
+    own = next((task for task in TASKS.names() if _peft_type(task, saved)), None)
     if given.recipe is None:
         task = given.task or own
-        if task not in AUTO:
+        if task is None or task not in TASKS:
             raise AdapterError(
                 "the adapter does not tell what it is for." if task is None else f"{task!r} is no task.",
                 field="--task",
-                remedy=f"Name it: {', '.join(AUTO)}." if task is None else nearest(task, AUTO),
+                remedy=f"Name it: {', '.join(TASKS.names())}."
+                if task is None
+                else nearest(task, TASKS.names()),
             )
         template = given.template or "{input}"
         content = {"task": task, "model": model.name, "data": {"source": "hub:none", "template": template}}
@@ -121,6 +121,12 @@ def _recipe(saved: SavedAdapter, place: Path, given: Given, *, trust_remote_code
         template = given.template or made.data.template
         rows = {"data": made.data.model_copy(update={"template": template})}
     return made.model_copy(update={"model": model, "methods": [entry], "quantization": None, **rows})
+
+
+def _peft_type(task: str, saved: SavedAdapter) -> bool:
+    """Whether peft says that the adapter is for this task."""
+    kind = TASKS.get(task).peft_type
+    return kind is not None and kind == saved.peft.get("task_type")
 
 
 def _model(saved: SavedAdapter, place: Path, given: Given) -> ModelSpec:
@@ -160,7 +166,7 @@ def _base(recipe: Recipe, given: Given, *, dtype: str) -> LoadedBase:
     That order is the base's own where it has these classes or the user names none, and what the user says
     else. It is never guessed from rows.
     """
-    if recipe.task not in CLASSIFICATION:
+    if not TASKS.get(recipe.task).has_classes:
         return load_base(recipe.model, recipe.task, None, dtype=dtype)
     config = read_config(recipe.model)
     known = base_labels(config)
@@ -182,7 +188,7 @@ def _named_classes(config: PreTrainedConfig, given: Given) -> list[str]:
 
 def _other_classes(recipe: Recipe, base: LoadedBase, given: Given) -> str:
     """What a classifier's adapter may lack besides."""
-    if recipe.task not in CLASSIFICATION or given.labels is not None:
+    if not TASKS.get(recipe.task).has_classes or given.labels is not None:
         return ""
     return (
         f" The base names {len(base.labels or [])} classes ({named(base.labels or [])}): if the adapter's "

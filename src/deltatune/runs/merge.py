@@ -256,7 +256,7 @@ def _batch(loaded: LoadedRun) -> tuple[dict[str, Tensor], str]:
         note = f"{len(rows)} test rows"
     except DataError:
         batch, note = (
-            _random_batch(loaded.base.model, loaded.recipe.task),
+            _random_batch(loaded.base.model),
             f"random inputs (the data are {'gone' if loaded.names_rows else 'not named'})",
         )
     labels = batch.pop("labels", None)
@@ -265,11 +265,11 @@ def _batch(loaded: LoadedRun) -> tuple[dict[str, Tensor], str]:
     return batch, note
 
 
-def _random_batch(model: PreTrainedModel, task: str) -> dict[str, Tensor]:
+def _random_batch(model: PreTrainedModel) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(0)
-    if task == "image-classification":
+    if model.main_input_name == "pixel_values":
         size = model.config.image_size
         return {"pixel_values": torch.randn(ROWS, 3, size, size, generator=generator)}
     ids = torch.randint(3, model.config.vocab_size, (ROWS, 32), generator=generator)
     batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-    return batch | ({"labels": ids[:, :8]} if task == "text-to-text" else {})
+    return batch | ({"labels": ids[:, :8]} if model.config.is_encoder_decoder else {})

@@ -16,7 +16,7 @@ from deltatune.data.load import load_data, prompt_row
 from deltatune.data.readers import Writing
 from deltatune.data.rows import Row
 from deltatune.errors import DataError
-from deltatune.evaluate import Prediction, classify, evaluate, generate, probabilities
+from deltatune.evaluate import Prediction, answer, evaluate
 from deltatune.files import write_lines
 from deltatune.recipe import Recipe
 from deltatune.recipe.given import Given
@@ -25,11 +25,11 @@ from deltatune.recipe.templates import template_fields
 from deltatune.runs.inputs import Asked, named_inputs
 from deltatune.runs.load import load_run
 from deltatune.runs.loaded import NAME, LoadedRun
+from deltatune.tasks import TASKS
 from deltatune.train.machine import fast_cpu
 from deltatune.train.room import new_tokens, require_positions
 
 BATCH = 16
-CLASSIFICATION = ("text-classification", "image-classification")
 
 
 def evaluate_run(
@@ -136,7 +136,7 @@ def predict(
     if isinstance(inputs, Path):
         spec = loaded.recipe.data
         writing = Writing(spec.delimiter, spec.encoding)
-        named = named_inputs(inputs, images=loaded.recipe.task == "image-classification", writing=writing)
+        named = named_inputs(inputs, images=TASKS.get(loaded.recipe.task).reads == "images", writing=writing)
     else:
         named = ((str(number), value) for number, value in enumerate(inputs))
     while chunk := list(itertools.islice(named, BATCH)):
@@ -159,7 +159,7 @@ def _row(recipe: Recipe, row_id: str, value: Asked) -> Row | Failed:
         columns = _columns(value, recipe)
         if isinstance(columns, Mapping):
             row_id = str(columns.get(recipe.data.columns.id or "", row_id))
-            if recipe.task == "image-classification" and not any(map(is_image, columns.values())):
+            if TASKS.get(recipe.task).reads == "images" and not any(map(is_image, columns.values())):
                 columns = _image(columns, recipe.data)
         return prompt_row(columns, recipe.data, recipe.task, row_id)
     except DataError as error:
@@ -232,23 +232,5 @@ def _encoded(loaded: LoadedRun, made: list[Row | Failed]) -> tuple[Encoded | Non
 
 def _answers(loaded: LoadedRun, rows: list[Row], encoded: Encoded) -> list[Prediction]:
     """What the model makes of rows."""
-    spec = loaded.recipe.evaluation
-    found: dict[int, Prediction] = {}
-    if loaded.recipe.task in CLASSIFICATION:
-        labels = loaded.encoder.labels or []
-        for index, scores, _ in classify(loaded.model, encoded, loaded.encoder, batch_size=BATCH):
-            row, best = rows[index], labels[int(scores.argmax())]
-            known = probabilities(labels, scores)
-            found[index] = Prediction(row.id, row.input_text(), "", best, None, probabilities=known)
-    else:
-        for index, generation in generate(
-            loaded.model,
-            encoded,
-            loaded.encoder,
-            batch_size=BATCH,
-            max_new_tokens=spec.max_new_tokens,
-            num_beams=spec.num_beams,
-        ):
-            row = rows[index]
-            found[index] = Prediction(row.id, row.input_text(), "", generation.text, generation.stopped)
-    return [found[index] for index in range(len(rows))]
+    spec = loaded.recipe.evaluation.model_copy(update={"batch_size": BATCH})
+    return answer(loaded.model, rows, encoded, loaded.encoder, spec)

@@ -13,11 +13,12 @@ from deltatune.core.model import AdaptedModel
 from deltatune.memory.predict import Setup, predict
 from deltatune.memory.scale import depths_of, with_depths
 from deltatune.memory.shapes import llama
-from deltatune.memory.step import BatchShape
 from deltatune.models.load import DTYPES, unquantized
-from deltatune.models.tasks import AUTO
+from deltatune.models.tasks import model_class, possible_tasks
 from deltatune.quant.inplace import quantize_
 from deltatune.quant.loading import compute_dtype
+from deltatune.tasks import TASKS
+from deltatune.tasks.shapes import BatchShape
 from deltatune.train.machine import fast_cpu
 
 MOST_PARAMETERS = 250_000_000
@@ -55,7 +56,7 @@ def _small(setup: Setup) -> Setup:
     if found.total_parameters > MOST_PARAMETERS:
         stand_in = llama(1024, 2816, 2, 16, vocab_size=8000)
         shape = BatchShape(4, 128, 0, 64)
-        return shallow.changed(config=stand_in, task="causal-lm", shape=shape, heads=None)
+        return shallow.changed(config=stand_in, task=possible_tasks(stand_in)[0], shape=shape, heads=None)
     rows = setup.shape.rows
     if not setup.gpu:
         rows = max(1, min(rows, int(rows * MOST_FLOPS / max(found.flops, 1))))
@@ -74,7 +75,9 @@ def _timed(setup: Setup) -> float:
         optimizer = torch.optim.AdamW([p for _, p in adapter.trainable()], fused=True)
         seconds = 0.0
         for _ in range(2):
-            batch = {name: value.to(device) for name, value in setup.shape.batch(setup.task).items()}
+            batch = {
+                name: value.to(device) for name, value in TASKS.get(setup.task).blank(setup.shape).items()
+            }
             started = time.perf_counter()
             summed_loss(model, batch, setup.task).backward()
             optimizer.step()
@@ -91,7 +94,7 @@ def _random_base(setup: Setup) -> Any:
     """The base of a setup with random weights, quantized where the setup's is."""
     spec = setup.quantization
     dtype = DTYPES[setup.dtype] if spec is None else compute_dtype(spec)
-    base = AUTO[setup.task][0].from_config(setup.config, dtype=dtype)
+    base = model_class(setup.task).from_config(setup.config, dtype=dtype)
     if spec is not None:
         quantize_(base, unquantized(base, setup.task), spec)
     return base

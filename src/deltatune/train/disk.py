@@ -19,6 +19,7 @@ from deltatune.evaluate.run import MOST_CLASSES
 from deltatune.memory.predict import Prediction, Setup
 from deltatune.recipe.choosing import searched
 from deltatune.recipe.schema import MethodEntry, Recipe
+from deltatune.tasks import TASKS
 
 SMALL_FILES = 100_000
 """Recipe, result, certificate and manifests of a run, and all of a state that grows with nothing."""
@@ -132,7 +133,7 @@ def _predictions(recipe: Recipe, dataset: Dataset) -> int:
 
 def _positions(setup: Setup, lengths: Sequence[int]) -> int:
     """What the frozen layers give, over all training rows."""
-    if setup.task != "image-classification":
+    if TASKS.get(setup.task).reads == "text":
         return sum(lengths)
     size, patch = setup.image_size or _number(setup, "image_size"), _number(setup, "patch_size")
     return len(lengths) * ((size // patch) ** 2 + 2) if patch else 0

@@ -24,12 +24,12 @@ from deltatune.memory.fit import OVERHEAD, Predict, changes, fits, propose
 from deltatune.memory.predict import Prediction, Setup, planned_model
 from deltatune.memory.scale import predict_scaled
 from deltatune.memory.shapes import shape_named
-from deltatune.memory.step import BatchShape
 from deltatune.models.processor import load_processor
 from deltatune.models.source import locate
-from deltatune.models.tasks import CLASSIFICATION
+from deltatune.models.tasks import possible_tasks, supports
 from deltatune.recipe.schema import MethodEntry, Recipe
 from deltatune.recipe.sections import ModelSpec
+from deltatune.tasks.shapes import BatchShape
 from deltatune.train.budget import sized_for
 from deltatune.train.calibrate import Rates
 from deltatune.train.context import base_dtype, eager_up_to
@@ -76,11 +76,11 @@ class Planned:
         """
         spec, data = recipe.model_of(entry), recipe.data_of(entry)
         if shape is not None:
-            task, config = shape_named(shape)
-            # A decoder with a head for classes is planned like any other.
-            if recipe.task != task and (task, recipe.task) != ("causal-lm", "text-classification"):
+            config = shape_named(shape)
+            if not supports(config, recipe.task):
                 raise ModelError(
-                    f"{shape} is a model for {task}, and the recipe's task is {recipe.task}.",
+                    f"{shape} is a model for {' or '.join(possible_tasks(config))}, and the recipe's task is "
+                    f"{recipe.task}.",
                     field="--shape",
                     remedy="Ask about a shape for this task, or give no recipe.",
                 )
@@ -96,8 +96,7 @@ class Planned:
         if len(dataset.train) <= MOST_ROWS:
             encoder = Encoder(recipe.task, processor, data, dataset.labels, facts)
             found.encoded = encoder.encode(dataset.train)
-            if recipe.task == "image-classification":
-                found.pixels = encoder.collate(found.encoded.features[:1])["pixel_values"]
+            found.pixels = encoder.collate(found.encoded.features[:1]).get("pixel_values")
         return found
 
     def largest(self, entry: MethodEntry) -> Largest:
@@ -305,14 +304,13 @@ def shape_recipe(name: str) -> Mapping[str, Any]:
     Raises:
         ModelError: There is no such shape.
     """
-    task, _ = shape_named(name)
-    target = "target" if task not in CLASSIFICATION else "label"
+    task = possible_tasks(shape_named(name))[0]
     lora = {"lora": {"r": 16, "targets": ["all-linear"]}}
     return {
         "task": task,
         "model": name,
         "data": {
-            "train": "unread.jsonl", "columns": {"input": "input", "target": target},
+            "train": "unread.jsonl", "columns": {"input": "input", "target": "target"},
             "split": {"validation": 0.1, "test": 0.1}, "max_input_tokens": 448, "max_target_tokens": 64,
         },
         "methods": [

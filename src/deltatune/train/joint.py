@@ -9,7 +9,7 @@ import torch
 
 from deltatune.core.adapter import Adapter
 from deltatune.core.delta import Dropout
-from deltatune.core.loss import count_targets, logits_for, summed_cross_entropy
+from deltatune.core.loss import count_targets, logits_for, loss_of
 from deltatune.memory.batch import shape_of
 from deltatune.train.loop import Trainer
 from deltatune.train.steps import Gradients
@@ -34,12 +34,12 @@ def joint_gradients(asked: Sequence[tuple[Trainer, list[int]]]) -> list[Gradient
         routes[trainer.name] = slice(end, end + len(rows))
         end += len(rows)
     batches = [{name: tensor[rows] for name, tensor in batch.items()} for rows in routes.values()]
-    counts = [count_targets(own, encoder.task, model) for own in batches]
+    counts = [count_targets(own, encoder.task) for own in batches]
     with model.routing(routes, end):
         trainers[0].train_mode()
         logits, targets = logits_for(model, batch, encoder.task)  # row after row, so run after run
         losses = [
-            summed_cross_entropy(own, wanted) / count
+            loss_of(encoder.task, own, wanted) / count
             for own, wanted, count in zip(logits.split(counts), targets.split(counts), counts, strict=True)
         ]
         del logits

@@ -21,7 +21,8 @@ from torch import Tensor
 from deltatune.core.model import AdaptedModel
 from deltatune.core.observer import Observer
 from deltatune.core.trunk import Trunk, trunk_of
-from deltatune.data.encode import Encoder, Feature
+from deltatune.data.encode import Encoder
+from deltatune.tasks.task import Feature
 from deltatune.train.certificate import logits, rounding
 from deltatune.train.machine import available_memory
 

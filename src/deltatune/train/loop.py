@@ -27,6 +27,7 @@ from deltatune.evaluate import evaluate, higher_is_better, loss_on
 from deltatune.memory.batch import largest_micro_batch
 from deltatune.recipe.schema import EvaluationSpec, TrainSpec
 from deltatune.recipe.sections import seconds_of
+from deltatune.tasks import TASKS
 from deltatune.train.certificate import Certificate, snapshot
 from deltatune.train.inputs import Inputs
 from deltatune.train.kept import KeptTrunk, keep_trunk
@@ -111,7 +112,7 @@ class Trainer:
         # Full fine-tuning keeps its own parameters in float32 and computes in the base's precision.
         with self.model.using():  # else its parameters stand in the places of the base's
             dtype = next(self.model.base.parameters()).dtype
-        self._speed = "images/s" if task == "image-classification" else "tokens/s"
+        self._speed = f"{TASKS.get(task).unit}/s"
         self._quantized = quant.describe(self.model.base) is not None
         self._autocast = bool(self.adapter.own) and dtype != torch.float32
 
@@ -303,7 +304,7 @@ class Trainer:
         """Gradients of the mean loss over `rows`, `size` at once: (loss, micro-batches, targets)."""
         parts = [rows[at : at + size] for at in range(0, len(rows), size)]
         micro = [(part, self.encoder.collate([self.train.features[row] for row in part])) for part in parts]
-        targets = sum(count_targets(batch, self.encoder.task, self.model) for _, batch in micro)
+        targets = sum(count_targets(batch, self.encoder.task) for _, batch in micro)
         total_loss = 0.0
         for index, (part, batch) in enumerate(micro):
             loss = self._loss_sum(part, batch) / targets

@@ -14,8 +14,10 @@ import torch
 from torch import Tensor
 
 from deltatune.core.model import AdaptedModel
-from deltatune.data.encode import Encoded, Encoder, Feature
+from deltatune.data.encode import Encoded, Encoder
 from deltatune.evaluate.generation import next_token_logits
+from deltatune.tasks import TASKS
+from deltatune.tasks.task import Feature
 from deltatune.train.certificate import Certificate, logits, rounding
 
 LINE = "same alone as in a batch"
@@ -94,7 +96,7 @@ def _scores(model: AdaptedModel, encoder: Encoder, features: Sequence[Feature]) 
     each prompt: prompts are padded on the other side.
     """
     found = [logits(model, _on(model, encoder.collate(features)))]
-    if encoder.task == "causal-lm" and all(feature["prompt_length"] for feature in features):
+    if TASKS.get(encoder.task).continues and all(feature["prompt_length"] for feature in features):
         found.append(next_token_logits(model, _on(model, encoder.collate_prompts(features))).float())
     return found
 

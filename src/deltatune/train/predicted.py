@@ -27,8 +27,7 @@ def predicted_run(
     """
     data, task, model = context.data(entry, base), context.recipe.task, base.loaded.model
     train = data.encoded("train")
-    images = task == "image-classification"
-    pixels = data.encoder.collate(train.features[:1])["pixel_values"] if images else None
+    pixels = data.encoder.collate(train.features[:1]).get("pixel_values")
     largest = largest_micro_batch(train, task, entry.train, seed, after_first=True).with_images(pixels)
     setup = setup_of(task, base.spec, entry, method, model.config).changed(
         shape=largest.shape,

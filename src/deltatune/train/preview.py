@@ -13,6 +13,7 @@ from deltatune.models.processor import load_processor, processor_name
 from deltatune.recipe.choosing import readings_of
 from deltatune.recipe.schema import Recipe
 from deltatune.recipe.sections import PARTS
+from deltatune.tasks import TASKS
 from deltatune.train.rundata import RunData, read_data, reading_label, whose
 
 
@@ -47,8 +48,8 @@ def preview(recipe: Recipe, samples: int = 5, observer: Observer | None = None) 
             encoder = Encoder(recipe.task, processor, data, dataset.labels, of_model)
             rows = RunData(dataset, encoder, whose(recipe, spec, data), warnings.append)
             tokens = {}
-            for part in PARTS if recipe.task != "image-classification" else ():
-                if getattr(dataset, part):
+            for part in PARTS:
+                if TASKS.get(recipe.task).reads == "text" and getattr(dataset, part):
                     tokens[part] = _counts(rows.encoded(part))
             found = [_sample(encoder, row) for row in limit_rows(dataset.train, samples, seed=0)]
             label = reading_label(recipe, data)
@@ -90,6 +91,6 @@ def _sample(encoder: Encoder, row: Row) -> dict[str, Any]:
 
 def _readable(piece: str, encoder: Encoder) -> str:
     """A token as the text that it stands for; vocabularies write blanks and other bytes in their own ways."""
-    if encoder.task == "image-classification" or "▁" in piece:
+    if TASKS.get(encoder.task).reads == "images" or "▁" in piece:
         return piece.replace("▁", " ")
     return str(encoder.processor.convert_tokens_to_string([piece])) or piece

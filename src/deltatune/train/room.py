@@ -5,22 +5,23 @@ Asked before anything is trained: otherwise training, or the evaluation after it
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 
 from deltatune.core.adapter import Adapter
 from deltatune.core.model import AdaptedModel
-from deltatune.data.encode import Encoded, Encoder, Feature
+from deltatune.data.encode import Encoded, Encoder
 from deltatune.errors import DataError
-from deltatune.evaluate.run import generates
+from deltatune.evaluate.keys import generates
 from deltatune.models.positions import Positions, positions_of
 from deltatune.recipe.schema import Recipe
 from deltatune.recipe.sections import PARTS
+from deltatune.tasks import TASKS
+from deltatune.tasks.task import INPUT, NEW, TARGET
 from deltatune.train.context import Context, SharedBase
 
-INPUT, TARGET, NEW = "data.max_input_tokens", "data.max_target_tokens", "evaluation.max_new_tokens"
 _METHOD = "method"
 _WORDS = {
     INPUT: "of its input",
@@ -74,13 +75,11 @@ def require_positions(
     Raises:
         DataError: There are such rows.
     """
-    if encoder.task == "image-classification":
-        return []
     positions, base, warnings = positions_of(model.base), type(model.base).__name__, []
     with torch.no_grad():
         own = adapter.position_shift + (0 if adapter.prompt is None else len(adapter.prompt()))
     for part, encoded in parts.items():
-        needs = _needs(encoder.task, encoded.features, own, new, positions)
+        needs = _needs(TASKS.get(encoder.task).places(encoded.features, new), own, positions)
         for need in needs:
             if need.there is not None and need.total > need.there:
                 raise DataError(
@@ -89,8 +88,8 @@ def require_positions(
                     field=next(iter(need.parts)),
                     remedy=need.remedy,
                 )
-        longest = max(needs, key=lambda need: need.total)
-        if positions.trained is not None and longest.total > positions.trained:
+        longest = max(needs, key=lambda need: need.total, default=None)
+        if longest and positions.trained is not None and longest.total > positions.trained:
             warnings.append(
                 f"the longest row of the {part} data takes {longest}, and {base} was trained with "
                 f"{positions.trained:,}: it may do badly on such rows."
@@ -118,21 +117,11 @@ def new_tokens(recipe: Recipe) -> int:
     return spec.max_new_tokens if generates(spec, recipe.task, targets=recipe.has_targets) else 0
 
 
-def _needs(task: str, features: Sequence[Feature], own: int, new: int, positions: Positions) -> list[_Need]:
-    """What the longest rows take: of the input's stack, and of a decoder's."""
-    longest = max(features, key=lambda feature: len(feature["input_ids"]))
-    count = len(longest["input_ids"])
-    if task != "causal-lm":
-        needs = [_Need({INPUT: count, _METHOD: own}, positions.input)]
-        if task == "text-to-text":
-            target = max(len(feature["labels"]) for feature in features)
-            needs += [_Need({TARGET: target}, positions.decoder), _Need({NEW: new}, positions.decoder)]
-        return needs
-    prompt = longest["prompt_length"]
-    if not prompt:  # the text is what is learned
-        return [_Need({INPUT: count, _METHOD: own}, positions.input)]
-    prompts = max(feature["prompt_length"] for feature in features)
+def _needs(places: list[tuple[str, dict[str, int]]], own: int, positions: Positions) -> list[_Need]:
+    """What the longest rows take, with the method's own tokens, which stand before the input."""
     return [
-        _Need({INPUT: prompt, TARGET: count - prompt, _METHOD: own}, positions.input),
-        _Need({INPUT: prompts, NEW: new, _METHOD: own}, positions.input),
+        _Need({**parts, _METHOD: own}, positions.input)
+        if stack == "input"
+        else _Need(parts, positions.decoder)
+        for stack, parts in places
     ]

@@ -11,6 +11,7 @@ import torch
 from deltatune.memory.fit import fits
 from deltatune.recipe.choosing import Together
 from deltatune.recipe.schema import MethodEntry
+from deltatune.tasks import TASKS
 from deltatune.train.context import Context, SharedBase
 from deltatune.train.forecast import this_machine
 from deltatune.train.predicted import predicted_run
@@ -54,7 +55,7 @@ def width(context: Context, entries: Sequence[MethodEntry], seed: int, together:
 
 def _tokens(context: Context, entries: Sequence[MethodEntry], base: SharedBase) -> float:
     """Of the largest of the entries' batches, on average. Images: many, since nothing was measured."""
-    if context.recipe.task == "image-classification":
+    if TASKS.get(context.recipe.task).reads == "images":
         return math.inf
     lengths = context.data(entries[0], base).encoded("train").lengths
     return max(entry.train.batch_size for entry in entries) * statistics.mean(lengths)

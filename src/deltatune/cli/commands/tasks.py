@@ -1,0 +1,87 @@
+"""`tasks`: what a model can be trained to do."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from deltatune.cli import output
+from deltatune.cli.options import Json
+from deltatune.tasks import TASKS, Task
+
+
+def _complete(incomplete: str) -> list[str]:
+    return [name for name in TASKS.names() if name.startswith(incomplete)]
+
+
+def tasks(
+    name: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="NAME", help="Explain this task.", autocompletion=_complete, show_default=False
+        ),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """List the tasks, or explain one: its rows, its bases, its metrics, and a recipe to begin with.
+
+    [bold]Examples[/bold]
+      $ deltatune tasks
+      $ deltatune tasks causal-lm
+    """
+    if name is None:
+        described = [_describe(TASKS.get(each)) for each in TASKS.names()]
+        output.emit_json(described) if as_json else _table(described)
+        return
+    task = _describe(TASKS.get(name, field="NAME"))
+    output.emit_json(task) if as_json else _explain(task)
+
+
+def _describe(task: Task) -> dict[str, Any]:
+    """What a task says about itself."""
+    return {
+        "name": task.name,
+        "title": task.title,
+        "when": task.when,
+        "rows": task.rows,
+        "base": task.auto_class,
+        "head": "a new one for the classes, where the base has none for them" if task.new_head else "its own",
+        "metrics": list(task.metrics),
+        "primary": task.primary,
+        "without_effect": [*task.senseless, *task.without_effect],
+        "example": task.example,
+    }
+
+
+def _table(described: list[dict[str, Any]]) -> None:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("task", "what is learned", "for"):
+        table.add_column(heading, no_wrap=heading == "task")
+    for each in described:
+        table.add_row(Text(each["name"], style="cyan"), Text(each["title"]), Text(each["when"], style="dim"))
+    console = output.stdout()
+    console.print(table)
+    console.print("\nExplain one: deltatune tasks NAME")
+
+
+def _explain(task: dict[str, Any]) -> None:
+    console = output.stdout()
+    console.print(Text(task["name"], style="bold cyan"))
+    grid = Table(box=None, pad_edge=False, show_header=False, padding=(0, 2, 0, 0))
+    for heading, text in (
+        ("idea", task["title"]),
+        ("when", task["when"]),
+        ("rows", task["rows"]),
+        ("base", f"loaded by {task['base']} of Transformers"),
+        ("head", task["head"]),
+        ("metrics", f"{', '.join(task['metrics'])}; {task['primary']} decides"),
+        ("no use for", ", ".join(task["without_effect"]) or "nothing: all fields of a recipe count"),
+    ):
+        grid.add_row(Text(heading, style="dim"), Text(text))
+    console.print(grid)
+    output.line("\nA recipe to begin with", "bold")
+    for line in task["example"].splitlines():
+        console.print(Text(f"  {line}"))

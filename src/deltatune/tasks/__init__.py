@@ -1,0 +1,23 @@
+"""The tasks, one file each. A new task is a file here and a line in this table.
+
+A package of one's own registers a task by an entry point of the group `deltatune.tasks`, and a script by one
+call: `TASKS.add("my-task", MyTask())`.
+"""
+
+from __future__ import annotations
+
+from deltatune.registry import Registry
+from deltatune.tasks.task import Task
+
+TASKS: Registry[Task] = Registry(
+    "task",
+    {
+        "text-to-text": "deltatune.tasks.text_to_text:TASK",
+        "causal-lm": "deltatune.tasks.causal_lm:TASK",
+        "text-classification": "deltatune.tasks.text_classification:TASK",
+        "image-classification": "deltatune.tasks.image_classification:TASK",
+    },
+    group="deltatune.tasks",
+)
+
+__all__ = ["TASKS", "Task"]

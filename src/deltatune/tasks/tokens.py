@@ -1,0 +1,78 @@
+"""What tasks about text share: padding, label masks, and what is wrong with a row."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from deltatune.errors import DataError
+from deltatune.tasks.task import Row, Tools
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+TEXT_METRICS = ("rouge", "bleu", "chrf", "exact_match", "stop_rate", "repetition_rate", "mean_length")
+"""Metrics of written texts that are meant for any of them."""
+LOSSES = ("loss", "perplexity")
+
+IMAGE_SIZE = {"model.image_size": "is for image-classification; {task} reads text."}
+"""The field of a recipe that text has no use for."""
+
+
+def text_of(row: Row) -> str:
+    """The row's input.
+
+    Raises:
+        DataError: It is an image.
+    """
+    if not isinstance(row.input, str):
+        raise DataError(
+            "holds an image, not a text.", field=f"row {row.id}", remedy="Use image-classification."
+        )
+    return row.input
+
+
+def target_ids(row: Row, tools: Tools, supervised: bool, *, as_target: bool) -> tuple[list[int], bool]:
+    """The tokens of a row's target with its end token, and whether they were cut.
+
+    Args:
+        row: The row.
+        tools: The tokenizer and the limit.
+        supervised: Whether there must be a target.
+        as_target: Whether the tokenizer has a way of its own for targets.
+
+    Raises:
+        DataError: It teaches nothing.
+    """
+    if not supervised and not row.target:
+        return [], False
+    ids, cut = tools.tokens.target(row.target, tools.spec.max_target_tokens, as_target=as_target)
+    if not tools.tokens.has_content(ids):
+        raise no_signal(row, f"no tokens for its target {row.target[:40]!r}")
+    return ids, cut
+
+
+def no_signal(row: Row, why: str) -> DataError:
+    """The error of a row that teaches nothing."""
+    return DataError(
+        f"gives {why}: there is nothing to learn from it.", field=f"row {row.id}", remedy="Mend or remove it."
+    )
+
+
+def padded(rows: Sequence[Sequence[int]], tools: Tools, *, left: bool = False) -> dict[str, Any]:
+    """`input_ids` and `attention_mask` [rows, length] of rows of tokens."""
+    ones = [[1] * len(row) for row in rows]
+    return {"input_ids": pad(rows, tools.tokens.pad_id, left), "attention_mask": pad(ones, 0, left)}
+
+
+def pad(rows: Sequence[Sequence[int]], value: int, left: bool = False) -> Tensor:
+    """Pad rows to the longest: an int64 tensor [rows, length]."""
+    import torch
+
+    width = max(map(len, rows), default=0)
+    filled = torch.full((len(rows), width), value, dtype=torch.long)
+    for index, row in enumerate(rows):
+        if row:
+            place = slice(width - len(row), width) if left else slice(len(row))
+            filled[index, place] = torch.tensor(row)
+    return filled

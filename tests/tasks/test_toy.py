@@ -1,0 +1,140 @@
+"""A task in a file of its own, registered by one line with nothing else touched, works everywhere."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from importlib.metadata import EntryPoint
+from pathlib import Path
+
+import pytest
+
+from deltatune import registry
+from deltatune.recipe import json_schema
+from deltatune.registry import Registry
+from deltatune.tasks import TASKS
+
+SOURCE = '''
+"""Stars: classes with an order; the loss is the expected squared distance from the true one."""
+
+from deltatune.tasks import Task, classes, tokens
+from deltatune.tasks.shapes import BatchShape
+
+
+class Stars(Task):
+    name = "stars"
+    title = "How many stars does a text give?"
+    when = "In tests."
+    rows = "A text and its stars."
+    example = "task: stars"
+    auto_class = "AutoModelForSequenceClassification"
+    new_head = has_classes = True
+    senseless = {**tokens.IMAGE_SIZE, **classes.SENSELESS}
+    without_effect = classes.WITHOUT_EFFECT
+    scored_as = "classes"
+    metrics = ("accuracy", "loss")
+    primary = "accuracy"
+
+    def encode(self, row, tools, supervised):
+        ids, cut = tools.tokens.with_specials(tokens.text_of(row), tools.spec.max_input_tokens)
+        return {"input_ids": ids, **classes.label_of(row, tools, supervised)}, (cut, False)
+
+    def collate(self, features, tools):
+        batch = tokens.padded([feature["input_ids"] for feature in features], tools)
+        return {**batch, **classes.label_batch(features)}
+
+    def preview(self, feature, tools):
+        return [(piece, False) for piece in tools.tokens.pieces(feature["input_ids"])]
+
+    def logits(self, model, batch):
+        return model.class_logits(batch), batch["labels"]
+
+    def loss(self, outputs, targets):
+        stars = targets.new_tensor(range(outputs.shape[-1]))
+        return (outputs.float().softmax(-1) * (stars - targets[:, None]) ** 2).sum()
+
+    def answer(self, job):
+        return job.classify()
+
+    def evaluate(self, job, targets):
+        return job.classes()
+
+    def shape(self, features):
+        lengths = [len(feature["input_ids"]) for feature in features]
+        return BatchShape(len(features), max(lengths), padded=min(lengths) < max(lengths))
+
+    def longest(self, rows, data, has_targets):
+        return BatchShape(rows, data.max_input_tokens)
+
+    def blank(self, shape):
+        return classes.blank_batch(shape)
+
+    def places(self, features, new):
+        return [("input", {"data.max_input_tokens": max(len(feature["input_ids"]) for feature in features)})]
+
+
+TASK = Stars()
+'''
+MODULE = "task_of_a_user"
+
+
+@pytest.fixture(autouse=True)
+def _registered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    (tmp_path / f"{MODULE}.py").write_text(SOURCE, encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    TASKS.add("stars", f"{MODULE}:TASK")
+    yield
+    TASKS.remove("stars")
+    sys.modules.pop(MODULE, None)
+
+
+@pytest.fixture
+def recipe(bert_folder: Path, tmp_path: Path) -> Path:
+    texts = ("one bad book", "two fair songs", "three good ships", "four great stars")
+    rows = [{"text": texts[number % 4], "stars": f"{number % 4 + 1}"} for number in range(48)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    path = tmp_path / "stars.yaml"
+    path.write_text(
+        f"task: stars\nmodel: {bert_folder}\n"
+        "data:\n  source: rows.jsonl\n  columns: {input: text, target: stars}\n"
+        "  split: {validation: 0.2, test: 0.2}\n"
+        "methods: [lora, full]\ntrain: {epochs: 2, batch_size: 4}\nbaselines: true\n",
+        encoding="utf-8",
+    )
+    return path
+
+
+def test_recipe_check_plan_compare_report_and_predict(recipe: Path, run: Callable, tmp_path: Path) -> None:
+    assert "stars" in json_schema()["properties"]["task"]["enum"]
+    assert "How many stars" in run("tasks", "stars").out
+    checked = run("check", recipe, "--json")
+    assert (checked.code, json.loads(checked.out)["task"]) == (0, "stars"), checked.err
+    planned = run("plan", recipe)
+    assert planned.code == 0, planned.err
+    compared = run("compare", recipe, "--out", tmp_path / "out")
+    assert compared.code == 0, compared.err
+    board = json.loads((tmp_path / "out" / "leaderboard.json").read_text(encoding="utf-8"))
+    assert {row["name"] for row in board["rows"]} == {"lora", "full", "majority", "head"}
+    assert run("report", tmp_path / "out").code == 0
+    predicted = run("predict", tmp_path / "out" / "runs" / "lora-s0", "one bad book", "--json")
+    assert predicted.code == 0, predicted.err
+    assert json.loads(predicted.out)["prediction"] in "1234"
+
+
+def test_its_loss_is_what_is_trained(recipe: Path, run: Callable, tmp_path: Path) -> None:
+    done = run("train", recipe, "--set", "methods=[full]", "--out", tmp_path / "run")
+    assert done.code == 0, done.err
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    first = next(step["loss"] for line in lines if "loss" in (step := json.loads(line)))
+    # Of four classes that are about as probable: 14 / 4 at the ends, 6 / 4 between.
+    assert 1.2 < first < 3.8
+
+
+def test_a_packages_task_is_found_by_its_entry_point(monkeypatch: pytest.MonkeyPatch) -> None:
+    point = EntryPoint("comets", f"{MODULE}:TASK", "deltatune.tasks")
+    monkeypatch.setattr(registry, "entry_points", lambda *, group: [point] if group == point.group else [])
+    found: Registry[object] = Registry("task", {"stars": "nowhere:TASK"}, group="deltatune.tasks")
+    assert "comets" in found
+    assert found.names() == ["stars", "comets"]
+    assert type(found.get("comets")).__name__ == "Stars"
