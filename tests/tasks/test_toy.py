@@ -14,68 +14,9 @@ from deltatune import registry
 from deltatune.recipe import json_schema
 from deltatune.registry import Registry
 from deltatune.tasks import TASKS
+from tests.extending import example
 
-SOURCE = '''
-"""Stars: classes with an order; the loss is the expected squared distance from the true one."""
-
-from deltatune.tasks import Task, classes, tokens
-from deltatune.tasks.shapes import BatchShape
-
-
-class Stars(Task):
-    name = "stars"
-    title = "How many stars does a text give?"
-    when = "In tests."
-    rows = "A text and its stars."
-    example = "task: stars"
-    auto_class = "AutoModelForSequenceClassification"
-    new_head = has_classes = True
-    senseless = {**tokens.IMAGE_SIZE, **classes.SENSELESS}
-    without_effect = classes.WITHOUT_EFFECT
-    scored_as = "classes"
-    metrics = ("accuracy", "loss")
-    primary = "accuracy"
-
-    def encode(self, row, tools, supervised):
-        ids, cut = tools.tokens.with_specials(tokens.text_of(row), tools.spec.max_input_tokens)
-        return {"input_ids": ids, **classes.label_of(row, tools, supervised)}, (cut, False)
-
-    def collate(self, features, tools):
-        batch = tokens.padded([feature["input_ids"] for feature in features], tools)
-        return {**batch, **classes.label_batch(features)}
-
-    def preview(self, feature, tools):
-        return [(piece, False) for piece in tools.tokens.pieces(feature["input_ids"])]
-
-    def logits(self, model, batch):
-        return model.class_logits(batch), batch["labels"]
-
-    def loss(self, outputs, targets):
-        stars = targets.new_tensor(range(outputs.shape[-1]))
-        return (outputs.float().softmax(-1) * (stars - targets[:, None]) ** 2).sum()
-
-    def answer(self, job):
-        return job.classify()
-
-    def evaluate(self, job, targets):
-        return job.classes()
-
-    def shape(self, features):
-        lengths = [len(feature["input_ids"]) for feature in features]
-        return BatchShape(len(features), max(lengths), padded=min(lengths) < max(lengths))
-
-    def longest(self, rows, data, has_targets):
-        return BatchShape(rows, data.max_input_tokens)
-
-    def blank(self, shape):
-        return classes.blank_batch(shape)
-
-    def places(self, features, new):
-        return [("input", {"data.max_input_tokens": max(len(feature["input_ids"]) for feature in features)})]
-
-
-TASK = Stars()
-'''
+SOURCE = example("stars.py")
 MODULE = "task_of_a_user"
 
 
