@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import warnings
+from collections.abc import Iterator
 from importlib.metadata import entry_points
 from typing import Generic, TypeVar, cast
 
@@ -48,6 +50,14 @@ class Registry(Generic[T]):
         self._discover()
         return list(self._entries)
 
+    def items(self) -> Iterator[tuple[str, T]]:
+        """Each name and its thing. What a package of others brings and cannot be imported is warned of."""
+        for name in self.names():
+            try:
+                yield name, self.get(name)
+            except RecipeError as error:
+                warnings.warn(str(error), stacklevel=2)
+
     def loaded(self) -> list[T]:
         """The things that were asked for so far, or were registered as such."""
         return [entry for entry in self._entries.values() if not isinstance(entry, str)]
@@ -59,7 +69,7 @@ class Registry(Generic[T]):
         """Return the thing called `name`.
 
         Raises:
-            RecipeError: No such name; the message names the nearest one.
+            RecipeError: No such name; the message names the nearest one. Or its module cannot be imported.
         """
         if name not in self:
             raise RecipeError(
@@ -67,10 +77,20 @@ class Registry(Generic[T]):
             )
         entry = self._entries[name]
         if isinstance(entry, str):
-            module, _, attribute = entry.partition(":")
-            entry = cast(T, getattr(importlib.import_module(module), attribute))
-            self._entries[name] = entry
+            self._entries[name] = entry = self._imported(name, entry)
         return entry
+
+    def _imported(self, name: str, entry: str) -> T:
+        module, _, attribute = entry.partition(":")
+        try:
+            return cast(T, getattr(importlib.import_module(module), attribute))
+        except Exception as error:  # a module may raise anything
+            if module.partition(".")[0] == __package__:
+                raise
+            raise RecipeError(
+                f"the {self.kind} {name!r} ({entry}) cannot be imported: {type(error).__name__}: {error}.",
+                remedy="Mend the package that brings it, or take it away.",
+            ) from error
 
     def _discover(self) -> None:
         if self._group is None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from deltatune import registry
+from deltatune.errors import RecipeError
 from deltatune.recipe import json_schema
 from deltatune.registry import Registry
 from deltatune.tasks import TASKS
@@ -79,3 +80,20 @@ def test_a_packages_task_is_found_by_its_entry_point(monkeypatch: pytest.MonkeyP
     assert "comets" in found
     assert found.names() == ["stars", "comets"]
     assert type(found.get("comets")).__name__ == "Stars"
+
+
+def test_a_package_that_cannot_be_imported_harms_no_other(
+    run: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(TASKS._entries, "broken", "no_such_package:TASK")
+    with pytest.raises(
+        RecipeError, match=r"'broken' \(no_such_package:TASK\) cannot be imported: ModuleNotFo"
+    ):
+        TASKS.get("broken")
+    with pytest.warns(UserWarning, match="'broken'"):
+        listed = run("tasks")
+    assert listed.code == 0
+    assert "causal-lm" in listed.out
+    explained = run("tasks", "broken")
+    assert explained.code == 2
+    assert "Mend the package that brings it" in explained.err.replace("\n", " ")

@@ -23,7 +23,7 @@ def supports(config: PreTrainedConfig, task: str) -> bool:
 
 def possible_tasks(config: PreTrainedConfig) -> list[str]:
     """The tasks that a base of this configuration can do."""
-    return [task for task in TASKS.names() if supports(config, task)]
+    return [name for name, _ in TASKS.items() if supports(config, name)]
 
 
 def check_task(config: PreTrainedConfig, task: str, name: str) -> None:

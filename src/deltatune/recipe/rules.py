@@ -149,7 +149,7 @@ def _template(field: str, template: str, recipe: Recipe) -> Iterator[Conflict]:
         return
     if template == CHAT:
         if not task.chat:
-            able = [name for name in TASKS.names() if TASKS.get(name).chat]
+            able = [name for name, other in TASKS.items() if other.chat]
             yield field, f"'chat' is for the task {' or '.join(able)} only."
         if columns.target is None:
             yield "data.columns.target", "is null, but a chat turn needs an answer as its target."
@@ -198,11 +198,11 @@ def _task(recipe: Recipe) -> Iterator[Conflict]:
                 f"{', '.join(task.formats)} or hub.",
             )
         if task.reads == "text" and kind in IMAGE_FORMATS:
-            able = [name for name in TASKS.names() if TASKS.get(name).reads == "images"]
+            able = [name for name, other in TASKS.items() if other.reads == "images"]
             yield field, f"has format {kind}, which holds images; they need the task {' or '.join(able)}."
     yield from _senseless(recipe)
     if data.columns.target is None and not task.plain_text:
-        able = [name for name in TASKS.names() if TASKS.get(name).plain_text]
+        able = [name for name, other in TASKS.items() if other.plain_text]
         yield (
             "data.columns.target",
             f"is null, but {task.name} needs a target; only {' or '.join(able)} can learn plain text.",

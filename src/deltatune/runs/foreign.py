@@ -94,7 +94,8 @@ def _recipe(saved: SavedAdapter, place: Path, given: Given, *, trust_remote_code
     """The recipe that a run of this adapter could have had; without rows, unless one is given."""
     model = _model(saved, place, given).model_copy(update={"trust_remote_code": trust_remote_code})
     entry = MethodEntry(name=saved.method, method=saved.method, config=saved.config.model_dump(mode="json"))
-    own = next((task for task in TASKS.names() if _peft_type(task, saved)), None)
+    kind = saved.peft.get("task_type")
+    own = next((name for name, task in TASKS.items() if task.peft_type and task.peft_type == kind), None)
     if given.recipe is None:
         task = given.task or own
         if task is None or task not in TASKS:
@@ -121,12 +122,6 @@ def _recipe(saved: SavedAdapter, place: Path, given: Given, *, trust_remote_code
         template = given.template or made.data.template
         rows = {"data": made.data.model_copy(update={"template": template})}
     return made.model_copy(update={"model": model, "methods": [entry], "quantization": None, **rows})
-
-
-def _peft_type(task: str, saved: SavedAdapter) -> bool:
-    """Whether peft says that the adapter is for this task."""
-    kind = TASKS.get(task).peft_type
-    return kind is not None and kind == saved.peft.get("task_type")
 
 
 def _model(saved: SavedAdapter, place: Path, given: Given) -> ModelSpec:

@@ -33,7 +33,7 @@ def tasks(
       $ deltatune tasks causal-lm
     """
     if name is None:
-        described = [_describe(TASKS.get(each)) for each in TASKS.names()]
+        described = [_describe(task) for _, task in TASKS.items()]
         output.emit_json(described) if as_json else _table(described)
         return
     task = _describe(TASKS.get(name, field="NAME"))
