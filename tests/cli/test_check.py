@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -124,3 +125,31 @@ def test_what_must_be_the_same_for_all_entries_is_refused_without_a_traceback(
     assert done.code == 2
     assert done.err.startswith("Error: methods.0.data.limit: must be the same for every entry")
     assert "Traceback" not in done.err
+
+
+def test_code_of_the_model_runs_if_it_is_trusted(recipe: Path, t5_folder: Path, run: Callable) -> None:
+    folder = recipe.parent / "own"
+    shutil.copytree(t5_folder, folder)
+    (folder / "model.safetensors").unlink()
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    classes = {"AutoConfig": "own.OwnConfig", "AutoModelForSeq2SeqLM": "own.Own"}
+    config |= {"model_type": "own", "auto_map": classes}
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    (folder / "own.py").write_text(
+        "from transformers import T5Config, T5ForConditionalGeneration\n"
+        "class OwnConfig(T5Config):\n    model_type = 'own'\n"
+        "class Own(T5ForConditionalGeneration):\n    config_class = OwnConfig\n",
+        encoding="utf-8",
+    )
+    for command in ("check", "plan"):
+        trusted = ("--set", f"model.name={folder}", "--set", "model.trust_remote_code=true")
+        done = run(command, recipe, *trusted)
+        assert done.code == 0, done.err
+
+
+def test_a_target_that_matches_nothing_is_told(recipe: Path, run: Callable) -> None:
+    text = recipe.read_text(encoding="utf-8").replace("- lora", "- lora: {targets: [q_prj]}")
+    recipe.write_text(text, encoding="utf-8")
+    done = run("check", recipe)
+    assert done.code == 2
+    assert "'q_prj' matches no module" in done.err

@@ -11,6 +11,7 @@ from deltatune.memory.fit import OVERHEAD, changes, propose
 from deltatune.memory.predict import Prediction, Setup
 from deltatune.memory.shapes import llama
 from deltatune.methods import METHODS
+from deltatune.models.positions import Positions, Room
 from deltatune.tasks.shapes import BatchShape
 
 MB = 10**6
@@ -21,7 +22,7 @@ def made_up(setup: Setup) -> Prediction:
     weights = 25 * MB if setup.quantization else 100 * MB
     rows = setup.shape.rows * (2 if setup.checkpointing else 10) * MB
     parts = dict.fromkeys(PARTS, 0) | {"weights": weights, "activations": rows}
-    return Prediction(Memory(parts), 1, 1, 1, 1, 1, False, 1, 1)
+    return Prediction(Memory(parts), 1, 1, 1, 1, 1, False, 1, 1, Room("", Positions(None, None, None), 0))
 
 
 SETUP = Setup(llama(32, 64, 2, 4), "causal-lm", METHODS.get("lora")(), BatchShape(16, 64, 0, 64))

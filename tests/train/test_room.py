@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,8 @@ from deltatune.recipe import Recipe
 from deltatune.runs import evaluate_run, predict
 from deltatune.runs.use import Failed
 from deltatune.train import run
+from deltatune.train.forecast import forecast
+from deltatune.train.preview import preview
 from tests.tiny_tokenizers import Kind, tiny_tokenizer
 
 Make = Callable[..., Recipe]
@@ -88,7 +91,7 @@ def small(make_recipe: Make, folder: Path, task: str, rows: Path, method: Any, *
     return recipe
 
 
-@pytest.mark.parametrize(
+TOO_LONG = pytest.mark.parametrize(
     ("task", "method", "override", "said"),
     [
         ("causal-lm", "untuned", "evaluation.max_new_tokens=30", "that may be generated"),
@@ -104,6 +107,9 @@ def small(make_recipe: Make, folder: Path, task: str, rows: Path, method: Any, *
         ),
     ],
 )
+
+
+@TOO_LONG
 def test_rows_beyond_the_positions_are_refused_with_what_would_fit(  # noqa: PLR0917
     make_recipe: Make, tmp_path: Path, folders: dict[str, Path], long_rows: Path, task: str, method: Any,
     override: str, said: str,
@@ -118,6 +124,35 @@ def test_rows_beyond_the_positions_are_refused_with_what_would_fit(  # noqa: PLR
     [setting, value] = re.findall(r"Set (\S+) to (\d+) at most", raised.value.remedy)[0]
     recipe = small(make_recipe, folders[task], task, long_rows, method, override, f"{setting}={value}")
     run(recipe, recipe.methods[0], 0, tmp_path / "run")
+
+
+@TOO_LONG
+def test_check_and_plan_say_so_without_the_weights(  # noqa: PLR0917
+    make_recipe: Make, tmp_path: Path, folders: dict[str, Path], long_rows: Path, task: str, method: Any,
+    override: str, said: str,
+) -> None:  # fmt: skip
+    bare = Path(shutil.copytree(folders[task], tmp_path / "bare"))
+    (bare / "model.safetensors").unlink()
+    recipe = small(make_recipe, bare, task, long_rows, method, override)
+    message = f"the longest row of the train.* data takes .*{said}.* has 64"
+    with pytest.raises(DataError, match=message) as raised:
+        preview(recipe)
+    [entry] = forecast(recipe)["entries"]
+    assert entry["error"] == str(raised.value)
+    [setting, value] = re.findall(r"Set (\S+) to (\d+) at most", raised.value.remedy or "")[0]
+    recipe = small(make_recipe, bare, task, long_rows, method, override, f"{setting}={value}")
+    assert preview(recipe)["models"]
+    assert "error" not in forecast(recipe)["entries"][0]
+
+
+def test_check_names_the_entry_whose_prompt_is_too_long(
+    make_recipe: Make, folders: dict[str, Path], long_rows: Path
+) -> None:
+    recipe = small(make_recipe, folders["causal-lm"], "causal-lm", long_rows, "lora")
+    long = make_recipe(**recipe.dump() | {"methods": ["lora", {"prompt": {"n_tokens": 20}}]})
+    assert preview(recipe)["models"]
+    with pytest.raises(DataError, match=r"has 64 \(entry prompt\)"):
+        preview(long)
 
 
 def test_a_text_that_leaves_no_room_is_refused_by_predict(
@@ -148,3 +183,8 @@ def test_rows_beyond_the_length_of_training_are_warned_of(
     recipe = small(make_recipe, llama_folder, "causal-lm", rows, "untuned")
     run(recipe, recipe.methods[0], 0, tmp_path / "run", observer=Listening())
     assert any("LlamaForCausalLM was trained with 256" in text for text in warned)
+    before = list(warned)
+    warned.clear()
+    forecast(recipe, observer=Listening())
+    assert any("LlamaForCausalLM was trained with 256" in text for text in warned)
+    assert set(warned) <= set(preview(recipe)["warnings"]) & set(before)

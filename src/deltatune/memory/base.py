@@ -48,6 +48,7 @@ def fake_base(
     attention: str | None = None,
     image_size: int | None = None,
     untied: bool = False,
+    trust_remote_code: bool = False,
 ) -> PreTrainedModel:
     """Build the base that `load_base` would load, on fake tensors of the CPU; `fake_mode` is in force.
 
@@ -59,9 +60,11 @@ def fake_base(
         attention: Transformers' attention implementation; None for its own choice.
         image_size: Edge of the images, if it is not the model's own.
         untied: The checkpoint has output embeddings of its own, whatever the configuration says.
+        trust_remote_code: Whether Python code that comes with the model may run.
     """
     wanted = DTYPES[dtype] if quantization is None else compute_dtype(quantization)
     options: dict[str, Any] = {"attn_implementation": attention} if attention else {}
+    options["trust_remote_code"] = trust_remote_code
     with quiet(), torch.device("meta"):
         model: PreTrainedModel = model_class(task).from_config(copy.deepcopy(config), dtype=wanted, **options)
     if image_size is not None:

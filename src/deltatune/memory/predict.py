@@ -21,6 +21,7 @@ from deltatune.core.trunk import trunk_of
 from deltatune.memory.account import Memory
 from deltatune.memory.base import Unread, fake_base, fake_mode, new_heads
 from deltatune.memory.step import FakeAccountant, account_step, warm_up
+from deltatune.models.positions import Room, room_of
 from deltatune.models.quiet import quiet
 
 if TYPE_CHECKING:
@@ -60,6 +61,8 @@ class Setup:
     """As of `AdaptedModel`, on the device that is predicted for."""
     untied: bool = False
     """Whether the checkpoint has output embeddings of its own, whatever the configuration says."""
+    trust_remote_code: bool = False
+    """Whether Python code that comes with the model may run."""
     image_size: int | None = None
     """Edge of the images, if it is not the base's own."""
     heads: tuple[str, ...] | None = None
@@ -91,6 +94,8 @@ class Prediction:
     """Of an optimizer step."""
     sites: int
     """Parts of the delta."""
+    room: Room
+    """The positions for its rows."""
 
 
 def predict(setup: Setup) -> Prediction:
@@ -140,7 +145,21 @@ def predict(setup: Setup) -> Prediction:
             has_trunk=optimizer is not None and trunk_of(model, "plan") is not None,
             flops=memory.flops * setup.micro_batches // len(shapes),
             sites=len(list(adapter.parts())) or len(adapter.own),
+            room=room_of(base, adapter),
         )
+
+
+def planned_room(setup: Setup) -> Room:
+    """The positions for the rows of a setup, whose step is not run.
+
+    Raises:
+        TargetError: The method cannot act on this base.
+    """
+    with quiet(), fake_mode():
+        model = planned_model(setup)
+        with Unread():
+            adapter = model.attach("plan", setup.method)
+        return room_of(model.base, adapter)
 
 
 def planned_model(setup: Setup) -> AdaptedModel:
@@ -153,6 +172,7 @@ def planned_model(setup: Setup) -> AdaptedModel:
         attention=setup.attention,
         image_size=setup.image_size,
         untied=setup.untied,
+        trust_remote_code=setup.trust_remote_code,
     )
     heads = new_heads(base, setup.task) if setup.heads is None else setup.heads
     model = AdaptedModel(

@@ -66,6 +66,7 @@ def _sum(least: Prediction, terms: Sequence[tuple[Prediction, int]]) -> Predicti
         has_trunk=least.has_trunk,
         flops=linear(lambda p: p.flops),
         sites=linear(lambda p: p.sites),
+        room=least.room,
     )
 
 

@@ -9,7 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import nn
+
+from deltatune.core.adapter import Adapter
 
 _TABLES = ("position_embeddings", "position_embedding", "embed_positions", "positions_embed", "wpe")
 """What Transformers calls tables of absolute positions, learned or of sines."""
@@ -25,6 +28,24 @@ class Positions:
     """Of the decoder of an encoder-decoder model; None without a table, or without a decoder of its own."""
     trained: int | None
     """Up to which the model was trained, if its config says so and there is no table."""
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """The positions of a base, and how many of them a delta takes."""
+
+    base: str
+    """Its class."""
+    positions: Positions
+    taken: int
+    """Tokens of the delta's own, a prompt's or a prefix's."""
+
+
+def room_of(model: Any, adapter: Adapter) -> Room:
+    """What a base has and an adapter takes; the weights are not read."""
+    with torch.no_grad():
+        taken = adapter.position_shift + (0 if adapter.prompt is None else len(adapter.prompt()))
+    return Room(type(model).__name__, positions_of(model), taken)
 
 
 def positions_of(model: Any) -> Positions:

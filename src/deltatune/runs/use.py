@@ -18,6 +18,7 @@ from deltatune.data.rows import Row
 from deltatune.errors import DataError
 from deltatune.evaluate import Prediction, answer, evaluate
 from deltatune.files import write_lines
+from deltatune.models.positions import room_of
 from deltatune.recipe import Recipe
 from deltatune.recipe.given import Given
 from deltatune.recipe.sections import CHAT, DataSpec
@@ -174,7 +175,8 @@ def _said(error: DataError) -> str:
 
 def _room(loaded: LoadedRun, parts: Mapping[str, Encoded], new: int) -> list[str]:
     """Refuse rows that leave no positions for `new` tokens that are generated; return warnings."""
-    return require_positions(loaded.model, loaded.model.adapter(NAME), loaded.encoder, parts, new)
+    room = room_of(loaded.model.base, loaded.model.adapter(NAME))
+    return require_positions(room, loaded.recipe.task, parts, new)
 
 
 def _columns(value: str | Path | Mapping[str, Any], recipe: Recipe) -> str | Path | Mapping[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +28,15 @@ from deltatune.models.processor import load_processor
 from deltatune.models.source import locate
 from deltatune.models.tasks import possible_tasks, supports
 from deltatune.recipe.schema import MethodEntry, Recipe
-from deltatune.recipe.sections import ModelSpec
+from deltatune.recipe.sections import PARTS, ModelSpec
+from deltatune.tasks import TASKS
 from deltatune.tasks.shapes import BatchShape
 from deltatune.train.budget import sized_for
 from deltatune.train.calibrate import Rates
 from deltatune.train.context import base_dtype, eager_up_to
 from deltatune.train.disk import Disk, disk_of, disk_of_all
 from deltatune.train.machine import total_memory
+from deltatune.train.room import new_tokens, require_positions
 from deltatune.train.rundata import read_data
 from deltatune.train.start import settings_of
 
@@ -50,8 +52,8 @@ class Planned:
     spec: ModelSpec
     config: PreTrainedConfig
     processor: Any = None
-    encoded: Encoded | None = None
-    """The training rows, if they could be read."""
+    parts: dict[str, Encoded] = field(default_factory=dict)
+    """The rows by their part; of images the training rows alone. None where there are too many."""
     untied: bool = False
     """Whether the checkpoint has output embeddings of its own."""
     dataset: Dataset | None = None
@@ -95,9 +97,16 @@ class Planned:
         found.untied = folder.is_dir() and stores_head(folder)
         if len(dataset.train) <= MOST_ROWS:
             encoder = Encoder(recipe.task, processor, data, dataset.labels, facts)
-            found.encoded = encoder.encode(dataset.train)
-            found.pixels = encoder.collate(found.encoded.features[:1]).get("pixel_values")
+            named = PARTS if TASKS.get(recipe.task).reads == "text" else ("train",)
+            rows = {part: getattr(dataset, part) for part in named}
+            found.parts = {part: encoder.encode(rows[part]) for part in rows if rows[part]}
+            found.pixels = encoder.collate(found.parts["train"].features[:1]).get("pixel_values")
         return found
+
+    @property
+    def encoded(self) -> Encoded | None:
+        """The training rows, if they could be read."""
+        return self.parts.get("train")
 
     def largest(self, entry: MethodEntry) -> Largest:
         """The largest micro-batch: of the first epoch, or the largest that the recipe allows."""
@@ -120,13 +129,22 @@ class Planned:
         setup = setup.changed(
             shape=largest.shape, exact=largest.step, processor=self.processor, untied=self.untied
         )
-        if entry.budget is None:
-            return setup
-        with fake_mode():
-            model = planned_model(setup)
-            total = quant.parameter_count(model.base)
-            method, _ = sized_for(setup.method, model.view, entry.budget, total)
-        return setup.changed(method=method)
+        return sized(setup, entry)
+
+
+def sized(setup: Setup, entry: MethodEntry) -> Setup:
+    """The setup with the size that the entry's budget, if it has one, comes to.
+
+    Raises:
+        RecipeError: The budget is smaller than the method can be.
+    """
+    if entry.budget is None:
+        return setup
+    with fake_mode():
+        model = planned_model(setup)
+        total = quant.parameter_count(model.base)
+        method, _ = sized_for(setup.method, model.view, entry.budget, total)
+    return setup.changed(method=method)
 
 
 def setup_of(
@@ -149,6 +167,7 @@ def setup_of(
         attention=spec.attention,
         eager_up_to=eager_up_to(spec),
         image_size=spec.image_size,
+        trust_remote_code=spec.trust_remote_code,
         gpu=torch.cuda.is_available(),
     )
 
@@ -173,7 +192,8 @@ def forecast(
         observer: Is told of the progress.
 
     Returns:
-        `machine`, `limit`, `lengths` (where they come from), `disk` (of all runs) and `entries`.
+        `machine`, `limit`, `lengths` (where they come from), `disk` (of all runs) and `entries`; one that
+        cannot be planned, or whose rows are longer than the base's positions, has an `error`.
     """
     observer = observer or Silent()
     datasets: Mapping[str, Dataset] = {}
@@ -184,7 +204,7 @@ def forecast(
     machine = this_machine()
     limit = memory or machine["memory_bytes"]
     rates = Rates() if calibrate or seconds is not None else None
-    entries, disks = [], []
+    entries, disks, warnings = [], [], dict[str, None]()
     for entry in recipe.methods:
         observer.stage(f"Predicting {entry.name}")
         key = recipe.model_of(entry), recipe.data_of(entry)
@@ -193,9 +213,12 @@ def forecast(
                 known[key] = Planned.of(recipe, entry, datasets, shape=shape)
             found, disk = _entry(known[key], entry, limit, rates, asked=memory is not None, seconds=seconds)
             disks.append((entry, disk))
+            warnings |= dict.fromkeys(found["warnings"])
         except DeltatuneError as error:
             found = {"name": entry.name, "method": entry.method, "error": str(error)}
         entries.append(found)
+    for warning in warnings:
+        observer.warn(warning)
     return {
         "model": shape or recipe.model.name,
         "machine": machine,
@@ -219,6 +242,7 @@ def _entry(
     setup = planned.setup(entry)
     predict = _remembering()
     found = predict(setup)
+    warnings = require_positions(found.room, setup.task, planned.parts, new_tokens(planned.recipe))
     steps = planned.steps(entry) if setup.method.trains else 0
     disk = disk_of(
         planned.recipe, entry, setup, found, dataset=planned.dataset,
@@ -232,6 +256,7 @@ def _entry(
         "steps": steps,
         "disk": disk.as_dict(),
         "fits": fits(found.memory.total, limit),
+        "warnings": warnings,
     }
     clock = rates if setup.method.trains else None
     share = planned.largest(entry).share

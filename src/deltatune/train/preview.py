@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import copy
 import statistics
 from typing import Any
+
+from transformers import PreTrainedConfig
 
 from deltatune.core.observer import Observer, Silent
 from deltatune.data.encode import Encoded, Encoder
 from deltatune.data.rows import Row
 from deltatune.data.splits import limit_rows
+from deltatune.errors import DataError
+from deltatune.memory.predict import planned_room
 from deltatune.models.processor import load_processor, processor_name
 from deltatune.recipe.choosing import readings_of
-from deltatune.recipe.schema import Recipe
+from deltatune.recipe.schema import MethodEntry, Recipe
 from deltatune.recipe.sections import PARTS
 from deltatune.tasks import TASKS
+from deltatune.train.forecast import setup_of, sized
+from deltatune.train.room import new_tokens, require_positions
 from deltatune.train.rundata import RunData, read_data, reading_label, whose
+from deltatune.train.start import settings_of
 
 
 def preview(recipe: Recipe, samples: int = 5, observer: Observer | None = None) -> dict[str, Any]:
@@ -31,8 +39,9 @@ def preview(recipe: Recipe, samples: int = 5, observer: Observer | None = None) 
         any), and of the first one at the top; what `DataCheck` found, and every warning.
 
     Raises:
-        DataError: The data cannot be read or used.
+        DataError: The data cannot be read or used, or rows are longer than the positions of the model.
         ModelError: The tokenizer or image processor cannot be loaded.
+        TargetError: A method cannot act on its model.
     """
     observer = observer or Silent()
     observer.stage("Reading the data")
@@ -51,6 +60,9 @@ def preview(recipe: Recipe, samples: int = 5, observer: Observer | None = None) 
             for part in PARTS:
                 if TASKS.get(recipe.task).reads == "text" and getattr(dataset, part):
                     tokens[part] = _counts(rows.encoded(part))
+            for entry in used if tokens else ():
+                if data in readings_of(recipe, entry):
+                    warnings += _require_positions(recipe, entry, rows, of_model.config)
             found = [_sample(encoder, row) for row in limit_rows(dataset.train, samples, seed=0)]
             label = reading_label(recipe, data)
             models.append({"model": spec.name, "reading": label, "samples": found, "tokens": tokens})
@@ -64,6 +76,30 @@ def preview(recipe: Recipe, samples: int = 5, observer: Observer | None = None) 
         **first.check.as_dict(),
         "warnings": list(dict.fromkeys(warnings)),
     }
+
+
+def _require_positions(
+    recipe: Recipe, entry: MethodEntry, rows: RunData, config: PreTrainedConfig
+) -> list[str]:
+    """Refuse rows that are longer than the base's positions, with the entry's own tokens; return warnings.
+
+    Raises:
+        DataError: There are such rows.
+        DeltatuneError: The entry's method cannot act on this base.
+    """
+    config = copy.deepcopy(config)
+    if rows.dataset.labels:
+        config.num_labels = len(rows.dataset.labels)
+    setup = setup_of(recipe.task, recipe.model_of(entry), entry, settings_of(entry), config)
+    room = planned_room(sized(setup.changed(processor=rows.encoder.processor), entry))
+    parts = {part: rows.encoded(part) for part in PARTS if getattr(rows.dataset, part)}
+    try:
+        return require_positions(room, recipe.task, parts, new_tokens(recipe))
+    except DataError as error:
+        if len(recipe.methods) == 1:
+            raise
+        what = f"{error.what.removesuffix('.')} (entry {entry.name})."
+        raise DataError(what, field=error.field, remedy=error.remedy) from error
 
 
 def _counts(encoded: Encoded) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Whether the longest rows, with what is generated behind them, have positions in the model.
 
-Asked before anything is trained: otherwise training, or the evaluation after it, ends in an index error.
+Asked by `check`, by `plan` and before anything is trained: otherwise training, or the evaluation after it,
+ends in an index error.
 """
 
 from __future__ import annotations
@@ -8,14 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import torch
-
 from deltatune.core.adapter import Adapter
 from deltatune.core.model import AdaptedModel
-from deltatune.data.encode import Encoded, Encoder
+from deltatune.data.encode import Encoded
 from deltatune.errors import DataError
 from deltatune.evaluate.keys import generates
-from deltatune.models.positions import Positions, positions_of
+from deltatune.models.positions import Positions, Room, room_of
 from deltatune.recipe.schema import Recipe
 from deltatune.recipe.sections import PARTS
 from deltatune.tasks import TASKS
@@ -57,15 +56,12 @@ class _Need:
         return f"Set {', or '.join(options)}." if options else "Take a model with more positions."
 
 
-def require_positions(
-    model: AdaptedModel, adapter: Adapter, encoder: Encoder, parts: Mapping[str, Encoded], new: int
-) -> list[str]:
+def require_positions(room: Room, task: str, parts: Mapping[str, Encoded], new: int) -> list[str]:
     """Refuse rows that are longer than the model's table of positions.
 
     Args:
-        model: The model.
-        adapter: Whose learned tokens take positions too.
-        encoder: That encoded the rows.
+        room: What the model has, and what the delta takes.
+        task: The recipe's.
         parts: The rows by the name of their part.
         new: Tokens that are generated behind each row at most; 0 if nothing is generated.
 
@@ -75,11 +71,9 @@ def require_positions(
     Raises:
         DataError: There are such rows.
     """
-    positions, base, warnings = positions_of(model.base), type(model.base).__name__, []
-    with torch.no_grad():
-        own = adapter.position_shift + (0 if adapter.prompt is None else len(adapter.prompt()))
+    positions, base, warnings = room.positions, room.base, []
     for part, encoded in parts.items():
-        needs = _needs(TASKS.get(encoder.task).places(encoded.features, new), own, positions)
+        needs = _needs(TASKS.get(task).places(encoded.features, new), room.taken, positions)
         for need in needs:
             if need.there is not None and need.total > need.there:
                 raise DataError(
@@ -107,7 +101,8 @@ def require_room(
     """
     data = context.data(recipe.methods[0], base)
     parts = {part: data.encoded(part) for part in PARTS if getattr(data.dataset, part)}
-    for warning in require_positions(model, adapter, data.encoder, parts, new_tokens(recipe)):
+    room = room_of(model.base, adapter)
+    for warning in require_positions(room, recipe.task, parts, new_tokens(recipe)):
         context.warn(warning)
 
 

@@ -34,9 +34,10 @@ def check(
     Checked are duplicates between training, validation and test rows (equal ones
     and near ones), the balance of classes, whether it differs between the parts,
     and the accuracy of always answering with the most frequent one, inputs with
-    contradictory labels, rows without one, and how much is cut off. Only the
-    tokenizer is loaded, not the weights; of several models, each one's. Where entries
-    have templates or limits of their own, the rows are shown in each way.
+    contradictory labels, rows without one, and how much is cut off; whether methods
+    find their targets, and rows their positions in the model. Only the tokenizer is
+    loaded, not the weights; of several models, each one's. Where entries have
+    templates or limits of their own, the rows are shown in each way.
 
     [bold]Examples[/bold]
       $ deltatune check recipe.yaml
