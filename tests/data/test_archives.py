@@ -51,6 +51,37 @@ def test_pixels_without_a_scale_are_refused(tmp_path: Path, pixels: np.ndarray, 
         read_npz(str(tmp_path / "a.npz"))
 
 
+@pytest.mark.parametrize("kind", [np.int64, np.int32, np.uint64, ">i8"])
+def test_pixels_of_8_bits_in_a_wider_type_are_kept(tmp_path: Path, kind: str) -> None:
+    grey = (RAMP // 257).astype(np.uint8)
+    np.savez(
+        tmp_path / "a.npz", train_images=grey.astype(kind), train_labels=LABELS,
+        test_images=grey[:1, :1, :2].astype(kind), test_labels=LABELS[:1],
+    )  # fmt: skip
+    found = read_npz(str(tmp_path / "a.npz"))
+    for records in found.parts.values():
+        for record, image in zip(records, grey, strict=False):
+            seen = record.columns["image"]
+            np.testing.assert_array_equal(seen, image[: len(seen), : len(seen[0])])
+    [said] = found.warnings
+    assert said == f"a.npz: its {np.dtype(kind)} pixels lie within 0..255 and are read as pixels of 8 bits."
+
+
+def test_one_part_beyond_8_bits_decides_for_all(tmp_path: Path) -> None:
+    wide = RAMP.astype(np.int64)
+    labels = {"train_labels": LABELS, "test_labels": LABELS}
+    np.savez(tmp_path / "a.npz", train_images=wide, test_images=wide // 257, **labels)
+    with pytest.raises(DataError, match=r"test images: has int64 pixels up to 255 of 65535"):
+        read_npz(str(tmp_path / "a.npz"))
+
+
+@pytest.mark.parametrize("pixels", [RAMP.astype(np.int64) // 257 - 1, (RAMP > 9).astype(np.int64)])
+def test_wide_numbers_of_another_meaning_stay_refused(tmp_path: Path, pixels: np.ndarray) -> None:
+    np.savez(tmp_path / "a.npz", images=pixels, labels=LABELS)
+    with pytest.raises(DataError, match=r"from -1 to 254|up to 1 of 65535"):
+        read_npz(str(tmp_path / "a.npz"))
+
+
 def test_members_of_other_names_are_named_and_not_read(tmp_path: Path) -> None:
     pixels = RAMP.astype(np.uint16)
     np.savez(tmp_path / "a.npz", images=pixels, labels=LABELS, masks=np.array([{}]))

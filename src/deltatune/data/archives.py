@@ -9,11 +9,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
-from deltatune.data.decode import eight_bits
+from deltatune.data.decode import LEAST_SHARE, eight_bits
 from deltatune.data.files import missing_file
 from deltatune.data.images import PART_NAMES
 from deltatune.data.rows import Record, Table
@@ -29,20 +30,40 @@ def read_npz(source: str) -> Table:
 
     Keys: `images` and `labels`, or these behind the name of a part, as in `train_images`, `val_labels`; `x`
     and `y` mean the same. Images are [rows, height, width] or [rows, height, width, channels], of any type
-    that `eight_bits` reads. Labels are [rows] or [rows, 1]: whole numbers or texts. Pickled arrays are
-    refused. Members of other names are not read, and named in a warning.
+    that `eight_bits` reads; whole numbers of more than 16 bits that all lie within 0..255, in every part, are
+    such pixels in a wider type, and said to be. Labels are [rows] or [rows, 1]: whole numbers or texts.
+    Pickled arrays are refused. Members of other names are not read, and named in a warning.
     """
     path = Path(source)
     with _explained(path), zipfile.ZipFile(path) as archive:
         chosen, others = _members(archive, source)
         arrays = {place: _read_array(archive, member) for place, member in chosen.items()}
+    widened = [place for place, array in arrays.items() if place[0] == "images" and _is_wide(array)]
+    is_8_bit = _within_8_bits([arrays[place] for place in widened])
+    kinds = ", ".join(sorted({str(arrays[place].dtype) for place in widened}))
+    if is_8_bit:
+        arrays |= {place: arrays[place].astype(np.uint8) for place in widened}
     parts = {
         part: _array_records(source, part, images, arrays["labels", part])
         for (kind, part), images in arrays.items()
         if kind == "images"
     }
-    unused = (f"{path.name}: not used: {', '.join(map(repr, others))}.",) if others else ()
-    return Table(parts, input="image", target="label", warnings=unused)
+    notes = [f"{path.name}: not used: {', '.join(map(repr, others))}."] if others else []
+    if is_8_bit:
+        notes.append(f"{path.name}: its {kinds} pixels lie within 0..255 and are read as pixels of 8 bits.")
+    return Table(parts, input="image", target="label", warnings=tuple(notes))
+
+
+def _is_wide(images: Array) -> bool:
+    """Whether pixels are whole numbers of a type that no camera has: NumPy's own, of more than 16 bits."""
+    return images.dtype.kind in "iu" and images.dtype.itemsize > 2
+
+
+def _within_8_bits(arrays: list[Array]) -> bool:
+    """Whether whole numbers go from 0 to 255 and, as 8 bits, are not nearly all black (0 and 1 of a mask)."""
+    lowest = min((int(array.min()) for array in arrays if array.size), default=-1)
+    highest = max((int(array.max()) for array in arrays if array.size), default=-1)
+    return lowest >= 0 and 255 * LEAST_SHARE <= highest <= 255
 
 
 def _members(
