@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from deltatune.core.prompts import PromptTap
+from deltatune.core.sites import WEIGHTS_INSTEAD
+from deltatune.errors import TargetError
 
 
 def generate_behind_prompt(base: Any, tap: PromptTap, arguments: dict[str, Any]) -> Any:
@@ -20,7 +23,16 @@ def generate_behind_prompt(base: Any, tap: PromptTap, arguments: dict[str, Any])
 
     Returns:
         Token ids [rows, length], the input first, or Transformers' output with them as `sequences`.
+
+    Raises:
+        TargetError: The base's code cannot generate behind embedded input.
     """
+    if "inputs_embeds" not in inspect.signature(base.prepare_inputs_for_generation).parameters:
+        raise TargetError(
+            f"{type(base).__name__} generates behind token ids only, and learned vectors have none.",
+            field="model",
+            remedy=WEIGHTS_INSTEAD,
+        )
     rest = dict(arguments)
     ids = rest.pop("input_ids")
     extended = tap.extend(base.get_input_embeddings()(ids), rest.pop("attention_mask", None), ids)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from deltatune.core.adapter import Prompt
-from deltatune.core.sites import BaseView
+from deltatune.core.sites import WEIGHTS_INSTEAD, BaseView
 from deltatune.core.taps import Active, cached_length, call_arguments
 from deltatune.errors import TargetError
 
@@ -63,6 +63,7 @@ class PromptTap:
         base = view.base
         backbone = view.backbone
         if view.is_vision:
+            _require_one_sequence(view)
             self._handles = [
                 _child(backbone, "embeddings").register_forward_hook(self._insert_into_patches),
                 backbone.register_forward_hook(self._remove_from_patches),
@@ -140,18 +141,20 @@ class PromptTap:
     def _order(self, found: Collected, mask: Tensor, ids: Tensor | None) -> Tensor | None:
         """The order of prompt and input, [batch, n + length], or None if it is the plain one.
 
-        A text stands before the token at which the input's own text starts. Where tokens see both ways, what
-        fills up a shorter prompt goes to the end of its row, so that the row's positions and its first token
-        are those that it has alone.
+        A text stands before the token at which the input's own text starts. Behind padding on the left the
+        prompt stands next to the input: attention within a window counts places, a recurrence steps through
+        them. Where tokens see both ways, what fills up a shorter prompt goes to the end of its row, so that
+        the row's positions and its first token are those that it has alone.
         """
         placed = self.active.batch_rows is None and not any(
             self.prompts[route.name].behind is not None for route in self.active.of(self.prompts)
         )
-        if placed:
+        if placed and not (self._is_causal and bool((mask[:, 0] == 0).any())):
             return None
         length = mask.shape[1]
         start = _text_starts(mask, ids, found.beginnings)
-        rank = torch.where(found.behind, 2 * start[:, None] + 1, -1)
+        first = mask.ne(0).int().argmax(dim=1) if self._is_causal else torch.zeros_like(start)
+        rank = torch.where(found.behind, 2 * start[:, None] + 1, 2 * first[:, None] + 1)
         rank = rank.masked_fill(found.seen == 0, -2 if self._is_causal else 2 * length + 2)
         own = 2 * torch.arange(length, device=mask.device) + 2
         return torch.cat([rank, own.expand(len(rank), -1)], dim=1).argsort(dim=1, stable=True)
@@ -174,6 +177,10 @@ class PromptTap:
         seen, mask, self._order_of_rows = extended.seen, extended.mask, extended.order
         self._width = seen.shape[1]
         call |= {"input_ids": None, "inputs_embeds": extended.embeds, "attention_mask": mask}
+        if call.get("global_attention_mask") is not None:  # Longformer: what all tokens see, and sees all
+            call["global_attention_mask"] = _join(
+                seen.to(call["global_attention_mask"].dtype), call["global_attention_mask"], extended.order
+            )
         segments = call.get("token_type_ids")
         if segments is not None:  # a prompt belongs to the first segment
             call["token_type_ids"] = _join(
@@ -230,6 +237,26 @@ class PromptTap:
             states = output["last_hidden_state"]
             output["last_hidden_state"] = torch.cat([states[:, :1], states[:, 1 + self._width :]], dim=1)
         return output
+
+
+def _require_one_sequence(view: BaseView) -> None:
+    """Refuse images whose patches are no sequence that could become longer.
+
+    Raises:
+        TargetError: They are in windows and merged on the way, or have a bias for each pair of places.
+    """
+    config = getattr(view.config, "vision_config", view.config)
+    why = None
+    if getattr(config, "depths", None):  # of the stages between which patches are merged
+        why = "attends within windows of the image, and merges patches from stage to stage"
+    if any(getattr(config, f"use_{kind}relative_position_bias", False) for kind in ("", "shared_")):
+        why = "has an attention bias for each pair of patches (relative positions)"
+    if why is not None:
+        raise TargetError(
+            f"{view.model_type} {why}, where learned vectors have no place.",
+            field="model",
+            remedy=WEIGHTS_INSTEAD,
+        )
 
 
 def _embed(module: Any, ids: Tensor) -> Tensor:

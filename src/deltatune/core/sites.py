@@ -18,6 +18,8 @@ from deltatune.errors import TargetError, nearest
 from deltatune.quant import read_weight
 
 LINEAR = (nn.Linear, Conv1D)
+WEIGHTS_INSTEAD = "Choose a method that acts on weights, such as lora."
+"""The remedy where a base has no place for learned vectors."""
 
 
 @dataclass(frozen=True)
@@ -86,10 +88,43 @@ class BaseView:
 
     @property
     def d_model(self) -> int:
-        """Width of the embedded input."""
+        """Width of the embedded input.
+
+        Raises:
+            TargetError: It has no single one, as in convolutional networks and where layers merge patches.
+        """
         text = self.config.get_text_config()
         config = getattr(self.config, "vision_config", self.config) if self.is_vision else text
-        return int(getattr(config, "d_model", 0) or config.hidden_size)
+        width = getattr(config, "d_model", 0) or getattr(config, "hidden_size", 0)
+        if not width:
+            raise TargetError(
+                f"the layers of {self.model_type} have different widths, so that no learned vector or key "
+                "fits all that they compute.",
+                field="model",
+                remedy=WEIGHTS_INSTEAD,
+            )
+        return int(width)
+
+    @property
+    def tokens(self) -> nn.Embedding:
+        """The table of token embeddings of the input.
+
+        Raises:
+            TargetError: The base embeds its input in another way.
+        """
+        try:
+            inner = self.base.get_encoder() if self.is_encoder_decoder else self.base.base_model
+            table = inner.get_input_embeddings()
+        except (NotImplementedError, AttributeError):  # Transformers looks for a module of a usual name
+            table = None
+        if not isinstance(table, nn.Embedding):
+            raise TargetError(
+                f"{self.model_type} has no plain table of token embeddings, beside which learned vectors "
+                "could stand.",
+                field="model",
+                remedy=WEIGHTS_INSTEAD,
+            )
+        return table
 
     def scope(self, path: str) -> str:
         """`encoder`, `decoder` or `cross`."""
@@ -222,6 +257,13 @@ class BaseView:
                 sites[parent] = AttentionSite(parent, module, scope, heads, width)
         if not sites:
             present = sorted({self.scope(path) for path in self.by_role("key")})
+            if not present:
+                raise TargetError(
+                    f"{self.model_type} has no attention, or none that is known, which learned keys and "
+                    "values could be put into.",
+                    field="model",
+                    remedy=WEIGHTS_INSTEAD,
+                )
             raise TargetError(
                 f"{list(scopes)} names no attention of {self.model_type}; it has {present}.",
                 field="scopes",
@@ -241,7 +283,14 @@ class BaseView:
         config = getattr(module, "config", self.config)
         names = ("n_heads", "num_heads", "num_attention_heads")
         heads = next((getattr(module, n) for n in names if hasattr(module, n)), None)
-        heads = int(heads or getattr(config, "num_attention_heads", None) or config.num_heads)
+        heads = heads or getattr(config, "num_attention_heads", 0) or getattr(config, "num_heads", 0)
+        if not isinstance(heads, int) or not heads:
+            raise TargetError(
+                f"{type(module).__name__} of {self.model_type} does not tell its number of heads, so that "
+                "learned keys and values have no shape.",
+                field="model",
+                remedy=WEIGHTS_INSTEAD,
+            )
         widths = ("key_value_proj_dim", "head_dim", "attention_head_size")
         width = next((getattr(module, n) for n in widths if hasattr(module, n)), None)
         width = int(width or self.d_model // heads)

@@ -273,8 +273,7 @@ class HardPromptConfig(MethodConfig):
                 field="hard_prompt.fluency",
                 remedy="Leave it out, or take a decoder-only language model.",
             )
-        inner = view.base.get_encoder() if view.is_encoder_decoder else view.base.base_model
-        embed = inner.get_input_embeddings()
+        embed = view.tokens
         searched = self.behind is None
         reader = Reader(view.processor) if view.processor is not None and searched else None
         every = torch.arange(embed.num_embeddings)

@@ -112,12 +112,16 @@ class LnTuningConfig(MethodConfig):
 
 
 def norm_classes(view: BaseView) -> tuple[type[nn.Module], ...]:
-    """The classes of norm layers that occur in a base."""
+    """The classes of norm layers that occur in a base, over the last dimension of what they get."""
     found: dict[type[nn.Module], None] = {}
+    others: set[type[nn.Module]] = set()
     for module in view.modules.values():
-        if type(module) not in found and _is_norm(module):
-            found[type(module)] = None
-    return tuple(found)
+        try:
+            if _is_norm(module):
+                found[type(module)] = None
+        except RuntimeError:  # over the channels of an image, as in ConvNeXt
+            others.add(type(module))
+    return tuple(kind for kind in found if kind not in others)
 
 
 @torch.no_grad()

@@ -100,7 +100,7 @@ class PTuningConfig(MethodConfig):
 
     def build(self, view: BaseView) -> Adapter:
         """The network, or after training the vectors it gave."""
-        d = view.d_model if view.is_vision else view.base.get_input_embeddings().embedding_dim
+        d = view.d_model if view.is_vision else view.tokens.embedding_dim
         if self.encoder == "lstm":
             return Adapter(prompt=LstmPrompt(self.n_tokens, d, self.hidden or max(d // 2, 1)))
         if self.encoder == "mlp":

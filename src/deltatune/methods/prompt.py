@@ -89,7 +89,7 @@ class PromptConfig(MethodConfig):
                     remedy="Use 'random'.",
                 )
             return torch.empty(self.n_tokens, view.d_model).uniform_(-0.5, 0.5)
-        embed = view.base.get_input_embeddings()
+        embed = view.tokens
         if self.init == "random":
             return torch.empty(self.n_tokens, embed.embedding_dim).uniform_(-0.5, 0.5)
         if self.init == "text":

@@ -34,7 +34,7 @@ from deltatune.train.kept import KeptTrunk, keep_trunk
 from deltatune.train.log import RunLog
 from deltatune.train.measure import StepMemory
 from deltatune.train.optimizer import Rates, build_optimizer
-from deltatune.train.probe import MicroBatches, out_of_memory_explained, try_batch
+from deltatune.train.probe import MicroBatches, code_explained, out_of_memory_explained, try_batch
 from deltatune.train.schedule import lr_factor
 from deltatune.train.state import (
     adapter_state,
@@ -114,6 +114,7 @@ class Trainer:
             dtype = next(self.model.base.parameters()).dtype
         self._speed = f"{TASKS.get(task).unit}/s"
         self._quantized = quant.describe(self.model.base) is not None
+        self._method = self.model.configs[self.name].name
         self._autocast = bool(self.adapter.own) and dtype != torch.float32
 
     @property
@@ -292,7 +293,9 @@ class Trainer:
         """Answer the run's request for `rows`, which then are alone in the model."""
         started = time.perf_counter()
         self.train_mode()
-        loss, micro, targets = self.micro.fitting(lambda size: self._backward(rows, size))
+        first = self.progress.step == 0
+        with code_explained(self.model, self._method) if first else contextlib.nullcontext():
+            loss, micro, targets = self.micro.fitting(lambda size: self._backward(rows, size))
         return Gradients(loss, micro, targets, time.perf_counter() - started)
 
     def train_mode(self) -> None:

@@ -13,7 +13,7 @@ from deltatune.core.adapter import Adapter
 from deltatune.core.loss import summed_loss
 from deltatune.core.model import AdaptedModel
 from deltatune.core.observer import Observer
-from deltatune.errors import TrainingError
+from deltatune.errors import DeltatuneError, TargetError, TrainingError
 from deltatune.recipe.sections import TrainSpec
 
 T = TypeVar("T")
@@ -33,6 +33,33 @@ def try_batch(
         batch = {name: value.to(model.device) for name, value in batch.items()}
         summed_loss(model, batch, task, autocast=autocast).backward()
     adapter.forget_pass(tick)
+
+
+@contextlib.contextmanager
+def code_explained(model: AdaptedModel, method: str | None) -> Iterator[None]:
+    """Within the block, before the first step, an error of the base's code says what does not go together.
+
+    Args:
+        model: The model.
+        method: Whose delta acts; None if the base is alone.
+
+    Raises:
+        TargetError: The code failed. What is an error of deltatune's, or of memory and disk, stays as it is.
+    """
+    try:
+        yield
+    except (DeltatuneError, MemoryError, OSError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # an architecture's code may raise anything
+        base, lines = type(model.base).__name__, str(error).splitlines()
+        reason = f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__
+        tried = f"{base} with {method}" if method else base
+        raise TargetError(
+            f"{tried} does not work on these rows: before the first step its code failed ({reason}).",
+            field="model",
+            remedy=f"Take {'another method or model' if method else 'another model'}. "
+            "DELTATUNE_DEBUG=1 shows where it happened.",
+        ) from error
 
 
 class MicroBatches:

@@ -48,6 +48,7 @@ from deltatune.train.machine import PeakMemory, fast_cpu, git_state, versions
 from deltatune.train.optimizer import Rates
 from deltatune.train.padding import check_padding
 from deltatune.train.predicted import ample_memory, predicted_run
+from deltatune.train.probe import code_explained
 from deltatune.train.room import require_room
 from deltatune.train.start import Origin, attach, require_apart
 from deltatune.train.steps import Progress
@@ -244,10 +245,11 @@ class Run:
         if trains:
             self.certificate.targets(self.model, self.name)
             self.certificate.supervised(self.data.supervised)
-            self.certificate.trains_the_base(self.model, self._shortest_rows())
-        check_padding(
-            self.certificate, self.model, self.encoder, self.data.encoded("train"), self._rows_at_once(trains)
-        )
+            with code_explained(self.model, None):
+                self.certificate.trains_the_base(self.model, self._shortest_rows())
+        rows, at_once = self.data.encoded("train"), self._rows_at_once(trains)
+        with code_explained(self.model, self.entry.method if trains else None):
+            check_padding(self.certificate, self.model, self.encoder, rows, at_once)
         self.memory.start()
         if not trains:
             (self.out / "metrics.jsonl").write_text("", encoding="utf-8")
