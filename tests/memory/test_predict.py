@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 from benchmarks.memory_accuracy import CASES, Case, measure
-from transformers import AutoConfig
+from transformers import AutoConfig, BertConfig, DebertaConfig
 
 from deltatune.memory.predict import Setup, predict
-from deltatune.memory.scale import predict_scaled
+from deltatune.memory.scale import computed_dtype, predict_scaled
 from deltatune.memory.shapes import llama, shape_named
 from deltatune.methods import METHODS
 from deltatune.recipe.sections import QuantizationSpec
@@ -120,3 +120,13 @@ def test_an_unknown_shape_suggests_the_nearest() -> None:
 
     with pytest.raises(ModelError, match="Did you mean 'llama-65b'"):
         shape_named("llama65b")
+
+
+@pytest.mark.parametrize(("kind", "dtype"), [(DebertaConfig, "float32"), (BertConfig, "bfloat16")])
+def test_code_that_cannot_compute_in_bfloat16_is_planned_in_float32(kind: Any, dtype: str) -> None:
+    config = kind(hidden_size=16, num_hidden_layers=8, num_attention_heads=2, intermediate_size=16)
+    setup = Setup(
+        config, "text-classification", METHODS.get("lora")(), BatchShape(2, 8, 0, 2), dtype="bfloat16"
+    )
+    assert computed_dtype(setup) == dtype
+    predict_scaled(setup.changed(dtype=dtype))

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import GPTJConfig, GPTJForCausalLM
+from transformers import Gemma3Config, Gemma3ForConditionalGeneration, GPTJConfig, GPTJForCausalLM
 
 from deltatune.models.positions import Positions, positions_of
 from tests import tiny
@@ -61,3 +61,16 @@ def test_other_positions_have_no_end(name: str, trained: int | None) -> None:
     model = tiny.model(name)
     assert positions_of(model) == Positions(None, None, trained)
     read(model, P + 3, P + 3)
+
+
+def test_tables_of_an_image_tower_are_not_those_of_a_text() -> None:
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    text = {**sizes, "num_key_value_heads": 2, "vocab_size": tiny.VOCABULARY, "max_position_embeddings": 128}
+    model = Gemma3ForConditionalGeneration(
+        Gemma3Config(
+            text_config=text | {"head_dim": 8}, vision_config=sizes | {"image_size": 32, "patch_size": 8},
+            mm_tokens_per_image=4, boi_token_index=1, eoi_token_index=2, image_token_index=3,
+        )
+    ).eval()  # fmt: skip
+    assert positions_of(model) == Positions(None, None, 128)
+    read(model, 40)  # the tower has 16 patches

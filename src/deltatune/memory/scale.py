@@ -15,7 +15,10 @@ from typing import Any
 from transformers import PreTrainedConfig
 
 from deltatune.memory.account import PARTS, Memory
-from deltatune.memory.predict import Prediction, Setup, predict
+from deltatune.memory.base import fake_mode
+from deltatune.memory.predict import Prediction, Setup, planned_model, predict
+from deltatune.models.load import computes_in_its_dtype
+from deltatune.models.quiet import quiet
 
 FEW, STEP = 4, 2
 """Layers of the shallow model, and by how many a deeper one has more. With four, the two outer layers on each
@@ -41,6 +44,17 @@ def predict_scaled(setup: Setup) -> Prediction:
             terms.append((predict(setup.changed(config=deeper)), depth - FEW))
     found = _sum(least, terms)
     return found if min(found.memory.parts.values()) >= 0 else predict(setup)
+
+
+def computed_dtype(setup: Setup) -> str:
+    """The precision that the base is loaded in: float32 where its own code cannot compute in bfloat16."""
+    if setup.dtype != "bfloat16" or setup.quantization is not None:
+        return setup.dtype
+    depths = {name: min(2, depth) for name, depth in depths_of(setup.config).items()}
+    shallow = with_depths(setup.config, depths)
+    with quiet(), fake_mode():
+        base = planned_model(setup.changed(config=shallow)).base
+        return setup.dtype if computes_in_its_dtype(base) else "float32"
 
 
 def _sum(least: Prediction, terms: Sequence[tuple[Prediction, int]]) -> Prediction:
@@ -97,7 +111,7 @@ def with_depths(config: PreTrainedConfig, depths: dict[str, int]) -> PreTrainedC
     for name, depth in depths.items():
         setattr(changed, name, depth)
     types: Any = getattr(changed, "layer_types", None)
-    if types:
+    if types and depths:
         changed.layer_types = types[: max(depths.values())]
     return changed
 

@@ -135,7 +135,7 @@ def load_base(
     if spec.image_size is not None:
         interpolate_positions(model, spec.image_size, source.name)
     model.eval().requires_grad_(False)
-    if dtype == "bfloat16" and quantization is None and not _computes_in_its_dtype(model):
+    if dtype == "bfloat16" and quantization is None and not computes_in_its_dtype(model):
         return load_base(spec, task, labels, seed=seed, as_spelled=as_spelled)
     if not TASKS.get(task).new_head:
         _plain_generation(model)
@@ -164,7 +164,7 @@ def _config_of(source: Source) -> PreTrainedConfig:
     return config
 
 
-def _computes_in_its_dtype(model: PreTrainedModel) -> bool:
+def computes_in_its_dtype(model: PreTrainedModel) -> bool:
     """Whether the code of the architecture keeps to the precision of its weights, on a few tokens."""
     if model.main_input_name != "input_ids":
         return True

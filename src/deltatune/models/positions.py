@@ -54,7 +54,9 @@ def positions_of(model: Any) -> Positions:
     if model.config.is_encoder_decoder:
         read, written = _table(model.get_encoder()), _table(model.get_decoder())
     else:
-        read, written = _table(model.base_model), None
+        # Of a model with towers for images or sounds, whose tables are of patches, what reads text.
+        text = model.base_model if config is model.config else model.get_decoder()
+        read, written = _table(text), None
     trained = None if read else getattr(config, "max_position_embeddings", None)
     return Positions(read, written, None if model.config.is_encoder_decoder else trained)
 

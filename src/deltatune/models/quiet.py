@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import warnings
 from collections.abc import Iterator
+from logging import CRITICAL, getLogger
 
 from transformers import modeling_gguf_pytorch_utils as gguf_reader
 from transformers.utils import logging
@@ -12,7 +13,13 @@ from transformers.utils import logging
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Silence Transformers' loading bars, logger and Python warnings; all is restored afterwards."""
+    """Silence Transformers' loading bars, logger and Python warnings; all is restored afterwards.
+
+    So is torch's log of what fails on tensors without data, which is an exception besides.
+    """
+    trials = getLogger("torch._subclasses.fake_tensor")
+    of_trials = trials.level
+    trials.setLevel(CRITICAL)
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     with warnings.catch_warnings(), _silent_gguf():
         warnings.simplefilter("ignore")
@@ -21,6 +28,7 @@ def quiet() -> Iterator[None]:
         try:
             yield
         finally:
+            trials.setLevel(of_trials)
             logging.set_verbosity(level)
             if bars:
                 logging.enable_progress_bar()

@@ -22,7 +22,7 @@ from deltatune.memory.base import fake_mode, stores_head
 from deltatune.memory.batch import Largest, largest_micro_batch, longest_allowed
 from deltatune.memory.fit import OVERHEAD, Predict, changes, fits, propose
 from deltatune.memory.predict import Prediction, Setup, planned_model
-from deltatune.memory.scale import predict_scaled
+from deltatune.memory.scale import computed_dtype, predict_scaled
 from deltatune.memory.shapes import shape_named
 from deltatune.models.processor import load_processor
 from deltatune.models.source import locate
@@ -125,6 +125,7 @@ class Planned:
     def setup(self, entry: MethodEntry) -> Setup:
         """The entry, ready to be predicted."""
         setup = setup_of(self.recipe.task, self.spec, entry, settings_of(entry), self.config)
+        setup = setup.changed(dtype=computed_dtype(setup))
         largest = self.largest(entry)
         setup = setup.changed(
             shape=largest.shape, exact=largest.step, processor=self.processor, untied=self.untied

@@ -37,6 +37,8 @@ def predicted_run(
         attention=ORIGINAL.get(model.config._attn_implementation, model.config._attn_implementation),
         processor=base.loaded.processor,
     )
+    if entry.quantization is None:  # the base may be in float32 though the recipe asks for bfloat16
+        setup = setup.changed(dtype=base.dtype)
     plain = {k: v for k, v in vars(setup).items() if k not in ("config", "method", "processor")}
     key = f"{model.config.to_json_string()} {method.name} {method.model_dump_json()} {plain}"
     if key not in _known:
