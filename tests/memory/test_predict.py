@@ -7,7 +7,15 @@ from typing import Any
 
 import pytest
 from benchmarks.memory_accuracy import CASES, Case, measure
-from transformers import AutoConfig, BertConfig, DebertaConfig
+from transformers import (
+    AutoConfig,
+    BertConfig,
+    DebertaConfig,
+    FunnelConfig,
+    Gemma3TextConfig,
+    MambaConfig,
+    XLNetConfig,
+)
 
 from deltatune.memory.predict import Setup, predict
 from deltatune.memory.scale import computed_dtype, predict_scaled
@@ -130,3 +138,26 @@ def test_code_that_cannot_compute_in_bfloat16_is_planned_in_float32(kind: Any, d
     )
     assert computed_dtype(setup) == dtype
     predict_scaled(setup.changed(dtype=dtype))
+
+
+SSM = {"vocab_size": 64, "hidden_size": 16, "num_hidden_layers": 10, "state_size": 4}
+GEMMA = {
+    "vocab_size": 64, "hidden_size": 16, "num_hidden_layers": 2, "intermediate_size": 16, "head_dim": 8,
+    "num_attention_heads": 2, "num_key_value_heads": 1,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("config", "task"),
+    [
+        (MambaConfig(**SSM), "causal-lm"),  # the kinds of its layers follow from their number
+        (Gemma3TextConfig(**GEMMA), "causal-lm"),  # has a buffer made with torch.tensor
+        (XLNetConfig(vocab_size=64, d_model=16, n_layer=2, n_head=2, d_inner=16), "text-classification"),
+        (FunnelConfig(vocab_size=64, block_sizes=[5, 5], d_model=16, n_head=2, d_head=8, d_inner=16),
+         "text-classification"),
+    ],
+    ids=lambda value: getattr(value, "model_type", ""),
+)  # fmt: skip
+def test_any_way_to_build_a_base_can_be_planned(config: Any, task: str) -> None:
+    setup = Setup(config, task, METHODS.get("lora")(targets=("all-linear",)), BatchShape(2, 8, 0, 2))
+    assert predict_scaled(setup).memory.total > 0

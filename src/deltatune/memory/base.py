@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors import safe_open
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake_temporarily
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import PreTrainedConfig, PreTrainedModel
 
@@ -65,7 +65,8 @@ def fake_base(
     wanted = DTYPES[dtype] if quantization is None else compute_dtype(quantization)
     options: dict[str, Any] = {"attn_implementation": attention} if attention else {}
     options["trust_remote_code"] = trust_remote_code
-    with quiet(), torch.device("meta"):
+    # Out of the mode: what a constructor makes with torch.tensor would be on meta, and not fake.
+    with quiet(), unset_fake_temporarily(), torch.device("meta"):
         model: PreTrainedModel = model_class(task).from_config(copy.deepcopy(config), dtype=wanted, **options)
     if image_size is not None:
         interpolate_positions(model, image_size, type(model).__name__)
@@ -144,7 +145,10 @@ def _quantize(model: PreTrainedModel, task: str, spec: QuantizationSpec) -> None
 
 
 def _to_fake(model: nn.Module) -> None:
-    """Turn meta tensors into fake ones of the CPU, which the mode in force makes; tied ones stay tied."""
+    """Turn all tensors into fake ones of the CPU, which the mode in force makes; tied ones stay tied.
+
+    Most are meta tensors, but old constructors (torch.FloatTensor) know no device.
+    """
     made: dict[int, Tensor] = {}
 
     def fake(tensor: Tensor) -> Tensor:
@@ -157,5 +161,5 @@ def _to_fake(model: nn.Module) -> None:
         places: tuple[dict[str, Any], ...] = (module._parameters, module._buffers, module.__dict__)
         for held in places:
             for name, tensor in list(held.items()):
-                if isinstance(tensor, Tensor) and tensor.device.type == "meta":
+                if isinstance(tensor, Tensor) and not isinstance(tensor, FakeTensor):
                     held[name] = fake(tensor)

@@ -102,7 +102,12 @@ def depths_of(config: PreTrainedConfig) -> dict[str, int]:
         )
     if hasattr(config, "vision_config") or not all(hasattr(config, name) for name in names):
         return {}
-    return {name: int(getattr(config, name)) for name in names}
+    depths = {name: int(getattr(config, name)) for name in names}
+    try:
+        with_depths(config, depths)
+    except (AttributeError, NotImplementedError):  # the number follows from other settings
+        return {}
+    return depths
 
 
 def with_depths(config: PreTrainedConfig, depths: dict[str, int]) -> PreTrainedConfig:

@@ -217,6 +217,12 @@ def forecast(
             warnings |= dict.fromkeys(found["warnings"])
         except DeltatuneError as error:
             found = {"name": entry.name, "method": entry.method, "error": str(error)}
+        except (RuntimeError, ValueError, AssertionError) as error:  # code that looks at what tensors hold
+            reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+            why = (
+                f"the code of {recipe.model_of(entry).name} does not run on tensors without data ({reason})."
+            )
+            found = {"name": entry.name, "method": entry.method, "error": why}
         entries.append(found)
     for warning in warnings:
         observer.warn(warning)
