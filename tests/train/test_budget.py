@@ -11,6 +11,7 @@ import pytest
 import torch
 import yaml
 
+from deltatune.compare.runner import compare
 from deltatune.core.model import AdaptedModel
 from deltatune.core.observer import Silent
 from deltatune.errors import RecipeError, TargetError
@@ -101,6 +102,14 @@ def test_a_method_without_a_size_says_so(make_recipe: Make, tmp_path: Path) -> N
     heard = Heard()
     assert plan(recipe, recipe.methods[1], 0, observer=heard)["budget"]["trained"] == 0
     assert not [w for w in heard.warnings if "budget" in w]
+
+
+def test_a_comparison_warns_of_it(make_recipe: Make, tmp_path: Path) -> None:
+    board = compare(
+        make_recipe("train.max_steps=1", methods=["ia3", "untuned"], budget=2000), tmp_path / "out"
+    )
+    [told] = [warning for warning in board["warnings"] if "budget" in warning]
+    assert told.startswith("ia3 has no size that a budget could set: it trains ")
 
 
 def test_plan_run_result_and_file_agree(make_recipe: Make, tmp_path: Path) -> None:

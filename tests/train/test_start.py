@@ -97,6 +97,20 @@ def test_its_result_tells_where_it_started(make_recipe: Make, tmp_path: Path) ->
     assert again.methods[0].config == {}
 
 
+def test_training_that_only_worsens_keeps_the_start(make_recipe: Make, tmp_path: Path) -> None:
+    first(make_recipe, tmp_path / "first")
+    before = json.loads((tmp_path / "first/result.json").read_text(encoding="utf-8"))
+    heard = Heard()
+    recipe = going_on(make_recipe, tmp_path / "first", "train.lr=30", "train.warmup=0")
+    result = run(recipe, recipe.methods[0], 0, tmp_path / "second", observer=heard)
+    assert (result["selected"]["step"], result["cost"]["steps"]) == (0, 4)
+    assert result["metrics"]["validation"]["loss"] == before["metrics"]["validation"]["loss"]
+    assert any("stays what it started from" in warning for warning in heard.warnings)
+    saved, kept = (load_file(tmp_path / name / TENSORS) for name in ("first", "second"))
+    assert all(torch.equal(saved[key], kept[key]) for key in saved)
+    assert lines(tmp_path / "second/metrics.jsonl")[0]["step"] == 0
+
+
 def test_resumed_it_is_the_same_bit_for_bit(make_recipe: Make, tmp_path: Path) -> None:
     first(make_recipe, tmp_path / "first")
     recipe = going_on(make_recipe, tmp_path / "first")

@@ -62,6 +62,7 @@ class Budget:
             "trained": self.trained,
             "size": self.size,
             "value": self.value,
+            "warning": self.warning,
         }
 
 

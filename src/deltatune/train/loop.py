@@ -78,6 +78,8 @@ class Trainer:
     certificate: Certificate
     inputs: Inputs
     pause: Pause | None = None
+    continues: bool = False
+    """Whether it goes on from a saved delta, which is kept if training makes nothing better of it."""
 
     def __post_init__(self) -> None:
         self.paused = False
@@ -202,6 +204,8 @@ class Trainer:
 
     def _steps(self) -> Generator[Request, Gradients]:
         progress = self.progress
+        if self.continues and progress.step == 0 and progress.best is None:
+            self._evaluate(0)
         self.paused = self._asked_to_pause()  # a resumed run may stand where it shall stop
         while progress.step < self.total and not progress.stopped and not self.paused:
             epoch, index = divmod(progress.step, self.per_epoch)
@@ -382,6 +386,9 @@ class Trainer:
     def _restore_best(self) -> None:
         if self.best_state:
             load_adapter_state(self.adapter, self.best_state, self.model.device)
+            if self.progress.best_step == 0:
+                key = self.evaluation.select_by
+                self.observer.warn(f"training made {key} no better, so the delta stays what it started from.")
 
     def _log(self, line: dict[str, Any]) -> None:
         self.log.write(line)

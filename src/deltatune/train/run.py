@@ -271,6 +271,7 @@ class Run:
             certificate=self.certificate,
             inputs=self.inputs,
             pause=pause,
+            continues=self.origin is not None,
         )
         return self.trainer
 
@@ -374,7 +375,7 @@ class Run:
                 "measured": progress.memory or None,
             },
             "selected": {
-                "step": progress.best_step or progress.step,
+                "step": progress.step if progress.best is None else progress.best_step,
                 "by": self.recipe.evaluation.select_by,
                 "stopped_early": progress.stopped,
             },
