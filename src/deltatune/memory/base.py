@@ -68,11 +68,12 @@ def fake_base(
     # Out of the mode: what a constructor makes with torch.tensor would be on meta, and not fake.
     with quiet(), unset_fake_temporarily(), torch.device("meta"):
         model: PreTrainedModel = model_class(task).from_config(copy.deepcopy(config), dtype=wanted, **options)
+    _to_fake(model)
     if image_size is not None:
         interpolate_positions(model, image_size, type(model).__name__)
     head: Any = model.get_output_embeddings()
     if untied and head is not None:
-        head.weight = nn.Parameter(torch.empty_like(head.weight, device="meta"))
+        head.weight = nn.Parameter(torch.empty_like(head.weight))
     _keep_float32(model)
     if quantization is not None:
         _quantize(model, task, quantization)
