@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import traceback
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TypeVar
 
 import torch
@@ -17,6 +19,7 @@ from deltatune.errors import DeltatuneError, TargetError, TrainingError
 from deltatune.recipe.sections import TrainSpec
 
 T = TypeVar("T")
+PACKAGE = Path(__file__).parents[1]
 
 
 def try_batch(
@@ -51,6 +54,8 @@ def code_explained(model: AdaptedModel, method: str | None) -> Iterator[None]:
     except (DeltatuneError, MemoryError, OSError, torch.OutOfMemoryError):
         raise
     except Exception as error:  # an architecture's code may raise anything
+        if _is_slip_of_ours(error):
+            raise
         base, lines = type(model.base).__name__, str(error).splitlines()
         reason = f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__
         tried = f"{base} with {method}" if method else base
@@ -60,6 +65,12 @@ def code_explained(model: AdaptedModel, method: str | None) -> Iterator[None]:
             remedy=f"Take {'another method or model' if method else 'another model'}. "
             "DELTATUNE_DEBUG=1 shows where it happened.",
         ) from error
+
+
+def _is_slip_of_ours(error: Exception) -> bool:
+    """Whether our own code raised it, and not for numbers that do not fit together, which torch says."""
+    raised_by = traceback.extract_tb(error.__traceback__)[-1].filename
+    return not isinstance(error, RuntimeError) and Path(raised_by).is_relative_to(PACKAGE)
 
 
 class MicroBatches:
