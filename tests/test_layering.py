@@ -11,8 +11,8 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "src" / "deltatune"
 # A layer may import those before it. The observer is a protocol, a leaf that happens to be defined in core.
 ORDER = [
-    *("errors", "printable", "registry", "files", "cache", "observer", "tasks"),
-    *("recipe", "quant", "core", "methods", "models", "data", "checkpoint", "memory"),
+    *("errors", "printable", "registry", "files", "cache", "observer", "phrasing", "tasks"),
+    *("results", "recipe", "quant", "core", "methods", "models", "data", "checkpoint", "memory"),
     *("evaluate", "report", "train", "runs", "compare", "cli", "__init__", "__main__"),
 ]
 LAZILY = {  # recipes ask the registry of methods to check settings; a model saves and loads its own adapters
@@ -27,7 +27,9 @@ LIGHT = {
     "files",
     "cache",
     "observer",
+    "phrasing",
     "tasks",
+    "results",
     "recipe",
     "report",
     "cli",

@@ -261,6 +261,6 @@ def test_an_untuned_model_has_no_delta_to_damage(make_recipe: Make, tmp_path: Pa
 
 
 def test_line_breaks_of_unicode_in_a_text_do_not_break_a_line(tmp_path: Path) -> None:
-    row = {"id": "1", "prediction": "one\u2028two\x85three", "reference": "one", "scores": {}}
+    row = {"id": "1", "input": "", "prediction": "one\u2028two\x85three", "reference": "one", "scores": {}}
     (tmp_path / PREDICTIONS).write_text(json.dumps(row, ensure_ascii=False) + "\n", encoding="utf-8")
     assert row_ids(tmp_path / PREDICTIONS) == ["1"]

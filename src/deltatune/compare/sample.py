@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from deltatune.errors import DataError
 from deltatune.evaluate.corpus import CORPUS_METRICS, ROW_METRICS
+from deltatune.results import Prediction, read_predictions
 
 Floats = NDArray[np.float64]
-_HOLDS = {"id", "prediction", "reference", "scores"}
-"""What every line of predictions.jsonl has."""
 _PICTURE = re.compile(r"\[image, \d+ x \d+ pixels\]")
 """What stands for an image in predictions that have no groups: it says nothing of which one it was."""
 
@@ -125,19 +122,20 @@ def read_sample(
         DataError: A file is missing or damaged, or a run was judged on other test rows.
     """
     runs = [_rows(path) for path in predictions]
-    ids = ids or [row["id"] for row in runs[0]]
+    ids = ids or [row.id for row in runs[0]]
     runs = [_in_order(run, ids, path) for run, path in zip(runs, predictions, strict=True)]
-    if all(metric in row["scores"] for run in runs for row in run):
-        return Sample.of([[float(row["scores"][metric]) for row in run] for run in runs])
+    if all(metric in row.scores for run in runs for row in run):
+        return Sample.of([[row.scores[metric] for row in run] for run in runs])
     if metric in ROW_METRICS:
         fields = ROW_METRICS[metric].fields
-        if any(row.get(name) is None for run in runs for row in run for name in fields):
+        numbers = [[[getattr(row, name) for name in fields] for row in run] for run in runs]
+        if any(number is None for run in numbers for row in run for number in row):
             return None
-        return row_sample(metric, [[[row[name] for name in fields] for row in run] for run in runs])
+        return row_sample(metric, numbers)
     if metric not in CORPUS_METRICS:
         return None
-    texts = [[row["prediction"] for row in run] for run in runs]
-    return corpus_sample(metric, texts, [row["reference"] for row in runs[0]], labels or ())
+    texts = [[row.prediction for row in run] for run in runs]
+    return corpus_sample(metric, texts, [row.reference for row in runs[0]], labels or ())
 
 
 def row_ids(predictions: Path) -> list[str]:
@@ -146,7 +144,7 @@ def row_ids(predictions: Path) -> list[str]:
     Raises:
         DataError: It is missing or damaged.
     """
-    return [row["id"] for row in _rows(predictions)]
+    return [row.id for row in _rows(predictions)]
 
 
 def row_groups(predictions: Sequence[Path], ids: Sequence[str]) -> list[int]:
@@ -183,32 +181,14 @@ def row_groups(predictions: Sequence[Path], ids: Sequence[str]) -> list[int]:
     return [numbers[label] for label in labels]
 
 
-def _group(row: dict[str, Any]) -> Hashable:
-    if row.get("group") is not None:
-        return str(row["group"])
-    text = row.get("input")
-    return ("row", row["id"]) if text is None or _PICTURE.fullmatch(str(text)) else str(text)
+def _group(row: Prediction) -> Hashable:
+    if row.group is not None:
+        return row.group
+    return ("row", row.id) if _PICTURE.fullmatch(row.input) else row.input
 
 
-def _rows(path: Path) -> list[dict[str, Any]]:
-    remedy = train_again(path.parent)
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, ValueError) as error:
-        raise DataError(f"'{path}' cannot be read ({error}).", remedy=remedy) from error
-    # Not splitlines: a text may hold line breaks of Unicode, which our JSON does not escape.
-    lines = text.removesuffix("\n").split("\n")
-    return [_row(line, f"{path}, line {number}", remedy) for number, line in enumerate(lines, start=1)]
-
-
-def _row(line: str, where: str, remedy: str) -> dict[str, Any]:
-    try:
-        row = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"is no JSON ({error}).", field=where, remedy=remedy) from error
-    if not isinstance(row, dict) or not row.keys() >= _HOLDS or not isinstance(row["scores"], dict):
-        raise DataError(f"lacks one of {', '.join(sorted(_HOLDS))}.", field=where, remedy=remedy)
-    return row
+def _rows(path: Path) -> list[Prediction]:
+    return read_predictions(path, remedy=train_again(path.parent))
 
 
 def train_again(folder: Path) -> str:
@@ -216,15 +196,15 @@ def train_again(folder: Path) -> str:
     return f"Remove the folder '{folder}' and compare again: that run is trained anew, the others are kept."
 
 
-def _in_order(run: Sequence[dict[str, Any]], ids: Sequence[str], path: Path) -> list[dict[str, Any]]:
+def _in_order(run: Sequence[Prediction], ids: Sequence[str], path: Path) -> list[Prediction]:
     """Rows by their ids: what is paired is the same example, whatever the order of a file."""
-    by_id = {row["id"]: row for row in run}
+    by_id = {row.id: row for row in run}
     if by_id.keys() != set(ids) or len(run) != len(ids):
         raise DataError(
             f"the run in '{path.parent}' was judged on other test rows than the first one.",
             remedy="The data have changed in between: start anew with --overwrite.",
         )
-    return [by_id[one] for one in ids]
+    return [by_id[name] for name in ids]
 
 
 def row_sample(metric: str, values: ArrayLike) -> Sample:

@@ -6,7 +6,7 @@ import functools
 import hashlib
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -27,6 +27,7 @@ from deltatune.evaluate.loss import (
     summed,
 )
 from deltatune.evaluate.metrics import Scores, classification_metrics, text_metrics
+from deltatune.results import Prediction
 from deltatune.tasks import TASKS
 from deltatune.tasks.tokens import LOSSES
 
@@ -45,44 +46,6 @@ class LabelledRow(Protocol):
     @property
     def target(self) -> str:
         """Reference text, or name of the label."""
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """What the model made of one row: a line of predictions.jsonl.
-
-    Attributes:
-        id: The row's id.
-        input: The row's text; for an image, a note of its size.
-        reference: The reference text or label name.
-        prediction: The generated text or predicted label name.
-        stopped: Whether the model ended the text itself; None in classification.
-        scores: Numbers of this row by metric key, for the metrics that are means over rows.
-        nll: Negative log-likelihood of the reference, in nats, summed over its tokens; None if no loss was
-            asked for.
-        tokens: How many tokens that sum has (1 in classification), in the model's own tokenizer.
-        probabilities: Of each class, or of the most probable ones if there are many; None for texts, and in
-            the files of runs from before they were written down.
-        group: Rows of one group depend on each other and count as one in statistics: those of equal input.
-    """
-
-    id: str
-    input: str
-    reference: str
-    prediction: str
-    stopped: bool | None
-    scores: dict[str, float] = field(default_factory=dict)
-    nll: float | None = None
-    tokens: int | None = None
-    probabilities: dict[str, float] | None = None
-    group: str | None = None
-
-    def as_dict(self) -> dict[str, Any]:
-        """The prediction as plain JSON values; of a text without `probabilities`."""
-        values = asdict(self)
-        if self.probabilities is None:
-            del values["probabilities"]
-        return values
 
 
 MOST_CLASSES = 100

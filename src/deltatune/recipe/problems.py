@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from deltatune.errors import RecipeError
+from deltatune.phrasing import rule, short
 from deltatune.recipe.axes import BITS, SECTIONS, same_for_all
 from deltatune.recipe.grid import Origin
 from deltatune.recipe.schema import ENTRY_KEYS, MethodEntry, Recipe
@@ -129,24 +130,18 @@ def _describe(detail: Any, owner: type[BaseModel], path: Path) -> str:
     if kind in ("value_error", "entry", "unknown_method"):
         return str(context.get("error", detail["msg"]))
     if kind in ("model_type", "dict_type", "model_attributes_type"):
-        return f"{_short(value)} must be a mapping of settings."
-    rule = str(detail["msg"]).removeprefix("Input ").replace("should", "must")
-    rule = rule.removesuffix(", unable to parse string as an integer")
+        return f"{short(value)} must be a mapping of settings."
+    broken = rule(detail)
     if kind == "literal_error" and isinstance(value, str):
         options = [option.strip("'") for option in context["expected"].replace(" or ", ", ").split(", ")]
         close = difflib.get_close_matches(value, options, n=1, cutoff=0.5)
-        rule += f". Did you mean {close[0]!r}?" if close else ""
-    return f"{_short(value)} {rule}" + ("" if rule.endswith("?") else ".")
+        broken += f". Did you mean {close[0]!r}?" if close else ""
+    return f"{short(value)} {broken}" + ("" if broken.endswith("?") else ".")
 
 
 def _either(first: str, second: str) -> str:
     """Join the rules of two branches of a union, of which the value fits neither."""
     return f"{first.rstrip('.')}, or {second.partition(' must ')[2] or second}"
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def _known(owner: type[BaseModel], path: Path) -> list[str]:

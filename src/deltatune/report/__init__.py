@@ -7,7 +7,6 @@ from pathlib import Path
 from deltatune.errors import DeltatuneError, nearest
 from deltatune.files import atomic_path, write_text
 from deltatune.printable import printable
-from deltatune.report.load import load
 
 TEXTS = ("html", "md", "csv", "json", "svg")
 FORMATS = (*TEXTS, "png")
@@ -27,6 +26,8 @@ def render(folder: Path, format: str = "html") -> str:
         raise DeltatuneError(
             f"{format!r} is no format of a report.", field="--format", remedy=nearest(format, TEXTS)
         )
+    from deltatune.report.load import load
+
     comparison = load(Path(folder))
     if format == "html":
         from deltatune.report.html import render_html

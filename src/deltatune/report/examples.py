@@ -6,12 +6,13 @@ import math
 import re
 from collections.abc import Sequence
 from difflib import SequenceMatcher
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from markupsafe import Markup
 
 from deltatune.report import display
 from deltatune.report.load import Comparison, Method
+from deltatune.results import Prediction
 
 EXAMPLES = 10
 LONGEST = 4000
@@ -93,32 +94,32 @@ def _words(tokens: Sequence[str]) -> list[str]:
     return [token.strip().casefold() for token in tokens]
 
 
-def _example(line: dict[str, Any]) -> Example:
-    shown = display.shorten(str(line.get("input", "")), LONGEST)
-    return Example(str(line.get("id", "")), shown, str(line.get("reference", "")), [])
+def _example(line: Prediction) -> Example:
+    shown = display.shorten(line.input, LONGEST)
+    return Example(line.id, shown, line.reference, [])
 
 
-def _answer(comparison: Comparison, method: Method, line: dict[str, Any]) -> Answer:
-    prediction, reference = str(line.get("prediction", "")), str(line.get("reference", ""))
+def _answer(comparison: Comparison, method: Method, line: Prediction) -> Answer:
     score = _own_score(line, comparison.primary)
-    text = display.shorten(prediction, LONGEST)
+    text = display.shorten(line.prediction, LONGEST)
+    reference = display.shorten(line.reference, LONGEST)
     return Answer(
         method,
-        marked(text, display.shorten(reference, LONGEST)) if text.strip() else Markup(""),
+        marked(text, reference) if text.strip() else Markup(""),
         "" if score is None else display.metric(comparison.primary, score, unit=False),
-        prediction.split() == reference.split(),
-        line.get("stopped") is False,
+        line.prediction.split() == line.reference.split(),
+        line.stopped is False,
         len(text),
     )
 
 
-def _own_score(line: dict[str, Any], key: str) -> float | None:
+def _own_score(line: Prediction, key: str) -> float | None:
     """The example's own value of a metric, if it has one."""
-    found = (line.get("scores") or {}).get(key)
-    if found is None and key in ("loss", "perplexity") and line.get("tokens") and line.get("nll") is not None:
-        loss = line["nll"] / line["tokens"]
-        found = loss if key == "loss" else math.exp(min(loss, 700.0))
-    return found
+    known = line.scores.get(key)
+    if known is None and key in ("loss", "perplexity") and line.tokens and line.nll is not None:
+        loss = line.nll / line.tokens
+        return loss if key == "loss" else math.exp(min(loss, 700.0))
+    return known
 
 
 def _evenly(count: int, most: int) -> Sequence[int]:

@@ -15,6 +15,7 @@ from typing import Any
 from deltatune.checkpoint.manifest import changed_files
 from deltatune.errors import DeltatuneError
 from deltatune.files import read_json
+from deltatune.results import Prediction, whole_predictions
 
 # Of a recipe's entry; its other fields tell configurations apart.
 _NOT_SETTINGS = {"name", "group", "train", "data", "evaluation", "model"}
@@ -49,9 +50,12 @@ class Run:
         path = self.folder / "adapter" / "deltatune.json"
         return _read_json(path) if path.is_file() else {}
 
-    def predictions(self) -> dict[str, dict[str, Any]]:
-        """Lines of predictions.jsonl by the id of their row; ids are unique within a part of the data."""
-        return {str(line.get("id", "")): line for line in _lines(self.folder / "predictions.jsonl")}
+    def predictions(self) -> dict[str, Prediction]:
+        """Lines of predictions.jsonl by the id of their row; ids are unique within a part of the data.
+
+        The last line of a run that was killed may be half written; it is left out.
+        """
+        return {line.id: line for line in whole_predictions(self.folder / "predictions.jsonl") if line}
 
     def training_loss(self) -> list[tuple[float, float]]:
         """(step, loss) of training."""
@@ -378,8 +382,7 @@ def changes(folder: Path) -> list[str]:
     path = folder / "predictions.jsonl"  # of version 0.1, without checksums
     if changed is not None or not path.is_file():
         return []
-    with path.open(encoding="utf-8", errors="replace") as handle:
-        damaged = sum(1 for line in handle if line.strip() and _object(line) is None)
+    damaged = sum(line is None for line in whole_predictions(path))
     return [f"predictions.jsonl in {name} has damaged lines: {damaged}."] if damaged else []
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from deltatune.cli import output, show
+from deltatune.cli import output
 from deltatune.cli.options import DryRun, Json, Overrides, Quiet, RecipeFile
 from deltatune.cli.progress import watching
 from deltatune.errors import DeltatuneError, nearest
@@ -75,6 +75,7 @@ def compare(
 
 
 def _plan(recipe: Recipe, *, as_json: bool, quiet: bool) -> None:
+    from deltatune.cli import show
     from deltatune.recipe.baselines import with_baselines
     from deltatune.train import Context, plan
 
@@ -113,6 +114,7 @@ def _choosing(recipe: Recipe) -> list[str]:
 
 
 def _compare(recipe: Recipe, out: Path, *, overwrite: bool, as_json: bool, quiet: bool) -> None:
+    from deltatune.cli import show
     from deltatune.compare.runner import compare as run_all
 
     output.resumable_by(f"Run the same command again to continue the comparison in '{out}'.")

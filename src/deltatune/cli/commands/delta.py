@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from deltatune.cli import output, show
+from deltatune.cli import output
 from deltatune.cli.options import AdapterTask, Base, Json, Labels, TrustRemoteCode, labels_of
 from deltatune.errors import DeltatuneError
 
@@ -39,6 +39,7 @@ def inspect(
     Writes nothing.
     """
     from deltatune.checkpoint.store import inspect as look
+    from deltatune.cli import show
 
     found = look(folder)
     if (folder / "recipe.yaml").exists():

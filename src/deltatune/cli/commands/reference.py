@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -176,29 +177,60 @@ def _yaml(value: Any) -> str:
     return dumped.removesuffix("\n...\n").strip()
 
 
+class Described(StrEnum):
+    """What a schema describes."""
+
+    recipe = "recipe"
+    result = "result"
+    leaderboard = "leaderboard"
+    prediction = "prediction"
+    certificate = "certificate"
+
+
 def schema(
+    what: Annotated[
+        Described,
+        typer.Argument(
+            help="[bold]recipe[/bold]; or of what is written: [bold]result[/bold] (result.json), "
+            "[bold]leaderboard[/bold] (leaderboard.json), [bold]prediction[/bold] (a line of "
+            "predictions.jsonl), [bold]certificate[/bold] (certificate.json)."
+        ),
+    ] = Described.recipe,
     out: Annotated[
         Path | None,
         typer.Option("--out", help="Write it to this file instead of stdout.", show_default=False),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Print the JSON Schema of recipes, with which an editor completes and checks them.
+    """Print the JSON Schema of recipes, with which an editor completes and checks them, or of results.
 
     [bold]Examples[/bold]
       $ deltatune schema --out recipe.schema.json
       $ deltatune schema | jq '.properties | keys'
+      $ deltatune schema result --out result.schema.json
 
     An editor with a YAML language server then reads this first line of a recipe:
 
       # yaml-language-server: $schema=recipe.schema.json
+
+    The schemas of results explain every field, with its unit.
     """
     from deltatune.files import make_folder, write_json
-    from deltatune.recipe import json_schema
 
+    content = _schema_of(what)
     if out is None:
-        output.emit_json(json_schema())
+        output.emit_json(content)
         return
     make_folder(out.parent)
-    write_json(out, json_schema())
+    write_json(out, content)
     output.emit_json({"file": str(out)}) if as_json else output.line(out)
+
+
+def _schema_of(what: Described) -> dict[str, Any]:
+    if what is Described.recipe:
+        from deltatune.recipe import json_schema
+
+        return json_schema()
+    from deltatune.results.json_schema import results_schema
+
+    return results_schema(what.value)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from deltatune.cli import output, show
+from deltatune.cli import output
 from deltatune.cli.options import (
     AdapterRecipe,
     AdapterTask,
@@ -110,6 +110,8 @@ def train(
     loaded = _trained(recipe, extend, changes, trust_remote_code=trust_remote_code)
     entry = choose(loaded, method)
     chosen_seed = loaded.seeds[0]
+    from deltatune.cli import show
+
     if dry_run:
         from deltatune.train import plan
 
@@ -228,6 +230,7 @@ def evaluate(
             field="--split",
             remedy=nearest(split, ("train", "validation", "test")),
         )
+    from deltatune.cli import show
     from deltatune.recipe.given import Given
     from deltatune.runs import evaluate_run
 

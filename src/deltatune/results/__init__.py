@@ -1,0 +1,82 @@
+"""What runs and comparisons write down, as types: the same for whoever writes, reads or prints it.
+
+| file | type |
+|---|---|
+| `result.json` | `RunResult`; of a run that is not at its end `PausedRun`, of one that failed `FailedRun` |
+| `certificate.json` | `Certificate` |
+| `predictions.jsonl` | a `Prediction` a line |
+| `leaderboard.json` | `Leaderboard` |
+
+Times are in seconds, memory and sizes in bytes, shares from 0 to 1. Metrics are as `deltatune.evaluate` gives
+them: ROUGE, accuracy and the like from 0 to 1, BLEU and chrF from 0 to 100, losses in nats a token.
+"""
+
+from __future__ import annotations
+
+from deltatune.results.certificate import Certificate, CertificateLine
+from deltatune.results.leaderboard import (
+    Decision,
+    Halving,
+    Leaderboard,
+    LeaderboardRow,
+    MeanCost,
+    Pair,
+    StoppedTrial,
+    Trial,
+    Tuning,
+)
+from deltatune.results.parts import (
+    BaseUsed,
+    Budget,
+    Cost,
+    DataUsed,
+    Failure,
+    GitState,
+    Metrics,
+    Origin,
+    PausedCost,
+    Rates,
+    Selected,
+    StepBytes,
+    StepMemory,
+)
+from deltatune.results.prediction import Prediction, read_predictions, whole_predictions
+from deltatune.results.record import SCHEMA, Record
+from deltatune.results.run import AnyResult, FailedRun, PausedRun, RunResult, run_result
+
+__all__ = [
+    "SCHEMA",
+    "AnyResult",
+    "BaseUsed",
+    "Budget",
+    "Certificate",
+    "CertificateLine",
+    "Cost",
+    "DataUsed",
+    "Decision",
+    "FailedRun",
+    "Failure",
+    "GitState",
+    "Halving",
+    "Leaderboard",
+    "LeaderboardRow",
+    "MeanCost",
+    "Metrics",
+    "Origin",
+    "Pair",
+    "PausedCost",
+    "PausedRun",
+    "Prediction",
+    "Rates",
+    "Record",
+    "RunResult",
+    "Selected",
+    "StepBytes",
+    "StepMemory",
+    "StoppedTrial",
+    "Trial",
+    "Tuning",
+    "read_predictions",
+    "run_result",
+    "whole_predictions",
+]
