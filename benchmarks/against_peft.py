@@ -28,6 +28,7 @@ from deltatune.compare.statistics import bootstrap_interval, paired_bootstrap
 from deltatune.core.observer import Silent
 from deltatune.evaluate import evaluate
 from deltatune.recipe import Recipe, parse_recipe
+from deltatune.results import RunResult
 from deltatune.train import Context, run
 from deltatune.train.machine import versions
 
@@ -124,6 +125,7 @@ def main() -> None:
     context = Context.open(recipe, Silent())
     found: dict[str, Any] = {"recipe": recipe.dump(), "versions": versions()}
     untuned = run(recipe, recipe.methods[0], 0, folder / "untuned", context=context)
+    assert isinstance(untuned, RunResult)  # nothing pauses it
     seconds = take_turns(
         {"peft": (with_peft, (recipe, folder)), "ours": (with_ours, (recipe, folder))},
         arguments.turn,
@@ -146,7 +148,7 @@ def main() -> None:
     }
     scores["peft"] = [p.scores["rougeL_f"] for p in theirs.predictions]
     found["metrics"] = {
-        "untuned": untuned["metrics"]["test"], "ours": ours["metrics"]["test"], "peft": theirs.metrics,
+        "untuned": untuned.metrics.test, "ours": ours["metrics"]["test"], "peft": theirs.metrics,
     }  # fmt: skip
     found["rougeL_f"] = {name: list(bootstrap_interval(values)) for name, values in scores.items()}
     found["ours_minus_peft"] = paired_bootstrap(scores["ours"], scores["peft"])._asdict()

@@ -19,6 +19,7 @@ from typing import Any
 from deltatune.compare.runner import compare
 from deltatune.files import write_json
 from deltatune.recipe import parse_recipe
+from deltatune.results import Leaderboard
 
 RATES = [3e-4, 1e-3, 3e-3, 1e-2]
 METHODS = ["lora", "prompt", "prefix", "full"]
@@ -59,19 +60,19 @@ def main() -> None:
     content |= {"methods": METHODS, "grid": {"train.head_lr": RATES}, "evaluation": {"batch_size": 64}}
     board = compare(parse_recipe(content), arguments.folder)
     found: dict[str, dict[str, Any]] = {}
-    for row in board["rows"]:
-        result = json.loads((arguments.folder / row["runs"][0] / "result.json").read_text(encoding="utf-8"))
-        if row["group"] is None:
+    for row in board.rows:
+        result = json.loads((arguments.folder / row.runs[0] / "result.json").read_text(encoding="utf-8"))
+        if row.group is None:
             continue
-        validation, [entry] = result["metrics"]["validation"], _entry(board, row["name"])
+        validation, [entry] = result["metrics"]["validation"], _entry(board, row.name)
         rate = (entry.get("train") or {}).get("head_lr")
-        of_method = found.setdefault(row["method"], {})
+        of_method = found.setdefault(row.method, {})
         of_method[str(rate)] = {key: round(validation[key], 4) for key in ("accuracy", "loss")}
     write_json(arguments.out, {"base": arguments.base, "train": content["train"], "validation": found})
 
 
-def _entry(board: dict[str, Any], name: str) -> list[dict[str, Any]]:
-    return [entry for entry in board["recipe"]["methods"] if entry["name"] == name]
+def _entry(board: Leaderboard, name: str) -> list[dict[str, Any]]:
+    return [entry for entry in (board.recipe or {})["methods"] if entry["name"] == name]
 
 
 if __name__ == "__main__":

@@ -73,12 +73,12 @@ def measure(model: str) -> dict[str, Any]:
     return {
         "model": model,
         "rows": ROWS,
-        "trained_at_once": [row["cost"].get("raced", 1) for row in board["rows"]],
+        "trained_at_once": [row.cost.raced if row.cost else None for row in board.rows],
         "configurations": [method["name"] for method in all_methods],
         "seconds": {"compare": ours, "peft": seconds, "peft_each": [run["seconds"] for run in theirs]},
         "loss": {
             "peft": [run["loss"] for run in theirs],
-            "ours": {row["name"]: row["metrics"]["loss"] for row in board["rows"]},
+            "ours": {row.name: (row.metrics or {})["loss"] for row in board.rows},
         },
         "ratio": seconds / ours,
         "versions": versions(),

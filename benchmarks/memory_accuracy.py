@@ -32,7 +32,7 @@ from deltatune.models.load import DTYPES
 from deltatune.models.tasks import model_class
 from deltatune.quant.loading import loading_options
 from deltatune.recipe.sections import EvaluationSpec, QuantizationSpec, TrainSpec
-from deltatune.train.certificate import Certificate
+from deltatune.train.certificate import Proof
 from deltatune.train.inputs import Inputs
 from deltatune.train.loop import Trainer
 from deltatune.train.optimizer import Rates
@@ -220,7 +220,7 @@ def measured_step(
         trainer = Trainer(
             model=model, name="run", encoder=Collator(task), train=encoded, validation=None,  # type: ignore[arg-type]
             validation_rows=[], spec=train, evaluation=EvaluationSpec(), rates=Rates(1e-4, None), seed=0,
-            out=Path(out), observer=Silent(), certificate=Certificate(Path(out) / "certificate.json", {}),
+            out=Path(out), observer=Silent(), certificate=Proof(Path(out) / "certificate.json", {}),
             inputs=Inputs("", {}, None, "", ""),
         )  # fmt: skip
         return trainer.run(resume=False).memory

@@ -45,18 +45,18 @@ def table(comparison: Comparison, metrics: list[str]) -> str:
     head = ["rank", "method", *labels, "95 %", "trained", "share", "training", "evaluation", "memory", "file"]
     lines = [f"| {' | '.join(head)} |", f"|--:|:--|{'--:|' * (len(head) - 2)}"]
     for method in comparison.ranked:
-        cost, trained = method.cost, method.cost.get("trained_parameters")
+        cost, trained = method.cost, method.cost.trained_parameters
         cells = [
-            str(method.row.get("rank") or ""),
+            str(method.row.rank or ""),
             method.shown,
             *(display.metric(key, method.metrics.get(key)) for key in metrics),
-            display.interval(comparison.primary, method.row.get("interval")),
-            f"{trained:,.0f}",
-            display.share(trained, cost.get("total_parameters")),
-            display.duration(cost.get("train_seconds")),
-            display.duration(cost.get("evaluation_seconds")),
-            display.size(cost.get("step_memory_bytes")),
-            display.size(cost.get("file_bytes")),
+            display.interval(comparison.primary, method.row.interval),
+            f"{trained or 0:,.0f}",
+            display.share(trained, cost.total_parameters),
+            display.duration(cost.train_seconds),
+            display.duration(cost.evaluation_seconds),
+            display.size(cost.step_memory_bytes),
+            display.size(cost.file_bytes),
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
@@ -85,7 +85,8 @@ def said(comparison: Comparison, metrics: list[str]) -> str:
     lines.append(f"|:--|{'--:|' * len(metrics)}:--|")
     for method in comparison.ranked:
         cells = [display.metric(key, method.metrics.get(key)) for key in metrics]
-        words = method.runs[0].result.get("description") or ""
+        first = method.runs[0].finished
+        words = (first and first.description) or ""
         code = f"`{words}`" if words else ""
         lines.append(f"| {method.shown} | {' | '.join(cells)} | {code} |")
     return "\n".join(lines)
@@ -100,14 +101,14 @@ def pairs(comparison: Comparison) -> str:
         f"| better | worse | difference in {unit.label} | 95 % | p (Holm) | |",
         "|:--|:--|--:|--:|--:|:--|",
     ]
-    for pair in comparison.board["pairs"]:
-        turned = order.index(pair["a"]) > order.index(pair["b"])
-        a, b, sign = (pair["b"], pair["a"], -1) if turned else (pair["a"], pair["b"], 1)
-        ends = sorted(sign * end for end in (pair["low"], pair["high"]))
-        p = display.p_value(pair["p"])
+    for pair in comparison.board.pairs:
+        turned = order.index(pair.a) > order.index(pair.b)
+        a, b, sign = (pair.b, pair.a, -1) if turned else (pair.a, pair.b, 1)
+        ends = sorted(sign * end for end in (pair.low, pair.high))
+        p = display.p_value(pair.p)
         lines.append(
-            f"| {shown[a]} | {shown[b]} | {display.metric(key, sign * pair['difference'], unit=False)} | "
-            f"{display.interval(key, ends)} | {p} | {'tie' if pair['tie'] else 'real'} |"
+            f"| {shown[a]} | {shown[b]} | {display.metric(key, sign * pair.difference, unit=False)} | "
+            f"{display.interval(key, ends)} | {p} | {'tie' if pair.tie else 'real'} |"
         )
     return "\n".join(lines)
 
@@ -115,11 +116,12 @@ def pairs(comparison: Comparison) -> str:
 def setting(comparison: Comparison) -> str:
     """What the figures depend on."""
     result = comparison.first_result
-    data, versions, costs = result["data"], result["versions"], [m.cost for m in comparison.ranked]
-    steps = sorted({round(cost["steps"]) for cost in costs if cost.get("steps")})
-    seeds, threads = comparison.board["recipe"]["seeds"], int(versions["threads"])
+    assert result is not None
+    data, versions = result.data, result.versions
+    steps = sorted({round(method.cost.steps) for method in comparison.ranked if method.cost.steps})
+    seeds, threads = (comparison.board.recipe or {})["seeds"], int(versions["threads"])
     return (
-        f"{data['train']:,} training, {data['validation']:,} validation and {data['test']:,} test rows; "
+        f"{data.train:,} training, {data.validation:,} validation and {data.test:,} test rows; "
         f"{' or '.join(map(str, steps))} steps; seed{'s' * (len(seeds) > 1)} "
         f"{', '.join(map(str, seeds))}; {threads} CPU thread{'s' * (threads > 1)}, "
         f"torch {versions['torch']}, Transformers {versions['transformers']}."

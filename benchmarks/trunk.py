@@ -45,9 +45,9 @@ def measure(model: str, rounds: int) -> dict[str, Any]:
         for name, kept in (("kept", True), ("without", False)):
             train = entry.train.model_copy(update={"cache_trunk": kept})
             out = Path(tempfile.mkdtemp()) / f"{name}{index}"
-            one = run(recipe, entry.model_copy(update={"train": train}), 0, out, context=context)
-            seconds[name].append(one["cost"]["train_seconds"])
-            losses[name] = one["metrics"]["validation"]["loss"]
+            result = run(recipe, entry.model_copy(update={"train": train}), 0, out, context=context)
+            seconds[name].append(result.cost.train_seconds)
+            losses[name] = result.metrics.validation["loss"]
     return {
         "model": model,
         "epochs": EPOCHS,

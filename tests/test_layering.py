@@ -11,7 +11,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "src" / "deltatune"
 # A layer may import those before it. The observer is a protocol, a leaf that happens to be defined in core.
 ORDER = [
-    *("errors", "printable", "registry", "files", "cache", "observer", "phrasing", "tasks"),
+    *("errors", "printable", "registry", "files", "cache", "observer", "phrasing", "units", "tasks"),
     *("results", "recipe", "quant", "core", "methods", "models", "data", "checkpoint", "memory"),
     *("evaluate", "report", "train", "runs", "compare", "cli", "__init__", "__main__"),
 ]
@@ -28,6 +28,7 @@ LIGHT = {
     "cache",
     "observer",
     "phrasing",
+    "units",
     "tasks",
     "results",
     "recipe",

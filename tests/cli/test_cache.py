@@ -32,7 +32,7 @@ def test_it_is_listed_with_sizes(folder: Path, run: Callable) -> None:
     done = run("cache")
     assert done.code == 0, done.err
     assert str(folder.parent) in done.out
-    assert "1.5 kB" in done.out
+    assert "1.50 kB" in done.out
     found = json.loads(run("cache", "--json").out)
     assert [entry["name"] for entry in found["entries"]] == [".t5-small-1.abc", "minilm-1", "t5-small-1"]
     assert found["bytes"] == sum(entry["bytes"] for entry in found["entries"])

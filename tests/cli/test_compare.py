@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from deltatune.results import Leaderboard
+
 COST = {
     "trained_parameters": 147456.0,
     "train_seconds": 59.6,
@@ -34,7 +36,7 @@ def row(name: str, rank: int | None, score: float | None, error: Any = None) -> 
     }
 
 
-BOARD = {
+CONTENT = {
     "schema": 1,
     "task": "text-to-text",
     "primary_metric": "rougeL_f",
@@ -48,7 +50,8 @@ BOARD = {
         {"a": "lora", "b": "adalora", "difference": 0.003, "low": -0.02, "high": 0.02, "p": 0.8, "tie": True}
     ],
 }
-WHOLE = BOARD | {"rows": BOARD["rows"][:2]}
+BOARD = Leaderboard.of(CONTENT, "it", remedy="")
+WHOLE = Leaderboard.of(CONTENT | {"rows": CONTENT["rows"][:2]}, "it", remedy="")
 
 
 def test_compare_prints_ranks_ties_and_failures(recipe: Path, run: Callable, fake: Callable) -> None:
@@ -67,7 +70,7 @@ def test_compare_prints_ranks_ties_and_failures(recipe: Path, run: Callable, fak
 def test_compare_json_and_default_folder(recipe: Path, run: Callable, fake: Callable) -> None:
     calls = fake("deltatune.compare.runner", "compare", BOARD)
     done = run("compare", recipe, "--json")
-    assert (json.loads(done.out), done.code) == (BOARD, 2)
+    assert (json.loads(done.out), done.code) == (CONTENT, 2)
     fake("deltatune.compare.runner", "compare", WHOLE)
     assert run("compare", recipe, "--json").code == 0
     assert calls[0].arguments[1] == Path("out/tables")

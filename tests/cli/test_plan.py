@@ -35,15 +35,16 @@ def test_the_table_says_what_to_change(recipe: Path, run: Callable, fake: Callab
     assert done.code == 2, done.err  # since one entry cannot be planned
     options = calls[0].options
     assert (options["memory"], options["seconds"], options["shape"]) == (8 * 10**9, 3600, None)
-    for text in ("lora [r8]", "7.5 GB", "2,468", "8 x 128, 2 a step", "3 TFLOP", "The budget is 8 GB"):
+    for text in ("lora [r8]", "7.50 GB", "2,468", "8 x 128, 2 a step", "3.00 TFLOP", "The budget is 8.00 GB"):
         assert text in done.out
     assert "--set train.micro_batch_size=1  (same; fits)" in done.out
     assert (
-        "Proposed for lora [r8], 5 GB and 4.0 s a step: --set train.gradient_checkpointing=true" in done.out
+        "Proposed for lora [r8], 5.00 GB and 4.0 s a step: --set train.gradient_checkpointing=true"
+        in done.out
     )
     said = " ".join(done.out.split())
-    assert "Disk: a run writes 2 MB at most, of which 2 MB are the state for resuming" in said
-    assert "A comparison of its 3 runs writes 5 MB at most, and leaves" in said
+    assert "Disk: a run writes 2.00 MB at most, of which 2.00 MB are the state for resuming" in said
+    assert "A comparison of its 3 runs writes 5.00 MB at most, and leaves" in said
     assert "bad: targets: no such role." in done.err
     chart = Path("sub/m.svg").read_text(encoding="utf-8")
     assert chart.startswith("<svg")

@@ -20,7 +20,8 @@ from deltatune.cli.progress import Bars
 from deltatune.errors import DataError
 from deltatune.printable import printable, printable_json
 from deltatune.report.text import render_csv
-from tests.cli.test_compare import BOARD
+from deltatune.results import Leaderboard, LeaderboardRow, MeanCost
+from tests.cli.test_compare import CONTENT
 from tests.cli.test_train import PLAN, RESULT
 from tests.report.synthetic import write_comparison
 
@@ -98,7 +99,7 @@ def test_a_console_escapes_what_comes_by_any_way() -> None:
 
 @pytest.mark.parametrize("option", [[], ["--json"]])
 def test_train(recipe: Path, run: Callable, fake: Callable, option: list[str]) -> None:
-    fake("deltatune.train", "run", RESULT | {"name": NASTY})
+    fake("deltatune.train", "run", RESULT.model_copy(update={"name": NASTY}))
     done = run("train", recipe, "-m", "lora r4", *option)
     assert done.code == 0, done.err
     require_clean(done)
@@ -110,10 +111,10 @@ def test_train(recipe: Path, run: Callable, fake: Callable, option: list[str]) -
 
 @pytest.mark.parametrize("option", [[], ["--json"]])
 def test_compare(recipe: Path, run: Callable, fake: Callable, option: list[str]) -> None:
-    board = copy.deepcopy(BOARD)
-    board["rows"][0]["name"] = board["pairs"][0]["a"] = NASTY
-    board["rows"][2]["error"]["message"] = NASTY
-    fake("deltatune.compare.runner", "compare", board)
+    content, nasty = copy.deepcopy(CONTENT), NASTY.replace("\ud800", "")  # no record holds half a character
+    content["rows"][0]["name"] = content["pairs"][0]["a"] = nasty
+    content["rows"][2]["error"]["message"] = nasty
+    fake("deltatune.compare.runner", "compare", Leaderboard.of(content, "it", remedy=""))
     done = run("compare", recipe, *option)
     assert done.code == 2
     require_clean(done)
@@ -136,9 +137,11 @@ def test_report(tmp_path: Path, run: Callable, form: str) -> None:
 def test_no_cell_of_a_csv_is_a_formula(start: str) -> None:
     cell = f'{start}HYPERLINK("http://x")'
     row = {"rank": 1, "name": cell, "method": cell, "model": cell, "seeds": [0], "status": "done"}
-    row |= {"metrics": {cell: cell}, "cost": {"steps": cell}, "interval": [cell, cell]}
+    cost = MeanCost().model_copy(update={"steps": cell})
+    row |= {"metrics": {cell: 0.5}, "cost": cost, "interval": [cell, cell]}
+    typed = LeaderboardRow(name="").model_copy(update=row)
     method = SimpleNamespace(
-        row=row, name=cell, error=cell, metrics=row["metrics"], cost=row["cost"], shown=cell, on=""
+        row=typed, name=cell, error=cell, metrics={cell: cell}, cost=cost, shown=cell, on=""
     )
     comparison: Any = SimpleNamespace(methods=[method], ranked=[method], model=cell)
     cells = [each for line in csv.reader(io.StringIO(render_csv(comparison))) for each in line]

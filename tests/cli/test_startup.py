@@ -10,7 +10,7 @@ import pytest
 
 import deltatune
 
-HEAVY = ("torch", "transformers", "accelerate", "numpy", "pandas", "pydantic", "jinja2")
+HEAVY = ("torch", "transformers", "accelerate", "numpy", "pandas", "jinja2", "deltatune.results")
 
 
 def loaded_after(code: str) -> set[str]:

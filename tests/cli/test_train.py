@@ -11,16 +11,22 @@ from typing import Any
 
 import pytest
 
-RESULT = {
+from deltatune.results import RunResult
+
+CONTENT = {
     "schema": 1,
     "status": "done",
     "name": "lora r4",
     "seed": 3,
+    "model": {},
+    "data": {"fingerprint": "ab", "labels": None, "warnings": []},
+    "selected": {"by": "loss"},
     "metrics": {"validation": {"loss": 2.0}, "test": {"rougeL_f": 0.51234, "bleu": 12.5}},
     "cost": {
         "trained_parameters": 147456,
         "stored_parameters": 147456,
         "total_parameters": 76961152,
+        "trained_share": 0.0019,
         "peak_memory_bytes": 1_600_000_000,
         "memory_kind": "rss",
         "train_seconds": 83.2,
@@ -28,9 +34,10 @@ RESULT = {
         "tokens_per_second": 900.0,
         "file_bytes": 600_000,
         "steps": 150,
-        "epochs": 3,
+        "epochs": 3.0,
     },
 }
+RESULT = RunResult.of(CONTENT, "it", remedy="")
 
 PLAN = {
     "model": "bundled:t5-small",
@@ -84,7 +91,7 @@ def test_train_passes_the_entry_seed_and_folder(recipe: Path, run: Callable, fak
 def test_json_is_alone_on_stdout(recipe: Path, run: Callable, fake: Callable) -> None:
     fake("deltatune.train", "run", busy)
     done = run("train", recipe, "-m", "lora r4", "--json")
-    assert json.loads(done.out) == RESULT
+    assert json.loads(done.out) == CONTENT
     assert "loading the model" in done.err
     assert "Warning: something is odd" in done.err
 
@@ -101,7 +108,7 @@ def test_dry_run_prints_the_plan(recipe: Path, run: Callable, fake: Callable) ->
     assert done.code == 0, done.err
     assert calls[0].arguments[1].name == "lora r4"
     assert calls[0].arguments[2] == 7
-    assert "147,456 of 76,961,152 parameters (0.192%)" in done.out
+    assert "147,456 of 76,961,152 parameters (0.19 %)" in done.out
     assert "encoder.block.*.attention.q  (8)" in done.out
     assert "150, peak learning rate 0.001" in done.out
     assert json.loads(run("train", recipe, "-m", "lora r4", "--dry-run", "--json").out) == PLAN

@@ -26,20 +26,20 @@ Make = Callable[..., Recipe]
 def test_majority_and_head_stand_beside_the_entries(make_classifier: Make, tmp_path: Path) -> None:
     recipe = make_classifier("seeds=[0,1]", methods=["untuned", "lora"])
     board = compare(recipe, tmp_path / "out")
-    rows = {row["name"]: row for row in board["rows"]}
+    rows = {row.name: row for row in board.rows}
     assert set(rows) == {"untuned", "lora", "majority", "head"}
-    assert {row["status"] for row in rows.values()} == {"done"}
-    assert rows["majority"]["cost"]["trained_parameters"] == 0
-    assert len(board["pairs"]) == 6
-    assert rows["untuned"]["random_head"]
-    [said] = [text for text in board["warnings"] if "random" in text]
+    assert {row.status for row in rows.values()} == {"done"}
+    assert rows["majority"].cost.trained_parameters == 0
+    assert len(board.pairs) == 6
+    assert rows["untuned"].random_head
+    [said] = [text for text in board.warnings if "random" in text]
     assert said.startswith("untuned: the base brings no head for these classes")
     page = (tmp_path / "out/report.html").read_text(encoding="utf-8")
     assert "untuned (random head)" in page
     stored = yaml.safe_load((tmp_path / "out/recipe.yaml").read_text(encoding="utf-8"))
     assert len(stored["methods"]) == 2
     again = compare(recipe, tmp_path / "out")  # as the file is, so that an older folder goes on
-    assert {row["name"] for row in again["rows"]} == set(rows)
+    assert {row.name for row in again.rows} == set(rows)
 
 
 def test_only_what_is_missing_is_added(make_classifier: Make, bert_folder: Path, make_recipe: Make) -> None:
@@ -62,23 +62,23 @@ def test_only_what_is_missing_is_added(make_classifier: Make, bert_folder: Path,
 def test_a_head_is_tuned_beside_the_rest(make_classifier: Make, tmp_path: Path) -> None:
     recipe = make_classifier("tune={lr: [1e-4, 1e-2], head_lr: [1e-3, 1e-1]}", methods=["untuned", "lora"])
     board = compare(recipe, tmp_path / "out")
-    rows = {row["name"]: row for row in board["rows"]}
-    tuning = rows["lora"]["tuning"]
-    assert [one["settings"] for one in tuning["tried"]] == [
+    rows = {row.name: row for row in board.rows}
+    tuning = rows["lora"].tuning
+    assert [one.settings for one in tuning.tried] == [
         {"train.lr": lr, "train.head_lr": head} for lr in (1e-4, 1e-2) for head in (1e-3, 1e-1)
     ]
-    assert set(tuning["chosen"]) == set(tuning["edges"]) == {"train.lr", "train.head_lr"}
-    folder = tmp_path / "out" / rows["lora"]["runs"][0]
+    assert set(tuning.chosen) == set(tuning.edges) == {"train.lr", "train.head_lr"}
+    folder = tmp_path / "out" / rows["lora"].runs[0]
     result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
     assert result["rates"] == {
-        "lr": tuning["chosen"]["train.lr"],
-        "head_lr": tuning["chosen"]["train.head_lr"],
+        "lr": tuning.chosen["train.lr"],
+        "head_lr": tuning.chosen["train.head_lr"],
     }
-    assert [one["settings"] for one in rows["head"]["tuning"]["tried"]] == [
+    assert [one.settings for one in rows["head"].tuning.tried] == [
         {"train.head_lr": 1e-3},
         {"train.head_lr": 1e-1},
     ]
-    assert sum("best learning rate of the head" in text for text in board["warnings"]) == 2
+    assert sum("best learning rate of the head" in text for text in board.warnings) == 2
 
 
 def test_points_of_tuning() -> None:
@@ -132,6 +132,6 @@ def test_a_method_that_tells_no_rows_apart_is_named(
     rows.write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
     recipe = make_classifier("train.lr=1e-5", "train.head_lr=0.05", "train.max_steps=10", methods=["lora"])
     board = compare(recipe, tmp_path / "out")
-    named = [text for text in board["warnings"] if "predicts 'yes' for 100%" in text]
+    named = [text for text in board.warnings if "predicts 'yes' for 100%" in text]
     assert any(text.startswith("lora ") for text in named)
     assert not any(text.startswith("majority") for text in named)

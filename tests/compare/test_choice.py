@@ -22,6 +22,7 @@ from deltatune.methods.untuned import UntunedConfig
 from deltatune.recipe import Recipe, parse_recipe
 from deltatune.recipe.choosing import HalvingSpec, TuneSpec
 from deltatune.recipe.sections import TrainSpec
+from deltatune.results import Leaderboard
 from tests.compare.test_runner import comparable
 from tests.train.test_run import StopAfter, lines, without_times
 
@@ -29,9 +30,9 @@ Make = Callable[..., Recipe]
 GRID = {"lora": {}, "grid": {"r": [2, 4], "train.lr": [1e-5, 1e-2]}}
 
 
-def tried(board: dict[str, Any], name: str) -> dict[float, Any]:
-    row = next(row for row in board["rows"] if row["name"] == name)
-    return {one["settings"]["train.lr"]: one for one in row["tuning"]["tried"]}
+def tried(board: Leaderboard, name: str) -> dict[float, Any]:
+    row = next(row for row in board.rows if row.name == name)
+    return {one.settings["train.lr"]: one for one in row.tuning.tried}
 
 
 @pytest.fixture
@@ -55,25 +56,21 @@ def test_the_best_rate_on_validation_is_trained_with_all_seeds(make_recipe: Make
         "tune={lr: [1e-6, 0.01]}", "seeds=[3,4]", "train.lr=null", methods=["untuned", "lora", "prompt"]
     )
     board = compare(recipe, tmp_path / "out")
-    assert {row["name"]: row["status"] for row in board["rows"]} == {
-        n: "done" for n in ("untuned", "lora", "prompt")
-    }
+    assert {row.name: row.status for row in board.rows} == {n: "done" for n in ("untuned", "lora", "prompt")}
     for name in ("lora", "prompt"):
-        row = next(row for row in board["rows"] if row["name"] == name)
-        values = {lr: one["value"] for lr, one in tried(board, name).items()}
-        assert row["tuning"]["chosen"]["train.lr"] == min(values, key=values.__getitem__)
+        row = next(row for row in board.rows if row.name == name)
+        values = {lr: one.value for lr, one in tried(board, name).items()}
+        assert row.tuning.chosen["train.lr"] == min(values, key=values.__getitem__)
         assert len(values) == 2
-        assert row["tuning"]["seed"] == 3
-        assert row["tuning"]["steps"] == 16
-        assert row["runs"] == [
-            f"runs/{name}--lr-{row['tuning']['chosen']['train.lr']:g}-s{seed}" for seed in (3, 4)
-        ]
-    assert next(row for row in board["rows"] if row["name"] == "untuned")["tuning"] is None
+        assert row.tuning.seed == 3
+        assert row.tuning.steps == 16
+        assert row.runs == [f"runs/{name}--lr-{row.tuning.chosen['train.lr']:g}-s{seed}" for seed in (3, 4)]
+    assert next(row for row in board.rows if row.name == "untuned").tuning is None
 
 
 def test_a_rate_that_is_not_chosen_never_sees_a_test_row(make_recipe: Make, tmp_path: Path) -> None:
     board = compare(make_recipe("tune={lr: 3}"), tmp_path / "out")
-    chosen = board["rows"][0]["runs"][0]
+    chosen = board.rows[0].runs[0]
     for folder in (tmp_path / "out/runs").iterdir():
         tested = (folder / "predictions.jsonl").exists()
         assert tested == (f"runs/{folder.name}" == chosen)
@@ -84,10 +81,10 @@ def test_a_rate_that_is_not_chosen_never_sees_a_test_row(make_recipe: Make, tmp_
 def test_the_chosen_run_is_the_run_of_that_rate(make_recipe: Make, tmp_path: Path) -> None:
     """Pausing between training and test changes nothing, bit for bit."""
     board = compare(make_recipe("tune={lr: 2}", methods=["lora"]), tmp_path / "tuned")
-    lr = board["rows"][0]["tuning"]["chosen"]["train.lr"]
+    lr = board.rows[0].tuning.chosen["train.lr"]
     plain = compare(make_recipe(f"train.lr={lr}", methods=["lora"]), tmp_path / "plain")
-    assert board["rows"][0]["metrics"] == plain["rows"][0]["metrics"]
-    folders = [tmp_path / "tuned" / board["rows"][0]["runs"][0], tmp_path / "plain/runs/lora-s0"]
+    assert board.rows[0].metrics == plain.rows[0].metrics
+    folders = [tmp_path / "tuned" / board.rows[0].runs[0], tmp_path / "plain/runs/lora-s0"]
     name = "adapter/adapter_model.safetensors"
     assert (folders[0] / name).read_bytes() == (folders[1] / name).read_bytes()
 
@@ -95,28 +92,28 @@ def test_the_chosen_run_is_the_run_of_that_rate(make_recipe: Make, tmp_path: Pat
 def test_a_rate_that_diverges_is_not_chosen_and_says_so(make_recipe: Make, tmp_path: Path) -> None:
     board = compare(make_recipe("tune={lr: [0.01, 3e38]}", "train.lr=null"), tmp_path / "out")
     found = tried(board, "lora")
-    assert board["rows"][0]["tuning"]["chosen"]["train.lr"] == 0.01
-    assert found[3e38]["status"] == "failed"
-    assert "is nan" in found[3e38]["error"]
+    assert board.rows[0].tuning.chosen["train.lr"] == 0.01
+    assert found[3e38].status == "failed"
+    assert "is nan" in found[3e38].error
 
 
 def test_if_every_rate_fails_the_row_says_why(make_recipe: Make, tmp_path: Path) -> None:
     recipe = make_recipe("tune={lr: 2}", methods=["untuned", {"lora": {"targets": ["qurey"]}}])
-    row = next(row for row in compare(recipe, tmp_path / "out")["rows"] if row["name"] == "lora")
-    assert row["status"] == "failed"
-    assert "Did you mean 'query'" in row["error"]["message"]
+    row = next(row for row in compare(recipe, tmp_path / "out").rows if row.name == "lora")
+    assert row.status == "failed"
+    assert "Did you mean 'query'" in row.error.message
 
 
 def test_halving_stops_those_behind_and_counts_what_it_saved(fast: Make, tmp_path: Path) -> None:
     recipe = fast("halving={factor: 2, rungs: 1}", "train.lr=null", "seeds=[0,1]", methods=["untuned", GRID])
     board = compare(recipe, tmp_path / "out")
-    halving = board["halving"]
-    assert {one["name"] for one in halving["stopped"]} == {"lora r=2 lr=1e-05", "lora r=4 lr=1e-05"}
-    assert {row["name"] for row in board["rows"]} == {"untuned", "lora r=2 lr=0.01", "lora r=4 lr=0.01"}
-    assert [one["step"] for one in halving["stopped"]] == [4, 4]
-    assert (halving["steps_planned"], halving["steps_done"]) == (64, 40)
-    assert halving["saved_share"] == pytest.approx(24 / 64)
-    assert "would have won" in halving["risk"]
+    halving = board.halving
+    assert {one.name for one in halving.stopped} == {"lora r=2 lr=1e-05", "lora r=4 lr=1e-05"}
+    assert {row.name for row in board.rows} == {"untuned", "lora r=2 lr=0.01", "lora r=4 lr=0.01"}
+    assert [one.step for one in halving.stopped] == [4, 4]
+    assert (halving.steps_planned, halving.steps_done) == (64, 40)
+    assert halving.saved_share == pytest.approx(24 / 64)
+    assert "would have won" in halving.risk
     logs = [lines(tmp_path / f"out/runs/lora-r-{r}-lr-1e-05-s0/metrics.jsonl") for r in (2, 4)]
     assert [log[-1]["step"] for log in logs] == [4, 4]
 
@@ -126,44 +123,44 @@ def test_a_survivor_ends_as_if_it_had_been_alone(fast: Make, tmp_path: Path) -> 
         fast("halving={factor: 2, rungs: 2}", "train.lr=null", methods=[GRID]), tmp_path / "halved"
     )
     whole = compare(fast("train.lr=null", methods=[GRID]), tmp_path / "whole")
-    rows = {row["name"]: row["metrics"] for row in whole["rows"]}
-    assert 1 <= len(halved["rows"]) < len(rows)
-    for row in halved["rows"]:
-        assert row["metrics"] == rows[row["name"]]
-        logs = [lines(tmp_path / part / row["runs"][0] / "metrics.jsonl") for part in ("halved", "whole")]
+    rows = {row.name: row.metrics for row in whole.rows}
+    assert 1 <= len(halved.rows) < len(rows)
+    for row in halved.rows:
+        assert row.metrics == rows[row.name]
+        logs = [lines(tmp_path / part / row.runs[0] / "metrics.jsonl") for part in ("halved", "whole")]
         assert without_times(logs[0]) == without_times(logs[1])
 
 
 def test_halving_between_rates_of_one_entry(fast: Make, tmp_path: Path) -> None:
     recipe = fast("tune={lr: 4}", "halving={factor: 4, rungs: 1}", methods=["lora", "prompt"])
     board = compare(recipe, tmp_path / "out")
-    assert {row["name"] for row in board["rows"]} == {"lora", "prompt"}
+    assert {row.name for row in board.rows} == {"lora", "prompt"}
     for name in ("lora", "prompt"):
-        assert sorted(one["status"] for one in tried(board, name).values()) == ["done", *["stopped"] * 3]
+        assert sorted(one.status for one in tried(board, name).values()) == ["done", *["stopped"] * 3]
 
 
 def test_among_all_a_method_may_drop_out(fast: Make, tmp_path: Path) -> None:
     recipe = fast("halving={factor: 2, rungs: 1, among: all}", methods=["untuned", "lora", "prompt"])
     board = compare(recipe, tmp_path / "out")
-    [stopped] = board["halving"]["stopped"]
-    assert {row["name"] for row in board["rows"]} | {stopped["name"]} == {"untuned", "lora", "prompt"}
+    [stopped] = board.halving.stopped
+    assert {row.name for row in board.rows} | {stopped.name} == {"untuned", "lora", "prompt"}
 
 
 def test_a_schedule_under_way_is_not_judged(fast: Make, tmp_path: Path) -> None:
     adalora = {"adalora": {"init_r": 4, "target_r": 2, "interval": 1}, "train": {"lr": 1e-9}}
     recipe = fast("halving={factor: 2, rungs: 1, among: all}", methods=[adalora, "lora", "prompt"])
     board = compare(recipe, tmp_path / "out")
-    [decision] = board["halving"]["decisions"]
-    assert decision["not_settled"] == ["adalora"]
-    assert "adalora" in {row["name"] for row in board["rows"]}
-    assert len(decision["stopped"]) == 1
+    [decision] = board.halving.decisions
+    assert decision.not_settled == ["adalora"]
+    assert "adalora" in {row.name for row in board.rows}
+    assert len(decision.stopped) == 1
 
 
 def test_validations_too_far_apart_give_one_decision(make_recipe: Make, tmp_path: Path) -> None:
     recipe = make_recipe("halving={factor: 2, rungs: 3}", "train.lr=null", methods=[GRID])
-    halving = compare(recipe, tmp_path / "out")["halving"]  # shares 1/8, 1/4, 1/2 of 8 steps; validated at 4
-    assert len(halving["decisions"]) == 1
-    assert {one["step"] for one in halving["stopped"]} == {4}
+    halving = compare(recipe, tmp_path / "out").halving  # shares 1/8, 1/4, 1/2 of 8 steps; validated at 4
+    assert len(halving.decisions) == 1
+    assert {one.step for one in halving.stopped} == {4}
 
 
 @pytest.mark.parametrize("stops", [(3, 9), (5, 5, 8), (1, 16)])
@@ -179,13 +176,10 @@ def test_an_interrupted_choice_ends_as_an_undisturbed_one(
         with pytest.raises(KeyboardInterrupt):
             compare(recipe(), tmp_path / "parts", observer=StopAfter(steps))
     parts = compare(recipe(), tmp_path / "parts")
-    for board in (whole, parts):
-        for row in board["rows"]:
-            row["tuning"].pop("train_seconds")
     assert comparable(parts) == comparable(whole)
-    assert parts["halving"] == whole["halving"]
+    assert parts.halving == whole.halving
     again = compare(recipe(), tmp_path / "parts")
-    assert again["halving"] == whole["halving"]
+    assert again.halving == whole.halving
 
 
 def test_a_run_killed_right_behind_its_pause_is_not_trained_on(fast: Make, tmp_path: Path) -> None:
@@ -195,7 +189,7 @@ def test_a_run_killed_right_behind_its_pause_is_not_trained_on(fast: Make, tmp_p
         compare(recipe, tmp_path / "out", observer=StopAfter(7))
     (tmp_path / "out/choosing.json").unlink()
     board = compare(recipe, tmp_path / "out")
-    assert {one["step"] for one in board["halving"]["stopped"]} == {4}
+    assert {one.step for one in board.halving.stopped} == {4}
     shutil.rmtree(tmp_path / "out")
 
 
@@ -252,7 +246,7 @@ def test_twelve_configurations_killed_twice_end_as_undisturbed_ones(
     )
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe.dump()), encoding="utf-8")
     whole = compare(recipe, tmp_path / "whole")
-    assert len(whole["rows"]) == 12
+    assert len(whole.rows) == 12
     for runs in (3, 8):
         command = [sys.executable, "-m", "deltatune", "compare", "recipe.yaml", "--out", "parts", "--quiet"]
         child = subprocess.Popen(command, cwd=tmp_path)

@@ -68,24 +68,24 @@ def test_each_entry_runs_on_each_model_with_its_own_tokenizer(
     board = compare(both(methods=methods), tmp_path / "out", observer=watched)
     short = Path(both().models[0].name).name
     names = [f"untuned {short}", "untuned tiny-bart", f"lora {short}", "lora tiny-bart", "adalora"]
-    rows = {row["name"]: row for row in board["rows"]}
+    rows = {row.name: row for row in board.rows}
     assert sorted(rows) == sorted(names)
-    assert all(row["status"] == "done" and row["rank"] >= 1 for row in board["rows"])
-    assert len(board["pairs"]) == 10
-    assert board["models"] == [both().models[0].name, str(bart_folder)]
+    assert all(row.status == "done" and row.rank >= 1 for row in board.rows)
+    assert len(board.pairs) == 10
+    assert board.models == [both().models[0].name, str(bart_folder)]
     loads = [stage for stage in watched.stages if stage.startswith("Loading")]
-    assert loads == [f"Loading {name}" for name in board["models"]]  # each once, though entries alternate
+    assert loads == [f"Loading {name}" for name in board.models]  # each once, though entries alternate
     results = {
-        name: json.loads((tmp_path / "out" / row["runs"][0] / "result.json").read_text(encoding="utf-8"))
+        name: json.loads((tmp_path / "out" / row.runs[0] / "result.json").read_text(encoding="utf-8"))
         for name, row in rows.items()
     }
     for name in names:
-        wanted = str(bart_folder) if "bart" in name or name == "adalora" else board["models"][0]
-        assert rows[name]["model"] == results[name]["model"]["name"] == wanted
-    totals = {row["model"]: row["cost"]["total_parameters"] for row in board["rows"]}
+        wanted = str(bart_folder) if "bart" in name or name == "adalora" else board.models[0]
+        assert rows[name].model == results[name]["model"]["name"] == wanted
+    totals = {row.model: row.cost.total_parameters for row in board.rows}
     assert len(set(totals.values())) == 2
     # A run knows its own base: it is loaded again, with the tokenizer that made its predictions.
-    run = tmp_path / "out" / rows["adalora"]["runs"][0]
+    run = tmp_path / "out" / rows["adalora"].runs[0]
     own = load_recipe(run / "recipe.yaml")
     assert (own.model.name, own.methods[0].model) == (str(bart_folder), None)
     again = evaluate_run(run)
@@ -99,9 +99,9 @@ def test_a_run_among_models_is_the_run_alone(
 ) -> None:
     together = compare(both(), tmp_path / "both")
     alone = compare(make_recipe(model=str(bart_folder)), tmp_path / "alone")
-    [row] = [row for row in together["rows"] if row["model"] == str(bart_folder)]
-    assert row["metrics"] == alone["rows"][0]["metrics"]
-    assert row["interval"] == alone["rows"][0]["interval"]
+    [row] = [row for row in together.rows if row.model == str(bart_folder)]
+    assert row.metrics == alone.rows[0].metrics
+    assert row.interval == alone.rows[0].interval
 
 
 def test_of_one_model_at_a_time_anything_is_kept(both: Make) -> None:
@@ -134,8 +134,8 @@ def test_models_of_one_tokenizer_are_ranked_by_loss(
 ) -> None:
     models = [str(t5_folder), {"name": str(t5_folder), "attention": "eager"}]
     board = compare(make_recipe("evaluation.primary=loss", model=models), tmp_path / "out")
-    assert [row["rank"] for row in board["rows"]] == [1, 1]
-    assert {row["name"].endswith(" attention=eager") for row in board["rows"]} == {True, False}
+    assert [row.rank for row in board.rows] == [1, 1]
+    assert {row.name.endswith(" attention=eager") for row in board.rows} == {True, False}
 
 
 def test_models_do_not_compete_in_halving(both: Make, tmp_path: Path) -> None:
@@ -143,8 +143,8 @@ def test_models_do_not_compete_in_halving(both: Make, tmp_path: Path) -> None:
         "halving={factor: 2}", "train.evaluate_every=2", methods=[{"lora": {}, "grid": {"r": [2, 4]}}]
     )
     board = compare(recipe, tmp_path / "out")
-    assert [row["model"] for row in board["rows"]].count(recipe.models[0].name) == 1
-    assert len(board["rows"]) == len(board["halving"]["stopped"]) == 2
+    assert [row.model for row in board.rows].count(recipe.models[0].name) == 1
+    assert len(board.rows) == len(board.halving.stopped) == 2
 
 
 def test_check_and_plan_look_at_every_model(both: Make, bart_folder: Path, monkeypatch: Any) -> None:

@@ -54,7 +54,7 @@ def run_of(out: Path, name: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
 def test_each_entry_is_trained_and_judged_in_its_own_way(make_recipe: Make, tmp_path: Path) -> None:
     recipe, out = make_recipe(methods=METHODS), tmp_path / "out"
     board = compare(recipe, out)
-    assert all(row["status"] == "done" and row["rank"] for row in board["rows"])
+    assert all(row.status == "done" and row.rank for row in board.rows)
     runs = {name: run_of(out, name) for name in ("untuned", "asked", "lora", "brief")}
 
     # The same rows in the same order, with the same references; the words around them are the entry's own.
@@ -68,7 +68,7 @@ def test_each_entry_is_trained_and_judged_in_its_own_way(make_recipe: Make, tmp_
     # Cut at the entry's own limit, and said so with the entry's own words.
     cut = {name: result["data"]["truncated_inputs"] for name, (result, _) in runs.items()}
     assert cut == {"untuned": 0, "asked": 0, "brief": 0, "lora": runs["lora"][0]["data"]["train"]}
-    said = [text for text in board["warnings"] if "cut off" in text]
+    said = [text for text in board.warnings if "cut off" in text]
     assert len(said) == 3
     assert all("data.max_input_tokens (template=Say what this is of" in text for text in said)
     assert all("max_input_tokens=12)" in text for text in said)
@@ -106,7 +106,7 @@ def test_each_entry_is_trained_and_judged_in_its_own_way(make_recipe: Make, tmp_
     assert set(again["reproduce"]["data"].split(", ")) == hashes
 
     # Called once more it returns to what is finished; by the recipe that it wrote down it is the same one.
-    assert compare(load_recipe(out / "recipe.yaml"), out)["rows"] == board["rows"]
+    assert compare(load_recipe(out / "recipe.yaml"), out).rows == board.rows
 
 
 def test_a_run_with_an_own_way_is_the_run_of_a_recipe_in_that_way(make_recipe: Make, tmp_path: Path) -> None:
@@ -125,8 +125,8 @@ def test_a_grid_of_ways_is_for_the_untuned_base_too(make_recipe: Make, tmp_path:
     )
     board = compare(recipe, tmp_path / "out")
     cut = {
-        row["name"]: run_of(tmp_path / "out", Path(row["runs"][0]).name.removesuffix("-s0"))[0]["data"]
-        for row in board["rows"]
+        row.name: run_of(tmp_path / "out", Path(row.runs[0]).name.removesuffix("-s0"))[0]["data"]
+        for row in board.rows
     }
     shown = {name: data["truncated_inputs"] > 0 for name, data in cut.items()}
     assert shown == {
@@ -152,7 +152,7 @@ def test_runs_that_read_differently_are_not_trained_at_once(make_recipe: Make, t
     groups = [[starter.out.name for starter in group] for group in together._groups(context, starters)]
     assert groups == [["lora", "bitfit"], ["ia3", "prefix"]]
     board = compare(recipe, tmp_path / "out")
-    assert {row["status"] for row in board["rows"]} == {"done"}
+    assert {row.status for row in board.rows} == {"done"}
     assert all(line["input"].startswith("Say") for line in run_of(tmp_path / "out", "prefix")[1])
 
 
@@ -182,7 +182,7 @@ def test_losses_of_the_same_tokens_are_ranked_whatever_is_read(make_recipe: Make
         {"untuned": {}, "name": "longer", "data": {"max_target_tokens": 32}}
     )  # cuts nothing either
     board = compare(make_recipe("evaluation.primary=loss", methods=methods), tmp_path / "out")
-    assert all(row["rank"] for row in board["rows"])
+    assert all(row.rank for row in board.rows)
 
 
 @pytest.mark.parametrize(
@@ -235,13 +235,13 @@ def test_a_chat_is_compared_with_plain_prompts_by_loss(
         ],
     )
     board = compare(recipe, tmp_path / "out")
-    assert {(row["status"], row["rank"] is None) for row in board["rows"]} == {("done", False)}
+    assert {(row.status, row.rank is None) for row in board.rows} == {("done", False)}
     tokens = {
-        tuple(line["tokens"] for line in run_of(tmp_path / "out", Path(row["runs"][0]).name[:-3])[1])
-        for row in board["rows"]
+        tuple(line["tokens"] for line in run_of(tmp_path / "out", Path(row.runs[0]).name[:-3])[1])
+        for row in board.rows
     }
     assert len(tokens) == 1
-    assert len({row["metrics"]["loss"] for row in board["rows"]}) == len(board["rows"])
+    assert len({row.metrics["loss"] for row in board.rows}) == len(board.rows)
 
 
 def test_halving_among_templates_is_by_the_same_tokens(make_recipe: Make, tmp_path: Path) -> None:
@@ -251,7 +251,7 @@ def test_halving_among_templates_is_by_the_same_tokens(make_recipe: Make, tmp_pa
         methods=[{"lora": {"r": 2}, "grid": {"data.template": ["{input}", SAY]}}],
     )
     board = compare(recipe, tmp_path / "out")
-    assert (len(board["rows"]), len(board["halving"]["stopped"])) == (1, 1)
+    assert (len(board.rows), len(board.halving.stopped)) == (1, 1)
 
 
 def test_a_search_may_vary_what_is_read_and_how_it_is_decoded(make_recipe: Make, tmp_path: Path) -> None:
@@ -267,14 +267,14 @@ def test_a_search_may_vary_what_is_read_and_how_it_is_decoded(make_recipe: Make,
         search={"trials": 2, "seed": 1},
     )
     board = compare(recipe, tmp_path / "out")
-    row = next(row for row in board["rows"] if row["method"] == "lora")
-    assert row["status"] == "done"
-    chosen = row["tuning"]["chosen"]
+    row = next(row for row in board.rows if row.method == "lora")
+    assert row.status == "done"
+    chosen = row.tuning.chosen
     assert chosen["data.template"] == SAY
-    own = load_recipe(tmp_path / "out" / row["runs"][0] / "recipe.yaml")
+    own = load_recipe(tmp_path / "out" / row.runs[0] / "recipe.yaml")
     assert (own.data.template, own.evaluation.num_beams) == (SAY, 2)
     assert own.data.max_input_tokens == chosen["data.max_input_tokens"]
-    assert compare(recipe, tmp_path / "out")["rows"] == board["rows"]
+    assert compare(recipe, tmp_path / "out").rows == board.rows
 
 
 def test_settings_of_a_search_leave_the_rest_of_an_entry_as_it_is(make_recipe: Make) -> None:
@@ -368,6 +368,6 @@ def test_a_run_by_itself_reads_the_rows_in_its_own_way_only(
     planned = plan(recipe, recipe.entry("lora"), 0)
     assert planned["truncated_inputs"] == planned["rows"]["train"]
     result = run(recipe, recipe.entry("lora"), 0, tmp_path / "run")
-    assert result["data"]["truncated_inputs"] == result["data"]["train"]
+    assert result.data.truncated_inputs == result.data.train
     assert read == [SAY, SAY]
     assert run(recipe, recipe.entry("lora"), 0, tmp_path / "run", resume=True) == result

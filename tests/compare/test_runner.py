@@ -16,6 +16,7 @@ from deltatune.compare.sample import row_ids
 from deltatune.errors import DataError, DeltatuneError, RecipeError
 from deltatune.recipe import Recipe
 from deltatune.recipe.written import as_written
+from deltatune.results import Leaderboard
 from deltatune.train import run
 from tests.train.test_run import StopAfter
 
@@ -23,21 +24,26 @@ Make = Callable[..., Recipe]
 METHODS = ["untuned", "lora", {"lora": {"r": 2}, "name": "lora r2", "train": {"lr": 0.02}}, "prompt"]
 
 
-def comparable(board: dict[str, Any]) -> dict[str, Any]:
+def comparable(board: Leaderboard) -> dict[str, Any]:
     """A leaderboard without times and memory."""
-    rows = [{k: v for k, v in row.items() if k not in ("cost", "train_seconds")} for row in board["rows"]]
-    return {"rows": rows, "pairs": board["pairs"], "primary": board["primary_metric"]}
+    rows = [row.as_dict() for row in board.rows]
+    for row in rows:
+        row.pop("cost")
+        row.pop("train_seconds", None)
+        if row["tuning"]:
+            row["tuning"].pop("train_seconds")
+    return {"rows": rows, "pairs": board.pairs, "primary": board.primary_metric}
 
 
 def test_every_method_is_a_row_with_rank_and_interval(make_recipe: Make, tmp_path: Path) -> None:
     board = compare(make_recipe("seeds=[0,1]", methods=METHODS), tmp_path / "out")
-    assert {row["name"] for row in board["rows"]} == {"untuned", "lora", "lora r2", "prompt"}
-    assert all(row["rank"] >= 1 and len(row["runs"]) == 2 for row in board["rows"])
-    assert len(board["pairs"]) == 6
-    for row in board["rows"]:
-        low, high = row["interval"]
-        assert low <= row["metrics"]["rougeL_f"] <= high
-    assert json.loads((tmp_path / "out/leaderboard.json").read_text(encoding="utf-8")) == board
+    assert {row.name for row in board.rows} == {"untuned", "lora", "lora r2", "prompt"}
+    assert all(row.rank >= 1 and len(row.runs) == 2 for row in board.rows)
+    assert len(board.pairs) == 6
+    for row in board.rows:
+        low, high = row.interval
+        assert low <= row.metrics["rougeL_f"] <= high
+    assert json.loads((tmp_path / "out/leaderboard.json").read_text(encoding="utf-8")) == board.as_dict()
     page = (tmp_path / "out/report.html").read_text(encoding="utf-8")
     assert "lora r2" in page
 
@@ -56,11 +62,11 @@ def test_all_methods_see_the_same_batches(make_recipe: Make, tmp_path: Path) -> 
 def test_a_method_that_fails_is_a_row_and_the_others_go_on(make_recipe: Make, tmp_path: Path) -> None:
     recipe = make_recipe(methods=["untuned", {"lora": {"targets": ["qurey"]}, "name": "typo"}, "lora"])
     board = compare(recipe, tmp_path / "out")
-    row = next(row for row in board["rows"] if row["name"] == "typo")
-    assert row["status"] == "failed"
-    assert row["rank"] is None
-    assert "Did you mean 'query'" in row["error"]["message"]
-    assert [r["status"] for r in board["rows"] if r["name"] != "typo"] == ["done", "done"]
+    row = next(row for row in board.rows if row.name == "typo")
+    assert row.status == "failed"
+    assert row.rank is None
+    assert "Did you mean 'query'" in row.error.message
+    assert [r.status for r in board.rows if r.name != "typo"] == ["done", "done"]
     assert "Did you mean" in (tmp_path / "out/report.html").read_text(encoding="utf-8")
 
 
@@ -89,7 +95,7 @@ def test_starting_anew_removes_only_what_a_comparison_wrote(make_recipe: Make, t
         compare(make_recipe("data.template='{nowhere}'"), out, overwrite=True)
     assert (out / "leaderboard.json").read_bytes() == before
     board = compare(make_recipe("train.max_steps=2"), out, overwrite=True)
-    assert max(row["cost"]["steps"] for row in board["rows"]) == 2
+    assert max(row.cost.steps for row in board.rows) == 2
     assert (out / "notes.txt").read_text(encoding="utf-8") == "mine"
 
 
@@ -126,15 +132,15 @@ def test_corpus_metrics_give_intervals_pairs_and_ranks(
 ) -> None:
     recipe = make_recipe(f"evaluation.primary={metric}", methods=["untuned", "lora"])
     board = compare(recipe, tmp_path / "out")
-    assert all(row["rank"] for row in board["rows"])
-    for row in board["rows"]:
-        low, high = row["interval"]
-        value = row["metrics"][metric]
+    assert all(row.rank for row in board.rows)
+    for row in board.rows:
+        low, high = row.interval
+        value = row.metrics[metric]
         assert low - 1e-9 <= value <= high + 1e-9
-    (pair,) = board["pairs"]
-    values = {row["name"]: row["metrics"][metric] for row in board["rows"]}
-    assert pair["difference"] == pytest.approx(values[pair["a"]] - values[pair["b"]])
-    assert pair["tie"] or pair["examples_needed"] is None
+    (pair,) = board.pairs
+    values = {row.name: row.metrics[metric] for row in board.rows}
+    assert pair.difference == pytest.approx(values[pair.a] - values[pair.b])
+    assert pair.tie or pair["examples_needed"] is None
 
 
 def test_warnings_about_the_data_are_kept(make_recipe: Make, rows: Path, tmp_path: Path) -> None:
@@ -142,33 +148,33 @@ def test_warnings_about_the_data_are_kept(make_recipe: Make, rows: Path, tmp_pat
     again = [line.replace('"id": "', '"id": "again') for line in lines]
     rows.write_text("\n".join(lines + again), encoding="utf-8")
     board = compare(make_recipe("data.max_input_tokens=24", methods=["untuned"]), tmp_path / "out")
-    result = json.loads((tmp_path / "out" / board["rows"][0]["runs"][0] / "result.json").read_text())
+    result = json.loads((tmp_path / "out" / board.rows[0].runs[0] / "result.json").read_text())
     page = (tmp_path / "out/report.html").read_text(encoding="utf-8")
     for words in (
         "have the same input as a training row",
         "test inputs are longer than data.max_input_tokens",
     ):
-        assert any(words in text for text in board["warnings"])
+        assert any(words in text for text in board.warnings)
         assert any(words in text for text in result["data"]["warnings"])
         assert words in page
-    lines = (tmp_path / "out" / board["rows"][0]["runs"][0] / "predictions.jsonl").read_text().splitlines()
+    lines = (tmp_path / "out" / board.rows[0].runs[0] / "predictions.jsonl").read_text().splitlines()
     inputs = len({json.loads(line)["group"] for line in lines})
     assert inputs < len(lines)  # the rows are there twice
-    assert any(f"{len(lines)} test rows have {inputs} different inputs" in text for text in board["warnings"])
+    assert any(f"{len(lines)} test rows have {inputs} different inputs" in text for text in board.warnings)
 
 
 @pytest.mark.parametrize("metric", ["loss", "perplexity"])
 def test_losses_are_ranked_from_the_lowest(make_recipe: Make, tmp_path: Path, metric: str) -> None:
     recipe = make_recipe(f"evaluation.primary={metric}", "seeds=[0,1]", methods=["untuned", "lora"])
     board = compare(recipe, tmp_path / "out")
-    assert [(row["name"], row["rank"]) for row in board["rows"]] == [("lora", 1), ("untuned", 2)]
-    for row in board["rows"]:
-        low, high = row["interval"]
-        assert low <= row["metrics"][metric] <= high
-    (pair,) = board["pairs"]
-    assert not pair["tie"]
-    values = {row["name"]: row["metrics"][metric] for row in board["rows"]}
-    assert pair["difference"] == pytest.approx(values[pair["a"]] - values[pair["b"]])
+    assert [(row.name, row.rank) for row in board.rows] == [("lora", 1), ("untuned", 2)]
+    for row in board.rows:
+        low, high = row.interval
+        assert low <= row.metrics[metric] <= high
+    (pair,) = board.pairs
+    assert not pair.tie
+    values = {row.name: row.metrics[metric] for row in board.rows}
+    assert pair.difference == pytest.approx(values[pair.a] - values[pair.b])
     page = (tmp_path / "out/report.html").read_text(encoding="utf-8")
     assert "lower by" in page
 
@@ -182,8 +188,8 @@ def test_runs_without_numbers_for_rows_are_sorted_only(make_recipe: Make, tmp_pa
         bare = [{key: value for key, value in row.items() if key not in ("nll", "tokens")} for row in rows]
         path.write_text("".join(json.dumps(row) + "\n" for row in bare), encoding="utf-8")
     board = compare(recipe, tmp_path / "out")
-    assert [row["rank"] for row in board["rows"]] == [None, None]
-    assert board["pairs"] == []
+    assert [row.rank for row in board.rows] == [None, None]
+    assert board.pairs == []
 
 
 def test_data_that_changed_between_runs_are_refused(make_recipe: Make, rows: Path, tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from deltatune.compare.runner import compare
 from deltatune.core.observer import Silent
 from deltatune.errors import RecipeError
 from deltatune.recipe import Recipe, parse_recipe
+from deltatune.results import PausedCost, PausedRun, PausedSelection
 from tests.compare.test_runner import comparable
 from tests.train.test_run import StopAfter
 
@@ -42,26 +43,19 @@ def searching(make_recipe: Make) -> Make:
     return make
 
 
-def timeless(board: dict[str, Any]) -> dict[str, Any]:
-    for row in board["rows"]:
-        if row["tuning"]:
-            row["tuning"].pop("train_seconds")
-    return comparable(board)
-
-
 def test_every_method_gets_the_same_number_of_trials(searching: Make, tmp_path: Path) -> None:
     board = compare(searching(), tmp_path / "out")
-    rows = {row["name"]: row for row in board["rows"]}
-    assert rows["untuned"]["tuning"] is None
+    rows = {row.name: row for row in board.rows}
+    assert rows["untuned"].tuning is None
     for name, fields in (("lora", {"train.lr", "r", "targets"}), ("prompt", {"train.lr"})):
-        tuning = rows[name]["tuning"]
-        assert [one["status"] for one in tuning["tried"]] == ["done"] * 4
-        best = min(tuning["tried"], key=lambda one: one["value"])
-        assert tuning["chosen"] == best["settings"]
-        assert set(best["settings"]) == fields
-        result = json.loads((tmp_path / "out" / rows[name]["runs"][0] / "result.json").read_text())
-        assert result["metrics"]["validation"]["loss"] == best["value"]
-    assert rows["lora"]["tuning"]["chosen"]["r"] in (1, 2, 3, 4)
+        tuning = rows[name].tuning
+        assert [one.status for one in tuning.tried] == ["done"] * 4
+        best = min(tuning.tried, key=lambda one: one.value)
+        assert tuning.chosen == best.settings
+        assert set(best.settings) == fields
+        result = json.loads((tmp_path / "out" / rows[name].runs[0] / "result.json").read_text())
+        assert result["metrics"]["validation"]["loss"] == best.value
+    assert rows["lora"].tuning.chosen["r"] in (1, 2, 3, 4)
     tested = [path.parent.name for path in (tmp_path / "out/runs").glob("*/predictions.jsonl")]
     assert len(tested) == 3
     assert not list((tmp_path / "out/runs").glob("*/resume"))
@@ -78,26 +72,26 @@ def test_an_interrupted_search_ends_as_an_undisturbed_one(
         with pytest.raises(KeyboardInterrupt):
             compare(recipe, tmp_path / "parts", observer=StopAfter(steps))
     parts = compare(recipe, tmp_path / "parts")
-    assert parts["rows"][0]["tuning"]["tried"] == whole["rows"][0]["tuning"]["tried"]
-    assert timeless(parts) == timeless(whole)
-    tuning = whole["rows"][0]["tuning"]
-    stopped = [one for one in tuning["tried"] if one["status"] == "stopped"]
+    assert parts.rows[0].tuning.tried == whole.rows[0].tuning.tried
+    assert comparable(parts) == comparable(whole)
+    tuning = whole.rows[0].tuning
+    stopped = [one for one in tuning.tried if one.status == "stopped"]
     assert bool(stopped) == pruned
-    assert (tuning["steps"] < tuning["steps_planned"]) == pruned
-    assert (whole["halving"] is not None) == pruned
+    assert (tuning.steps < tuning.steps_planned) == pruned
+    assert (whole.halving is not None) == pruned
     if pruned:
-        halving = whole["halving"]
-        assert [one["settings"] for one in halving["stopped"]] == [one["settings"] for one in stopped]
-        assert (halving["steps_done"], halving["steps_planned"]) == (tuning["steps"], tuning["steps_planned"])
-        assert halving["saved_share"] > 0
+        halving = whole.halving
+        assert [one.settings for one in halving.stopped] == [one.settings for one in stopped]
+        assert (halving.steps_done, halving.steps_planned) == (tuning.steps, tuning.steps_planned)
+        assert halving.saved_share > 0
 
 
 def test_a_trial_that_fails_counts_and_is_told(searching: Make, tmp_path: Path) -> None:
     recipe = searching(methods=["lora"], search={"trials": 3, "space": {"train.lr": [0.01, 3e38]}})
-    [row] = compare(recipe, tmp_path / "out")["rows"]
-    assert row["tuning"]["chosen"] == {"train.lr": 0.01}
-    found = {one["settings"]["train.lr"]: one for one in row["tuning"]["tried"]}
-    assert "nan" in found[3e38]["error"] if 3e38 in found else found[0.01]["status"] == "done"
+    [row] = compare(recipe, tmp_path / "out").rows
+    assert row.tuning.chosen == {"train.lr": 0.01}
+    found = {one.settings["train.lr"]: one for one in row.tuning.tried}
+    assert "nan" in found[3e38].error if 3e38 in found else found[0.01].status == "done"
 
 
 def test_a_shared_database_queues_what_was_interrupted(
@@ -108,16 +102,16 @@ def test_a_shared_database_queues_what_was_interrupted(
     recipe = searching(methods=["lora"], search=search)
     with pytest.raises(KeyboardInterrupt):
         compare(recipe, tmp_path / "one", observer=StopAfter(10))
-    [row] = compare(recipe, tmp_path / "two")["rows"]  # another machine: another folder
-    assert len(row["tuning"]["tried"]) == 3
+    [row] = compare(recipe, tmp_path / "two").rows  # another machine: another folder
+    assert len(row.tuning.tried) == 3
     study = optuna.load_study(study_name="lora", storage=f"sqlite:///{tmp_path / 'shared.db'}")
     assert sorted(trial.state.name for trial in study.trials) == ["COMPLETE"] * 3 + ["FAIL"]
     interrupted = next(trial for trial in study.trials if trial.state.name == "FAIL")
     assert sum(trial.params == interrupted.params for trial in study.trials) == 2
     assert "$SEARCH_FILE" in (tmp_path / "two/recipe.yaml").read_text()
-    [again] = compare(recipe, tmp_path / "one")["rows"]
-    assert again["tuning"]["chosen"] == row["tuning"]["chosen"]
-    assert again["metrics"] == row["metrics"]
+    [again] = compare(recipe, tmp_path / "one").rows
+    assert again.tuning.chosen == row.tuning.chosen
+    assert again.metrics == row.metrics
 
 
 def test_a_machine_that_fell_silent_is_replaced(
@@ -138,11 +132,11 @@ def test_a_machine_that_fell_silent_is_replaced(
             text("insert into trial_heartbeats (trial_id, heartbeat) values (:trial, :time)"),
             {"trial": lost._trial_id, "time": datetime.datetime.now() - datetime.timedelta(hours=1)},
         )
-    [row] = compare(recipe, tmp_path / "out")["rows"]
+    [row] = compare(recipe, tmp_path / "out").rows
     trials = optuna.load_study(study_name="lora", storage=url).trials
     assert [trial.state.name for trial in trials] == ["FAIL", "COMPLETE", "COMPLETE"]
     assert trials[0].params == trials[1].params
-    assert len(row["tuning"]["tried"]) == 2
+    assert len(row.tuning.tried) == 2
 
 
 @dataclass
@@ -162,13 +156,13 @@ def test_two_machines_share_the_trials_and_choose_alike(
 ) -> None:
     machines = {name: Machine() for name in ("one", "two")}
 
-    def attempt(context: Any, entry: Any, seed: int, folder: Path, pause: Any) -> dict[str, Any]:
+    def attempt(context: Any, entry: Any, seed: int, folder: Path, pause: Any) -> PausedRun:
         name, rate = threading.current_thread().name, entry.train.lr
         machines[name].ran.append(rate)
         time.sleep(0.05 if name == "one" else 0.12)
-        cost = {"steps": 8, "planned_steps": 8, "train_seconds": 0.1}
-        selected = {"by": "loss", "value": abs(math.log10(rate) + 3)}
-        return {"status": "paused", "cost": cost, "selected": selected}
+        cost = PausedCost(steps=8, planned_steps=8, train_seconds=0.1, peak_memory_bytes=0)
+        selected = PausedSelection(by="loss", value=abs(math.log10(rate) + 3))
+        return PausedRun(status="paused", cost=cost, selected=selected)
 
     monkeypatch.setattr(module, "attempt", attempt)
     monkeypatch.setattr(module, "POLL", 0.05)
@@ -186,8 +180,8 @@ def test_two_machines_share_the_trials_and_choose_alike(
     assert one.ran
     assert two.ran
     assert len({*one.ran, *two.ran}) == len(one.ran) + len(two.ran) == 9  # none twice, and no more than asked
-    assert one.pick.tuning["chosen"] == two.pick.tuning["chosen"]
-    assert len(one.pick.tuning["tried"]) == len(two.pick.tuning["tried"]) == 9
+    assert one.pick.tuning.chosen == two.pick.tuning.chosen
+    assert len(one.pick.tuning.tried) == len(two.pick.tuning.tried) == 9
 
 
 WORKER = """

@@ -43,25 +43,25 @@ def test_the_leaderboard_is_that_of_runs_in_turn(make_recipe: Make, tmp_path: Pa
     boards = [
         compare(recipe.model_copy(update={"together": count}), tmp_path / f"{count}") for count in (1, 4)
     ]
-    assert [row["name"] for row in boards[0]["rows"]] == [row["name"] for row in boards[1]["rows"]]
-    for one, other in zip(boards[0]["rows"], boards[1]["rows"], strict=True):
-        assert one["status"] == other["status"]
-        assert one["rank"] == other["rank"]
-        assert one["runs"] == other["runs"]
-        if one["metrics"]:
-            assert one["metrics"] == pytest.approx(other["metrics"], rel=2e-2, abs=2e-2)
+    assert [row.name for row in boards[0].rows] == [row.name for row in boards[1].rows]
+    for one, other in zip(boards[0].rows, boards[1].rows, strict=True):
+        assert one.status == other.status
+        assert one.rank == other.rank
+        assert one.runs == other.runs
+        if one.metrics:
+            assert one.metrics == pytest.approx(other.metrics, rel=2e-2, abs=2e-2)
     found = results(tmp_path / "4")
     raced = {name: run["cost"]["raced"] for name, run in found.items() if run["status"] == "done"}
     assert raced == {
         "untuned-s0": 1, "untuned-s1": 1, "lora-s0": 2, "prefix-s0": 2, "hard_prompt-s0": 1,
         "lora-s1": 2, "prefix-s1": 2, "hard_prompt-s1": 1, "lora-bf16-s0": 2, "lora-bf16-s1": 2,
     }  # fmt: skip
-    (note,) = [text for text in boards[1]["warnings"] if "at once" in text]
+    (note,) = [text for text in boards[1].warnings if "at once" in text]
     assert note.startswith("lora, lora bf16, prefix: ")
-    assert not [text for text in boards[0]["warnings"] if "at once" in text]
+    assert not [text for text in boards[0].warnings if "at once" in text]
     assert "at once" in (tmp_path / "4/report.html").read_text(encoding="utf-8")
-    rows = {row["name"]: row for row in boards[1]["rows"]}
-    assert rows["prefix"]["cost"]["peak_memory_bytes"] is None
+    rows = {row.name: row for row in boards[1].rows}
+    assert rows["prefix"].cost.peak_memory_bytes is None
 
 
 def test_an_interrupted_one_goes_on_and_may_change_its_number(make_recipe: Make, tmp_path: Path) -> None:
@@ -73,9 +73,9 @@ def test_an_interrupted_one_goes_on_and_may_change_its_number(make_recipe: Make,
         with pytest.raises(KeyboardInterrupt):
             compare(other, tmp_path / "parts", observer=StopAfter(steps))
     parts = compare(recipe.model_copy(update={"together": 4}), tmp_path / "parts")
-    for one, other_row in zip(whole["rows"], parts["rows"], strict=True):
-        assert one["name"] == other_row["name"]
-        assert one["metrics"] == pytest.approx(other_row["metrics"], rel=2e-2, abs=2e-2)
+    for one, other_row in zip(whole.rows, parts.rows, strict=True):
+        assert one.name == other_row.name
+        assert one.metrics == pytest.approx(other_row.metrics, rel=2e-2, abs=2e-2)
 
 
 def test_runs_of_one_seed_come_together(make_recipe: Make, tmp_path: Path) -> None:

@@ -102,7 +102,7 @@ def test_a_state_of_version_0_1_goes_on_with_a_warning(interrupted: tuple[Recipe
     path.write_text(json.dumps(content))
     (out / "manifest.json").unlink()
     listening = Listening()
-    assert run(recipe, recipe.methods[0], 0, out, resume=True, observer=listening)["status"] == "done"
+    assert run(recipe, recipe.methods[0], 0, out, resume=True, observer=listening).status == "done"
     assert any("begun by version 0.1" in text for text in listening.warnings)
 
 

@@ -88,7 +88,7 @@ def test_a_folder_of_version_0_1_is_recognised(make_recipe: Make, tmp_path: Path
     board = compare(recipe, out)
     for path in out.rglob("manifest.json"):
         path.unlink()
-    assert compare(recipe, out)["rows"] == board["rows"]
+    assert compare(recipe, out).rows == board.rows
     for path in out.rglob("manifest.json"):
         path.unlink()
     compare(recipe, out, overwrite=True)
@@ -119,7 +119,7 @@ def test_a_run_folder_of_somebody_else_in_a_comparison_is_left_alone(
         path.unlink() if path.is_file() else path.rmdir()
     before = put(tmp_path / "runs/lora-s0", "metrics.jsonl")
     board = compare(recipe, tmp_path)
-    assert [row["status"] for row in board["rows"] if row["name"] == "lora"] == ["failed"]
+    assert [row.status for row in board.rows if row.name == "lora"] == ["failed"]
     assert content(tmp_path / "runs/lora-s0") == before
 
 

@@ -138,7 +138,7 @@ def test_a_full_disk_is_no_failure_of_a_method(
             compare(recipe, tmp_path / "out")
     assert not list((tmp_path / "out").rglob("result.json"))
     board = compare(recipe, tmp_path / "out")
-    assert [row["status"] for row in board["rows"]] == ["done", "done"]
+    assert [row.status for row in board.rows] == ["done", "done"]
 
 
 def test_errors_of_a_disk_are_told_from_others() -> None:

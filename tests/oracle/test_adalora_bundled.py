@@ -43,7 +43,7 @@ def recipe(tmp_path: Path) -> Recipe:
 
 def test_our_trainer_meets_the_budget(recipe: Recipe, tmp_path: Path) -> None:
     result = run(recipe, recipe.methods[0], 0, tmp_path / "run")
-    assert result["method_result"] == {"budget": TARGET_R * MATRICES, "target_budget": TARGET_R * MATRICES}
+    assert result.method_result == {"budget": TARGET_R * MATRICES, "target_budget": TARGET_R * MATRICES}
     stored = json.loads((tmp_path / "run/adapter/adapter_config.json").read_text(encoding="utf-8"))
     assert sum(sum(mask) for mask in stored["rank_pattern"].values()) == TARGET_R * MATRICES
 

@@ -308,7 +308,7 @@ def test_a_run_prints_the_prompt(
     recipe = make_recipe(methods=[{"hard_prompt": {"n_tokens": 3, "search": search, "candidates": 4}}])
     observer = Lines()
     result = run(recipe, recipe.methods[0], 0, tmp_path / "run", observer=observer)  # type: ignore[arg-type]
-    assert any(result["description"] in line for line in observer.lines)
+    assert any(result.description in line for line in observer.lines)
     saved = json.loads((tmp_path / "run/adapter/deltatune.json").read_text())["config"]
-    assert result["description"] == f"prompt {saved['text']!r}"
-    assert result["method_result"]["reads_back"] == 1
+    assert result.description == f"prompt {saved['text']!r}"
+    assert result.method_result["reads_back"] == 1

@@ -69,12 +69,12 @@ def make(tmp_path: Path) -> Make:
 def test_a_run_in_four_bits(make: Make, tmp_path: Path, method: str) -> None:
     recipe = make(method, quantization={"format": "nf4", "compute": "fp32"})
     result = run(recipe, recipe.methods[0], 0, tmp_path / "run")
-    assert result["status"] == "done"
-    assert result["model"]["quantization"] == "nf4 double"
-    assert all(line["passed"] for line in result["certificate"])
+    assert result.status == "done"
+    assert result.model.quantization == "nf4 double"
+    assert all(line.passed for line in result.certificate)
     plain = T5ForConditionalGeneration.from_pretrained(tmp_path / "base")
-    assert result["model"]["parameters"] == sum(p.numel() for p in plain.parameters())
-    assert evaluate_run(tmp_path / "run") == pytest.approx(result["metrics"]["test"], rel=1e-5)
+    assert result.model.parameters == sum(p.numel() for p in plain.parameters())
+    assert evaluate_run(tmp_path / "run") == pytest.approx(result.metrics.test, rel=1e-5)
 
 
 def test_merging_goes_onto_the_weights_that_were_quantized(make: Make, tmp_path: Path) -> None:
@@ -111,6 +111,6 @@ def test_optimizers_for_gpus_give_way_on_cpus(make: Make, tmp_path: Path) -> Non
     observer = Listening()
     context = Context.open(recipe, observer)
     result = run(recipe, recipe.methods[0], 0, tmp_path / "run", observer=observer, context=context)
-    assert result["status"] == "done"
-    if result["cost"]["memory_kind"] == "rss":
+    assert result.status == "done"
+    if result.cost.memory_kind == "rss":
         assert any("adamw-paged works on GPUs only" in warning for warning in observer.warnings)

@@ -53,11 +53,12 @@ def write_comparison(folder: Path, *, seeds: tuple[int, ...] = (0, 1), rows: int
         runs = [f"runs/{method}-s{seed}" for seed in seeds]
         values = np.clip(mean + hard + random.normal(0, 0.05, (len(seeds), rows)), 0, 1)
         cost = {
-            "trained_parameters": parameters, "stored_parameters": parameters, "total_parameters": 76_961_152,
+            "trained_parameters": parameters, "trained_share": parameters / 76_961_152,
+            "stored_parameters": parameters, "total_parameters": 76_961_152,
             "peak_memory_bytes": 1_420_000_000 + 300 * parameters, "memory_kind": "rss",
             "step_memory_bytes": 380_000_000 + 40 * parameters if parameters else None,
             "train_seconds": seconds, "evaluation_seconds": 14.2, "tokens_per_second": 3200.0,
-            "file_bytes": parameters * 4 + 900, "steps": 400, "epochs": 4,
+            "file_bytes": parameters * 4 + 900, "steps": 400, "epochs": 4.0,
         }  # fmt: skip
         for seed, run, each in zip(seeds, runs, values, strict=True):
             _write_run(folder / run, name, method, seed, each, cost, failed=failed)
@@ -81,8 +82,9 @@ def write_comparison(folder: Path, *, seeds: tuple[int, ...] = (0, 1), rows: int
         row["rank"] = ranks.get(row["name"])
     board = {
         "schema": 1, "task": "text-to-text", "model": "bundled:t5-small", "primary_metric": "rougeL_f",
-        "higher_is_better": True, "rows": board_rows, "pairs": [pair._asdict() for pair in pairs],
-        "created": "2026-11-23T22:00:00+00:00", "recipe": {"task": "text-to-text"}, "data": {"test": rows},
+        "higher_is_better": True, "rows": board_rows, "pairs": [pair.as_dict() for pair in pairs],
+        "created": "2026-11-23T22:00:00+00:00", "recipe": {"task": "text-to-text"},
+        "data": {"fingerprint": "cd" * 32, "labels": None, "test": rows, "warnings": []},
     }  # fmt: skip
     board["warnings"] = [f"3 of {rows} test rows have the same input as a training row ({HOSTILE})."]
     (folder / "leaderboard.json").write_text(json.dumps(board))
@@ -105,8 +107,11 @@ def _write_run(  # noqa: PLR0917
         "schema": 1, "status": "failed" if failed else "done", "error": error, "name": name, "method": method,
         "config": {"r": 8, "targets": ["query", "value"]} if "lora" in method else {}, "seed": seed,
         "model": {"name": "bundled:t5-small", "fingerprint": "ab" * 32, "parameters": 76_961_152},
-        "data": {"fingerprint": "cd" * 32, "train": 1800, "validation": 200, "test": len(scores)},
-        "metrics": {"test": {"rougeL_f": float(scores.mean())}}, "cost": cost,
+        "data": {
+            "fingerprint": "cd" * 32, "labels": None, "train": 1800, "validation": 200, "test": len(scores),
+            "warnings": [],
+        },
+        "metrics": {"validation": {}, "test": {"rougeL_f": float(scores.mean())}}, "cost": cost,
         "signatures": {"bleu": "nrefs:1|case:mixed|eff:no|tok:13a|smooth:exp|version:2.6.0"},
         "certificate": [
             {"check": "base unchanged", "passed": True, "detail": "hash ab12"},
@@ -206,7 +211,8 @@ def write_grid(folder: Path) -> Path:
     board = {
         "schema": 1, "task": "image-classification", "model": "bundled:dinov2", "primary_metric": "accuracy",
         "higher_is_better": True, "rows": rows, "pairs": pairs, "created": "2026-11-23T22:00:00+00:00",
-        "recipe": {"methods": entries}, "data": {"test": 100},
+        "recipe": {"methods": entries},
+        "data": {"fingerprint": "cd" * 32, "labels": [], "test": 100, "warnings": []},
     }  # fmt: skip
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "leaderboard.json").write_text(json.dumps(board))

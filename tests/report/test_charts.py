@@ -13,6 +13,7 @@ from deltatune.report.figures import curves, over_seeds, pareto
 from deltatune.report.labels import Box, beside_line, place, width
 from deltatune.report.load import of_board
 from deltatune.report.scales import fit
+from deltatune.results import Leaderboard
 
 NUMBERS = st.floats(-1e6, 1e6, width=32)
 
@@ -171,7 +172,7 @@ def learned(folder, key, values, *, primary, higher=True):
         (folder / str(seed) / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)))
     row = {"name": "lora", "method": "lora", "status": "done", "runs": [str(s) for s in range(len(values))]}
     board = {"rows": [row], "primary_metric": primary, "higher_is_better": higher}
-    comparison = of_board(board, folder)
+    comparison = of_board(Leaderboard.of(board, "leaderboard.json", remedy=""), folder)
     return {one.title: one for one in curves(comparison, comparison.methods, {"lora": 0})}
 
 

@@ -183,7 +183,7 @@ def test_nothing_finished(tmp_path):
         (None, "no leaderboard.json"),
         ("{", "cannot be read as JSON"),
         ("[]", "not an object"),
-        ("{}", "lacks rows"),
+        ("{}", "lacks primary_metric"),
     ],
 )
 def test_a_folder_without_comparison_is_refused(tmp_path, content, rule):

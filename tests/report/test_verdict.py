@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +9,10 @@ import pytest
 from deltatune.cli import show
 from deltatune.report import display
 from deltatune.report.costs import take
-from deltatune.report.load import Comparison, Method, of_board
+from deltatune.report.load import Comparison, of_board
 from deltatune.report.verdict import caveat, verdict
 from deltatune.report.words import plain
+from deltatune.results import Leaderboard
 
 
 def board(
@@ -50,7 +52,18 @@ def board(
                 }
             )  # fmt: skip
     content = {"primary_metric": metric, "higher_is_better": higher, "pairs": pairs if tested else []}
-    return Comparison(Path(), content | {"rows": rows}, [Method(row) for row in rows], "")
+    return of_content(content | {"rows": rows})
+
+
+def of_content(content: dict[str, Any]) -> Comparison:
+    return of_board(Leaderboard.of(content, "leaderboard.json", remedy=""), Path())
+
+
+def changed(comparison: Comparison, change: Callable[[dict[str, Any]], object]) -> Comparison:
+    """The comparison whose leaderboard.json is changed."""
+    content = comparison.board.as_dict()
+    change(content)
+    return of_content(content)
 
 
 def words(comparison: Comparison) -> str:
@@ -79,15 +92,17 @@ def test_a_tie_at_the_top_names_the_least_lead_and_the_cheapest():
 
 
 def with_times(comparison: Comparison, times: dict[str, list[float]]) -> Comparison:
-    for method in comparison.methods:
-        method.row["train_seconds"] = times[method.name]
-    return comparison
+    def change(content: dict[str, Any]) -> None:
+        for row in content["rows"]:
+            row["train_seconds"] = times[row["name"]]
+
+    return changed(comparison, change)
 
 
 def test_times_are_compared_where_runs_took_turns_and_do_not_overlap():
     comparison = board({"lora": (0.6, 1), "qlora": (0.605, 1)}, {frozenset(("lora", "qlora"))})
-    for method in comparison.methods:  # equally many parameters are nobody's merit
-        method.cost["trained_parameters"] = 4000
+    same = {"trained_parameters": 4000}  # equally many parameters are nobody's merit
+    comparison = changed(comparison, lambda content: [row["cost"].update(same) for row in content["rows"]])
     fastest = "Among the best, lora trains fastest (40 s, 1.5\u00d7 faster than qlora)."
     assert words(with_times(comparison, {"lora": [38, 42], "qlora": [58, 62]})).endswith(fastest)
     for nothing_told in (
@@ -100,7 +115,8 @@ def test_times_are_compared_where_runs_took_turns_and_do_not_overlap():
 
 def test_what_to_take_is_the_smallest_of_those_that_tie():
     comparison = board({"lora": (0.6, 1), "adalora": (0.605, 1)}, {frozenset(("lora", "adalora"))})
-    comparison.methods[0].row["runs"] = ["runs/my lora-s0", "runs/my lora-s1"]
+    runs = ["runs/my lora-s0", "runs/my lora-s1"]
+    comparison = changed(comparison, lambda content: content["rows"][0].update(runs=runs))
     advice = take(comparison, Path("out dir"))
     assert plain([advice.words]).replace("\u202f", " ").replace("\u00a0", " ") == (
         "Take lora: ROUGE-L F 60.0 [59.0, 61.0], 4.00 k trained parameters, a file of 4.00 kB. "
@@ -136,31 +152,39 @@ def test_of_many_losers_the_closest_is_named():
 def test_how_much_more_data_would_part_a_tie():
     comparison = board({"lora": (0.6, 1), "adalora": (0.605, 1)}, {frozenset(("lora", "adalora"))})
     assert "To tell" not in words(comparison)
-    comparison.board["pairs"][0] |= {"examples_needed": 1200, "seeds_needed": None}
-    assert words(comparison).endswith(
+
+    def needing(examples: int, seeds: int | None) -> str:
+        need = {"examples_needed": examples, "seeds_needed": seeds}
+        return words(changed(comparison, lambda content: content["pairs"][0].update(need)))
+
+    assert needing(1200, None).endswith(
         "To tell adalora and lora apart would take about 1,200 test examples in all, if they differ as "
         "much as they seem to."
     )
-    comparison.board["pairs"][0]["seeds_needed"] = 9
-    assert "about 1,200 test examples in all or 9 seeds of each," in words(comparison)
-    comparison.board["pairs"][0]["examples_needed"] = 2549  # no guess is so exact
-    assert "about 2,600 test examples in all or 9 seeds" in words(comparison)
+    assert "about 1,200 test examples in all or 9 seeds of each," in needing(1200, 9)
+    assert "about 2,600 test examples in all or 9 seeds" in needing(2549, 9)  # no guess is so exact
 
 
 def test_tuning_is_told():
     comparison = board({"lora": (0.6, 1), "prefix": (0.5, 2)})
-    comparison.methods[0].row["tuning"] = {"kind": "rates", "tried": [{}, {}]}
-    assert words(comparison).endswith("The learning rate of each method is the best of 2 on validation rows.")
-    comparison.methods[0].row["tuning"]["kind"] = "search"
-    assert words(comparison).endswith("The settings of each method are the best of 2 on validation rows.")
+
+    def tuned(kind: str) -> str:
+        tuning = {"kind": kind, "tried": [{}, {}]}
+        return words(changed(comparison, lambda content: content["rows"][0].update(tuning=tuning)))
+
+    assert tuned("rates").endswith("The learning rate of each method is the best of 2 on validation rows.")
+    assert tuned("search").endswith("The settings of each method are the best of 2 on validation rows.")
 
 
 def test_early_stopping_tells_its_gain_and_its_risk():
     comparison = board({"lora": (0.6, 1), "prefix": (0.5, 2)})
-    comparison.board["halving"] = {"stopped": [], "saved_share": 0.0}
-    assert "stopped early" not in words(comparison)
-    comparison.board["halving"] = {"stopped": [{}, {}], "saved_share": 0.375}
-    assert words(comparison).endswith(
+
+    def halved(stopped: list[Any], saved: float) -> str:
+        halving = {"stopped": stopped, "saved_share": saved}
+        return words(changed(comparison, lambda content: content.update(halving=halving)))
+
+    assert "stopped early" not in halved([], 0.0)
+    assert halved([{}, {}], 0.375).endswith(
         "2 configurations were stopped early, which saved 38 % of the steps and may have lost a slow starter."
     )
 
@@ -176,8 +200,7 @@ def test_no_p_is_said_to_be_above_one():
     comparison = board(
         {"a": (0.6, 1), "b": (0.6, 1), "c": (0.6, 1)}, {frozenset(p) for p in ("ab", "bc", "ac")}
     )
-    for pair in comparison.board["pairs"]:
-        pair["p"] = 1.0
+    comparison = changed(comparison, lambda content: [pair.update(p=1.0) for pair in content["pairs"]])
     assert "a, b and c tie (ROUGE-L F 60.0, 60.0 and 60.0; p = 1)." in words(comparison)
 
 
@@ -233,9 +256,16 @@ def test_lower_is_better():
 
 def of_models(comparison: Comparison, models: dict[str, str]) -> Comparison:
     """The comparison with a base for each method."""
-    for row in comparison.board["rows"]:
+    content = comparison.board.as_dict() | {"models": list(dict.fromkeys(models.values()))}
+    for row in content["rows"]:
         row["model"] = models[row["name"]]
-    return of_board(comparison.board | {"models": list(dict.fromkeys(models.values()))}, Path())
+    return of_content(content)
+
+
+def of_first_words(content: dict[str, Any]) -> None:
+    """The method of each row is the first word of its name."""
+    for row in content["rows"]:
+        row["method"] = row["name"].split()[0]
 
 
 def test_methods_on_several_models_are_named_with_them():
@@ -250,15 +280,13 @@ def test_methods_on_several_models_are_named_with_them():
 def test_a_method_is_held_against_the_untuned_form_of_its_own_base():
     methods = {"lora t5": (0.6, 1), "untuned t5": (0.5, 2), "lora bart": (0.3, 3), "untuned bart": (0.29, 3)}
     comparison = board(methods, {frozenset(("lora bart", "untuned bart"))})
-    for row in comparison.board["rows"]:
-        row["method"] = str(row["name"]).split()[0]
+    comparison = changed(comparison, of_first_words)
     found = words(of_models(comparison, {name: name.split()[1] for name in methods}))
     assert "lora bart cannot be told apart from the base that it tunes." in found
     assert "worse than" not in found
     tied = {frozenset(("lora t5", "untuned bart"))}
     comparison = board({"lora t5": (0.6, 1), "untuned bart": (0.59, 1), "untuned t5": (0.3, 3)}, tied)
-    for row in comparison.board["rows"]:
-        row["method"] = str(row["name"]).split()[0]
+    comparison = changed(comparison, of_first_words)
     found = words(of_models(comparison, {name: name.split()[1] for name in methods}))
     assert "So no method is shown to be better than untuned bart." in found
 
@@ -286,12 +314,15 @@ def test_when_few_finish(methods, start):
 def test_the_terminal_says_the_same_and_names_models(capsys):
     methods = {"untuned": (0.3, 3), "lora": (0.6, 1), "adalora": (0.605, 1)}
     comparison = board(methods, {frozenset(("lora", "adalora"))})
-    tie = next(pair for pair in comparison.board["pairs"] if pair["a"] == "lora" and pair["b"] == "adalora")
-    tie |= {"examples_needed": 1200, "seeds_needed": 9}
-    won = comparison.board["pairs"][0]
-    won |= {"examples_needed": None, "seeds_needed": None}
-    for row in comparison.board["rows"]:
-        row["cost"]["total_parameters"] = 77_000_000
+
+    def change(content: dict[str, Any]) -> None:
+        for pair in content["pairs"]:
+            ties = {pair["a"], pair["b"]} == {"lora", "adalora"}
+            pair |= {"examples_needed": 1200 if ties else None, "seeds_needed": 9 if ties else None}
+        for row in content["rows"]:
+            row["cost"]["total_parameters"] = 77_000_000
+
+    comparison = changed(comparison, change)
     comparison = of_models(comparison, {"untuned": "org/t5", "lora": "org/t5", "adalora": "org/bart"})
     show.leaderboard(comparison.board, Path("out"))
     said = " ".join(capsys.readouterr().out.split())

@@ -95,8 +95,8 @@ def test_a_method_without_a_size_says_so(make_recipe: Make, tmp_path: Path) -> N
     heard = Heard()
     result = run(recipe, recipe.methods[0], 0, tmp_path / "run", observer=heard)
     assert [w for w in heard.warnings if w.startswith("ia3 has no size that a budget could set")]
-    assert result["budget"]["size"] is None
-    assert result["budget"]["trained"] == result["cost"]["trained_parameters"]
+    assert result.budget.size is None
+    assert result.budget.trained == result.cost.trained_parameters
     planned = plan(recipe, recipe.methods[0], 0)
     assert any("has no size" in warning for warning in planned["warnings"])
     heard = Heard()
@@ -108,7 +108,7 @@ def test_a_comparison_warns_of_it(make_recipe: Make, tmp_path: Path) -> None:
     board = compare(
         make_recipe("train.max_steps=1", methods=["ia3", "untuned"], budget=2000), tmp_path / "out"
     )
-    [told] = [warning for warning in board["warnings"] if "budget" in warning]
+    [told] = [warning for warning in board.warnings if "budget" in warning]
     assert told.startswith("ia3 has no size that a budget could set: it trains ")
 
 
@@ -118,13 +118,13 @@ def test_plan_run_result_and_file_agree(make_recipe: Make, tmp_path: Path) -> No
         out = tmp_path / entry.name
         planned = plan(recipe, entry, 0)
         result = run(recipe, entry, 0, out)
-        assert planned["budget"] == result["budget"]
-        assert planned["config"] == result["config"]
-        assert result["config"][result["budget"]["size"]] == result["budget"]["value"]
-        assert result["cost"]["trained_parameters"] == result["budget"]["trained"]
+        assert planned["budget"] == result.budget.as_dict()
+        assert planned["config"] == result.config
+        assert result.config[result.budget.size] == result.budget.value
+        assert result.cost.trained_parameters == result.budget.trained
         saved = json.loads((out / "adapter/deltatune.json").read_text(encoding="utf-8"))
         learned = ("rank_pattern", "init")  # what a saved delta no longer needs
-        assert all(saved["config"][k] == v for k, v in result["config"].items() if k not in learned)
+        assert all(saved["config"][k] == v for k, v in result.config.items() if k not in learned)
         written = yaml.safe_load((out / "recipe.yaml").read_text(encoding="utf-8"))
         again = parse_recipe(written)
         assert again.methods[0] == entry

@@ -209,15 +209,15 @@ def test_a_sound_run_proves_every_line(make_recipe: Make, tmp_path: Path) -> Non
     found = certificate(tmp_path / "run")
     assert found["passed"]
     assert [line["check"] for line in found["lines"]] == LINES
-    assert found["lines"] == result["certificate"]
+    assert found["lines"] == [line.as_dict() for line in result.certificate]
     values = {line["check"]: line["values"] for line in found["lines"]}
     # self-attention of the decoder's two layers; values of the six attentions
     assert values["targets reached"]["selectors"] == {"decoder.query": 2, "value": 6}
-    total, within = result["cost"]["total_parameters"], 8 * 32 * 32
+    total, within = result.cost.total_parameters, 8 * 32 * 32
     assert values["targets reached"]["share"] == within / total
     supervised = values["supervised labels"]
-    assert supervised["tokens"] == result["data"]["supervised_tokens"]
-    assert supervised["ended"] == supervised["rows"] == result["data"]["train"]
+    assert supervised["tokens"] == result.data.supervised_tokens
+    assert supervised["ended"] == supervised["rows"] == result.data.train
     assert values["every tap fired"]["sites"] == values["gradient in every part"]["parts"] == 8
     assert values["same after reload"]["difference"] == 0
     assert values["logits moved"]["effect"] == values["same after reload"]["effect"]
@@ -309,10 +309,10 @@ def test_a_row_alone_is_a_row_in_a_batch(
         return run(recipe, recipe.methods[0], 0, tmp_path / "run", overwrite=True)
 
     found = [outcome(size) for size in (8, 1)]
-    line = next(line for line in found[0]["certificate"] if line["check"] == ALONE)
-    assert line["values"]["rows"] == 8
-    assert line["values"]["difference"] < 1e-6
-    assert found[0]["metrics"]["test"] == pytest.approx(found[1]["metrics"]["test"])
+    line = next(line for line in found[0].certificate if line.check == ALONE)
+    assert line.values["rows"] == 8
+    assert line.values["difference"] < 1e-6
+    assert found[0].metrics.test == pytest.approx(found[1].metrics.test)
 
     def unmatched(model: Any, tokenizer: Any, name: str) -> list[str]:
         tokenizer.pad_token = tokenizer.eos_token
@@ -322,7 +322,7 @@ def test_a_row_alone_is_a_row_in_a_batch(
     with pytest.raises(TrainingError, match=f"{ALONE}: 8 rows of .* logits differ by") as raised:
         outcome(8)
     assert "evaluation.batch_size and train.micro_batch_size to 1" in raised.value.remedy
-    assert all(line["passed"] for line in outcome(1, 1)["certificate"]), "as the remedy says"
+    assert all(line.passed for line in outcome(1, 1).certificate), "as the remedy says"
 
 
 @pytest.mark.parametrize("task", ["text-to-text", "causal-lm"])

@@ -59,11 +59,11 @@ def test_untuned_runs_of_two_seeds_differ_and_come_back_as_they_were(
     results = [run(recipe, recipe.methods[0], seed, tmp_path / str(seed), context=context) for seed in (0, 1)]
     first, second = (predictions(tmp_path / str(seed)) for seed in (0, 1))
     assert [row["nll"] for row in first] != [row["nll"] for row in second]
-    assert [result["cost"]["trained_parameters"] for result in results] == [0, 0]
-    assert all(line["passed"] for result in results for line in result["certificate"])
-    assert results[0]["model"]["fingerprint"] == results[1]["model"]["fingerprint"]
+    assert [result.cost.trained_parameters for result in results] == [0, 0]
+    assert all(line.passed for result in results for line in result.certificate)
+    assert results[0].model.fingerprint == results[1].model.fingerprint
     for seed, result in enumerate(results):
-        assert evaluate_run(tmp_path / str(seed)) == pytest.approx(result["metrics"]["test"], rel=1e-6)
+        assert evaluate_run(tmp_path / str(seed)) == pytest.approx(result.metrics.test, rel=1e-6)
     [again] = predict(tmp_path / "1", [second[0]["input"]])
     assert again.prediction == second[0]["prediction"]
 
@@ -78,7 +78,7 @@ def test_an_untuned_run_of_version_0_1_is_evaluated_as_it_was(make_classifier: M
     (tmp_path / "run/manifest.json").unlink()
     model.save(tmp_path / "run/adapter")
     assert not read_adapter(tmp_path / "run/adapter").tensors
-    assert evaluate_run(tmp_path / "run")["loss"] != pytest.approx(result["metrics"]["test"]["loss"])
+    assert evaluate_run(tmp_path / "run")["loss"] != pytest.approx(result.metrics.test["loss"])
 
 
 @pytest.mark.parametrize("method", ["lora", "lora_plus", "full"])
@@ -107,18 +107,18 @@ def test_head_and_majority_runs(make_classifier: Make, tmp_path: Path) -> None:
     head, majority = (
         run(recipe, entry, 0, tmp_path / entry.name, context=context) for entry in recipe.methods
     )
-    assert head["cost"]["trained_parameters"] == 32 * 8 + 8
-    assert head["rates"]["head_lr"] == 0.01
+    assert head.cost.trained_parameters == 32 * 8 + 8
+    assert head.rates.head_lr == 0.01
     dataset = context.dataset
     counts = Counter(row.target for row in dataset.train)
     assert {row["prediction"] for row in predictions(tmp_path / "majority")} <= {
         label for label, count in counts.items() if count == max(counts.values())
     }
-    assert majority["cost"]["trained_parameters"] == majority["cost"]["train_seconds"] == 0
+    assert majority.cost.trained_parameters == majority.cost.train_seconds == 0
     shares = {label: (counts[label] + 1) / (len(dataset.train) + 8) for label in dataset.labels or []}
     for row in predictions(tmp_path / "majority"):
         assert row["nll"] == pytest.approx(-torch.tensor(shares[row["reference"]]).log().item(), rel=1e-5)
-    assert evaluate_run(tmp_path / "majority") == pytest.approx(majority["metrics"]["test"], rel=1e-6)
+    assert evaluate_run(tmp_path / "majority") == pytest.approx(majority.metrics.test, rel=1e-6)
 
 
 @pytest.mark.parametrize("method", ["head", "majority"])
@@ -159,7 +159,7 @@ def test_a_run_of_version_0_1_goes_on_as_it_began_or_says_what_to_do(
     with pytest.raises(RecipeError, match=r"--set train\.head_lr=lr"):
         run(now, now.methods[0], 0, tmp_path / "run", resume=True)
     gone_on = run(before, before.methods[0], 0, tmp_path / "run", resume=True)
-    assert gone_on["metrics"] == whole["metrics"]
+    assert gone_on.metrics == whole.metrics
 
 
 def test_recipes_of_other_tasks_have_no_such_rate(make_recipe: Make, tmp_path: Path) -> None:
@@ -172,4 +172,4 @@ def test_recipes_of_other_tasks_have_no_such_rate(make_recipe: Make, tmp_path: P
     stored = yaml.safe_load(path.read_text(encoding="utf-8"))
     del stored["train"]["head_lr"]  # as version 0.1 wrote it
     path.write_text(yaml.safe_dump(stored, sort_keys=False), encoding="utf-8")
-    assert run(recipe, recipe.methods[0], 0, tmp_path / "run", resume=True)["status"] == "done"
+    assert run(recipe, recipe.methods[0], 0, tmp_path / "run", resume=True).status == "done"

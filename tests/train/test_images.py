@@ -68,7 +68,7 @@ def test_a_model_of_one_channel_is_planned_trained_and_used(recipe: Recipe, tmp_
     assert plan(recipe, recipe.methods[0], 0)["steps"] > 0
     heard = Heard()
     result = run(recipe, recipe.methods[0], 0, tmp_path / "run", observer=heard)
-    assert result["metrics"]["test"]["accuracy"] == 1
+    assert result.metrics.test["accuracy"] == 1
     assert "images/s" in heard.shown
     assert "tokens/s" not in heard.shown
     assert any("1 file is not used" in text and "dark/notes.txt" in text for text in heard.warned)

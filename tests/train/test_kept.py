@@ -97,7 +97,7 @@ def test_a_run_is_the_same_to_rounding(
         assert len(observer.kept) == (1 if flag == "true" else 0)
         assert all(text.startswith(f"Kept the outputs of {what} for 28 rows (") for text in observer.kept)
     assert losses(tmp_path / "true") == pytest.approx(losses(tmp_path / "false"), rel=1e-4)
-    checks = [[(line["check"], line["passed"]) for line in results[f]["certificate"]] for f in results]
+    checks = [[(line.check, line.passed) for line in results[f].certificate] for f in results]
     assert checks[0] == checks[1]
 
 
@@ -113,7 +113,7 @@ def test_an_interrupted_run_goes_on_bit_for_bit(make_recipe: Make, tmp_path: Pat
     assert observer.kept
     assert (tmp_path / "whole" / DELTA).read_bytes() == (tmp_path / "parts" / DELTA).read_bytes()
     assert losses(tmp_path / "whole") == losses(tmp_path / "parts")
-    assert rest["metrics"] == whole["metrics"]
+    assert rest.metrics == whole.metrics
 
 
 def test_a_run_that_began_without_goes_on_without(
@@ -201,9 +201,9 @@ def test_the_predicted_memory_stays_true(make_recipe: Make, bert_recipe: Make, t
         ("bert", bert_recipe()),
     ):
         observer = Listening()
-        memory = run(recipe, recipe.methods[0], 0, tmp_path / name, observer=observer)["memory"]
+        memory = run(recipe, recipe.methods[0], 0, tmp_path / name, observer=observer).memory
         assert observer.kept
-        predicted, measured = (memory[kind]["total"] for kind in ("predicted", "measured"))
+        predicted, measured = (part.total for part in (memory.predicted, memory.measured))
         if name == "t5-fp32":
             assert measured < predicted
         else:

@@ -50,9 +50,9 @@ def test_a_known_head_and_its_order_are_kept(
 ) -> None:
     recipe = classifying(make_recipe, classifier, method)
     result = run(recipe, recipe.methods[0], 0, tmp_path / "run")
-    assert result["model"]["head"] == "the base's"
-    assert result["data"]["labels"] == sorted(WORDS, reverse=True)
-    assert evaluate_run(tmp_path / "run") == pytest.approx(result["metrics"]["test"])
+    assert result.model.head == "the base's"
+    assert result.data.labels == sorted(WORDS, reverse=True)
+    assert evaluate_run(tmp_path / "run") == pytest.approx(result.metrics.test)
     [answer] = predict(tmp_path / "run", ["0 of the medals "])
     if method == "untuned":  # what Transformers makes of the base itself
         model = BertForSequenceClassification.from_pretrained(classifier).eval()
@@ -77,8 +77,8 @@ def test_a_run_of_before_has_the_head_that_it_was_trained_with(
     with monkeypatch.context() as patch:
         patch.setattr(load, "in_base_order", lambda config, labels: None)
         result = run(recipe, recipe.methods[0], 0, tmp_path / "run")
-    assert result["model"].pop("head") == "new"
-    assert result["data"]["labels"] == sorted(WORDS)
+    assert result.model.pop("head") == "new"
+    assert result.data.labels == sorted(WORDS)
     (tmp_path / "run/result.json").write_text(json.dumps(result), encoding="utf-8")
     (tmp_path / "run/manifest.json").unlink()  # which 0.1 did not write
-    assert evaluate_run(tmp_path / "run") == pytest.approx(result["metrics"]["test"])
+    assert evaluate_run(tmp_path / "run") == pytest.approx(result.metrics.test)

@@ -41,11 +41,11 @@ def test_a_run_holds_predicted_beside_measured(
     make_recipe: Callable[..., Recipe], tmp_path: Path, method: str
 ) -> None:
     recipe = make_recipe(f"methods=[{method}]", "train.micro_batch_size=4", "train.epochs=1")
-    memory = run(recipe, recipe.methods[0], 0, tmp_path / "run")["memory"]
-    assert memory["measured"]["kind"] == "tensors"
-    assert memory["predicted"]["total"] == pytest.approx(memory["measured"]["total"], rel=0.01)
-    assert memory["predicted"]["weights"] == memory["measured"]["weights"]
-    assert memory["predicted"]["optimizer"] == memory["measured"]["optimizer"] > 0
+    memory = run(recipe, recipe.methods[0], 0, tmp_path / "run").memory
+    assert memory.measured.kind == "tensors"
+    assert memory.predicted.total == pytest.approx(memory.measured.total, rel=0.01)
+    assert memory.predicted.weights == memory.measured.weights
+    assert memory.predicted.optimizer == memory.measured.optimizer > 0
 
 
 @pytest.mark.parametrize("method", ["lora", "full"])
@@ -53,13 +53,13 @@ def test_of_a_causal_model_whose_rows_have_targets_of_several_lengths(
     make_recipe: Callable[..., Recipe], llama_folder: Path, tmp_path: Path, method: str
 ) -> None:
     recipe = make_recipe(f"methods=[{method}]", "train.epochs=1", task="causal-lm", model=str(llama_folder))
-    memory = run(recipe, recipe.methods[0], 0, tmp_path / "run")["memory"]
-    assert memory["predicted"]["total"] == pytest.approx(memory["measured"]["total"], rel=0.01)
+    memory = run(recipe, recipe.methods[0], 0, tmp_path / "run").memory
+    assert memory.predicted.total == pytest.approx(memory.measured.total, rel=0.01)
 
 
 def test_an_untuned_run_has_nothing_to_measure(make_recipe: Callable[..., Recipe], tmp_path: Path) -> None:
     recipe = make_recipe("methods=[untuned]")
-    memory = run(recipe, recipe.methods[0], 0, tmp_path / "run")["memory"]
+    memory = run(recipe, recipe.methods[0], 0, tmp_path / "run").memory
     assert memory == {"predicted": None, "measured": None}
 
 
@@ -70,7 +70,7 @@ def test_the_measured_step_is_like_the_others(
     run(recipe, recipe.methods[0], 0, tmp_path / "measured")
     monkeypatch.setattr("deltatune.train.measure.StepMemory._due", lambda *_: False)
     other = run(recipe, recipe.methods[0], 0, tmp_path / "plain")
-    assert other["memory"]["measured"] is None
+    assert other.memory.measured is None
     tensors = [tmp_path / name / "adapter" / "adapter_model.safetensors" for name in ("measured", "plain")]
     assert tensors[0].read_bytes() == tensors[1].read_bytes()
 
@@ -181,8 +181,8 @@ def test_halved_micro_batches_train_as_if_they_had_been_asked_for(
         "The GPU's memory ran out; from now on it gets 4 rows at once.",
         "The GPU's memory ran out; from now on it gets 2 rows at once.",
     ]
-    assert result["cost"]["micro_batch_size"] == 2
-    assert result["memory"]["predicted"] is None
+    assert result.cost.micro_batch_size == 2
+    assert result.memory.predicted is None
     tensors = [tmp_path / name / "adapter" / "adapter_model.safetensors" for name in ("asked", "automatic")]
     assert tensors[0].read_bytes() == tensors[1].read_bytes()
 
@@ -213,7 +213,7 @@ def test_only_where_memory_is_ample_the_first_step_comes_before_its_prediction(
     monkeypatch.setattr(Trainer, "_step", noted("step", Trainer._step))
     monkeypatch.setattr(predicted_module, "COPIES", 10_000)  # as if the tiny base were a larger one
     recipe = make_recipe("methods=[lora]", "train.epochs=1")
-    predicted = run(recipe, recipe.methods[0], 0, tmp_path / "run")["memory"]["predicted"]
+    predicted = run(recipe, recipe.methods[0], 0, tmp_path / "run").memory.predicted
     assert order.count("predicted") == 1
     assert order[0] == ("step" if memory == 2**36 else "predicted")
-    assert predicted["total"] > 0
+    assert predicted.total > 0

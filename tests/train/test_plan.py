@@ -24,11 +24,11 @@ def test_the_planned_file_is_the_written_one(
     recipe = make(methods=[method])
     entry = recipe.methods[0]
     planned = plan(recipe, entry, 0)
-    cost = run(recipe, entry, 0, tmp_path / "run")["cost"]
-    assert planned["stored_parameters"] == pytest.approx(cost["stored_parameters"], rel=0.1)
+    cost = run(recipe, entry, 0, tmp_path / "run").cost
+    assert planned["stored_parameters"] == pytest.approx(cost.stored_parameters, rel=0.1)
     header = 200 * (len(planned["sites"]) + 2) * 4  # names, shapes and metadata of the file
-    assert cost["file_bytes"] - header <= 1.1 * planned["file_bytes_about"]
-    assert planned["file_bytes_about"] <= 1.1 * cost["file_bytes"]
+    assert cost.file_bytes - header <= 1.1 * planned["file_bytes_about"]
+    assert planned["file_bytes_about"] <= 1.1 * cost.file_bytes
 
 
 def test_memory_is_measured_where_training_ends_within_the_first_epoch(
@@ -37,4 +37,4 @@ def test_memory_is_measured_where_training_ends_within_the_first_epoch(
     recipe = make_recipe("train.max_steps=2", "train.batch_size=2")
     for seed in range(3):  # the largest batch of the epoch lies elsewhere for each
         result = run(recipe, recipe.methods[0], seed, tmp_path / f"run-{seed}")
-        assert result["memory"]["measured"]["total"] > 0
+        assert result.memory.measured.total > 0

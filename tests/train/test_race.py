@@ -23,8 +23,9 @@ from deltatune.methods.lora import LoraConfig
 from deltatune.methods.prefix import PrefixConfig
 from deltatune.recipe import Recipe
 from deltatune.recipe.sections import EvaluationSpec, TrainSpec
+from deltatune.results import RunResult
 from deltatune.train import Context, run
-from deltatune.train.certificate import Certificate
+from deltatune.train.certificate import Proof
 from deltatune.train.inputs import Inputs
 from deltatune.train.joint import joint_gradients, together_key
 from deltatune.train.loop import Trainer
@@ -55,7 +56,7 @@ def starters(recipe: Recipe, out: Path, seeds: tuple[int, ...] = (0,)) -> list[S
     return [Starter(e, seed, out / f"{e.slug}-s{seed}") for e in recipe.methods for seed in seeds]
 
 
-def alone(recipe: Recipe, out: Path, seeds: tuple[int, ...] = (0,)) -> list[dict[str, Any]]:
+def alone(recipe: Recipe, out: Path, seeds: tuple[int, ...] = (0,)) -> list[RunResult]:
     context = Context.open(recipe, Silent())
     return [run(recipe, s.entry, s.seed, s.out, context=context) for s in starters(recipe, out, seeds)]
 
@@ -97,8 +98,8 @@ def test_a_run_among_others_is_the_run_alone(make: Make, tmp_path: Path) -> None
     alone(recipe, tmp_path / "alone", (0, 1))
     together = race(Context.open(recipe, Silent()), starters(recipe, tmp_path / "race", (0, 1)))
     for starter, result in zip(starters(recipe, tmp_path / "race", (0, 1)), together, strict=True):
-        assert isinstance(result, dict), result
-        print(starter.out.name, result["cost"]["raced"], result["cost"]["train_seconds"])
+        assert isinstance(result, RunResult), result
+        print(starter.out.name, result.cost.raced, result.cost.train_seconds)
         assert_same_run(starter.out, tmp_path / "alone" / starter.out.name)
 
 
@@ -115,8 +116,8 @@ def test_runs_of_a_causal_model_draw_the_masks_that_they_draw_alone(
     alone(recipe, tmp_path / "alone", seeds)
     together = race(Context.open(recipe, Silent()), starters(recipe, tmp_path / "race", seeds))
     for starter, result in zip(starters(recipe, tmp_path / "race", seeds), together, strict=True):
-        assert isinstance(result, dict), result
-        assert result["cost"]["raced"] >= 2
+        assert isinstance(result, RunResult), result
+        assert result.cost.raced >= 2
         assert_same_run(starter.out, tmp_path / "alone" / starter.out.name)
 
 
@@ -143,11 +144,11 @@ def test_early_stopping_and_a_failure_of_some_leave_the_others_alone(make: Make,
     assert read(tmp_path / "race/still-s0/result.json")["status"] == "failed"
     assert isinstance(typo, DeltatuneError)
     assert "Did you mean 'query'" in str(typo)
-    assert isinstance(steady, dict)
-    assert isinstance(stops, dict)
-    assert isinstance(prefix, dict)
-    assert stops["selected"]["stopped_early"]
-    assert stops["cost"]["steps"] < steady["cost"]["steps"]
+    assert isinstance(steady, RunResult)
+    assert isinstance(stops, RunResult)
+    assert isinstance(prefix, RunResult)
+    assert stops.selected.stopped_early
+    assert stops.cost.steps < steady.cost.steps
     for entry in recipe.methods:
         if entry.name in ("steady", "stops", "prefix"):
             run(recipe, entry, 0, tmp_path / "alone" / f"{entry.slug}-s0")
@@ -192,7 +193,7 @@ def test_runs_at_different_steps_race_on(make: Make, tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         run(recipe, ahead.entry, 0, ahead.out, observer=StopAfter(5))
     results = race(Context.open(recipe, Silent()), [ahead, behind])
-    assert [result["cost"]["raced"] for result in results if isinstance(result, dict)] == [2, 2]
+    assert [result.cost.raced for result in results if isinstance(result, RunResult)] == [2, 2]
     alone(recipe, tmp_path / "alone")
     for starter in (ahead, behind):
         assert_same_run(starter.out, tmp_path / "alone" / starter.out.name)
@@ -209,7 +210,7 @@ def test_what_cannot_race_is_left_to_be_trained_alone(make: Make, tmp_path: Path
     assert not can_race(base_dropout.methods[0])
     assert not can_race(micro.methods[0])
     results = race(Context.open(recipe, Silent()), starters(recipe, tmp_path)[:4])
-    assert [type(result) for result in results] == [dict, type(None), type(None), dict]
+    assert [type(result) for result in results] == [RunResult, type(None), type(None), RunResult]
 
 
 def test_a_pass_that_does_not_fit_is_made_in_halves(
@@ -231,7 +232,7 @@ def test_a_pass_that_does_not_fit_is_made_in_halves(
     results = race(Context.open(recipe, Silent()), starters(recipe, tmp_path / "race"))
     assert sizes[:2] == [3, 2]
     assert set(sizes[1:]) == {2}
-    assert [result["cost"]["raced"] for result in results if isinstance(result, dict)] == [2, 2, 1]
+    assert [result.cost.raced for result in results if isinstance(result, RunResult)] == [2, 2, 1]
     for starter in starters(recipe, tmp_path / "race"):
         assert_same_run(starter.out, tmp_path / "alone" / starter.out.name)
 
@@ -241,16 +242,16 @@ def test_the_costs_say_that_they_are_shares(make: Make, tmp_path: Path) -> None:
     started = time.perf_counter()
     results = race(Context.open(recipe, Silent()), starters(recipe, tmp_path))
     wall = time.perf_counter() - started
-    costs = [result["cost"] for result in results if isinstance(result, dict)]
-    assert [cost["raced"] for cost in costs] == [3, 3, 3]
-    assert [cost["peak_memory_bytes"] for cost in costs] == [None] * 3
-    assert all(cost["race_peak_memory_bytes"] > 0 for cost in costs)
-    assert sum(cost["train_seconds"] for cost in costs) < wall
+    costs = [result.cost for result in results if isinstance(result, RunResult)]
+    assert [cost.raced for cost in costs] == [3, 3, 3]
+    assert [cost.peak_memory_bytes for cost in costs] == [None] * 3
+    assert all(cost.race_peak_memory_bytes > 0 for cost in costs)
+    assert sum(cost.train_seconds for cost in costs) < wall
     by_itself = alone(make(methods=METHODS[:1]), tmp_path / "alone")
-    assert isinstance(results[0], dict)
-    assert results[0]["memory"] == by_itself[0]["memory"]  # of a step that the run made alone
-    assert by_itself[0]["cost"]["raced"] == 1
-    assert by_itself[0]["cost"]["peak_memory_bytes"] > 0
+    assert isinstance(results[0], RunResult)
+    assert results[0].memory == by_itself[0].memory  # of a step that the run made alone
+    assert by_itself[0].cost.raced == 1
+    assert by_itself[0].cost.peak_memory_bytes > 0
 
 
 class Padding:
@@ -278,7 +279,7 @@ def trainer_of(model: AdaptedModel, name: str, task: str, seed: int, out: Path) 
     train = Encoded(features, lengths, EncodeReport(3, 0, 0, 0))
     return Trainer(
         model, name, Padding(task), train, None, [], TrainSpec(batch_size=3), EvaluationSpec(),
-        Rates(1e-3, None), seed, out, Silent(), Certificate(out / "certificate.json", {}),
+        Rates(1e-3, None), seed, out, Silent(), Proof(out / "certificate.json", {}),
         Inputs("", {}, None, "", ""),
     )  # type: ignore[arg-type]  # fmt: skip
 

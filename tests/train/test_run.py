@@ -58,13 +58,13 @@ def test_a_run_leaves_what_the_readme_promises(
         "adapter", "certificate.json", "manifest.json", "metrics.jsonl", "predictions.jsonl", "recipe.yaml",
         "result.json",
     ]  # fmt: skip
-    assert json.loads((tmp_path / "run/result.json").read_text(encoding="utf-8")) == result
-    assert result["cost"]["steps"] == (0 if method in ("untuned", "majority") else 8)
-    assert all(line["passed"] for line in result["certificate"])
+    assert json.loads((tmp_path / "run/result.json").read_text(encoding="utf-8")) == result.as_dict()
+    assert result.cost.steps == (0 if method in ("untuned", "majority") else 8)
+    assert all(line.passed for line in result.certificate)
     predictions = lines(tmp_path / "run/predictions.jsonl")
-    assert len(predictions) == result["data"]["test"] == 10
+    assert len(predictions) == result.data.test == 10
     again = evaluate_run(tmp_path / "run")
-    assert again == pytest.approx(result["metrics"]["test"], rel=1e-5, abs=1e-5)
+    assert again == pytest.approx(result.metrics.test, rel=1e-5, abs=1e-5)
     texts = [
         p["input"] for p in predictions
     ]  # all: fewer would be padded, and in bfloat16 rounded, otherwise
@@ -77,12 +77,12 @@ def test_a_run_is_loaded_in_the_precision_of_its_training(
 ) -> None:
     recipe = make_recipe("train.precision=bf16", "train.max_steps=2", methods=[method])
     result = run(recipe, recipe.methods[0], 0, tmp_path / "run")
-    assert result["model"]["dtype"] == "bfloat16"
+    assert result.model.dtype == "bfloat16"
     monkeypatch.setattr("deltatune.runs.load.computes_bfloat16", lambda: True)
     loaded = load_run(tmp_path / "run")
     with loaded.model.using():
         assert next(loaded.model.base.parameters()).dtype == torch.bfloat16
-    assert evaluate_run(tmp_path / "run") == pytest.approx(result["metrics"]["test"], rel=1e-5, abs=1e-5)
+    assert evaluate_run(tmp_path / "run") == pytest.approx(result.metrics.test, rel=1e-5, abs=1e-5)
     monkeypatch.setattr("deltatune.runs.load.computes_bfloat16", lambda: False)
     loaded = load_run(tmp_path / "run")
     with loaded.model.using():
@@ -115,7 +115,7 @@ def test_an_interrupted_run_goes_on_bit_for_bit(
     assert proofs[0] == proofs[1]
     logs = [without_times(lines(tmp_path / part / "metrics.jsonl")) for part in ("whole", "parts")]
     assert logs[0] == logs[1]
-    assert rest["metrics"] == whole["metrics"]
+    assert rest.metrics == whole.metrics
     assert not (tmp_path / "parts/resume").exists()
 
 
@@ -148,26 +148,26 @@ def test_the_best_validation_state_is_kept(make_recipe: Make, tmp_path: Path) ->
     result = run(recipe, recipe.methods[0], 0, tmp_path / "run")
     found = [line for line in lines(tmp_path / "run/metrics.jsonl") if "validation" in line]
     best = min(found, key=lambda line: line["validation"]["loss"])
-    assert result["selected"]["step"] == best["step"]
-    assert result["metrics"]["validation"] == best["validation"]
+    assert result.selected.step == best["step"]
+    assert result.metrics.validation == best["validation"]
     assert evaluate_run(tmp_path / "run", split="validation")["loss"] == pytest.approx(
         best["validation"]["loss"]
     )
-    if result["selected"]["stopped_early"]:
-        assert result["cost"]["steps"] == best["step"] + 3
+    if result.selected.stopped_early:
+        assert result.cost.steps == best["step"] + 3
 
 
 def test_selection_by_a_generated_metric(make_recipe: Make, tmp_path: Path) -> None:
     recipe = make_recipe("evaluation.select_by=rougeL_f", "train.evaluate_every=4")
     result = run(recipe, recipe.methods[0], 0, tmp_path / "run")
-    assert "rougeL_f" in result["metrics"]["validation"]
+    assert "rougeL_f" in result.metrics.validation
 
 
 def test_adalora_reaches_exactly_its_budget(make_recipe: Make, tmp_path: Path) -> None:
     recipe = make_recipe(methods=[{"adalora": {"init_r": 6, "target_r": 4, "interval": 2}}])
     result = run(recipe, recipe.methods[0], 0, tmp_path / "run")
-    sites = len(result["method_result"]) and 12  # query and value of 2 + 2 + 2 attention layers
-    assert result["method_result"]["budget"] == result["method_result"]["target_budget"] == 4 * sites
+    sites = len(result.method_result) and 12  # query and value of 2 + 2 + 2 attention layers
+    assert result.method_result["budget"] == result.method_result["target_budget"] == 4 * sites
     config = json.loads((tmp_path / "run/adapter/adapter_config.json").read_text(encoding="utf-8"))
     assert sum(sum(mask) for mask in config["rank_pattern"].values()) == 4 * sites
     budgets = [line["budget"] for line in lines(tmp_path / "run/metrics.jsonl") if "budget" in line]
@@ -220,7 +220,7 @@ def test_a_finished_run_is_not_overwritten_silently(make_recipe: Make, tmp_path:
     other = make_recipe("train.max_steps=2")
     with pytest.raises(RecipeError, match="another length"):
         run(other, other.methods[0], 0, tmp_path / "run", resume=True)
-    assert run(other, other.methods[0], 0, tmp_path / "run", overwrite=True)["cost"]["steps"] == 2
+    assert run(other, other.methods[0], 0, tmp_path / "run", overwrite=True).cost.steps == 2
 
 
 def test_a_delta_that_cannot_be_saved_is_refused_before_the_first_step(
@@ -268,8 +268,8 @@ def test_the_plan_says_what_the_run_does(make_recipe: Make, tmp_path: Path) -> N
     planned = plan(recipe, recipe.methods[0], 0)
     result = run(recipe, recipe.methods[0], 0, tmp_path / "run")
     for key in ("trained_parameters", "stored_parameters", "total_parameters", "steps"):
-        assert planned[key] == result["cost"][key]
-    assert planned["supervised_tokens"] == result["data"]["supervised_tokens"]
+        assert planned[key] == getattr(result.cost, key)
+    assert planned["supervised_tokens"] == result.data.supervised_tokens
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp32"])

@@ -85,13 +85,13 @@ def test_its_result_tells_where_it_started(make_recipe: Make, tmp_path: Path) ->
     planned = plan(recipe, recipe.methods[0], 0)
     assert planned["from"] == str(tmp_path / "first")
     result = run(recipe, recipe.methods[0], 0, tmp_path / "second", observer=heard)
-    assert result["from"]["path"] == str(tmp_path / "first")
-    assert result["from"]["sha256"] == json.loads(
+    assert result.origin.path == str(tmp_path / "first")
+    assert result.origin.sha256 == json.loads(
         (tmp_path / "first/adapter/deltatune.json").read_text(encoding="utf-8")
     )["sha256"]  # fmt: skip
-    assert "looked at before" in result["from"]["warning"]
+    assert "looked at before" in result.origin.warning
     assert any("looked at before" in warning for warning in heard.warnings)
-    assert result["config"]["r"] == 4
+    assert result.config["r"] == 4
     again = load_recipe(tmp_path / "second/recipe.yaml")
     assert again.methods[0].start == str(tmp_path / "first")
     assert again.methods[0].config == {}
@@ -103,8 +103,8 @@ def test_training_that_only_worsens_keeps_the_start(make_recipe: Make, tmp_path:
     heard = Heard()
     recipe = going_on(make_recipe, tmp_path / "first", "train.lr=30", "train.warmup=0")
     result = run(recipe, recipe.methods[0], 0, tmp_path / "second", observer=heard)
-    assert (result["selected"]["step"], result["cost"]["steps"]) == (0, 4)
-    assert result["metrics"]["validation"]["loss"] == before["metrics"]["validation"]["loss"]
+    assert (result.selected.step, result.cost.steps) == (0, 4)
+    assert result.metrics.validation["loss"] == before["metrics"]["validation"]["loss"]
     assert any("stays what it started from" in warning for warning in heard.warnings)
     saved, kept = (load_file(tmp_path / name / TENSORS) for name in ("first", "second"))
     assert all(torch.equal(saved[key], kept[key]) for key in saved)
@@ -156,7 +156,7 @@ def test_the_delta_of_peft_is_trained_on(make_recipe: Make, tmp_path: Path, llam
     opened.close()
     assert any("not known" in warning for warning in heard.warnings)
     result = run(recipe, recipe.methods[0], 0, tmp_path / "out", overwrite=True)
-    assert (result["config"]["r"], result["config"]["alpha"]) == (2, 4.0)
+    assert (result.config["r"], result.config["alpha"]) == (2, 4.0)
     wrong = make_recipe(methods=[{"lora": {"r": 8}, "from": str(tmp_path / "theirs")}], **options)
     with pytest.raises(RecipeError, match=r"lora\.r: is 8, and the delta .* has 2"):
         run(wrong, wrong.methods[0], 0, tmp_path / "wrong")
@@ -253,8 +253,8 @@ def test_a_comparison_tells_of_it_and_keeps_the_start(make_recipe: Make, tmp_pat
     entry = {"lora": {}, "name": "continued", "from": str(tmp_path / "first")}
     recipe = make_recipe("train.max_steps=1", methods=[entry, "lora"], seeds=[0, 1], together=2)
     board = compare(recipe, tmp_path / "out")
-    assert [row["status"] for row in board["rows"]] == ["done", "done"]
-    assert sum("looked at before" in warning for warning in board["warnings"]) == 1
+    assert [row.status for row in board.rows] == ["done", "done"]
+    assert sum("looked at before" in warning for warning in board.warnings) == 1
     with pytest.raises(RecipeError, match="holds the delta that the run starts from"):
         compare(recipe, tmp_path, overwrite=True)
     shutil.rmtree(tmp_path / "first")
@@ -332,8 +332,8 @@ def test_longer_training_from_a_special_start_is_of_the_saved_method(
     first(make_recipe, tmp_path / "first", method=entry)
     longer = extension(tmp_path / "first", ["train.max_steps=1"])
     result = run(longer, longer.methods[0], 0, tmp_path / "second")
-    assert result["config"]["init"] == "random"
-    assert result["cost"]["steps"] == 1
+    assert result.config["init"] == "random"
+    assert result.cost.steps == 1
 
 
 def command(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str]:

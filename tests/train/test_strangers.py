@@ -15,6 +15,7 @@ from deltatune.errors import AdapterError, DeltatuneError
 from deltatune.recipe import Recipe
 from deltatune.recipe.wanted import wanted
 from deltatune.report.load import of_board
+from deltatune.results import Leaderboard
 from deltatune.runs import evaluate_run, merge, predict
 from deltatune.train import run
 from tests.cli.conftest import run as command
@@ -123,4 +124,4 @@ def test_a_run_that_was_packed_with_its_base_works_anywhere(
 def test_a_report_reads_no_run_outside_of_its_comparison(name: str) -> None:
     board = {"primary_metric": "loss", "rows": [{"name": "a", "runs": [name]}]}
     with pytest.raises(DeltatuneError, match="not within the folder"):
-        of_board(board, Path("comparison"))
+        of_board(Leaderboard.of(board, "it", remedy=""), Path("comparison"))

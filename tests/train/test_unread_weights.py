@@ -13,7 +13,7 @@ from deltatune import AdaptedModel
 from deltatune.core.adapter import Adapter
 from deltatune.errors import TrainingError
 from deltatune.methods.full import FullConfig
-from deltatune.train.certificate import Certificate, snapshot
+from deltatune.train.certificate import Proof, snapshot
 
 MASK, READ = "dinov2.embeddings.mask_token", "dinov2.embeddings.cls_token"
 
@@ -40,19 +40,19 @@ def first_step() -> tuple[Adapter, dict[str, torch.Tensor], Callable[[], float]]
 def test_a_weight_that_the_task_does_not_read_needs_no_gradient(tmp_path: Path, first_step) -> None:
     adapter, before, loss = first_step
     own = {path: parameter.detach().clone() for path, parameter in adapter.own.items()}
-    certificate = Certificate(tmp_path / "certificate.json", {})
+    certificate = Proof(tmp_path / "certificate.json", {})
     certificate.learned(adapter, before, loss)
     assert adapter.own[MASK].grad is None
     gradient, changed = certificate.lines
-    assert gradient["values"] == {"parts": len(own), "without": [], "unread": [MASK]}
-    assert f"does not read {MASK}" in gradient["detail"]
-    assert changed["passed"]
+    assert gradient.values == {"parts": len(own), "without": [], "unread": [MASK]}
+    assert f"does not read {MASK}" in gradient.detail
+    assert changed.passed
     assert all(torch.equal(adapter.own[path], value) for path, value in own.items())  # left as it was
 
 
 def test_a_weight_that_is_read_and_has_no_gradient_fails_by_name(tmp_path: Path, first_step) -> None:
     adapter, before, loss = first_step
     adapter.own[READ].grad = None
-    certificate = Certificate(tmp_path / "certificate.json", {})
+    certificate = Proof(tmp_path / "certificate.json", {})
     with pytest.raises(TrainingError, match=rf"gradient in every part: none in 2 parts of \d+, first {READ}"):
         certificate.learned(adapter, before, loss)

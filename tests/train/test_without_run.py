@@ -145,7 +145,7 @@ def test_a_delta_of_ours_that_lies_elsewhere(make_recipe: Make, tmp_path: Path) 
     (tmp_path / "run" / "recipe.yaml").rename(path)
     (tmp_path / "run" / "adapter").rename(tmp_path / "moved")
     found = evaluate_run(tmp_path / "moved", given=Given(recipe=path))
-    assert found == pytest.approx(result["metrics"]["test"], rel=1e-5, abs=1e-5)
+    assert found == pytest.approx(result.metrics.test, rel=1e-5, abs=1e-5)
     with pytest.raises(DataError, match=r"--recipe: .* names rows"):
         evaluate_run(tmp_path / "moved")
 

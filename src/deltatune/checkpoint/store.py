@@ -30,6 +30,7 @@ from deltatune.errors import AdapterError
 from deltatune.files import CHECKSUM, is_intact, read_json, sealed, sha256, write_json
 from deltatune.methods import METHODS
 from deltatune.models.bundled import public_name
+from deltatune.results import Certificate
 
 SCHEMA = 1
 CONFIG, TENSORS, OURS = "adapter_config.json", "adapter_model.safetensors", "deltatune.json"
@@ -252,7 +253,7 @@ def _inspect(folder: Path) -> dict[str, Any]:
     if proof is None:
         folder = foreign.adapter_folder(folder)
     if proof is not None and not (folder / CONFIG).exists():
-        return {"files": _told(changed), "certificate": proof}
+        return {"files": _told(changed), "certificate": proof.as_dict()}
     saved = read_adapter(folder)
     path = folder / TENSORS
     return {
@@ -268,8 +269,8 @@ def _inspect(folder: Path) -> dict[str, Any]:
         "sha256": sha256(path),
         "checksum": _covered(saved),
         "files": _told(changed),
-        "certificate": proof,
-        "certified": proof and not changed and (proof.get("delta") or {}).get("sha256") == sha256(path),
+        "certificate": proof and proof.as_dict(),
+        "certified": proof and not changed and bool(proof.delta and proof.delta.sha256 == sha256(path)),
         "tensors": {
             key: {"shape": list(t.shape), "dtype": str(t.dtype).removeprefix("torch.")}
             for key, t in saved.tensors.items()
@@ -290,8 +291,8 @@ def _told(changed: list[str] | None) -> str:
     return f"changed since they were written: {', '.join(changed)}" if changed else "as they were written"
 
 
-def read_certificate(folder: Path) -> dict[str, Any] | None:
-    """What certificate.json in `folder` says, or None if there is none.
+def read_certificate(folder: Path) -> Certificate | None:
+    """The certificate.json in `folder`, or None if there is none.
 
     Raises:
         AdapterError: It cannot be read.
@@ -299,9 +300,7 @@ def read_certificate(folder: Path) -> dict[str, Any] | None:
     path = folder / CERTIFICATE
     if not path.exists():
         return None
-    content = _read_json(path)
-    _require(content, ("passed", "lines"), path)
-    return content
+    return Certificate.of(_read_json(path), f"'{path}'", remedy="Copy or train it again.", error=AdapterError)
 
 
 def _prefix(peft_type: str | None) -> str:

@@ -15,6 +15,7 @@ from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 from rich.text import Text
 
+from deltatune import units
 from deltatune.errors import DeltatuneError
 from deltatune.printable import printable, printable_json
 
@@ -154,35 +155,7 @@ def cell(value: Any) -> str:
 
 
 def number(value: Any) -> str:
-    """A value as a person reads it: `1,234`, `0.0123`, `yes`, `-` for nothing."""
-    if value is None:
-        return "-"
+    """A value as a person reads it: a number in full, `yes`, a text as it is."""
     if isinstance(value, bool):
         return "yes" if value else "no"
-    if isinstance(value, int):
-        return f"{value:,}"
-    if isinstance(value, float):
-        return f"{value:,.0f}" if abs(value) >= 1e4 else f"{value:.4g}"
-    return str(value)
-
-
-def seconds(value: float | None) -> str:
-    """A duration: `48 s`, `3 min 20 s`, `2 h 5 min`."""
-    if value is None:
-        return "-"
-    whole = round(value)
-    if whole < 60:
-        return f"{value:.1f} s" if value < 10 else f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"
-
-
-def size(value: float | None) -> str:
-    """A number of bytes: `12 kB`, `3.4 MB`."""
-    if value is None:
-        return "-"
-    for unit, factor in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if value >= factor:
-            return f"{value / factor:.3g} {unit}"
-    return f"{value:.0f} B"
+    return units.number(value) if value is None or isinstance(value, int | float) else str(value)

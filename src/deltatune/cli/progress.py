@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
+from deltatune import units
 from deltatune.cli import output
 from deltatune.core.observer import Observer, Silent
 from deltatune.printable import printable
@@ -62,7 +63,7 @@ class _Counter:
     def remaining(self) -> str:
         """The time left, as `1 min 20 s left`; nothing when it is over or cannot be told."""
         left = (self.total - self.done) / self.rate if self.rate > 0 else 0
-        return f"{output.seconds(left)} left" if left > 0 else ""
+        return f"{units.duration(left)} left" if left > 0 else ""
 
     def describe(self) -> str:
         """The numbers and the rate, as `loss 2.31, 3.2 it/s`."""

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from rich.table import Table
 from rich.text import Text
 
+from deltatune import units
 from deltatune.cli import output
 from deltatune.report import display
 from deltatune.report.costs import take
 from deltatune.report.load import mean_step_memory, of_board
 from deltatune.report.verdict import caveat, verdict
 from deltatune.report.words import plain
+from deltatune.results import Failure, Leaderboard, LeaderboardRow, MeanCost, RunResult
 
 
 def plan(name: str, planned: dict[str, Any]) -> None:
@@ -24,12 +26,12 @@ def plan(name: str, planned: dict[str, Any]) -> None:
     trained, total = planned["trained_parameters"], planned["total_parameters"]
     cut = f"{planned['truncated_inputs']:,} inputs and {planned['truncated_targets']:,} targets truncated"
     training = {
-        "trains": f"{trained:,} of {total:,} parameters ({planned['trained_share']:.3%})",
+        "trains": f"{trained:,} of {total:,} parameters ({units.share(trained, total)})",
         **({"starts from": planned["from"]} if planned["from"] else {}),
         **_budget(planned["budget"]),
         "where": sites(planned["sites"]),
         "heads": planned["heads"],
-        "file": f"about {output.size(planned['file_bytes_about'])}",
+        "file": f"about {units.size(planned['file_bytes_about'])}",
         "steps": f"{planned['steps']:,}, peak learning rate {planned['lr']:g}"
         + (f", of the head {planned['head_lr']:g}" if planned["head_lr"] else ""),
     }
@@ -90,35 +92,35 @@ def _certificate(title: str, found: dict[str, Any]) -> None:
     output.fields(f"{title}: {'passed' if found['passed'] else 'FAILED'}", lines)
 
 
-def metrics(title: str, found: dict[str, float]) -> None:
+def metrics(title: str, found: Mapping[str, float]) -> None:
     """Print metrics as the report writes them."""
     output.fields(
         title, {display.style(key).label: display.metric(key, value) for key, value in found.items()}
     )
 
 
-def result(run: dict[str, Any]) -> None:
+def result(run: RunResult) -> None:
     """Print the metrics and the cost of a run."""
-    cost = run["cost"]
-    metrics(f"{run['name']} (seed {run['seed']}), test rows", run["metrics"]["test"])
+    cost = run.cost
+    metrics(f"{run.name} (seed {run.seed}), test rows", run.metrics.test)
     output.fields(
         "\nCost",
         {
-            "trained": f"{cost['trained_parameters']:,} of {cost['total_parameters']:,} parameters",
-            "file": output.size(cost["file_bytes"]),
-            "training": f"{output.seconds(cost['train_seconds'])}, {cost['steps']:,} steps",
-            "evaluation": output.seconds(cost["evaluation_seconds"]),
-            "memory of a step": output.size(mean_step_memory([run])),
-            "memory of the process": output.size(cost["peak_memory_bytes"]),
+            "trained": f"{cost.trained_parameters:,} of {cost.total_parameters:,} parameters",
+            "file": units.size(cost.file_bytes),
+            "training": f"{units.duration(cost.train_seconds)}, {cost.steps:,} steps",
+            "evaluation": units.duration(cost.evaluation_seconds),
+            "memory of a step": units.size(mean_step_memory([run])),
+            "memory of the process": units.size(cost.peak_memory_bytes),
         },
     )
 
 
-def leaderboard(board: dict[str, Any], out: Path) -> None:
+def leaderboard(board: Leaderboard, out: Path) -> None:
     """Print the ranking of the comparison in `out`, what to take, and why. Failures go to stderr."""
-    metric = board["primary_metric"]
+    metric = board.primary_metric
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
-    several = len(board.get("models") or []) > 1
+    several = len(board.models) > 1
     for heading in (
         "rank",
         "method",
@@ -135,9 +137,9 @@ def leaderboard(board: dict[str, Any], out: Path) -> None:
     for method in comparison.methods:
         cells = _cells(method.row, metric)
         if several:
-            total = display.amount(method.cost.get("total_parameters"))
+            total = units.amount(method.cost.total_parameters)
             cells.insert(2, output.text(f"{method.on}, {total}"))
-        table.add_row(*cells, style="bold" if method.row["rank"] == 1 else None)
+        table.add_row(*cells, style="bold" if method.row.rank == 1 else None)
     output.stdout().print(table)
     advice = take(comparison, out)
     if advice:
@@ -146,23 +148,24 @@ def leaderboard(board: dict[str, Any], out: Path) -> None:
         if advice.command:
             output.line(f"  {advice.command}")
     output.paragraph(f"\n{plain(verdict(comparison))}\n\n{caveat(comparison)}")
-    for row in board["rows"]:
-        if row["status"] != "done":
-            output.error(f"{row['name']} failed: {_message(row['error'])}")
+    for row in board.rows:
+        if row.status != "done":
+            message = row.error.message if isinstance(row.error, Failure) else row.error
+            output.error(f"{row.name} failed: {message}")
 
 
-def _cells(row: dict[str, Any], metric: str) -> list[Text]:
-    cost = row["cost"] or {}
-    score = (row["metrics"] or {}).get(metric)
+def _cells(row: LeaderboardRow, metric: str) -> list[Text]:
+    cost = row.cost or MeanCost()
+    score = (row.metrics or {}).get(metric)
     cells = [
-        "-" if row["rank"] is None else str(row["rank"]),
-        row["name"] if row["status"] == "done" else f"{row['name']} (failed)",
-        "-" if score is None else display.metric(metric, score, unit=False),
-        display.interval(metric, row["interval"]) or "-",
-        output.number(_whole(cost.get("trained_parameters"))),
-        output.seconds(cost.get("train_seconds")),
-        output.size(cost.get("step_memory_bytes")),
-        output.size(cost.get("file_bytes")),
+        units.number(row.rank),
+        row.name if row.status == "done" else f"{row.name} (failed)",
+        display.metric(metric, score, unit=False),
+        display.interval(metric, row.interval) or units.NOTHING,
+        units.number(_whole(cost.trained_parameters)),
+        units.duration(cost.train_seconds),
+        units.size(cost.step_memory_bytes),
+        units.size(cost.file_bytes),
     ]
     return [output.text(cell) for cell in cells]
 
@@ -170,7 +173,3 @@ def _cells(row: dict[str, Any], metric: str) -> list[Text]:
 def _whole(value: float | None) -> int | None:
     """Costs are means over seeds, and a mean of equal counts is still a count."""
     return None if value is None else round(value)
-
-
-def _message(error: Any) -> str:
-    return str(error["message"]) if isinstance(error, dict) else str(error)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import traceback
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from deltatune.checkpoint.manifest import mark
 from deltatune.errors import DeltatuneError, HaltError
 from deltatune.files import make_folder, require_disk, write_json, write_text
 from deltatune.recipe.schema import MethodEntry
+from deltatune.results import AnyResult, FailedRun, Tuning
 from deltatune.train import Context, run
 from deltatune.train.folder import KIND, failed_result, require_own_run
 from deltatune.train.loop import Pause
@@ -24,7 +24,7 @@ class Pick:
     """With the settings that were chosen."""
     variant: str = ""
     """What its runs' folders are told apart by."""
-    tuning: dict[str, Any] | None = None
+    tuning: Tuning | None = None
     """What was tried for it, and at what cost; None if nothing was tuned."""
 
 
@@ -42,8 +42,8 @@ def run_folder(entry: MethodEntry, seed: int, variant: str = "") -> str:
 
 def attempt(
     context: Context, entry: MethodEntry, seed: int, folder: Path, pause: Pause | None = None
-) -> dict[str, Any]:
-    """Train one run, or go on with it; give the content of its result.json, whatever became of it.
+) -> AnyResult:
+    """Train one run, or go on with it; give its result, whatever became of it.
 
     Raises:
         HaltError: As of `failure`.
@@ -63,9 +63,7 @@ def attempt(
         return failure(context, entry, seed, folder, error)
 
 
-def failure(
-    context: Context, entry: MethodEntry, seed: int, folder: Path, error: Exception
-) -> dict[str, Any]:
+def failure(context: Context, entry: MethodEntry, seed: int, folder: Path, error: Exception) -> FailedRun:
     """Write down the error that ended a run, as its result.
 
     Raises:
@@ -84,7 +82,7 @@ def failure(
     except DeltatuneError:  # the folder is somebody else's, which is the error, and is left alone
         return failed
     mark(folder, KIND)
-    write_json(folder / "result.json", failed)
+    write_json(folder / "result.json", failed.as_dict())
     if not isinstance(error, DeltatuneError):
         write_text(folder / "error.txt", "".join(traceback.format_exception(error)))
     return failed

@@ -8,10 +8,13 @@ would have made, bit for bit.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
 
 from deltatune.checkpoint.folders import remove
 from deltatune.compare.attempt import Pick, attempt, run_folder
@@ -20,10 +23,12 @@ from deltatune.compare.search import search
 from deltatune.errors import RecipeError
 from deltatune.evaluate import higher_is_better
 from deltatune.files import CHECKSUM, is_intact, read_json, sealed, write_json
+from deltatune.phrasing import first_problem
 from deltatune.recipe.axes import point_label
 from deltatune.recipe.baselines import BASELINES
 from deltatune.recipe.choosing import HalvingSpec, searched
 from deltatune.recipe.schema import MethodEntry, Recipe
+from deltatune.results import Decision, FailedRun, Halving, StoppedTrial, Trial, Tuning
 from deltatune.train import Context
 from deltatune.train.steps import Progress
 
@@ -33,6 +38,10 @@ RISK = (
     "A configuration that learns slowly at first and would have won is lost. What was stopped has no rank; "
     "only a comparison without halving says where it would have come."
 )
+
+
+_REACHED = TypeAdapter(dict[str, dict[str, Standing]])
+"""What choosing.json holds: how candidates stood, by label and share."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,7 +69,7 @@ class Chosen:
     """The outcome for all entries; one without a pick was stopped early."""
 
     picks: dict[str, Pick]
-    halving: dict[str, Any] | None = None
+    halving: Halving | None = None
     """What was stopped, and the steps that it saved."""
 
 
@@ -138,7 +147,7 @@ class _Contest:
     out: Path
     stopped: set[Candidate] = field(default_factory=set)
     failed: dict[str, str] = field(default_factory=dict)
-    decisions: list[dict[str, Any]] = field(default_factory=list)
+    decisions: list[Decision] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.recipe = self.context.recipe
@@ -163,10 +172,10 @@ class _Contest:
                 return progress.stopped or progress.evaluated >= share * steps
 
             result = attempt(self.context, candidate.entry, self.seed, self.folder(candidate), there)
-            if result["status"] == "failed":  # not written down: called again, it is tried again
-                self.failed[candidate.label] = result["error"]["message"]
+            if isinstance(result, FailedRun):  # not written down: called again, it is tried again
+                self.failed[candidate.label] = result.message
                 return None
-            reached[key] = _standing(result)
+            reached[key] = Standing.of(result)
             self._write()
         return reached[key]
 
@@ -176,12 +185,12 @@ class _Contest:
         for decision in decisions:
             self.stopped.update(decision.stopped)
             self.decisions.append(
-                {
-                    "share": decision.share,
-                    "values": {c.label: value for c, value in decision.values.items()},
-                    "not_settled": [c.label for c in decision.not_settled],
-                    "stopped": [c.label for c in decision.stopped],
-                }
+                Decision(
+                    share=decision.share,
+                    values={c.label: value for c, value in decision.values.items()},
+                    not_settled=[c.label for c in decision.not_settled],
+                    stopped=[c.label for c in decision.stopped],
+                )
             )
         if decisions:
             count = sum(len(decision.stopped) for decision in decisions)
@@ -215,7 +224,7 @@ class _Contest:
         """Where the candidate stood last."""
         return max(self.known.get(candidate.label, {}).values(), key=lambda s: s.step, default=None)
 
-    def tuning(self, mine: Sequence[Candidate], best: Candidate) -> dict[str, Any] | None:
+    def tuning(self, mine: Sequence[Candidate], best: Candidate) -> Tuning | None:
         """Say which rates were tried for an entry, which was chosen, and what all of it cost."""
         if not best.rates:
             return None
@@ -231,17 +240,17 @@ class _Contest:
                     "beyond it may be better."
                 )
         last = [standing for c in mine if (standing := self.latest(c))]
-        return {
-            "kind": "rates",
-            "by": self.by,
-            "seed": self.seed,
-            "chosen": best.rates,
-            "at_edge": bool(edges),
-            "edges": edges,
-            "tried": [self._tried(c) for c in mine],
-            "train_seconds": sum(s.seconds for s in last),
-            "steps": sum(s.step for s in last),
-        }
+        return Tuning(
+            kind="rates",
+            by=self.by,
+            seed=self.seed,
+            chosen=best.rates,
+            at_edge=bool(edges),
+            edges=edges,
+            tried=[Trial(**self._tried(c)) for c in mine],
+            train_seconds=sum(s.seconds for s in last),
+            steps=sum(s.step for s in last),
+        )
 
     def savings(
         self,
@@ -249,7 +258,7 @@ class _Contest:
         pools: Sequence[Sequence[Candidate]],
         picks: dict[str, Pick],
         found: Sequence[Pick] = (),
-    ) -> dict[str, Any]:
+    ) -> Halving:
         """Say what was stopped early and which share of the steps that saved, all seeds counted.
 
         Args:
@@ -271,32 +280,33 @@ class _Contest:
             entries[candidate.entry.name] = standing.steps
         planned += more_seeds * sum(entries.values())
         done += more_seeds * sum(steps for name, steps in entries.items() if name in picks)
-        stopped = []
+        stopped = [
+            StoppedTrial(name=c.entry.name, method=c.entry.method, **self._tried(c))
+            for pool in pools
+            for c in pool
+            if c in self.stopped
+        ]
         for pick in found:
-            tuning = pick.tuning or {}
-            trials = tuning.get("tried", [])
-            again = more_seeds * max((one["steps"] or 0 for one in trials), default=0)
-            planned += tuning.get("steps_planned", 0) + again
-            done += tuning.get("steps", 0) + again
-            of = {"name": pick.entry.name, "method": pick.entry.method}
-            stopped += [of | one for one in trials if one["status"] == "stopped"]
-        return {
-            **recipe.halving.model_dump(mode="json"),
-            "by": self.by,
-            "seed": self.seed,
-            "decisions": self.decisions,
-            "stopped": [
-                {"name": c.entry.name, "method": c.entry.method, **self._tried(c)}
-                for pool in pools
-                for c in pool
-                if c in self.stopped
+            tuning = pick.tuning or Tuning()
+            again = more_seeds * max((trial.steps or 0 for trial in tuning.tried), default=0)
+            planned += (tuning.steps_planned or 0) + again
+            done += (tuning.steps or 0) + again
+            stopped += [
+                StoppedTrial(name=pick.entry.name, method=pick.entry.method, **trial.as_dict())
+                for trial in tuning.tried
+                if trial.status == "stopped"
             ]
-            + stopped,
-            "steps_planned": planned,
-            "steps_done": done,
-            "saved_share": 1 - done / planned if planned else 0.0,
-            "risk": RISK,
-        }
+        return Halving(
+            **recipe.halving.model_dump(mode="json"),
+            by=self.by,
+            seed=self.seed,
+            decisions=self.decisions,
+            stopped=stopped,
+            steps_planned=planned,
+            steps_done=done,
+            saved_share=1 - done / planned if planned else 0.0,
+            risk=RISK,
+        )
 
     def _tried(self, candidate: Candidate) -> dict[str, Any]:
         standing = self.latest(candidate)
@@ -332,27 +342,8 @@ def _read_journal(path: Path) -> dict[str, dict[str, Standing]]:
         raise RecipeError(f"'{path}' is damaged: its checksum differs.", remedy=remedy)
     known = known[REACHED] if CHECKSUM in known and REACHED in known else known  # 0.1 wrote that alone
     try:
-        return {
-            label: {share: _checked(Standing(**standing)) for share, standing in reached.items()}
-            for label, reached in known.items()
-        }
-    except (AttributeError, TypeError) as error:
+        return _REACHED.validate_json(json.dumps(known), strict=True)  # of Python, strictly, no dict is one
+    except ValidationError as error:
         raise RecipeError(
-            f"'{path}' does not say how far candidates came ({error}).", remedy=remedy
+            f"'{path}' does not say how far candidates came: it {first_problem(error)}", remedy=remedy
         ) from error
-
-
-def _checked(standing: Standing) -> Standing:
-    numbers = (standing.step, standing.steps, standing.seconds, standing.value or 0.0)
-    if not all(isinstance(number, int | float) for number in numbers):
-        raise TypeError(f"{standing} has something else than numbers")
-    return standing
-
-
-def _standing(result: dict[str, Any]) -> Standing:
-    """Read how a run stands from its result.json, be it paused or (by an earlier call) done."""
-    cost, selected = result["cost"], result["selected"]
-    if result["status"] == "paused":
-        return Standing(cost["steps"], cost["planned_steps"], selected["value"], cost["train_seconds"])
-    value = result["metrics"]["validation"].get(selected["by"])
-    return Standing(cost["steps"], cost["steps"], value, cost["train_seconds"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from deltatune.data.encode import Encoder
 from deltatune.errors import DataError, RecipeError
@@ -12,6 +12,7 @@ from deltatune.models.processor import load_processor
 from deltatune.recipe.choosing import readings_of, searched
 from deltatune.recipe.schema import MethodEntry, Recipe
 from deltatune.recipe.sections import DataSpec, ModelSpec
+from deltatune.results import RunResult
 from deltatune.tasks import TASKS
 from deltatune.train import Context
 from deltatune.train.rundata import reading_label
@@ -122,7 +123,7 @@ def _targets(context: Context, measured: _Measured) -> list[list[int]]:
     ]
 
 
-def require_same_data(results: Sequence[dict[str, Any]], context: Context) -> None:
+def require_same_data(results: Sequence[RunResult], context: Context) -> None:
     """Refuse to rank runs that were trained or judged on different data.
 
     A hash of rows is one of their inputs, too, in the words of a template. So hashes of different templates
@@ -136,7 +137,7 @@ def require_same_data(results: Sequence[dict[str, Any]], context: Context) -> No
         DataError: The data have changed between them.
     """
     now = {dataset.fingerprint for dataset in context.datasets.values()}
-    found = [(run["data"]["fingerprint"], run["name"]) for run in reversed(results)]
+    found = [(run.data.fingerprint, run.name) for run in reversed(results)]
     fingerprints = {"now" if fingerprint in now else fingerprint: name for fingerprint, name in found}
     if len(fingerprints) > 1:
         names = " and ".join(list(fingerprints.values())[:2])

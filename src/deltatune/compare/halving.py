@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from deltatune.recipe.choosing import HalvingSpec
+from deltatune.results import PausedRun, RunResult
 
 T = TypeVar("T")
 
@@ -28,6 +29,15 @@ class Standing:
     """Its best validation result; None while its method's schedule is under way."""
     seconds: float = 0.0
     """Of training."""
+
+    @classmethod
+    def of(cls, result: RunResult | PausedRun) -> Standing:
+        """How a run stands, be it paused or (by an earlier call) done."""
+        cost = result.cost
+        if isinstance(result, PausedRun):
+            return cls(cost.steps, result.cost.planned_steps, result.selected.value, cost.train_seconds)
+        value = result.metrics.validation.get(result.selected.by)
+        return cls(cost.steps, cost.steps, value, cost.train_seconds)
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import math
 import statistics as arithmetic
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby, product
@@ -31,13 +32,13 @@ from deltatune.recipe.written import as_written, differences, head_rate_of_then,
 from deltatune.report import write_report
 from deltatune.report.load import mean_step_memory
 from deltatune.report.ranking import RANK_RULE
+from deltatune.results import SCHEMA, AnyResult, Leaderboard, LeaderboardRow, MeanCost, Pair, RunResult
 from deltatune.train import Context
 from deltatune.train.folder import ANEW, clear_folder, require_own_run
 from deltatune.train.folder import WRITES as RUN_WRITES
 from deltatune.train.race import Starter
 from deltatune.train.start import require_apart
 
-SCHEMA = 1
 KIND = "comparison"
 FILES = ("leaderboard.json", "choosing.json", "search.db", "report.html", "recipe.yaml")
 WRITES = (*FILES, "runs")
@@ -48,7 +49,7 @@ VOUCHED = ("leaderboard.json", "choosing.json", "recipe.yaml")
 
 def compare(
     recipe: Recipe, out: Path, *, overwrite: bool = False, observer: Observer | None = None
-) -> dict[str, Any]:
+) -> Leaderboard:
     """Run every method with every seed, write leaderboard.json and report.html.
 
     A recipe with `tune`, `search` or `halving` first chooses settings, by validation rows and the first seed.
@@ -63,7 +64,7 @@ def compare(
         observer: Is told of the progress.
 
     Returns:
-        The content of leaderboard.json.
+        What leaderboard.json holds.
 
     Raises:
         RecipeError: The folder holds a comparison of another recipe, or a recipe that a person wrote; or
@@ -90,9 +91,7 @@ def _disk_named(out: Path) -> Iterator[None]:
         raise
 
 
-def _compare(
-    recipe: Recipe, out: Path, primary: str, observer: Observer, *, overwrite: bool
-) -> dict[str, Any]:
+def _compare(recipe: Recipe, out: Path, primary: str, observer: Observer, *, overwrite: bool) -> Leaderboard:
     """The comparison, in a folder that is locked."""
     written, recipe = recipe, with_baselines(recipe)
     require_own(out, KIND, WRITES, _comparison_of_0_1)
@@ -120,18 +119,14 @@ def _compare(
         for seed, pick in product(recipe.seeds, list(of_model))
     ]
     observer.start("Comparing", len(starters))
-    results: dict[str, list[dict[str, Any]]] = {}
+    results: dict[str, list[AnyResult]] = {}
     for starter, result in zip(starters, attempt_all(context, starters), strict=True):
         results.setdefault(starter.entry.name, []).append(result)
     observer.finish("Comparing")
     board = leaderboard(context, chosen, results, out, primary)
-    for row in board["rows"]:
-        if row["status"] == "done" and row["rank"] is None:
-            observer.warn(
-                f"{primary} has no value for each test row, so the rows are sorted by it, not ranked."
-            )
-            break
-    write_json(out / "leaderboard.json", board)
+    if any(row.status == "done" and row.rank is None for row in board.rows):
+        observer.warn(f"{primary} has no value for each test row, so the rows are sorted by it, not ranked.")
+    write_json(out / "leaderboard.json", board.as_dict())
     vouch(out, KIND, checksums(out, VOUCHED))
     write_report(out)
     return board
@@ -155,11 +150,10 @@ def _require_own(recipe: Recipe, out: Path) -> None:
 
 def _comparison_of_0_1(out: Path) -> bool:
     """Whether version 0.1 wrote what is in the folder."""
-    try:
-        board = read_json(out / "leaderboard.json", remedy=ANEW)
-    except DeltatuneError:
-        board = {}
-    known = board.get("schema") == SCHEMA and {"rows", "primary_metric", "recipe"} <= board.keys()
+    path, known = out / "leaderboard.json", False
+    with contextlib.suppress(DeltatuneError):
+        board = Leaderboard.of(read_json(path, remedy=ANEW), f"'{path}'", remedy=ANEW)
+        known = board.schema_ == SCHEMA and {"schema_", "recipe"} <= board.model_fields_set
     return known or is_written(out / "recipe.yaml")
 
 
@@ -189,10 +183,10 @@ def _is_run(folder: Path) -> bool:
 def leaderboard(
     context: Context,
     chosen: Chosen,
-    results: Mapping[str, Sequence[dict[str, Any]]],
+    results: Mapping[str, Sequence[AnyResult]],
     out: Path,
     primary: str,
-) -> dict[str, Any]:
+) -> Leaderboard:
     """Rank the methods by the primary metric on the test rows.
 
     The rank of a method is 1 + the number of methods that are significantly better (`RANK_RULE`), by a paired
@@ -204,74 +198,74 @@ def leaderboard(
         DataError: The data have changed since some of the runs.
     """
     recipe, up = context.recipe, higher_is_better(primary)
-    finished = [run for runs in results.values() for run in runs if run["status"] == "done"]
+    finished = [run for runs in results.values() for run in runs if isinstance(run, RunResult)]
     require_same_data(finished, context)
     ids = _test_ids(chosen, results, out)
     rows = [
-        _row(chosen.picks[name], results[name], primary, out, recipe, ids)
+        _row(chosen.picks[name], results[name], recipe)
         for name in (entry.name for entry in recipe.methods)
         if name in results
     ]
-    done = [row for row in rows if row["status"] == "done"]
-    groups = row_groups([out / row["runs"][0] / "predictions.jsonl" for row in done], ids)
-    found = {row["name"]: row.pop("_sample") for row in done}
+    done = {row.name: row for row in rows if row.status == "done"}
+    files = {name: [out / folder / "predictions.jsonl" for folder in row.runs] for name, row in done.items()}
+    groups = row_groups([paths[0] for paths in files.values()], ids)
+    labels = finished[0].data.labels if finished else None
+    found = {name: read_sample(paths, primary, ids, labels) for name, paths in files.items()}
     samples = {name: sample.grouped(groups) for name, sample in found.items() if sample is not None}
-    bounds = intervals(samples) if samples else {}
-    for row in done:
-        row["interval"] = list(bounds[row["name"]]) if row["name"] in bounds else None
-    pairs = []
+    bounds = {name: list(interval) for name, interval in intervals(samples).items()} if samples else {}
+    scores = {name: (row.metrics or {})[primary] for name, row in done.items()}
+    pairs: list[Pair] = []
+    ranks: dict[str, int] = {}
     if done and len(samples) == len(done):
         pairs = pairwise(samples)
-        names, means = [row["name"] for row in done], [row["metrics"][primary] for row in done]
-        for row, rank in zip(
-            done, shared_ranks(means, tie_matrix(names, pairs), higher_is_better=up), strict=True
-        ):
-            row["rank"] = rank
-    order = {id(row): (-1 if up else 1) * row["metrics"][primary] for row in done}
-    rows.sort(key=lambda row: (row["rank"] or len(rows), order.get(id(row), float("inf"))))
-    return {
-        "schema": SCHEMA,
-        "task": recipe.task,
-        "model": recipe.models[0].name,
-        "models": [spec.name for spec in recipe.models],
-        "primary_metric": primary,
-        "higher_is_better": up,
-        "rank_rule": RANK_RULE,
-        "rows": rows,
-        "pairs": [pair._asdict() for pair in pairs],
-        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "recipe": recipe.dump(),
-        "data": finished[0]["data"] if finished else None,
-        "warnings": _warnings(rows, finished, groups),
-        "halving": chosen.halving,
-    }
+        ties = tie_matrix(list(done), pairs)
+        ranks = dict(zip(done, shared_ranks(list(scores.values()), ties, higher_is_better=up), strict=True))
+    ranked = [
+        row.model_copy(update={"rank": ranks.get(row.name), "interval": bounds.get(row.name)}) for row in rows
+    ]
+    order = {name: (-1 if up else 1) * score for name, score in scores.items()}
+    ranked.sort(key=lambda row: (row.rank or len(rows), order.get(row.name, math.inf)))
+    return Leaderboard(
+        schema_=SCHEMA,
+        task=recipe.task,
+        model=recipe.models[0].name,
+        models=[spec.name for spec in recipe.models],
+        primary_metric=primary,
+        higher_is_better=up,
+        rank_rule=RANK_RULE,
+        rows=ranked,
+        pairs=pairs,
+        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        recipe=recipe.dump(),
+        data=finished[0].data if finished else None,
+        warnings=_warnings(ranked, finished, groups),
+        halving=chosen.halving,
+    )
 
 
-def _test_ids(chosen: Chosen, results: Mapping[str, Sequence[dict[str, Any]]], out: Path) -> list[str]:
+def _test_ids(chosen: Chosen, results: Mapping[str, Sequence[AnyResult]], out: Path) -> list[str]:
     """Ids of the test rows, in the order that all methods are brought to."""
     for name, runs in results.items():
         pick = chosen.picks[name]
         for run in runs:
-            if run["status"] == "done":
-                return row_ids(out / run_folder(pick.entry, run["seed"], pick.variant) / "predictions.jsonl")
+            if isinstance(run, RunResult):
+                return row_ids(out / run_folder(pick.entry, run.seed, pick.variant) / "predictions.jsonl")
     return []
 
 
 def _warnings(
-    rows: Sequence[dict[str, Any]], finished: Sequence[dict[str, Any]], groups: Sequence[int]
+    rows: Sequence[LeaderboardRow], finished: Sequence[RunResult], groups: Sequence[int]
 ) -> list[str]:
     """What a reader of the ranking should know: of the data, of budgets, of rates at the edge."""
-    found = [warning for run in finished for warning in run["data"]["warnings"]]
+    found = [warning for run in finished for warning in run.data.warnings]
     if (inputs := len(set(groups))) < len(groups):
         found.append(
             f"The {len(groups):,} test rows have {inputs:,} different inputs. Rows with one input are not "
             "independent, so intervals and tests draw them together, as one example."
         )
-    for run in finished:
-        if (run.get("budget") or {}).get("warning"):
-            found.append(f"{run['name']} {run['budget']['warning']}")
-    found += dict.fromkeys(run["from"]["warning"] for run in finished if run.get("from"))
-    raced = sorted({run["name"] for run in finished if run["cost"].get("raced", 1) > 1})
+    found += [f"{run.name} {run.budget.warning}" for run in finished if run.budget and run.budget.warning]
+    found += dict.fromkeys(run.origin.warning for run in finished if run.origin)
+    raced = sorted({run.name for run in finished if run.cost.raced > 1})
     if raced:
         found.append(
             f"{', '.join(raced)}: trained at once over one base. The training time of each is its share, by "
@@ -280,68 +274,66 @@ def _warnings(
         )
     for name, answers in _answers(finished).items():
         found += [f"{name} {answer}" for answer in answers]
-    random = [row["name"] for row in rows if row["random_head"]]
+    random = [row.name for row in rows if row.random_head]
     if random:
         found.append(
             f"{', '.join(random)}: the base brings no head for these classes, so this is the guess of a "
             "random one. What a method must beat is head, which trains the new head alone, and majority."
         )
     for row in rows:
-        for field, rate in ((row["tuning"] or {}).get("edges") or {}).items():
+        for field, rate in ((row.tuning and row.tuning.edges) or {}).items():
             what = "learning rate of the head" if field == "train.head_lr" else "learning rate"
-            found.append(f"{row['name']}: the best {what}, {rate:g}, is the outermost of those tried.")
+            found.append(f"{row.name}: the best {what}, {rate:g}, is the outermost of those tried.")
     return list(dict.fromkeys(found))
 
 
-def _answers(finished: Sequence[dict[str, Any]]) -> dict[str, list[str]]:
+def _answers(finished: Sequence[RunResult]) -> dict[str, list[str]]:
     """By entry, what is said of runs that have one answer for almost all rows; of several seeds with them."""
     found: dict[str, list[str]] = {}
-    seeds = {run["seed"] for run in finished}
+    seeds = {run.seed for run in finished}
     for run in finished:
-        if run.get("one_answer"):
-            of_seed = f"(seed {run['seed']}) " if len(seeds) > 1 else ""
-            found.setdefault(run["name"], []).append(of_seed + run["one_answer"])
+        if run.one_answer:
+            of_seed = f"(seed {run.seed}) " if len(seeds) > 1 else ""
+            found.setdefault(run.name, []).append(of_seed + run.one_answer)
     return found
 
 
-def _row(  # noqa: PLR0917
-    pick: Pick, runs: Sequence[dict[str, Any]], primary: str, out: Path, recipe: Recipe, ids: Sequence[str]
-) -> dict[str, Any]:
+def _row(pick: Pick, runs: Sequence[AnyResult], recipe: Recipe) -> LeaderboardRow:
+    """The row of an entry, of its runs with all seeds; its rank and interval are still to come."""
     entry = pick.entry
-    folders = [run_folder(entry, run["seed"], pick.variant) for run in runs]
-    failed = [run for run in runs if run["status"] != "done"]
-    row: dict[str, Any] = {
-        "rank": None,
-        "name": entry.name,
-        "method": entry.method,
-        "model": recipe.model_of(entry).name,
-        "group": entry.group,
-        "status": "failed" if failed else "done",
-        "error": failed[0]["error"] if failed else None,
-        "seeds": [run["seed"] for run in runs],
-        "runs": folders,
-        "metrics": None,
-        "interval": None,
-        "cost": None,
-        "tuning": pick.tuning,
-        "random_head": entry.method == "untuned" and any(run.get("new_heads") for run in runs),
-    }
-    if not failed:
-        predictions = [out / folder / "predictions.jsonl" for folder in folders]
-        sample = read_sample(predictions, primary, ids, runs[0]["data"]["labels"])
-        row["_sample"] = sample
-        row["metrics"] = _mean([run["metrics"]["test"] for run in runs])
-        row["cost"] = _mean([run["cost"] for run in runs]) | {"step_memory_bytes": mean_step_memory(runs)}
-        if all(run["cost"].get("raced", 1) <= 1 for run in runs):
-            row["train_seconds"] = [run["cost"]["train_seconds"] for run in runs]
-    return row
+    done = [run for run in runs if isinstance(run, RunResult)]
+    failed = [run for run in runs if not isinstance(run, RunResult)]
+    row = LeaderboardRow(
+        rank=None,
+        name=entry.name,
+        method=entry.method,
+        model=recipe.model_of(entry).name,
+        group=entry.group,
+        status="failed" if failed else "done",
+        error=failed[0].error if failed else None,
+        seeds=list(recipe.seeds),
+        runs=[run_folder(entry, seed, pick.variant) for seed in recipe.seeds],
+        metrics=None if failed else _means([run.metrics.test for run in done]),
+        interval=None,
+        cost=None if failed else _mean_cost(done),
+        tuning=pick.tuning,
+        random_head=entry.method == "untuned" and any(run.new_heads for run in done),
+    )
+    if failed or any(run.cost.raced > 1 for run in done):
+        return row
+    return row.model_copy(update={"train_seconds": [run.cost.train_seconds for run in done]})
 
 
-def _mean(dicts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _mean_cost(runs: Sequence[RunResult]) -> MeanCost:
+    means = _means([run.cost.as_dict() for run in runs])
+    return MeanCost(**means, step_memory_bytes=mean_step_memory(runs))
+
+
+def _means(of_runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Means of the numbers over runs; what is no number is taken from the first."""
-    found = {}
-    for key, value in dicts[0].items():
-        values = [one[key] for one in dicts]
+    means = {}
+    for key, value in of_runs[0].items():
+        values: list[Any] = [run.get(key) for run in of_runs]
         numbers = all(isinstance(v, int | float) and not isinstance(v, bool) for v in values)
-        found[key] = arithmetic.fmean(values) if numbers else value
-    return found
+        means[key] = arithmetic.fmean(values) if numbers else value
+    return means

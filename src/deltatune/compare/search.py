@@ -24,12 +24,14 @@ from typing import TYPE_CHECKING, Any
 
 from deltatune.checkpoint.folders import remove
 from deltatune.compare.attempt import Pick, attempt, run_folder
+from deltatune.compare.halving import Standing
 from deltatune.errors import AdapterError, RecipeError
 from deltatune.evaluate import higher_is_better
 from deltatune.methods import METHODS
 from deltatune.recipe.axes import SECTIONS, by_section, point_label
 from deltatune.recipe.choosing import HalvingSpec, SearchSpec, section_given
 from deltatune.recipe.schema import MethodEntry, Recipe
+from deltatune.results import FailedRun, Trial, Tuning
 from deltatune.train import Context
 from deltatune.train.steps import Progress
 
@@ -135,10 +137,11 @@ class _Search:
     def _go_on(self) -> None:
         """One trial in our own database: the one that was interrupted, or the next."""
         from optuna import TrialPruned
-        from optuna.trial import Trial, TrialState
+        from optuna.trial import Trial as Asked
+        from optuna.trial import TrialState
 
         running = self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-        trial = Trial(self.study, running[0]._trial_id) if running else self.study.ask()
+        trial = Asked(self.study, running[0]._trial_id) if running else self.study.ask()
         try:
             value = self._objective(trial)
         except TrialPruned:
@@ -171,13 +174,14 @@ class _Search:
         settings = {field: _suggest(trial, field, axis) for field, axis in self.space.items()}
         entry, folder = self._with(settings), self._folder(settings)
         result = attempt(self.context, entry, self.context.recipe.seeds[0], folder, self._pause(trial))
-        if result["status"] == "failed":
-            trial.set_user_attr(FAILED, result["error"]["message"])
-            raise _Failed(result["error"]["message"])
-        value = _value(result)
-        trial.set_user_attr("step", result["cost"]["steps"])
-        trial.set_user_attr("steps", result["cost"].get("planned_steps", result["cost"]["steps"]))
-        trial.set_user_attr("seconds", result["cost"]["train_seconds"])
+        if isinstance(result, FailedRun):
+            trial.set_user_attr(FAILED, result.message)
+            raise _Failed(result.message)
+        standing = Standing.of(result)
+        value = standing.value
+        trial.set_user_attr("step", standing.step)
+        trial.set_user_attr("steps", standing.steps)
+        trial.set_user_attr("seconds", standing.seconds)
         if PRUNED in trial.user_attrs:
             remove(folder / "resume")
             raise TrialPruned
@@ -219,17 +223,17 @@ class _Search:
         trials = [trial for trial in self.study.get_trials(deepcopy=False) if _counts(trial)]
         complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
         by = self.context.recipe.evaluation.select_by
-        record = {
-            "kind": "search",
-            "by": by,
-            "seed": self.context.recipe.seeds[0],
-            "chosen": None,
-            "at_edge": None,
-            "tried": [self._tried(trial) for trial in trials],
-            "train_seconds": sum(trial.user_attrs.get("seconds", 0) for trial in trials),
-            "steps": sum(trial.user_attrs.get("step", 0) for trial in trials),
-            "steps_planned": sum(trial.user_attrs.get("steps", 0) for trial in trials),
-        }
+        record = Tuning(
+            kind="search",
+            by=by,
+            seed=self.context.recipe.seeds[0],
+            chosen=None,
+            at_edge=None,
+            tried=[self._tried(trial) for trial in trials],
+            train_seconds=sum(trial.user_attrs.get("seconds", 0) for trial in trials),
+            steps=sum(trial.user_attrs.get("step", 0) for trial in trials),
+            steps_planned=sum(trial.user_attrs.get("steps", 0) for trial in trials),
+        )
         if not complete:
             return Pick(self.entry, tuning=record)
         sign = -1 if higher_is_better(by) else 1
@@ -238,26 +242,26 @@ class _Search:
         for trial in complete:
             if (settings := self._settings(trial)) != chosen:
                 remove(self._folder(settings) / "resume")
-        return Pick(self._with(chosen), _variant(chosen), {**record, "chosen": chosen})
+        return Pick(self._with(chosen), _variant(chosen), record.model_copy(update={"chosen": chosen}))
 
     def _settings(self, trial: optuna.trial.FrozenTrial) -> dict[str, Any]:
         return {field: _decoded(trial.params[field], axis) for field, axis in self.space.items()}
 
-    def _tried(self, trial: optuna.trial.FrozenTrial) -> dict[str, Any]:
+    def _tried(self, trial: optuna.trial.FrozenTrial) -> Trial:
         from optuna.trial import TrialState
 
         states = {TrialState.COMPLETE: "done", TrialState.PRUNED: "stopped"}
         last = trial.intermediate_values[trial.last_step] if trial.last_step is not None else None
         settings = self._settings(trial)
-        return {
-            "label": point_label(settings),
-            "settings": settings,
-            "status": states.get(trial.state, "failed"),
-            "value": trial.value if trial.state == TrialState.COMPLETE else last,
-            "step": trial.user_attrs.get("step", 0),
-            "steps": trial.user_attrs.get("steps"),
-            "error": trial.user_attrs.get(FAILED),
-        }
+        return Trial(
+            label=point_label(settings),
+            settings=settings,
+            status=states.get(trial.state, "failed"),
+            value=trial.value if trial.state == TrialState.COMPLETE else last,
+            step=trial.user_attrs.get("step", 0),
+            steps=trial.user_attrs.get("steps"),
+            error=trial.user_attrs.get(FAILED),
+        )
 
 
 def _open(context: Context, entry: MethodEntry, out: Path, spec: SearchSpec) -> optuna.Study:
@@ -399,11 +403,3 @@ def _counts(trial: optuna.trial.FrozenTrial) -> bool:
 
     over = trial.state in (TrialState.COMPLETE, TrialState.PRUNED)
     return over or (trial.state == TrialState.FAIL and FAILED in trial.user_attrs)
-
-
-def _value(result: dict[str, Any]) -> float | None:
-    selected = result["selected"]
-    if result["status"] == "paused":
-        return None if selected["value"] is None else float(selected["value"])
-    value = result["metrics"]["validation"].get(selected["by"])
-    return None if value is None else float(value)

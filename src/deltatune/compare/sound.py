@@ -12,6 +12,7 @@ from deltatune.checkpoint.manifest import require_unchanged
 from deltatune.checkpoint.resume import rows_of_state
 from deltatune.compare.sample import row_ids, train_again
 from deltatune.errors import DataError
+from deltatune.results import RunResult
 from deltatune.train import Context
 from deltatune.train.folder import read_result, require_delta
 
@@ -26,10 +27,10 @@ def require_sound(out: Path) -> None:
     for folder in sorted(path for path in (out / "runs").glob("*") if path.is_dir()):
         remedy = train_again(folder)
         result = read_result(folder, remedy=remedy)
-        if result is None or result["status"] != "done":
+        if not isinstance(result, RunResult):
             continue
         require_delta(folder, result, remedy=remedy)
-        path, rows = folder / "predictions.jsonl", result["data"].get("test")
+        path, rows = folder / "predictions.jsonl", result.data.test
         found = len(row_ids(path))
         if rows not in (None, found):
             raise DataError(f"'{path}' has {found} of {rows} rows.", remedy=remedy)
@@ -52,8 +53,8 @@ def require_same_inputs(out: Path, context: Context) -> None:
     others, open_ = [], not (out / "leaderboard.json").exists()
     for folder in sorted(path for path in (out / "runs").glob("*") if path.is_dir()):
         result = read_result(folder, remedy=train_again(folder))
-        if result is not None and result["status"] == "done":
-            rows = result["data"]["fingerprint"]
+        if isinstance(result, RunResult):
+            rows: str | None = result.data.fingerprint
             context.note_result(result)
         else:
             open_ = True

@@ -39,6 +39,7 @@ from numpy.typing import ArrayLike
 
 from deltatune.compare.sample import Floats, Sample
 from deltatune.compare.seeds import SeedSpread
+from deltatune.results import Pair
 
 _CELLS_AT_ONCE = 2_000_000  # weights drawn at a time: 16 MB
 _DRAWS_A_PAIR = 100  # so that the smallest corrected p is .02
@@ -61,26 +62,6 @@ class Difference(NamedTuple):
     low: float
     high: float
     p: float
-
-
-class Pair(NamedTuple):
-    """Two methods compared. `p` is corrected for the number of pairs; `tie`: they cannot be told apart.
-
-    `examples_needed` and `seeds_needed` are for ties: so many test rows, or seeds of each method, in all,
-    would tell apart methods that differ as much as these seem to; more than there are. None: no tie, no
-    difference, or (for examples) seeds differ too much for any number of examples to suffice, and the other
-    way round.
-    """
-
-    a: str
-    b: str
-    difference: float
-    low: float
-    high: float
-    p: float
-    tie: bool
-    examples_needed: int | None = None
-    seeds_needed: int | None = None
 
 
 def paired_bootstrap(
@@ -201,7 +182,17 @@ def pairwise(
     for pair, result, p in zip(pairs, found, holm([result.p for result in found]), strict=True):
         tie = p >= 1 - confidence
         needed = draws.needed(pair, result.difference, alpha) if tie else Needed(None, None)
-        compared.append(Pair(names[pair[0]], names[pair[1]], *result[:3], p, tie, *needed))
+        a, b = names[pair[0]], names[pair[1]]
+        compared.append(
+            Pair(
+                a=a,
+                b=b,
+                **result._replace(p=p)._asdict(),
+                tie=tie,
+                examples_needed=needed.examples,
+                seeds_needed=needed.seeds,
+            )
+        )
     return compared
 
 

@@ -4,23 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from deltatune.compare.attempt import attempt, failure
 from deltatune.recipe.schema import MethodEntry
+from deltatune.results import AnyResult
 from deltatune.train import Context
 from deltatune.train.context import base_dtype
 from deltatune.train.folder import is_done
-from deltatune.train.race import Starter, can_race, race
+from deltatune.train.race import Outcome, Starter, can_race, race
 from deltatune.train.width import width
 
 
-def attempt_all(context: Context, starters: Sequence[Starter]) -> list[dict[str, Any]]:
-    """Train all runs, or go on with them; give the content of each one's result.json, in their order."""
-    results: dict[Path, dict[str, Any]] = {}
+def attempt_all(context: Context, starters: Sequence[Starter]) -> list[AnyResult]:
+    """Train all runs, or go on with them; give the result of each, in their order."""
+    results: dict[Path, AnyResult] = {}
     for group in _groups(context, starters):
         names = [f"{starter.entry.name}, seed {starter.seed}" for starter in group]
-        outcomes: Sequence[Any] = [None]
+        outcomes: Sequence[Outcome] = [None]
         if len(group) > 1:
             context.observer.stage(f"{len(group)} at once: {'; '.join(names)}")
             outcomes = race(context, group)

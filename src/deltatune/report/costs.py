@@ -11,8 +11,6 @@ from deltatune.report.display import interval, metric, style
 from deltatune.report.load import Comparison, Method
 from deltatune.report.words import Name, Sentence
 
-PER = "trained_parameters"
-
 
 class Take(NamedTuple):
     """The line that a reader came for."""
@@ -25,7 +23,7 @@ class Take(NamedTuple):
 def best(comparison: Comparison) -> list[Method]:
     """The methods of the first rank, best first."""
     ranked = comparison.ranked
-    return [method for method in ranked if method.row.get("rank") == ranked[0].row.get("rank")]
+    return [method for method in ranked if method.row.rank == ranked[0].row.rank]
 
 
 def take(comparison: Comparison, folder: Path) -> Take | None:
@@ -39,37 +37,41 @@ def take(comparison: Comparison, folder: Path) -> Take | None:
         folder: The comparison's, as the command shall name it; a page names its own folder by nothing.
     """
     top = best(comparison)
-    if not top or (len(comparison.ranked) > 1 and not comparison.board.get("pairs")):
+    if not top or (len(comparison.ranked) > 1 and not comparison.board.pairs):
         return None
-    free = [method for method in top if not method.cost.get(PER)]
+    free = [method for method in top if not method.cost.trained_parameters]
     if free and len(comparison.ranked) > 1:
         fact = ", which trains nothing: no method is shown to beat it."
         return Take(["Take ", Name(free[0].shown), fact], None)
-    chosen = min(top, key=lambda method: method.cost.get(PER) or 0)
+    chosen = min(top, key=lambda method: method.cost.trained_parameters or 0)
     key = comparison.primary
     score = f"{style(key).label} {metric(key, comparison.value(chosen))} "
-    score += interval(key, chosen.row.get("interval"))
-    trained = f"{display.amount(chosen.cost.get(PER))} trained parameters"
-    facts = [score.strip(), trained, f"a file of {display.size(chosen.cost.get('file_bytes'))}"]
+    score += interval(key, chosen.row.interval)
+    trained = f"{display.amount(chosen.cost.trained_parameters)} trained parameters"
+    facts = [score.strip(), trained, f"a file of {display.size(chosen.cost.file_bytes)}"]
     others = f" It is the smallest of {len(top)} that cannot be told apart." if len(top) > 1 else ""
     words: Sentence = ["Take ", Name(chosen.shown), f": {', '.join(facts)}.{others}"]
-    runs = chosen.row.get("runs") or []
+    runs = chosen.row.runs
     command = f"deltatune predict {shlex.quote(str(folder / runs[0]))} INPUT" if runs else None
     return Take(words, command)
 
 
 def cheapest(top: list[Method]) -> list[Sentence]:
     """Which of the methods that tie costs least, and how much less than the next."""
-    if any(not method.cost.get(PER) for method in top):
+    by_size = sorted(top, key=_trained)
+    fewest = _trained(by_size[0])
+    if not fewest:
         return []
-    by_size = sorted(top, key=lambda method: float(method.cost[PER]))
-    smallest, parameters = by_size[0], by_size[0].cost[PER]
     sentences: list[Sentence] = []
-    if by_size[-1].cost[PER] != parameters:
-        fewer = _times(float(by_size[1].cost[PER]) / float(parameters), "fewer", by_size[1])
-        fact = f" has the fewest trained parameters ({display.amount(parameters)}{fewer})."
-        sentences.append(["Among the best, ", Name(smallest.shown), fact])
+    if _trained(by_size[-1]) != fewest:
+        fewer = _times(_trained(by_size[1]) / fewest, "fewer", by_size[1])
+        fact = f" has the fewest trained parameters ({display.amount(fewest)}{fewer})."
+        sentences.append(["Among the best, ", Name(by_size[0].shown), fact])
     return [*sentences, *_fastest(top)]
+
+
+def _trained(method: Method) -> float:
+    return float(method.cost.trained_parameters or 0)
 
 
 def _fastest(top: list[Method]) -> list[Sentence]:

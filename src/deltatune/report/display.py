@@ -6,6 +6,8 @@ import math
 import re
 from typing import NamedTuple
 
+from deltatune import units
+
 MINUS, THIN = "\u2212", "\u202f"
 
 
@@ -43,7 +45,7 @@ def style(key: str) -> Style:
 def metric(key: str, value: float | None, *, unit: bool = True) -> str:
     """A metric's value: `61.2`, `98.0 %`."""
     if value is None or not math.isfinite(value):
-        return "\u2013"
+        return units.NOTHING
     shown = style(key)
     return _signed(f"{value * shown.scale:.{shown.decimals}f}") + (shown.unit if unit else "")
 
@@ -56,13 +58,8 @@ def interval(key: str, bounds: list[float] | None) -> str:
 
 
 def amount(value: float | None) -> str:
-    """A count in at most three digits: `1.2 M`."""
-    if value is None:
-        return "\u2013"
-    for size, letter in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
-        if abs(value) >= size * 0.9995:
-            return f"{_three_digits(value / size)}{THIN}{letter}"
-    return f"{value:.0f}"
+    """A count in three digits: `1.23 M`."""
+    return _narrow(units.amount(value))
 
 
 def tick(value: float) -> str:
@@ -80,37 +77,18 @@ def moment(text: str) -> str:
 
 
 def size(value: float | None) -> str:
-    """Bytes in units of 1000: `2.4 MB`."""
-    if value is None:
-        return "\u2013"
-    for unit_size, name in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
-        if value >= unit_size * 0.9995:
-            return f"{_three_digits(value / unit_size)}{THIN}{name}"
-    return f"{value:.0f}{THIN}B"
+    """Bytes in units of 1000: `2.40 MB`."""
+    return _narrow(units.size(value))
 
 
 def duration(seconds: float | None) -> str:
     """A time: `0.4 s`, `41 s`, `3 min 20 s`, `2 h 5 min`."""
-    if seconds is None:
-        return "\u2013"
-    if seconds < 9.95:
-        return f"{seconds:.1f}{THIN}s"
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole}{THIN}s"
-    if whole < 3600:
-        return f"{whole // 60}{THIN}min" + (f" {whole % 60}{THIN}s" if whole % 60 else "")
-    minutes = round(seconds / 60)
-    return f"{minutes // 60}{THIN}h" + (f" {minutes % 60}{THIN}min" if minutes % 60 else "")
+    return _narrow(units.duration(seconds))
 
 
 def share(part: float | None, whole: float | None) -> str:
     """A share in percent with two significant digits: `0.38 %`."""
-    if not whole or part is None:
-        return "\u2013"
-    percent = 100 * part / whole
-    decimals = 0 if percent >= 10 or percent == 0 else min(4, 1 - math.floor(math.log10(percent)))
-    return f"{percent:.{decimals}f}{THIN}%"
+    return _narrow(units.share(part, whole))
 
 
 def p_value(p: float) -> str:
@@ -145,10 +123,9 @@ def shorten(text: str, limit: int) -> str:
     return text if len(text) <= limit else f"{text[:limit]} \u2026 ({len(text) - limit} more characters)"
 
 
-def _three_digits(value: float) -> str:
-    return (
-        f"{value:.0f}" if abs(value) >= 99.95 else f"{value:.1f}" if abs(value) >= 9.995 else f"{value:.2f}"
-    )
+def _narrow(text: str) -> str:
+    """Narrow spaces, at which no line breaks, between numbers and their units."""
+    return re.sub(r"(?<=\d) (?=[^\d\s])", THIN, text)
 
 
 def _signed(number: str) -> str:

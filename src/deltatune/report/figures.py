@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean
 from typing import NamedTuple
 
@@ -12,6 +12,7 @@ from markupsafe import Markup
 from deltatune.report import charts, display
 from deltatune.report.charts import Axis, Dot, Line, Point
 from deltatune.report.load import Comparison, Method
+from deltatune.results import MeanCost
 
 MOST_POINTS = 80
 MOST_NAMES = 4
@@ -120,23 +121,23 @@ def _line(method: Method, series: Mapping[str, int], runs: Sequence[Sequence[Poi
 def against_cost(comparison: Comparison, series: Mapping[str, int]) -> list[Figure]:
     """The deciding metric against trained parameters, memory, time and file size, with the Pareto front."""
     ranked = comparison.ranked
-    seconds, unit = _time_unit([float(m.cost.get("train_seconds") or 0) for m in ranked])
-    costs = (
-        ("trained_parameters", 1.0, Axis("Trained parameters", display.tick, log=True)),
-        ("train_seconds", seconds, Axis(f"Training time ({unit})", display.tick, log=True)),
-        ("step_memory_bytes", 1e9, Axis("Memory of a step (GB)", display.tick, log=True)),
-        ("file_bytes", 1e6, Axis("File size (MB)", display.tick, log=True)),
+    seconds, unit = _time_unit([float(m.cost.train_seconds or 0) for m in ranked])
+    costs: tuple[tuple[Callable[[MeanCost], float | None], float, Axis], ...] = (
+        (lambda cost: cost.trained_parameters, 1.0, Axis("Trained parameters", display.tick, log=True)),
+        (lambda cost: cost.train_seconds, seconds, Axis(f"Training time ({unit})", display.tick, log=True)),
+        (lambda cost: cost.step_memory_bytes, 1e9, Axis("Memory of a step (GB)", display.tick, log=True)),
+        (lambda cost: cost.file_bytes, 1e6, Axis("File size (MB)", display.tick, log=True)),
     )
     label = display.style(comparison.primary).label
     scale = display.style(comparison.primary).scale
     decides = Axis(label, lambda value: display.tick(value * scale))
-    free = next((m for m in ranked if not m.cost.get("trained_parameters")), None)
+    free = next((m for m in ranked if not m.cost.trained_parameters), None)
     floor = comparison.value(free) if free else None
     better = "Up" if comparison.higher_is_better else "Down"
     found = []
-    for key, divisor, axis in costs:
-        tuned = [m for m in ranked if m is not free and m.cost.get(key)]
-        dots = [_dot(comparison, m, m.cost[key] / divisor, axis, series) for m in tuned]
+    for cost_of, divisor, axis in costs:
+        tuned = [(m, cost) for m in ranked if m is not free and (cost := cost_of(m.cost))]
+        dots = [_dot(comparison, m, cost / divisor, axis, series) for m, cost in tuned]
         if not dots:
             continue
         front = pareto(
@@ -158,7 +159,7 @@ def _dot(
 ) -> Dot:
     key, value = comparison.primary, comparison.value(method)
     assert value is not None  # ranked methods have one
-    bounds = method.row.get("interval")
+    bounds = method.row.interval
     shown = f"{display.metric(key, value)} {display.interval(key, bounds)}".strip()
     cost = f"\n{axis.title}: {axis.write(float(f'{x:.3g}'))}" if axis else ""
     note = f"{method.shown}\n{display.style(key).label}: {shown}{cost}"

@@ -44,12 +44,12 @@ def grids(comparison: Comparison) -> list[Heat]:
     Settings that follow from one of the two (an alpha of twice the rank) are left out of account; if a third
     one varies freely, there is a map for each of its values.
     """
-    kinds = dict.fromkeys(str(method.row.get("method")) for method in comparison.methods)
+    kinds = dict.fromkeys(method.row.method for method in comparison.methods)
     return [heat for kind in kinds for heat in _grids_of(comparison, kind)]
 
 
 def _grids_of(comparison: Comparison, kind: str) -> list[Heat]:
-    settings = {m.name: comparison.settings(m) for m in comparison.methods if m.row.get("method") == kind}
+    settings = {m.name: comparison.settings(m) for m in comparison.methods if m.row.method == kind}
     methods = [m for m in comparison.methods if m.name in settings]
     varied = _varied(list(settings.values()))
     if len(methods) < 4 or len(varied) < 2:
@@ -100,11 +100,11 @@ def _grid_cell(comparison: Comparison, method: Method | None, shade: Callable[[f
     value = comparison.value(method) if method.done else None
     if value is None:
         return Cell("failed", None, f"{method.shown}\n{method.error}")
-    key, rank = comparison.primary, method.row.get("rank")
+    key, rank = comparison.primary, method.row.rank
     tip = (
         f"{method.shown}\n{display.style(key).label}: {display.metric(key, value)} "
-        f"{display.interval(key, method.row.get('interval'))}\nRank: {rank or 'none'}\n"
-        f"Trained parameters: {display.amount(method.cost.get('trained_parameters'))}"
+        f"{display.interval(key, method.row.interval)}\nRank: {rank or 'none'}\n"
+        f"Trained parameters: {display.amount(method.cost.trained_parameters)}"
     )
     return Cell(display.metric(key, value, unit=False), shade(value), tip, rank == 1)
 

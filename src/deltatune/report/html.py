@@ -18,9 +18,11 @@ from deltatune.report.examples import examples
 from deltatune.report.load import Comparison, Method
 from deltatune.report.memory import memory
 from deltatune.report.reproduce import reproduce
+from deltatune.report.run import Run
 from deltatune.report.sheet import series_of
 from deltatune.report.verdict import caveat, find_pair, needs, verdict
 from deltatune.report.words import Name
+from deltatune.results import AnyResult, CertificateLine, FailedRun, Tuning
 
 _HERE = Path(__file__).parent
 _OWN = ("train.", "data.", "evaluation.")
@@ -67,7 +69,7 @@ class _Certificate(NamedTuple):
 
     method: Method
     seed: int | None
-    checks: list[dict[str, Any]]
+    checks: list[CertificateLine]
     delta: str
     """Hash of the tensors that it is about."""
     failed: bool
@@ -76,7 +78,7 @@ class _Certificate(NamedTuple):
     @property
     def passed(self) -> int:
         """How many checks held."""
-        return sum(bool(check.get("passed")) for check in self.checks)
+        return sum(check.passed for check in self.checks)
 
     @property
     def good(self) -> bool:
@@ -101,16 +103,14 @@ class _Page:
 
     def bar(self, method: Method) -> Markup:
         """The method's value and interval on a scale common to all."""
-        ends = [
-            end for m in self.ranked for end in (self.comparison.value(m), *(m.row.get("interval") or []))
-        ]
+        ends = [end for m in self.ranked for end in (self.comparison.value(m), *(m.row.interval or []))]
         finite = [end for end in ends if end is not None]
         low, high = min(finite), max(finite)
         room = (high - low) * 0.02 or 1.0
         value = self.comparison.value(method)
         assert value is not None  # ranked methods have one
         return charts.interval_bar(
-            value, _pair(method.row.get("interval")), low - room, high + room, self.series[method.name]
+            value, _pair(method.row.interval), low - room, high + room, self.series[method.name]
         )
 
     def metric_keys(self) -> list[str]:
@@ -134,9 +134,8 @@ class _Page:
 
     def total(self, method: Method) -> float | None:
         """Parameters of the model that the method was trained in."""
-        total = method.cost.get("total_parameters") or self.comparison.first_result.get("model", {}).get(
-            "parameters"
-        )
+        first = self.comparison.first_result
+        total = method.cost.total_parameters or (first and first.model.parameters)
         return float(total) if total else None
 
     def lead(self, a: Method, b: Method) -> str:
@@ -144,52 +143,54 @@ class _Page:
         pair = find_pair(self.comparison, a, b)
         if pair is None:
             return ""
-        text = display.metric(self.key, pair["lead"], unit=False)
-        return f"{'' if pair['lead'] <= 0 else '+'}{text}"
+        text = display.metric(self.key, pair.lead, unit=False)
+        return f"{'' if pair.lead <= 0 else '+'}{text}"
 
     def verdict_of(self, a: Method, b: Method) -> str:
         """Class of a cell in the table of pairs: better, worse or tie."""
         pair = find_pair(self.comparison, a, b)
         if pair is None:
             return "self"
-        return "tie" if pair["tie"] else "better" if pair["lead"] > 0 else "worse"
+        return "tie" if pair.tie else "better" if pair.lead > 0 else "worse"
 
     def pair_note(self, a: Method, b: Method) -> str:
         """What a cell in the table of pairs says on hovering."""
         pair = find_pair(self.comparison, a, b)
         if pair is None:
             return ""
-        bounds = display.interval(self.key, pair["interval"])
-        needed = f"\nto tell apart: about {needs(pair)}" if pair["tie"] and needs(pair) else ""
-        return f"{a.shown} against {b.shown}\n{bounds}, {display.p_value(pair['p'])}{needed}"
+        bounds = display.interval(self.key, pair.interval)
+        needed = f"\nto tell apart: about {needs(pair)}" if pair.tie and needs(pair) else ""
+        return f"{a.shown} against {b.shown}\n{bounds}, {display.p_value(pair.p)}{needed}"
 
-    def tuned(self) -> list[tuple[Method, dict[str, Any]]]:
+    def tuned(self) -> list[tuple[Method, Tuning]]:
         """Methods whose learning rate was chosen, with what was tried."""
-        return [(method, method.row["tuning"]) for method in self.order if method.row.get("tuning")]
+        return [(method, method.row.tuning) for method in self.order if method.row.tuning]
 
     def certificates(self) -> list[_Certificate]:
         """What was checked in each run, and whether it held."""
-        return [
-            _Certificate(
-                method=method,
-                seed=run.result.get("seed"),
-                checks=[line for line in run.certificate.get("lines") or [] if isinstance(line, dict)],
-                delta=str((run.certificate.get("delta") or {}).get("sha256", "")),
-                failed=run.result.get("status") != "done",
-                error=str((run.result.get("error") or {}).get("message", "")),
+        found = []
+        for method, result, run in self.runs():
+            proof = run.certificate
+            failed = result if isinstance(result, FailedRun) else None
+            found.append(
+                _Certificate(
+                    method=method,
+                    seed=result.seed,
+                    checks=proof.lines if proof else [],
+                    delta=proof.delta.sha256 if proof and proof.delta else "",
+                    failed=run.finished is None,
+                    error=failed.message if failed else "",
+                )
             )
-            for method in self.order
-            for run in method.runs
-            if run.result
-        ]
+        return found
 
-    def hashes(self) -> list[tuple[Method, Any, dict[str, Any]]]:
-        """What tells each run apart: method, seed and result.json."""
-        return [(m, run.result.get("seed"), run.result) for m in self.order for run in m.runs if run.result]
+    def runs(self) -> list[tuple[Method, AnyResult, Run]]:
+        """All runs that left a result."""
+        return [(m, run.result, run) for m in self.order for run in m.runs if run.result]
 
     def config(self, method: Method) -> str:
         """The method's resolved settings, on one line."""
-        configs = (run.result.get("config") for run in method.runs)
+        configs = (run.result.config for run in method.runs if run.result)
         config: dict[str, Any] = next((config for config in configs if config), {})
         own = {k: v for k, v in self.comparison.settings(method).items() if k.startswith(_OWN)}
         return ", ".join(f"{name} {json.dumps(value)}" for name, value in (config | own).items())
@@ -197,7 +198,7 @@ class _Page:
     def found_by(self, method: Method) -> str:
         """The text that the filter looks through."""
         status = "done" if method.done else "failed"
-        return f"{method.shown} {method.on} {method.row.get('method', '')} {status} {self.config(method)}"
+        return f"{method.shown} {method.on} {method.row.method} {status} {self.config(method)}"
 
 
 def _sentence(words: list[str]) -> Markup:

@@ -5,74 +5,32 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from deltatune.checkpoint.manifest import changed_files
 from deltatune.errors import DeltatuneError
-from deltatune.files import read_json
-from deltatune.results import Prediction, whole_predictions
+from deltatune.report.run import AGAIN, Run, changes, read
+from deltatune.results import (
+    Failure,
+    Leaderboard,
+    LeaderboardRow,
+    MeanCost,
+    RunResult,
+)
 
 # Of a recipe's entry; its other fields tell configurations apart.
 _NOT_SETTINGS = {"name", "group", "train", "data", "evaluation", "model"}
 
 
 @dataclass(frozen=True)
-class Run:
-    """The folder of one run. Files that a failed run never wrote are empty here."""
-
-    folder: Path
-
-    @cached_property
-    def result(self) -> dict[str, Any]:
-        """result.json."""
-        path = self.folder / "result.json"
-        return _read_json(path) if path.is_file() else {}
-
-    @cached_property
-    def certificate(self) -> dict[str, Any]:
-        """certificate.json; of runs from before there was one, the lines that result.json holds."""
-        path = self.folder / "certificate.json"
-        return _read_json(path) if path.is_file() else {"lines": self.result.get("certificate")}
-
-    @cached_property
-    def steps(self) -> list[dict[str, Any]]:
-        """Lines of metrics.jsonl."""
-        return list(_lines(self.folder / "metrics.jsonl"))
-
-    @cached_property
-    def delta(self) -> dict[str, Any]:
-        """adapter/deltatune.json: what the delta became, such as the ranks that AdaLoRA kept."""
-        path = self.folder / "adapter" / "deltatune.json"
-        return _read_json(path) if path.is_file() else {}
-
-    def predictions(self) -> dict[str, Prediction]:
-        """Lines of predictions.jsonl by the id of their row; ids are unique within a part of the data.
-
-        The last line of a run that was killed may be half written; it is left out.
-        """
-        return {line.id: line for line in whole_predictions(self.folder / "predictions.jsonl") if line}
-
-    def training_loss(self) -> list[tuple[float, float]]:
-        """(step, loss) of training."""
-        return _finite((line.get("step"), line.get("loss")) for line in self.steps)
-
-    def validation(self, key: str) -> list[tuple[float, float]]:
-        """(step, metric) on the validation rows."""
-        return _finite(
-            (line.get("step"), line["validation"].get(key)) for line in self.steps if "validation" in line
-        )
-
-
-@dataclass(frozen=True)
 class Method:
     """A row of the leaderboard with its runs."""
 
-    row: dict[str, Any]
+    row: LeaderboardRow
     runs: list[Run] = field(default_factory=list)
     on: str = ""
     """Short name of its base, where a comparison has several."""
@@ -80,55 +38,55 @@ class Method:
     @property
     def name(self) -> str:
         """The label in the recipe."""
-        return str(self.row["name"])
+        return self.row.name
 
     @property
     def shown(self) -> str:
         """The label with the base, if there are several and it does not say which."""
-        random = " (random head)" if self.row.get("random_head") else ""
+        random = " (random head)" if self.row.random_head else ""
         on = f" on {self.on}" if self.on and self.on not in self.name else ""
         return self.name + random + on
 
     @property
     def untuned(self) -> bool:
         """Whether it is a base as it is."""
-        return bool(self.row.get("method") == "untuned")
+        return self.row.method == "untuned"
 
     @property
     def trained(self) -> bool:
         """Whether it trains anything; baselines do not."""
-        return self.row.get("method") not in ("untuned", "majority")
+        return self.row.method not in ("untuned", "majority")
 
     @property
     def done(self) -> bool:
         """Whether its runs ended well."""
-        return bool(self.row.get("status") == "done")
+        return self.row.status == "done"
 
     @cached_property
-    def cost(self) -> dict[str, Any]:
+    def cost(self) -> MeanCost:
         """Means over the seeds; of an older board `step_memory_bytes` is read from the runs."""
-        cost = self.row.get("cost") or {}
-        if not cost or "step_memory_bytes" in cost:
+        cost = self.row.cost or MeanCost()
+        if not cost.model_fields_set or "step_memory_bytes" in cost.model_fields_set:
             return cost
-        return cost | {"step_memory_bytes": mean_step_memory([run.result for run in self.runs])}
+        results = [run.finished for run in self.runs]
+        known = mean_step_memory([result for result in results if result]) if all(results) else None
+        return cost.model_copy(update={"step_memory_bytes": known})
 
     @property
     def times(self) -> list[float]:
         """Seconds of training of each seed, where runs took turns; empty where they were not alone."""
-        return list(self.row.get("train_seconds") or [])
+        return self.row.train_seconds or []
 
     @property
     def metrics(self) -> dict[str, float]:
         """Means over the seeds, of the test rows."""
-        return self.row.get("metrics") or {}
+        return self.row.metrics or {}
 
     @property
     def error(self) -> str:
         """What went wrong, or nothing."""
-        error = self.row.get("error")
-        if isinstance(error, dict):
-            return f"{error.get('kind', 'Error')}: {error.get('message', '')}"
-        return str(error) if error else ""
+        error = self.row.error
+        return f"{error.kind}: {error.message}" if isinstance(error, Failure) else error or ""
 
 
 @dataclass(frozen=True)
@@ -136,7 +94,7 @@ class Comparison:
     """leaderboard.json and all it points to."""
 
     folder: Path
-    board: dict[str, Any]
+    board: Leaderboard
     methods: list[Method]
     recipe: str
     """recipe.yaml, as it is."""
@@ -157,12 +115,12 @@ class Comparison:
     @property
     def primary(self) -> str:
         """Key of the metric that decides."""
-        return str(self.board["primary_metric"])
+        return self.board.primary_metric
 
     @property
     def higher_is_better(self) -> bool:
         """Direction of the metric that decides."""
-        return bool(self.board.get("higher_is_better", True))
+        return self.board.higher_is_better
 
     @property
     def model(self) -> str:
@@ -170,7 +128,7 @@ class Comparison:
         several = list(dict.fromkeys(method.on for method in self.methods if method.on))
         if several:
             return f"{', '.join(several[:-1])} and {several[-1]}" if several[1:] else several[0]
-        model = self.board.get("model")
+        model = self.board.model
         return str(model.get("name", "a model") if isinstance(model, dict) else model or "a model")
 
     @property
@@ -178,9 +136,7 @@ class Comparison:
         """Methods that finished, best first."""
         sign = -1 if self.higher_is_better else 1
         done = [method for method in self.methods if method.done and self.value(method) is not None]
-        return sorted(
-            done, key=lambda method: (method.row.get("rank") or 0, sign * (self.value(method) or 0))
-        )
+        return sorted(done, key=lambda method: (method.row.rank or 0, sign * (self.value(method) or 0)))
 
     @property
     def failed(self) -> list[Method]:
@@ -197,22 +153,17 @@ class Comparison:
 
         And with those of reading and decoding (`data.template`) of which any method has its own.
         """
-        recipe = self.board.get("recipe") or {}
-        recipe = recipe if isinstance(recipe, dict) else {}
+        recipe = self.board.recipe or {}
         entries = [entry for entry in recipe.get("methods") or [] if isinstance(entry, dict)]
         entry = next((entry for entry in entries if entry.get("name") == method.name), {})
-        config = entry.get(str(method.row.get("method"))) or {}
+        config = entry.get(method.row.method) or {}
         config = config | ({"model": method.on} if method.on else {})
         own = {f"train.{key}": value for key, value in (entry.get("train") or {}).items()}
         for section in ("data", "evaluation"):
             varied = dict.fromkeys(key for each in entries for key in each.get(section) or {})
             holds = {key: (recipe.get(section) or {}).get(key) for key in varied} | (entry.get(section) or {})
             own |= {f"{section}.{key}": value for key, value in holds.items()}
-        other = {
-            key: value
-            for key, value in entry.items()
-            if key not in _NOT_SETTINGS | {method.row.get("method")}
-        }
+        other = {key: value for key, value in entry.items() if key not in _NOT_SETTINGS | {method.row.method}}
         bits = entry.get("quantization", recipe.get("quantization"))
         other["quantization"] = _bits(bits)
         return config | {key: value for key, value in (own | other).items() if value is not None}
@@ -220,8 +171,7 @@ class Comparison:
     @property
     def warnings(self) -> list[str]:
         """What a reader of the ranking should know of the data and the settings."""
-        data = self.board.get("data") or {}
-        told = [str(text) for text in self.board.get("warnings") or data.get("warnings") or []]
+        told = self.board.warnings or (self.board.data.warnings if self.board.data else [])
         return [*self.changed, *told]
 
     @property
@@ -230,22 +180,19 @@ class Comparison:
         return any(method.on for method in self.methods)
 
     @property
-    def first_result(self) -> dict[str, Any]:
-        """result.json of any run that finished, for what all runs share (versions, data, model)."""
-        results = [run.result for method in self.ranked for run in method.runs if run.result]
-        return results[0] if results else {}
+    def first_result(self) -> RunResult | None:
+        """The result of any run that finished, for what all runs share (versions, data, model)."""
+        return next((run.finished for method in self.ranked for run in method.runs if run.finished), None)
 
 
-def mean_step_memory(results: Sequence[Mapping[str, Any]]) -> float | None:
+def mean_step_memory(results: Sequence[RunResult]) -> float | None:
     """Bytes of tensors at the peak of a training step, as measured, else as predicted: mean over runs.
 
     It is the same for each seed, but for the lengths of rows. None where nothing was trained, or where a run
     of an older version says nothing.
     """
-    steps = [(result.get("memory") or {}) for result in results]
-    totals = [(step.get("measured") or step.get("predicted") or {}).get("total") for step in steps]
-    known = [float(total) for total in totals if total]
-    return fmean(known) if known and len(known) == len(totals) else None
+    known = [float(result.memory.known) for result in results if result.memory and result.memory.known]
+    return fmean(known) if known and len(known) == len(results) else None
 
 
 def load(folder: Path) -> Comparison:
@@ -260,17 +207,13 @@ def load(folder: Path) -> Comparison:
             f"'{folder}' holds no comparison: it has no leaderboard.json.",
             remedy="Give the folder that `deltatune compare ... --out FOLDER` wrote.",
         )
-    board = _read_json(path)
-    if not {"rows", "primary_metric"} <= board.keys():
-        raise DeltatuneError(
-            f"'{path}' is no leaderboard: it lacks rows or primary_metric.",
-            remedy="Run `deltatune compare` again; finished runs are kept.",
-        )
+    content = read(path)
     recipe = folder / "recipe.yaml"
     text = recipe.read_text(encoding="utf-8", errors="replace") if recipe.is_file() else ""
-    text = text or json.dumps(board.get("recipe", {}), indent=2)
-    here = _relative_paths(board.get("recipe"), folder.resolve())
-    found = of_board(_replaced(board, here), folder, text)
+    text = text or json.dumps(content.get("recipe", {}), indent=2)
+    here = _relative_paths(content.get("recipe"), folder.resolve())
+    board = Leaderboard.of(_replaced(content, here), f"'{path}'", remedy=AGAIN)
+    found = of_board(board, folder, text)
     runs = [run.folder for method in found.methods for run in method.runs if run.folder.is_dir()]
     changed = [text for part in (folder, *runs) for text in changes(part)]
     return replace(found, here=here, changed=changed)
@@ -300,16 +243,12 @@ def _replaced(value: Any, names: Mapping[str, str]) -> Any:
     return names.get(value, value) if isinstance(value, str) else value
 
 
-def of_board(board: dict[str, Any], folder: Path, recipe: str = "") -> Comparison:
+def of_board(board: Leaderboard, folder: Path, recipe: str = "") -> Comparison:
     """The comparison that a leaderboard describes; its runs lie within `folder`."""
-    short = _short_names(board.get("models") or [])
+    short = _short_names(board.models)
     methods = [
-        Method(
-            row,
-            [Run(_within(folder, str(name))) for name in row.get("runs") or []],
-            short.get(str(row.get("model")), ""),
-        )
-        for row in board["rows"]
+        Method(row, [Run(_within(folder, name)) for name in row.runs], short.get(row.model or "", ""))
+        for row in board.rows
     ]
     return Comparison(folder, board, methods, recipe)
 
@@ -324,7 +263,7 @@ def _within(folder: Path, name: str) -> Path:
         raise DeltatuneError(
             f"names the run {name!r}, which is not within the folder of the comparison.",
             field=str(folder / "leaderboard.json"),
-            remedy="Run `deltatune compare` again; finished runs are kept.",
+            remedy=AGAIN,
         )
     return folder / name
 
@@ -346,49 +285,3 @@ def _bits(quantization: Any) -> Any:
         f"{key} {str(value).lower()}" for key, value in quantization.items() if value != usual.get(key, value)
     ]
     return ", ".join([str(quantization.get("format")), *more])
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    return read_json(path, remedy="Run `deltatune compare` again; finished runs are kept.")
-
-
-def _lines(path: Path) -> Iterator[dict[str, Any]]:
-    """Objects of a JSONL file. The last line of a run that was killed may be half written; it is left out."""
-    if not path.is_file():
-        return
-    with path.open(encoding="utf-8", errors="replace") as handle:
-        for line in handle:
-            if (value := _object(line)) is not None:
-                yield value
-
-
-def _object(line: str) -> dict[str, Any] | None:
-    try:
-        value = json.loads(line)
-    except (ValueError, RecursionError):
-        return None
-    return value if isinstance(value, dict) else None
-
-
-def changes(folder: Path) -> list[str]:
-    """What of a run's files, or of a comparison's own, is not what was written, in words."""
-    name = f"'{folder.name}'"
-    try:
-        changed = changed_files(folder)
-    except DeltatuneError as error:
-        return [f"{name}: {error.what}"]
-    if changed:
-        return [f"{', '.join(changed)} in {name} is not what was written: changed or damaged since."]
-    path = folder / "predictions.jsonl"  # of version 0.1, without checksums
-    if changed is not None or not path.is_file():
-        return []
-    damaged = sum(line is None for line in whole_predictions(path))
-    return [f"predictions.jsonl in {name} has damaged lines: {damaged}."] if damaged else []
-
-
-def _finite(pairs: Iterator[tuple[Any, Any]] | Any) -> list[tuple[float, float]]:
-    return [
-        (float(step), float(value))
-        for step, value in pairs
-        if isinstance(step, int | float) and isinstance(value, int | float) and math.isfinite(value)
-    ]

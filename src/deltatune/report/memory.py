@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from markupsafe import Markup
 
 from deltatune.report.figures import Figure
 from deltatune.report.load import Method
 from deltatune.report.stacked import Bar, inline
+from deltatune.results import StepMemory
 
 MOST = 20
 """More methods than these are not drawn."""
@@ -20,15 +20,15 @@ def memory(methods: Sequence[Method]) -> list[Figure]:
     bars: list[Bar] = []
     errors: list[float] = []
     for method in methods:
-        kept = (run.result["memory"] for run in method.runs if run.result.get("memory"))
-        found: dict[str, Any] = next(kept, {})
-        measured, predicted = found.get("measured"), found.get("predicted")
+        kept = (run.finished.memory for run in method.runs if run.finished and run.finished.memory)
+        found = next(kept, StepMemory())
+        measured, predicted = found.measured, found.predicted
         if not measured or len(bars) >= 2 * MOST:
             continue
-        bars.append(Bar(method.shown, measured))
+        bars.append(Bar(method.shown, measured.parts))
         if predicted:
-            bars.append(Bar("predicted", predicted))
-            errors.append(abs(predicted["total"] / measured["total"] - 1))
+            bars.append(Bar("predicted", predicted.parts))
+            errors.append(abs(predicted.total / measured.total - 1))
     if not bars:
         return []
     note = (

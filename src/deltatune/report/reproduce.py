@@ -3,61 +3,88 @@
 from __future__ import annotations
 
 import hashlib
-from typing import Any
+from dataclasses import dataclass
 
 from deltatune.report.load import Comparison
+from deltatune.results import RunResult
 
 
-def reproduce(comparison: Comparison) -> dict[str, Any]:
-    """Gather it from the comparison's finished runs.
+@dataclass(frozen=True)
+class ModelUsed:
+    """A base of a comparison."""
 
-    Returns:
-        `commands` (lines for a shell), `seeds`, `commit` (None if not one and clean), `versions`, `models`
-        (name, revision, parameters and sha256 of the weights, of each), `data` and `recipe` (sha256 of rows,
-        for each template, and of the file), and `signatures` of metrics. What no run wrote down is empty.
-    """
-    results = [run.result for method in comparison.ranked for run in method.runs if run.result]
-    first: dict[str, Any] = results[0] if results else {}
-    versions = dict(first.get("versions") or {})
+    name: str
+    revision: str | None
+    parameters: int | None
+    fingerprint: str
+    """SHA-256 of its weights."""
+
+
+@dataclass(frozen=True)
+class Reproduction:
+    """What it takes; what no run wrote down is empty."""
+
+    commands: list[str]
+    """Lines for a shell."""
+    seeds: list[int]
+    commit: str | None
+    """None if not one and clean."""
+    versions: dict[str, str]
+    models: list[ModelUsed]
+    data: str | None
+    """SHA-256 of the rows, for each template."""
+    recipe: str | None
+    """SHA-256 of the file."""
+    signatures: dict[str, str]
+    """Of metrics."""
+
+
+def reproduce(comparison: Comparison) -> Reproduction:
+    """Gather it from the comparison's finished runs."""
+    results = [run.finished for method in comparison.ranked for run in method.runs if run.finished]
+    versions = results[0].versions if results else {}
     version = versions.get("deltatune")
-    rows = comparison.methods
-    hashes = dict.fromkeys(filter(None, ((one.get("data") or {}).get("fingerprint") for one in results)))
-    return {
-        "commands": [
+    return Reproduction(
+        commands=[
             *([f"pip install deltatune=={version}"] if version else []),
             "deltatune compare recipe.yaml --out DIR",
             "deltatune report DIR --format html",
         ],
-        "seeds": list(dict.fromkeys(seed for method in rows for seed in method.row.get("seeds") or [])),
-        "commit": _commit(comparison),
-        "versions": versions,
-        "models": _models(comparison),
-        "data": ", ".join(hashes) or None,
-        "recipe": hashlib.sha256(comparison.recipe.encode()).hexdigest() if comparison.recipe else None,
-        "signatures": dict(first.get("signatures") or {}),
-    }
+        seeds=list(dict.fromkeys(seed for method in comparison.methods for seed in method.row.seeds)),
+        commit=_commit(comparison),
+        versions=versions,
+        models=_models(comparison),
+        data=", ".join(dict.fromkeys(result.data.fingerprint for result in results)) or None,
+        recipe=hashlib.sha256(comparison.recipe.encode()).hexdigest() if comparison.recipe else None,
+        signatures=results[0].signatures if results else {},
+    )
 
 
-def _models(comparison: Comparison) -> list[dict[str, Any]]:
+def _finished(comparison: Comparison) -> list[RunResult]:
+    return [run.finished for method in comparison.methods for run in method.runs if run.finished]
+
+
+def _models(comparison: Comparison) -> list[ModelUsed]:
     """Each base once; quantized ones have a hash of their own."""
-    models = [run.result.get("model") or {} for method in comparison.methods for run in method.runs]
+    models = [result.model for result in _finished(comparison)]
     return list(
         {
-            model["fingerprint"]: {
-                "name": comparison.here.get(model["name"], model["name"]),
-                **{field: model.get(field) for field in ("revision", "parameters", "fingerprint")},
-            }
+            model.fingerprint: ModelUsed(
+                comparison.here.get(model.name, model.name),
+                model.revision,
+                model.parameters,
+                model.fingerprint,
+            )
             for model in models
-            if model.get("fingerprint")
+            if model.fingerprint
         }.values()
     )
 
 
 def _commit(comparison: Comparison) -> str | None:
     """The commit that all runs were made with, if there is one and nothing was changed on top of it."""
-    results = [run.result for method in comparison.methods for run in method.runs if run.result]
-    states = [result.get("git") or {} for result in results]
-    commits = {state.get("commit") for state in states}
-    if len(commits) != 1 or any(state.get("dirty") for state in states):
+    states = [result.git for result in _finished(comparison)]
+    commits = {state.commit if state else None for state in states}
+    if len(commits) != 1 or any(state and state.dirty for state in states):
         return None
     return commits.pop()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import re
+from dataclasses import asdict
 from pathlib import Path
 
 from deltatune.printable import printable_json
@@ -48,16 +49,16 @@ def render_markdown(comparison: Comparison) -> str:
     ]
     rows = [
         [
-            str(method.row.get("rank") or "\u2013"),
+            str(method.row.rank or "\u2013"),
             method.name,
-            *([f"{method.on}, {display.amount(method.cost.get('total_parameters'))}"] if several else []),
+            *([f"{method.on}, {display.amount(method.cost.total_parameters)}"] if several else []),
             display.metric(key, comparison.value(method)),
-            display.interval(key, method.row.get("interval")),
-            display.amount(method.cost.get("trained_parameters")),
-            display.duration(method.cost.get("train_seconds")),
-            display.size(method.cost.get("step_memory_bytes")),
-            display.size(method.cost.get("peak_memory_bytes")),
-            display.size(method.cost.get("file_bytes")),
+            display.interval(key, method.row.interval),
+            display.amount(method.cost.trained_parameters),
+            display.duration(method.cost.train_seconds),
+            display.size(method.cost.step_memory_bytes),
+            display.size(method.cost.peak_memory_bytes),
+            display.size(method.cost.file_bytes),
         ]
         for method in comparison.ranked
     ]
@@ -91,16 +92,16 @@ def _advice(comparison: Comparison) -> list[str]:
 def _again(comparison: Comparison) -> str:
     """Commands, and what tells whether data, models and versions are the same. The recipe is beside it."""
     again = reproduce(comparison)
-    lines = ["```bash", *again["commands"], "```", ""]
+    lines = ["```bash", *again.commands, "```", ""]
     facts = {
-        "Seeds": ", ".join(map(str, again["seeds"])),
-        "Commit": again["commit"],
-        "Recipe (recipe.yaml), sha256": again["recipe"],
-        "Data, sha256": again["data"],
-        "Versions": ", ".join(f"{name} {text}" for name, text in again["versions"].items()),
+        "Seeds": ", ".join(map(str, again.seeds)),
+        "Commit": again.commit,
+        "Recipe (recipe.yaml), sha256": again.recipe,
+        "Data, sha256": again.data,
+        "Versions": ", ".join(f"{name} {text}" for name, text in again.versions.items()),
     }
-    facts |= {f"Model {model['name']}, sha256": model["fingerprint"] for model in again["models"]}
-    facts |= {display.style(name).label: text for name, text in again["signatures"].items()}
+    facts |= {f"Model {model.name}, sha256": model.fingerprint for model in again.models}
+    facts |= {display.style(name).label: text for name, text in again.signatures.items()}
     return "\n".join(
         [*lines, *(f"- {_cell(name)}: {_cell(str(text))}" for name, text in facts.items() if text)]
     )
@@ -126,23 +127,22 @@ def render_json(comparison: Comparison) -> str:
         "verdict": plain(verdict(comparison)),
         "caveat": caveat(comparison),
     }
-    board = comparison.board | words | {"reproduce": reproduce(comparison)}
+    board = comparison.board.as_dict() | words | {"reproduce": asdict(reproduce(comparison))}
     return printable_json(board) + "\n"
 
 
 def _record(method: Method, keys: list[str], model_of_all: str) -> list[object]:
     row = method.row
-    low, high = row.get("interval") or ("", "")
-    model = row.get("model") or model_of_all
-    texts = [method.name, row.get("method", ""), model, row.get("status", ""), method.error]
+    low, high = row.interval or ("", "")
+    model = row.model or model_of_all
     cells = [
-        row.get("rank") or "",
-        *map(str, texts),
-        " ".join(map(str, row.get("seeds") or [])),
+        row.rank or "",
+        *(method.name, row.method, model, row.status, method.error),
+        " ".join(map(str, row.seeds)),
         low,
         high,
         *(method.metrics.get(key, "") for key in keys),
-        *(method.cost.get(key, "") for key in _COSTS),
+        *(getattr(method.cost, key) for key in _COSTS),
     ]
     return [_inert(cell) if isinstance(cell, str) else cell for cell in cells]
 

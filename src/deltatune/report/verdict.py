@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from deltatune.report import display
 from deltatune.report.costs import best, cheapest
@@ -24,11 +24,22 @@ MOST_TIED = 8  # a tie of more is not listed in full
 MOST_SENTENCES = 3  # of one kind; the table of pairs has the rest
 
 
+class Lead(NamedTuple):
+    """How far a method leads another; positive is better."""
+
+    lead: float
+    interval: list[float]
+    tie: bool
+    p: float
+    examples_needed: int | None
+    seeds_needed: int | None
+
+
 class _Beaten(NamedTuple):
     """A method that others beat, and the least of their leads."""
 
     method: Method
-    pair: dict[str, Any]
+    pair: Lead
     several: bool
 
 
@@ -37,7 +48,7 @@ def verdict(comparison: Comparison) -> list[Sentence]:
     ranked = comparison.ranked
     if not ranked:
         return [["No method finished, so there is nothing to compare."]]
-    if len(ranked) > 1 and not comparison.board.get("pairs"):
+    if len(ranked) > 1 and not comparison.board.pairs:
         return [_untested(comparison, ranked[0]), *_failures(comparison)]
     top = best(comparison)
     rest = [method for method in ranked if method not in top]
@@ -68,7 +79,7 @@ def caveat(comparison: Comparison) -> str:
 
 def _of_tokens(comparison: Comparison) -> str:
     """That losses a token of several models are no common measure, unless they were shown to be one."""
-    classes = str(comparison.board.get("task", "")).endswith("classification")
+    classes = (comparison.board.task or "").endswith("classification")
     shown = any("loss" in method.metrics for method in comparison.ranked)
     if not comparison.several_models or classes or not shown or comparison.primary in ("loss", "perplexity"):
         return ""
@@ -76,10 +87,12 @@ def _of_tokens(comparison: Comparison) -> str:
 
 
 def _of_intervals(comparison: Comparison) -> str:
-    tests = (comparison.board.get("data") or comparison.first_result.get("data") or {}).get("test")
-    seeds = max((len(method.row.get("seeds") or [0]) for method in comparison.methods), default=1)
+    first = comparison.first_result
+    data = comparison.board.data or (first and first.data)
+    tests = data and data.test
+    seeds = max((len(method.row.seeds) or 1 for method in comparison.methods), default=1)
     examples = f"{tests} test examples" if tests else "the test examples"
-    if not any(method.row.get("interval") for method in comparison.methods):
+    if not any(method.row.interval for method in comparison.methods):
         return (
             f"{style(comparison.primary).label} on {examples}; it has no value for one example, so there "
             "are no intervals and differences were not tested."
@@ -93,26 +106,23 @@ def _of_intervals(comparison: Comparison) -> str:
     return text
 
 
-def find_pair(comparison: Comparison, a: Method, b: Method) -> dict[str, Any] | None:
-    """The comparison of `a` with `b`, as a lead of `a` (positive is better), or None if it was not made."""
+def find_pair(comparison: Comparison, a: Method, b: Method) -> Lead | None:
+    """The comparison of `a` with `b`, as a lead of `a`, or None if it was not made."""
     sign = 1 if comparison.higher_is_better else -1
-    for pair in comparison.board.get("pairs") or []:
-        if {pair["a"], pair["b"]} != {a.name, b.name} or a.name == b.name:
+    for pair in comparison.board.pairs:
+        if {pair.a, pair.b} != {a.name, b.name} or a.name == b.name:
             continue
-        turn = sign if pair["a"] == a.name else -sign
-        bounds = sorted([turn * pair["low"], turn * pair["high"]])
-        needed = {key: pair.get(key) for key in ("examples_needed", "seeds_needed")}
-        lead = turn * pair["difference"]
-        return {"lead": lead, "interval": bounds, "tie": pair["tie"], "p": pair["p"], **needed}
+        turn = sign if pair.a == a.name else -sign
+        bounds = sorted([turn * pair.low, turn * pair.high])
+        lead = turn * pair.difference
+        return Lead(lead, bounds, pair.tie, pair.p, pair.examples_needed, pair.seeds_needed)
     return None
 
 
 def _opening(comparison: Comparison, top: list[Method], *, alone: bool) -> Sentence:
     key, label = comparison.primary, style(comparison.primary).label
     first = top[0]
-    value = (
-        f"{label} {metric(key, comparison.value(first))} {interval(key, first.row.get('interval'))}".strip()
-    )
+    value = f"{label} {metric(key, comparison.value(first))} {interval(key, first.row.interval)}".strip()
     if alone:
         return ["Only ", Name(first.shown), f" finished: {value}."]
     if len(top) == 1:
@@ -149,10 +159,10 @@ def _beaten(comparison: Comparison, top: list[Method], rest: list[Method]) -> li
     partly: dict[tuple[str, ...], list[_Beaten]] = {}  # by the names of those that win
     for method in rest:
         leads = {best.name: find_pair(comparison, best, method) for best in top}
-        won = {name: pair for name, pair in leads.items() if pair and not pair["tie"] and pair["lead"] > 0}
+        won = {name: pair for name, pair in leads.items() if pair and not pair.tie and pair.lead > 0}
         if not won:
             continue
-        least = min(won.values(), key=lambda pair: float(pair["lead"]))
+        least = min(won.values(), key=lambda pair: pair.lead)
         group = clear if len(won) == len(top) else partly.setdefault(tuple(won), [])
         group.append(_Beaten(method, least, several=len(won) > 1))
     sentences: list[Sentence] = []
@@ -177,9 +187,9 @@ def _losers(comparison: Comparison, beaten: list[_Beaten], *, every: bool = Fals
         every: Whether nothing else is left.
     """
     if len(beaten) > MOST_NAMES:
-        closest = min(beaten, key=lambda loser: float(loser.pair["lead"]))
+        closest = min(beaten, key=lambda loser: loser.pair.lead)
         key, least = comparison.primary, "at least " if closest.several else ""
-        lead, bounds = metric(key, closest.pair["lead"], unit=False), interval(key, closest.pair["interval"])
+        lead, bounds = metric(key, closest.pair.lead, unit=False), interval(key, closest.pair.interval)
         where = "behind" if comparison.higher_is_better else "above"
         behind = f", is {least}{lead} {style(key).label} {where} {bounds}".rstrip()
         count = f"{'all ' if every else ''}{len(beaten)} others"
@@ -195,7 +205,7 @@ def _lower_ties(comparison: Comparison, rest: list[Method]) -> list[Sentence]:
     """Methods below the first rank that share one."""
     groups: dict[int, list[Method]] = {}
     for method in rest:
-        groups.setdefault(int(method.row.get("rank") or 0), []).append(method)
+        groups.setdefault(method.row.rank or 0, []).append(method)
     sentences: list[Sentence] = []
     for rank, group in groups.items():
         tuned = all(method.trained for method in group)
@@ -206,14 +216,14 @@ def _lower_ties(comparison: Comparison, rest: list[Method]) -> list[Sentence]:
     return sentences[:MOST_SENTENCES]
 
 
-def needs(pair: dict[str, Any]) -> str:
+def needs(pair: Lead) -> str:
     """`1,200 test examples in all or 9 seeds of each`: what would part a tie, if that is known.
 
     In two digits, rounded up: more would pretend to know the true difference.
     """
     counts = (
-        (pair.get("examples_needed"), "test examples in all"),
-        (pair.get("seeds_needed"), "seeds of each"),
+        (pair.examples_needed, "test examples in all"),
+        (pair.seeds_needed, "seeds of each"),
     )
     return " or ".join(f"{display.two_digits(count):,} {what}" for count, what in counts if count)
 
@@ -224,51 +234,51 @@ def _needed(comparison: Comparison, top: list[Method]) -> list[Sentence]:
     known = [(other, pair) for other, pair in pairs if pair and needs(pair)]
     if not known:
         return []
-    other, pair = min(known, key=lambda one: float(one[1]["examples_needed"] or math.inf))
+    other, pair = min(known, key=lambda one: one[1].examples_needed or math.inf)
     words = f" would take about {needs(pair)}, if they differ as much as they seem to."
     return [["To tell ", Name(top[0].shown), " and ", Name(other.shown), " apart", words]]
 
 
 def _tuned(comparison: Comparison) -> list[Sentence]:
     """How many learning rates, or other settings, each method was given to choose from."""
-    tunings = [method.row["tuning"] for method in comparison.ranked if method.row.get("tuning")]
+    tunings = [method.row.tuning for method in comparison.ranked if method.row.tuning]
     if not tunings:
         return []
-    most = max(len(tuning.get("tried") or []) for tuning in tunings)
-    rates = all(tuning.get("kind") == "rates" for tuning in tunings)
+    most = max(len(tuning.tried) for tuning in tunings)
+    rates = all(tuning.kind == "rates" for tuning in tunings)
     what = "The learning rate of each method is" if rates else "The settings of each method are"
     return [[f"{what} the best of {most} on validation rows."]]
 
 
 def _stopped(comparison: Comparison) -> list[Sentence]:
     """What early stopping saved, and what may be lost by it."""
-    halving = comparison.board.get("halving") or {}
-    count = len(halving.get("stopped") or [])
-    if not count:
+    halving = comparison.board.halving
+    if halving is None or not halving.stopped:
         return []
+    count = len(halving.stopped)
     what = "1 configuration was" if count == 1 else f"{count:,} configurations were"
-    saved = display.share(halving.get("saved_share", 0.0), 1)
+    saved = display.share(halving.saved_share, 1)
     return [[f"{what} stopped early, which saved {saved} of the steps and may have lost a slow starter."]]
 
 
 def _tie_p(comparison: Comparison, group: list[Method]) -> str:
     """`p = .41` of a tie, of the closest call among several; nothing if not all of them tie."""
     pairs = [find_pair(comparison, a, b) for i, a in enumerate(group) for b in group[i + 1 :]]
-    if not all(pair and pair["tie"] for pair in pairs):
+    if not all(pair and pair.tie for pair in pairs):
         return ""
-    least = display.p_value(min(float(pair["p"]) for pair in pairs if pair))
+    least = display.p_value(min(pair.p for pair in pairs if pair))
     only = len(group) == 2 or least == display.p_value(1.0)
     return least if only else least.replace("=", "\u2265")
 
 
-def _gap(comparison: Comparison, pair: dict[str, Any], *, named: bool, least: bool) -> str:
+def _gap(comparison: Comparison, pair: Lead, *, named: bool, least: bool) -> str:
     """` by at least 3.1 ROUGE-L F [2.2, 4.0]`, or ` (Loss lower by 0.21 [0.15, 0.27])`.
 
     The metric is named once a sentence.
     """
     key = comparison.primary
     by = "by at least" if least else "by"
-    lead, bounds = metric(key, pair["lead"], unit=False), interval(key, pair["interval"])
+    lead, bounds = metric(key, pair.lead, unit=False), interval(key, pair.interval)
     label = style(key).label
     if comparison.higher_is_better:
         return " ".join(["", by, lead, *([label] if named else []), bounds])
@@ -278,21 +288,21 @@ def _gap(comparison: Comparison, pair: dict[str, Any], *, named: bool, least: bo
 def _against(comparison: Comparison, top: list[Method], kind: str) -> list[Sentence]:
     """Methods whose training was for nothing, so far as can be shown: each against a baseline on its base."""
     ranked = comparison.ranked
-    bases = {method.on: method for method in ranked if method.row.get("method") == kind}
+    bases = {method.on: method for method in ranked if method.row.method == kind}
     useless, harmful = [], []
     for method in ranked:
         base = bases.get(method.on)
-        if base is None or base in top or not method.trained or method.row.get("method") == kind:
+        if base is None or base in top or not method.trained or method.row.method == kind:
             continue
         pair = find_pair(comparison, method, base)
-        if pair and pair["tie"]:
+        if pair and pair.tie:
             useless.append(method)
-        elif pair and pair["lead"] < 0:
+        elif pair and pair.lead < 0:
             harmful.append(method)
     words = YARDSTICKS[kind]
     if kind == "untuned" and len(bases) > 1:
         words = "the base that it tunes"
-    elif any(base.row.get("random_head") for base in bases.values()):
+    elif any(base.row.random_head for base in bases.values()):
         words = f"{words} with a random head"
     sentences: list[Sentence] = []
     if useless:

@@ -100,9 +100,9 @@ class DataUsed(Record):
     """SHA-256 of the settings by which they are read."""
     labels: list[str] | None
     """All classes, in the order of the head; null for texts."""
-    train: int = 0
+    train: int | None = None
     """Training rows."""
-    validation: int = 0
+    validation: int | None = None
     """Validation rows."""
     test: int | None = None
     """Test rows."""
@@ -180,6 +180,9 @@ class PausedCost(Record):
     """Steps of the whole run."""
 
 
+STEP_PARTS = ("weights", "delta", "gradients", "optimizer", "activations", "logits", "temporary")
+
+
 class StepBytes(Record):
     """Bytes of tensors at the peak of a training step, by what they are for."""
 
@@ -203,6 +206,11 @@ class StepBytes(Record):
     """`tensors`, of what was measured."""
     allocator: int | None = None
     """What CUDA's allocator had given at most."""
+
+    @property
+    def parts(self) -> dict[str, int]:
+        """Bytes by part."""
+        return {name: getattr(self, name) for name in STEP_PARTS}
 
 
 class StepMemory(Record):

@@ -81,13 +81,7 @@ def load_without_run(folder: Path, given: Given, *, as_trained: bool, trust_remo
     _require_head(model, base)
     model.eval()
     encoder = Encoder(recipe.task, base.processor, recipe.data, base.labels, base.facts)
-    result: dict[str, Any] = {
-        "name": folder.name,
-        "method": saved.method,
-        "seed": None,
-        "data": {"labels": base.labels, "fingerprint": None},
-    }
-    return LoadedRun(folder, recipe, base, model, encoder, result)
+    return LoadedRun(folder, recipe, base, model, encoder, None, folder.name, saved.method)
 
 
 def _recipe(saved: SavedAdapter, place: Path, given: Given, *, trust_remote_code: bool) -> Recipe:

@@ -53,19 +53,19 @@ def load_run(
             f"'{folder / FILE}' was changed since the run wrote it: what it says now holds.", stacklevel=2
         )
     recipe = run_recipe(folder, trust_remote_code=trust_remote_code)
-    labels = result["data"]["labels"]
+    labels = result.data.labels
     # A delta acts on any precision, but it has learned to make up for the rounding of the base it saw.
     [entry] = recipe.methods
     bits = entry.quantization if as_trained else None
-    bfloat16 = as_trained and result["model"].get("dtype") == "bfloat16" and computes_bfloat16()
+    bfloat16 = as_trained and result.model.dtype == "bfloat16" and computes_bfloat16()
     dtype = "bfloat16" if bfloat16 else "float32"
-    before = "head" not in result["model"]  # runs of before compared labels to the letter
+    before = "head" not in result.model.model_fields_set  # runs of before compared labels to the letter
     base = load_base(recipe.model, recipe.task, labels, dtype=dtype, quantization=bits, as_spelled=before)
     model = AdaptedModel(base.model, base.new_modules, processor=base.processor)
     load_adapter(model, folder / "adapter", NAME, fingerprint=fingerprint(base.model))
     model.eval()
     encoder = Encoder(recipe.task, base.processor, recipe.data, labels, base.facts)
-    return LoadedRun(folder, recipe, base, model, encoder, result)
+    return LoadedRun(folder, recipe, base, model, encoder, result, result.name, result.method)
 
 
 def attach_run(loaded: LoadedRun, folder: Path, name: str) -> None:
@@ -77,7 +77,7 @@ def attach_run(loaded: LoadedRun, folder: Path, name: str) -> None:
     if is_without_run(folder):
         load_adapter(loaded.model, folder, name, fingerprint=fingerprint(loaded.base.model))
         return
-    if finished_result(folder)["data"]["labels"] != loaded.result["data"]["labels"]:
+    if finished_result(folder).data.labels != loaded.labels:
         raise AdapterError(
             f"the runs in '{loaded.folder}' and '{folder}' tell other classes apart.",
             remedy="Put runs of one task together.",

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from deltatune.core.model import AdaptedModel
 from deltatune.data.encode import Encoder
 from deltatune.models.load import LoadedBase
 from deltatune.recipe import Recipe
+from deltatune.results import RunResult
 
 NAME = "run"
 
@@ -23,7 +23,16 @@ class LoadedRun:
     base: LoadedBase
     model: AdaptedModel
     encoder: Encoder
-    result: dict[str, Any]
+    result: RunResult | None
+    """None of an adapter without a run."""
+    name: str
+    """Of the run's entry, or of the adapter's folder."""
+    method: str
+
+    @property
+    def labels(self) -> list[str] | None:
+        """Its classes, as its rows name them; None for texts."""
+        return self.result.data.labels if self.result else self.base.labels
 
     @property
     def names_rows(self) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import warnings as messages
 from collections.abc import Sequence
@@ -18,7 +17,7 @@ from deltatune.checkpoint.lock import NAME as LOCK
 from deltatune.checkpoint.lock import Lock
 from deltatune.checkpoint.manifest import NAME as MANIFEST
 from deltatune.checkpoint.manifest import checksums, read_manifest, vouch
-from deltatune.checkpoint.store import CERTIFICATE
+from deltatune.checkpoint.store import CERTIFICATE, read_certificate
 from deltatune.core.head import decoder_inputs
 from deltatune.data.load import load_data
 from deltatune.errors import DataError, DeltatuneError, ModelError, TrainingError
@@ -28,7 +27,7 @@ from deltatune.models.quiet import quiet
 from deltatune.recipe.given import Given
 from deltatune.runs.load import attach_run, load_run
 from deltatune.runs.loaded import NAME, LoadedRun
-from deltatune.train.certificate import ROUNDING, Certificate, Logits, rounding
+from deltatune.train.certificate import ROUNDING, Logits, Proof, rounding
 
 ROWS = 8
 Dtype = Literal["fp32", "bf16", "fp16"]
@@ -218,10 +217,10 @@ def require_replaceable(out: Path) -> None:
         return
     plain = plain and known is None and all(_OF_0_1.fullmatch(path.name) for path in out.iterdir())
     try:
-        lines = json.loads((out / CERTIFICATE).read_text(encoding="utf-8"))["lines"] if plain else []
-        merged = any(line["check"] == LINE for line in lines)
-    except (OSError, ValueError, KeyError, TypeError):
-        merged = False
+        certificate = read_certificate(out) if plain else None
+    except DeltatuneError:
+        certificate = None
+    merged = certificate is not None and any(line.check == LINE for line in certificate.lines)
     if not merged:
         raise DeltatuneError(
             f"'{out}' is not a model that was merged before.",
@@ -235,15 +234,15 @@ def _vouch(folder: Path) -> None:
     vouch(folder, KIND, checksums(folder, [path.name for path in folder.iterdir()]))
 
 
-def _certificate(loaded: LoadedRun, out: Path, others: Sequence[str]) -> Certificate:
+def _certificate(loaded: LoadedRun, out: Path, others: Sequence[str]) -> Proof:
     """The run's own certificate, to go on with; of several runs only what they are."""
     result = loaded.result
-    about = {"name": result["name"], "method": result["method"], "seed": result["seed"]}
+    about = {"name": loaded.name, "method": loaded.method, "seed": result.seed if result else None}
     if others:
-        return Certificate(out / CERTIFICATE, about | {"merged_with": list(others)})
-    certificate = Certificate(out / CERTIFICATE, about)
-    certificate.take(result.get("certificate") or [])
-    return certificate
+        return Proof(out / CERTIFICATE, about | {"merged_with": list(others)})
+    proof = Proof(out / CERTIFICATE, about)
+    proof.take(result.certificate if result else [])
+    return proof
 
 
 def _batch(loaded: LoadedRun) -> tuple[dict[str, Tensor], str]:

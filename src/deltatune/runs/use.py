@@ -69,7 +69,7 @@ def evaluate_run(
             remedy="Name a recipe with the task and the data; its data and evaluation sections are used.",
         )
     dataset = load_data(loaded.recipe.data, loaded.recipe.task)
-    if loaded.result["data"]["fingerprint"] not in (None, dataset.fingerprint):
+    if loaded.result is not None and loaded.result.data.fingerprint != dataset.fingerprint:
         observer.warn("The data have changed since the run; its own metrics are in result.json.")
     rows = getattr(dataset, split)
     if not rows:

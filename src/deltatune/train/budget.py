@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from pydantic import ValidationError
@@ -13,57 +12,12 @@ from deltatune.core.method import MethodConfig
 from deltatune.core.new_heads import head_parameters
 from deltatune.core.sites import BaseView
 from deltatune.errors import DeltatuneError, RecipeError
+from deltatune.results import Budget
 
 LARGEST = 2**20
 """No size beyond this is tried."""
-NEAR = 0.05
-"""A count that differs from the budget by a larger share is warned of."""
 
 C = TypeVar("C", bound=MethodConfig)
-
-
-@dataclass(frozen=True)
-class Budget:
-    """What a recipe's budget comes to for one method on one base."""
-
-    asked: int | str
-    """As the recipe has it."""
-    parameters: int
-    """Parameters that the recipe asks for, heads of classifiers not counted."""
-    trained: int
-    """Parameters that the method trains, heads not counted."""
-    size: str | None
-    """The setting that was chosen, or None: the method has none and trains what it trains."""
-    value: int | None
-    """What it was set to."""
-
-    @property
-    def warning(self) -> str | None:
-        """What a reader of the comparison has to know, if the budget is not met."""
-        if self.trained == 0:  # a head alone
-            return None
-        if self.size is None:
-            return (
-                f"has no size that a budget could set: it trains {self.trained:,} parameters, "
-                f"not {self.parameters:,}."
-            )
-        if abs(self.trained - self.parameters) > NEAR * self.parameters:
-            return (
-                f"comes no nearer to the budget of {self.parameters:,} trained parameters than "
-                f"{self.trained:,} ({self.size} {self.value})."
-            )
-        return None
-
-    def as_dict(self) -> dict[str, Any]:
-        """For plans and results."""
-        return {
-            "asked": self.asked,
-            "parameters": self.parameters,
-            "trained": self.trained,
-            "size": self.size,
-            "value": self.value,
-            "warning": self.warning,
-        }
 
 
 def budget_in_parameters(asked: int | str, total: int) -> int:
@@ -109,7 +63,8 @@ def sized_for(config: C, view: BaseView, asked: int | str, total: int) -> tuple[
     """
     budget = budget_in_parameters(asked, total)
     if config.size is None:
-        return config, Budget(asked, budget, count_trained(config, view), None, None)
+        trained = count_trained(config, view)
+        return config, Budget(asked=asked, parameters=budget, trained=trained, size=None, value=None)
 
     counts: dict[int, int | None] = {}
 
@@ -132,9 +87,11 @@ def sized_for(config: C, view: BaseView, asked: int | str, total: int) -> tuple[
             remedy=f"Allow {least:,} or more, choose fewer targets, or give the entry `budget: null`.",
         )
     best = _nearest(count, smallest, budget)
-    trained = count(best)
-    assert trained is not None
-    return config.with_size(best), Budget(asked, budget, trained, config.size, best)
+    reached = count(best)
+    assert reached is not None
+    return config.with_size(best), Budget(
+        asked=asked, parameters=budget, trained=reached, size=config.size, value=best
+    )
 
 
 def _smallest(config: MethodConfig, view: BaseView) -> int:

@@ -23,8 +23,8 @@ from deltatune.core.sites import BaseView
 from deltatune.data.supervised import Supervision
 from deltatune.errors import AdapterError, TargetError, TrainingError
 from deltatune.files import write_json
+from deltatune.results import SCHEMA, Certificate, CertificateLine
 
-SCHEMA = 1
 RELOADED = "reloaded"
 ROUNDING = {torch.float64: 1e-4, torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
 """How far logits that should be equal may differ, as a share of the largest, by what the base computes in.
@@ -37,32 +37,32 @@ formats, whose sums are kept in float32.
 """
 
 
-class Certificate:
+class Proof:
     """Lines of proof. The first that fails ends the run.
 
     Args:
         path: Where certificate.json is written.
-        about: What the lines are about (name, method, seed, ...); it goes into the file.
+        about: What the lines are about (name, method, seed, delta); it goes into the file.
     """
 
     def __init__(self, path: Path, about: Mapping[str, Any]) -> None:
         self.path = path
         self.about = dict(about)
-        self._lines: dict[str, dict[str, Any]] = {}
+        self._lines: dict[str, CertificateLine] = {}
 
     @property
-    def lines(self) -> list[dict[str, Any]]:
-        """The lines so far, in order: `check`, `passed`, `detail`, `values`, and `remedy` if it failed."""
+    def lines(self) -> list[CertificateLine]:
+        """The lines so far, in order."""
         return list(self._lines.values())
 
     @property
     def failed(self) -> bool:
         """Whether a line failed."""
-        return not all(line["passed"] for line in self.lines)
+        return not all(line.passed for line in self.lines)
 
-    def take(self, lines: Iterable[Mapping[str, Any]]) -> None:
+    def take(self, lines: Iterable[CertificateLine]) -> None:
         """Take over lines of the part of a run before an interruption."""
-        self._lines |= {str(line["check"]): dict(line) for line in lines}
+        self._lines |= {line.check: line for line in lines}
 
     def check(
         self, name: str, passed: bool, detail: str, remedy: str, values: Mapping[str, Any] | None = None
@@ -72,17 +72,17 @@ class Certificate:
         Raises:
             TrainingError: It failed. The file is written before.
         """
-        self._lines[name] = {"check": name, "passed": passed, "detail": detail, "values": dict(values or {})}
+        line = CertificateLine(check=name, passed=passed, detail=detail, values=dict(values or {}))
+        self._lines[name] = line if passed else line.model_copy(update={"remedy": remedy})
         if not passed:
-            self._lines[name]["remedy"] = remedy
             self.write()
             raise TrainingError(f"{name}: {detail}.", field="certificate", remedy=remedy)
 
     def write(self, *copies: Path) -> None:
         """Write the file, and the same beside what it is about."""
-        content = {"schema": SCHEMA, **self.about, "passed": not self.failed, "lines": self.lines}
+        content = Certificate(schema_=SCHEMA, **self.about, passed=not self.failed, lines=self.lines)
         for path in (self.path, *copies):
-            write_json(path, content)
+            write_json(path, content.as_dict())
 
     def targets(self, model: AdaptedModel, name: str) -> None:
         """Every selector reached a module that the delta acts on, and something is trained."""

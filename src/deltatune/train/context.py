@@ -8,10 +8,8 @@ run.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 
@@ -28,6 +26,7 @@ from deltatune.models.fingerprint import fingerprint_beside
 from deltatune.models.load import LoadedBase, OriginalWeights, load_base
 from deltatune.recipe.schema import MethodEntry, Recipe
 from deltatune.recipe.sections import DataSpec, ModelSpec
+from deltatune.results import BaseUsed, DataUsed, Origin, RunResult
 from deltatune.train.budget import Budget, sized_for
 from deltatune.train.machine import computes_bfloat16
 from deltatune.train.rundata import RunData, read_data, require_part, whose
@@ -154,44 +153,37 @@ class Context:
         shared = self._on(base.spec)
         shared.bases = {key: other for key, other in shared.bases.items() if other is not base}
 
-    def note_result(self, result: Mapping[str, Any]) -> None:
+    def note_result(self, result: RunResult) -> None:
         """Hold the runs to come to the base and the tokens of one that is finished.
 
         Raises:
             ChangedError: They are not those of an earlier one.
         """
-        model = result["model"]
-        name = f"{result['name']} (seed {result['seed']})"
-        self.hold(name, model, result["data"], str(model.get("fingerprint")), result.get("from"))
+        name = f"{result.name} (seed {result.seed})"
+        self.hold(name, result.model, result.data, str(result.model.fingerprint), result.origin)
 
     def hold(
-        self,
-        run: str,
-        model: Mapping[str, Any],
-        data: Mapping[str, Any],
-        base: str,
-        origin: Mapping[str, Any] | None = None,
+        self, run: str, model: BaseUsed, data: DataUsed, base: str, origin: Origin | None = None
     ) -> None:
         """Note what a run rests on, or refuse it if an earlier one had another: base, tokens, delta.
 
         Args:
             run: Its name.
-            model: The part `model` of its result; the weights' digest is not read from it.
-            data: The part `data`; version 0.1 did not write of which reading the tokens are.
+            model: The base; the weights' digest is not read from it.
+            data: The rows; version 0.1 did not write of which reading the tokens are.
             base: Digest of the base's weights.
-            origin: The part `from`, of a run that started from a saved delta.
+            origin: The saved delta that the run started from.
 
         Raises:
             ChangedError: They are not those of an earlier one.
         """
-        named = [model.get(part) for part in ("name", "revision")]
-        computed = [model.get(part) for part in ("dtype", "quantization")]
-        noted = {json.dumps(["weights of the base", *named, *computed]): base}
-        if "reading" in data:
-            noted[json.dumps(["tokens", *named, data["reading"], data["fingerprint"]])] = data["tokens"]
+        named = [model.name, model.revision]
+        noted = {json.dumps(["weights of the base", *named, model.dtype, model.quantization]): base}
+        if data.reading is not None and data.tokens is not None:
+            noted[json.dumps(["tokens", *named, data.reading, data.fingerprint])] = data.tokens
         if origin is not None:
-            key = json.dumps(["settings and tensors at the start", origin["path"]])
-            noted[key] = f"{origin['sha256']} {origin['settings']}"
+            key = json.dumps(["settings and tensors at the start", origin.path])
+            noted[key] = f"{origin.sha256} {origin.settings}"
         for key, digest in noted.items():
             known, by = self._noted.setdefault(key, (digest, run))
             if known != digest:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from deltatune.checkpoint.manifest import require_unchanged
 from deltatune.checkpoint.store import read_adapter
@@ -14,6 +13,7 @@ from deltatune.recipe.load import parse_recipe
 from deltatune.recipe.schema import ENTRY_KEYS, MethodEntry, Recipe
 from deltatune.recipe.sections import PARTS
 from deltatune.recipe.wanted import FILE, run_recipe
+from deltatune.results import DataUsed
 from deltatune.train.context import Context
 from deltatune.train.folder import CHANGED, finished_result
 
@@ -58,7 +58,7 @@ def open_extension(recipe: Recipe, entry: MethodEntry, seed: int, observer: Obse
     base = context.base(entry)
     inputs = context.data(entry, base).inputs(base.fingerprint)
     counts = {part: len(getattr(context.dataset, part)) for part in PARTS}
-    if changed := _changes(before["data"], inputs.rows, inputs.tokens, counts):
+    if changed := _changes(before.data, inputs.rows, inputs.tokens, counts):
         raise ChangedError(
             f"{changed} since the run in '{folder}' was trained.",
             field=FIELD,
@@ -66,20 +66,20 @@ def open_extension(recipe: Recipe, entry: MethodEntry, seed: int, observer: Obse
             f"{{{entry.method}: {{}}, from: {folder}}}.",
         )
     observer.log(
-        f"Goes on from the run in '{folder}' ({before['cost']['steps']:,} steps) with a fresh optimizer and "
+        f"Goes on from the run in '{folder}' ({before.cost.steps:,} steps) with a fresh optimizer and "
         "a learning rate that is scheduled over the added steps alone."
     )
     return context
 
 
-def _changes(before: dict[str, Any], rows: str, tokens: str, counts: dict[str, int]) -> str:
-    if before["fingerprint"] != rows:
+def _changes(before: DataUsed, rows: str, tokens: str, counts: dict[str, int]) -> str:
+    if before.fingerprint != rows:
         differ = [
-            f"{part} {before[part]:,} then, {count:,} now"
+            f"{part} {then:,} then, {count:,} now"
             for part, count in counts.items()
-            if before.get(part, count) != count
+            if (then := getattr(before, part)) not in (None, count)
         ]
         return f"the rows have changed ({'; '.join(differ) or 'as many, with other contents'})"
-    if before.get("tokens", tokens) != tokens:
+    if before.tokens not in (None, tokens):
         return "the limits of data, the tokenizer or the image processor have changed"
     return ""

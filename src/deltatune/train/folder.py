@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +12,8 @@ from deltatune.errors import AdapterError, DeltatuneError, RecipeError
 from deltatune.files import read_json
 from deltatune.recipe.schema import MethodEntry, Recipe
 from deltatune.recipe.written import differences, head_rate_of_then, is_written
+from deltatune.results import SCHEMA, AnyResult, FailedRun, Failure, PausedRun, RunResult, run_result
 
-SCHEMA = 1
 KIND = "run"
 WRITES = (
     "result.json", "resume", "metrics.jsonl", "predictions.jsonl", "certificate.json", "error.txt",
@@ -25,35 +24,9 @@ DECIDES = ("result.json", f"adapter/{CONFIG}", f"adapter/{OURS}")
 """Files of a run that decide what it does, besides its tensors, of whose checksum the last of them knows."""
 CHANGED = "Copy or train it again; or, if the change is meant, remove manifest.json, which vouches for it."
 ANEW = "Choose another folder, or start anew with --overwrite."
-_NUMBER, _MAYBE = (int, float), (int, float, type(None))
-_HOLDS: dict[str, dict[str, Any]] = {
-    "done": {
-        "name": str,
-        "seed": int,
-        "data.labels": (list, type(None)),
-        "data.fingerprint": str,
-        "data.warnings": list,
-        "model": dict,
-        "metrics.validation": dict,
-        "metrics.test": dict,
-        "cost.steps": _NUMBER,
-        "cost.train_seconds": _NUMBER,
-        "cost.peak_memory_bytes": _MAYBE,
-        "selected.by": str,
-    },
-    "paused": {
-        "cost.steps": _NUMBER,
-        "cost.planned_steps": _NUMBER,
-        "cost.train_seconds": _NUMBER,
-        "cost.peak_memory_bytes": _NUMBER,
-        "selected.value": _MAYBE,
-    },
-    "failed": {},
-}
-"""What others rely on in a result.json, by its status: field -> kinds of its value."""
 
 
-def prepare_folder(out: Path, own: Recipe, *, resume: bool, overwrite: bool) -> dict[str, Any] | None:
+def prepare_folder(out: Path, own: Recipe, *, resume: bool, overwrite: bool) -> RunResult | None:
     """Check the folder and put it in order, or return the result of a run that is finished.
 
     It is there, and locked. With `overwrite` nothing is removed yet: `clear_folder` does so once data and
@@ -75,7 +48,7 @@ def prepare_folder(out: Path, own: Recipe, *, resume: bool, overwrite: bool) -> 
     if overwrite:
         return None
     result = read_result(out, remedy=ANEW)
-    done = result is not None and result["status"] == "done"
+    done = isinstance(result, RunResult)
     if (done or state.exists()) and not resume:
         what, flags = (
             ("a finished run", "--overwrite") if done else ("an interrupted run", "--resume or --overwrite")
@@ -108,7 +81,7 @@ def prepare_folder(out: Path, own: Recipe, *, resume: bool, overwrite: bool) -> 
             remedy=head_rate_of_then(changed, own.dump())
             or "Use the recipe it was started with, another folder, or --overwrite.",
         )
-    if result is None or not done:
+    if not isinstance(result, RunResult):
         return None
     require_delta(out, result, remedy=ANEW)
     return result
@@ -122,10 +95,8 @@ def _other_length(before: Any, now: dict[str, Any]) -> str:
     return ", ".join(f"train.{key} {before[key]} there, {now[key]} here" for key in differ if key in before)
 
 
-def read_result(out: Path, *, remedy: str) -> dict[str, Any] | None:
-    """The content of a run's result.json; None if there is none.
-
-    Whoever reads it relies on what is checked here; a file of another program may have its name.
+def read_result(out: Path, *, remedy: str) -> AnyResult | None:
+    """A run's result.json; None if there is none. A file of another program may have its name.
 
     Raises:
         AdapterError: It cannot be read, or is no result of a run.
@@ -133,26 +104,12 @@ def read_result(out: Path, *, remedy: str) -> dict[str, Any] | None:
     path = out / "result.json"
     if not path.exists():
         return None
-    result = read_json(path, remedy=remedy, error=AdapterError)
-    status = result.get("status")
-    if not isinstance(status, str) or status not in _HOLDS:
-        raise AdapterError(
-            f"'{path}' is no result of a run: its status is {status!r}, not {', '.join(_HOLDS)}.",
-            remedy=remedy,
-        )
-    for field, kinds in _HOLDS[status].items():
-        value: Any = result
-        for step in field.split("."):
-            value = value.get(step, ...) if isinstance(value, dict) else ...
-        if value is ...:
-            raise AdapterError(f"'{path}' lacks {field}.", remedy=remedy)
-        if not isinstance(value, kinds):
-            raise AdapterError(f"'{path}' has a bad value for {field}: {value!r}.", remedy=remedy)
-    return result
+    content = read_json(path, remedy=remedy, error=AdapterError)
+    return run_result(content, f"'{path}'", remedy=remedy, error=AdapterError)
 
 
-def finished_result(folder: Path) -> dict[str, Any]:
-    """The content of result.json of a finished run, whose files are those that it wrote.
+def finished_result(folder: Path) -> RunResult:
+    """The result of a finished run, whose files are those that it wrote.
 
     Raises:
         AdapterError: It is no finished run, or was changed.
@@ -164,7 +121,7 @@ def finished_result(folder: Path) -> dict[str, Any]:
             remedy="Name a folder that `deltatune train` or `deltatune compare` wrote (out/.../runs/NAME).",
         )
     require_unchanged(folder, DECIDES, remedy=CHANGED)
-    if result["status"] != "done":
+    if not isinstance(result, RunResult):
         raise AdapterError(
             f"the run in '{folder}' did not finish.",
             remedy="Finish it first; `deltatune train --resume` continues it.",
@@ -172,13 +129,13 @@ def finished_result(folder: Path) -> dict[str, Any]:
     return result
 
 
-def require_delta(out: Path, result: Mapping[str, Any], *, remedy: str) -> None:
+def require_delta(out: Path, result: RunResult, *, remedy: str) -> None:
     """Check that the delta of a finished run is the one it saved.
 
     Raises:
         AdapterError: A file of it is missing or damaged.
     """
-    if result["cost"].get("file_bytes") == 0:  # of a method that stores nothing
+    if result.cost.file_bytes == 0:  # of a method that stores nothing
         return
     try:
         read_adapter(out / "adapter")
@@ -205,7 +162,8 @@ def _run_of_0_1(out: Path) -> bool:
         result = read_result(out, remedy=ANEW)
     except DeltatuneError:
         result = None
-    return (result is not None and result.get("schema") == SCHEMA) or is_written(out / "recipe.yaml")
+    ours = result is not None and "schema_" in result.model_fields_set and result.schema_ == SCHEMA
+    return ours or is_written(out / "recipe.yaml")
 
 
 def clear_folder(out: Path) -> None:
@@ -216,24 +174,23 @@ def clear_folder(out: Path) -> None:
 
 def is_done(out: Path) -> bool:
     """Whether the folder holds a finished run."""
-    result = read_result(out, remedy=ANEW)
-    return result is not None and result["status"] == "done"
+    return isinstance(read_result(out, remedy=ANEW), RunResult)
 
 
 def peak_before(out: Path) -> int:
     """Peak memory of the part of this run that was trained before it paused."""
     before = read_result(out, remedy=ANEW)
-    return int(before["cost"]["peak_memory_bytes"]) if before and before["status"] == "paused" else 0
+    return int(before.cost.peak_memory_bytes) if isinstance(before, PausedRun) else 0
 
 
-def failed_result(entry: MethodEntry, seed: int, error: Exception) -> dict[str, Any]:
-    """The content of result.json for a run that failed."""
-    return {
-        "schema": SCHEMA,
-        "status": "failed",
-        "error": {"kind": type(error).__name__, "message": str(error) or type(error).__name__},
-        "name": entry.name,
-        "method": entry.method,
-        "config": entry.config,
-        "seed": seed,
-    }
+def failed_result(entry: MethodEntry, seed: int, error: Exception) -> FailedRun:
+    """The result of a run that failed."""
+    return FailedRun(
+        schema_=SCHEMA,
+        status="failed",
+        error=Failure(kind=type(error).__name__, message=str(error) or type(error).__name__),
+        name=entry.name,
+        method=entry.method,
+        config=entry.config,
+        seed=seed,
+    )

@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from deltatune import units
 from deltatune.core.model import AdaptedModel
 from deltatune.core.observer import Observer
 from deltatune.core.trunk import Trunk, trunk_of
@@ -129,9 +130,10 @@ def keep_trunk(
     ends = np.cumsum([lengths[row] for row in order]).tolist()
     starts = dict(zip(order, [0, *ends], strict=False))
     places = [(starts[row], n) for row, n in enumerate(lengths)]
-    amount = f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"
     where = "memory" if in_memory else "a file"
-    observer.log(f"Kept the outputs of {trunk.what} for {len(features):,} rows ({amount} in {where}).")
+    observer.log(
+        f"Kept the outputs of {trunk.what} for {len(features):,} rows ({units.size(size)} in {where})."
+    )
     return KeptTrunk(trunk, kept, places, like, time.perf_counter() - started)
 
 

@@ -28,7 +28,7 @@ from deltatune.memory.batch import largest_micro_batch
 from deltatune.recipe.schema import EvaluationSpec, TrainSpec
 from deltatune.recipe.sections import seconds_of
 from deltatune.tasks import TASKS
-from deltatune.train.certificate import Certificate, snapshot
+from deltatune.train.certificate import Proof, snapshot
 from deltatune.train.inputs import Inputs
 from deltatune.train.kept import KeptTrunk, keep_trunk
 from deltatune.train.log import RunLog
@@ -44,6 +44,7 @@ from deltatune.train.state import (
     optimizer_state,
     random_state,
     state_explained,
+    state_lines,
 )
 from deltatune.train.steps import (
     Gradients,
@@ -75,7 +76,7 @@ class Trainer:
     seed: int
     out: Path
     observer: Observer
-    certificate: Certificate
+    certificate: Proof
     inputs: Inputs
     pause: Pause | None = None
     continues: bool = False
@@ -407,7 +408,7 @@ class Trainer:
                 "best": self.best_state,
                 "optimizer": optimizer_state(self.optimizer, self.parameters),
                 "rng": random_state(),
-                "certificate": self.certificate.lines,
+                "certificate": [line.as_dict() for line in self.certificate.lines],
             },
         )
 
@@ -418,7 +419,7 @@ class Trainer:
             self.progress = Progress(**state["progress"])
             self.micro = MicroBatches(self.spec, self.adapter, self.observer, self.progress.micro_batch)
             self.best_state = state["best"]
-            self.certificate.take(state["certificate"])
+            self.certificate.take(state_lines(state["certificate"], self.resume_folder))
             load_adapter_state(self.adapter, state["adapter"], self.model.device)
             load_optimizer_state(self.optimizer, self.parameters, state["optimizer"])
             load_random_state(state["rng"])

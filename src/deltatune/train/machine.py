@@ -11,11 +11,11 @@ import sys
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 import psutil
 import torch
 
+from deltatune.results import GitState
 from deltatune.train import container
 
 _PACKAGES = (
@@ -132,11 +132,11 @@ def versions() -> dict[str, str]:
     return found
 
 
-def git_state() -> dict[str, Any] | None:
+def git_state() -> GitState | None:
     """Commit of the working directory and whether it has changes; None outside a repository."""
     try:
         commit = _git("rev-parse", "HEAD")
-        return {"commit": commit, "dirty": bool(_git("status", "--porcelain"))}
+        return GitState(commit=commit, dirty=bool(_git("status", "--porcelain")))
     except (OSError, subprocess.SubprocessError):
         return None
 

@@ -18,7 +18,7 @@ from deltatune.data.encode import Encoded, Encoder
 from deltatune.evaluate.generation import next_token_logits
 from deltatune.tasks import TASKS
 from deltatune.tasks.task import Feature
-from deltatune.train.certificate import Certificate, logits, rounding
+from deltatune.train.certificate import Proof, logits, rounding
 
 LINE = "same alone as in a batch"
 ROWS = 8
@@ -27,7 +27,7 @@ LOGITS = 2**25
 
 
 def check_padding(
-    certificate: Certificate, model: AdaptedModel, encoder: Encoder, encoded: Encoded, batch_size: int
+    certificate: Proof, model: AdaptedModel, encoder: Encoder, encoded: Encoded, batch_size: int
 ) -> None:
     """Compare the scores of a few short rows of different lengths, alone and as one batch.
 

@@ -16,7 +16,6 @@ import math
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -24,6 +23,7 @@ from deltatune.core.adapter import Adapter
 from deltatune.core.model import AdaptedModel
 from deltatune.core.observer import Observer
 from deltatune.recipe.schema import MethodEntry
+from deltatune.results import PausedRun, RunResult
 from deltatune.train.context import Context
 from deltatune.train.joint import joint_gradients, together_key
 from deltatune.train.loop import Trainer
@@ -41,8 +41,8 @@ class Starter:
     out: Path
 
 
-Outcome = dict[str, Any] | Exception | None
-"""The content of a result.json, the error that ended the run, or None for one to be trained alone."""
+Outcome = RunResult | PausedRun | Exception | None
+"""The result of a run, the error that ended the run, or None for one to be trained alone."""
 
 
 def race(context: Context, starters: Sequence[Starter]) -> list[Outcome]:

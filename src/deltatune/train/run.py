@@ -7,14 +7,13 @@ import datetime
 import time
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from deltatune import quant
+from deltatune import quant, units
 from deltatune.checkpoint.folders import remove
 from deltatune.checkpoint.lock import Lock
 from deltatune.checkpoint.manifest import checksums, mark, vouch
@@ -30,12 +29,12 @@ from deltatune.memory.fit import fits
 from deltatune.models.fingerprint import fingerprint
 from deltatune.recipe.schema import MethodEntry, Recipe
 from deltatune.recipe.written import as_written
+from deltatune.results import BaseUsed, Origin, PausedRun, RunResult
 from deltatune.train.budget import Budget
-from deltatune.train.certificate import Certificate
+from deltatune.train.certificate import Proof
 from deltatune.train.context import Context, SharedBase
 from deltatune.train.folder import (
     KIND,
-    SCHEMA,
     WRITES,
     clear_folder,
     failed_result,
@@ -44,13 +43,14 @@ from deltatune.train.folder import (
 )
 from deltatune.train.forecast import this_machine
 from deltatune.train.loop import Pause, Trainer
-from deltatune.train.machine import PeakMemory, fast_cpu, git_state, versions
+from deltatune.train.machine import PeakMemory, fast_cpu
 from deltatune.train.optimizer import Rates
+from deltatune.train.outcome import finished, paused_at, rows_used
 from deltatune.train.padding import check_padding
 from deltatune.train.predicted import ample_memory, predicted_run
 from deltatune.train.probe import code_explained
 from deltatune.train.room import require_room
-from deltatune.train.start import Origin, attach, require_apart
+from deltatune.train.start import attach, require_apart
 from deltatune.train.steps import Progress
 
 NAME = "run"
@@ -68,7 +68,7 @@ def run(
     observer: Observer | None = None,
     context: Context | None = None,
     pause: Pause | None = None,
-) -> dict[str, Any]:
+) -> RunResult | PausedRun:
     """Train one method of a recipe with one seed, evaluate it on the test rows and write the run's folder.
 
     Args:
@@ -83,7 +83,7 @@ def run(
         pause: Asked after every validation whether to stop for now; `resume=True` goes on.
 
     Returns:
-        The content of result.json. Its status is "done", or "paused": the test rows have not been looked at.
+        What is in result.json. A run that was paused has not looked at the test rows.
 
     Raises:
         DeltatuneError: Anything that the user can mend; nothing half-written is left behind.
@@ -92,7 +92,7 @@ def run(
     one = open_run(
         recipe, entry, seed, out, resume=resume, overwrite=overwrite, observer=observer, context=context
     )
-    if isinstance(one, dict):
+    if isinstance(one, RunResult):
         return one
     try:
         with one.failing(), fast_cpu(), torch.random.fork_rng(range(torch.cuda.device_count())):
@@ -115,7 +115,7 @@ def open_run(
     context: Context | None = None,
     model: AdaptedModel | None = None,
     name: str = NAME,
-) -> Run | dict[str, Any]:
+) -> Run | RunResult:
     """Make everything ready for a run, with its adapter attached; or give the result of one that is finished.
 
     Arguments are those of `run`, and `model`: the entry's base, with the adapters of other runs, in which the
@@ -132,7 +132,7 @@ def open_run(
             remove(out / "resume")  # of a run that was killed while it removed this
             return finished
         context = context or Context.open(own, observer)
-        certificate = Certificate(
+        certificate = Proof(
             out / CERTIFICATE, {"name": entry.name, "method": entry.method, "seed": seed, "delta": None}
         )
         started = datetime.datetime.now(datetime.UTC)
@@ -177,7 +177,7 @@ class Run:
     seed: int
     out: Path
     observer: Observer
-    certificate: Certificate
+    certificate: Proof
     budget: Budget | None
     origin: Origin | None
     """The saved delta that it started from."""
@@ -195,17 +195,15 @@ class Run:
         self.data = self.context.data(self.entry, self.base)
         self.encoder = self.data.encoder
         self.inputs = self.data.inputs(self.base.fingerprint, self.origin.digest if self.origin else None)
-        self.about_base = {
-            "name": self.base.spec.name,
-            "revision": self.base.spec.revision,
-            "dtype": self.base.dtype,
-            "quantization": quant.describe(self.base.loaded.model),
-        }
-        self.about_rows = {
-            "fingerprint": self.inputs.rows,
-            "tokens": self.inputs.tokens,
-            "reading": self.data.reading,
-        }
+        self.about_base = BaseUsed(
+            name=self.base.spec.name,
+            revision=self.base.spec.revision,
+            dtype=self.base.dtype,
+            quantization=quant.describe(self.base.loaded.model),
+            fingerprint=self.base.fingerprint,
+            parameters=quant.parameter_count(self.base.loaded.model),
+            head=self._head(),
+        )
         self.config = self.model.configs[self.name]
         self.adapter = self.model.adapter(self.name)
         self.memory = PeakMemory(self.base.device)
@@ -222,7 +220,8 @@ class Run:
             yield
         except TrainingError as error:
             if self.certificate.failed:
-                write_json(self.out / "result.json", failed_result(self.entry, self.seed, error))
+                failed = failed_result(self.entry, self.seed, error)
+                write_json(self.out / "result.json", failed.as_dict())
             raise
 
     def begin(self, pause: Pause | None = None) -> Trainer | None:
@@ -232,8 +231,7 @@ class Run:
             pause: As of `run`.
         """
         name = f"{self.entry.name} (seed {self.seed})"
-        origin = asdict(self.origin) if self.origin else None
-        self.context.hold(name, self.about_base, self.about_rows, self.base.fingerprint, origin)
+        self.context.hold(name, self.about_base, rows_used(self), self.base.fingerprint, self.origin)
         torch.manual_seed(self.seed)
         trains, labels = self.config.trains, self.data.dataset.labels
         if labels:
@@ -275,8 +273,8 @@ class Run:
         )
         return self.trainer
 
-    def end(self, progress: Progress, peak: int) -> dict[str, Any]:
-        """Check, save and evaluate what was trained; write and give the content of result.json.
+    def end(self, progress: Progress, peak: int) -> RunResult | PausedRun:
+        """Check, save and evaluate what was trained; write and give the result.
 
         Args:
             progress: Where training ended.
@@ -285,28 +283,25 @@ class Run:
         if self.trainer is not None:
             peak = max(peak, self.trainer.memory.earlier_peak, peak_before(self.out))
         if self.trainer is not None and self.trainer.paused:
-            result = self._paused_result(progress, peak, self.trainer.total)
-        else:
-            result = self._result(progress, peak)
-        result["started"] = self.started.isoformat(timespec="seconds")
-        result["finished"] = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-        text = as_json(result)
-        if result["status"] == "done":  # what vouches for it comes first, so that no finished run is without
-            sums = checksums(self.out, [name for name in WRITES if name != "resume"])
-            vouch(self.out, KIND, sums | {"result.json": text_sha256(text)})
+            paused = paused_at(self, progress, peak, self.trainer.total)
+            write_text(self.out / "result.json", as_json(paused.as_dict()))
+            return paused
+        result = self._result(progress, peak)
+        text = as_json(result.as_dict())
+        # What vouches for it comes first, so that no finished run is without.
+        sums = checksums(self.out, [name for name in WRITES if name != "resume"])
+        vouch(self.out, KIND, sums | {"result.json": text_sha256(text)})
         write_text(self.out / "result.json", text)
-        if result["status"] == "done":
-            remove(self.out / "resume")
+        remove(self.out / "resume")
         return result
 
-    def _result(self, progress: Progress, peak: int) -> dict[str, Any]:
-        """The content of result.json."""
+    def _result(self, progress: Progress, peak: int) -> RunResult:
+        """What came of a run that is at its end."""
         if self.ample:
             self.predicted = self._predicted()
         self.model.eval()
         if self.trainer is not None:
             self.certificate.final_budget(self.adapter)
-        trained = [p for _, p in self.adapter.trainable()]
         self._save()
         evaluation, validation = self._evaluate(progress)
         monotonous = one_answer(evaluation.predictions) if self.config.trains else None
@@ -317,77 +312,7 @@ class Run:
         description = self.adapter.describe()
         if description is not None:
             self.observer.log(f"{self.entry.name}: {description}")
-        data, report = self.data.dataset, self.data.encoded("train").report
-        spec = self.entry.train
-        race = progress.raced > 1  # what a race takes at its peak is no run's own
-        as_asked = progress.micro_batch in (0, spec.micro_batch_size or spec.batch_size)
-        stored = self.adapter.stored()
-        total = quant.parameter_count(self.base.loaded.model)
-        return {
-            "schema": SCHEMA,
-            "status": "done",
-            "error": None,
-            "name": self.entry.name,
-            "method": self.entry.method,
-            "config": self.config.model_dump(mode="json"),
-            "budget": self.budget and self.budget.as_dict(),
-            "from": self.origin and asdict(self.origin),
-            "seed": self.seed,
-            "task": self.recipe.task,
-            "model": {
-                **self.about_base,
-                "fingerprint": self.base.fingerprint,
-                "parameters": total,
-                "head": self._head(),
-            },
-            "data": {
-                **self.about_rows,
-                "labels": self.encoder.labels,
-                "train": len(data.train),
-                "validation": len(data.validation),
-                "test": len(data.test),
-                "supervised_tokens": report.supervised_tokens,
-                "truncated_inputs": report.truncated_inputs,
-                "truncated_targets": report.truncated_targets,
-                "warnings": self.data.warnings(),
-            },
-            "metrics": {"validation": validation, "test": evaluation.metrics},
-            "signatures": evaluation.signatures,
-            "cost": {
-                "trained_parameters": sum(p.numel() for p in trained),
-                "stored_parameters": sum(t.numel() for t in stored.values()),
-                "total_parameters": total,
-                "trained_share": sum(p.numel() for p in trained) / total,
-                "peak_memory_bytes": None if race else peak,
-                "memory_kind": self.memory.kind,
-                "raced": progress.raced,
-                "race_peak_memory_bytes": peak if race else None,
-                "train_seconds": progress.seconds,
-                "evaluation_seconds": evaluation.seconds,
-                "tokens_per_second": progress.tokens / progress.seconds if progress.seconds else None,
-                "file_bytes": (self.out / "adapter" / TENSORS).stat().st_size if stored else 0,
-                "steps": progress.step,
-                "micro_batch_size": progress.micro_batch,
-                "epochs": progress.step * self.entry.train.batch_size / len(data.train),
-            },
-            "memory": {
-                "predicted": self.predicted if as_asked else None,
-                "measured": progress.memory or None,
-            },
-            "selected": {
-                "step": progress.step if progress.best is None else progress.best_step,
-                "by": self.recipe.evaluation.select_by,
-                "stopped_early": progress.stopped,
-            },
-            "rates": self.trainer and {"lr": self.trainer.rates.lr, "head_lr": self.trainer.rates.head},
-            "new_heads": list(self.base.loaded.new_modules),
-            "one_answer": monotonous,
-            "method_result": self.adapter.finish(),
-            "description": description,
-            "certificate": self.certificate.lines,
-            "versions": versions(),
-            "git": git_state(),
-        }
+        return finished(self, progress, peak, evaluation, validation, monotonous, description)
 
     def _rows_at_once(self, trains: bool) -> int:
         """The largest number of rows in a batch."""
@@ -408,35 +333,10 @@ class Run:
         limit = this_machine()["memory_bytes"]
         if found is not None and not fits(found["total"], limit):
             self.observer.warn(
-                f"{self.entry.name}: a training step takes {found['total'] / 1e9:.1f} GB, and there are "
-                f"{limit / 1e9:.1f} GB; `deltatune plan` says what to change."
+                f"{self.entry.name}: a training step takes {units.size(found['total'])}, and there are "
+                f"{units.size(limit)}; `deltatune plan` says what to change."
             )
         return found
-
-    def _paused_result(self, progress: Progress, peak: int, steps: int) -> dict[str, Any]:
-        """What is known of a run that is not at its end: how far it came, and its validation."""
-        return {
-            "schema": SCHEMA,
-            "status": "paused",
-            "error": None,
-            "name": self.entry.name,
-            "method": self.entry.method,
-            "config": self.config.model_dump(mode="json"),
-            "seed": self.seed,
-            "metrics": {"validation": progress.best_validation},
-            "cost": {
-                "train_seconds": progress.seconds,
-                "peak_memory_bytes": peak,
-                "steps": progress.step,
-                "planned_steps": steps,
-            },
-            "selected": {
-                "step": progress.best_step,
-                "by": self.recipe.evaluation.select_by,
-                "value": progress.best,
-                "stopped_early": progress.stopped,
-            },
-        }
 
     def _save(self) -> None:
         """Write the delta, and read it back."""

@@ -20,6 +20,7 @@ from deltatune.errors import AdapterError, RecipeError
 from deltatune.files import sha256, text_sha256
 from deltatune.methods import METHODS
 from deltatune.recipe.schema import MethodEntry
+from deltatune.results import Origin, RunResult
 from deltatune.train.budget import Budget
 from deltatune.train.folder import finished_result
 
@@ -38,26 +39,8 @@ class Start:
     folder: Path
     """That of the delta's files."""
     saved: SavedAdapter
-    run: dict[str, Any] | None
-    """The content of result.json, if the delta is that of a run."""
-
-
-@dataclass(frozen=True)
-class Origin:
-    """What a run started from, as its result and its resume state tell."""
-
-    path: str
-    sha256: str
-    """Of the delta's tensors."""
-    settings: str
-    """SHA-256 of the method's settings on this base, by which the tensors act."""
-    warning: str
-    """What must be known of the rows that it was trained on."""
-
-    @property
-    def digest(self) -> str:
-        """Of the delta: settings and tensors."""
-        return text_sha256(f"{self.sha256} {self.settings}")
+    run: RunResult | None
+    """The result, if the delta is that of a run."""
 
 
 def read_start(entry: MethodEntry) -> Start | None:
@@ -112,9 +95,9 @@ def attach(
         start_heads_(adapter, model.view, seed)
         return adapter, budget, None
     data = context.data(entry, base)
-    if start.run is not None and start.run["data"]["labels"] != base.loaded.labels:
+    if start.run is not None and start.run.data.labels != base.loaded.labels:
         raise RecipeError(
-            f"the run in '{start.path}' tells other classes apart: {start.run['data']['labels']}, and here "
+            f"the run in '{start.path}' tells other classes apart: {start.run.data.labels}, and here "
             f"they are {base.loaded.labels}.",
             field=FIELD,
             remedy="Start from a run with these classes.",
@@ -136,7 +119,13 @@ def attach(
     settings = text_sha256(model.configs[name].model_dump_json())
     warning = _seen(entry, start, data.dataset.fingerprint)
     context.warn(warning)
-    return adapter, None, Origin(str(start.path), sha256(start.folder / TENSORS), settings, warning)
+    return (
+        adapter,
+        None,
+        Origin(
+            path=str(start.path), sha256=sha256(start.folder / TENSORS), settings=settings, warning=warning
+        ),
+    )
 
 
 def require_apart(entry: MethodEntry, out: Path) -> None:
@@ -163,7 +152,7 @@ def _read(path: Path) -> Start:
     if (owner / "result.json").exists() or (owner / "recipe.yaml").exists():
         run = finished_result(owner)
         path = owner / "adapter"
-        if run["cost"].get("file_bytes") == 0:
+        if run.cost.file_bytes == 0:
             raise AdapterError(
                 f"the run in '{owner}' trained nothing, so it has no delta.", remedy="Leave from out."
             )
@@ -174,7 +163,7 @@ def _read(path: Path) -> Start:
 def _require_same_method(entry: MethodEntry, start: Start) -> None:
     saved = start.saved
     if saved.method != entry.method:
-        trained = start.run["method"] if start.run else saved.method
+        trained = start.run.method if start.run else saved.method
         was = f" (trained as {trained})" if trained != saved.method else ""
         raise RecipeError(
             f"the delta in '{start.path}' is one of {saved.method}{was}, and the entry {entry.name!r} is "
@@ -202,7 +191,7 @@ def _plain(value: Any) -> Any:
 def _require_trainable(start: Start) -> None:
     configs = [start.saved.config]
     if start.run is not None:  # as it was trained; what was saved may be another method
-        configs.append(METHODS.get(start.run["method"])(**start.run["config"]))
+        configs.append(METHODS.get(start.run.method)(**start.run.config))
     for config in configs:
         if reason := config.lost_when_saved():
             raise AdapterError(
@@ -219,7 +208,7 @@ def _seen(entry: MethodEntry, start: Start, rows: str) -> str:
             f"{entry.name} starts from the delta in '{start.path}'. What that was trained on is not known: "
             "it may have learned from the test rows."
         )
-    if start.run["data"]["fingerprint"] == rows:
+    if start.run.data.fingerprint == rows:
         return (
             f"{entry.name} starts from the run in '{start.path}', which was evaluated on the same test rows: "
             "they have been looked at before, so a choice to go on may rest on them."

@@ -12,7 +12,10 @@ from torch import Tensor
 
 from deltatune.core.adapter import Adapter
 from deltatune.errors import AdapterError
+from deltatune.results import CertificateLine
 from deltatune.train.certificate import snapshot
+
+ANEW = "Start the run again with --overwrite."
 
 
 def adapter_state(adapter: Adapter) -> dict[str, Any]:
@@ -70,9 +73,18 @@ def state_explained(folder: Path) -> Iterator[None]:
         yield
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise AdapterError(
-            f"the state in '{folder}' is not one of this run ({type(error).__name__}: {error}).",
-            remedy="Start the run again with --overwrite.",
+            f"the state in '{folder}' is not one of this run ({type(error).__name__}: {error}).", remedy=ANEW
         ) from error
+
+
+def state_lines(lines: Sequence[Any], folder: Path) -> list[CertificateLine]:
+    """The certificate's lines of the part of a run before an interruption.
+
+    Raises:
+        AdapterError: They are none.
+    """
+    where = f"a line of the certificate in '{folder}'"
+    return [CertificateLine.of(line, where, remedy=ANEW, error=AdapterError) for line in lines]
 
 
 def _copied(value: Any, device: torch.device | str = "cpu") -> Any:

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from deltatune import cache
+from deltatune import cache, units
 from deltatune.cli import output
 from deltatune.cli.options import Json
 from deltatune.errors import DeltatuneError, nearest
@@ -57,5 +57,5 @@ def show(
         output.emit_json(described)
         return
     title = f"Removed from {cache.cache_root()}" if action else f"Kept in {cache.cache_root()}"
-    sizes = {entry.name: output.size(entry.bytes) for entry in found}
-    output.fields(title, {**sizes, "in all": output.size(total)})
+    sizes = {entry.name: units.size(entry.bytes) for entry in found}
+    output.fields(title, {**sizes, "in all": units.size(total)})

@@ -121,11 +121,11 @@ def _compare(recipe: Recipe, out: Path, *, overwrite: bool, as_json: bool, quiet
     with watching(quiet=quiet) as observer:
         board = run_all(recipe, out, overwrite=overwrite, observer=observer)
     if as_json:
-        output.emit_json(board)
+        output.emit_json(board.as_dict())
     else:
         show.leaderboard(board, out)
         output.line(f"\nThe report: {out / 'report.html'}")
-    if any(row["status"] == "failed" for row in board["rows"]):
+    if any(row.status == "failed" for row in board.rows):
         raise typer.Exit(2)  # so that no script takes it for a whole comparison
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
+from deltatune import units
 from deltatune.cli import output
 from deltatune.cli.options import Json, Overrides, Quiet
 from deltatune.cli.progress import watching
@@ -147,7 +148,7 @@ def _show(found: dict[str, Any], *, proposing: bool) -> None:
     for heading in ("method", *_COLUMNS, "fits"):
         table.add_column(heading, justify="left" if heading == "method" else "right")
     for entry in done:
-        sizes = [output.size(entry["memory"][part]) for part in _COLUMNS]
+        sizes = [units.size(entry["memory"][part]) for part in _COLUMNS]
         table.add_row(*map(output.text, [entry["name"], *sizes, "yes" if entry["fits"] else "no"]))
     console.print(table)
     console.print()
@@ -174,27 +175,20 @@ def _work(entry: dict[str, Any], *, timed: bool) -> list[str]:
         entry["name"],
         base,
         rows + (f", {entry['micro_batches']} a step" if entry["micro_batches"] > 1 else ""),
-        output.number(entry["trained_parameters"]),
-        output.number(entry["total_parameters"]),
-        output.number(entry["stored_parameters"]),
-        output.size(entry["file_bytes"]),
-        _flops(entry["flops"]),
-        output.number(steps),
+        units.number(entry["trained_parameters"]),
+        units.number(entry["total_parameters"]),
+        units.number(entry["stored_parameters"]),
+        units.size(entry["file_bytes"]),
+        units.work(entry["flops"]),
+        units.number(steps),
     ]
     if timed:
-        cells += [output.seconds(entry.get("step_seconds")), output.seconds(entry.get("seconds"))]
+        cells += [units.duration(entry.get("step_seconds")), units.duration(entry.get("seconds"))]
     return cells
 
 
-def _flops(count: int) -> str:
-    for unit, factor in (("PFLOP", 1e15), ("TFLOP", 1e12), ("GFLOP", 1e9)):
-        if count >= factor:
-            return f"{count / factor:.3g} {unit}"
-    return f"{count / 1e6:.3g} MFLOP"
-
-
 def _explain(found: dict[str, Any], *, proposing: bool) -> None:
-    limit, machine = output.size(found["limit_bytes"]), found["machine"]
+    limit, machine = units.size(found["limit_bytes"]), found["machine"]
     where = "The budget is" if proposing else f"This machine ({machine['device']}) has"
     sizes = {
         "data": "Sizes are those of the data's largest micro-batch.",
@@ -204,7 +198,7 @@ def _explain(found: dict[str, Any], *, proposing: bool) -> None:
         sizes["data"] += (
             " Times are of training alone, without evaluation, by the mean length of the data's steps."
         )
-    text = f"\n{where} {limit}, of which {output.size(found['overhead_bytes'])} are for what is not a tensor."
+    text = f"\n{where} {limit}, of which {units.size(found['overhead_bytes'])} are for what is not a tensor."
     output.paragraph(f"{text} {sizes[found['lengths']]}")
     _say_disk(found)
     for entry in found["entries"]:
@@ -220,16 +214,16 @@ def _say_disk(found: dict[str, Any]) -> None:
     if not runs:
         return
     largest, all_runs = max(runs, key=lambda disk: disk["most"]), found["disk"]
-    kept = f", {output.size(largest['kept'])} the outputs of frozen layers" if largest["kept"] else ""
+    kept = f", {units.size(largest['kept'])} the outputs of frozen layers" if largest["kept"] else ""
     text = (
-        f"Disk: a run writes {output.size(largest['most'])} at most, of which "
-        f"{output.size(2 * largest['state'])} are the state for resuming, twice while it is replaced{kept}; "
-        f"{output.size(largest['left'])} are left of it."
+        f"Disk: a run writes {units.size(largest['most'])} at most, of which "
+        f"{units.size(2 * largest['state'])} are the state for resuming, twice while it is replaced{kept}; "
+        f"{units.size(largest['left'])} are left of it."
     )
     if all_runs["runs"] > 1:
         text += (
-            f" A comparison of its {all_runs['runs']} runs writes {output.size(all_runs['most'])} at most, "
-            f"and leaves {output.size(all_runs['left'])}."
+            f" A comparison of its {all_runs['runs']} runs writes {units.size(all_runs['most'])} at most, "
+            f"and leaves {units.size(all_runs['left'])}."
         )
     output.paragraph(text)
 
@@ -243,16 +237,16 @@ def _advise(entry: dict[str, Any]) -> None:
     if not entry["fits"]:
         output.line(f"\n{name} does not fit. What single changes come to:", "bold")
         for change in entry["changes"]:
-            total = output.size(change["total"])
+            total = units.size(change["total"])
             note = f"({change['note']}{'; fits' if change['fits'] else ''})"
             text = f"{total:>9}  {_set(change['settings'])}  {note}"
             output.line(f"  {text}")
         if proposal is None:
             output.line("  Nothing that plan tries makes it fit; take a smaller model or another method.")
     if proposal is not None and proposal["settings"]:
-        takes = output.size(proposal["total"])
+        takes = units.size(proposal["total"])
         if "step_seconds" in proposal:
-            takes += f" and {output.seconds(proposal['step_seconds'])} a step"
+            takes += f" and {units.duration(proposal['step_seconds'])} a step"
         text = f"Proposed for {name}, {takes}: {_set(proposal['settings'])}"
         output.line(text)
 

@@ -120,6 +120,7 @@ def train(
             planned = plan(loaded, entry, chosen_seed, observer=observer, context=context)
         output.emit_json(planned) if as_json else show.plan(entry.name, planned)
         return
+    from deltatune.results import RunResult
     from deltatune.train import run
 
     if out is None and recipe is None:
@@ -132,8 +133,9 @@ def train(
             loaded, entry, chosen_seed, folder,
             resume=resume, overwrite=overwrite, observer=observer, context=context,
         )  # fmt: skip
+    assert isinstance(result, RunResult)  # nothing pauses it
     if as_json:
-        output.emit_json(result)
+        output.emit_json(result.as_dict())
         return
     show.result(result)
     output.line(f"\nThe run is in {folder}")
