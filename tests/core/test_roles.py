@@ -82,6 +82,7 @@ WITHOUT_ATTENTION = {
     *("bit", "convnext", "convnextv2", "efficientnet", "focalnet", "hgnet_v2", "mobilenet_v1", "levit"),
     *("mobilenet_v2", "mobilevitv2", "poolformer", "pp_lcnet", "regnet", "resnet", "swiftformer", "textnet"),
     *("bamba", "jamba", "zamba2", "granitemoehybrid"),  # only in deeper layers than are built here
+    "gemma4_unified_assistant",  # reads the keys and values of another model
     *("moshi", "nemo_speechlm", "axk2", "zaya"),  # layers of their own kind; models of speech
 }
 

@@ -72,7 +72,7 @@ def _projections(letter: str, word: str, compressed: str) -> tuple[str, ...]:
         rf"{letter}|{letter}_(?:proj|lin|head|linear)|w{letter}|W{letter}|project_{letter}"
         rf"|{word}|{word}_proj|projection_{word}|to_{word}|{compressed}|{_FUSED_NAMES}"
     )
-    return (f"{_IN_ATTENTION}(?:{names})",)
+    return (rf"{_IN_ATTENTION}(?:{names})(?:\.linear)?",)  # some wrap their projections
 
 
 _GENERAL: Table = {
@@ -80,7 +80,8 @@ _GENERAL: Table = {
     "key": _projections("k", "key", "kv_b_proj|kv_proj"),
     "value": _projections("v", "value", "kv_b_proj|kv_proj"),
     "output": (
-        rf"{_IN_ATTENTION}(?:o|o_proj|out_proj|out_lin|post_proj|output\.dense|attention_out|dense|Wo|proj|c_proj)",
+        rf"{_IN_ATTENTION}(?:o|o_proj|out_proj|out_lin|post_proj|output\.dense|attention_out|dense|Wo|proj|c_proj)"
+        r"(?:\.linear)?",
     ),
     "mlp_in": (
         rf"{_IN_MLP}(?:fc1|fc_in|lin1|linear_1|layer_1|dense1|w1|w3|Wi|c_fc|gate_proj|up_proj|input_linear"

@@ -249,7 +249,7 @@ class BaseView:
         """
         sites: dict[str, AttentionSite] = {}
         for path in self.by_role("key"):
-            parent = path.rpartition(".")[0]
+            parent = path.removesuffix(".linear").rpartition(".")[0]
             scope = self.scope(path)
             if scope in scopes:
                 module = self.modules[parent]
