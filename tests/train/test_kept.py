@@ -146,7 +146,7 @@ def test_a_file_takes_the_place_of_memory(
     monkeypatch.setattr(KeptTrunk, "replaying", looked)
     observer = Listening()
     run(recipe, recipe.methods[0], 0, tmp_path / "file", observer=observer)
-    assert observer.kept[0].endswith("MB in a file).")
+    assert observer.kept[0].endswith("37.6 kB in a file).")
     assert (tmp_path / "memory" / DELTA).read_bytes() == (tmp_path / "file" / DELTA).read_bytes()
     assert all(
         names <= {"recipe.yaml", "metrics.jsonl", "resume", "manifest.json", ".deltatune-lock"}

@@ -60,7 +60,7 @@ def test_of_a_causal_model_whose_rows_have_targets_of_several_lengths(
 def test_an_untuned_run_has_nothing_to_measure(make_recipe: Callable[..., Recipe], tmp_path: Path) -> None:
     recipe = make_recipe("methods=[untuned]")
     memory = run(recipe, recipe.methods[0], 0, tmp_path / "run").memory
-    assert memory == {"predicted": None, "measured": None}
+    assert memory.as_dict() == {"predicted": None, "measured": None}
 
 
 def test_the_measured_step_is_like_the_others(
