@@ -11,9 +11,11 @@ import random
 import shutil
 import signal
 import time
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -250,6 +252,38 @@ def test_all_changes(
     with capsys.disabled():
         print(f"\n{name}, {kinds[0]}: {tally.tried} tried, {tally.happened} happened, {len(tally.bad)} bad")
     assert tally.bad == []
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(7200)
+@pytest.mark.parametrize("name", ["train", "compare"])
+def test_two_workers_in_one_folder(
+    scenarios: dict[str, Scenario], tmp_path: Path, name: str, capsys: Any
+) -> None:
+    """Both are killed again and again; one of them works at a time, and what comes of it is whole."""
+    scenario, out, ended = scenarios[name], tmp_path / "both/out", []
+    for place in (tmp_path / "reference/out", out):
+        place.parent.mkdir()
+    assert scenario(tmp_path / "reference/out").code == 0
+    (tmp_path / "other").mkdir()
+
+    def work(mine: Scenario, chance: random.Random) -> None:
+        ended.extend(mine(out, What(chance.randint(1, 60))) for _ in range(20))
+
+    with Commands(tmp_path / "other") as commands:
+        pair = [scenario, replace(scenario, commands=commands)]
+        threads = [Thread(target=work, args=(s, random.Random(n))) for n, s in enumerate(pair)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    codes = Counter(outcome.code for outcome in ended)
+    with capsys.disabled():
+        print(f"\n{name}, two workers: {dict(codes)}")
+    assert codes.keys() <= {0, 2, -signal.SIGKILL}
+    assert all("at work in" in outcome.text for outcome in ended if outcome.code == 2)
+    assert scenario(out).code == 0
+    assert content(out) == content(tmp_path / "reference/out")
 
 
 @pytest.mark.parametrize("limit", [1_500, 20_000])
