@@ -21,6 +21,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 MAKING = ("os.mkdir", "sqlite3.connect")
 CHANGES = (*MAKING, "os.rename", "os.remove", "os.rmdir", "os.truncate")
 
@@ -143,6 +145,9 @@ def _child(request: dict[str, Any], counted: int) -> None:
     what = What(**request["what"])
     if what.file_limit is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (what.file_limit, what.file_limit))
+    # torch makes its pool anew at its first use in a forked process, and not safely: of threads that load a
+    # model at once, one may find none ("Invalid thread pool!").
+    torch.set_num_threads(1)
     sys.addaudithook(_Hook(request["folder"], what, counted))
     os._exit(_command(request["arguments"]))
 

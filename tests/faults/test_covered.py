@@ -36,9 +36,12 @@ FILES = (
 
 
 @pytest.fixture
-def out(make_recipe: Make, tmp_path: Path) -> Path:
-    """A comparison of two entries."""
-    compare(make_recipe("train.max_steps=2", methods=["lora", "untuned"]), tmp_path / "out")
+def out(make_recipe: Make, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A comparison of two entries; each test has a copy of the one that the first test made."""
+    whole = tmp_path_factory.getbasetemp() / "covered"
+    if not whole.exists():
+        compare(make_recipe("train.max_steps=2", methods=["lora", "untuned"]), whole)
+    shutil.copytree(whole, tmp_path / "out")
     return tmp_path / "out"
 
 

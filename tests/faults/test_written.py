@@ -37,7 +37,7 @@ VALUES = st.recursive(
 )
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(st.dictionaries(TEXTS, VALUES, min_size=1, max_size=3))
 def test_every_value_comes_back(value: dict[str, Any]) -> None:
     text = as_written(value)
