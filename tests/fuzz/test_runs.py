@@ -104,6 +104,25 @@ def fuzz_adapters(finished: Path, folder: Path, base: Path, seeds: range) -> lis
     return outcomes
 
 
+FOUND: dict[str, tuple[str, dict[str, object]]] = {
+    "a checksum of a file that is not there": (f"adapter/{OURS}", {"files": {"x": ""}}),
+    "a checksum of a device that has no end": (f"adapter/{OURS}", {"files": {"/dev/zero": ""}}),
+    "checksums that are none": (f"adapter/{OURS}", {"files": [5]}),
+    "a run of no method": ("result.json", {"method": None}),
+    "settings that are none of its method": ("result.json", {"config": {"r": "x", "y": 1}}),
+    "settings that are no settings": ("result.json", {"config": 5}),
+}
+
+
+@pytest.mark.parametrize(("name", "change"), FOUND.values(), ids=FOUND)
+def test_what_was_found_is_refused(name: str, change: dict[str, object], finished: Path) -> None:
+    (finished / MANIFEST).unlink()
+    content = json.loads((finished / name).read_text()) | change
+    content.pop(CHECKSUM, None)
+    (finished / name).write_text(json.dumps(sealed(content) if name != "result.json" else content))
+    assert not extended(finished)
+
+
 def test_mutated_runs_are_extended_or_refused(finished: Path, tmp_path: Path) -> None:
     assert extended(finished)
     outcomes = fuzz_runs(finished, tmp_path / "x", range(60))

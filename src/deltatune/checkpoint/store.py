@@ -139,6 +139,11 @@ def read_adapter(folder: Path) -> SavedAdapter:
     Raises:
         AdapterError: A file is missing, damaged, of an unknown method or does not match its checksum.
     """
+    with reading(folder):
+        return _read(folder)
+
+
+def _read(folder: Path) -> SavedAdapter:
     folder = foreign.adapter_folder(folder)
     peft = _read_json(folder / CONFIG)
     ours = _read_json(folder / OURS) if (folder / OURS).exists() else None
@@ -171,6 +176,11 @@ def _require_as_saved(ours: Mapping[str, Any], folder: Path) -> None:
         AdapterError: One differs.
     """
     files = {TENSORS: ours["sha256"], **ours.get("files", {})}
+    if unknown := files.keys() - {TENSORS, CONFIG}:  # a stranger's may name any file of this machine
+        raise AdapterError(
+            f"'{folder / OURS}' has a checksum of {sorted(unknown)[0]!r}, which is no file of a delta.",
+            remedy="Copy or train it again.",
+        )
     changed = [name for name, digest in files.items() if sha256(folder / name) != digest]
     if is_intact(ours) is False or (CHECKSUM in ours) != ("files" in ours):
         changed.append(OURS)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from deltatune.checkpoint.folders import reading
 from deltatune.checkpoint.foreign import adapter_folder
 from deltatune.checkpoint.store import TENSORS, SavedAdapter, load_adapter, read_adapter
 from deltatune.core.adapter import Adapter
@@ -191,7 +192,8 @@ def _plain(value: Any) -> Any:
 def _require_trainable(start: Start) -> None:
     configs = [start.saved.config]
     if start.run is not None:  # as it was trained; what was saved may be another method
-        configs.append(METHODS.get(start.run.method)(**start.run.config))
+        with reading(start.path):
+            configs.append(METHODS.get(start.run.method)(**start.run.config))
     for config in configs:
         if reason := config.lost_when_saved():
             raise AdapterError(
