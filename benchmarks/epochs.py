@@ -27,12 +27,12 @@ from peft_side import peft_trainer
 from turns import Side, Turn, Turns, TurnTaking, take_turns
 
 from deltatune.checkpoint.store import load_adapter
-from deltatune.compare.statistics import paired_bootstrap
+from deltatune.comparison.statistics import paired_bootstrap
 from deltatune.core.observer import Silent
-from deltatune.evaluate.loss import classify, row_losses
+from deltatune.evaluation.loss import classify, row_losses
 from deltatune.recipe import Recipe, parse_recipe
-from deltatune.train import Context, run
-from deltatune.train.machine import versions
+from deltatune.training import Context, run
+from deltatune.training.machine import versions
 
 TABLES = {
     "source": "bundled:table-titles",

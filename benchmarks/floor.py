@@ -33,8 +33,8 @@ from deltatune.methods.lora import LoraConfig
 from deltatune.models.load import load_base
 from deltatune.recipe.sections import ModelSpec
 from deltatune.tasks import TASKS as KINDS
-from deltatune.train.context import base_dtype
-from deltatune.train.machine import fast_cpu, versions
+from deltatune.training.context import base_dtype
+from deltatune.training.machine import fast_cpu, versions
 
 TASKS = {
     "t5-small": "text-to-text",

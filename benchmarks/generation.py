@@ -18,10 +18,10 @@ from epochs import MODELS, content_of
 
 from deltatune.core.model import AdaptedModel
 from deltatune.core.observer import Silent
-from deltatune.evaluate import Generation, generate
+from deltatune.evaluation import Generation, generate
 from deltatune.recipe import parse_recipe
-from deltatune.train import Context
-from deltatune.train.machine import versions
+from deltatune.training import Context
+from deltatune.training.machine import versions
 
 ROWS = 96
 

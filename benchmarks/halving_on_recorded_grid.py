@@ -36,8 +36,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from deltatune.compare.halving import Standing, halve, order
-from deltatune.evaluate import higher_is_better
+from deltatune.comparison.halving import Standing, halve, order
+from deltatune.evaluation import higher_is_better
 from deltatune.recipe.choosing import HalvingSpec
 
 SETTINGS = [(factor, rungs) for factor in (2, 3, 4) for rungs in (1, 2, 3)]

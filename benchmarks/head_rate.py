@@ -16,7 +16,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from deltatune.compare.runner import compare
+from deltatune.comparison.runner import compare
 from deltatune.files import write_json
 from deltatune.recipe import parse_recipe
 from deltatune.results import Leaderboard

@@ -20,11 +20,11 @@ from typing import Any
 from epochs import MODELS, TARGETS, content_of, without_validation
 from peft_side import peft_trainer
 
-from deltatune.compare.runner import compare
+from deltatune.comparison.runner import compare
 from deltatune.core.observer import Silent
 from deltatune.recipe import parse_recipe
-from deltatune.train import Context
-from deltatune.train.machine import versions
+from deltatune.training import Context
+from deltatune.training.machine import versions
 
 ROWS = 48
 TEST_ROWS = 32

@@ -32,10 +32,10 @@ from deltatune.models.load import DTYPES
 from deltatune.models.tasks import model_class
 from deltatune.quant.loading import loading_options
 from deltatune.recipe.sections import EvaluationSpec, QuantizationSpec, TrainSpec
-from deltatune.train.certificate import Proof
-from deltatune.train.inputs import Inputs
-from deltatune.train.loop import Trainer
-from deltatune.train.optimizer import Rates
+from deltatune.training.certificate import Proof
+from deltatune.training.inputs import Inputs
+from deltatune.training.loop import Trainer
+from deltatune.training.optimizer import Rates
 
 RESULT = Path(__file__).parent / "results" / "memory_accuracy.json"
 _SPECIAL = {"pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 2}

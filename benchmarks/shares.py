@@ -30,8 +30,8 @@ from deltatune.core.model import AdaptedModel
 from deltatune.core.observer import Silent
 from deltatune.data.batches import batches
 from deltatune.methods.lora import LoraDelta
-from deltatune.train import Context
-from deltatune.train.machine import computes_bfloat16, fast_cpu, versions
+from deltatune.training import Context
+from deltatune.training.machine import computes_bfloat16, fast_cpu, versions
 
 Off = Callable[[AdaptedModel], contextlib.AbstractContextManager[Any]]
 

@@ -29,8 +29,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deltatune.compare.sample import Sample, corpus_sample, row_sample
-from deltatune.compare.statistics import Draws, bootstrap_interval, holm, paired_bootstrap
+from deltatune.comparison.sample import Sample, corpus_sample, row_sample
+from deltatune.comparison.statistics import Draws, bootstrap_interval, holm, paired_bootstrap
 
 Random = np.random.Generator
 POPULATION = 4000

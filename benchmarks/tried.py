@@ -31,16 +31,16 @@ from deltatune.core.model import AdaptedModel
 from deltatune.core.observer import Silent
 from deltatune.core.sites import stacks
 from deltatune.data.batches import batches
-from deltatune.evaluate import generate
-from deltatune.evaluate.loss import row_losses
-from deltatune.evaluate.metrics import text_metrics
+from deltatune.evaluation import generate
+from deltatune.evaluation.loss import row_losses
+from deltatune.evaluation.metrics import text_metrics
 from deltatune.methods.lora import LoraConfig
 from deltatune.models.load import load_base
 from deltatune.recipe import parse_recipe
 from deltatune.recipe.sections import ModelSpec
-from deltatune.train import Context
-from deltatune.train.context import base_dtype
-from deltatune.train.machine import fast_cpu, versions
+from deltatune.training import Context
+from deltatune.training.context import base_dtype
+from deltatune.training.machine import fast_cpu, versions
 
 ROWS, TEST_ROWS, NEW_TOKENS, EPOCHS = 1000, 64, 24, 3
 LORA = {"lora": {"r": 8, "targets": ["all-linear"]}}

@@ -19,8 +19,8 @@ from epochs import BATCH, content_of
 
 from deltatune.core.observer import Silent
 from deltatune.recipe import parse_recipe
-from deltatune.train import Context, run
-from deltatune.train.machine import versions
+from deltatune.training import Context, run
+from deltatune.training.machine import versions
 
 EPOCHS = 5
 ROWS = {"smollm2-135m": 24, "minilm": 320}

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from deltatune.compare.runner import compare
+from deltatune.comparison.runner import compare
 from deltatune.report import render
 from deltatune.runs import evaluate_run, merge, predict
-from deltatune.train import run
-from deltatune.train.extend import extension, open_extension
+from deltatune.training import run
+from deltatune.training.extend import extension, open_extension
 from tests.fixtures.make_version_0_1 import place, recipe
 
 

@@ -15,7 +15,9 @@ from deltatune.errors import DeltatuneError, nearest
 from deltatune.files import make_folder
 
 MARK = "source.json"
-"""The file in each of its folders that says what the folder was made from."""
+"""The file in each folder of a model that says what the folder was made from."""
+ROWS = "rows"
+"""The folder of rows that were given in memory, a file for each data set."""
 
 
 def cache_root() -> Path:
@@ -48,7 +50,14 @@ class Entry:
 
 
 def entries() -> list[Entry]:
-    """What is in the cache, by name: folders with our mark, and what killed processes left beside them."""
+    """What is in the cache, by name: folders with our mark, what killed processes left, and rows."""
+    rows = [
+        Entry(path.name, path, path.stat().st_size) for path in sorted((cache_root() / ROWS).glob("*.jsonl"))
+    ]
+    return [*_models(), *rows]
+
+
+def _models() -> list[Entry]:
     folder = cache_root() / "models"
     if not folder.is_dir():
         return []
@@ -80,7 +89,7 @@ def clear(name: str | None = None) -> list[Entry]:
         aside = entry.path.with_name(f".cleared.{entry.name}.{os.getpid()}")
         try:
             entry.path.rename(aside)  # at once: another process never reads half of it
-            shutil.rmtree(aside)
+            shutil.rmtree(aside) if aside.is_dir() else aside.unlink()
         except OSError as error:
             raise DeltatuneError(
                 f"cannot remove '{entry.path}' ({error.strerror}).",

@@ -13,7 +13,7 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 from deltatune.recipe import Recipe
-from deltatune.train import run as train_run
+from deltatune.training import run as train_run
 from tests.tiny_recipe import make_recipe, rows, t5_folder
 
 __all__ = ["make_recipe", "rows", "t5_folder"]

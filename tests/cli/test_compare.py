@@ -55,7 +55,7 @@ WHOLE = Leaderboard.of(CONTENT | {"rows": CONTENT["rows"][:2]}, "it", remedy="")
 
 
 def test_compare_prints_ranks_ties_and_failures(recipe: Path, run: Callable, fake: Callable) -> None:
-    calls = fake("deltatune.compare.runner", "compare", BOARD)
+    calls = fake("deltatune.comparison.runner", "compare", BOARD)
     done = run("compare", recipe, "--out", "here")
     assert done.code == 2  # one failed
     assert [entry.name for entry in calls[0].arguments[0].methods] == ["untuned", "lora r4"]
@@ -68,16 +68,16 @@ def test_compare_prints_ranks_ties_and_failures(recipe: Path, run: Callable, fak
 
 
 def test_compare_json_and_default_folder(recipe: Path, run: Callable, fake: Callable) -> None:
-    calls = fake("deltatune.compare.runner", "compare", BOARD)
+    calls = fake("deltatune.comparison.runner", "compare", BOARD)
     done = run("compare", recipe, "--json")
     assert (json.loads(done.out), done.code) == (CONTENT, 2)
-    fake("deltatune.compare.runner", "compare", WHOLE)
+    fake("deltatune.comparison.runner", "compare", WHOLE)
     assert run("compare", recipe, "--json").code == 0
     assert calls[0].arguments[1] == Path("out/tables")
 
 
 def test_overwrite_is_handed_on(recipe: Path, run: Callable, fake: Callable) -> None:
-    calls = fake("deltatune.compare.runner", "compare", BOARD)
+    calls = fake("deltatune.comparison.runner", "compare", BOARD)
     run("compare", recipe)
     run("compare", recipe, "--overwrite")
     assert [call.options["overwrite"] for call in calls] == [False, True]
@@ -85,7 +85,7 @@ def test_overwrite_is_handed_on(recipe: Path, run: Callable, fake: Callable) -> 
 
 def test_dry_run_plans_every_method(recipe: Path, run: Callable, fake: Callable) -> None:
     shared = SimpleNamespace(open=lambda recipe, observer: "the data")
-    calls = fake("deltatune.train", "plan", {"steps": 12}, Context=shared)
+    calls = fake("deltatune.training", "plan", {"steps": 12}, Context=shared)
     done = run("compare", recipe, "--dry-run", "--json")
     assert json.loads(done.out) == {
         "seeds": [3, 4],
@@ -95,7 +95,7 @@ def test_dry_run_plans_every_method(recipe: Path, run: Callable, fake: Callable)
 
 
 def test_an_interrupted_comparison_says_how_to_go_on(recipe: Path, run: Callable, fake: Callable) -> None:
-    fake("deltatune.compare.runner", "compare", KeyboardInterrupt())
+    fake("deltatune.comparison.runner", "compare", KeyboardInterrupt())
     done = run("compare", recipe, "--out", "here")
     assert done.code == 130
     assert "Run the same command again to continue the comparison in 'here'." in done.err
@@ -121,7 +121,7 @@ def test_report_refuses_an_unknown_format(run: Callable) -> None:
 
 
 def test_the_demo_is_a_recipe_of_five_methods(run: Callable, fake: Callable) -> None:
-    calls = fake("deltatune.compare.runner", "compare", WHOLE)
+    calls = fake("deltatune.comparison.runner", "compare", WHOLE)
     done = run("demo", "--out", "demo", "--set", "train.epochs=1")
     assert done.code == 0, done.err
     loaded, out = calls[0].arguments
@@ -135,7 +135,7 @@ def test_the_demo_is_a_recipe_of_five_methods(run: Callable, fake: Callable) -> 
 def test_the_demo_shows_a_recipe_that_can_be_changed(
     tmp_path: Path, run: Callable, fake: Callable, arguments: tuple[str, ...]
 ) -> None:
-    fake("deltatune.compare.runner", "compare", WHOLE)
+    fake("deltatune.comparison.runner", "compare", WHOLE)
     path = tmp_path / "mine.yaml"
     path.write_text(run("demo", *arguments).out, encoding="utf-8")
     assert run("compare", path, "--json").code == 0

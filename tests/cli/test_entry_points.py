@@ -10,12 +10,12 @@ import pytest
 
 FOLDER = Path("run")
 CALLS = [
-    ("deltatune.train", "run", ("recipe", "entry", 0, FOLDER), ("resume", "overwrite", "observer")),
-    ("deltatune.train", "plan", ("recipe", "entry", 0), ("observer", "context")),
+    ("deltatune.training", "run", ("recipe", "entry", 0, FOLDER), ("resume", "overwrite", "observer")),
+    ("deltatune.training", "plan", ("recipe", "entry", 0), ("observer", "context")),
     ("deltatune.runs", "evaluate_run", (FOLDER,), ("split", "observer")),
     ("deltatune.runs", "predict", (FOLDER, ["text"]), ()),
-    ("deltatune.train.context", "Context.open", ("recipe", "observer"), ()),
-    ("deltatune.compare.runner", "compare", ("recipe", FOLDER), ("overwrite", "observer")),
+    ("deltatune.training.context", "Context.open", ("recipe", "observer"), ()),
+    ("deltatune.comparison.runner", "compare", ("recipe", FOLDER), ("overwrite", "observer")),
     ("deltatune.report", "write_report", (FOLDER,), ()),
     ("deltatune.report", "render", (FOLDER,), ("format",)),
     ("deltatune.checkpoint.store", "inspect", (FOLDER,), ()),

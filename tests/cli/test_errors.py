@@ -18,7 +18,7 @@ from deltatune.methods import METHODS
 
 def test_an_error_is_one_paragraph_and_exit_code_2(recipe: Path, run: Callable, fake: Callable) -> None:
     problem = DataError("no column 'titel'.", field="data.columns.target", remedy="Did you mean 'title'?")
-    fake("deltatune.train", "run", problem)
+    fake("deltatune.training", "run", problem)
     done = run("train", recipe, "-m", "untuned")
     assert done.code == 2
     assert done.err == "Error: data.columns.target: no column 'titel'. Did you mean 'title'?\n"
@@ -26,7 +26,7 @@ def test_an_error_is_one_paragraph_and_exit_code_2(recipe: Path, run: Callable, 
 
 
 def test_a_defect_is_short_and_exit_code_1(recipe: Path, run: Callable, fake: Callable) -> None:
-    fake("deltatune.train", "run", ZeroDivisionError("division by zero"))
+    fake("deltatune.training", "run", ZeroDivisionError("division by zero"))
     done = run("train", recipe, "-m", "untuned")
     assert done.code == 1
     assert done.err.startswith("Error: ZeroDivisionError: division by zero.")
@@ -37,7 +37,7 @@ def test_a_defect_is_short_and_exit_code_1(recipe: Path, run: Callable, fake: Ca
 def test_debug_shows_the_traceback(
     recipe: Path, run: Callable, fake: Callable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fake("deltatune.train", "run", ZeroDivisionError("division by zero"))
+    fake("deltatune.training", "run", ZeroDivisionError("division by zero"))
     done = run("--debug", "train", recipe, "-m", "untuned")
     assert done.code == 1
     assert "Traceback" in done.err
@@ -100,7 +100,7 @@ def test_an_ended_pipe_is_no_error(tmp_path: Path) -> None:
 
 def test_errors_are_json_on_stdout_beside_json(recipe: Path, run: Callable, fake: Callable) -> None:
     problem = DataError("no column 'titel'.", field="data.columns.target", remedy="Did you mean 'title'?")
-    fake("deltatune.train", "run", problem)
+    fake("deltatune.training", "run", problem)
     done = run("train", recipe, "-m", "untuned", "--json")
     assert done.code == 2
     assert json.loads(done.out) == {
@@ -113,9 +113,9 @@ def test_errors_are_json_on_stdout_beside_json(recipe: Path, run: Callable, fake
         }
     }
     assert done.err.startswith("Error: data.columns.target: no column")
-    fake("deltatune.train", "run", ZeroDivisionError("division by zero"))
+    fake("deltatune.training", "run", ZeroDivisionError("division by zero"))
     assert json.loads(run("train", recipe, "-m", "untuned", "--json").out)["error"]["exit_code"] == 1
-    fake("deltatune.train", "run", KeyboardInterrupt())
+    fake("deltatune.training", "run", KeyboardInterrupt())
     done = run("train", recipe, "-m", "untuned", "--json")
     assert (done.code, json.loads(done.out)["error"]["exit_code"]) == (130, 130)
     assert run("train", recipe, "-m", "untuned").out == "", "what one command asked for is not the next one's"
@@ -131,7 +131,7 @@ def test_errors_are_json_on_stdout_beside_json(recipe: Path, run: Callable, fake
 def test_a_missing_package_is_no_defect(
     recipe: Path, run: Callable, fake: Callable, error: Exception, words: str
 ) -> None:
-    fake("deltatune.train", "run", error)
+    fake("deltatune.training", "run", error)
     done = run("train", recipe, "-m", "untuned")
     assert done.code == 2
     assert words in done.err
@@ -159,7 +159,7 @@ def test_an_unfinished_method_of_the_users_is_no_defect_of_ours(
     def built(*_: Any, **__: Any) -> Any:
         return method().build(cast(Any, None))
 
-    fake("deltatune.train", "run", built)
+    fake("deltatune.training", "run", built)
     METHODS.add("mine", method)
     try:
         done = run("train", recipe, "-m", "untuned")
@@ -172,5 +172,5 @@ def test_an_unfinished_method_of_the_users_is_no_defect_of_ours(
 
 
 def test_an_unexpected_import_of_our_own_is_a_defect(recipe: Path, run: Callable, fake: Callable) -> None:
-    fake("deltatune.train", "run", ModuleNotFoundError("No module named 'x'", name="deltatune.x"))
+    fake("deltatune.training", "run", ModuleNotFoundError("No module named 'x'", name="deltatune.x"))
     assert run("train", recipe, "-m", "untuned").code == 1

@@ -58,7 +58,7 @@ def test_errors_and_warnings(recipe: Path, run: Callable, fake: Callable) -> Non
         observer.warn(f"warning {NASTY}")
         raise DataError(f"row {NASTY}", field=NASTY, remedy=NASTY)
 
-    fake("deltatune.train", "run", fails)
+    fake("deltatune.training", "run", fails)
     done = run("--debug", "train", recipe, "-m", "untuned")
     require_clean(done)
     for words in ("stage ", "log ", "Warning: warning ", "row "):
@@ -67,7 +67,7 @@ def test_errors_and_warnings(recipe: Path, run: Callable, fake: Callable) -> Non
 
 
 def test_defects_and_unknown_names(recipe: Path, run: Callable, fake: Callable) -> None:
-    fake("deltatune.train", "run", ZeroDivisionError(NASTY))
+    fake("deltatune.training", "run", ZeroDivisionError(NASTY))
     done = run("train", recipe, "-m", "untuned")
     require_clean(done)
     assert "[/x]" in done.err
@@ -99,11 +99,11 @@ def test_a_console_escapes_what_comes_by_any_way() -> None:
 
 @pytest.mark.parametrize("option", [[], ["--json"]])
 def test_train(recipe: Path, run: Callable, fake: Callable, option: list[str]) -> None:
-    fake("deltatune.train", "run", RESULT.model_copy(update={"name": NASTY}))
+    fake("deltatune.training", "run", RESULT.model_copy(update={"name": NASTY}))
     done = run("train", recipe, "-m", "lora r4", *option)
     assert done.code == 0, done.err
     require_clean(done)
-    fake("deltatune.train", "plan", PLAN | {"model": NASTY, "sites": [NASTY], "metrics": [NASTY]})
+    fake("deltatune.training", "plan", PLAN | {"model": NASTY, "sites": [NASTY], "metrics": [NASTY]})
     done = run("train", recipe, "-m", "lora r4", "--dry-run", *option)
     assert done.code == 0, done.err
     require_clean(done)
@@ -114,7 +114,7 @@ def test_compare(recipe: Path, run: Callable, fake: Callable, option: list[str])
     content, nasty = copy.deepcopy(CONTENT), NASTY.replace("\ud800", "")  # no record holds half a character
     content["rows"][0]["name"] = content["pairs"][0]["a"] = nasty
     content["rows"][2]["error"]["message"] = nasty
-    fake("deltatune.compare.runner", "compare", Leaderboard.of(content, "it", remedy=""))
+    fake("deltatune.comparison.runner", "compare", Leaderboard.of(content, "it", remedy=""))
     done = run("compare", recipe, *option)
     assert done.code == 2
     require_clean(done)
@@ -187,7 +187,7 @@ def test_check(recipe: Path, run: Callable, fake: Callable, option: list[str]) -
     sample = {"id": NASTY, "length": 1, "supervised": 1, "tokens": [{"text": NASTY, "supervised": True}]}
     pair = {"similarity": 1.0, "row": NASTY, "other": NASTY, "excerpt": NASTY, "other_excerpt": NASTY}
     fake(
-        "deltatune.train.preview",
+        "deltatune.training.preview",
         "preview",
         {
             "task": "text-classification",

@@ -73,7 +73,7 @@ def busy(*_: Any, observer: Any, **__: Any) -> dict[str, Any]:
 
 
 def test_train_passes_the_entry_seed_and_folder(recipe: Path, run: Callable, fake: Callable) -> None:
-    calls = fake("deltatune.train", "run", busy)
+    calls = fake("deltatune.training", "run", busy)
     done = run("train", recipe, "--method", "lora r4", "--set", "train.lr=1e-3", "--resume")
     assert done.code == 0, done.err
     loaded, entry, seed, out = calls[0].arguments
@@ -89,7 +89,7 @@ def test_train_passes_the_entry_seed_and_folder(recipe: Path, run: Callable, fak
 
 
 def test_json_is_alone_on_stdout(recipe: Path, run: Callable, fake: Callable) -> None:
-    fake("deltatune.train", "run", busy)
+    fake("deltatune.training", "run", busy)
     done = run("train", recipe, "-m", "lora r4", "--json")
     assert json.loads(done.out) == CONTENT
     assert "loading the model" in done.err
@@ -97,13 +97,13 @@ def test_json_is_alone_on_stdout(recipe: Path, run: Callable, fake: Callable) ->
 
 
 def test_quiet_leaves_warnings(recipe: Path, run: Callable, fake: Callable) -> None:
-    fake("deltatune.train", "run", busy)
+    fake("deltatune.training", "run", busy)
     done = run("train", recipe, "-m", "lora r4", "--quiet")
     assert done.err == "Warning: something is odd\n"
 
 
 def test_dry_run_prints_the_plan(recipe: Path, run: Callable, fake: Callable) -> None:
-    calls = fake("deltatune.train", "plan", PLAN)
+    calls = fake("deltatune.training", "plan", PLAN)
     done = run("train", recipe, "-m", "lora r4", "--dry-run", "--seed", "7")
     assert done.code == 0, done.err
     assert calls[0].arguments[1].name == "lora r4"
@@ -122,7 +122,7 @@ def test_several_methods_need_a_choice(recipe: Path, run: Callable) -> None:
 
 
 def test_an_interrupted_run_says_how_to_go_on(recipe: Path, run: Callable, fake: Callable) -> None:
-    fake("deltatune.train", "run", KeyboardInterrupt())
+    fake("deltatune.training", "run", KeyboardInterrupt())
     done = run("train", recipe, "-m", "lora r4")
     assert done.code == 130
     assert "Interrupted" in done.err
@@ -183,7 +183,7 @@ def test_predict_refuses_unclear_input(run: Callable, arguments: tuple[str, ...]
 
 @pytest.mark.parametrize("seed", ["-1", "4294967296"])
 def test_a_seed_is_held_to_the_recipes_rule(recipe: Path, run: Callable, fake: Callable, seed: str) -> None:
-    calls = fake("deltatune.train", "run", {})
+    calls = fake("deltatune.training", "run", {})
     done = run("train", recipe, "-m", "untuned", "--seed", seed)
     assert (done.code, calls) == (2, [])
     assert "seeds.0" in done.err

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 import yaml
 
-from deltatune.compare.runner import compare
+from deltatune.comparison.runner import compare
 from deltatune.errors import RecipeError
-from deltatune.evaluate import Prediction
-from deltatune.evaluate.monotony import FEW, one_answer
+from deltatune.evaluation import Prediction
+from deltatune.evaluation.monotony import FEW, one_answer
 from deltatune.methods import METHODS
 from deltatune.recipe import Recipe, parse_recipe
 from deltatune.recipe.baselines import with_baselines

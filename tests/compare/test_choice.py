@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from deltatune.checkpoint.manifest import mark
-from deltatune.compare.runner import compare
+from deltatune.comparison.runner import compare
 from deltatune.errors import RecipeError
 from deltatune.methods.untuned import UntunedConfig
 from deltatune.recipe import Recipe, parse_recipe

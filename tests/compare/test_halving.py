@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from benchmarks.halving_on_recorded_grid import describe, read_grid, study
 
-from deltatune.compare.halving import Standing, halve
+from deltatune.comparison.halving import Standing, halve
 from deltatune.recipe.choosing import HalvingSpec
 
 STEPS = 90

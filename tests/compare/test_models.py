@@ -11,14 +11,14 @@ import pytest
 import torch
 from transformers import BartConfig, BartForConditionalGeneration
 
-from deltatune.compare.runner import compare
+from deltatune.comparison.runner import compare
 from deltatune.core.observer import Silent
 from deltatune.errors import RecipeError
 from deltatune.recipe import Recipe, load_recipe
 from deltatune.report import render
 from deltatune.runs import evaluate_run
-from deltatune.train import Context, context, plan
-from deltatune.train.preview import preview
+from deltatune.training import Context, context, plan
+from deltatune.training.preview import preview
 from tests.tiny_tokenizers import tiny_tokenizer
 
 Make = Callable[..., Recipe]

@@ -9,20 +9,20 @@ from typing import Any
 
 import pytest
 
-from deltatune.compare import together
-from deltatune.compare.comparable import require_comparable
-from deltatune.compare.runner import compare
-from deltatune.compare.search import apply_settings
+from deltatune.comparison import together
+from deltatune.comparison.comparable import require_comparable
+from deltatune.comparison.runner import compare
+from deltatune.comparison.search import apply_settings
 from deltatune.core.observer import Silent
 from deltatune.errors import DataError, RecipeError
 from deltatune.recipe import Recipe, load_recipe
 from deltatune.report import render
 from deltatune.runs import evaluate_run
 from deltatune.runs.use import predict
-from deltatune.train import Context, plan, run, rundata
-from deltatune.train.forecast import forecast
-from deltatune.train.preview import preview
-from deltatune.train.race import Starter
+from deltatune.training import Context, plan, run, rundata
+from deltatune.training.forecast import forecast
+from deltatune.training.preview import preview
+from deltatune.training.race import Starter
 
 Make = Callable[..., Recipe]
 SAY = "Say what this is of: {input}"

@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 
 from deltatune.checkpoint.store import TENSORS
-from deltatune.compare.runner import compare
-from deltatune.compare.sample import row_ids
+from deltatune.comparison.runner import compare
+from deltatune.comparison.sample import row_ids
 from deltatune.errors import DataError, DeltatuneError, RecipeError
 from deltatune.recipe import Recipe
 from deltatune.recipe.written import as_written
 from deltatune.results import Leaderboard
-from deltatune.train import run
+from deltatune.training import run
 from tests.train.test_run import StopAfter
 
 Make = Callable[..., Recipe]

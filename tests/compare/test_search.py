@@ -18,8 +18,8 @@ from typing import Any
 import pytest
 import yaml
 
-from deltatune.compare import search as module
-from deltatune.compare.runner import compare
+from deltatune.comparison import search as module
+from deltatune.comparison.runner import compare
 from deltatune.core.observer import Silent
 from deltatune.errors import RecipeError
 from deltatune.recipe import Recipe, parse_recipe
@@ -188,7 +188,7 @@ WORKER = """
 import sys
 from pathlib import Path
 import yaml
-from deltatune.compare import runner, search
+from deltatune.comparison import runner, search
 from deltatune.recipe import parse_recipe
 
 search.HEARTBEAT, search.POLL = 1, 0.5

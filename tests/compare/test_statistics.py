@@ -17,9 +17,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from deltatune.compare.sample import Sample, corpus_sample, row_groups, row_sample
-from deltatune.compare.seeds import SeedSpread, student
-from deltatune.compare.statistics import (
+from deltatune.comparison.sample import Sample, corpus_sample, row_groups, row_sample
+from deltatune.comparison.seeds import SeedSpread, student
+from deltatune.comparison.statistics import (
     bootstrap_interval,
     holm,
     intervals,
@@ -106,7 +106,7 @@ def test_same_seed_same_result_and_chunks_do_not_matter(monkeypatch):
     assert paired_bootstrap(a, b, seed=3) == paired_bootstrap(a, b, seed=3)
     assert paired_bootstrap(a, b, seed=3) != paired_bootstrap(a, b, seed=4)
     whole = bootstrap_interval(a, resamples=1000)
-    monkeypatch.setattr("deltatune.compare.statistics._CELLS_AT_ONCE", 70)
+    monkeypatch.setattr("deltatune.comparison.statistics._CELLS_AT_ONCE", 70)
     assert bootstrap_interval(a, resamples=1000) == pytest.approx(whole)
 
 

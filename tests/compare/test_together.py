@@ -11,16 +11,16 @@ from typing import Any
 import pytest
 import torch
 
-from deltatune.compare import together
-from deltatune.compare.runner import compare
+from deltatune.comparison import together
+from deltatune.comparison.runner import compare
 from deltatune.core.observer import Silent
 from deltatune.errors import RecipeError
 from deltatune.memory.fit import OVERHEAD
 from deltatune.recipe import Recipe, parse_recipe
-from deltatune.train import Context
-from deltatune.train.predicted import predicted_run
-from deltatune.train.race import Starter
-from deltatune.train.width import width
+from deltatune.training import Context
+from deltatune.training.predicted import predicted_run
+from deltatune.training.race import Starter
+from deltatune.training.width import width
 from tests.train.test_race import StopAfter
 
 Make = Callable[..., Recipe]
@@ -124,9 +124,11 @@ def test_auto_takes_as_many_as_pay_and_fit(make_recipe: Make, monkeypatch: pytes
     weights = max(step["weights"] for step in steps if step)
     for count in (3, 2):
         limit = OVERHEAD + weights + sum(totals[:count])
-        monkeypatch.setattr("deltatune.train.width.this_machine", lambda limit=limit: {"memory_bytes": limit})
+        monkeypatch.setattr(
+            "deltatune.training.width.this_machine", lambda limit=limit: {"memory_bytes": limit}
+        )
         assert width(context, recipe.methods, 0, "auto") == count
-    monkeypatch.setattr("deltatune.train.width.this_machine", lambda: {"memory_bytes": 0})
+    monkeypatch.setattr("deltatune.training.width.this_machine", lambda: {"memory_bytes": 0})
     assert width(context, recipe.methods, 0, "auto") == 1
     monkeypatch.undo()
     large = make_recipe("together=auto", "train.batch_size=100", methods=["lora", "prefix"])

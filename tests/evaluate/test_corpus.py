@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from sacrebleu.metrics import BLEU, CHRF
 from sklearn.metrics import f1_score
 
-from deltatune.evaluate import METRICS
-from deltatune.evaluate.corpus import CORPUS_METRICS
+from deltatune.evaluation import METRICS
+from deltatune.evaluation.corpus import CORPUS_METRICS
 
 TEXTS = st.text(st.sampled_from("ab .ü"), max_size=24)
 CORPUS = st.lists(st.tuples(TEXTS, TEXTS), min_size=1, max_size=8)

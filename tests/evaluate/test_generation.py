@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from deltatune.evaluate import Generation, generate
-from deltatune.evaluate.generation import _finish
+from deltatune.evaluation import Generation, generate
+from deltatune.evaluation.generation import _finish
 
 from .conftest import EOS, Encoded, NumberEncoder
 

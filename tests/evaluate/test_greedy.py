@@ -7,7 +7,7 @@ from unittest import mock
 import pytest
 
 from deltatune.core.model import AdaptedModel
-from deltatune.evaluate.greedy import FEWEST, greedy_ids
+from deltatune.evaluation.greedy import FEWEST, greedy_ids
 from deltatune.methods.lora import LoraConfig
 from deltatune.methods.p_tuning_v2 import PTuningV2Config
 from deltatune.methods.prompt import PromptConfig

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from deltatune.errors import TrainingError
-from deltatune.evaluate import classify, loss_on
-from deltatune.evaluate.loss import row_losses, summed
+from deltatune.evaluation import classify, loss_on
+from deltatune.evaluation.loss import row_losses, summed
 
 
 @pytest.mark.parametrize("name", ["t5", "bart", "llama"])

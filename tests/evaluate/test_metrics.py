@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from rouge_score import rouge_scorer
 from sklearn.metrics import accuracy_score, f1_score
 
-from deltatune.evaluate import METRICS, Scores, classification_metrics, text_metric, text_metrics
-from deltatune.evaluate.generation import _PROOF, Generation
-from deltatune.evaluate.metrics import repetition
+from deltatune.evaluation import METRICS, Scores, classification_metrics, text_metric, text_metrics
+from deltatune.evaluation.generation import _PROOF, Generation
+from deltatune.evaluation.metrics import repetition
 
 REFERENCES = ["List of Bulgarian footballers", "1998 in film", "The running of the bulls", "Élan vital"]
 TEXTS = ["List of Bulgarian football players", "1998  in film", "running bulls bulls bulls bulls", "elan"]

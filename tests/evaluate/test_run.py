@@ -7,8 +7,8 @@ import pytest
 import sacrebleu
 
 from deltatune.errors import DataError, RecipeError
-from deltatune.evaluate import evaluate, generate, higher_is_better, loss_on, metric_keys, primary_metric
-from deltatune.evaluate.loss import row_losses
+from deltatune.evaluation import evaluate, generate, higher_is_better, loss_on, metric_keys, primary_metric
+from deltatune.evaluation.loss import row_losses
 
 from .conftest import Encoded
 

@@ -155,7 +155,7 @@ def _child(request: dict[str, Any], counted: int) -> None:
 def serve(log: str) -> None:
     """Fork a process for each request on stdin, and write how it ended to stdout."""
     import deltatune.cli.app
-    import deltatune.compare.runner
+    import deltatune.comparison.runner
     import deltatune.runs  # noqa: F401
 
     # What commands import on their way: each process would do so again.

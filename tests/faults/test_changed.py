@@ -11,14 +11,14 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from deltatune.compare.runner import compare
+from deltatune.comparison.runner import compare
 from deltatune.core.observer import Silent
 from deltatune.data.rows import Dataset, Row
 from deltatune.errors import AdapterError, ChangedError, DataError, DeltatuneError, RecipeError
 from deltatune.files import sealed
 from deltatune.recipe import Recipe
-from deltatune.train import run
-from deltatune.train.inputs import Inputs, dataset_digests
+from deltatune.training import run
+from deltatune.training.inputs import Inputs, dataset_digests
 from tests.train.test_run import StopAfter, lines
 
 Make = Callable[..., Recipe]

@@ -12,7 +12,7 @@ import pytest
 
 from deltatune.checkpoint.manifest import NAME, changed_files, read_manifest
 from deltatune.checkpoint.store import inspect
-from deltatune.compare.runner import compare
+from deltatune.comparison.runner import compare
 from deltatune.errors import AdapterError, DeltatuneError
 from deltatune.recipe import Recipe
 from deltatune.report import render

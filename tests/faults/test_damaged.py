@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from deltatune.compare.runner import compare
+from deltatune.comparison.runner import compare
 from deltatune.errors import DeltatuneError
 from deltatune.recipe import Recipe
-from deltatune.train import run
+from deltatune.training import run
 from tests.train.test_run import StopAfter
 
 Make = Callable[..., Recipe]

@@ -10,12 +10,12 @@ import pytest
 
 from deltatune.checkpoint.folders import atomic_folder, settle
 from deltatune.checkpoint.manifest import read_manifest
-from deltatune.compare.runner import WRITES as COMPARISON
-from deltatune.compare.runner import compare
+from deltatune.comparison.runner import WRITES as COMPARISON
+from deltatune.comparison.runner import compare
 from deltatune.errors import AdapterError, DeltatuneError, RecipeError
 from deltatune.recipe import Recipe
-from deltatune.train import run
-from deltatune.train.folder import WRITES as RUN
+from deltatune.training import run
+from deltatune.training.folder import WRITES as RUN
 
 Make = Callable[..., Recipe]
 THEIRS = (

@@ -13,10 +13,10 @@ import pytest
 
 from deltatune.checkpoint import lock
 from deltatune.checkpoint.lock import Lock
-from deltatune.compare.runner import compare
+from deltatune.comparison.runner import compare
 from deltatune.errors import InUseError
 from deltatune.recipe import Recipe
-from deltatune.train import run
+from deltatune.training import run
 
 Make = Callable[..., Recipe]
 HOLD = """

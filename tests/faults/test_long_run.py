@@ -11,8 +11,8 @@ import torch
 
 from deltatune.core.observer import Silent
 from deltatune.recipe import Recipe
-from deltatune.train import run
-from deltatune.train.forecast import forecast
+from deltatune.training import run
+from deltatune.training.forecast import forecast
 from tests.train.test_disk import size
 
 Make = Callable[..., Recipe]

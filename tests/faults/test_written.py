@@ -12,7 +12,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deltatune.compare.search import _storage
+from deltatune.comparison.search import _storage
 from deltatune.errors import RecipeError
 from deltatune.recipe import Recipe, load_recipe
 from deltatune.recipe.choosing import SearchSpec

@@ -19,8 +19,8 @@ from deltatune.files import CHECKSUM, sealed
 from deltatune.recipe import Recipe
 from deltatune.recipe.given import Given
 from deltatune.runs import load_run
-from deltatune.train import run
-from deltatune.train.extend import extension, open_extension
+from deltatune.training import run
+from deltatune.training.extend import extension, open_extension
 from tests.fuzz import mutations
 from tests.tiny_recipe import make_recipe, rows, t5_folder
 

@@ -16,7 +16,7 @@ from deltatune.errors import TargetError
 from deltatune.methods import METHODS
 from deltatune.methods.ia3 import Ia3InputDelta, Ia3OutputDelta
 from deltatune.methods.ln_tuning import norm_classes
-from deltatune.train.budget import sized_for
+from deltatune.training.budget import sized_for
 
 NAMES = ("adapter", "bitfit", "ia3", "ln_tuning", "oft", "miss", "shira")
 

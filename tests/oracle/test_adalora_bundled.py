@@ -13,7 +13,7 @@ from transformers import DataCollatorForSeq2Seq, Trainer, TrainingArguments
 from deltatune.core.observer import Silent
 from deltatune.models.load import load_base
 from deltatune.recipe import Recipe, parse_recipe
-from deltatune.train import Context, run
+from deltatune.training import Context, run
 
 STEPS, INIT_R, TARGET_R, MATRICES = 10, 6, 4, 48  # query and value of 8 + 8 + 8 attention layers
 

@@ -16,7 +16,7 @@ from deltatune.recipe import parse_recipe
 from deltatune.runs.load import load_run
 from deltatune.runs.merge import merge
 from deltatune.runs.use import evaluate_run
-from deltatune.train import Context, run
+from deltatune.training import Context, run
 from tests.tiny_tokenizers import tiny_tokenizer
 
 Make = Callable[..., Any]

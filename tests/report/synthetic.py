@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from deltatune.compare.statistics import bootstrap_interval, pairwise, shared_ranks, tie_matrix
+from deltatune.comparison.statistics import bootstrap_interval, pairwise, shared_ranks, tie_matrix
 
 HOSTILE = '<script>alert("x")</script><img src=http://evil.example/x onerror=alert(1)>'
 METHODS = {  # name: (method, true mean, parameters, seconds)

@@ -11,14 +11,14 @@ import pytest
 import torch
 import yaml
 
-from deltatune.compare.runner import compare
+from deltatune.comparison.runner import compare
 from deltatune.core.model import AdaptedModel
 from deltatune.core.observer import Silent
 from deltatune.errors import RecipeError, TargetError
 from deltatune.methods import METHODS
 from deltatune.recipe import Recipe, json_schema, parse_recipe
-from deltatune.train import plan, run
-from deltatune.train.budget import budget_in_parameters, count_trained, sized_for
+from deltatune.training import plan, run
+from deltatune.training.budget import budget_in_parameters, count_trained, sized_for
 from tests import tiny
 
 Make = Callable[..., Recipe]

@@ -12,8 +12,8 @@ from deltatune.memory.shapes import llama
 from deltatune.methods import METHODS
 from deltatune.recipe.sections import QuantizationSpec
 from deltatune.tasks.shapes import BatchShape
-from deltatune.train import calibrate
-from deltatune.train.calibrate import Rates
+from deltatune.training import calibrate
+from deltatune.training.calibrate import Rates
 
 LLAMA = llama(64, 128, 4, 4, vocab_size=400)
 

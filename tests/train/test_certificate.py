@@ -33,7 +33,7 @@ from deltatune.methods.lora import LoraConfig, low_rank_product
 from deltatune.models import load
 from deltatune.recipe import Recipe
 from deltatune.runs import merge
-from deltatune.train import Context, run
+from deltatune.training import Context, run
 from tests.tiny_tokenizers import tiny_tokenizer
 
 Make = Callable[..., Recipe]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from deltatune.train import container
-from deltatune.train.machine import available_memory, fast_cpu, total_memory
+from deltatune.training import container
+from deltatune.training.machine import available_memory, fast_cpu, total_memory
 
 GIB = 2**30
 

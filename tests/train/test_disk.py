@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from deltatune.recipe import Recipe
-from deltatune.train import run
-from deltatune.train.disk import runs_of
-from deltatune.train.forecast import forecast
-from deltatune.train.loop import Trainer
+from deltatune.training import run
+from deltatune.training.disk import runs_of
+from deltatune.training.forecast import forecast
+from deltatune.training.loop import Trainer
 
 Make = Callable[..., Recipe]
 

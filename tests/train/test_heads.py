@@ -23,8 +23,8 @@ from deltatune.models.fingerprint import fingerprint
 from deltatune.recipe import Recipe
 from deltatune.recipe.sections import HEAD_LR, TrainSpec
 from deltatune.runs import evaluate_run, predict
-from deltatune.train import Context, run
-from deltatune.train.optimizer import Rates, build_optimizer
+from deltatune.training import Context, run
+from deltatune.training.optimizer import Rates, build_optimizer
 from tests import tiny
 
 Make = Callable[..., Recipe]

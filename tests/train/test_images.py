@@ -13,9 +13,9 @@ from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
 from deltatune.core.observer import Silent
 from deltatune.recipe import Recipe, parse_recipe
 from deltatune.runs import Failed, predict
-from deltatune.train import run
-from deltatune.train.plan import plan
-from deltatune.train.preview import preview
+from deltatune.training import run
+from deltatune.training.plan import plan
+from deltatune.training.preview import preview
 
 
 class Heard(Silent):

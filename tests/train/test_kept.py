@@ -21,8 +21,8 @@ from deltatune.core.observer import Silent
 from deltatune.methods import METHODS
 from deltatune.recipe import Recipe
 from deltatune.tasks.task import Feature
-from deltatune.train import kept, run
-from deltatune.train.kept import KeptTrunk, _groups, keep_trunk
+from deltatune.training import kept, run
+from deltatune.training.kept import KeptTrunk, _groups, keep_trunk
 from tests import tiny
 from tests.tiny_tokenizers import tiny_tokenizer
 

@@ -15,7 +15,7 @@ from transformers import BertConfig, BertForSequenceClassification
 from deltatune.models import load
 from deltatune.recipe import Recipe
 from deltatune.runs import evaluate_run, merge, predict
-from deltatune.train import run
+from deltatune.training import run
 from tests.tiny_recipe import WORDS
 from tests.tiny_tokenizers import tiny_tokenizer
 

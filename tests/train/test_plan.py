@@ -9,8 +9,8 @@ import pytest
 
 from deltatune.methods import METHODS
 from deltatune.recipe import Recipe
-from deltatune.train.plan import plan
-from deltatune.train.run import run
+from deltatune.training.plan import plan
+from deltatune.training.run import run
 
 # What trains nothing, or needs another base, a package, or a search: 4 bits, the bridge, hard prompts.
 _NOT_HERE = {"untuned", "majority", "loftq", "peft", "hard_prompt"}

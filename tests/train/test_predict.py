@@ -19,11 +19,11 @@ from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
 from deltatune.cli.commands.train import _lines
 from deltatune.data.readers import Writing
 from deltatune.errors import DataError
-from deltatune.evaluate import probabilities
+from deltatune.evaluation import probabilities
 from deltatune.recipe import Recipe, parse_recipe
 from deltatune.runs import Failed, predict
 from deltatune.runs.inputs import named_inputs, read_inputs
-from deltatune.train import run
+from deltatune.training import run
 from tests.cli.conftest import run as command
 from tests.tiny_recipe import WORDS
 

@@ -24,14 +24,14 @@ from deltatune.methods.prefix import PrefixConfig
 from deltatune.recipe import Recipe
 from deltatune.recipe.sections import EvaluationSpec, TrainSpec
 from deltatune.results import RunResult
-from deltatune.train import Context, run
-from deltatune.train.certificate import Proof
-from deltatune.train.inputs import Inputs
-from deltatune.train.joint import joint_gradients, together_key
-from deltatune.train.loop import Trainer
-from deltatune.train.optimizer import Rates
-from deltatune.train.race import Starter, can_race, race
-from deltatune.train.steps import Gradients
+from deltatune.training import Context, run
+from deltatune.training.certificate import Proof
+from deltatune.training.inputs import Inputs
+from deltatune.training.joint import joint_gradients, together_key
+from deltatune.training.loop import Trainer
+from deltatune.training.optimizer import Rates
+from deltatune.training.race import Starter, can_race, race
+from deltatune.training.steps import Gradients
 from tests import tiny
 
 Make = Callable[..., Recipe]
@@ -228,7 +228,7 @@ def test_a_pass_that_does_not_fit_is_made_in_halves(
             raise torch.OutOfMemoryError("CUDA out of memory.")
         return found
 
-    monkeypatch.setattr("deltatune.train.race.joint_gradients", scarce)
+    monkeypatch.setattr("deltatune.training.race.joint_gradients", scarce)
     results = race(Context.open(recipe, Silent()), starters(recipe, tmp_path / "race"))
     assert sizes[:2] == [3, 2]
     assert set(sizes[1:]) == {2}

@@ -21,13 +21,13 @@ from transformers import (
 
 from deltatune.core.observer import Silent
 from deltatune.errors import DataError
-from deltatune.evaluate import Prediction
+from deltatune.evaluation import Prediction
 from deltatune.recipe import Recipe
 from deltatune.runs import evaluate_run, predict
 from deltatune.runs.use import Failed
-from deltatune.train import run
-from deltatune.train.forecast import forecast
-from deltatune.train.preview import preview
+from deltatune.training import run
+from deltatune.training.forecast import forecast
+from deltatune.training.preview import preview
 from tests.tiny_tokenizers import Kind, tiny_tokenizer
 
 Make = Callable[..., Recipe]

@@ -19,7 +19,7 @@ from deltatune.methods import METHODS
 from deltatune.recipe import Recipe
 from deltatune.runs import Failed, evaluate_run, predict
 from deltatune.runs.load import load_run
-from deltatune.train import plan, run
+from deltatune.training import plan, run
 
 Make = Callable[..., Recipe]
 

@@ -17,7 +17,7 @@ from deltatune.recipe.wanted import wanted
 from deltatune.report.load import of_board
 from deltatune.results import Leaderboard
 from deltatune.runs import evaluate_run, merge, predict
-from deltatune.train import run
+from deltatune.training import run
 from tests.cli.conftest import run as command
 
 __all__ = ["command"]

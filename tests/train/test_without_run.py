@@ -25,7 +25,7 @@ from deltatune.cli.app import app
 from deltatune.errors import AdapterError, DataError, DeltatuneError
 from deltatune.recipe import Recipe
 from deltatune.runs import Given, evaluate_run, load_run, merge, predict
-from deltatune.train import run
+from deltatune.training import run
 from tests.contract.checks import close
 from tests.oracle.bridge import perturb_trainable
 from tests.tiny_recipe import WORDS

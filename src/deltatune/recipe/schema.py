@@ -81,7 +81,7 @@ class MethodEntry(Section):
         """Make the method's config object. With a budget its size is the default, to be chosen for a base.
 
         Of an entry that starts from a saved delta, settings that are not given are the defaults, not the
-        delta's: `deltatune.train.start.settings_of` reads those.
+        delta's: `deltatune.training.start.settings_of` reads those.
         """
         return _method(self.method)(**self.config)
 
@@ -217,6 +217,23 @@ class Recipe(Section):
         """The entries, those on the same base together, so that each base need be loaded once."""
         models = self.models
         return sorted(self.methods, key=lambda entry: models.index(self.model_of(entry)))
+
+    def chosen(self, name: str | None, *, field: str) -> MethodEntry:
+        """Return the entry with this label, or the only one if there is no label.
+
+        Raises:
+            RecipeError: There is no such entry, or several and no label; `field` is where it is to be named.
+        """
+        if name is not None:
+            return self.entry(name)
+        if len(self.methods) == 1:
+            return self.methods[0]
+        raise RecipeError(
+            f"the recipe has {len(self.methods)} methods and train runs one.",
+            field=field,
+            remedy=f"Name one of: {', '.join(entry.name for entry in self.methods)}. "
+            "Or run them all with `deltatune compare`.",
+        )
 
     def entry(self, name: str) -> MethodEntry:
         """Return the method entry with this label.

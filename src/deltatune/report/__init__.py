@@ -11,7 +11,7 @@ from deltatune.printable import printable
 TEXTS = ("html", "md", "csv", "json", "svg")
 FORMATS = (*TEXTS, "png")
 
-__all__ = ["FORMATS", "render", "write_png", "write_report"]
+__all__ = ["FORMATS", "render", "write_chart", "write_png", "write_report"]
 
 
 def render(folder: Path, format: str = "html") -> str:
@@ -55,6 +55,24 @@ def write_png(folder: Path, path: Path) -> None:
     picture = png(render(folder, "svg"))
     with atomic_path(path) as temporary:
         temporary.write_bytes(picture)
+
+
+def write_chart(svg: str, path: Path) -> None:
+    """Write a chart as SVG or PNG, by the path's suffix.
+
+    Raises:
+        DeltatuneError: Another suffix, or PNG without the extra `plots` or a font.
+    """
+    from deltatune.report.sheet import png
+
+    kind = path.suffix.lower().removeprefix(".")
+    if kind not in ("svg", "png"):
+        raise DeltatuneError(
+            f"'{path}' is neither .svg nor .png.", field="path", remedy=nearest(kind, ("svg", "png"))
+        )
+    content = png(svg) if kind == "png" else svg.encode()
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(content)
 
 
 def write_report(folder: Path) -> Path:

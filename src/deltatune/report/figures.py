@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import NamedTuple
 
@@ -12,7 +12,6 @@ from markupsafe import Markup
 from deltatune.report import charts, display
 from deltatune.report.charts import Axis, Dot, Line, Point
 from deltatune.report.load import Comparison, Method
-from deltatune.results import MeanCost
 
 MOST_POINTS = 80
 MOST_NAMES = 4
@@ -118,16 +117,28 @@ def _line(method: Method, series: Mapping[str, int], runs: Sequence[Sequence[Poi
     return Line(method.shown, series[method.name], points, band)
 
 
-def against_cost(comparison: Comparison, series: Mapping[str, int]) -> list[Figure]:
-    """The deciding metric against trained parameters, memory, time and file size, with the Pareto front."""
+COSTS = ("trained_parameters", "train_seconds", "step_memory_bytes", "file_bytes")
+"""Costs that there are charts of, by their names in a leaderboard."""
+
+
+def against_cost(
+    comparison: Comparison, series: Mapping[str, int], costs: Sequence[str] = COSTS
+) -> list[Figure]:
+    """The deciding metric against trained parameters, time, memory and file size, with the Pareto front.
+
+    Args:
+        comparison: The comparison.
+        series: Colour and mark of each method.
+        costs: Those of `COSTS` that are drawn.
+    """
     ranked = comparison.ranked
     seconds, unit = _time_unit([float(m.cost.train_seconds or 0) for m in ranked])
-    costs: tuple[tuple[Callable[[MeanCost], float | None], float, Axis], ...] = (
-        (lambda cost: cost.trained_parameters, 1.0, Axis("Trained parameters", display.tick, log=True)),
-        (lambda cost: cost.train_seconds, seconds, Axis(f"Training time ({unit})", display.tick, log=True)),
-        (lambda cost: cost.step_memory_bytes, 1e9, Axis("Memory of a step (GB)", display.tick, log=True)),
-        (lambda cost: cost.file_bytes, 1e6, Axis("File size (MB)", display.tick, log=True)),
-    )
+    axes = {
+        "trained_parameters": (1.0, "Trained parameters"),
+        "train_seconds": (seconds, f"Training time ({unit})"),
+        "step_memory_bytes": (1e9, "Memory of a step (GB)"),
+        "file_bytes": (1e6, "File size (MB)"),
+    }
     label = display.style(comparison.primary).label
     scale = display.style(comparison.primary).scale
     decides = Axis(label, lambda value: display.tick(value * scale))
@@ -135,8 +146,10 @@ def against_cost(comparison: Comparison, series: Mapping[str, int]) -> list[Figu
     floor = comparison.value(free) if free else None
     better = "Up" if comparison.higher_is_better else "Down"
     found = []
-    for cost_of, divisor, axis in costs:
-        tuned = [(m, cost) for m in ranked if m is not free and (cost := cost_of(m.cost))]
+    for name in costs:
+        divisor, title = axes[name]
+        axis = Axis(title, display.tick, log=True)
+        tuned = [(m, cost) for m in ranked if m is not free and (cost := getattr(m.cost, name))]
         dots = [_dot(comparison, m, cost / divisor, axis, series) for m, cost in tuned]
         if not dots:
             continue

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from markupsafe import Markup
 
-from deltatune.errors import DeltatuneError
+from deltatune.errors import DeltatuneError, nearest
 from deltatune.report import charts, figures
 from deltatune.report.figures import Figure
 from deltatune.report.load import Comparison
@@ -37,6 +37,24 @@ def render_svg(comparison: Comparison) -> str:
     drawn = all_figures(comparison)
     if not drawn:
         raise DeltatuneError("no method finished, so there is nothing to draw.", field="--format")
+    return sheet(comparison, drawn)
+
+
+def render_chart(comparison: Comparison, cost: str) -> str:
+    """One chart: the deciding metric against a cost of `figures.COSTS`.
+
+    Raises:
+        DeltatuneError: There is no such chart, or no method finished that has this cost.
+    """
+    if cost not in figures.COSTS:
+        raise DeltatuneError(
+            f"{cost!r} is no cost that there is a chart of.",
+            field="cost",
+            remedy=nearest(cost, figures.COSTS),
+        )
+    drawn = figures.against_cost(comparison, series_of(comparison), [cost])
+    if not drawn:
+        raise DeltatuneError(f"no method finished of which {cost} is known.", field="cost")
     return sheet(comparison, drawn)
 
 

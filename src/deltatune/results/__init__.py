@@ -7,8 +7,8 @@
 | `predictions.jsonl` | a `Prediction` a line |
 | `leaderboard.json` | `Leaderboard` |
 
-Times are in seconds, memory and sizes in bytes, shares from 0 to 1. Metrics are as `deltatune.evaluate` gives
-them: ROUGE, accuracy and the like from 0 to 1, BLEU and chrF from 0 to 100, losses in nats a token.
+Times are in seconds, memory and sizes in bytes, shares from 0 to 1. Metrics are as `deltatune.evaluation`
+gives them: ROUGE, accuracy and the like from 0 to 1, BLEU and chrF from 0 to 100, losses in nats a token.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ from deltatune.models.quiet import quiet
 from deltatune.recipe.given import Given
 from deltatune.runs.load import attach_run, load_run
 from deltatune.runs.loaded import NAME, LoadedRun
-from deltatune.train.certificate import ROUNDING, Logits, Proof, rounding
+from deltatune.training.certificate import ROUNDING, Logits, Proof, rounding
 
 ROWS = 8
 Dtype = Literal["fp32", "bf16", "fp16"]

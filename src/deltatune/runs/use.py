@@ -16,7 +16,7 @@ from deltatune.data.load import load_data, prompt_row
 from deltatune.data.readers import Writing
 from deltatune.data.rows import Row
 from deltatune.errors import DataError
-from deltatune.evaluate import Prediction, answer, evaluate
+from deltatune.evaluation import Prediction, answer, evaluate
 from deltatune.files import write_lines
 from deltatune.models.positions import room_of
 from deltatune.recipe import Recipe
@@ -27,8 +27,8 @@ from deltatune.runs.inputs import Asked, named_inputs
 from deltatune.runs.load import load_run
 from deltatune.runs.loaded import NAME, LoadedRun
 from deltatune.tasks import TASKS
-from deltatune.train.machine import fast_cpu
-from deltatune.train.room import new_tokens, require_positions
+from deltatune.training.machine import fast_cpu
+from deltatune.training.room import new_tokens, require_positions
 
 BATCH = 16
 

@@ -77,7 +77,7 @@ def compare(
 def _plan(recipe: Recipe, *, as_json: bool, quiet: bool) -> None:
     from deltatune.cli import show
     from deltatune.recipe.baselines import with_baselines
-    from deltatune.train import Context, plan
+    from deltatune.training import Context, plan
 
     seed, recipe = recipe.seeds[0], with_baselines(recipe)
     with watching(quiet=quiet) as observer:
@@ -115,7 +115,7 @@ def _choosing(recipe: Recipe) -> list[str]:
 
 def _compare(recipe: Recipe, out: Path, *, overwrite: bool, as_json: bool, quiet: bool) -> None:
     from deltatune.cli import show
-    from deltatune.compare.runner import compare as run_all
+    from deltatune.comparison.runner import compare as run_all
 
     output.resumable_by(f"Run the same command again to continue the comparison in '{out}'.")
     with watching(quiet=quiet) as observer:

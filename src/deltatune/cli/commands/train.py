@@ -30,11 +30,11 @@ from deltatune.errors import DeltatuneError, RecipeError, nearest
 
 if TYPE_CHECKING:
     from deltatune.core.observer import Observer
-    from deltatune.evaluate import Prediction
-    from deltatune.recipe import MethodEntry, Recipe
+    from deltatune.evaluation import Prediction
+    from deltatune.recipe import Recipe
     from deltatune.runs import Failed
     from deltatune.runs.inputs import Asked
-    from deltatune.train import Context
+    from deltatune.training import Context
 
 
 def train(
@@ -108,12 +108,12 @@ def train(
     # As an override, so that it is held to what the recipe allows.
     changes = [*(overrides or []), *([] if seed is None else [f"seeds=[{seed}]"])]
     loaded = _trained(recipe, extend, changes, trust_remote_code=trust_remote_code)
-    entry = choose(loaded, method)
+    entry = loaded.chosen(method, field="--method")
     chosen_seed = loaded.seeds[0]
     from deltatune.cli import show
 
     if dry_run:
-        from deltatune.train import plan
+        from deltatune.training import plan
 
         with watching(quiet=quiet) as observer:
             context = _extending(loaded, chosen_seed, observer) if extend else None
@@ -121,7 +121,7 @@ def train(
         output.emit_json(planned) if as_json else show.plan(entry.name, planned)
         return
     from deltatune.results import RunResult
-    from deltatune.train import run
+    from deltatune.training import run
 
     if out is None and recipe is None:
         raise RecipeError("needs a folder for the new run.", field="--extend", remedy="Name one with --out.")
@@ -154,7 +154,7 @@ def _trained(
             remedy="Give a recipe, or with --extend a finished run to go on from.",
         )
     if extend is not None:
-        from deltatune.train.extend import extension
+        from deltatune.training.extend import extension
 
         return extension(extend, changes, trust_remote_code=trust_remote_code)
     assert recipe is not None
@@ -168,27 +168,9 @@ def _trained(
 
 
 def _extending(recipe: Recipe, seed: int, observer: Observer) -> Context:
-    from deltatune.train.extend import open_extension
+    from deltatune.training.extend import open_extension
 
     return open_extension(recipe, recipe.methods[0], seed, observer)
-
-
-def choose(recipe: Recipe, name: str | None) -> MethodEntry:
-    """Return the recipe's entry called `name`, or its only one.
-
-    Raises:
-        RecipeError: There is no such entry, or several and no name.
-    """
-    if name is not None:
-        return recipe.entry(name)
-    if len(recipe.methods) == 1:
-        return recipe.methods[0]
-    raise RecipeError(
-        f"the recipe has {len(recipe.methods)} methods and train runs one.",
-        field="--method",
-        remedy=f"Name one of: {', '.join(entry.name for entry in recipe.methods)}. "
-        "Or run them all with `deltatune compare`.",
-    )
 
 
 def evaluate(

@@ -1,0 +1,349 @@
+"""Which configuration of each entry is trained with all seeds and reported: chosen on validation rows alone.
+
+Tuning tries several learning rates of an entry, halving stops configurations that are behind, a search
+(search.py) tries any settings. All train with the recipe's first seed, pause a run behind a validation and
+later go on with it as if nothing had been, so the run that is chosen is the run that an untouched comparison
+would have made, bit for bit.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from deltatune.checkpoint.folders import remove
+from deltatune.comparison.attempt import Pick, attempt, run_folder
+from deltatune.comparison.halving import Standing, halve, order
+from deltatune.comparison.search import search
+from deltatune.errors import RecipeError
+from deltatune.evaluation import higher_is_better
+from deltatune.files import CHECKSUM, is_intact, read_json, sealed, write_json
+from deltatune.phrasing import first_problem
+from deltatune.recipe.axes import point_label
+from deltatune.recipe.baselines import BASELINES
+from deltatune.recipe.choosing import HalvingSpec, searched
+from deltatune.recipe.schema import MethodEntry, Recipe
+from deltatune.results import Decision, FailedRun, Halving, StoppedTrial, Trial, Tuning
+from deltatune.training import Context
+from deltatune.training.steps import Progress
+
+JOURNAL = "choosing.json"
+REACHED = "reached"
+RISK = (
+    "A configuration that learns slowly at first and would have won is lost. What was stopped has no rank; "
+    "only a comparison without halving says where it would have come."
+)
+
+
+_REACHED = TypeAdapter(dict[str, dict[str, Standing]])
+"""What choosing.json holds: how candidates stood, by label and share."""
+
+
+@dataclass(frozen=True, eq=False)
+class Candidate:
+    """One configuration that may be chosen for an entry."""
+
+    entry: MethodEntry
+    """With the candidate's learning rates."""
+    rates: dict[str, float] = field(default_factory=dict)
+    """Field -> the rate, of what is tuned."""
+
+    @property
+    def label(self) -> str:
+        """The entry's label, and the rates if there are several."""
+        return f"{self.entry.name} {point_label(self.rates)}".rstrip()
+
+    @property
+    def variant(self) -> str:
+        """What its folder is told apart by."""
+        return "-".join(f"{name.removeprefix('train.')}-{rate:g}" for name, rate in self.rates.items())
+
+
+@dataclass
+class Chosen:
+    """The outcome for all entries; one without a pick was stopped early."""
+
+    picks: dict[str, Pick]
+    halving: Halving | None = None
+    """What was stopped, and the steps that it saved."""
+
+
+def choose(context: Context, out: Path) -> Chosen:
+    """Tune, search and halve as the recipe says.
+
+    What candidates reached is written down as it comes, so that the same call after an interruption takes
+    the same decisions.
+
+    Raises:
+        RecipeError: There are no validation rows to choose by.
+    """
+    recipe = context.recipe
+    picks = {entry.name: Pick(entry) for entry in recipe.methods}
+    if recipe.tune is None and recipe.halving is None and recipe.search is None:
+        return Chosen(picks)
+    if not context.dataset.validation:
+        raise RecipeError(
+            "cannot choose: there are no validation rows.",
+            field="tune" if recipe.tune else "search" if recipe.search else "halving",
+            remedy="Name a file for them (data.validation), or a share of the training rows.",
+        )
+    for entry in recipe.by_model():
+        if space := searched(recipe, entry):
+            picks[entry.name] = search(context, entry, space, out)
+    contest = _Contest(context, out)
+    pools = [pool for pool in _pools(recipe) if len(pool) > 1]
+    for pool in pools:
+        alive = contest.halve(pool, recipe.halving) if recipe.halving else pool
+        for candidate in alive:
+            contest.reach(candidate, 1.0)
+    for entry in recipe.methods:
+        mine = [c for pool in pools for c in pool if c.entry.name == entry.name]
+        if not mine:
+            continue
+        pick = contest.pick(mine)
+        if pick is None:
+            del picks[entry.name]
+        else:
+            picks[entry.name] = pick
+        contest.clear([c for c in mine if pick is None or c.variant != pick.variant])
+    found = [picks[entry.name] for entry in recipe.methods if searched(recipe, entry)]
+    if recipe.halving is None or not (pools or found):
+        return Chosen(picks)
+    return Chosen(picks, contest.savings(recipe, pools, picks, found))
+
+
+def _pools(recipe: Recipe) -> list[list[Candidate]]:
+    """Candidates by who competes with whom: without halving, the rates of each entry."""
+    pools: dict[tuple[str, str], list[Candidate]] = {}
+    for entry in recipe.by_model():
+        config = entry.build_config()
+        if not config.trains or searched(recipe, entry):
+            continue
+        key = ("entry", entry.name)
+        if recipe.halving:
+            key = ("grid", entry.group) if entry.group else key
+            key = ("all", "") if recipe.halving.among == "all" and config.name not in BASELINES else key
+        points = recipe.tune.points(entry.train, config) if recipe.tune else [{}]
+        pools.setdefault(key, []).extend(_at(entry, point) for point in points)
+    return list(pools.values())
+
+
+def _at(entry: MethodEntry, rates: dict[str, float]) -> Candidate:
+    changes = {name.removeprefix("train."): rate for name, rate in rates.items()}
+    train = entry.train.model_copy(update=changes)
+    return Candidate(entry.model_copy(update={"train": train}), rates)
+
+
+@dataclass
+class _Contest:
+    """Trains candidates part of the way and remembers, on disk, how they stood there."""
+
+    context: Context
+    out: Path
+    stopped: set[Candidate] = field(default_factory=set)
+    failed: dict[str, str] = field(default_factory=dict)
+    decisions: list[Decision] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.recipe = self.context.recipe
+        self.seed = self.recipe.seeds[0]
+        self.by = self.recipe.evaluation.select_by
+        self.up = higher_is_better(self.by)
+        self.path = self.out / JOURNAL
+        self.known = _read_journal(self.path) if self.path.exists() else {}
+
+    def folder(self, candidate: Candidate) -> Path:
+        """The folder of the candidate's run with the first seed."""
+        return self.out / run_folder(candidate.entry, self.seed, candidate.variant)
+
+    def reach(self, candidate: Candidate, share: float) -> Standing | None:
+        """Train a candidate to its first validation at this share of its steps; None if it failed."""
+        reached = self.known.setdefault(candidate.label, {})
+        key = f"{share:.4f}"
+        if key not in reached:
+            self.context.observer.stage(f"{candidate.label}, to {share:.0%} of its steps")
+
+            def there(progress: Progress, steps: int) -> bool:
+                return progress.stopped or progress.evaluated >= share * steps
+
+            result = attempt(self.context, candidate.entry, self.seed, self.folder(candidate), there)
+            if isinstance(result, FailedRun):  # not written down: called again, it is tried again
+                self.failed[candidate.label] = result.message
+                return None
+            reached[key] = Standing.of(result)
+            self._write()
+        return reached[key]
+
+    def halve(self, pool: Sequence[Candidate], spec: HalvingSpec) -> list[Candidate]:
+        """Train the pool in stages, of which each is for the best of the one before."""
+        alive, decisions = halve(pool, spec, self.reach, higher_is_better=self.up)
+        for decision in decisions:
+            self.stopped.update(decision.stopped)
+            self.decisions.append(
+                Decision(
+                    share=decision.share,
+                    values={c.label: value for c, value in decision.values.items()},
+                    not_settled=[c.label for c in decision.not_settled],
+                    stopped=[c.label for c in decision.stopped],
+                )
+            )
+        if decisions:
+            count = sum(len(decision.stopped) for decision in decisions)
+            self.context.observer.log(f"{count} of {len(pool)} configurations stopped early.")
+        return alive
+
+    def end(self, candidate: Candidate) -> Standing | None:
+        """Where the candidate stood at the end of its training; None if it failed or has no value."""
+        if candidate.label in self.failed:
+            return None
+        latest = self.latest(candidate)
+        return latest if latest and latest.value is not None else None
+
+    def pick(self, mine: Sequence[Candidate]) -> Pick | None:
+        """The best of an entry's candidates; None if it was stopped early."""
+        at_end = {c: end for c in mine if c not in self.stopped and (end := self.end(c))}
+        if at_end:
+            best = min(at_end, key=lambda c: order(at_end[c], higher_is_better=self.up))
+            return Pick(best.entry, best.variant, self.tuning(mine, best))
+        if any(c in self.stopped for c in mine):
+            return None
+        middle = mine[len(mine) // 2]  # all failed; trained once more, it shows why
+        return Pick(middle.entry, middle.variant)
+
+    def clear(self, losers: Sequence[Candidate]) -> None:
+        """Remove the states that nobody goes on from."""
+        for candidate in losers:
+            remove(self.folder(candidate) / "resume")
+
+    def latest(self, candidate: Candidate) -> Standing | None:
+        """Where the candidate stood last."""
+        return max(self.known.get(candidate.label, {}).values(), key=lambda s: s.step, default=None)
+
+    def tuning(self, mine: Sequence[Candidate], best: Candidate) -> Tuning | None:
+        """Say which rates were tried for an entry, which was chosen, and what all of it cost."""
+        if not best.rates:
+            return None
+        edges = {}
+        for name, rate in best.rates.items():
+            tried = sorted({c.rates[name] for c in mine})
+            if rate in (tried[0], tried[-1]):
+                edges[name] = rate
+                what = "learning rate of the head" if name == "train.head_lr" else "learning rate"
+                end = "lowest" if rate == tried[0] else "highest"
+                self.context.observer.warn(
+                    f"{best.entry.name}: the best {what}, {rate:g}, is the {end} of those tried; one "
+                    "beyond it may be better."
+                )
+        last = [standing for c in mine if (standing := self.latest(c))]
+        return Tuning(
+            kind="rates",
+            by=self.by,
+            seed=self.seed,
+            chosen=best.rates,
+            at_edge=bool(edges),
+            edges=edges,
+            tried=[Trial(**self._tried(c)) for c in mine],
+            train_seconds=sum(s.seconds for s in last),
+            steps=sum(s.step for s in last),
+        )
+
+    def savings(
+        self,
+        recipe: Recipe,
+        pools: Sequence[Sequence[Candidate]],
+        picks: dict[str, Pick],
+        found: Sequence[Pick] = (),
+    ) -> Halving:
+        """Say what was stopped early and which share of the steps that saved, all seeds counted.
+
+        Args:
+            recipe: The recipe, with a section `halving`.
+            pools: Candidates that competed.
+            picks: What is trained with all seeds.
+            found: Those of them that a search found, some of whose trials may have been stopped.
+        """
+        assert recipe.halving is not None
+        more_seeds = len(recipe.seeds) - 1
+        planned = done = 0
+        entries: dict[str, int] = {}
+        for candidate in (c for pool in pools for c in pool):
+            standing = self.latest(candidate)
+            if standing is None:
+                continue
+            planned += standing.steps
+            done += standing.step if candidate in self.stopped else standing.steps
+            entries[candidate.entry.name] = standing.steps
+        planned += more_seeds * sum(entries.values())
+        done += more_seeds * sum(steps for name, steps in entries.items() if name in picks)
+        stopped = [
+            StoppedTrial(name=c.entry.name, method=c.entry.method, **self._tried(c))
+            for pool in pools
+            for c in pool
+            if c in self.stopped
+        ]
+        for pick in found:
+            tuning = pick.tuning or Tuning()
+            again = more_seeds * max((trial.steps or 0 for trial in tuning.tried), default=0)
+            planned += (tuning.steps_planned or 0) + again
+            done += (tuning.steps or 0) + again
+            stopped += [
+                StoppedTrial(name=pick.entry.name, method=pick.entry.method, **trial.as_dict())
+                for trial in tuning.tried
+                if trial.status == "stopped"
+            ]
+        return Halving(
+            **recipe.halving.model_dump(mode="json"),
+            by=self.by,
+            seed=self.seed,
+            decisions=self.decisions,
+            stopped=stopped,
+            steps_planned=planned,
+            steps_done=done,
+            saved_share=1 - done / planned if planned else 0.0,
+            risk=RISK,
+        )
+
+    def _tried(self, candidate: Candidate) -> dict[str, Any]:
+        standing = self.latest(candidate)
+        failed = candidate.label in self.failed
+        return {
+            "label": point_label(candidate.rates),
+            "settings": candidate.rates,
+            "status": "failed" if failed else "stopped" if candidate in self.stopped else "done",
+            "value": standing.value if standing and not failed else None,
+            "step": standing.step if standing else 0,
+            "steps": standing.steps if standing else None,
+            "error": self.failed.get(candidate.label),
+        }
+
+    def _write(self) -> None:
+        plain = {
+            label: {share: asdict(standing) for share, standing in reached.items()}
+            for label, reached in self.known.items()
+            if reached
+        }
+        write_json(self.path, sealed({REACHED: plain}))
+
+
+def _read_journal(path: Path) -> dict[str, dict[str, Standing]]:
+    """What candidates reached, by label and share.
+
+    Raises:
+        RecipeError: The file is damaged. Decisions that were taken by it cannot be taken again.
+    """
+    remedy = "Start the comparison anew with --overwrite."
+    known = read_json(path, remedy=remedy, error=RecipeError)
+    if is_intact(known) is False:
+        raise RecipeError(f"'{path}' is damaged: its checksum differs.", remedy=remedy)
+    known = known[REACHED] if CHECKSUM in known and REACHED in known else known  # 0.1 wrote that alone
+    try:
+        return _REACHED.validate_json(json.dumps(known), strict=True)  # of Python, strictly, no dict is one
+    except ValidationError as error:
+        raise RecipeError(
+            f"'{path}' does not say how far candidates came: it {first_problem(error)}", remedy=remedy
+        ) from error

@@ -1,0 +1,339 @@
+"""A comparison: every method of a recipe under the same conditions, ranked only where that is justified."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import math
+import statistics as arithmetic
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby, product
+from pathlib import Path
+from typing import Any
+
+from deltatune.checkpoint.folders import remove, settle
+from deltatune.checkpoint.lock import Lock
+from deltatune.checkpoint.manifest import NAME as MANIFEST
+from deltatune.checkpoint.manifest import checksums, mark, require_own, vouch
+from deltatune.comparison.attempt import Pick, run_folder
+from deltatune.comparison.choice import Chosen, choose
+from deltatune.comparison.comparable import require_comparable, require_same_data
+from deltatune.comparison.sample import read_sample, row_groups, row_ids
+from deltatune.comparison.sound import require_same_inputs, require_sound
+from deltatune.comparison.statistics import intervals, pairwise, shared_ranks, tie_matrix
+from deltatune.comparison.together import attempt_all
+from deltatune.core.observer import Observer, Silent
+from deltatune.errors import DeltatuneError, RecipeError
+from deltatune.evaluation import higher_is_better, primary_metric
+from deltatune.files import make_folder, read_json, require_disk, write_json, write_text
+from deltatune.recipe.baselines import with_baselines
+from deltatune.recipe.schema import Recipe
+from deltatune.recipe.written import as_written, differences, head_rate_of_then, is_written
+from deltatune.report import write_report
+from deltatune.report.load import mean_step_memory
+from deltatune.report.ranking import RANK_RULE
+from deltatune.results import SCHEMA, AnyResult, Leaderboard, LeaderboardRow, MeanCost, Pair, RunResult
+from deltatune.training import Context
+from deltatune.training.folder import ANEW, clear_folder, require_own_run
+from deltatune.training.folder import WRITES as RUN_WRITES
+from deltatune.training.race import Starter
+from deltatune.training.start import require_apart
+
+KIND = "comparison"
+FILES = ("leaderboard.json", "choosing.json", "search.db", "report.html", "recipe.yaml")
+WRITES = (*FILES, "runs")
+"""All that a comparison writes into its folder besides its manifest."""
+VOUCHED = ("leaderboard.json", "choosing.json", "recipe.yaml")
+"""What its manifest has checksums of; runs have their own."""
+
+
+def compare(
+    recipe: Recipe, out: Path, *, overwrite: bool = False, observer: Observer | None = None
+) -> Leaderboard:
+    """Run every method with every seed, write leaderboard.json and report.html.
+
+    A recipe with `tune`, `search` or `halving` first chooses settings, by validation rows and the first seed.
+
+    A run that fails becomes a row with its error, and the others go on. Called again, it returns to what is
+    finished, continues what was interrupted and tries again what failed.
+
+    Args:
+        recipe: The recipe.
+        out: The comparison's folder.
+        overwrite: Start anew: once the data are read, remove what an earlier comparison left in the folder.
+        observer: Is told of the progress.
+
+    Returns:
+        What leaderboard.json holds.
+
+    Raises:
+        RecipeError: The folder holds a comparison of another recipe, or a recipe that a person wrote; or
+            entries whose targets have different tokens are to be ranked by a loss a token.
+        DataError: The data cannot be used, or they have changed since some of the runs.
+        DeltatuneError: What an earlier call left in the folder is damaged.
+        KeyboardInterrupt: Interrupted; the same call goes on.
+    """
+    observer = observer or Silent()
+    primary = primary_metric(recipe.evaluation, recipe.task, targets=recipe.has_targets)
+    with Lock(make_folder(out), observer.warn), _disk_named(out):
+        return _compare(recipe, out, primary, observer, overwrite=overwrite)
+
+
+@contextlib.contextmanager
+def _disk_named(out: Path) -> Iterator[None]:
+    """Errors of the disk are said to be that, whatever library they come through."""
+    try:
+        yield
+    except DeltatuneError:
+        raise
+    except Exception as error:
+        require_disk(error, out)
+        raise
+
+
+def _compare(recipe: Recipe, out: Path, primary: str, observer: Observer, *, overwrite: bool) -> Leaderboard:
+    """The comparison, in a folder that is locked."""
+    written, recipe = recipe, with_baselines(recipe)
+    require_own(out, KIND, WRITES, _comparison_of_0_1)
+    settle(out)
+    if not overwrite:
+        _require_own(written, out)
+        require_sound(out)
+    for entry in recipe.methods if overwrite else ():
+        require_apart(entry, out)
+    context = Context.open(recipe, observer)
+    if not overwrite:
+        require_same_inputs(out, context)
+    require_comparable(context)
+    mark(out, KIND)
+    if overwrite:
+        _remove(out, observer)
+    write_text(out / "recipe.yaml", as_written(written.dump()))
+    chosen = choose(context, out)
+    picks = [chosen.picks[entry.name] for entry in recipe.by_model() if entry.name in chosen.picks]
+    # Seeds are the outer loop: runs of one seed take turns, so that a machine's load, which changes over the
+    # hours, meets all methods alike.
+    starters = [
+        Starter(pick.entry, seed, out / run_folder(pick.entry, seed, pick.variant))
+        for _, of_model in groupby(picks, key=lambda pick: recipe.model_of(pick.entry))
+        for seed, pick in product(recipe.seeds, list(of_model))
+    ]
+    observer.start("Comparing", len(starters))
+    results: dict[str, list[AnyResult]] = {}
+    for starter, result in zip(starters, attempt_all(context, starters), strict=True):
+        results.setdefault(starter.entry.name, []).append(result)
+    observer.finish("Comparing")
+    board = leaderboard(context, chosen, results, out, primary)
+    if any(row.status == "done" and row.rank is None for row in board.rows):
+        observer.warn(f"{primary} has no value for each test row, so the rows are sorted by it, not ranked.")
+    write_json(out / "leaderboard.json", board.as_dict())
+    vouch(out, KIND, checksums(out, VOUCHED))
+    write_report(out)
+    return board
+
+
+def _require_own(recipe: Recipe, out: Path) -> None:
+    """Refuse a folder with a comparison of another recipe."""
+    path = out / "recipe.yaml"
+    if path.exists():
+        # How many are trained at once does not change what is compared.
+        found = differences(path, recipe.dump(), remedy=ANEW)
+        changed = [key for key in found if key != "together"]
+        if changed:
+            raise RecipeError(
+                f"the comparison in '{out}' has another recipe; it differs in {', '.join(changed)}.",
+                field="--out",
+                remedy=head_rate_of_then({key: found[key] for key in changed}, recipe.dump())
+                or "Choose another folder, or add --overwrite to start anew.",
+            )
+
+
+def _comparison_of_0_1(out: Path) -> bool:
+    """Whether version 0.1 wrote what is in the folder."""
+    path, known = out / "leaderboard.json", False
+    with contextlib.suppress(DeltatuneError):
+        board = Leaderboard.of(read_json(path, remedy=ANEW), f"'{path}'", remedy=ANEW)
+        known = board.schema_ == SCHEMA and {"schema_", "recipe"} <= board.model_fields_set
+    return known or is_written(out / "recipe.yaml")
+
+
+def _remove(out: Path, observer: Observer) -> None:
+    """Remove the files of an earlier comparison, and of `runs` what deltatune wrote."""
+    for name in FILES:
+        remove(out / name)
+    runs = out / "runs"
+    for path in sorted(runs.iterdir()) if runs.is_dir() else []:
+        if path.is_dir() and _is_run(path):
+            with Lock(path, observer.warn):
+                clear_folder(path)
+                remove(path / MANIFEST)
+            with contextlib.suppress(OSError):  # what else lies there stays
+                path.rmdir()
+
+
+def _is_run(folder: Path) -> bool:
+    """Whether deltatune made the folder for a run."""
+    try:
+        require_own_run(folder)
+    except DeltatuneError:
+        return False
+    return any((folder / name).exists() for name in (MANIFEST, *RUN_WRITES))
+
+
+def leaderboard(
+    context: Context,
+    chosen: Chosen,
+    results: Mapping[str, Sequence[AnyResult]],
+    out: Path,
+    primary: str,
+) -> Leaderboard:
+    """Rank the methods by the primary metric on the test rows.
+
+    The rank of a method is 1 + the number of methods that are significantly better (`RANK_RULE`), by a paired
+    bootstrap over the test rows (and seeds). BLEU, chrF, macro F1, the loss and perplexity are scored anew on
+    each resampled corpus. If runs of an older version left no numbers for single rows, methods are sorted and
+    get no rank.
+
+    Raises:
+        DataError: The data have changed since some of the runs.
+    """
+    recipe, up = context.recipe, higher_is_better(primary)
+    finished = [run for runs in results.values() for run in runs if isinstance(run, RunResult)]
+    require_same_data(finished, context)
+    ids = _test_ids(chosen, results, out)
+    rows = [
+        _row(chosen.picks[name], results[name], recipe)
+        for name in (entry.name for entry in recipe.methods)
+        if name in results
+    ]
+    done = {row.name: row for row in rows if row.status == "done"}
+    files = {name: [out / folder / "predictions.jsonl" for folder in row.runs] for name, row in done.items()}
+    groups = row_groups([paths[0] for paths in files.values()], ids)
+    labels = finished[0].data.labels if finished else None
+    found = {name: read_sample(paths, primary, ids, labels) for name, paths in files.items()}
+    samples = {name: sample.grouped(groups) for name, sample in found.items() if sample is not None}
+    bounds = {name: list(interval) for name, interval in intervals(samples).items()} if samples else {}
+    scores = {name: (row.metrics or {})[primary] for name, row in done.items()}
+    pairs: list[Pair] = []
+    ranks: dict[str, int] = {}
+    if done and len(samples) == len(done):
+        pairs = pairwise(samples)
+        ties = tie_matrix(list(done), pairs)
+        ranks = dict(zip(done, shared_ranks(list(scores.values()), ties, higher_is_better=up), strict=True))
+    ranked = [
+        row.model_copy(update={"rank": ranks.get(row.name), "interval": bounds.get(row.name)}) for row in rows
+    ]
+    order = {name: (-1 if up else 1) * score for name, score in scores.items()}
+    ranked.sort(key=lambda row: (row.rank or len(rows), order.get(row.name, math.inf)))
+    return Leaderboard(
+        schema_=SCHEMA,
+        task=recipe.task,
+        model=recipe.models[0].name,
+        models=[spec.name for spec in recipe.models],
+        primary_metric=primary,
+        higher_is_better=up,
+        rank_rule=RANK_RULE,
+        rows=ranked,
+        pairs=pairs,
+        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        recipe=recipe.dump(),
+        data=finished[0].data if finished else None,
+        warnings=_warnings(ranked, finished, groups),
+        halving=chosen.halving,
+    )
+
+
+def _test_ids(chosen: Chosen, results: Mapping[str, Sequence[AnyResult]], out: Path) -> list[str]:
+    """Ids of the test rows, in the order that all methods are brought to."""
+    for name, runs in results.items():
+        pick = chosen.picks[name]
+        for run in runs:
+            if isinstance(run, RunResult):
+                return row_ids(out / run_folder(pick.entry, run.seed, pick.variant) / "predictions.jsonl")
+    return []
+
+
+def _warnings(
+    rows: Sequence[LeaderboardRow], finished: Sequence[RunResult], groups: Sequence[int]
+) -> list[str]:
+    """What a reader of the ranking should know: of the data, of budgets, of rates at the edge."""
+    found = [warning for run in finished for warning in run.data.warnings]
+    if (inputs := len(set(groups))) < len(groups):
+        found.append(
+            f"The {len(groups):,} test rows have {inputs:,} different inputs. Rows with one input are not "
+            "independent, so intervals and tests draw them together, as one example."
+        )
+    found += [f"{run.name} {run.budget.warning}" for run in finished if run.budget and run.budget.warning]
+    found += dict.fromkeys(run.origin.warning for run in finished if run.origin)
+    raced = sorted({run.name for run in finished if run.cost.raced > 1})
+    if raced:
+        found.append(
+            f"{', '.join(raced)}: trained at once over one base. The training time of each is its share, by "
+            "tokens, of the steps that they made together, and says nothing of what it takes alone; the peak "
+            "memory of each alone is not known."
+        )
+    for name, answers in _answers(finished).items():
+        found += [f"{name} {answer}" for answer in answers]
+    random = [row.name for row in rows if row.random_head]
+    if random:
+        found.append(
+            f"{', '.join(random)}: the base brings no head for these classes, so this is the guess of a "
+            "random one. What a method must beat is head, which trains the new head alone, and majority."
+        )
+    for row in rows:
+        for field, rate in ((row.tuning and row.tuning.edges) or {}).items():
+            what = "learning rate of the head" if field == "train.head_lr" else "learning rate"
+            found.append(f"{row.name}: the best {what}, {rate:g}, is the outermost of those tried.")
+    return list(dict.fromkeys(found))
+
+
+def _answers(finished: Sequence[RunResult]) -> dict[str, list[str]]:
+    """By entry, what is said of runs that have one answer for almost all rows; of several seeds with them."""
+    found: dict[str, list[str]] = {}
+    seeds = {run.seed for run in finished}
+    for run in finished:
+        if run.one_answer:
+            of_seed = f"(seed {run.seed}) " if len(seeds) > 1 else ""
+            found.setdefault(run.name, []).append(of_seed + run.one_answer)
+    return found
+
+
+def _row(pick: Pick, runs: Sequence[AnyResult], recipe: Recipe) -> LeaderboardRow:
+    """The row of an entry, of its runs with all seeds; its rank and interval are still to come."""
+    entry = pick.entry
+    done = [run for run in runs if isinstance(run, RunResult)]
+    failed = [run for run in runs if not isinstance(run, RunResult)]
+    row = LeaderboardRow(
+        rank=None,
+        name=entry.name,
+        method=entry.method,
+        model=recipe.model_of(entry).name,
+        group=entry.group,
+        status="failed" if failed else "done",
+        error=failed[0].error if failed else None,
+        seeds=list(recipe.seeds),
+        runs=[run_folder(entry, seed, pick.variant) for seed in recipe.seeds],
+        metrics=None if failed else _means([run.metrics.test for run in done]),
+        interval=None,
+        cost=None if failed else _mean_cost(done),
+        tuning=pick.tuning,
+        random_head=entry.method == "untuned" and any(run.new_heads for run in done),
+    )
+    if failed or any(run.cost.raced > 1 for run in done):
+        return row
+    return row.model_copy(update={"train_seconds": [run.cost.train_seconds for run in done]})
+
+
+def _mean_cost(runs: Sequence[RunResult]) -> MeanCost:
+    means = _means([run.cost.as_dict() for run in runs])
+    return MeanCost(**means, step_memory_bytes=mean_step_memory(runs))
+
+
+def _means(of_runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Means of the numbers over runs; what is no number is taken from the first."""
+    means = {}
+    for key, value in of_runs[0].items():
+        values: list[Any] = [run.get(key) for run in of_runs]
+        numbers = all(isinstance(v, int | float) and not isinstance(v, bool) for v in values)
+        means[key] = arithmetic.fmean(values) if numbers else value
+    return means

@@ -1,0 +1,238 @@
+"""What a method scored on the test rows, in the form in which it can be resampled."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from deltatune.errors import DataError
+from deltatune.evaluation.corpus import CORPUS_METRICS, ROW_METRICS
+from deltatune.results import Prediction, read_predictions
+
+Floats = NDArray[np.float64]
+_PICTURE = re.compile(r"\[image, \d+ x \d+ pixels\]")
+"""What stands for an image in predictions that have no groups: it says nothing of which one it was."""
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """Numbers of each test example, and how their sums over examples become a score.
+
+    Attributes:
+        values: [seeds, examples, numbers].
+        score: Sums over examples [..., numbers] to scores [...].
+        low: No score is lower.
+        high: No score is higher.
+        rows_each: How many test rows an example is, on average: rows of one group are drawn as one example.
+    """
+
+    values: Floats
+    score: Callable[[Floats], Floats]
+    low: float
+    high: float
+    rows_each: float = 1.0
+
+    @classmethod
+    def of(cls, scores: ArrayLike | Sample) -> Sample:
+        """Scores of a metric that is a mean over examples, [examples] or [seeds, examples].
+
+        Raises:
+            ValueError: No scores, or one that is not finite.
+        """
+        if isinstance(scores, Sample):
+            return scores
+        values = np.atleast_2d(np.asarray(scores, dtype=np.float64))
+        if values.ndim != 2 or values.size == 0:
+            raise ValueError(
+                f"scores must be [examples] or [seeds, examples], not of shape {np.shape(scores)}."
+            )
+        if not np.isfinite(values).all():
+            raise ValueError("scores must be finite numbers.")
+        counted = np.stack([values, np.ones_like(values)], axis=-1)
+        return cls(counted, _mean, float(values.min()), float(values.max()))
+
+    def grouped(self, groups: Sequence[int]) -> Sample:
+        """The same scores, with the rows of a group as one example: they depend on each other.
+
+        Args:
+            groups: The number of each row's group, from 0 on without a gap.
+        """
+        count = max(groups) + 1
+        if count == self.examples:
+            return self
+        sums = np.zeros((self.seeds, count, self.values.shape[2]))
+        for seed, values in enumerate(self.values):
+            np.add.at(sums[seed], np.asarray(groups), values)
+        return replace(self, values=sums, rows_each=self.rows_each * self.examples / count)
+
+    @property
+    def seeds(self) -> int:
+        """How many times the method was trained."""
+        return self.values.shape[0]
+
+    @property
+    def examples(self) -> int:
+        """How many test examples there are: rows, or groups of them."""
+        return self.values.shape[1]
+
+    def by_seed(self) -> Floats:
+        """The score of each seed's run, [seeds]."""
+        return self.score(self.values.sum(axis=1))
+
+    def mean(self) -> float:
+        """The score, averaged over seeds."""
+        return float(self.by_seed().mean())
+
+    def influence(self) -> Floats:
+        """How much the score of each seed falls without each example, [seeds, examples] (the jackknife)."""
+        if self.examples == 1:
+            return np.zeros((self.seeds, 1))
+        without = self.values.sum(axis=1, keepdims=True) - self.values
+        return self.by_seed()[:, None] - self.score(without)
+
+
+def _mean(sums: Floats) -> Floats:
+    found: Floats = sums[..., 0] / sums[..., 1]
+    return found
+
+
+def read_sample(
+    predictions: Sequence[Path],
+    metric: str,
+    ids: Sequence[str] | None = None,
+    labels: Sequence[str] | None = None,
+) -> Sample | None:
+    """Read the predictions of a method's runs, one file a seed.
+
+    Args:
+        predictions: The files.
+        metric: Its key.
+        ids: Of the test rows, in the order in which the sample shall have them; by default the first file's.
+        labels: All classes of the data, of a classification.
+
+    Returns:
+        None if the metric has no value for single rows and does not follow from sums over them either.
+
+    Raises:
+        DataError: A file is missing or damaged, or a run was judged on other test rows.
+    """
+    runs = [_rows(path) for path in predictions]
+    ids = ids or [row.id for row in runs[0]]
+    runs = [_in_order(run, ids, path) for run, path in zip(runs, predictions, strict=True)]
+    if all(metric in row.scores for run in runs for row in run):
+        return Sample.of([[row.scores[metric] for row in run] for run in runs])
+    if metric in ROW_METRICS:
+        fields = ROW_METRICS[metric].fields
+        numbers = [[[getattr(row, name) for name in fields] for row in run] for run in runs]
+        if any(number is None for run in numbers for row in run for number in row):
+            return None
+        return row_sample(metric, numbers)
+    if metric not in CORPUS_METRICS:
+        return None
+    texts = [[row.prediction for row in run] for run in runs]
+    return corpus_sample(metric, texts, [row.reference for row in runs[0]], labels or ())
+
+
+def row_ids(predictions: Path) -> list[str]:
+    """Ids of the rows of a file of predictions.
+
+    Raises:
+        DataError: It is missing or damaged.
+    """
+    return [row.id for row in _rows(predictions)]
+
+
+def row_groups(predictions: Sequence[Path], ids: Sequence[str]) -> list[int]:
+    """Which test rows belong together, and count as one example: the number of each row's group.
+
+    Rows belong together if their predictions bear the same group or, in those of an older version, have the
+    same input. Entries may read rows in their own way, and two rows that differ in one can be the same in
+    another: they belong together if they do in any of the files.
+
+    Args:
+        predictions: One file of each entry.
+        ids: Of the test rows, in the order of the result.
+
+    Raises:
+        DataError: A file is missing or damaged, or a run was judged on other test rows.
+    """
+    labels = list(range(len(ids)))
+    readings = []
+    for path in predictions:
+        rows = _in_order(_rows(path), ids, path)
+        keys = [_group(row) for row in rows]
+        if len(set(keys)) < len(keys) and keys not in readings:
+            readings.append(keys)
+    changed = bool(readings)
+    while changed:  # every label is the least of those that are joined to it, directly or by others
+        before = list(labels)
+        for keys in readings:
+            least: dict[Hashable, int] = {}
+            for key, label in zip(keys, labels, strict=True):
+                least[key] = min(least.get(key, label), label)
+            labels = [least[key] for key in keys]
+        changed = labels != before
+    numbers = {label: number for number, label in enumerate(dict.fromkeys(labels))}
+    return [numbers[label] for label in labels]
+
+
+def _group(row: Prediction) -> Hashable:
+    if row.group is not None:
+        return row.group
+    return ("row", row.id) if _PICTURE.fullmatch(row.input) else row.input
+
+
+def _rows(path: Path) -> list[Prediction]:
+    return read_predictions(path, remedy=train_again(path.parent))
+
+
+def train_again(folder: Path) -> str:
+    """What to do about a run of a comparison that is damaged."""
+    return f"Remove the folder '{folder}' and compare again: that run is trained anew, the others are kept."
+
+
+def _in_order(run: Sequence[Prediction], ids: Sequence[str], path: Path) -> list[Prediction]:
+    """Rows by their ids: what is paired is the same example, whatever the order of a file."""
+    by_id = {row.id: row for row in run}
+    if by_id.keys() != set(ids) or len(run) != len(ids):
+        raise DataError(
+            f"the run in '{path.parent}' was judged on other test rows than the first one.",
+            remedy="The data have changed in between: start anew with --overwrite.",
+        )
+    return [by_id[name] for name in ids]
+
+
+def row_sample(metric: str, values: ArrayLike) -> Sample:
+    """Make the sample of a metric that follows from numbers of the rows, such as the loss.
+
+    Args:
+        metric: A key of `ROW_METRICS`.
+        values: Its numbers, [seeds, examples, fields].
+    """
+    found, numbers = ROW_METRICS[metric], np.asarray(values, dtype=np.float64)
+    by_row = found.score(numbers)
+    return Sample(numbers, found.score, float(by_row.min()), float(by_row.max()))
+
+
+def corpus_sample(
+    metric: str,
+    predictions: Sequence[Sequence[str]],
+    references: Sequence[str],
+    labels: Sequence[str] = (),
+) -> Sample:
+    """Make the sample of a corpus metric.
+
+    Args:
+        metric: A key of `CORPUS_METRICS`.
+        predictions: Texts or labels, [seeds][examples].
+        references: [examples].
+        labels: All classes of the data, of a classification.
+    """
+    found = CORPUS_METRICS[metric]
+    values = np.stack([found.statistics(texts, references, labels) for texts in predictions])
+    return Sample(values, found.score, 0.0, found.high)

@@ -1,0 +1,103 @@
+"""Rows that are in memory: lists of mappings, frames of pandas or Polars, data sets of Hugging Face.
+
+A recipe names files, so that a run can be repeated and gone on with. Rows in memory are therefore written
+once, as JSON lines, into the cache, in a file that is named by their content.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import math
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from deltatune.cache import ROWS, cache_root, make_cache_folder
+from deltatune.errors import DataError
+from deltatune.files import text_sha256, write_text
+
+_MISSING = ("NAType", "NaTType")
+"""Of pandas."""
+
+
+def keep_rows(rows: Any, *, field: str = "data") -> Path:
+    """Write rows into the cache, unless they are there already.
+
+    Args:
+        rows: An iterable of mappings from column to value, or a frame of pandas or Polars.
+        field: The argument that they are, for messages.
+
+    Returns:
+        The file, whose name is made of its content's SHA-256.
+
+    Raises:
+        DataError: They are no rows, there are none, or a value is neither text nor number nor made of these.
+    """
+    records = [_record(row, f"{field}, row {number}") for number, row in enumerate(as_records(rows, field))]
+    if not records:
+        raise DataError("holds no rows.", field=field, remedy="Give one mapping a row.")
+    text = "".join(f"{json.dumps(record)}\n" for record in records)  # in ASCII, whatever the texts hold
+    path = make_cache_folder(cache_root() / ROWS) / f"{text_sha256(text)[:32]}.jsonl"
+    if not path.exists():
+        write_text(path, text)
+    return path
+
+
+def is_rows(value: Any) -> bool:
+    """Whether a value is rows in memory, rather than the name of a file or a section of a recipe."""
+    return not isinstance(value, str | Path | Mapping) and (
+        hasattr(value, "to_dicts") or hasattr(value, "to_dict") or isinstance(value, Iterable)
+    )
+
+
+def as_records(rows: Any, field: str) -> Iterable[Any]:
+    """The rows of a frame as mappings, and what is iterable as it is.
+
+    Raises:
+        DataError: It is neither.
+    """
+    if hasattr(rows, "to_dicts"):  # Polars
+        return rows.to_dicts()
+    if hasattr(rows, "to_dict") and hasattr(rows, "columns"):  # pandas
+        return rows.to_dict("records")
+    if not isinstance(rows, Iterable):
+        raise DataError(
+            f"is a {type(rows).__name__}, not rows.",
+            field=field,
+            remedy="Give a list of mappings, a frame of pandas or Polars, or a datasets.Dataset.",
+        )
+    return rows
+
+
+def _record(row: Any, where: str) -> dict[str, Any]:
+    if not isinstance(row, Mapping):
+        raise DataError(
+            f"is a {type(row).__name__}, not a mapping from columns to values.",
+            field=where,
+            remedy='Write {"input": ..., "target": ...}.',
+        )
+    return {str(column): _plain(value, f"{where}, column {column}") for column, value in row.items()}
+
+
+def _plain(value: Any, where: str) -> Any:
+    """A value as JSON has it: what frames take for missing is null, a time is its ISO text."""
+    if (isinstance(value, float) and math.isnan(value)) or type(value).__name__ in _MISSING:
+        return None
+    if value is None or isinstance(value, str | bool | int | float):
+        return value
+    if isinstance(value, datetime.date | datetime.time):
+        return value.isoformat()
+    if isinstance(value, Mapping):
+        return {str(key): _plain(each, where) for key, each in value.items()}
+    if hasattr(value, "tolist") and getattr(value, "ndim", 1) < 2:  # NumPy: a number, or a list of them
+        value = value.tolist()
+        if not isinstance(value, list):
+            return _plain(value, where)
+    if isinstance(value, list | tuple):
+        return [_plain(each, where) for each in value]
+    raise DataError(
+        f"holds a {type(value).__name__}.",
+        field=where,
+        remedy="Give text, numbers, or lists and mappings of these; images need files.",
+    )

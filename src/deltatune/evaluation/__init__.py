@@ -1,0 +1,35 @@
+"""Evaluation by generation and by classification, with metrics that refuse teacher-forced text."""
+
+from deltatune.evaluation.generation import Generation, generate
+from deltatune.evaluation.keys import higher_is_better, metric_keys, primary_metric
+from deltatune.evaluation.loss import classify, loss_on
+from deltatune.evaluation.metrics import (
+    METRICS,
+    Scores,
+    class_metric,
+    classification_metrics,
+    text_metric,
+    text_metrics,
+)
+from deltatune.evaluation.run import Evaluation, Prediction, answer, evaluate, probabilities
+
+__all__ = [
+    "METRICS",
+    "Evaluation",
+    "Generation",
+    "Prediction",
+    "Scores",
+    "answer",
+    "class_metric",
+    "classification_metrics",
+    "classify",
+    "evaluate",
+    "generate",
+    "higher_is_better",
+    "loss_on",
+    "metric_keys",
+    "primary_metric",
+    "probabilities",
+    "text_metric",
+    "text_metrics",
+]
