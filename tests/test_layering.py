@@ -11,31 +11,10 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "src" / "deltatune"
 # A layer may import those before it. The observer is a protocol, a leaf that happens to be defined in core.
 ORDER = [
-    *(
-        "errors",
-        "printable",
-        "registry",
-        "files",
-        "cache",
-        "_moved",
-        "observer",
-        "phrasing",
-        "units",
-        "tasks",
-    ),
-    *("results", "recipe", "quant", "core", "methods", "models", "data", "checkpoint", "memory"),
-    *(
-        "evaluation",
-        "report",
-        "training",
-        "runs",
-        "comparison",
-        "cli",
-        "board",
-        "api",
-        "__init__",
-        "__main__",
-    ),
+    *("_moved", "errors", "printable", "registry", "files", "cache", "observer", "phrasing", "units"),
+    *("tasks", "results", "recipe", "quant", "core", "methods", "models", "data", "checkpoint", "memory"),
+    *("evaluation", "report", "training", "runs", "comparison", "cli"),
+    *("board", "api", "__init__", "__main__"),
 ]
 LAZILY = {  # recipes ask the registry of methods to check settings; a model saves and loads its own adapters
     ("recipe", "methods"),
