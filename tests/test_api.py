@@ -108,7 +108,7 @@ def test_a_file_is_changed_by_keywords(tmp_path: Path) -> None:
             RecipeError,
             ["'causal' is not a known task", "Did you mean 'causal-lm'"],
         ),
-        ({"methods": [{"lora": {"rank": 4}}]}, RecipeError, ["rank"]),
+        ({"methods": [{"lora": {"rank": 4}}]}, RecipeError, ["methods.0.lora.rank", "Did you mean 'r'?"]),
         ({"data": [1, 2]}, DataError, ["data, row 0", "mapping"]),
         ({"data": {"source": []}}, DataError, ["data.source", "no rows"]),
     ],
@@ -122,6 +122,22 @@ def test_mistakes_are_named(given: dict[str, Any], error: type[DeltatuneError], 
     }
     with pytest.raises(error) as caught:
         dt.make_recipe(**{**complete, **given})
+    for part in parts:
+        assert part in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("settings", "parts"),
+    [
+        ({"rank": 4}, ["rank: is not a known key", "Did you mean 'r'?"]),
+        ({"target_modules": ["q"]}, ["target_modules", "Did you mean 'targets'?"]),
+        ({"r": "four"}, ["r: 'four' must be a valid integer"]),
+        ({"r": 0, "dropout": 2}, ["2 problems", "r: 0 must be greater", "dropout: 2"]),
+    ],
+)
+def test_settings_in_python_are_explained_as_in_recipes(settings: dict[str, Any], parts: list[str]) -> None:
+    with pytest.raises(RecipeError) as caught:
+        dt.LoraConfig(**settings)
     for part in parts:
         assert part in str(caught.value)
 

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from pydantic import ValidationError
 from tests import tiny
 from tests.contract.checks import anatomy, close
 from tests.oracle import bridge
@@ -125,7 +124,7 @@ def test_dropout_is_a_function_of_time() -> None:
     ],
 )
 def test_what_cannot_be_run_is_refused(settings: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValidationError, match=message):
+    with pytest.raises(RecipeError, match=message):
         METHODS.get("peft")(**settings)
 
 

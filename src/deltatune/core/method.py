@@ -3,17 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic._internal._model_construction import ModelMetaclass
 from torch import Tensor
+
+from deltatune.recipe.problems import settings_error
 
 if TYPE_CHECKING:
     from deltatune.core.adapter import Adapter
     from deltatune.core.sites import BaseView
 
 
-class MethodConfig(BaseModel):
+class _Explained(ModelMetaclass):
+    """Calling the class raises our error of a wrong setting; `model_validate`, for recipes, pydantic's."""
+
+    def __call__(cls, *arguments: Any, **settings: Any) -> Any:
+        try:
+            return super().__call__(*arguments, **settings)
+        except ValidationError as error:
+            raise settings_error(error, cast(type[BaseModel], cls)) from error
+
+
+class MethodConfig(BaseModel, metaclass=_Explained):
     """Settings of a method, and how they become an adapter.
 
     A method is one subclass in one file. Its fields are the method's hyper-parameters; their docstrings are

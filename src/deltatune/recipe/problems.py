@@ -19,6 +19,12 @@ from deltatune.recipe.schema import ENTRY_KEYS, MethodEntry, Recipe
 Path = tuple[str | int, ...]
 M = TypeVar("M", bound=BaseModel)
 
+PEFT = {
+    "rank": "r", "lora_rank": "r", "lora_alpha": "alpha", "lora_dropout": "dropout", "use_rslora": "rslora",
+    "target_modules": "targets", "feedforward_modules": "feedforward", "num_virtual_tokens": "n_tokens",
+    "prompt_tuning_init_text": "text", "oft_block_size": "block_size",
+}  # fmt: skip
+"""Settings as peft spells them, and as we do."""
 PLAIN = {"missing": "is missing.", "too_short": "must have at least one item."}
 
 
@@ -51,6 +57,16 @@ def parse_section(kind: type[M], value: Any, where: str) -> M:
             for detail in error.errors(include_url=False)
         )
         raise _one_error(problems) from error
+
+
+def settings_error(error: ValidationError, method: type[BaseModel]) -> RecipeError:
+    """All problems of a method's settings that were written in Python."""
+    return _one_error(
+        _gathered(
+            (_dotted(detail["loc"]), _describe(detail, method, detail["loc"]))
+            for detail in error.errors(include_url=False)
+        )
+    )
 
 
 def _gathered(found: Iterable[tuple[str, str]]) -> dict[str, str]:
@@ -122,7 +138,8 @@ def _describe(detail: Any, owner: type[BaseModel], path: Path) -> str:
         if path[0] == "methods" and (reason := same_for_all(str(path[-2]), str(path[-1]))):
             return reason
         known = _known(owner, path[:-1])
-        close = difflib.get_close_matches(str(path[-1]), known, n=1, cutoff=0.5)
+        ours = PEFT.get(str(path[-1]), "")
+        close = [ours] if ours in known else difflib.get_close_matches(str(path[-1]), known, n=1, cutoff=0.5)
         hint = f"Did you mean {close[0]!r}? " if close else ""
         return f"is not a known key. {hint}Known here: {', '.join(known)}."
     if kind in PLAIN:
