@@ -158,7 +158,8 @@ def test_results_are_plain_numbers_for_json():
     a, b = np.random.default_rng(0).normal(size=(2, 20))
     pairs = pairwise({"a": a, "b": b}, resamples=50)
     ranks = shared_ranks(np.array([a.mean(), b.mean()]), tie_matrix("ab", pairs))
-    assert json.loads(json.dumps([pairs, ranks, bootstrap_interval(a, resamples=50)]))
+    written = [[pair.as_dict() for pair in pairs], ranks, bootstrap_interval(a, resamples=50)]
+    assert json.loads(json.dumps(written))
 
 
 def test_ranks_are_shared_but_ties_are_not_transitive():
