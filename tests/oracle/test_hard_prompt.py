@@ -20,7 +20,7 @@ from deltatune.checkpoint.store import inspect
 from deltatune.core.model import AdaptedModel
 from deltatune.core.readable import Reader
 from deltatune.data.tokens import truncated_chat
-from deltatune.errors import TargetError
+from deltatune.errors import RecipeError, TargetError
 from deltatune.methods.hard_prompt import HardPromptAdapter, HardPromptConfig
 from deltatune.recipe import Recipe
 from deltatune.training.run import run
@@ -205,7 +205,7 @@ def test_what_was_found_is_a_valid_configuration(settings: dict[str, Any]) -> No
 def test_only_language_models_judge_how_a_text_reads() -> None:
     with pytest.raises(TargetError, match="cannot tell how a text reads"):
         searched("bert", fluency=1.0)
-    with pytest.raises(ValueError, match="judges swaps"):
+    with pytest.raises(RecipeError, match="judges swaps"):
         HardPromptConfig(search="pez", fluency=1.0)
 
 
@@ -282,7 +282,7 @@ def test_what_cannot_be_is_refused() -> None:
         AdaptedModel(tiny.model("vit"), tiny.heads("vit")).attach("a", HardPromptConfig())
     with pytest.raises(TargetError, match="tokenizer"):
         AdaptedModel(tiny.model("t5")).attach("a", HardPromptConfig(initial="the"))
-    with pytest.raises(ValueError, match="initial"):
+    with pytest.raises(RecipeError, match="initial"):
         HardPromptConfig(search="none")
 
 

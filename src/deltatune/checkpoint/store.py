@@ -26,7 +26,7 @@ from deltatune.checkpoint.folders import atomic_folder, read_tensors, reading, w
 from deltatune.checkpoint.manifest import changed_files
 from deltatune.core.method import MethodConfig
 from deltatune.core.model import AdaptedModel
-from deltatune.errors import AdapterError
+from deltatune.errors import AdapterError, RecipeError
 from deltatune.files import CHECKSUM, is_intact, read_json, sealed, sha256, write_json
 from deltatune.methods import METHODS
 from deltatune.models.bundled import public_name
@@ -343,6 +343,8 @@ def _settings_of(path: Path) -> Iterator[None]:
         raise AdapterError(
             f"'{path}' has a bad setting {first['loc']}: {first['msg']}.", remedy="Save it again."
         ) from error
+    except RecipeError as error:
+        raise AdapterError(f"'{path}' has a bad setting {error}", remedy="Save it again.") from error
 
 
 def _from_peft(

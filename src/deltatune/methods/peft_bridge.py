@@ -25,7 +25,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, Self, cast
 
 import torch
-from pydantic import ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import ConfigDict, Field, field_validator, model_validator
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
@@ -333,9 +333,9 @@ class PeftBridgeConfig(MethodConfig):
         targets = config["target_modules"]
         try:
             return cls(peft_type=config["peft_type"], target_modules=targets, **settings)
-        except ValidationError as error:
+        except RecipeError as error:
             raise AdapterError(
-                f"the file's settings cannot be used: {error.errors()[0]['msg']}.",
+                f"the file's settings cannot be used: {error}",
                 field="adapter_config.json",
                 remedy="Load it with peft.",
             ) from error
