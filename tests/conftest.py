@@ -9,3 +9,10 @@ os.environ.update(
     HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1", TOKENIZERS_PARALLELISM="false", NO_COLOR="1", COLUMNS="100"
 )
 os.environ.pop("DELTATUNE_DEBUG", None)
+
+from hypothesis import settings
+
+# The same examples in every run, so that a change is judged by what it changed;
+# HYPOTHESIS_PROFILE=default draws others.
+settings.register_profile("same", derandomize=True)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
