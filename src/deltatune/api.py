@@ -256,8 +256,8 @@ def predict(
 
     Args:
         run: The run's folder, or that of an adapter without a run.
-        inputs: Texts, image files, or mappings with a row's columns; a frame of these; or the path of a file
-            or of a folder of images.
+        inputs: Texts, image files, or mappings with a row's columns; a frame of these; one text or mapping;
+            or a file or a folder of images, as a `Path`.
         given: Of an adapter without a run: its base, task, classes and template.
         trust_remote_code: Whether Python code that comes with the base may run.
 
@@ -267,10 +267,10 @@ def predict(
     Raises:
         DeltatuneError: The folder holds no finished run, or a file of inputs cannot be read.
     """
-    from deltatune.data.memory import as_records
+    from deltatune.data.memory import as_inputs
     from deltatune.runs import predict as predict_all
 
-    asked = inputs if isinstance(inputs, Path) else as_records(inputs, "inputs")
+    asked = inputs if isinstance(inputs, Path) else as_inputs(inputs)
     return list(predict_all(Path(run), asked, trust_remote_code=trust_remote_code, given=given))
 
 

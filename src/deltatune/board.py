@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Self
 
 from pydantic import PrivateAttr
 
+from deltatune.errors import DeltatuneError
 from deltatune.results import Leaderboard
 
 if TYPE_CHECKING:
@@ -32,14 +33,22 @@ class Board(Leaderboard):
         return self._folder
 
     def to_pandas(self) -> DataFrame:
-        """A row a method, in the order of ranks: the columns of `deltatune report --format csv`."""
-        import io
+        """A row a method, in the order of ranks: the columns of `deltatune report --format csv`.
 
-        import pandas
+        Raises:
+            DeltatuneError: pandas is not installed.
+        """
+        try:
+            import pandas
+        except ImportError as error:
+            raise DeltatuneError(
+                "a frame needs the package pandas.", remedy="Run pip install pandas."
+            ) from error
+        from deltatune.report.load import load
+        from deltatune.report.text import table
 
-        from deltatune.report import render
-
-        return pandas.read_csv(io.StringIO(render(self._folder, "csv")))
+        columns, *lines = table(load(self._folder))
+        return pandas.DataFrame(lines, columns=columns)
 
     def plot(self, cost: str = "trained_parameters") -> Chart:
         """The deciding metric against a cost, with intervals.

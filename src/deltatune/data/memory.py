@@ -70,6 +70,11 @@ def as_records(rows: Any, field: str) -> Iterable[Any]:
     return rows
 
 
+def as_inputs(inputs: Any) -> Iterable[Any]:
+    """What `predict` is asked: one text or one row is a list of itself, else as of `as_records`."""
+    return [inputs] if isinstance(inputs, str | Mapping) else as_records(inputs, "inputs")
+
+
 def _record(row: Any, where: str) -> dict[str, Any]:
     if not isinstance(row, Mapping):
         raise DataError(

@@ -41,7 +41,7 @@ def supervision(encoder: Encoder, encoded: Encoded) -> Supervision:
     rows = len(encoded.features)
     task = TASKS.get(encoder.task)
     if not task.writes_text:
-        labelled = sum("label" in feature for feature in encoded.features)
+        labelled = sum(map(task.supervised, encoded.features))
         return Supervision(rows, labelled, rows - labelled, ended=None, cut=0)
     import torch
 

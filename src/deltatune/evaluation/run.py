@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -29,24 +29,8 @@ from deltatune.evaluation.loss import (
 from deltatune.evaluation.metrics import Scores, classification_metrics, text_metrics
 from deltatune.results import Prediction
 from deltatune.tasks import TASKS
+from deltatune.tasks.task import Row
 from deltatune.tasks.tokens import LOSSES
-
-
-class LabelledRow(Protocol):
-    """A row with its reference."""
-
-    @property
-    def id(self) -> str:
-        """Name of the row, unique in the data."""
-
-    @property
-    def input(self) -> Any:
-        """Text, or an image."""
-
-    @property
-    def target(self) -> str:
-        """Reference text, or name of the label."""
-
 
 MOST_CLASSES = 100
 """So many probabilities of a row are kept: a line stays readable with a thousand classes."""
@@ -97,7 +81,7 @@ class Evaluation:
 
 def evaluate(  # noqa: PLR0917 - the order in which everything else passes them
     model: Model,
-    rows: Sequence[LabelledRow],
+    rows: Sequence[Row],
     encoded: EncodedRows,
     encoder: BatchEncoder,
     spec: EvaluationSettings,
@@ -150,7 +134,7 @@ def evaluate(  # noqa: PLR0917 - the order in which everything else passes them
 
 def answer(
     model: Model,
-    rows: Sequence[LabelledRow],
+    rows: Sequence[Row],
     encoded: EncodedRows,
     encoder: BatchEncoder,
     spec: EvaluationSettings,
@@ -161,7 +145,7 @@ def answer(
     return [_prediction(row, "", output) for row, output in zip(rows, outputs, strict=True)]
 
 
-def _prediction(row: LabelledRow, reference: str, output: _Output) -> Prediction:
+def _prediction(row: Row, reference: str, output: _Output) -> Prediction:
     prediction = Prediction(row.id, _shown(row.input), reference, "", None)
     if isinstance(output, Generation):
         return replace(prediction, prediction=output.text, stopped=output.stopped)
@@ -175,7 +159,7 @@ class _Job:
     """One evaluation."""
 
     model: Model
-    rows: Sequence[LabelledRow]
+    rows: Sequence[Row]
     encoded: EncodedRows
     encoder: BatchEncoder
     spec: EvaluationSettings

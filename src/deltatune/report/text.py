@@ -7,6 +7,7 @@ import io
 import re
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from deltatune.printable import printable_json
 from deltatune.report import display
@@ -109,13 +110,18 @@ def _again(comparison: Comparison) -> str:
 
 def render_csv(comparison: Comparison) -> str:
     """One line a method, numbers as they are in leaderboard.json."""
-    keys = list(dict.fromkeys(key for method in comparison.methods for key in method.metrics))
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow([*_COLUMNS, *map(_inert, keys), *_COSTS])
-    for method in [*comparison.ranked, *(m for m in comparison.methods if m not in comparison.ranked)]:
-        writer.writerow(_record(method, keys, comparison.model))
+    for line in table(comparison):
+        writer.writerow(["" if cell is None else _inert(cell) for cell in line])
     return out.getvalue()
+
+
+def table(comparison: Comparison) -> list[list[Any]]:
+    """The names of the columns, then a line a method, the ranked ones first; None where there is no value."""
+    keys = list(dict.fromkeys(key for method in comparison.methods for key in method.metrics))
+    methods = [*comparison.ranked, *(m for m in comparison.methods if m not in comparison.ranked)]
+    return [[*_COLUMNS, *keys, *_COSTS], *(_record(method, keys, comparison.model) for method in methods)]
 
 
 def render_json(comparison: Comparison) -> str:
@@ -131,24 +137,25 @@ def render_json(comparison: Comparison) -> str:
     return printable_json(board) + "\n"
 
 
-def _record(method: Method, keys: list[str], model_of_all: str) -> list[object]:
+def _record(method: Method, keys: list[str], model_of_all: str) -> list[Any]:
     row = method.row
-    low, high = row.interval or ("", "")
+    low, high = row.interval or (None, None)
     model = row.model or model_of_all
-    cells = [
-        row.rank or "",
+    return [
+        row.rank or None,
         *(method.name, row.method, model, row.status, method.error),
         " ".join(map(str, row.seeds)),
         low,
         high,
-        *(method.metrics.get(key, "") for key in keys),
+        *(method.metrics.get(key) for key in keys),
         *(getattr(method.cost, key) for key in _COSTS),
     ]
-    return [_inert(cell) if isinstance(cell, str) else cell for cell in cells]
 
 
-def _inert(text: str) -> str:
-    """Text that no spreadsheet takes for a formula; wide signs count."""
+def _inert(text: Any) -> Any:
+    """Text that no spreadsheet takes for a formula; wide signs count. What is no text stays as it is."""
+    if not isinstance(text, str):
+        return text
     starts = text.lstrip().startswith(("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20"))
     return f"'{text}" if starts or text.startswith(("\t", "\r", "\n")) else text
 

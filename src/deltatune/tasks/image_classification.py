@@ -56,6 +56,10 @@ class ImageClassification(Task):
         images, resized = ([feature[key] for feature in features] for key in ("image", "resized"))
         return {"pixel_values": tools.pixels.batch(images, resized), **classes.label_batch(features)}
 
+    def supervised(self, feature: Feature) -> int:
+        """One label, where the row has it."""
+        return int("label" in feature)
+
     def preview(self, feature: Feature, tools: Tools) -> list[tuple[str, bool]]:
         """That there is an image, then the class, which is learned."""
         return [("[image]", False), *classes.label_shown(feature, tools)]

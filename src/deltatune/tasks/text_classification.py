@@ -50,6 +50,10 @@ class TextClassification(Task):
         batch = tokens.padded([feature["input_ids"] for feature in features], tools)
         return {**batch, **classes.label_batch(features)}
 
+    def supervised(self, feature: Feature) -> int:
+        """One label, where the row has it."""
+        return int("label" in feature)
+
     def preview(self, feature: Feature, tools: Tools) -> list[tuple[str, bool]]:
         """The text, then the class, which is learned."""
         read = [(piece, False) for piece in tools.tokens.pieces(feature["input_ids"])]
