@@ -119,6 +119,8 @@ def norm_classes(view: BaseView) -> tuple[type[nn.Module], ...]:
         try:
             if _is_norm(module):
                 found[type(module)] = None
+        except NotImplementedError:  # the base holds no numbers, so nothing is known of it
+            raise
         except RuntimeError:  # over the channels of an image, as in ConvNeXt
             others.add(type(module))
     return tuple(kind for kind in found if kind not in others)
@@ -134,7 +136,7 @@ def _is_norm(module: nn.Module) -> bool:
     if not shaped or [*module.children(), *module.buffers()]:
         return False
     weight = parameters["weight"]
-    x = torch.linspace(-1, 2, len(weight)).to(weight)[None] * 1e3
+    x = torch.linspace(-1, 2, len(weight), device=weight.device).to(weight)[None] * 1e3
     one, ten = module.forward(x), module.forward(10 * x)
     return one.shape == x.shape and torch.allclose(one, ten, rtol=0.05, atol=0.05)
 
@@ -143,5 +145,6 @@ def _is_norm(module: nn.Module) -> bool:
 def _acts_without_weight(norm: nn.Module) -> bool:
     """Whether the output is not zero where weight and bias are: so in Gemma, which multiplies by 1 + w."""
     zeros = {name: torch.zeros_like(p) for name, p in norm.named_parameters()}
-    probe = torch.linspace(-1, 2, len(zeros["weight"])).to(zeros["weight"])[None]
+    weight = zeros["weight"]
+    probe = torch.linspace(-1, 2, len(weight), device=weight.device).to(weight)[None]
     return bool(functional_call(norm, zeros, (probe,)).any())

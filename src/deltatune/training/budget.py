@@ -37,10 +37,7 @@ def count_trained(config: MethodConfig, view: BaseView) -> int:
         try:
             with torch.device("meta"):
                 adapter = config.build(view)
-        except (
-            RuntimeError,
-            TypeError,
-        ):  # its start is computed from the base, or drawn by its own generator
+        except Exception:  # its start is computed from the base, or drawn: only real numbers tell
             adapter = config.build(view)
     heads = {id(parameter) for parameter in head_parameters(adapter, view)} if not adapter.own else set()
     return sum(parameter.numel() for _, parameter in adapter.trainable() if id(parameter) not in heads)
