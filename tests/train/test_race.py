@@ -26,6 +26,7 @@ from deltatune.recipe.sections import EvaluationSpec, TrainSpec
 from deltatune.results import RunResult
 from deltatune.training import Context, run
 from deltatune.training.certificate import Proof
+from deltatune.training.checkpoints import Checkpoints
 from deltatune.training.inputs import Inputs
 from deltatune.training.joint import joint_gradients, together_key
 from deltatune.training.loop import Trainer
@@ -280,7 +281,7 @@ def trainer_of(model: AdaptedModel, name: str, task: str, seed: int, out: Path) 
     return Trainer(
         model, name, Padding(task), train, None, [], TrainSpec(batch_size=3), EvaluationSpec(),
         Rates(1e-3, None), seed, out, Silent(), Proof(out / "certificate.json", {}),
-        Inputs("", {}, None, "", ""),
+        Inputs("", {}, None, "", ""), Checkpoints(out, 0, lambda _: None),
     )  # type: ignore[arg-type]  # fmt: skip
 
 

@@ -294,6 +294,9 @@ class TrainSpec(Section):
     checkpoint_every: Literal["epoch"] | Count | Duration = "epoch"
     """When to write a checkpoint to resume from: `epoch`, a number of steps, or a time such as `10min`, `30s`
     or `1h`. There is never more than one: the next takes its place."""
+    keep_checkpoints: Annotated[int, Strict(), Field(ge=0, le=LARGEST_INT)] = 0
+    """Keep the deltas of so many of the latest checkpoints besides, in `checkpoints/step-N` of the run.
+    Each can be loaded, merged, or be the `from` of another run. Resuming takes the state, not these."""
     trackers: list[Literal["tensorboard", "trackio", "wandb"]] = Field(default=[])
     """Where to log besides metrics.jsonl; each needs its package."""
 

@@ -42,6 +42,8 @@ class Disk:
     """All from which an interrupted run goes on."""
     kept: int
     """The outputs of frozen layers, if memory is too short for them."""
+    checkpoints: int
+    """The deltas of checkpoints that are kept."""
     predictions: int
     other: int
     """The log and the small files."""
@@ -49,12 +51,13 @@ class Disk:
     @property
     def left(self) -> int:
         """When the run is finished."""
-        return self.delta + self.predictions + self.other
+        return self.delta + self.checkpoints + self.predictions + self.other
 
     @property
     def most(self) -> int:
         """At any time."""
-        return self.left + 2 * self.state + self.kept
+        one_more = self.delta if self.checkpoints else 0  # which is written before the oldest goes
+        return self.left + 2 * self.state + self.kept + one_more
 
     def as_dict(self) -> dict[str, int]:
         """For JSON."""
@@ -89,6 +92,7 @@ def disk_of(
         delta=found.file_bytes,
         state=found.state_bytes + rows * DIGESTS if found.state_bytes else 0,
         kept=_positions(setup, lengths or ()) * _width(setup) if keeps else 0,
+        checkpoints=found.file_bytes * entry.train.keep_checkpoints,
         predictions=0 if dataset is None else _predictions(recipe, dataset),
         other=SMALL_FILES + 2 * LOG_LINE * (steps or 0),  # a step may be followed by a validation
     )

@@ -29,6 +29,7 @@ from deltatune.recipe.schema import EvaluationSpec, TrainSpec
 from deltatune.recipe.sections import seconds_of
 from deltatune.tasks import TASKS
 from deltatune.training.certificate import Proof, snapshot
+from deltatune.training.checkpoints import Checkpoints
 from deltatune.training.inputs import Inputs
 from deltatune.training.kept import KeptTrunk, keep_trunk
 from deltatune.training.log import RunLog
@@ -78,6 +79,7 @@ class Trainer:
     observer: Observer
     certificate: Proof
     inputs: Inputs
+    checkpoints: Checkpoints
     pause: Pause | None = None
     continues: bool = False
     """Whether it goes on from a saved delta, which is kept if training makes nothing better of it."""
@@ -396,7 +398,7 @@ class Trainer:
         self.progress.log_lines += 1
 
     def save(self) -> None:
-        """Write the state from which the run goes on bit for bit."""
+        """Write the state from which the run goes on bit for bit; keep its delta where that is asked for."""
         self._saved_at = time.monotonic()
         save_state(
             self.resume_folder,
@@ -411,6 +413,11 @@ class Trainer:
                 "certificate": [line.as_dict() for line in self.certificate.lines],
             },
         )
+        self._keep_checkpoint()
+
+    def _keep_checkpoint(self) -> None:
+        if self.progress.step and self.adapter.settled:  # in a schedule it is not what the method promises
+            self.checkpoints.add(self.progress.step)
 
     def _load(self) -> None:
         state = load_state(self.resume_folder)
@@ -424,3 +431,4 @@ class Trainer:
             load_optimizer_state(self.optimizer, self.parameters, state["optimizer"])
             load_random_state(state["rng"])
         self.log_digest = state.get("log")
+        self._keep_checkpoint()  # a process killed behind the state did not come to it

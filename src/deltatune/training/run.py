@@ -32,6 +32,7 @@ from deltatune.recipe.written import as_written
 from deltatune.results import BaseUsed, Origin, PausedRun, RunResult
 from deltatune.training.budget import Budget
 from deltatune.training.certificate import Proof
+from deltatune.training.checkpoints import FOLDER, Checkpoints
 from deltatune.training.context import Context, SharedBase
 from deltatune.training.folder import (
     KIND,
@@ -268,6 +269,7 @@ class Run:
             observer=self.observer,
             certificate=self.certificate,
             inputs=self.inputs,
+            checkpoints=Checkpoints(self.out / FOLDER, self.entry.train.keep_checkpoints, self._write_delta),
             pause=pause,
             continues=self.origin is not None,
         )
@@ -341,9 +343,13 @@ class Run:
     def _save(self) -> None:
         """Write the delta, and read it back."""
         folder, digest = self.out / "adapter", self.base.fingerprint
-        save_adapter(self.model, self.name, folder, base_name=self.base.spec.name, fingerprint=digest)
+        self._write_delta(folder)
         self.certificate.about["delta"] = {"sha256": sha256(folder / TENSORS)}
         self.certificate.reloaded(self.model, self.name, folder, self._shortest_rows(), digest)
+
+    def _write_delta(self, folder: Path) -> None:
+        base = self.base
+        save_adapter(self.model, self.name, folder, base_name=base.spec.name, fingerprint=base.fingerprint)
 
     def _shortest_rows(self) -> dict[str, Tensor]:
         """A batch of the shortest training rows."""

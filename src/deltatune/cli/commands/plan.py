@@ -215,6 +215,8 @@ def _say_disk(found: dict[str, Any]) -> None:
         return
     largest, all_runs = max(runs, key=lambda disk: disk["most"]), found["disk"]
     kept = f", {units.size(largest['kept'])} the outputs of frozen layers" if largest["kept"] else ""
+    if largest["checkpoints"]:
+        kept += f", {units.size(largest['checkpoints'])} the deltas of checkpoints"
     text = (
         f"Disk: a run writes {units.size(largest['most'])} at most, of which "
         f"{units.size(2 * largest['state'])} are the state for resuming, twice while it is replaced{kept}; "
