@@ -13,7 +13,8 @@ from safetensors.torch import load_file, save_file
 
 from deltatune.comparison.runner import compare
 from deltatune.core.observer import Silent
-from deltatune.data.rows import Dataset, Row
+from deltatune.data.dataset import Dataset
+from deltatune.data.rows import Row
 from deltatune.errors import AdapterError, ChangedError, DataError, DeltatuneError, RecipeError
 from deltatune.files import sealed
 from deltatune.recipe import Recipe

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from deltatune.errors import RecipeError
 from deltatune.recipe import json_schema, parse_recipe
-from deltatune.recipe.grid import Range
+from deltatune.recipe.ranges import Range
 
 BASE: dict[str, Any] = {
     "task": "text-to-text",

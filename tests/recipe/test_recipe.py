@@ -99,6 +99,8 @@ def test_the_content_is_left_as_it_was() -> None:
         ("data.colums={input: a}", ["data.colums", "'columns'"]),
         ("data.columns.inptu=a", ["data.columns.inptu", "'input'"]),
         ("methods.1.lora.rr=1", ["methods.1.lora.rr", "'r'"]),
+        ("methods.1.lora.methods=1", ["methods.1.lora.methods", "not a known key"]),
+        ("grid={train.lr: {from: 1, to: 2, steps: 2, methods: 2}}", ["grid.train.lr.methods", "known key"]),
         ("methods.1.lora.r=many", ["methods.1.lora.r", "'many'", "integer"]),
         ("methods.1.train.lrr=1", ["methods.1.train.lrr", "'lr'"]),
         ("methods.0=lorra", ["methods.0", "'lorra'", "'lora'"]),

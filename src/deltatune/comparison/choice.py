@@ -26,8 +26,9 @@ from deltatune.files import CHECKSUM, is_intact, read_json, sealed, write_json
 from deltatune.phrasing import first_problem
 from deltatune.recipe.axes import point_label
 from deltatune.recipe.baselines import BASELINES
-from deltatune.recipe.choosing import HalvingSpec, searched
+from deltatune.recipe.choosing import HalvingSpec
 from deltatune.recipe.schema import MethodEntry, Recipe
+from deltatune.recipe.spaces import searched
 from deltatune.results import Decision, FailedRun, Halving, StoppedTrial, Trial, Tuning
 from deltatune.training import Context
 from deltatune.training.steps import Progress

@@ -29,8 +29,9 @@ from deltatune.errors import AdapterError, RecipeError
 from deltatune.evaluation import higher_is_better
 from deltatune.methods import METHODS
 from deltatune.recipe.axes import SECTIONS, by_section, point_label
-from deltatune.recipe.choosing import HalvingSpec, SearchSpec, section_given
+from deltatune.recipe.choosing import HalvingSpec, SearchSpec
 from deltatune.recipe.schema import MethodEntry, Recipe
+from deltatune.recipe.spaces import section_given
 from deltatune.results import FailedRun, Trial, Tuning
 from deltatune.training import Context
 from deltatune.training.steps import Progress

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic._internal._model_construction import ModelMetaclass
 from torch import Tensor
 
-from deltatune.recipe.problems import settings_error
+from deltatune.recipe.messages import settings_error
 
 if TYPE_CHECKING:
     from deltatune.core.adapter import Adapter

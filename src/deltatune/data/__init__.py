@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from deltatune.data.batches import batches
+from deltatune.data.dataset import Dataset
 from deltatune.data.load import load_data, prompt_row
 from deltatune.data.readers import READERS, read_source
-from deltatune.data.rows import Dataset, Record, Row, Table
+from deltatune.data.rows import Record, Row, Table
 from deltatune.data.tables import flatten_table
 
 __all__ = [

@@ -12,8 +12,9 @@ import numpy as np
 
 from deltatune.data.cells import as_text, check_labels, check_values, columns_as_text, is_image
 from deltatune.data.checks import check_rows
+from deltatune.data.dataset import Dataset
 from deltatune.data.readers import Writing, read_source
-from deltatune.data.rows import Dataset, Input, Record, Row, Table, fingerprint
+from deltatune.data.rows import Input, Record, Row, Table, fingerprint
 from deltatune.data.splits import limit_rows, split_rows
 from deltatune.errors import DataError, nearest
 from deltatune.recipe.load import is_remote

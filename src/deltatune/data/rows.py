@@ -1,17 +1,14 @@
-"""What the data are made of: records as read, rows as used, and the data set."""
+"""What the data are made of: records as read, and rows as used."""
 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-
-if TYPE_CHECKING:
-    from deltatune.data.checks import DataCheck
 
 Image = NDArray[np.uint8]
 """Pixels [height, width] (grey) or [height, width, channels]."""
@@ -68,23 +65,6 @@ class Row:
         if isinstance(self.input, str | Path):
             return str(self.input)
         return f"image {self.id} ({'x'.join(map(str, self.input.shape))})"
-
-
-@dataclass(frozen=True, slots=True)
-class Dataset:
-    """The rows of a recipe, split and checked."""
-
-    train: list[Row]
-    validation: list[Row]
-    test: list[Row]
-    labels: list[str] | None = None
-    """Classification: the labels of the training rows; a label's index is its class. Otherwise None."""
-    fingerprint: str = ""
-    """SHA-256 of ids, inputs and targets of all parts."""
-    warnings: list[str] = field(default_factory=list)
-    """What the user should know, such as test rows that are also training rows."""
-    check: DataCheck | None = None
-    """What the warnings rest on."""
 
 
 def fingerprint(*parts: list[Row]) -> str:

@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from deltatune.errors import RecipeError
+from deltatune.recipe.messages import parse_section
 from deltatune.recipe.sections import ModelSpec
 
 
@@ -90,6 +91,4 @@ def _options(spec: ModelSpec, among: Sequence[ModelSpec]) -> list[str]:
 
 
 def _specs(models: Sequence[Any], where: str) -> list[ModelSpec]:
-    from deltatune.recipe.problems import parse_section
-
     return [parse_section(ModelSpec, model, f"{where}.{index}") for index, model in enumerate(models)]

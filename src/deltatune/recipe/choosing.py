@@ -9,30 +9,17 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, Strict, model_validator
 
 from deltatune.errors import RecipeError
-from deltatune.recipe.axes import SECTIONS, by_section, check_fields, check_section_field, section_of
-from deltatune.recipe.sections import (
-    HEAD_LR,
-    TUNED,
-    Count,
-    DataSpec,
-    Float,
-    Int,
-    Section,
-    Text,
-    TrainSpec,
-)
-from deltatune.tasks import TASKS
+from deltatune.recipe.messages import parse_section
+from deltatune.recipe.ranges import SearchRange
+from deltatune.recipe.sections import HEAD_LR, TUNED, Count, Int, Section, Text, TrainSpec
 
 if TYPE_CHECKING:
     from deltatune.core.method import MethodConfig
-    from deltatune.recipe.rules import Conflict
-    from deltatune.recipe.schema import MethodEntry, Recipe
 
 Together = Annotated[int, Strict(), Field(ge=1, le=64)] | Literal["auto"]
 """Runs that are trained at once."""
@@ -127,27 +114,7 @@ class HalvingSpec(Section):
         return [self.factor**-power for power in range(self.rungs, 0, -1)]
 
 
-class SearchRange(Section):
-    """Numbers that a search may choose from, both ends included; whole ones if both ends are."""
-
-    start: Int | Float = Field(alias="from")
-    """The lowest."""
-    stop: Int | Float = Field(alias="to")
-    """The highest."""
-    scale: Literal["linear", "log"] = "linear"
-    """Whether equal distances or (log) equal ratios are equally likely at first."""
-
-    @model_validator(mode="after")
-    def _scalable(self) -> SearchRange:
-        from deltatune.recipe.grid import check_bounds
-
-        check_bounds(self.start, self.stop, self.scale)
-        return self
-
-
 def _check_space(space: dict[str, Any]) -> dict[str, Any]:
-    from deltatune.recipe.problems import parse_section
-
     for field, axis in space.items():
         if isinstance(axis, dict):
             try:
@@ -188,131 +155,3 @@ class SearchSpec(Section):
     interrupted goes on with. The URL of a database (`mysql://...`, `postgresql://...`) lets several machines
     work on the same search; environment variables in it ($PASSWORD) are filled in and not written down.
     There a trial whose machine went silent is tried again by another, up to three times."""
-
-
-def searched(recipe: Recipe, entry: MethodEntry) -> dict[str, Any]:
-    """The space that is searched for an entry; empty if there is none."""
-    config = entry.build_config()
-    if recipe.search is None or not config.trains:
-        return {}
-    shared = recipe.search.space or {}
-    if config.rate != "lr":  # to vary its lr would vary nothing
-        shared = {field: axis for field, axis in shared.items() if field != "train.lr"}
-    return {**shared, **(entry.space or {})}
-
-
-def readings_of(recipe: Recipe, entry: MethodEntry) -> list[DataSpec]:
-    """The ways in which an entry's rows may be read: its own, and those with a value that is searched.
-
-    Of a range its ends stand for all: between two limits that leave the same of every target, all do.
-    """
-    own, found = recipe.data_of(entry), []
-    for field, axis in searched(recipe, entry).items():
-        if field.startswith("data."):
-            found += [own.model_copy(update={field.removeprefix("data."): value}) for value in ends(axis)]
-    return list(dict.fromkeys([own, *found]))
-
-
-def section_given(recipe: Recipe, entry: MethodEntry, section: str) -> dict[str, Any]:
-    """The fields of a section as they hold for an entry: its own, or the recipe's."""
-    own = getattr(entry, section) or getattr(recipe, section)
-    return {name: getattr(own, name) for name in SECTIONS[section].model_fields}
-
-
-def ends(axis: Any) -> list[Any]:
-    """The values of an axis of a search, of a range its ends."""
-    return axis if isinstance(axis, list) else [axis["from"], axis["to"]]
-
-
-def choosing_conflicts(recipe: Recipe) -> Iterator[Conflict]:
-    """Check what chooses settings against the rest of the recipe."""
-    tune, halving, split = recipe.tune, recipe.halving, recipe.data.split
-    unvalidated = not recipe.data.validation and split is not None and split.validation == 0
-    for field, section in (("tune", tune), ("halving", halving), ("search", recipe.search)):
-        if section is not None and unvalidated:
-            yield field, "needs validation rows, but data.split.validation is 0."
-    for name in TUNED if tune is not None else ():
-        if not isinstance(getattr(tune, name), list):
-            continue
-        for index, entry in enumerate(recipe.methods):
-            own = getattr(entry.train, name)
-            if own is not None and own != getattr(recipe.train, name):
-                yield (
-                    f"methods.{index}.train.{name}",
-                    f"stands beside tune.{name}, a list of the rates for every entry; "
-                    f"take it out, or give tune.{name} as a number of rates around each entry's own.",
-                )
-    if tune is not None and tune.head_lr is not None and not TASKS.get(recipe.task).new_head:
-        yield "tune.head_lr", f"is for new heads of classifiers; {recipe.task} has none: leave it out."
-    yield from _search_conflicts(recipe)
-    if halving is not None and halving.among == "entry" and tune is None and recipe.search is None:
-        groups = [entry.group for entry in recipe.methods if entry.group and entry.build_config().trains]
-        if len(groups) == len(set(groups)):
-            yield (
-                "halving",
-                "has nothing to choose between: write a grid, tune: {lr: 4}, or halving: {among: all}.",
-            )
-
-
-def _search_conflicts(recipe: Recipe) -> Iterator[Conflict]:
-    search = recipe.search
-    if search is not None and recipe.tune is not None:
-        yield "tune", "cannot stand beside search: search train.lr instead."
-    if search is not None and search.space:
-        for field in search.space:
-            try:
-                check_section_field(field, "search.space")
-            except RecipeError as error:
-                yield _conflict(error, "search.space")
-            else:
-                if section_of(field) is None:
-                    text = "is a setting of a method; write it in the space of an entry under methods."
-                    yield f"search.space.{field}", text
-    spaces = 0
-    for index, entry in enumerate(recipe.methods):
-        where = f"methods.{index}.space"
-        if entry.space and search is None:
-            yield where, "is searched only with a section such as search: {trials: 40}."
-        if entry.group and searched(recipe, entry):
-            yield where, "cannot stand beside a grid: make the grid's fields a part of the space."
-            return
-        for path, axis, place in searched_axes(recipe, entry, where):
-            yield from _axis_conflicts(recipe, entry, path, axis, place)
-        spaces += bool(searched(recipe, entry))
-    if search is not None and not spaces:
-        yield "search", "has nothing to search: give it a space, such as {train.lr: {from: 1e-4, to: 1e-2}}."
-
-
-def searched_axes(recipe: Recipe, entry: MethodEntry, where: str) -> Iterator[tuple[str, Any, str]]:
-    """Each field of an entry's space, its axis, and where it is written; `where` is the entry's own space."""
-    for field, axis in (entry.space or {}).items():
-        yield field, axis, where
-    for field, axis in searched(recipe, entry).items():
-        if field not in (entry.space or {}) and section_of(field):
-            yield field, axis, "search.space"
-
-
-def _axis_conflicts(
-    recipe: Recipe, entry: MethodEntry, field: str, axis: Any, where: str
-) -> Iterator[Conflict]:
-    """Try an axis's values, or a range's ends, as the entry's settings."""
-    from deltatune.methods import METHODS
-    from deltatune.recipe.problems import parse_section
-
-    section = section_of(field)
-    try:
-        check_fields(entry.method, {field: axis}, where)
-        if entry.budget is not None and field == METHODS.get(entry.method).size:
-            yield f"{where}.{field}", f"cannot be searched: the budget of {entry.budget} decides it."
-        for value in ends(axis):
-            if section:
-                fields = section_given(recipe, entry, section) | by_section({field: value})[section]
-                parse_section(SECTIONS[section], fields, f"{where}.{section}")
-            else:
-                parse_section(METHODS.get(entry.method), {**entry.config, field: value}, where)
-    except RecipeError as error:
-        yield _conflict(error, where)
-
-
-def _conflict(error: RecipeError, where: str) -> Conflict:
-    return error.field or where, " ".join(filter(None, [error.what, error.remedy]))

@@ -19,9 +19,9 @@ import itertools
 import math
 import random
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from pydantic import Field, Strict, model_validator
+from pydantic import model_validator
 
 from deltatune.errors import RecipeError
 from deltatune.recipe.axes import (
@@ -34,43 +34,12 @@ from deltatune.recipe.axes import (
     shown,
 )
 from deltatune.recipe.bases import listed, on_each_model
-from deltatune.recipe.sections import TUNED, Count, Float, Int, Section
+from deltatune.recipe.messages import parse_section
+from deltatune.recipe.ranges import LARGEST, Range
+from deltatune.recipe.sections import TUNED, Count, Int, Section
 
 if TYPE_CHECKING:
     from deltatune.core.method import MethodConfig
-
-LARGEST = 500
-"""Configurations of one entry; more are surely a slip, and `sample` takes fewer."""
-
-
-class Range(Section):
-    """Values from one number to another, both included."""
-
-    start: Int | Float = Field(alias="from")
-    """The first value."""
-    stop: Int | Float = Field(alias="to")
-    """The last value."""
-    steps: Annotated[int, Strict(), Field(ge=2, le=LARGEST)]
-    """How many values, the first and the last included."""
-    scale: Literal["linear", "log"] = "linear"
-    """Equal distances, or (log) equal ratios."""
-
-    @model_validator(mode="after")
-    def _scalable(self) -> Range:
-        check_bounds(self.start, self.stop, self.scale)
-        return self
-
-    def values(self) -> list[int | float]:
-        """List the values: whole numbers if both ends are, else numbers of three significant digits.
-
-        So a label such as `lr=0.000316` says exactly what was trained.
-        """
-        a, b = (math.log(end) if self.scale == "log" else end for end in (self.start, self.stop))
-        points = [a + (b - a) * i / (self.steps - 1) for i in range(self.steps)]
-        exact = [math.exp(point) if self.scale == "log" else point for point in points]
-        if isinstance(self.start, int) and isinstance(self.stop, int):
-            return list(dict.fromkeys(round(value) for value in exact))
-        return list(dict.fromkeys(float(f"{value:.3g}") for value in exact))
 
 
 class SampleSpec(Section):
@@ -99,14 +68,6 @@ class Origin(NamedTuple):
     """The place of its model, if it is one of a list."""
 
 
-def check_bounds(start: float, stop: float, scale: str) -> None:
-    """Refuse a range that is empty, or logarithmic and not above zero."""
-    if not start < stop:
-        raise ValueError(f"the range from {start:g} to {stop:g} is empty: from must be less than to.")
-    if scale == "log" and start <= 0:
-        raise ValueError(f"a range of scale log must begin above 0, not at {start:g}.")
-
-
 def expand_grids(content: Mapping[str, Any]) -> tuple[dict[str, Any], list[Origin]]:
     """Replace the grids and lists of models of a recipe's content by the entries they stand for.
 
@@ -133,7 +94,9 @@ def expand_grids(content: Mapping[str, Any]) -> tuple[dict[str, Any], list[Origi
                 field=f"grid.{field}",
                 remedy="Write it in the grid of an entry under methods.",
             )
-    sample = _parse(SampleSpec, content["sample"], "sample") if content.get("sample") is not None else None
+    sample = (
+        parse_section(SampleSpec, content["sample"], "sample") if content.get("sample") is not None else None
+    )
     entries: list[Any] = []
     origins: list[Origin] = []
     for index, entry in enumerate(methods):
@@ -250,7 +213,7 @@ def _axes(grid: Any, where: str) -> dict[str, list[Any]]:
 
 def _values(axis: Any, where: str) -> list[Any]:
     if isinstance(axis, Mapping):
-        return list(_parse(Range, axis, where).values())
+        return list(parse_section(Range, axis, where).values())
     if not isinstance(axis, list) or not axis:
         raise RecipeError(
             f"{axis!r} must be a list of values, or a range such as "
@@ -262,12 +225,6 @@ def _values(axis: Any, where: str) -> list[Any]:
     if twice is not None:
         raise RecipeError(f"has the value {twice} twice.", field=where, remedy="Take one of them out.")
     return axis
-
-
-def _parse(kind: Any, value: Any, where: str) -> Any:
-    from deltatune.recipe.problems import parse_section
-
-    return parse_section(kind, value, where)
 
 
 def _method_name(entry: Any) -> str | None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from deltatune.recipe.grid import Range, SampleSpec
+from deltatune.recipe.grid import SampleSpec
+from deltatune.recipe.ranges import Range
 from deltatune.recipe.schema import Recipe
 
 _ENTRY = ("name", "data", "evaluation", "quantization", "budget", "space", "from")

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import PurePath
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from deltatune.recipe.axes import section_of
-from deltatune.recipe.choosing import choosing_conflicts, ends, searched_axes
+from deltatune.recipe.choosing_rules import choosing_conflicts
+from deltatune.recipe.fields import RecipeFields
+from deltatune.recipe.messages import Conflict
 from deltatune.recipe.sections import CHAT, IMAGE_FORMATS, DataSpec, Format
+from deltatune.recipe.spaces import ends, searched_axes
 from deltatune.recipe.templates import template_fields
 from deltatune.tasks import TASKS
-
-if TYPE_CHECKING:
-    from deltatune.recipe.schema import Recipe
 
 SUFFIXES: dict[str, Format] = {
     ".csv": "csv",
@@ -41,9 +41,6 @@ DEFAULT_TEMPLATE = "{input}"
 OF_TARGETS = ("data.max_target_tokens", "evaluation.num_beams", "evaluation.max_new_tokens")
 """Fields about targets and about what is written in their place."""
 
-Conflict = tuple[str, str]
-"""(dotted path of the field, what is wrong and what to do)"""
-
 
 def format_by_name(name: str, declared: Format = "auto") -> Format:
     """Tell a source's format from its name alone; `auto` is returned for folders and unknown suffixes."""
@@ -57,7 +54,7 @@ def format_by_name(name: str, declared: Format = "auto") -> Format:
     return SUFFIXES.get(PurePath(path.stem if path.suffix in PACKED else path).suffix, "auto")
 
 
-def find_conflicts(recipe: Recipe) -> list[Conflict]:
+def find_conflicts(recipe: RecipeFields) -> list[Conflict]:
     """Check the whole recipe; every conflict is reported, not only the first."""
     conflicts = [
         *_sources(recipe.data),
@@ -109,7 +106,7 @@ def _sources(data: DataSpec) -> Iterator[Conflict]:
         )
 
 
-def _templates(recipe: Recipe) -> Iterator[Conflict]:
+def _templates(recipe: RecipeFields) -> Iterator[Conflict]:
     columns, target = recipe.data.columns, recipe.data.target_template
     for field, template in _shown(recipe):
         yield from _template(field, template, recipe)
@@ -121,7 +118,7 @@ def _templates(recipe: Recipe) -> Iterator[Conflict]:
         yield "data.columns", f"input and target are the same column ({columns.input!r})."
 
 
-def _shown(recipe: Recipe) -> Iterator[tuple[str, str]]:
+def _shown(recipe: RecipeFields) -> Iterator[tuple[str, str]]:
     """Each template by which rows may be read, and where it is written."""
     yield "data.template", recipe.data.template
     for where, template in _own(recipe, "data", "template"):
@@ -129,7 +126,7 @@ def _shown(recipe: Recipe) -> Iterator[tuple[str, str]]:
             yield where, template
 
 
-def _own(recipe: Recipe, section: str, name: str) -> Iterator[tuple[str, Any]]:
+def _own(recipe: RecipeFields, section: str, name: str) -> Iterator[tuple[str, Any]]:
     """Where and how entries, and searches for them, differ from the recipe in a field of a section."""
     common = getattr(getattr(recipe, section), name)
     for index, entry in enumerate(recipe.methods):
@@ -141,7 +138,7 @@ def _own(recipe: Recipe, section: str, name: str) -> Iterator[tuple[str, Any]]:
                 yield from ((f"{where}.{field}", value) for value in ends(axis))
 
 
-def _template(field: str, template: str, recipe: Recipe) -> Iterator[Conflict]:
+def _template(field: str, template: str, recipe: RecipeFields) -> Iterator[Conflict]:
     columns, task = recipe.data.columns, TASKS.get(recipe.task)
     if reason := task.senseless.get("data.template"):
         if template != DEFAULT_TEMPLATE:
@@ -172,7 +169,7 @@ def _fields(field: str, template: str) -> tuple[list[str], list[Conflict]]:
     return names, []
 
 
-def _without_effect(recipe: Recipe) -> Iterator[Conflict]:
+def _without_effect(recipe: RecipeFields) -> Iterator[Conflict]:
     """Entries that differ in what a task does not use would be the same, and rank as a tie."""
     unused = TASKS.get(recipe.task).without_effect if recipe.has_targets else OF_TARGETS
     for field in unused:
@@ -181,7 +178,7 @@ def _without_effect(recipe: Recipe) -> Iterator[Conflict]:
             yield where, f"({value}) has no effect on {what}: leave it out."
 
 
-def _task(recipe: Recipe) -> Iterator[Conflict]:
+def _task(recipe: RecipeFields) -> Iterator[Conflict]:
     data, task = recipe.data, TASKS.get(recipe.task)
     names = {
         f"data.{part}": name
@@ -210,7 +207,7 @@ def _task(recipe: Recipe) -> Iterator[Conflict]:
     yield from _metrics(recipe)
 
 
-def _senseless(recipe: Recipe) -> Iterator[Conflict]:
+def _senseless(recipe: RecipeFields) -> Iterator[Conflict]:
     """Fields that the task has no use for, and that say something all the same."""
     task, defaults = TASKS.get(recipe.task), {"data.template": DEFAULT_TEMPLATE}
     for field, reason in task.senseless.items():
@@ -232,7 +229,7 @@ def _text_files(data: DataSpec, formats: set[str]) -> Iterator[Conflict]:
         yield "data.delimiter", f"is for csv, tsv and tables; {', '.join(sorted(formats))} has none."
 
 
-def _metrics(recipe: Recipe) -> Iterator[Conflict]:
+def _metrics(recipe: RecipeFields) -> Iterator[Conflict]:
     evaluation = recipe.evaluation
     named: list[tuple[str, str]] = [("primary", evaluation.primary), ("select_by", evaluation.select_by)]
     if evaluation.metrics != "auto":
@@ -247,7 +244,7 @@ def _metrics(recipe: Recipe) -> Iterator[Conflict]:
                 )
 
 
-def _lists(recipe: Recipe) -> Iterator[Conflict]:
+def _lists(recipe: RecipeFields) -> Iterator[Conflict]:
     seen: dict[str, int] = {}
     for index, entry in enumerate(recipe.methods):
         if not entry.slug:
@@ -268,7 +265,7 @@ def _lists(recipe: Recipe) -> Iterator[Conflict]:
         yield "seeds", f"({recipe.seeds}) has one twice; the same seed gives the same run."
 
 
-def _quantization(recipe: Recipe) -> Iterator[Conflict]:
+def _quantization(recipe: RecipeFields) -> Iterator[Conflict]:
     for index, entry in enumerate(recipe.methods):
         if entry.quantization is None:
             continue
@@ -285,7 +282,7 @@ def _quantization(recipe: Recipe) -> Iterator[Conflict]:
             )
 
 
-def _starts(recipe: Recipe) -> Iterator[Conflict]:
+def _starts(recipe: RecipeFields) -> Iterator[Conflict]:
     """A saved delta has its size and its settings, and something that was trained."""
     for index, entry in enumerate(recipe.methods):
         if entry.start is None:
@@ -304,7 +301,7 @@ def _starts(recipe: Recipe) -> Iterator[Conflict]:
                 yield f"{axis}.{field}", "cannot be searched beside from: the saved delta has its settings."
 
 
-def _training(recipe: Recipe) -> Iterator[Conflict]:
+def _training(recipe: RecipeFields) -> Iterator[Conflict]:
     data = recipe.data
     if not TASKS.get(recipe.task).new_head:
         given = [("train.head_lr", recipe.train.head_lr), *_own(recipe, "train", "head_lr")]

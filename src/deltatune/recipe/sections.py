@@ -105,6 +105,11 @@ class Section(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
+    @classmethod
+    def known_keys(cls) -> list[str]:
+        """The keys that a recipe may have here."""
+        return [field.alias or name for name, field in cls.model_fields.items()]
+
 
 class ModelSpec(Section):
     """Which pretrained model is the base. In a recipe, a plain string means its name."""

@@ -18,9 +18,9 @@ from deltatune.core.attention import EAGER_UP_TO
 from deltatune.core.method import MethodConfig
 from deltatune.core.model import AdaptedModel
 from deltatune.core.observer import Observer
+from deltatune.data.dataset import Dataset
 from deltatune.data.encode import Encoder
 from deltatune.data.load import load_data
-from deltatune.data.rows import Dataset
 from deltatune.errors import ChangedError
 from deltatune.models.fingerprint import fingerprint_beside
 from deltatune.models.load import LoadedBase, OriginalWeights, load_base

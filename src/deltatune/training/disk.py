@@ -14,11 +14,11 @@ from typing import Any
 
 import torch
 
-from deltatune.data.rows import Dataset
+from deltatune.data.dataset import Dataset
 from deltatune.evaluation.run import MOST_CLASSES
 from deltatune.memory.predict import Prediction, Setup
-from deltatune.recipe.choosing import searched
 from deltatune.recipe.schema import MethodEntry, Recipe
+from deltatune.recipe.spaces import searched
 from deltatune.tasks import TASKS
 
 SMALL_FILES = 100_000

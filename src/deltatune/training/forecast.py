@@ -15,8 +15,8 @@ from transformers import PreTrainedConfig
 from deltatune import quant
 from deltatune.core.method import MethodConfig
 from deltatune.core.observer import Observer, Silent
+from deltatune.data.dataset import Dataset
 from deltatune.data.encode import Encoded, Encoder
-from deltatune.data.rows import Dataset
 from deltatune.errors import DeltatuneError, ModelError
 from deltatune.memory.base import fake_mode, stores_head
 from deltatune.memory.batch import Largest, largest_micro_batch, longest_allowed

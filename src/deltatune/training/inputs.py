@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from deltatune.data.dataset import Dataset
 from deltatune.data.encode import Encoded
-from deltatune.data.rows import Dataset, Row
+from deltatune.data.rows import Row
 from deltatune.errors import ChangedError
 from deltatune.recipe.sections import PARTS
 

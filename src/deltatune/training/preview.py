@@ -15,9 +15,9 @@ from deltatune.data.splits import limit_rows
 from deltatune.errors import DataError
 from deltatune.memory.predict import planned_room
 from deltatune.models.processor import load_processor, processor_name
-from deltatune.recipe.choosing import readings_of
 from deltatune.recipe.schema import MethodEntry, Recipe
 from deltatune.recipe.sections import PARTS
+from deltatune.recipe.spaces import readings_of
 from deltatune.tasks import TASKS
 from deltatune.training.forecast import setup_of, sized
 from deltatune.training.room import new_tokens, require_positions

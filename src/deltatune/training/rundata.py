@@ -10,9 +10,10 @@ from functools import cached_property
 from torch import Tensor
 
 from deltatune.data.checks import truncation_warnings
+from deltatune.data.dataset import Dataset
 from deltatune.data.encode import Encoded, Encoder
 from deltatune.data.load import load_data
-from deltatune.data.rows import Dataset, Row
+from deltatune.data.rows import Row
 from deltatune.data.supervised import Supervision, supervision
 from deltatune.errors import DataError
 from deltatune.recipe.axes import point_label

@@ -1,0 +1,25 @@
+"""The data set: all rows of a recipe, and what was found out about them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from deltatune.data.checks import DataCheck
+from deltatune.data.rows import Row
+
+
+@dataclass(frozen=True, slots=True)
+class Dataset:
+    """The rows of a recipe, split and checked."""
+
+    train: list[Row]
+    validation: list[Row]
+    test: list[Row]
+    labels: list[str] | None = None
+    """Classification: the labels of the training rows; a label's index is its class. Otherwise None."""
+    fingerprint: str = ""
+    """SHA-256 of ids, inputs and targets of all parts."""
+    warnings: list[str] = field(default_factory=list)
+    """What the user should know, such as test rows that are also training rows."""
+    check: DataCheck | None = None
+    """What the warnings rest on."""
