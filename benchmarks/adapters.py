@@ -26,7 +26,7 @@ from deltatune.core.model import AdaptedModel
 from deltatune.methods.lora import LoraConfig
 from deltatune.models.load import load_base
 from deltatune.recipe.sections import ModelSpec
-from deltatune.training.machine import fast_cpu, versions
+from deltatune.training.given.machine import fast_cpu, versions
 
 Actions = dict[str, Callable[[], Any]]
 SWITCHES = 100

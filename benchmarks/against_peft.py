@@ -25,12 +25,12 @@ from turns import Turns, TurnTaking, take_turns
 
 from deltatune.checkpoint.store import load_adapter
 from deltatune.comparison.statistics import bootstrap_interval, paired_bootstrap
-from deltatune.core.observer import Silent
 from deltatune.evaluation import evaluate
+from deltatune.observer import Silent
 from deltatune.recipe import Recipe, parse_recipe
 from deltatune.results import RunResult
 from deltatune.training import Context, run
-from deltatune.training.machine import versions
+from deltatune.training.given.machine import versions
 
 LORA = {"r": 8, "alpha": 32, "dropout": 0.1, "targets": ["query", "value"]}
 

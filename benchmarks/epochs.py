@@ -28,11 +28,11 @@ from turns import Side, Turn, Turns, TurnTaking, take_turns
 
 from deltatune.checkpoint.store import load_adapter
 from deltatune.comparison.statistics import paired_bootstrap
-from deltatune.core.observer import Silent
 from deltatune.evaluation.loss import classify, row_losses
+from deltatune.observer import Silent
 from deltatune.recipe import Recipe, parse_recipe
 from deltatune.training import Context, run
-from deltatune.training.machine import versions
+from deltatune.training.given.machine import versions
 
 TABLES = {
     "source": "bundled:table-titles",

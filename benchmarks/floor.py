@@ -4,7 +4,7 @@ The floor is what no low-rank method can go below: the frozen forward pass, and 
 activations back to the lowest layer (4 N floating-point operations a token), with the output computed at
 labels only. It is measured on the same base with the same batch: the embedded input requires a gradient, and
 nothing else does. There are two: with the base's own code, and with what we compute in its place in training
-(deltatune/core/lean.py, core/last_layer.py), which is faster; so a step can lie below the first.
+(deltatune/core/fast/lean.py, core/fast/last_layer.py), which is faster; so a step can lie below the first.
 
 Beside it stands a step of peft on the same base in the same precision. What is kept is the sum of the
 storages that autograd saves, parameters left out, and of the logits.
@@ -33,8 +33,8 @@ from deltatune.methods.lora import LoraConfig
 from deltatune.models.load import load_base
 from deltatune.recipe.sections import ModelSpec
 from deltatune.tasks import TASKS as KINDS
-from deltatune.training.context import base_dtype
-from deltatune.training.machine import fast_cpu, versions
+from deltatune.training.given.context import base_dtype
+from deltatune.training.given.machine import fast_cpu, versions
 
 TASKS = {
     "t5-small": "text-to-text",

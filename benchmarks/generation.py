@@ -17,11 +17,11 @@ from unittest import mock
 from epochs import MODELS, content_of
 
 from deltatune.core.model import AdaptedModel
-from deltatune.core.observer import Silent
 from deltatune.evaluation import Generation, generate
+from deltatune.observer import Silent
 from deltatune.recipe import parse_recipe
 from deltatune.training import Context
-from deltatune.training.machine import versions
+from deltatune.training.given.machine import versions
 
 ROWS = 96
 

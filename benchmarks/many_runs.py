@@ -21,10 +21,10 @@ from epochs import MODELS, TARGETS, content_of, without_validation
 from peft_side import peft_trainer
 
 from deltatune.comparison.runner import compare
-from deltatune.core.observer import Silent
+from deltatune.observer import Silent
 from deltatune.recipe import parse_recipe
 from deltatune.training import Context
-from deltatune.training.machine import versions
+from deltatune.training.given.machine import versions
 
 ROWS = 48
 TEST_ROWS = 32

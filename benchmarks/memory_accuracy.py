@@ -23,19 +23,19 @@ from transformers import AutoConfig
 
 from deltatune.core.attention import EAGER_UP_TO
 from deltatune.core.model import AdaptedModel
-from deltatune.core.observer import Silent
 from deltatune.data.encode import Encoded, EncodeReport
 from deltatune.memory.batch import largest_micro_batch
 from deltatune.memory.predict import Setup, predict
 from deltatune.methods import METHODS
 from deltatune.models.load import DTYPES
 from deltatune.models.tasks import model_class
+from deltatune.observer import Silent
 from deltatune.quant.loading import loading_options
 from deltatune.recipe.sections import EvaluationSpec, QuantizationSpec, TrainSpec
-from deltatune.training.certificate import Proof
-from deltatune.training.inputs import Inputs
-from deltatune.training.loop import Trainer
-from deltatune.training.optimizer import Rates
+from deltatune.training.given.digests import Inputs
+from deltatune.training.loop.optimizer import Rates
+from deltatune.training.loop.trainer import Trainer
+from deltatune.training.proof.certificate import Proof
 
 RESULT = Path(__file__).parent / "results" / "memory_accuracy.json"
 _SPECIAL = {"pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 2}

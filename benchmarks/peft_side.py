@@ -11,7 +11,7 @@ import torch
 from deltatune.models.load import load_base
 from deltatune.recipe.schema import MethodEntry
 from deltatune.training import Context
-from deltatune.training.context import base_dtype
+from deltatune.training.given.context import base_dtype
 
 TASKS = {"text-to-text": "SEQ_2_SEQ_LM", "causal-lm": "CAUSAL_LM", "text-classification": "SEQ_CLS"}
 

@@ -22,7 +22,7 @@ from deltatune.core.model import AdaptedModel
 from deltatune.methods.lora import LoraConfig
 from deltatune.models.load import load_base
 from deltatune.recipe.sections import ModelSpec
-from deltatune.training.machine import fast_cpu
+from deltatune.training.given.machine import fast_cpu
 
 TARGETS = 16
 """Labelled tokens of a row."""

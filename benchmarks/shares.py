@@ -27,11 +27,11 @@ from torch.nn import functional as F
 from deltatune.core.delta import Dropout
 from deltatune.core.loss import count_targets, summed_loss
 from deltatune.core.model import AdaptedModel
-from deltatune.core.observer import Silent
 from deltatune.data.batches import batches
 from deltatune.methods.lora import LoraDelta
+from deltatune.observer import Silent
 from deltatune.training import Context
-from deltatune.training.machine import computes_bfloat16, fast_cpu, versions
+from deltatune.training.given.machine import computes_bfloat16, fast_cpu, versions
 
 Off = Callable[[AdaptedModel], contextlib.AbstractContextManager[Any]]
 
@@ -82,7 +82,7 @@ def own_code(model: AdaptedModel) -> Iterator[None]:
     """The base's own norms, gated products, GELU and eager attention."""
     with (
         mock.patch.object(model._lean, "on", contextlib.nullcontext),
-        mock.patch("deltatune.core.lean_attention._attends_plainly", return_value=False),
+        mock.patch("deltatune.core.fast.lean_attention._attends_plainly", return_value=False),
     ):
         yield
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from deltatune.training.machine import versions
+from deltatune.training.given.machine import versions
 
 HERE = Path(__file__).parent
 

@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deltatune.comparison.sample import Sample, corpus_sample, row_sample
+from deltatune.comparison.scores import Sample, corpus_sample, row_sample
 from deltatune.comparison.statistics import Draws, bootstrap_interval, holm, paired_bootstrap
 
 Random = np.random.Generator

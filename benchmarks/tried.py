@@ -28,7 +28,6 @@ from torch import Tensor
 
 from deltatune.core.loss import summed_loss
 from deltatune.core.model import AdaptedModel
-from deltatune.core.observer import Silent
 from deltatune.core.sites import stacks
 from deltatune.data.batches import batches
 from deltatune.evaluation import generate
@@ -36,11 +35,12 @@ from deltatune.evaluation.loss import row_losses
 from deltatune.evaluation.metrics import text_metrics
 from deltatune.methods.lora import LoraConfig
 from deltatune.models.load import load_base
+from deltatune.observer import Silent
 from deltatune.recipe import parse_recipe
 from deltatune.recipe.sections import ModelSpec
 from deltatune.training import Context
-from deltatune.training.context import base_dtype
-from deltatune.training.machine import fast_cpu, versions
+from deltatune.training.given.context import base_dtype
+from deltatune.training.given.machine import fast_cpu, versions
 
 ROWS, TEST_ROWS, NEW_TOKENS, EPOCHS = 1000, 64, 24, 3
 LORA = {"lora": {"r": 8, "targets": ["all-linear"]}}

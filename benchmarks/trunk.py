@@ -17,10 +17,10 @@ from typing import Any
 
 from epochs import BATCH, content_of
 
-from deltatune.core.observer import Silent
+from deltatune.observer import Silent
 from deltatune.recipe import parse_recipe
 from deltatune.training import Context, run
-from deltatune.training.machine import versions
+from deltatune.training.given.machine import versions
 
 EPOCHS = 5
 ROWS = {"smollm2-135m": 24, "minilm": 320}

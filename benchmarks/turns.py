@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
-from deltatune.core.observer import Silent
+from deltatune.observer import Silent
 
 READY = "ready"
 

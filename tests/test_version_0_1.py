@@ -13,7 +13,7 @@ from deltatune.comparison.runner import compare
 from deltatune.report import render
 from deltatune.runs import evaluate_run, merge, predict
 from deltatune.training import run
-from deltatune.training.extend import extension, open_extension
+from deltatune.training.given.extend import extension, open_extension
 from tests.fixtures.make_version_0_1 import place, recipe
 
 
@@ -70,7 +70,7 @@ def test_a_paused_run_goes_on(old: Path, placed: Path) -> None:
 
 def test_a_run_is_extended(old: Path) -> None:
     longer = extension(old / "run", ["train.max_steps=2"])
-    from deltatune.core.observer import Silent
+    from deltatune.observer import Silent
 
     context = open_extension(longer, longer.methods[0], 0, Silent())
     run(longer, longer.methods[0], 0, old / "longer", context=context)

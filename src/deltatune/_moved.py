@@ -16,6 +16,8 @@ from types import ModuleType
 from typing import Any
 
 MOVED = {"compare": "comparison", "evaluate": "evaluation", "train": "training"}
+FURTHER = {"training.run": "training.single.run"}
+"""Modules that pages showed by the first name, and that have moved within their package since."""
 
 
 class _Former(ModuleType):
@@ -53,7 +55,8 @@ class Finder(MetaPathFinder, Loader):
 
 def _now(name: str) -> ModuleType:
     package, old, *rest = name.split(".")
-    return importlib.import_module(".".join([package, MOVED[old], *rest]))
+    path = ".".join([MOVED[old], *rest])
+    return importlib.import_module(f"{package}.{FURTHER.get(path, path)}")
 
 
 def install() -> None:

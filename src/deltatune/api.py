@@ -172,7 +172,7 @@ def check(
         DeltatuneError: Recipe, data or tokenizer cannot be used.
     """
     from deltatune.cli.progress import watching
-    from deltatune.training.preview import preview
+    from deltatune.training.before.preview import preview
 
     with watching(quiet=quiet) as observer:
         return preview(make_recipe(recipe), samples, observer)
@@ -200,7 +200,7 @@ def plan(
         DeltatuneError: Recipe, data or configuration cannot be used.
     """
     from deltatune.cli.progress import watching
-    from deltatune.training.forecast import forecast
+    from deltatune.training.before.forecast import forecast
 
     with watching(quiet=quiet) as observer:
         return forecast(make_recipe(recipe), memory=memory, calibrate=calibrate, observer=observer)

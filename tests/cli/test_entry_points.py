@@ -14,7 +14,7 @@ CALLS = [
     ("deltatune.training", "plan", ("recipe", "entry", 0), ("observer", "context")),
     ("deltatune.runs", "evaluate_run", (FOLDER,), ("split", "observer")),
     ("deltatune.runs", "predict", (FOLDER, ["text"]), ()),
-    ("deltatune.training.context", "Context.open", ("recipe", "observer"), ()),
+    ("deltatune.training.given.context", "Context.open", ("recipe", "observer"), ()),
     ("deltatune.comparison.runner", "compare", ("recipe", FOLDER), ("overwrite", "observer")),
     ("deltatune.report", "write_report", (FOLDER,), ()),
     ("deltatune.report", "render", (FOLDER,), ("format",)),

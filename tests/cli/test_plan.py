@@ -30,7 +30,7 @@ FOUND = {
 
 
 def test_the_table_says_what_to_change(recipe: Path, run: Callable, fake: Callable) -> None:
-    calls = fake("deltatune.training.forecast", "forecast", FOUND)
+    calls = fake("deltatune.training.before.forecast", "forecast", FOUND)
     done = run("plan", recipe, "--budget-memory", "8GB", "--budget-time", "1h", "--chart", "sub/m.svg")
     assert done.code == 2, done.err  # since one entry cannot be planned
     options = calls[0].options

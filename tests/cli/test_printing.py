@@ -187,7 +187,7 @@ def test_check(recipe: Path, run: Callable, fake: Callable, option: list[str]) -
     sample = {"id": NASTY, "length": 1, "supervised": 1, "tokens": [{"text": NASTY, "supervised": True}]}
     pair = {"similarity": 1.0, "row": NASTY, "other": NASTY, "excerpt": NASTY, "other_excerpt": NASTY}
     fake(
-        "deltatune.training.preview",
+        "deltatune.training.before.preview",
         "preview",
         {
             "task": "text-classification",

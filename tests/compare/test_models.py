@@ -12,13 +12,14 @@ import torch
 from transformers import BartConfig, BartForConditionalGeneration
 
 from deltatune.comparison.runner import compare
-from deltatune.core.observer import Silent
 from deltatune.errors import RecipeError
+from deltatune.observer import Silent
 from deltatune.recipe import Recipe, load_recipe
 from deltatune.report import render
 from deltatune.runs import evaluate_run
-from deltatune.training import Context, context, plan
-from deltatune.training.preview import preview
+from deltatune.training import Context, plan
+from deltatune.training.before.preview import preview
+from deltatune.training.given import context
 from tests.tiny_tokenizers import tiny_tokenizer
 
 Make = Callable[..., Recipe]

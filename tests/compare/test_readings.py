@@ -10,19 +10,20 @@ from typing import Any
 import pytest
 
 from deltatune.comparison import together
-from deltatune.comparison.comparable import require_comparable
+from deltatune.comparison.require_comparable import require_comparable
 from deltatune.comparison.runner import compare
 from deltatune.comparison.search import apply_settings
-from deltatune.core.observer import Silent
 from deltatune.errors import DataError, RecipeError
+from deltatune.observer import Silent
 from deltatune.recipe import Recipe, load_recipe
 from deltatune.report import render
 from deltatune.runs import evaluate_run
 from deltatune.runs.use import predict
-from deltatune.training import Context, plan, run, rundata
-from deltatune.training.forecast import forecast
-from deltatune.training.preview import preview
-from deltatune.training.race import Starter
+from deltatune.training import Context, plan, run
+from deltatune.training.before.forecast import forecast
+from deltatune.training.before.preview import preview
+from deltatune.training.given import readings
+from deltatune.training.race.race import Starter
 
 Make = Callable[..., Recipe]
 SAY = "Say what this is of: {input}"
@@ -359,9 +360,9 @@ def test_a_run_by_itself_reads_the_rows_in_its_own_way_only(
 ) -> None:
     recipe = make_recipe("train.max_steps=2", methods=METHODS)
     read: list[str] = []
-    load_data = rundata.load_data
+    load_data = readings.load_data
     monkeypatch.setattr(
-        rundata,
+        readings,
         "load_data",
         lambda spec, task, **more: read.append(spec.template) or load_data(spec, task, **more),
     )

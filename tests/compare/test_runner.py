@@ -12,7 +12,7 @@ import pytest
 
 from deltatune.checkpoint.store import TENSORS
 from deltatune.comparison.runner import compare
-from deltatune.comparison.sample import row_ids
+from deltatune.comparison.scores import row_ids
 from deltatune.errors import DataError, DeltatuneError, RecipeError
 from deltatune.recipe import Recipe
 from deltatune.recipe.written import as_written

@@ -20,8 +20,8 @@ import yaml
 
 from deltatune.comparison import search as module
 from deltatune.comparison.runner import compare
-from deltatune.core.observer import Silent
 from deltatune.errors import RecipeError
+from deltatune.observer import Silent
 from deltatune.recipe import Recipe, parse_recipe
 from deltatune.results import PausedCost, PausedRun, PausedSelection
 from tests.compare.test_runner import comparable

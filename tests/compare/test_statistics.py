@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from deltatune.comparison.sample import Sample, corpus_sample, row_groups, row_sample
+from deltatune.comparison.scores import Sample, corpus_sample, row_groups, row_sample
 from deltatune.comparison.seeds import SeedSpread, student
 from deltatune.comparison.statistics import (
     bootstrap_interval,

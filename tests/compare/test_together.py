@@ -13,14 +13,14 @@ import torch
 
 from deltatune.comparison import together
 from deltatune.comparison.runner import compare
-from deltatune.core.observer import Silent
 from deltatune.errors import RecipeError
 from deltatune.memory.fit import OVERHEAD
+from deltatune.observer import Silent
 from deltatune.recipe import Recipe, parse_recipe
 from deltatune.training import Context
-from deltatune.training.predicted import predicted_run
-from deltatune.training.race import Starter
-from deltatune.training.width import width
+from deltatune.training.before.expected_memory import predicted_run
+from deltatune.training.race.race import Starter
+from deltatune.training.race.width import width
 from tests.train.test_race import StopAfter
 
 Make = Callable[..., Recipe]
@@ -125,10 +125,10 @@ def test_auto_takes_as_many_as_pay_and_fit(make_recipe: Make, monkeypatch: pytes
     for count in (3, 2):
         limit = OVERHEAD + weights + sum(totals[:count])
         monkeypatch.setattr(
-            "deltatune.training.width.this_machine", lambda limit=limit: {"memory_bytes": limit}
+            "deltatune.training.race.width.this_machine", lambda limit=limit: {"memory_bytes": limit}
         )
         assert width(context, recipe.methods, 0, "auto") == count
-    monkeypatch.setattr("deltatune.training.width.this_machine", lambda: {"memory_bytes": 0})
+    monkeypatch.setattr("deltatune.training.race.width.this_machine", lambda: {"memory_bytes": 0})
     assert width(context, recipe.methods, 0, "auto") == 1
     monkeypatch.undo()
     large = make_recipe("together=auto", "train.batch_size=100", methods=["lora", "prefix"])

@@ -10,8 +10,9 @@ from tests import tiny
 from torch import Tensor
 from transformers import FalconConfig, FalconForCausalLM
 
-from deltatune.core import attention, lean_attention
+from deltatune.core import attention
 from deltatune.core.attention import tokens_of_a_row
+from deltatune.core.fast import lean_attention
 from deltatune.core.loss import summed_loss
 from deltatune.core.model import AdaptedModel
 from deltatune.methods import METHODS

@@ -14,8 +14,9 @@ from tests.contract.building import close
 from torch import Tensor
 from torch.nn import functional as F
 
-from deltatune.core import last_layer, roles
-from deltatune.core.last_layer import READ_FIRST
+from deltatune.core import roles
+from deltatune.core.fast import last_layer
+from deltatune.core.fast.last_layer import READ_FIRST
 from deltatune.core.loss import summed_loss
 from deltatune.core.model import AdaptedModel
 from deltatune.core.sites import stacks

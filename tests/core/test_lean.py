@@ -20,8 +20,8 @@ from transformers.models.gemma2 import modeling_gemma2
 from transformers.models.llama import modeling_llama
 from transformers.models.t5 import modeling_t5
 
-from deltatune.core import lean, lean_attention
-from deltatune.core.lean import Lean
+from deltatune.core.fast import lean, lean_attention
+from deltatune.core.fast.lean import Lean
 from deltatune.core.loss import summed_loss
 from deltatune.core.model import AdaptedModel
 from deltatune.methods import METHODS

@@ -14,8 +14,8 @@ from tests.contract import building
 from tests.contract.building import anatomy, close
 from torch import Tensor
 
+from deltatune.core.fast.trunk import Trunk, trunk_of
 from deltatune.core.model import AdaptedModel
-from deltatune.core.trunk import Trunk, trunk_of
 from deltatune.methods import METHODS
 
 ROLES = ("query", "value", "mlp_out")

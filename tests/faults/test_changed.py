@@ -12,14 +12,14 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from deltatune.comparison.runner import compare
-from deltatune.core.observer import Silent
 from deltatune.data.dataset import Dataset
 from deltatune.data.rows import Row
 from deltatune.errors import AdapterError, ChangedError, DataError, DeltatuneError, RecipeError
 from deltatune.files import sealed
+from deltatune.observer import Silent
 from deltatune.recipe import Recipe
 from deltatune.training import run
-from deltatune.training.inputs import Inputs, dataset_digests
+from deltatune.training.given.digests import Inputs, dataset_digests
 from tests.train.test_run import StopAfter, lines
 
 Make = Callable[..., Recipe]

@@ -15,7 +15,7 @@ from deltatune.comparison.runner import compare
 from deltatune.errors import AdapterError, DeltatuneError, RecipeError
 from deltatune.recipe import Recipe
 from deltatune.training import run
-from deltatune.training.folder import WRITES as RUN
+from deltatune.training.given.folder import WRITES as RUN
 
 Make = Callable[..., Recipe]
 THEIRS = (

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from deltatune.core.observer import Silent
+from deltatune.observer import Silent
 from deltatune.recipe import Recipe
 from deltatune.training import run
-from deltatune.training.forecast import forecast
+from deltatune.training.before.forecast import forecast
 from tests.train.test_disk import size
 
 Make = Callable[..., Recipe]

@@ -18,13 +18,13 @@ from deltatune.checkpoint.resume import load_state
 from deltatune.cli.app import stoppable
 from deltatune.comparison import attempt
 from deltatune.comparison.runner import compare
-from deltatune.core.observer import Silent
 from deltatune.errors import RecipeError, Stopped, StorageError
 from deltatune.files import disk_error
+from deltatune.observer import Silent
 from deltatune.recipe import Recipe
 from deltatune.recipe.sections import seconds_of
 from deltatune.training import run
-from deltatune.training.steps import interruptible
+from deltatune.training.loop.steps import interruptible
 from tests.train.test_run import lines, without_times
 
 Make = Callable[..., Recipe]
@@ -114,8 +114,8 @@ def test_checkpoints_come_by_time_whatever_is_done_to_the_clock(
         def advance(self, task: str, amount: int = 1, numbers: dict[str, float] | None = None) -> None:
             now[0] += 60 if task == "Training" and numbers else 0
 
-    monkeypatch.setattr("deltatune.training.loop.Trainer.save", note)
-    monkeypatch.setattr("deltatune.training.loop.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("deltatune.training.loop.trainer.Trainer.save", note)
+    monkeypatch.setattr("deltatune.training.loop.trainer.time.monotonic", lambda: now[0])
     monkeypatch.setattr(time, "time", lambda: 1e9 * (-1) ** next(jumps))
     recipe = make_recipe("train.checkpoint_every=3min", "train.epochs=2")
     run(recipe, recipe.methods[0], 0, tmp_path / "run", observer=Clock())

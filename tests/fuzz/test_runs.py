@@ -13,14 +13,14 @@ import yaml
 
 from deltatune.checkpoint.manifest import NAME as MANIFEST
 from deltatune.checkpoint.store import CONFIG, OURS, TENSORS
-from deltatune.core.observer import Silent
 from deltatune.errors import DeltatuneError
 from deltatune.files import CHECKSUM, sealed
+from deltatune.observer import Silent
 from deltatune.recipe import Recipe
 from deltatune.recipe.given import Given
 from deltatune.runs import load_run
 from deltatune.training import run
-from deltatune.training.extend import extension, open_extension
+from deltatune.training.given.extend import extension, open_extension
 from tests.fuzz import mutations
 from tests.tiny_recipe import make_recipe, rows, t5_folder
 

@@ -15,7 +15,7 @@ from deltatune.errors import RecipeError, TargetError
 from deltatune.methods import METHODS
 from deltatune.methods.ia3 import Ia3InputDelta, Ia3OutputDelta
 from deltatune.methods.ln_tuning import norm_classes
-from deltatune.training.budget import sized_for
+from deltatune.training.given.budget import sized_for
 
 NAMES = ("adapter", "bitfit", "ia3", "ln_tuning", "oft", "miss", "shira")
 

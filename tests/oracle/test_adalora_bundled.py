@@ -10,8 +10,8 @@ import torch
 from peft import AdaLoraConfig, get_peft_model
 from transformers import DataCollatorForSeq2Seq, Trainer, TrainingArguments
 
-from deltatune.core.observer import Silent
 from deltatune.models.load import load_base
+from deltatune.observer import Silent
 from deltatune.recipe import Recipe, parse_recipe
 from deltatune.training import Context, run
 

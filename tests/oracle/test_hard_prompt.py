@@ -23,7 +23,7 @@ from deltatune.data.tokens import truncated_chat
 from deltatune.errors import RecipeError, TargetError
 from deltatune.methods.hard_prompt import HardPromptAdapter, HardPromptConfig
 from deltatune.recipe import Recipe
-from deltatune.training.run import run
+from deltatune.training.single.run import run
 
 TEXTS = ("the quick fox", "In the third quarter, net sales", "medals by nation and year 42$", "jumps")
 

@@ -122,7 +122,7 @@ def test_longest_batch(read: Read) -> None:
     found = read("The longest batch comes late")
     assert sorted(found["widths"])[-2] < max(found["widths"])
     assert found["widths"].index(max(found["widths"])) > 0
-    from deltatune.training.forecast import forecast
+    from deltatune.training.before.forecast import forecast
 
     recipe = found["deltatune"].load_recipe("lengths.yaml", ["train.micro_batch_size=4"])
     [entry] = forecast(recipe, memory=1026 * 2**20)["entries"]  # what it proposes does fit

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from transformers import T5Config, T5ForConditionalGeneration
 
-from deltatune.core.observer import Silent
 from deltatune.errors import RecipeError
+from deltatune.observer import Silent
 from deltatune.recipe import parse_recipe
 from deltatune.runs.load import load_run
 from deltatune.runs.merge import merge

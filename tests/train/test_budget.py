@@ -13,12 +13,12 @@ import yaml
 
 from deltatune.comparison.runner import compare
 from deltatune.core.model import AdaptedModel
-from deltatune.core.observer import Silent
 from deltatune.errors import RecipeError, TargetError
 from deltatune.methods import METHODS
+from deltatune.observer import Silent
 from deltatune.recipe import Recipe, json_schema, parse_recipe
 from deltatune.training import plan, run
-from deltatune.training.budget import budget_in_parameters, count_trained, sized_for
+from deltatune.training.given.budget import budget_in_parameters, count_trained, sized_for
 from tests import tiny
 
 Make = Callable[..., Recipe]

@@ -20,10 +20,9 @@ from transformers.models.bert.modeling_bert import BertPooler
 
 from deltatune.checkpoint import store
 from deltatune.checkpoint.store import inspect
-from deltatune.core import lean_attention
 from deltatune.core.adapter import Adapter
 from deltatune.core.delta import Delta
-from deltatune.core.observer import Silent
+from deltatune.core.fast import lean_attention
 from deltatune.core.sites import BaseView
 from deltatune.data.encode import Encoder
 from deltatune.errors import TrainingError
@@ -31,6 +30,7 @@ from deltatune.methods.adalora import AdaLoraAdapter
 from deltatune.methods.diff_pruning import DiffPruningAdapter
 from deltatune.methods.lora import LoraConfig, low_rank_product
 from deltatune.models import load
+from deltatune.observer import Silent
 from deltatune.recipe import Recipe
 from deltatune.runs import merge
 from deltatune.training import Context, run

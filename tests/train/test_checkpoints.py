@@ -11,9 +11,9 @@ import torch
 from deltatune.checkpoint.store import read_adapter
 from deltatune.recipe import Recipe
 from deltatune.training import run
+from deltatune.training.before.forecast import forecast
 from deltatune.training.checkpoints import Checkpoints
-from deltatune.training.forecast import forecast
-from deltatune.training.loop import Trainer
+from deltatune.training.loop.trainer import Trainer
 from tests.train.test_disk import size
 
 Make = Callable[..., Recipe]

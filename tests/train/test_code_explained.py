@@ -8,7 +8,7 @@ import torch
 from deltatune.core.model import AdaptedModel
 from deltatune.core.sites import BaseView
 from deltatune.errors import TargetError
-from deltatune.training.probe import code_explained
+from deltatune.training.loop.micro_batches import code_explained
 from tests import tiny
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from deltatune.training.context import SharedBase
+from deltatune.training.given.context import SharedBase
 
 
 def test_nothing_gets_at_a_base_whose_hash_is_not_known():

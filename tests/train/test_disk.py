@@ -10,9 +10,9 @@ import pytest
 
 from deltatune.recipe import Recipe
 from deltatune.training import run
-from deltatune.training.disk import runs_of
-from deltatune.training.forecast import forecast
-from deltatune.training.loop import Trainer
+from deltatune.training.before.disk import runs_of
+from deltatune.training.before.forecast import forecast
+from deltatune.training.loop.trainer import Trainer
 
 Make = Callable[..., Recipe]
 

@@ -16,15 +16,15 @@ import yaml
 from deltatune.checkpoint.store import read_adapter
 from deltatune.core.model import AdaptedModel
 from deltatune.core.new_heads import start_heads_
-from deltatune.core.observer import Silent
 from deltatune.errors import RecipeError, TargetError
 from deltatune.methods import METHODS
 from deltatune.models.fingerprint import fingerprint
+from deltatune.observer import Silent
 from deltatune.recipe import Recipe
 from deltatune.recipe.sections import HEAD_LR, TrainSpec
 from deltatune.runs import evaluate_run, predict
 from deltatune.training import Context, run
-from deltatune.training.optimizer import Rates, build_optimizer
+from deltatune.training.loop.optimizer import Rates, build_optimizer
 from tests import tiny
 
 Make = Callable[..., Recipe]

@@ -10,12 +10,12 @@ import torch
 from PIL import Image
 from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessorPil
 
-from deltatune.core.observer import Silent
+from deltatune.observer import Silent
 from deltatune.recipe import Recipe, parse_recipe
 from deltatune.runs import Failed, predict
 from deltatune.training import run
-from deltatune.training.plan import plan
-from deltatune.training.preview import preview
+from deltatune.training.before.dry_run import plan
+from deltatune.training.before.preview import preview
 
 
 class Heard(Silent):

@@ -12,20 +12,20 @@ import torch
 from torch import Tensor
 
 from deltatune.core.loss import summed_loss
-from deltatune.core.observer import Silent
 from deltatune.errors import TrainingError
 from deltatune.memory.fit import OVERHEAD
 from deltatune.memory.predict import Setup
+from deltatune.observer import Silent
 from deltatune.recipe import Recipe
 from deltatune.recipe.sections import TrainSpec
 from deltatune.training import run
-from deltatune.training.calibrate import Rates
-from deltatune.training.forecast import forecast
-from deltatune.training.loop import Trainer
-from deltatune.training.probe import out_of_memory_explained, try_batch
+from deltatune.training.before.forecast import forecast
+from deltatune.training.before.machine_speed import Rates
+from deltatune.training.loop.micro_batches import out_of_memory_explained, try_batch
+from deltatune.training.loop.trainer import Trainer
 
-run_module: Any = importlib.import_module("deltatune.training.run")
-predicted_module: Any = importlib.import_module("deltatune.training.predicted")
+run_module: Any = importlib.import_module("deltatune.training.single.run")
+predicted_module: Any = importlib.import_module("deltatune.training.before.expected_memory")
 
 
 class Listening(Silent):
@@ -68,7 +68,7 @@ def test_the_measured_step_is_like_the_others(
 ) -> None:
     recipe = make_recipe("methods=[{lora: {dropout: 0.1}}]", "train.base_dropout=true", "train.epochs=1")
     run(recipe, recipe.methods[0], 0, tmp_path / "measured")
-    monkeypatch.setattr("deltatune.training.measure.StepMemory._due", lambda *_: False)
+    monkeypatch.setattr("deltatune.training.loop.step_memory.StepMemory._due", lambda *_: False)
     other = run(recipe, recipe.methods[0], 0, tmp_path / "plain")
     assert other.memory.measured is None
     tensors = [tmp_path / name / "adapter" / "adapter_model.safetensors" for name in ("measured", "plain")]
@@ -171,7 +171,7 @@ def test_halved_micro_batches_train_as_if_they_had_been_asked_for(
             raise torch.OutOfMemoryError("CUDA out of memory.")
         return summed_loss(model, batch, *arguments, **options)
 
-    monkeypatch.setattr("deltatune.training.loop.summed_loss", scarce)
+    monkeypatch.setattr("deltatune.training.loop.trainer.summed_loss", scarce)
     observer = Listening()
     automatic = make_recipe(*shared, "train.auto_micro_batch=true", methods=methods)
     result = run(automatic, automatic.methods[0], 0, tmp_path / "automatic", observer=observer)
@@ -193,7 +193,7 @@ def test_a_row_that_does_not_fit_ends_the_run(
     def none(*arguments: Any, **options: Any) -> Tensor:
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
-    monkeypatch.setattr("deltatune.training.loop.summed_loss", none)
+    monkeypatch.setattr("deltatune.training.loop.trainer.summed_loss", none)
     recipe = make_recipe("train.auto_micro_batch=true", methods=["lora"])
     with pytest.raises(TrainingError, match="with 1 rows at once"):
         run(recipe, recipe.methods[0], 0, tmp_path / "run")

@@ -16,23 +16,23 @@ import torch
 from safetensors.torch import load_file
 
 from deltatune.core.model import AdaptedModel
-from deltatune.core.observer import Silent
 from deltatune.data.encode import Encoded, EncodeReport
 from deltatune.errors import DeltatuneError, TrainingError
 from deltatune.methods.lora import LoraConfig
 from deltatune.methods.prefix import PrefixConfig
+from deltatune.observer import Silent
 from deltatune.recipe import Recipe
 from deltatune.recipe.sections import EvaluationSpec, TrainSpec
 from deltatune.results import RunResult
 from deltatune.training import Context, run
-from deltatune.training.certificate import Proof
 from deltatune.training.checkpoints import Checkpoints
-from deltatune.training.inputs import Inputs
-from deltatune.training.joint import joint_gradients, together_key
-from deltatune.training.loop import Trainer
-from deltatune.training.optimizer import Rates
-from deltatune.training.race import Starter, can_race, race
-from deltatune.training.steps import Gradients
+from deltatune.training.given.digests import Inputs
+from deltatune.training.loop.optimizer import Rates
+from deltatune.training.loop.steps import Gradients
+from deltatune.training.loop.trainer import Trainer
+from deltatune.training.proof.certificate import Proof
+from deltatune.training.race.joint import joint_gradients, together_key
+from deltatune.training.race.race import Starter, can_race, race
 from tests import tiny
 
 Make = Callable[..., Recipe]
@@ -229,7 +229,7 @@ def test_a_pass_that_does_not_fit_is_made_in_halves(
             raise torch.OutOfMemoryError("CUDA out of memory.")
         return found
 
-    monkeypatch.setattr("deltatune.training.race.joint_gradients", scarce)
+    monkeypatch.setattr("deltatune.training.race.race.joint_gradients", scarce)
     results = race(Context.open(recipe, Silent()), starters(recipe, tmp_path / "race"))
     assert sizes[:2] == [3, 2]
     assert set(sizes[1:]) == {2}

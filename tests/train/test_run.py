@@ -13,9 +13,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from deltatune.core.observer import Silent
 from deltatune.errors import DeltatuneError, RecipeError, TargetError, TrainingError
 from deltatune.methods import METHODS
+from deltatune.observer import Silent
 from deltatune.recipe import Recipe
 from deltatune.runs import Failed, evaluate_run, predict
 from deltatune.runs.load import load_run

@@ -18,15 +18,15 @@ from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokeni
 from deltatune.cli.app import app
 from deltatune.comparison.runner import compare
 from deltatune.core.model import AdaptedModel
-from deltatune.core.observer import Silent
 from deltatune.errors import AdapterError, ChangedError, DeltatuneError, RecipeError
 from deltatune.evaluation import loss_on
 from deltatune.methods import METHODS
+from deltatune.observer import Silent
 from deltatune.recipe import Recipe, load_recipe
 from deltatune.recipe.written import as_written
 from deltatune.training import Context, plan, run
-from deltatune.training.extend import extension, open_extension
-from deltatune.training.run import Run, open_run
+from deltatune.training.given.extend import extension, open_extension
+from deltatune.training.single.run import Run, open_run
 from tests.tiny_tokenizers import tiny_tokenizer
 from tests.train.test_run import StopAfter, lines, without_times
 

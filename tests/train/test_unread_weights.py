@@ -13,7 +13,7 @@ from deltatune import AdaptedModel
 from deltatune.core.adapter import Adapter
 from deltatune.errors import TrainingError
 from deltatune.methods.full import FullConfig
-from deltatune.training.certificate import Proof, snapshot
+from deltatune.training.proof.certificate import Proof, snapshot
 
 MASK, READ = "dinov2.embeddings.mask_token", "dinov2.embeddings.cls_token"
 

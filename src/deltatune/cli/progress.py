@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from deltatune import units
 from deltatune.cli import output
-from deltatune.core.observer import Observer, Silent
+from deltatune.observer import Observer, Silent
 from deltatune.printable import printable
 
 PLAIN_STEPS = 10  # a line about every tenth of a task

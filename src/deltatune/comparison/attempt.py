@@ -12,8 +12,8 @@ from deltatune.files import make_folder, require_disk, write_json, write_text
 from deltatune.recipe.schema import MethodEntry
 from deltatune.results import AnyResult, FailedRun, Tuning
 from deltatune.training import Context, run
-from deltatune.training.folder import KIND, failed_result, require_own_run
-from deltatune.training.loop import Pause
+from deltatune.training.given.folder import KIND, failed_result, require_own_run
+from deltatune.training.loop.trainer import Pause
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ from deltatune.recipe.schema import MethodEntry, Recipe
 from deltatune.recipe.spaces import searched
 from deltatune.results import Decision, FailedRun, Halving, StoppedTrial, Trial, Tuning
 from deltatune.training import Context
-from deltatune.training.steps import Progress
+from deltatune.training.loop.steps import Progress
 
 JOURNAL = "choosing.json"
 REACHED = "reached"

@@ -16,16 +16,16 @@ from deltatune.checkpoint.lock import Lock
 from deltatune.checkpoint.manifest import NAME as MANIFEST
 from deltatune.checkpoint.manifest import checksums, mark, require_own, vouch
 from deltatune.comparison.attempt import Pick, run_folder
+from deltatune.comparison.check_folder import require_same_inputs, require_sound
 from deltatune.comparison.choice import Chosen, choose
-from deltatune.comparison.comparable import require_comparable, require_same_data
-from deltatune.comparison.sample import read_sample, row_groups, row_ids
-from deltatune.comparison.sound import require_same_inputs, require_sound
+from deltatune.comparison.require_comparable import require_comparable, require_same_data
+from deltatune.comparison.scores import read_sample, row_groups, row_ids
 from deltatune.comparison.statistics import intervals, pairwise, shared_ranks, tie_matrix
 from deltatune.comparison.together import attempt_all
-from deltatune.core.observer import Observer, Silent
 from deltatune.errors import DeltatuneError, RecipeError
 from deltatune.evaluation import higher_is_better, primary_metric
 from deltatune.files import make_folder, read_json, require_disk, write_json, write_text
+from deltatune.observer import Observer, Silent
 from deltatune.recipe.baselines import with_baselines
 from deltatune.recipe.schema import Recipe
 from deltatune.recipe.written import as_written, differences, head_rate_of_then, is_written
@@ -34,10 +34,10 @@ from deltatune.report.load import mean_step_memory
 from deltatune.report.ranking import RANK_RULE
 from deltatune.results import SCHEMA, AnyResult, Leaderboard, LeaderboardRow, MeanCost, Pair, RunResult
 from deltatune.training import Context
-from deltatune.training.folder import ANEW, clear_folder, require_own_run
-from deltatune.training.folder import WRITES as RUN_WRITES
-from deltatune.training.race import Starter
-from deltatune.training.start import require_apart
+from deltatune.training.given.folder import ANEW, clear_folder, require_own_run
+from deltatune.training.given.folder import WRITES as RUN_WRITES
+from deltatune.training.given.start import require_apart
+from deltatune.training.race.race import Starter
 
 KIND = "comparison"
 FILES = ("leaderboard.json", "choosing.json", "search.db", "report.html", "recipe.yaml")

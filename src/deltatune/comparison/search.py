@@ -34,7 +34,7 @@ from deltatune.recipe.schema import MethodEntry, Recipe
 from deltatune.recipe.spaces import section_given
 from deltatune.results import FailedRun, Trial, Tuning
 from deltatune.training import Context
-from deltatune.training.steps import Progress
+from deltatune.training.loop.steps import Progress
 
 if TYPE_CHECKING:
     import optuna

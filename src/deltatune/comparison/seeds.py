@@ -26,7 +26,7 @@ from statistics import NormalDist
 
 import numpy as np
 
-from deltatune.comparison.sample import Floats, Sample
+from deltatune.comparison.scores import Floats, Sample
 
 _UNLIKENESS = (np.arange(14) + 0.5) * 3 / 14  # the standard deviation of log sigma^2 between methods
 _INVERSE_FREEDOM = _UNLIKENESS**2 / 2  # 1 / d0

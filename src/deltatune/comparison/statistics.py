@@ -37,7 +37,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from deltatune.comparison.sample import Floats, Sample
+from deltatune.comparison.scores import Floats, Sample
 from deltatune.comparison.seeds import SeedSpread
 from deltatune.results import Pair
 

@@ -9,10 +9,10 @@ from deltatune.comparison.attempt import attempt, failure
 from deltatune.recipe.schema import MethodEntry
 from deltatune.results import AnyResult
 from deltatune.training import Context
-from deltatune.training.context import base_dtype
-from deltatune.training.folder import is_done
-from deltatune.training.race import Outcome, Starter, can_race, race
-from deltatune.training.width import width
+from deltatune.training.given.context import base_dtype
+from deltatune.training.given.folder import is_done
+from deltatune.training.race.race import Outcome, Starter, can_race, race
+from deltatune.training.race.width import width
 
 
 def attempt_all(context: Context, starters: Sequence[Starter]) -> list[AnyResult]:

@@ -1,7 +1,7 @@
 """Attention taps: learned keys and values put before those of the input, in any attention of any model.
 
 Transformers routes attention through a table of functions. Three of ours stand in it: over SDPA, over the
-model's own eager attention, and over a lean form of the latter (lean_attention.py). They prepend what is
+model's own eager attention, and over a lean form of the latter (fast/lean_attention.py). They prepend what is
 learned for the calling module, widen the mask and the position bias, and hand over; without it they change
 nothing. Caches keep holding the input's keys only: cached generation equals the uncached, with any padding.
 """
@@ -21,8 +21,8 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import eager_mask, sdpa_mask
 
-from deltatune.core import lean_attention
 from deltatune.core.adapter import KeysValues
+from deltatune.core.fast import lean_attention
 from deltatune.core.taps import Active
 from deltatune.errors import AdapterError, TargetError
 

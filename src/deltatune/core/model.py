@@ -18,14 +18,14 @@ from deltatune.core import compose
 from deltatune.core.adapter import Adapter
 from deltatune.core.attention import EAGER_UP_TO, LONG_UP_TO, tokens_of_a_row
 from deltatune.core.delta import ModuleCopy
+from deltatune.core.fast.labelled_head import LabelledHead, decoder_inputs
+from deltatune.core.fast.last_layer import LastLayer
+from deltatune.core.fast.lean import Lean
+from deltatune.core.fast.recompute import Recomputation
 from deltatune.core.fold import fold_routes_into_
 from deltatune.core.generation import generate_behind_prompt
-from deltatune.core.head import LabelledHead, decoder_inputs
 from deltatune.core.hooks import Hooks
-from deltatune.core.last_layer import LastLayer
-from deltatune.core.lean import Lean
 from deltatune.core.method import MethodConfig
-from deltatune.core.recompute import Recomputation
 from deltatune.core.sites import BaseView
 from deltatune.core.swap import OwnParameters
 from deltatune.core.taps import Active, Route

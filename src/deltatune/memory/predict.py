@@ -14,10 +14,10 @@ from transformers import PreTrainedConfig
 
 from deltatune import quant
 from deltatune.core.adapter import Adapter
+from deltatune.core.fast.trunk import trunk_of
 from deltatune.core.method import MethodConfig
 from deltatune.core.model import AdaptedModel
 from deltatune.core.sites import BaseView, stacks
-from deltatune.core.trunk import trunk_of
 from deltatune.memory.account import Memory
 from deltatune.memory.base import Unread, fake_base, fake_mode, new_heads
 from deltatune.memory.step import FakeAccountant, account_step, warm_up

@@ -80,7 +80,7 @@ class MethodEntry(Section):
         """Make the method's config object. With a budget its size is the default, to be chosen for a base.
 
         Of an entry that starts from a saved delta, settings that are not given are the defaults, not the
-        delta's: `deltatune.training.start.settings_of` reads those.
+        delta's: `deltatune.training.given.start.settings_of` reads those.
         """
         return _method(self.method)(**self.config)
 

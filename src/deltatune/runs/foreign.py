@@ -29,7 +29,7 @@ from deltatune.recipe.schema import MethodEntry
 from deltatune.recipe.wanted import FILE
 from deltatune.runs.loaded import NAME, LoadedRun
 from deltatune.tasks import TASKS
-from deltatune.training.machine import computes_bfloat16
+from deltatune.training.given.machine import computes_bfloat16
 
 _RUN = (FILE, "result.json")
 

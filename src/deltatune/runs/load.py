@@ -16,8 +16,8 @@ from deltatune.recipe.given import Given
 from deltatune.recipe.wanted import FILE, run_recipe
 from deltatune.runs.foreign import is_without_run, load_without_run
 from deltatune.runs.loaded import NAME, LoadedRun
-from deltatune.training.folder import finished_result
-from deltatune.training.machine import computes_bfloat16
+from deltatune.training.given.folder import finished_result
+from deltatune.training.given.machine import computes_bfloat16
 
 
 def load_run(

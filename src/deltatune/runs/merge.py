@@ -18,7 +18,7 @@ from deltatune.checkpoint.lock import Lock
 from deltatune.checkpoint.manifest import NAME as MANIFEST
 from deltatune.checkpoint.manifest import checksums, read_manifest, vouch
 from deltatune.checkpoint.store import CERTIFICATE, read_certificate
-from deltatune.core.head import decoder_inputs
+from deltatune.core.fast.labelled_head import decoder_inputs
 from deltatune.data.load import load_data
 from deltatune.errors import DataError, DeltatuneError, ModelError, TrainingError
 from deltatune.files import make_folder, text_sha256
@@ -27,7 +27,7 @@ from deltatune.models.quiet import quiet
 from deltatune.recipe.given import Given
 from deltatune.runs.load import attach_run, load_run
 from deltatune.runs.loaded import NAME, LoadedRun
-from deltatune.training.certificate import ROUNDING, Logits, Proof, rounding
+from deltatune.training.proof.certificate import ROUNDING, Logits, Proof, rounding
 
 ROWS = 8
 Dtype = Literal["fp32", "bf16", "fp16"]

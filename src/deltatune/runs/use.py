@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from deltatune.core.observer import Observer, Silent
 from deltatune.data.cells import is_image
 from deltatune.data.encode import Encoded
 from deltatune.data.load import load_data, prompt_row
@@ -19,6 +18,7 @@ from deltatune.errors import DataError
 from deltatune.evaluation import Prediction, answer, evaluate
 from deltatune.files import write_lines
 from deltatune.models.positions import room_of
+from deltatune.observer import Observer, Silent
 from deltatune.recipe import Recipe
 from deltatune.recipe.given import Given
 from deltatune.recipe.sections import CHAT, DataSpec
@@ -27,8 +27,8 @@ from deltatune.runs.inputs import Asked, named_inputs
 from deltatune.runs.load import load_run
 from deltatune.runs.loaded import NAME, LoadedRun
 from deltatune.tasks import TASKS
-from deltatune.training.machine import fast_cpu
-from deltatune.training.room import new_tokens, require_positions
+from deltatune.training.before.longest_rows import new_tokens, require_positions
+from deltatune.training.given.machine import fast_cpu
 
 BATCH = 16
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from deltatune.training.context import Context
-from deltatune.training.plan import plan
-from deltatune.training.run import run
+from deltatune.training.before.dry_run import plan
+from deltatune.training.given.context import Context
+from deltatune.training.single.run import run
 
 __all__ = ["Context", "plan", "run"]

@@ -50,7 +50,7 @@ def check(
     from deltatune.recipe import load_recipe
 
     loaded = load_recipe(recipe, overrides or [])
-    from deltatune.training.preview import preview
+    from deltatune.training.before.preview import preview
 
     with watching(quiet=quiet) as observer:
         found = preview(loaded, samples, observer)

@@ -88,7 +88,7 @@ def plan(
     limit = None if memory is None else _size(memory)
     seconds = None if time is None else _seconds(time)
     loaded = _recipe(recipe, shape, overrides or [])
-    from deltatune.training.forecast import forecast
+    from deltatune.training.before.forecast import forecast
 
     with watching(quiet=quiet) as observer:
         found = forecast(
@@ -117,7 +117,7 @@ def _recipe(path: Path | None, shape: str | None, overrides: list[str]) -> Recip
             field="RECIPE",
             remedy="Give a recipe, or a published model by --shape.",
         )
-    from deltatune.training.forecast import shape_recipe
+    from deltatune.training.before.forecast import shape_recipe
 
     return parse_recipe(shape_recipe(shape), overrides)
 

@@ -29,8 +29,8 @@ from deltatune.cli.progress import watching
 from deltatune.errors import DeltatuneError, RecipeError, nearest
 
 if TYPE_CHECKING:
-    from deltatune.core.observer import Observer
     from deltatune.evaluation import Prediction
+    from deltatune.observer import Observer
     from deltatune.recipe import Recipe
     from deltatune.runs import Failed
     from deltatune.runs.inputs import Asked
@@ -154,7 +154,7 @@ def _trained(
             remedy="Give a recipe, or with --extend a finished run to go on from.",
         )
     if extend is not None:
-        from deltatune.training.extend import extension
+        from deltatune.training.given.extend import extension
 
         return extension(extend, changes, trust_remote_code=trust_remote_code)
     assert recipe is not None
@@ -168,7 +168,7 @@ def _trained(
 
 
 def _extending(recipe: Recipe, seed: int, observer: Observer) -> Context:
-    from deltatune.training.extend import open_extension
+    from deltatune.training.given.extend import open_extension
 
     return open_extension(recipe, recipe.methods[0], seed, observer)
 

@@ -1,0 +1,62 @@
+"""What the training step of a run should take, said before the run and kept beside what it took."""
+
+from __future__ import annotations
+
+from deltatune import quant
+from deltatune.core.attention import ORIGINAL
+from deltatune.core.method import MethodConfig
+from deltatune.memory.base import is_untied
+from deltatune.memory.batch import largest_micro_batch
+from deltatune.memory.fit import fits
+from deltatune.memory.scale import predict_scaled
+from deltatune.recipe.schema import MethodEntry
+from deltatune.training.before.forecast import setup_of, this_machine
+from deltatune.training.given.context import Context, SharedBase
+
+COPIES, TOKENS = 8, 16
+"""A step surely takes less than so many times the base's numbers, and once more for each so many tokens."""
+_known: dict[str, dict[str, int] | None] = {}
+
+
+def predicted_run(
+    context: Context, entry: MethodEntry, method: MethodConfig, base: SharedBase, seed: int
+) -> dict[str, int] | None:
+    """Bytes by part of the step that a run on the context's data measures; None if they cannot be told.
+
+    It takes a second; runs of a process that are alike in all it depends on share one prediction.
+    """
+    data, task, model = context.data(entry, base), context.recipe.task, base.loaded.model
+    train = data.encoded("train")
+    pixels = data.encoder.collate(train.features[:1]).get("pixel_values")
+    largest = largest_micro_batch(train, task, entry.train, seed, after_first=True).with_images(pixels)
+    setup = setup_of(task, base.spec, entry, method, model.config).changed(
+        shape=largest.shape,
+        exact=largest.step,
+        untied=is_untied(model),
+        heads=tuple(base.loaded.new_modules),
+        attention=ORIGINAL.get(model.config._attn_implementation, model.config._attn_implementation),
+        processor=base.loaded.processor,
+    )
+    if entry.quantization is None:  # the base may be in float32 though the recipe asks for bfloat16
+        setup = setup.changed(dtype=base.dtype)
+    plain = {k: v for k, v in vars(setup).items() if k not in ("config", "method", "processor")}
+    key = f"{model.config.to_json_string()} {method.name} {method.model_dump_json()} {plain}"
+    if key not in _known:
+        try:
+            _known[key] = predict_scaled(setup).memory.as_dict()
+        except Exception:  # a run that works must not end for want of a prediction
+            _known[key] = None
+    return _known[key]
+
+
+def ample_memory(context: Context, entry: MethodEntry, base: SharedBase, seed: int) -> bool:
+    """Whether a step so surely fits that training need not wait for its prediction.
+
+    A layer of width d has about 12 d^2 parameters and keeps 17 d + 2.5 numbers a head and token of the
+    row (Korthikanti et al. 2022): 1/41 of its parameters for a token of a row of 512, with d = 128.
+    """
+    train = context.data(entry, base).encoded("train")
+    shape = largest_micro_batch(train, context.recipe.task, entry.train, seed).shape
+    tokens = shape.rows * (shape.length + shape.target_length)
+    numbers = quant.parameter_count(base.loaded.model) * (COPIES + tokens / TOKENS)
+    return tokens > 0 and fits(round(4 * numbers), this_machine()["memory_bytes"])

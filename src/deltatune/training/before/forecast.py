@@ -1,0 +1,354 @@
+"""The plan of memory and time: what each entry of a recipe takes, before a weight is loaded."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedConfig
+
+from deltatune import quant
+from deltatune.core.method import MethodConfig
+from deltatune.data.dataset import Dataset
+from deltatune.data.encode import Encoded, Encoder
+from deltatune.errors import DeltatuneError, ModelError
+from deltatune.memory.base import fake_mode, stores_head
+from deltatune.memory.batch import Largest, largest_micro_batch, longest_allowed
+from deltatune.memory.fit import OVERHEAD, Predict, changes, fits, propose
+from deltatune.memory.predict import Prediction, Setup, planned_model
+from deltatune.memory.scale import computed_dtype, predict_scaled
+from deltatune.memory.shapes import shape_named
+from deltatune.models.processor import load_processor
+from deltatune.models.source import locate
+from deltatune.models.tasks import possible_tasks, supports
+from deltatune.observer import Observer, Silent
+from deltatune.recipe.schema import MethodEntry, Recipe
+from deltatune.recipe.sections import PARTS, ModelSpec
+from deltatune.tasks import TASKS
+from deltatune.tasks.shapes import BatchShape
+from deltatune.training.before.disk import Disk, disk_of, disk_of_all
+from deltatune.training.before.longest_rows import new_tokens, require_positions
+from deltatune.training.before.machine_speed import Rates
+from deltatune.training.given.budget import sized_for
+from deltatune.training.given.context import base_dtype, eager_up_to
+from deltatune.training.given.machine import total_memory
+from deltatune.training.given.readings import read_data
+from deltatune.training.given.start import settings_of
+
+MOST_ROWS = 20_000
+"""With more training rows than these the longest ones are not looked for; the recipe's limits are taken."""
+
+
+@dataclass
+class Planned:
+    """What is known of a recipe without its base's weights."""
+
+    recipe: Recipe
+    spec: ModelSpec
+    config: PreTrainedConfig
+    processor: Any = None
+    parts: dict[str, Encoded] = field(default_factory=dict)
+    """The rows by their part; of images the training rows alone. None where there are too many."""
+    untied: bool = False
+    """Whether the checkpoint has output embeddings of its own."""
+    dataset: Dataset | None = None
+    """The rows; None where they are not read."""
+    pixels: Tensor | None = None
+    """The first image, as the model reads it."""
+
+    @classmethod
+    def of(
+        cls, recipe: Recipe, entry: MethodEntry, datasets: Mapping[str, Dataset], *, shape: str | None
+    ) -> Planned:
+        """Read a model's configuration and tokenizer, and encode the data; or take a published `shape`.
+
+        Args:
+            recipe: The recipe.
+            entry: Any of those on the model that read the rows in the same way.
+            datasets: The rows by template; none where they are not read.
+            shape: The name of a model to ask about instead.
+
+        Raises:
+            DeltatuneError: They cannot be read.
+        """
+        spec, data = recipe.model_of(entry), recipe.data_of(entry)
+        if shape is not None:
+            config = shape_named(shape)
+            if not supports(config, recipe.task):
+                raise ModelError(
+                    f"{shape} is a model for {' or '.join(possible_tasks(config))}, and the recipe's task is "
+                    f"{recipe.task}.",
+                    field="--shape",
+                    remedy="Ask about a shape for this task, or give no recipe.",
+                )
+            return cls(recipe, spec, config)
+        dataset = datasets[data.template]
+        processor, facts = load_processor(spec, recipe.task)
+        config = facts.config
+        if dataset.labels:
+            config.num_labels = len(dataset.labels)
+        found = cls(recipe, spec, config, processor, dataset=dataset)
+        folder = Path(locate(spec).path)
+        found.untied = folder.is_dir() and stores_head(folder)
+        if len(dataset.train) <= MOST_ROWS:
+            encoder = Encoder(recipe.task, processor, data, dataset.labels, facts)
+            named = PARTS if TASKS.get(recipe.task).reads == "text" else ("train",)
+            rows = {part: getattr(dataset, part) for part in named}
+            found.parts = {part: encoder.encode(rows[part]) for part in rows if rows[part]}
+            found.pixels = encoder.collate(found.parts["train"].features[:1]).get("pixel_values")
+        return found
+
+    @property
+    def encoded(self) -> Encoded | None:
+        """The training rows, if they could be read."""
+        return self.parts.get("train")
+
+    def largest(self, entry: MethodEntry) -> Largest:
+        """The largest micro-batch: of the first epoch, or the largest that the recipe allows."""
+        if self.encoded is None:
+            return Largest([], longest_allowed(self.recipe, entry, self.config), ())
+        seed, task = self.recipe.seeds[0], self.recipe.task
+        return largest_micro_batch(self.encoded, task, entry.train, seed).with_images(self.pixels)
+
+    def steps(self, entry: MethodEntry) -> int | None:
+        """Optimizer steps of a run, if the number of rows is known."""
+        if self.encoded is None:
+            return entry.train.max_steps
+        per_epoch = math.ceil(len(self.encoded.lengths) / entry.train.batch_size)
+        return min(entry.train.epochs * per_epoch, entry.train.max_steps or 2**62)
+
+    def setup(self, entry: MethodEntry) -> Setup:
+        """The entry, ready to be predicted."""
+        setup = setup_of(self.recipe.task, self.spec, entry, settings_of(entry), self.config)
+        setup = setup.changed(dtype=computed_dtype(setup))
+        largest = self.largest(entry)
+        setup = setup.changed(
+            shape=largest.shape, exact=largest.step, processor=self.processor, untied=self.untied
+        )
+        return sized(setup, entry)
+
+
+def sized(setup: Setup, entry: MethodEntry) -> Setup:
+    """The setup with the size that the entry's budget, if it has one, comes to.
+
+    Raises:
+        RecipeError: The budget is smaller than the method can be.
+    """
+    if entry.budget is None:
+        return setup
+    with fake_mode():
+        model = planned_model(setup)
+        total = quant.parameter_count(model.base)
+        method, _ = sized_for(setup.method, model.view, entry.budget, total)
+    return setup.changed(method=method)
+
+
+def setup_of(
+    task: str, spec: ModelSpec, entry: MethodEntry, method: MethodConfig, config: PreTrainedConfig
+) -> Setup:
+    """All that the memory of an entry's step depends on, but the sizes of its batch."""
+    train = entry.train
+    return Setup(
+        config=config,
+        task=task,
+        method=method,
+        shape=BatchShape(1),
+        micro_batches=math.ceil(train.batch_size / (train.micro_batch_size or train.batch_size)),
+        dtype=base_dtype(train.precision),
+        quantization=entry.quantization,
+        checkpointing=train.gradient_checkpointing,
+        base_dropout=train.base_dropout,
+        optimizer=train.optimizer,
+        max_grad_norm=train.max_grad_norm,
+        attention=spec.attention,
+        eager_up_to=eager_up_to(spec),
+        image_size=spec.image_size,
+        trust_remote_code=spec.trust_remote_code,
+        gpu=torch.cuda.is_available(),
+    )
+
+
+def forecast(
+    recipe: Recipe,
+    *,
+    shape: str | None = None,
+    memory: int | None = None,
+    seconds: float | None = None,
+    calibrate: bool = False,
+    observer: Observer | None = None,
+) -> dict[str, Any]:
+    """Predict memory, size and work of every entry of a recipe.
+
+    Args:
+        recipe: The recipe.
+        shape: Name of a published model to ask about instead of the recipe's; data are not read then.
+        memory: Bytes to stay within; settings that do are proposed. None: what this machine has.
+        seconds: Time to stay within; implies `calibrate`.
+        calibrate: Measure how fast this machine computes, to estimate times.
+        observer: Is told of the progress.
+
+    Returns:
+        `machine`, `limit`, `lengths` (where they come from), `disk` (of all runs) and `entries`; one that
+        cannot be planned, or whose rows are longer than the base's positions, has an `error`.
+    """
+    observer = observer or Silent()
+    datasets: Mapping[str, Dataset] = {}
+    if shape is None:
+        observer.stage("Reading the data")
+        datasets = read_data(recipe)
+    known: dict[Hashable, Planned] = {}
+    machine = this_machine()
+    limit = memory or machine["memory_bytes"]
+    rates = Rates() if calibrate or seconds is not None else None
+    entries, disks, warnings = [], [], dict[str, None]()
+    for entry in recipe.methods:
+        observer.stage(f"Predicting {entry.name}")
+        key = recipe.model_of(entry), recipe.data_of(entry)
+        try:
+            if key not in known:
+                known[key] = Planned.of(recipe, entry, datasets, shape=shape)
+            found, disk = _entry(known[key], entry, limit, rates, asked=memory is not None, seconds=seconds)
+            disks.append((entry, disk))
+            warnings |= dict.fromkeys(found["warnings"])
+        except DeltatuneError as error:
+            found = {"name": entry.name, "method": entry.method, "error": str(error)}
+        except (RuntimeError, ValueError, AssertionError) as error:  # code that looks at what tensors hold
+            reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+            why = (
+                f"the code of {recipe.model_of(entry).name} does not run on tensors without data ({reason})."
+            )
+            found = {"name": entry.name, "method": entry.method, "error": why}
+        entries.append(found)
+    for warning in warnings:
+        observer.warn(warning)
+    return {
+        "model": shape or recipe.model.name,
+        "machine": machine,
+        "limit_bytes": limit,
+        "overhead_bytes": OVERHEAD,
+        "lengths": "data" if any(planned.encoded for planned in known.values()) else "limits",
+        "disk": disk_of_all(recipe, disks),
+        "entries": entries,
+    }
+
+
+def _entry(
+    planned: Planned,
+    entry: MethodEntry,
+    limit: int,
+    rates: Rates | None,
+    *,
+    asked: bool,
+    seconds: float | None,
+) -> tuple[dict[str, Any], Disk]:
+    setup = planned.setup(entry)
+    predict = _remembering()
+    found = predict(setup)
+    warnings = require_positions(found.room, setup.task, planned.parts, new_tokens(planned.recipe))
+    steps = planned.steps(entry) if setup.method.trains else 0
+    disk = disk_of(
+        planned.recipe, entry, setup, found, dataset=planned.dataset,
+        lengths=None if planned.encoded is None else planned.encoded.lengths, steps=steps,
+    )  # fmt: skip
+    result = {
+        "name": entry.name,
+        "method": entry.method,
+        "from": entry.start,
+        **described(setup, found),
+        "steps": steps,
+        "disk": disk.as_dict(),
+        "fits": fits(found.memory.total, limit),
+        "warnings": warnings,
+    }
+    clock = rates if setup.method.trains else None
+    share = planned.largest(entry).share
+    if clock is not None:
+        step = share * found.flops / clock.of(setup)
+        result |= {"step_seconds": step, "seconds": None if steps is None else step * steps}
+        if seconds is not None:
+            result["steps_in_time"] = int(seconds / step)
+    if not result["fits"]:
+        result["changes"] = [change.as_dict() for change in changes(setup, limit, predict)]
+    if asked or seconds is not None or not result["fits"]:
+        proposal = propose(setup, limit, predict)
+        result["proposal"] = proposal and proposal.as_dict()
+        if clock is not None and proposal is not None and proposal.setup is not None:
+            step = share * predict(proposal.setup).flops / clock.of(proposal.setup)
+            result["proposal"] |= {"step_seconds": step}
+            if steps is not None and seconds is not None and step < seconds < step * steps:
+                result["proposal"]["settings"] |= {"train.max_steps": int(seconds / step)}
+    return result, disk
+
+
+def _remembering() -> Predict:
+    """Predictions of one entry, each setup once."""
+    known: dict[Any, Prediction] = {}
+
+    def find(setup: Setup) -> Prediction:
+        bits = setup.quantization and setup.quantization.model_dump_json()
+        key = (setup.shape, setup.micro_batches, setup.dtype, bits, setup.checkpointing)
+        if key not in known:
+            known[key] = predict_scaled(setup)
+        return known[key]
+
+    return find
+
+
+def described(setup: Setup, found: Prediction) -> dict[str, Any]:
+    """A prediction and what it is of, for JSON."""
+    shape = setup.shape
+    return {
+        "memory": found.memory.as_dict(),
+        "trained_parameters": found.trained_parameters,
+        "stored_parameters": found.stored_parameters,
+        "total_parameters": found.total_parameters,
+        "file_bytes": found.file_bytes,
+        "flops": found.flops,
+        "sites": found.sites,
+        "micro_batch": {
+            "rows": shape.rows,
+            "length": shape.length,
+            "target_length": shape.target_length,
+            "labelled": shape.labelled,
+        },
+        "micro_batches": setup.micro_batches,
+        "precision": setup.quantization.format if setup.quantization else setup.dtype,
+        "checkpointing": setup.checkpointing,
+    }
+
+
+def this_machine() -> dict[str, Any]:
+    """What training would run on, and the memory that it has."""
+    if torch.cuda.is_available():
+        _, total = torch.cuda.mem_get_info()
+        return {"device": torch.cuda.get_device_name(), "memory_bytes": int(total)}
+    return {"device": "cpu", "memory_bytes": total_memory()}
+
+
+def shape_recipe(name: str) -> Mapping[str, Any]:
+    """A recipe for a published shape: full fine-tuning, LoRA and QLoRA, a row of 512 tokens at a time.
+
+    Raises:
+        ModelError: There is no such shape.
+    """
+    task = possible_tasks(shape_named(name))[0]
+    lora = {"lora": {"r": 16, "targets": ["all-linear"]}}
+    return {
+        "task": task,
+        "model": name,
+        "data": {
+            "train": "unread.jsonl", "columns": {"input": "input", "target": "target"},
+            "split": {"validation": 0.1, "test": 0.1}, "max_input_tokens": 448, "max_target_tokens": 64,
+        },
+        "methods": [
+            "full",
+            lora,
+            lora | {"name": "qlora", "quantization": "nf4", "train": {"precision": "auto"}},
+        ],
+        "train": {"batch_size": 1, "precision": "bf16", "gradient_checkpointing": True},
+    }  # fmt: skip

@@ -1,0 +1,132 @@
+"""What a recipe's data look like to the model, before anything is trained: no weights are loaded."""
+
+from __future__ import annotations
+
+import copy
+import statistics
+from typing import Any
+
+from transformers import PreTrainedConfig
+
+from deltatune.data.encode import Encoded, Encoder
+from deltatune.data.rows import Row
+from deltatune.data.splits import limit_rows
+from deltatune.errors import DataError
+from deltatune.memory.predict import planned_room
+from deltatune.models.processor import load_processor, processor_name
+from deltatune.observer import Observer, Silent
+from deltatune.recipe.schema import MethodEntry, Recipe
+from deltatune.recipe.sections import PARTS
+from deltatune.recipe.spaces import readings_of
+from deltatune.tasks import TASKS
+from deltatune.training.before.forecast import setup_of, sized
+from deltatune.training.before.longest_rows import new_tokens, require_positions
+from deltatune.training.given.readings import RunData, read_data, reading_label, whose
+from deltatune.training.given.start import settings_of
+
+
+def preview(recipe: Recipe, samples: int = 5, observer: Observer | None = None) -> dict[str, Any]:
+    """Encode a recipe's rows and describe them.
+
+    Args:
+        recipe: The recipe.
+        samples: How many training rows to show token by token.
+        observer: Is told of the progress.
+
+    Returns:
+        `samples` (tokens, each with whether it is supervised) and `tokens` by part (lengths, truncation), in
+        `models` of each model with each way to read the rows (`reading` tells it from others, if there are
+        any), and of the first one at the top; what `DataCheck` found, and every warning.
+
+    Raises:
+        DataError: The data cannot be read or used, or rows are longer than the positions of the model.
+        ModelError: The tokenizer or image processor cannot be loaded.
+        TargetError: A method cannot act on its model.
+    """
+    observer = observer or Silent()
+    observer.stage("Reading the data")
+    datasets = read_data(recipe)
+    warnings = [text for dataset in datasets.values() for text in dataset.warnings]
+    models = []
+    for spec in recipe.models:
+        observer.stage(f"Loading the {processor_name(recipe.task)} of {spec.name}")
+        processor, of_model = load_processor(spec, recipe.task)
+        used = [entry for entry in recipe.methods if recipe.model_of(entry) == spec]
+        for data in dict.fromkeys(data for entry in used for data in readings_of(recipe, entry)):
+            dataset = datasets[data.template]
+            encoder = Encoder(recipe.task, processor, data, dataset.labels, of_model)
+            rows = RunData(dataset, encoder, whose(recipe, spec, data), warnings.append)
+            tokens = {}
+            for part in PARTS:
+                if TASKS.get(recipe.task).reads == "text" and getattr(dataset, part):
+                    tokens[part] = _counts(rows.encoded(part))
+            for entry in used if tokens else ():
+                if data in readings_of(recipe, entry):
+                    warnings += _require_positions(recipe, entry, rows, of_model.config)
+            found = [_sample(encoder, row) for row in limit_rows(dataset.train, samples, seed=0)]
+            label = reading_label(recipe, data)
+            models.append({"model": spec.name, "reading": label, "samples": found, "tokens": tokens})
+    first = next(iter(datasets.values()))
+    assert first.check is not None
+    return {
+        "task": recipe.task,
+        "rows": {part: len(getattr(first, part)) for part in PARTS},
+        **models[0],
+        "models": models,
+        **first.check.as_dict(),
+        "warnings": list(dict.fromkeys(warnings)),
+    }
+
+
+def _require_positions(
+    recipe: Recipe, entry: MethodEntry, rows: RunData, config: PreTrainedConfig
+) -> list[str]:
+    """Refuse rows that are longer than the base's positions, with the entry's own tokens; return warnings.
+
+    Raises:
+        DataError: There are such rows.
+        DeltatuneError: The entry's method cannot act on this base.
+    """
+    config = copy.deepcopy(config)
+    if rows.dataset.labels:
+        config.num_labels = len(rows.dataset.labels)
+    setup = setup_of(recipe.task, recipe.model_of(entry), entry, settings_of(entry), config)
+    room = planned_room(sized(setup.changed(processor=rows.encoder.processor), entry))
+    parts = {part: rows.encoded(part) for part in PARTS if getattr(rows.dataset, part)}
+    try:
+        return require_positions(room, recipe.task, parts, new_tokens(recipe))
+    except DataError as error:
+        if len(recipe.methods) == 1:
+            raise
+        what = f"{error.what.removesuffix('.')} (entry {entry.name})."
+        raise DataError(what, field=error.field, remedy=error.remedy) from error
+
+
+def _counts(encoded: Encoded) -> dict[str, Any]:
+    report = encoded.report
+    return {
+        "total": sum(encoded.lengths),
+        "supervised": report.supervised_tokens,
+        "median_length": statistics.median(encoded.lengths),
+        "longest": max(encoded.lengths),
+        "truncated_inputs": report.truncated_inputs,
+        "truncated_targets": report.truncated_targets,
+    }
+
+
+def _sample(encoder: Encoder, row: Row) -> dict[str, Any]:
+    encoded = encoder.encode([row])
+    shown = encoder.preview(encoded.features[0])
+    return {
+        "id": row.id,
+        "length": encoded.lengths[0],
+        "supervised": encoded.report.supervised_tokens,
+        "tokens": [{"text": _readable(piece, encoder), "supervised": learned} for piece, learned in shown],
+    }
+
+
+def _readable(piece: str, encoder: Encoder) -> str:
+    """A token as the text that it stands for; vocabularies write blanks and other bytes in their own ways."""
+    if TASKS.get(encoder.task).reads == "images" or "▁" in piece:
+        return piece.replace("▁", " ")
+    return str(encoder.processor.convert_tokens_to_string([piece])) or piece

@@ -1,0 +1,240 @@
+"""What several runs share: the data, read once, and the base, loaded once for each precision.
+
+Each model has its own tokenizer, and an entry may read the rows in a way of its own (readings.py), so rows
+are encoded anew for each. Of one model at a time anything is kept: another's weights would count as memory of
+a run.
+"""
+
+from __future__ import annotations
+
+import json
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+
+import torch
+
+from deltatune import quant
+from deltatune.core.attention import EAGER_UP_TO
+from deltatune.core.method import MethodConfig
+from deltatune.core.model import AdaptedModel
+from deltatune.data.dataset import Dataset
+from deltatune.data.encode import Encoder
+from deltatune.data.load import load_data
+from deltatune.errors import ChangedError
+from deltatune.models.fingerprint import fingerprint_beside
+from deltatune.models.load import LoadedBase, OriginalWeights, load_base
+from deltatune.observer import Observer
+from deltatune.recipe.schema import MethodEntry, Recipe
+from deltatune.recipe.sections import DataSpec, ModelSpec
+from deltatune.results import BaseUsed, DataUsed, Origin, RunResult
+from deltatune.training.given.budget import Budget, sized_for
+from deltatune.training.given.machine import computes_bfloat16
+from deltatune.training.given.readings import RunData, read_data, require_part, whose
+from deltatune.training.given.start import read_start, settings_of
+
+
+@dataclass
+class SharedBase:
+    """A base on its device, and what identifies it."""
+
+    spec: ModelSpec
+    loaded: LoadedBase
+    dtype: str
+    """Of its weights that are not quantized."""
+    digest: Future[str]
+    device: torch.device
+    original: OriginalWeights | None = None
+    """Of a quantized base: its weights before."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of the weights as they were loaded; waits for it if need be."""
+        return self.digest.result()
+
+    def adapted(self, *, base_dropout: bool = False) -> AdaptedModel:
+        """A new view of the base, without adapters. Before its hash is known, nothing gets at the base."""
+        self.digest.result()
+        base = self.loaded
+        model = AdaptedModel(
+            base.model,
+            base.new_modules,
+            processor=base.processor,
+            base_dropout=base_dropout,
+            eager_up_to=eager_up_to(self.spec),
+        )
+        model.view.original = self.original
+        return model
+
+
+@dataclass
+class _OnModel:
+    """What runs on one model share."""
+
+    spec: ModelSpec
+    bases: dict[str, SharedBase] = field(default_factory=dict)
+    """By precision."""
+    data: dict[DataSpec, RunData] = field(default_factory=dict)
+    """By the way in which the rows are read."""
+
+
+@dataclass
+class Context:
+    """Data and bases of one recipe."""
+
+    recipe: Recipe
+    observer: Observer
+    datasets: dict[str, Dataset]
+    """The rows by template: the same ones in the same order, with other words around their inputs."""
+    _shared: _OnModel | None = None
+    _warned: set[str] = field(default_factory=set)
+    _noted: dict[str, tuple[str, str]] = field(default_factory=dict)
+    """What runs rest on -> its digest and the run that noted it."""
+
+    @classmethod
+    def open(cls, recipe: Recipe, observer: Observer) -> Context:
+        """Read the recipe's data, with every template. The base is loaded when it is first needed.
+
+        Raises:
+            DataError: The data cannot be read or used, or there are no test rows: every run ends with them.
+            RecipeError, AdapterError: An entry cannot start from the delta that it names.
+        """
+        for entry in recipe.methods:
+            read_start(entry)
+        observer.stage("Reading the data")
+        context = cls(recipe, observer, read_data(recipe))
+        require_part(context.dataset, "test")
+        for dataset in context.datasets.values():
+            for warning in dataset.warnings:
+                context.warn(warning)
+        return context
+
+    @property
+    def dataset(self) -> Dataset:
+        """What all templates have in common: parts, ids, targets, labels; inputs are by one of them."""
+        return next(iter(self.datasets.values()))
+
+    def base(self, entry: MethodEntry) -> SharedBase:
+        """The entry's base, in the precision that its training asks for. One of another model is let go.
+
+        Raises:
+            ModelError: It cannot be loaded.
+        """
+        bits = entry.quantization
+        dtype = base_dtype(entry.train.precision)
+        key = dtype if bits is None else bits.model_dump_json()
+        spec = self.recipe.model_of(entry)
+        bases = self._on(spec).bases
+        if key not in bases:
+            self.observer.stage(f"Loading {spec.name}" + (f" in {bits.format}" if bits else ""))
+            loaded = load_base(spec, self.recipe.task, self.dataset.labels, dtype=dtype, quantization=bits)
+            for warning in loaded.warnings:
+                self.warn(warning)
+            digest = fingerprint_beside(loaded.model)
+            device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+            # Transformers' own signature of `to` hides its argument from type checkers.
+            torch.nn.Module.to(loaded.model, device)
+            original = OriginalWeights(spec, self.recipe.task, self.dataset.labels)
+            own = str(next(loaded.model.parameters()).dtype).removeprefix("torch.")
+            if bits is None and own != dtype:
+                self.warn(
+                    f"Transformers cannot compute {spec.name} in {dtype}: the code of its architecture mixes "
+                    f"precisions. It is trained and evaluated in {own}."
+                )
+            bases[key] = SharedBase(spec, loaded, own, digest, device, original if bits else None)
+        return bases[key]
+
+    def _on(self, spec: ModelSpec) -> _OnModel:
+        if self._shared is None or self._shared.spec != spec:
+            self._shared = _OnModel(spec)
+        return self._shared
+
+    def forget(self, base: SharedBase) -> None:
+        """Load the base anew when it is next needed, since this one is no longer what it was."""
+        shared = self._on(base.spec)
+        shared.bases = {key: other for key, other in shared.bases.items() if other is not base}
+
+    def note_result(self, result: RunResult) -> None:
+        """Hold the runs to come to the base and the tokens of one that is finished.
+
+        Raises:
+            ChangedError: They are not those of an earlier one.
+        """
+        name = f"{result.name} (seed {result.seed})"
+        self.hold(name, result.model, result.data, str(result.model.fingerprint), result.origin)
+
+    def hold(
+        self, run: str, model: BaseUsed, data: DataUsed, base: str, origin: Origin | None = None
+    ) -> None:
+        """Note what a run rests on, or refuse it if an earlier one had another: base, tokens, delta.
+
+        Args:
+            run: Its name.
+            model: The base; the weights' digest is not read from it.
+            data: The rows; version 0.1 did not write of which reading the tokens are.
+            base: Digest of the base's weights.
+            origin: The saved delta that the run started from.
+
+        Raises:
+            ChangedError: They are not those of an earlier one.
+        """
+        named = [model.name, model.revision]
+        noted = {json.dumps(["weights of the base", *named, model.dtype, model.quantization]): base}
+        if data.reading is not None and data.tokens is not None:
+            noted[json.dumps(["tokens", *named, data.reading, data.fingerprint])] = data.tokens
+        if origin is not None:
+            key = json.dumps(["settings and tensors at the start", origin.path])
+            noted[key] = f"{origin.sha256} {origin.settings}"
+        for key, digest in noted.items():
+            known, by = self._noted.setdefault(key, (digest, run))
+            if known != digest:
+                raise ChangedError(
+                    f"the {json.loads(key)[0]} of {run} have changed since {by} was trained.",
+                    field="model",
+                    remedy="Restore them, or start anew with --overwrite.",
+                )
+
+    def method(self, entry: MethodEntry, base: SharedBase) -> tuple[MethodConfig, Budget | None]:
+        """The entry's method as it runs: with the size that its budget, if it has one, comes to on this base.
+
+        Raises:
+            RecipeError: The budget is smaller than the method can be.
+        """
+        config = settings_of(entry)
+        if entry.budget is None:
+            return config, None
+        view, total = base.adapted().view, quant.parameter_count(base.loaded.model)
+        config, budget = sized_for(config, view, entry.budget, total)
+        if config.trains and budget.warning:
+            self.warn(f"{entry.name} {budget.warning}")
+        return config, budget
+
+    def data(self, entry: MethodEntry, base: SharedBase) -> RunData:
+        """The rows as the entry reads them, for the base's model: the one tokenisation path of its runs."""
+        spec, shared = self.recipe.data_of(entry), self._on(base.spec).data
+        if spec not in shared:
+            if spec.template not in self.datasets:  # of an entry that is none of the recipe's
+                primary = self.recipe.evaluation.primary
+                self.datasets[spec.template] = load_data(spec, self.recipe.task, primary=primary)
+            loaded = base.loaded
+            encoder = Encoder(self.recipe.task, loaded.processor, spec, loaded.labels, loaded.facts)
+            dataset, named = self.datasets[spec.template], whose(self.recipe, base.spec, spec)
+            shared[spec] = RunData(dataset, encoder, named, self.warn)
+        return shared[spec]
+
+    def warn(self, warning: str) -> None:
+        """Warn once: a model may be loaded more than once, and rows read."""
+        if warning not in self._warned:
+            self._warned.add(warning)
+            self.observer.warn(warning)
+
+
+def eager_up_to(spec: ModelSpec) -> int:
+    """Tokens of a row up to which training uses eager attention: where SDPA is not asked for, and on CPUs."""
+    return 0 if spec.attention is not None or torch.cuda.is_available() else EAGER_UP_TO
+
+
+def base_dtype(precision: str) -> str:
+    """Name of the base's dtype. `auto`: bfloat16 where the machine computes in it, float32 elsewhere."""
+    if precision == "auto":
+        return "bfloat16" if computes_bfloat16() else "float32"
+    return {"fp32": "float32", "bf16": "bfloat16"}[precision]

@@ -1,0 +1,146 @@
+"""What a run may take from the machine and what it took: float32 products, peak memory, versions."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import platform
+import resource
+import subprocess
+import sys
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+
+import psutil
+import torch
+
+from deltatune.results import GitState
+from deltatune.training.given import cgroups
+
+_PACKAGES = (
+    "deltatune",
+    "torch",
+    "transformers",
+    "accelerate",
+    "safetensors",
+    "sacrebleu",
+    "rouge-score",
+    "numpy",
+)
+
+
+@contextlib.contextmanager
+def fast_cpu() -> Iterator[None]:
+    """Within the block, let a CPU compute as fast as it can: products of float32, and the number of threads.
+
+    The number of threads is a rule and not the fastest in a trial: sums differ with it in the last bit, and
+    a run that is repeated must give the same numbers.
+    """
+    precision, threads = torch.get_float32_matmul_precision(), torch.get_num_threads()
+    if not torch.cuda.is_available():
+        torch.set_float32_matmul_precision(_float32_precision(precision))
+    torch.set_num_threads(min(threads, cgroups.processors_granted() or threads))
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(precision)
+        torch.set_num_threads(threads)
+
+
+def _float32_precision(before: str) -> str:
+    """The faster of torch's two ways to compute float32 products, if it is as exact.
+
+    `medium` moves them to oneDNN, which is twice as fast on some processors and still float32; on others
+    it may really compute in bfloat16. So the error of a product is measured.
+    """
+    torch.set_float32_matmul_precision("medium")
+    return "medium" if _product_error() < 1e-5 else before
+
+
+def _product_error() -> float:
+    """Relative error of a float32 matrix product against float64."""
+    generator = torch.Generator().manual_seed(0)
+    a, b = (torch.randn(256, 256, generator=generator) for _ in range(2))
+    exact = a.double() @ b.double()
+    return float(((a @ b).double() - exact).norm() / exact.norm())
+
+
+def computes_bfloat16() -> bool:
+    """Whether the GPU, or without one the CPU, has instructions for products of bfloat16.
+
+    A processor without them emulates bfloat16, slower than float32.
+    """
+    if torch.cuda.is_available():
+        return torch.cuda.is_bf16_supported()
+    found: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()  # since torch 2.10
+    return bool(found.get("amx_bf16") or found.get("avx512_bf16"))
+
+
+class PeakMemory:
+    """Measures the peak memory since `start`: of the allocator on CUDA, resident set (RSS) elsewhere.
+
+    RSS counts everything the process holds: libraries, base, data. Where the system cannot reset its mark,
+    the peak is that of the whole process.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.kind = "cuda" if device.type == "cuda" else "rss"
+
+    def start(self) -> None:
+        """Forget earlier peaks."""
+        if self.kind == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+            return
+        with contextlib.suppress(OSError, AttributeError):
+            ctypes.CDLL("libc.so.6").malloc_trim(0)
+        with contextlib.suppress(OSError):
+            Path("/proc/self/clear_refs").write_text("5")
+
+    def peak(self) -> int:
+        """Bytes at the highest point since `start`."""
+        if self.kind == "cuda":
+            return int(torch.cuda.max_memory_allocated())
+        with contextlib.suppress(OSError):
+            for line in Path("/proc/self/status").read_text().splitlines():
+                if line.startswith("VmHWM:"):
+                    return int(line.split()[1]) * 1024
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if platform.system() == "Darwin" else peak * 1024
+
+
+def total_memory() -> int:
+    """Bytes of RAM of the machine, or of the container's limit if that is lower."""
+    return min(psutil.virtual_memory().total, cgroups.memory_limit() or sys.maxsize)
+
+
+def available_memory() -> int:
+    """Bytes of RAM that can still be taken, within the container's limit."""
+    left = cgroups.memory_left()
+    return min(psutil.virtual_memory().available, sys.maxsize if left is None else left)
+
+
+def versions() -> dict[str, str]:
+    """Versions of everything that the numbers depend on."""
+    found = {"python": platform.python_version(), "platform": platform.platform()}
+    for package in _PACKAGES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[package] = metadata.version(package)
+    found["threads"] = str(torch.get_num_threads())
+    if torch.cuda.is_available():
+        found["gpu"] = torch.cuda.get_device_name()
+    return found
+
+
+def git_state() -> GitState | None:
+    """Commit of the working directory and whether it has changes; None outside a repository."""
+    try:
+        commit = _git("rev-parse", "HEAD")
+        return GitState(commit=commit, dirty=bool(_git("status", "--porcelain")))
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _git(*arguments: str) -> str:
+    done = subprocess.run(["git", *arguments], capture_output=True, text=True, check=True, timeout=10)
+    return done.stdout.strip()

@@ -1,0 +1,147 @@
+"""The rows of a recipe as its entries read them: the same rows for all, in each entry's own words."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+from torch import Tensor
+
+from deltatune.data.checks import truncation_warnings
+from deltatune.data.dataset import Dataset
+from deltatune.data.encode import Encoded, Encoder
+from deltatune.data.load import load_data
+from deltatune.data.rows import Row
+from deltatune.data.supervised import Supervision, supervision
+from deltatune.errors import DataError
+from deltatune.recipe.axes import point_label
+from deltatune.recipe.schema import Recipe
+from deltatune.recipe.sections import PARTS, DataSpec, ModelSpec, Reading
+from deltatune.training.given.digests import Inputs, dataset_digests, tokens_digest
+
+
+@dataclass
+class RunData:
+    """What the runs of one reading on one model share: rows and their tokens, each encoded once."""
+
+    dataset: Dataset
+    encoder: Encoder
+    whose: str
+    """Whose tokens count, where there are several models or readings: see `whose`."""
+    warn: Callable[[str], None]
+    _encoded: dict[str, Encoded] = field(default_factory=dict)
+    """By part."""
+
+    def encoded(self, part: str) -> Encoded:
+        """The rows of a part.
+
+        Raises:
+            DataError: The part is empty, a row has nothing to learn from, or the tokenizer cannot write
+                most of the targets.
+        """
+        if part not in self._encoded:
+            self._encoded[part] = self.encoder.encode(require_part(self.dataset, part))
+            for warning in self._said(part):
+                self.warn(warning)
+            if part == "train":
+                encoded = self._encoded[part]
+                encoded.report.fidelity.require_writable(len(encoded.lengths), self.whose)
+        return self._encoded[part]
+
+    @cached_property
+    def supervised(self) -> Supervision:
+        """What the loss will see of the training rows' labels."""
+        return supervision(self.encoder, self.encoded("train"))
+
+    def inputs(self, base: str, start: str | None = None) -> Inputs:
+        """What a run on these rows rests on.
+
+        Args:
+            base: Fingerprint of the base.
+            start: That of the delta that it starts from.
+        """
+        rows, each, tokens = self._digests
+        return Inputs(rows, each, self.encoder.labels, tokens, base, start)
+
+    @property
+    def reading(self) -> str:
+        """A digest of the way in which the rows are read."""
+        return hashlib.sha256(self.encoder.spec.model_dump_json().encode()).hexdigest()[:16]
+
+    @cached_property
+    def _digests(self) -> tuple[str, dict[str, Tensor], str]:
+        parts = {part: self.encoded(part) for part in PARTS if getattr(self.dataset, part)}
+        tokens = tokens_digest(parts, self.encoder.processor)
+        return self.dataset.fingerprint, dataset_digests(self.dataset), tokens
+
+    def warnings(self) -> list[str]:
+        """All that is suspicious about the rows, and what of each part is cut off or cannot be written."""
+        found = list(self.dataset.warnings)
+        for part in PARTS:
+            if getattr(self.dataset, part):
+                found += self._said(part)
+        return found
+
+    def _said(self, part: str) -> list[str]:
+        """What is cut off of a part, and what the tokenizer cannot write of it."""
+        report, name = self.encoded(part).report, "training" if part == "train" else part
+        lost = report.fidelity.warnings(report.rows, name, self.whose)
+        return truncation_warnings(report, name, self.whose) + lost
+
+
+def require_part(dataset: Dataset, part: str) -> list[Row]:
+    """The rows of a part.
+
+    Raises:
+        DataError: There are none.
+    """
+    rows: list[Row] = getattr(dataset, part)
+    if not rows:
+        raise DataError(
+            f"there are no {part} rows.", field=f"data.{part}", remedy="Name a file or a split for them."
+        )
+    return rows
+
+
+def read_data(recipe: Recipe) -> dict[str, Dataset]:
+    """Read the rows for each template of the recipe's entries: all of them now, before anything is trained.
+
+    A warning that does not hold for every template names its own.
+
+    Raises:
+        DataError: The data cannot be read or used, or lack a column that a template names.
+    """
+    found: dict[str, Dataset] = {}
+    for spec in recipe.readings:
+        if spec.template not in found:
+            found[spec.template] = load_data(spec, recipe.task, primary=recipe.evaluation.primary)
+    common = set.intersection(*(set(dataset.warnings) for dataset in found.values()))
+    return {
+        template: replace(
+            dataset,
+            warnings=[
+                text if text in common else f"{text} (data.template: {template!r})"
+                for text in dataset.warnings
+            ],
+        )
+        for template, dataset in found.items()
+    }
+
+
+def reading_label(recipe: Recipe, spec: DataSpec) -> str:
+    """What tells a way to read the rows from the recipe's others: `max_input_tokens=128`, or nothing."""
+    readings = recipe.readings
+    axes = {
+        f"data.{name}": list(dict.fromkeys(getattr(other, name) for other in readings))
+        for name in Reading.model_fields
+    }
+    varied = {name: values for name, values in axes.items() if len(values) > 1}
+    return point_label({name: getattr(spec, name.removeprefix("data.")) for name in varied}, varied)
+
+
+def whose(recipe: Recipe, model: ModelSpec, spec: DataSpec) -> str:
+    """Name the model and the reading of a number of tokens, where the recipe has several."""
+    label = reading_label(recipe, spec)
+    return (f" of {model.name}" if len(recipe.models) > 1 else "") + (f" ({label})" if label else "")

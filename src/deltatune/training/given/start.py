@@ -1,0 +1,221 @@
+"""Runs that go on from a saved delta: what it is, whether it can be trained on, and how it is attached.
+
+A delta comes from a run of ours or from peft. It brings its settings and its tensors, heads included. The
+optimizer and the schedule of the learning rate start anew.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from deltatune.checkpoint.folders import reading
+from deltatune.checkpoint.foreign import adapter_folder
+from deltatune.checkpoint.store import TENSORS, SavedAdapter, load_adapter, read_adapter
+from deltatune.core.adapter import Adapter
+from deltatune.core.method import MethodConfig
+from deltatune.core.model import AdaptedModel
+from deltatune.core.new_heads import start_heads_
+from deltatune.errors import AdapterError, RecipeError
+from deltatune.files import sha256, text_sha256
+from deltatune.methods import METHODS
+from deltatune.recipe.schema import MethodEntry
+from deltatune.results import Origin, RunResult
+from deltatune.training.given.budget import Budget
+from deltatune.training.given.folder import finished_result
+
+if TYPE_CHECKING:
+    from deltatune.training.given.context import Context, SharedBase
+
+FIELD = "from"
+
+
+@dataclass(frozen=True)
+class Start:
+    """A saved delta that an entry starts from."""
+
+    path: Path
+    """As the recipe names it."""
+    folder: Path
+    """That of the delta's files."""
+    saved: SavedAdapter
+    run: RunResult | None
+    """The result, if the delta is that of a run."""
+
+
+def read_start(entry: MethodEntry) -> Start | None:
+    """Read the delta that an entry starts from, and check that it can be trained on; None if there is none.
+
+    Raises:
+        RecipeError: There is no such folder, the delta is another method's, or the entry's settings
+            contradict it.
+        AdapterError: It is damaged, of a run that is not finished, or cannot be trained on.
+    """
+    if entry.start is None:
+        return None
+    path = Path(entry.start)
+    if not path.is_dir():
+        raise RecipeError(
+            f"there is no folder '{path}'.",
+            field=FIELD,
+            remedy="Name the folder of a run, its adapter/, or a folder that peft wrote.",
+        )
+    try:
+        start = _read(path)
+    except AdapterError as error:
+        raise AdapterError(error.what, field=FIELD, remedy=error.remedy) from error
+    _require_same_method(entry, start)
+    _require_trainable(start)
+    return start
+
+
+def settings_of(entry: MethodEntry) -> MethodConfig:
+    """An entry's method, without its budget: with a saved delta's settings if it starts from one.
+
+    Raises:
+        DeltatuneError: As of `read_start`.
+    """
+    start = read_start(entry)
+    return entry.build_config() if start is None else start.saved.config
+
+
+def attach(
+    context: Context, entry: MethodEntry, base: SharedBase, model: AdaptedModel, *, name: str, seed: int
+) -> tuple[Adapter, Budget | None, Origin | None]:
+    """Attach an entry's adapter under `name`: a new one, or the saved one that it starts from.
+
+    Raises:
+        DeltatuneError: The base lacks what the method acts on, or the delta is of another base, of other
+            classes, or cannot be trained on.
+    """
+    start = read_start(entry)
+    if start is None:
+        config, budget = context.method(entry, base)
+        adapter = model.attach(name, config, seed=seed)
+        start_heads_(adapter, model.view, seed)
+        return adapter, budget, None
+    data = context.data(entry, base)
+    if start.run is not None and start.run.data.labels != base.loaded.labels:
+        raise RecipeError(
+            f"the run in '{start.path}' tells other classes apart: {start.run.data.labels}, and here "
+            f"they are {base.loaded.labels}.",
+            field=FIELD,
+            remedy="Start from a run with these classes.",
+        )
+    try:
+        load_adapter(model, start.folder, name, fingerprint=base.fingerprint, seed=seed)
+    except AdapterError as error:
+        raise AdapterError(error.what, field=FIELD, remedy=error.remedy) from error
+    adapter = model.adapter(name)
+    missing = sorted(set(model.view.heads) - set(adapter.heads()))
+    if missing and not adapter.own:
+        model.detach(name)
+        raise AdapterError(
+            f"the delta in '{start.path}' has no {', '.join(missing)}, which is new in this base and must be "
+            "trained.",
+            field=FIELD,
+            remedy="Start from a delta that was trained for this task.",
+        )
+    settings = text_sha256(model.configs[name].model_dump_json())
+    warning = _seen(entry, start, data.dataset.fingerprint)
+    context.warn(warning)
+    return (
+        adapter,
+        None,
+        Origin(
+            path=str(start.path), sha256=sha256(start.folder / TENSORS), settings=settings, warning=warning
+        ),
+    )
+
+
+def require_apart(entry: MethodEntry, out: Path) -> None:
+    """Refuse to write a run over the delta that it starts from.
+
+    Raises:
+        RecipeError: Its folder is that of the delta, or holds it.
+    """
+    if entry.start is None:
+        return
+    there, here = Path(entry.start).resolve(), out.resolve()
+    if there.is_relative_to(here) or here.is_relative_to(there):
+        raise RecipeError(
+            f"'{out}' holds the delta that the run starts from, '{entry.start}'.",
+            field="--out",
+            remedy="Choose another folder: a finished run is never changed.",
+        )
+
+
+def _read(path: Path) -> Start:
+    """The delta in a run's folder, in the adapter/ of one, or in any other folder."""
+    owner = path.parent if path.name == "adapter" and (path.parent / "result.json").exists() else path
+    run = None
+    if (owner / "result.json").exists() or (owner / "recipe.yaml").exists():
+        run = finished_result(owner)
+        path = owner / "adapter"
+        if run.cost.file_bytes == 0:
+            raise AdapterError(
+                f"the run in '{owner}' trained nothing, so it has no delta.", remedy="Leave from out."
+            )
+    folder = adapter_folder(path)
+    return Start(owner, folder, read_adapter(folder), run)
+
+
+def _require_same_method(entry: MethodEntry, start: Start) -> None:
+    saved = start.saved
+    if saved.method != entry.method:
+        trained = start.run.method if start.run else saved.method
+        was = f" (trained as {trained})" if trained != saved.method else ""
+        raise RecipeError(
+            f"the delta in '{start.path}' is one of {saved.method}{was}, and the entry {entry.name!r} is "
+            f"{entry.method}.",
+            field=FIELD,
+            remedy=f"Write the entry as {saved.method}.",
+        )
+    settings = saved.config.model_dump(mode="json")
+    for field, value in entry.config.items():
+        if _plain(settings[field]) != _plain(value):
+            raise RecipeError(
+                f"is {value!r}, and the delta in '{start.path}' has {settings[field]!r}.",
+                field=f"{entry.method}.{field}",
+                remedy="Leave it out: the delta brings its settings.",
+            )
+
+
+def _plain(value: Any) -> Any:
+    """Of names the order does not count; peft writes them in any."""
+    if isinstance(value, list) and all(isinstance(item, str) for item in value):
+        return sorted(value)
+    return value
+
+
+def _require_trainable(start: Start) -> None:
+    configs = [start.saved.config]
+    if start.run is not None:  # as it was trained; what was saved may be another method
+        with reading(start.path):
+            configs.append(METHODS.get(start.run.method)(**start.run.config))
+    for config in configs:
+        if reason := config.lost_when_saved():
+            raise AdapterError(
+                f"the delta of {config.name} in '{start.path}' cannot be trained on: {reason}.",
+                field=FIELD,
+                remedy="Train it anew, for longer, from the base.",
+            )
+
+
+def _seen(entry: MethodEntry, start: Start, rows: str) -> str:
+    """What is known of the test rows and the delta: whether they were looked at, or may have been learned."""
+    if start.run is None:
+        return (
+            f"{entry.name} starts from the delta in '{start.path}'. What that was trained on is not known: "
+            "it may have learned from the test rows."
+        )
+    if start.run.data.fingerprint == rows:
+        return (
+            f"{entry.name} starts from the run in '{start.path}', which was evaluated on the same test rows: "
+            "they have been looked at before, so a choice to go on may rest on them."
+        )
+    return (
+        f"{entry.name} starts from the run in '{start.path}', which had other rows, another split or "
+        "another template: it may have learned from the test rows."
+    )

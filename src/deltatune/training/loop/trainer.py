@@ -1,0 +1,439 @@
+"""The training loop: AdamW on one adapter over one frozen base."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from deltatune import quant
+from deltatune.checkpoint.resume import load_state, save_state
+from deltatune.core.fast.trunk import trunk_of
+from deltatune.core.loss import count_targets, summed_loss
+from deltatune.core.model import AdaptedModel
+from deltatune.data.batches import batches
+from deltatune.data.encode import Encoded, Encoder
+from deltatune.errors import RecipeError, TrainingError
+from deltatune.evaluation import evaluate, higher_is_better, loss_on
+from deltatune.memory.batch import largest_micro_batch
+from deltatune.observer import Observer
+from deltatune.recipe.schema import EvaluationSpec, TrainSpec
+from deltatune.recipe.sections import seconds_of
+from deltatune.tasks import TASKS
+from deltatune.training.checkpoints import Checkpoints
+from deltatune.training.given.digests import Inputs
+from deltatune.training.loop.log import RunLog
+from deltatune.training.loop.micro_batches import (
+    MicroBatches,
+    code_explained,
+    out_of_memory_explained,
+    try_batch,
+)
+from deltatune.training.loop.optimizer import Rates, build_optimizer
+from deltatune.training.loop.schedule import lr_factor
+from deltatune.training.loop.state import (
+    adapter_state,
+    load_adapter_state,
+    load_optimizer_state,
+    load_random_state,
+    optimizer_state,
+    random_state,
+    state_explained,
+    state_lines,
+)
+from deltatune.training.loop.step_memory import StepMemory
+from deltatune.training.loop.steps import (
+    Gradients,
+    MicroBatch,
+    Progress,
+    Request,
+    Steps,
+    interruptible,
+    recomputing,
+)
+from deltatune.training.loop.trunk_cache import KeptTrunk, keep_trunk
+from deltatune.training.proof.certificate import Proof, snapshot
+
+Pause = Callable[[Progress, int], bool]
+"""Asked after every validation, with the run's number of steps; yes: save the state and stop for now."""
+
+
+@dataclass
+class Trainer:
+    """Everything that one run of the loop needs."""
+
+    model: AdaptedModel
+    name: str
+    encoder: Encoder
+    train: Encoded
+    validation: Encoded | None
+    validation_rows: list[Any]
+    spec: TrainSpec
+    evaluation: EvaluationSpec
+    rates: Rates
+    seed: int
+    out: Path
+    observer: Observer
+    certificate: Proof
+    inputs: Inputs
+    checkpoints: Checkpoints
+    pause: Pause | None = None
+    continues: bool = False
+    """Whether it goes on from a saved delta, which is kept if training makes nothing better of it."""
+
+    def __post_init__(self) -> None:
+        self.paused = False
+        self.log_digest: str | None = None
+        self._saved_at = time.monotonic()
+        self.adapter = self.model.adapter(self.name)
+        self.parameters = [parameter for _, parameter in self.adapter.trainable()]
+        self.log = RunLog(self.out, self.spec)
+        self.accelerator = Accelerator(
+            cpu=self.model.device.type == "cpu", log_with=self.spec.trackers or None, project_dir=self.out
+        )
+        if self.accelerator.num_processes > 1:
+            raise RecipeError(
+                f"this version trains in one process, and {self.accelerator.num_processes} were launched.",
+                field="train",
+                remedy="Start it without a distributed launcher.",
+            )
+        self.optimizer = build_optimizer(
+            self.adapter, self.model.view, self.spec, self.rates, self.model.device, self.observer
+        )
+        self.per_epoch = math.ceil(len(self.train.lengths) / self.spec.batch_size)
+        self.total = min(self.spec.epochs * self.per_epoch, self.spec.max_steps or 2**62)
+        task, spec = self.encoder.task, self.spec
+        self._largest = largest_micro_batch(self.train, task, spec, self.seed)
+        to_measure = largest_micro_batch(self.train, task, spec, self.seed, after_first=True).rows
+        self.memory = StepMemory(to_measure, self.model, self.adapter, self.optimizer)
+        self._fired = self.model.fired()
+        self.trunk: KeptTrunk | None = None
+        self.progress = Progress()
+        self.micro = MicroBatches(spec, self.adapter, self.observer)
+        self.best_state: dict[str, Any] = {}
+        # Full fine-tuning keeps its own parameters in float32 and computes in the base's precision.
+        with self.model.using():  # else its parameters stand in the places of the base's
+            dtype = next(self.model.base.parameters()).dtype
+        self._speed = f"{TASKS.get(task).unit}/s"
+        self._quantized = quant.describe(self.model.base) is not None
+        self._method = self.model.configs[self.name].name
+        self._autocast = bool(self.adapter.own) and dtype != torch.float32
+
+    @property
+    def resume_folder(self) -> Path:
+        """Where the state of the interrupted run is kept."""
+        return self.out / "resume"
+
+    def run(self, *, resume: bool) -> Progress:
+        """Train to the end, keep the best state, and leave it in the adapter.
+
+        A run that is asked to pause stops behind a validation, with `paused` set and its state saved;
+        resumed, it goes on as if nothing had been. That holds at its last step too.
+
+        Raises:
+            TrainingError: The loss is not finite, or a part of the delta does not learn.
+            KeyboardInterrupt: Asked to stop; the state for resuming has been written.
+        """
+        steps = self.steps(resume=resume)
+        with (
+            interruptible() as interrupted,
+            self.explained(),
+            recomputing(self.model, self.spec.gradient_checkpointing),
+            contextlib.closing(steps),
+        ):
+            try:
+                request = next(steps)
+                while not interrupted.is_set():
+                    request = steps.send(self.gradients(request.rows))
+                self.save()
+            except StopIteration as end:
+                progress: Progress = end.value
+        if interrupted.is_set():
+            raise interrupted.error()
+        return progress
+
+    def explained(self) -> contextlib.AbstractContextManager[None]:
+        """Within the block, running out of a GPU's memory is an error that says what to change."""
+        return out_of_memory_explained(self.spec, quantized=self._quantized)
+
+    def steps(self, *, resume: bool) -> Steps:
+        """The loop as a generator, to be driven while this run's adapter is active.
+
+        Between two requests the state that `save` writes is that behind the latest step.
+        """
+        self.adapter.start(self.total)
+        if resume:
+            self._load()
+        self.progress.log_lines = self.log.open(
+            self.accelerator, self.progress.log_lines, self.log_digest, self.observer.warn
+        )
+        self.observer.start("Training", self.total, self.progress.step)
+        try:
+            self._keep_trunk()
+            self._try_largest()
+            yield from self._steps()
+        finally:
+            self.observer.finish("Training")
+            self.trunk = None
+            self.log.close()
+        if not self.paused:
+            self._restore_best()
+        return self.progress
+
+    @property
+    def has_trunk(self) -> bool:
+        """Whether there are layers below all deltas whose outputs are worth keeping."""
+        asked = self.spec.cache_trunk and self.total > self.per_epoch
+        return asked and trunk_of(self.model, self.name) is not None
+
+    def _keep_trunk(self) -> None:
+        """Record what the layers below all deltas make of the training rows, if that spares work."""
+        if not (self.progress.step < self.total and self.progress.keeps_trunk and self.has_trunk):
+            return
+        self.trunk = keep_trunk(
+            self.model,
+            self.name,
+            self.encoder,
+            self.train.features,
+            rows_at_once=self.evaluation.batch_size,
+            folder=self.out,
+            observer=self.observer,
+        )
+        self.progress.keeps_trunk = self.trunk is not None
+        self.progress.seconds += self.trunk.seconds if self.trunk else 0.0
+
+    def _steps(self) -> Generator[Request, Gradients]:
+        progress = self.progress
+        if self.continues and progress.step == 0 and progress.best is None:
+            self._evaluate(0)
+        self.paused = self._asked_to_pause()  # a resumed run may stand where it shall stop
+        while progress.step < self.total and not progress.stopped and not self.paused:
+            epoch, index = divmod(progress.step, self.per_epoch)
+            order = self._order(epoch)
+            for rows in order[index:]:
+                with self.memory.of_step(rows, progress.memory, first=progress.step == 0) as measured:
+                    yield from self._step(rows, epoch, alone=measured)
+                last = progress.step == self.total
+                end_of_epoch = progress.step % self.per_epoch == 0
+                if self._due(self.spec.evaluate_every, end_of_epoch) or last:
+                    self._evaluate(epoch)
+                    self.paused = self._asked_to_pause()
+                over = last or progress.stopped or self.paused
+                if over or self._saving_due(end_of_epoch):
+                    self.save()
+                if over:
+                    break
+
+    def _try_largest(self) -> None:
+        """Where memory can run out with an error, let it do so in the first seconds."""
+        if self.model.device.type == "cuda":
+            self.micro.fitting(self._try)
+
+    def _try(self, size: int) -> None:
+        rows = self._largest.rows[:size]
+        batch = self.encoder.collate([self.train.features[row] for row in rows])
+        with self._replaying(rows):
+            try_batch(self.model, self.adapter, batch, self.encoder.task, autocast=self._autocast)
+
+    def _asked_to_pause(self) -> bool:
+        return bool(self.pause and self.progress.evaluated and self.pause(self.progress, self.total))
+
+    def _order(self, epoch: int) -> list[list[int]]:
+        spec = self.spec
+        return batches(self.train.lengths, spec.batch_size, self.seed, epoch, spec.bucket_by_length)
+
+    def _due(self, every: str | int, end_of_epoch: bool) -> bool:
+        return end_of_epoch if every == "epoch" else self.progress.step % int(every) == 0
+
+    def _saving_due(self, end_of_epoch: bool) -> bool:
+        every = self.spec.checkpoint_every
+        seconds = seconds_of(every)
+        if seconds is None:
+            return self._due(every, end_of_epoch)
+        return time.monotonic() - self._saved_at >= seconds  # a clock that nobody sets
+
+    def _step(self, rows: list[int], epoch: int, *, alone: bool) -> Generator[Request, Gradients]:
+        """One optimizer step on `rows`, in micro-batches whose losses are weighted by their targets."""
+        started = time.perf_counter()
+        progress, spec = self.progress, self.spec
+        first = progress.step == 0
+        before = snapshot(self.adapter) if first else {}
+        share = lr_factor(progress.step, self.total, spec.warmup, spec.schedule)
+        self.rates.set(self.optimizer, self.adapter, share)
+        spent = time.perf_counter() - started
+        found = yield Request(rows, alone=alone or self.micro.size < len(rows))
+        started = time.perf_counter() - spent - found.seconds
+        self._require_finite(found.loss)
+        progress.raced = max(progress.raced, found.raced)
+        progress.micro_batch = self.micro.size
+        norm = self._clip()
+        self.adapter.before_step(progress.step + 1, lambda: self._loss_of(found))
+        self.optimizer.step()
+        progress.step += 1
+        extra = self.adapter.after_step(progress.step)
+        if first:
+            self.certificate.taps_fired(self.model, self._fired)
+            self.certificate.learned(self.adapter, before, lambda: self._loss_of(found))
+        self.optimizer.zero_grad(set_to_none=True)
+        tokens = sum(self.train.lengths[row] for row in rows)
+        progress.tokens += tokens
+        progress.seconds += time.perf_counter() - started
+        self._log(
+            {
+                "step": progress.step,
+                "epoch": epoch + (progress.step - epoch * self.per_epoch) / self.per_epoch,
+                "loss": found.loss,
+                "lr": self.rates.lr * share,
+                "grad_norm": norm,
+                "tokens": progress.tokens,
+                "seconds": progress.seconds,
+                **extra,
+            }
+        )
+        shown = {"loss": found.loss, self._speed: progress.tokens / progress.seconds}
+        self.observer.advance("Training", 1, shown)
+
+    def gradients(self, rows: list[int]) -> Gradients:
+        """Answer the run's request for `rows`, which then are alone in the model."""
+        started = time.perf_counter()
+        self.train_mode()
+        first = self.progress.step == 0
+        with code_explained(self.model, self._method) if first else contextlib.nullcontext():
+            loss, micro, targets = self.micro.fitting(lambda size: self._backward(rows, size))
+        return Gradients(loss, micro, targets, time.perf_counter() - started)
+
+    def train_mode(self) -> None:
+        """Switch to training, which an evaluation, of this run or another, may have left."""
+        if not self.model.training:
+            self.model.train()
+
+    def _backward(self, rows: list[int], size: int) -> tuple[float, list[MicroBatch], int]:
+        """Gradients of the mean loss over `rows`, `size` at once: (loss, micro-batches, targets)."""
+        parts = [rows[at : at + size] for at in range(0, len(rows), size)]
+        micro = [(part, self.encoder.collate([self.train.features[row] for row in part])) for part in parts]
+        targets = sum(count_targets(batch, self.encoder.task) for _, batch in micro)
+        total_loss = 0.0
+        for index, (part, batch) in enumerate(micro):
+            loss = self._loss_sum(part, batch) / targets
+            penalty = self.adapter.penalty() if index == 0 else None
+            self.memory.forward_done()
+            total_loss += float(loss.detach())
+            self._require_finite(total_loss)
+            self.accelerator.backward(loss if penalty is None else loss + penalty)
+        return total_loss, micro, targets
+
+    @torch.no_grad()
+    def _loss_of(self, found: Gradients) -> float:
+        """Mean loss of the step's rows, with the dropout masks that the step had."""
+        self.train_mode()
+        self.adapter.clock.tick -= len(found.batches)
+        losses = [self._loss_sum(part, batch) for part, batch in found.batches]
+        return float(torch.stack(losses).sum()) / found.targets
+
+    def _loss_sum(self, rows: list[int], batch: dict[str, Tensor]) -> Tensor:
+        batch = {key: value.to(self.model.device) for key, value in batch.items()}
+        with self._replaying(rows):
+            return summed_loss(self.model, batch, self.encoder.task, autocast=self._autocast)
+
+    def _replaying(self, rows: list[int]) -> contextlib.AbstractContextManager[None]:
+        return self.trunk.replaying(rows) if self.trunk else contextlib.nullcontext()
+
+    def _clip(self) -> float:
+        limit = self.spec.max_grad_norm
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters, math.inf if limit is None else limit)
+        self._require_finite(float(norm))
+        return float(norm)
+
+    def _require_finite(self, value: float) -> None:
+        if not math.isfinite(value):
+            raise TrainingError(
+                f"the loss or its gradient is {value} in step {self.progress.step + 1}.",
+                field="train.lr",
+                remedy=f"Lower the learning rate ({self.rates.lr:g}), or use fp32 if the run is in bf16.",
+            )
+
+    def _evaluate(self, epoch: int) -> None:
+        """Measure on the validation rows, remember the best state, and decide about stopping."""
+        if self.validation is None:
+            return
+        progress, key = self.progress, self.evaluation.select_by
+        found = loss_on(self.model, self.validation, self.encoder, self.evaluation.batch_size)
+        if key not in found:
+            found |= self._scores()
+        self._log({"step": progress.step, "epoch": progress.step / self.per_epoch, "validation": found})
+        progress.evaluated = progress.step
+        if not self.adapter.settled:
+            return  # a schedule is under way; this state is not what the method promises
+        value = found[key]
+        sign = 1 if higher_is_better(key) else -1
+        if progress.best is None or sign * value > sign * progress.best:
+            progress.best, progress.best_step, progress.worse = value, progress.step, 0
+            progress.best_validation = found
+            self.best_state = adapter_state(self.adapter)
+        else:
+            progress.worse += 1
+            patience = self.spec.early_stopping
+            if patience is not None and progress.worse >= patience:
+                progress.stopped = True
+                self.observer.log(f"Stopped early: {key} was best at step {progress.best_step}.")
+
+    def _scores(self) -> dict[str, float]:
+        assert self.validation is not None
+        rows = self.validation_rows
+        only = self.evaluation.model_copy(update={"metrics": [self.evaluation.select_by], "primary": "auto"})
+        return evaluate(self.model, rows, self.validation, self.encoder, only).metrics
+
+    def _restore_best(self) -> None:
+        if self.best_state:
+            load_adapter_state(self.adapter, self.best_state, self.model.device)
+            if self.progress.best_step == 0:
+                key = self.evaluation.select_by
+                self.observer.warn(f"training made {key} no better, so the delta stays what it started from.")
+
+    def _log(self, line: dict[str, Any]) -> None:
+        self.log.write(line)
+        self.progress.log_lines += 1
+
+    def save(self) -> None:
+        """Write the state from which the run goes on bit for bit; keep its delta where that is asked for."""
+        self._saved_at = time.monotonic()
+        save_state(
+            self.resume_folder,
+            {
+                "inputs": self.inputs.as_state(),
+                "progress": self.progress.__dict__,
+                "log": self.log.digest,
+                "adapter": adapter_state(self.adapter),
+                "best": self.best_state,
+                "optimizer": optimizer_state(self.optimizer, self.parameters),
+                "rng": random_state(),
+                "certificate": [line.as_dict() for line in self.certificate.lines],
+            },
+        )
+        self._keep_checkpoint()
+
+    def _keep_checkpoint(self) -> None:
+        if self.progress.step and self.adapter.settled:  # in a schedule it is not what the method promises
+            self.checkpoints.add(self.progress.step)
+
+    def _load(self) -> None:
+        state = load_state(self.resume_folder)
+        self.inputs.require_same(state.get("inputs"), self.observer.warn)
+        with state_explained(self.resume_folder):
+            self.progress = Progress(**state["progress"])
+            self.micro = MicroBatches(self.spec, self.adapter, self.observer, self.progress.micro_batch)
+            self.best_state = state["best"]
+            self.certificate.take(state_lines(state["certificate"], self.resume_folder))
+            load_adapter_state(self.adapter, state["adapter"], self.model.device)
+            load_optimizer_state(self.optimizer, self.parameters, state["optimizer"])
+            load_random_state(state["rng"])
+        self.log_digest = state.get("log")
+        self._keep_checkpoint()  # a process killed behind the state did not come to it

@@ -1,0 +1,1 @@
+"""Proof that training did what it claims: the certificate, and the check of padding."""

@@ -1,0 +1,1 @@
+"""Several runs over one base that make their steps together."""

@@ -1,0 +1,72 @@
+"""The gradients of several runs from one pass through the base that they share."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Hashable, Sequence
+
+import torch
+
+from deltatune.core.adapter import Adapter
+from deltatune.core.delta import Dropout
+from deltatune.core.loss import count_targets, logits_for, loss_of
+from deltatune.memory.batch import shape_of
+from deltatune.training.loop.steps import Gradients
+from deltatune.training.loop.trainer import Trainer
+
+
+def joint_gradients(asked: Sequence[tuple[Trainer, list[int]]]) -> list[Gradients]:
+    """Gradients of each run's mean loss over its rows, by one forward and one backward pass.
+
+    Args:
+        asked: Runs on one model, and the rows that each asks for.
+
+    Raises:
+        DeltatuneError: Rows cannot be told apart somewhere in this base.
+    """
+    started = time.perf_counter()
+    trainers = [trainer for trainer, _ in asked]
+    model, encoder = trainers[0].model, trainers[0].encoder
+    features = [trainer.train.features[row] for trainer, rows in asked for row in rows]
+    batch = {name: tensor.to(model.device) for name, tensor in encoder.collate(features).items()}
+    routes, end = {}, 0
+    for trainer, rows in asked:
+        routes[trainer.name] = slice(end, end + len(rows))
+        end += len(rows)
+    batches = [{name: tensor[rows] for name, tensor in batch.items()} for rows in routes.values()]
+    counts = [count_targets(own, encoder.task) for own in batches]
+    with model.routing(routes, end):
+        trainers[0].train_mode()
+        logits, targets = logits_for(model, batch, encoder.task)  # row after row, so run after run
+        losses = [
+            loss_of(encoder.task, own, wanted) / count
+            for own, wanted, count in zip(logits.split(counts), targets.split(counts), counts, strict=True)
+        ]
+        del logits
+        penalties = [penalty for each in trainers if (penalty := each.adapter.penalty()) is not None]
+        torch.stack([*losses, *penalties]).sum().backward()
+    found = torch.stack(losses).tolist()
+    seconds = time.perf_counter() - started
+    lengths = [sum(trainer.train.lengths[row] for row in rows) for trainer, rows in asked]
+    return [
+        Gradients(loss, [(rows, own)], count, seconds * length / sum(lengths), len(asked))
+        for (_, rows), loss, own, count, length in zip(asked, found, batches, counts, lengths, strict=True)
+    ]
+
+
+def together_key(trainer: Trainer, rows: Sequence[int]) -> Hashable:
+    """What the requests that share a pass have in common: nothing, unless dropout masks depend on it.
+
+    A mask is drawn for its whole tensor, so a run with dropout has the masks that it has alone only among
+    rows that are padded to the same length, behind as many learned tokens.
+    """
+    if not _drops(trainer.adapter):
+        return None
+    shape = shape_of([trainer.train.features[row] for row in rows], trainer.encoder.task)
+    prompt = trainer.adapter.prompt
+    lengths = shape.length, shape.target_length, shape.of_a_row if shape.labelled else 0
+    return *lengths, 0 if prompt is None else len(prompt())
+
+
+def _drops(adapter: Adapter) -> bool:
+    return any(isinstance(module, Dropout) and module.p > 0 for module in adapter.modules())
