@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from deltatune.cli import output
+from deltatune.cli.explain import facts, grid, list_all
 from deltatune.cli.options import Json
 
 if TYPE_CHECKING:
@@ -54,7 +55,9 @@ def methods(
         return
     if name is None:
         described = [_describe(each, METHODS.get(each)) for each in METHODS.names()]
-        output.emit_json(described) if as_json else _table(described)
+        output.emit_json(described) if as_json else list_all(
+            "methods", {"method": "name", "idea": "title", "paper": "paper"}, described
+        )
         return
     described_one = _describe(name, METHODS.get(name, field="NAME"))
     output.emit_json(described_one) if as_json else _explain(described_one)
@@ -130,38 +133,27 @@ def _type(schema: dict[str, Any]) -> str:
     return str(schema.get("type", "any"))
 
 
-def _table(described: list[dict[str, Any]]) -> None:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("method", "idea", "paper"):
-        table.add_column(heading, no_wrap=heading == "method")
-    for each in described:
-        table.add_row(Text(each["name"], style="cyan"), Text(each["title"]), Text(each["paper"], style="dim"))
-    console = output.stdout()
-    console.print(table)
-    console.print("\nExplain one: deltatune methods NAME")
-
-
 def _explain(each: dict[str, Any]) -> None:
+    facts(
+        each["name"],
+        {
+            "idea": each["title"],
+            "formula": each["formula"],
+            "when": each["when"],
+            "cost": each["cost"],
+            "learning rate": "none: nothing is trained"
+            if each["default_lr"] is None
+            else f"{each['default_lr']:g}",
+            "defaults": each["defaults"],
+            "paper": each["paper"],
+        },
+    )
     console = output.stdout()
-    console.print(Text(each["name"], style="bold cyan"))
-    rate = "none: nothing is trained" if each["default_lr"] is None else f"{each['default_lr']:g}"
-    grid = Table(box=None, pad_edge=False, show_header=False, padding=(0, 2, 0, 0))
-    for heading, text in (
-        ("idea", each["title"]),
-        ("formula", each["formula"]),
-        ("when", each["when"]),
-        ("cost", each["cost"]),
-        ("learning rate", rate),
-        ("defaults", each["defaults"]),
-        ("paper", each["paper"]),
-    ):
-        grid.add_row(Text(heading, style="dim"), Text(text))
-    console.print(grid)
     if not each["settings"]:
         console.print("It has no settings.")
         return
     output.line("\nSettings", "bold")
-    table = Table(box=None, pad_edge=False, show_header=False, padding=(0, 2, 0, 0))
+    table = grid()
     for field in each["settings"]:
         default = "required" if field["required"] else f"= {_yaml(field['default'])}"
         table.add_row(Text(field["name"], style="cyan"), Text(default), Text(field["type"], style="dim"))

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 import typer
-from rich.table import Table
 from rich.text import Text
 
 from deltatune.cli import output
+from deltatune.cli.explain import facts, list_all
 from deltatune.cli.options import Json
 from deltatune.tasks import TASKS, Task
 
@@ -30,11 +30,13 @@ def tasks(
 
     [bold]Examples[/bold]
       $ deltatune tasks
-      $ deltatune tasks causal-lm
+      $ deltatune tasks NAME
     """
     if name is None:
         described = [_describe(task) for _, task in TASKS.items()]
-        output.emit_json(described) if as_json else _table(described)
+        output.emit_json(described) if as_json else list_all(
+            "tasks", {"task": "name", "what is learned": "title", "for": "when"}, described
+        )
         return
     task = _describe(TASKS.get(name, field="NAME"))
     output.emit_json(task) if as_json else _explain(task)
@@ -56,32 +58,20 @@ def _describe(task: Task) -> dict[str, Any]:
     }
 
 
-def _table(described: list[dict[str, Any]]) -> None:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("task", "what is learned", "for"):
-        table.add_column(heading, no_wrap=heading == "task")
-    for each in described:
-        table.add_row(Text(each["name"], style="cyan"), Text(each["title"]), Text(each["when"], style="dim"))
-    console = output.stdout()
-    console.print(table)
-    console.print("\nExplain one: deltatune tasks NAME")
-
-
 def _explain(task: dict[str, Any]) -> None:
+    facts(
+        task["name"],
+        {
+            "idea": task["title"],
+            "when": task["when"],
+            "rows": task["rows"],
+            "base": f"loaded by {task['base']} of Transformers",
+            "head": task["head"],
+            "metrics": f"{', '.join(task['metrics'])}; {task['primary']} decides",
+            "no use for": ", ".join(task["without_effect"]) or "nothing: all fields of a recipe count",
+        },
+    )
     console = output.stdout()
-    console.print(Text(task["name"], style="bold cyan"))
-    grid = Table(box=None, pad_edge=False, show_header=False, padding=(0, 2, 0, 0))
-    for heading, text in (
-        ("idea", task["title"]),
-        ("when", task["when"]),
-        ("rows", task["rows"]),
-        ("base", f"loaded by {task['base']} of Transformers"),
-        ("head", task["head"]),
-        ("metrics", f"{', '.join(task['metrics'])}; {task['primary']} decides"),
-        ("no use for", ", ".join(task["without_effect"]) or "nothing: all fields of a recipe count"),
-    ):
-        grid.add_row(Text(heading, style="dim"), Text(text))
-    console.print(grid)
     output.line("\nA recipe to begin with", "bold")
     for line in task["example"].splitlines():
         console.print(Text(f"  {line}"))
