@@ -11,7 +11,18 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "src" / "deltatune"
 # A layer may import those before it.
 ORDER = [
-    *("_moved", "errors", "printable", "registry", "files", "cache", "observer", "phrasing", "units"),
+    *(
+        "_moved",
+        "version",
+        "errors",
+        "printable",
+        "registry",
+        "files",
+        "cache",
+        "observer",
+        "phrasing",
+        "units",
+    ),
     *("tasks", "results", "recipe", "quant", "core", "methods", "models", "data", "checkpoint", "memory"),
     *("evaluation", "report", "training", "runs", "comparison", "cli"),
     *("board", "api", "__init__", "__main__"),
@@ -28,6 +39,7 @@ LIGHT = {
     "files",
     "cache",
     "_moved",
+    "version",
     "observer",
     "phrasing",
     "units",

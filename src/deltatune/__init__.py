@@ -10,6 +10,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 from deltatune import _moved
+from deltatune.version import __version__
 
 if TYPE_CHECKING:
     from deltatune.api import check, compare, evaluate, load, make_recipe, merge, plan, predict, train
@@ -47,8 +48,6 @@ if TYPE_CHECKING:
     from deltatune.recipe import Recipe, load_recipe
     from deltatune.recipe.given import Given
     from deltatune.tasks import TASKS, Task
-
-__version__ = "0.1.0"
 
 __all__ = [
     "METHODS",

@@ -5,9 +5,7 @@ Data may be in memory, and methods may be configs.
 
     import deltatune as dt
 
-    recipe = dt.make_recipe(
-        task="text-classification", model="bundled:minilm", data=rows, methods=[dt.LoraConfig(r=8), "prefix"]
-    )
+    recipe = dt.make_recipe("reviews.yaml", data=rows, methods=[dt.LoraConfig(r=8), "prefix"])
     board = dt.compare(recipe, "out/reviews")
     board.to_pandas()
     dt.predict("out/reviews/runs/lora-s0", ["What a film!"])

@@ -18,7 +18,7 @@ CALLS = [
     ("deltatune.comparison.runner", "compare", ("recipe", FOLDER), ("overwrite", "observer")),
     ("deltatune.report", "write_report", (FOLDER,), ()),
     ("deltatune.report", "render", (FOLDER,), ("format",)),
-    ("deltatune.checkpoint.store", "inspect", (FOLDER,), ()),
+    ("deltatune.checkpoint.inspection", "inspect", (FOLDER,), ()),
     ("deltatune.runs", "merge", (FOLDER, FOLDER), ()),
 ]
 

@@ -161,7 +161,7 @@ def test_inspect_merge_evaluate(run: Callable, fake: Callable, option: list[str]
         "tensors": {NASTY: {"shape": [1], "dtype": "float32"}},
         "certificate": certificate,
     }
-    fake("deltatune.checkpoint.store", "inspect", found)
+    fake("deltatune.checkpoint.inspection", "inspect", found)
     done = run("inspect", "run", *option)
     assert done.code == 0, done.err
     require_clean(done)

@@ -69,7 +69,7 @@ def test_schema_is_json_and_can_be_written(tmp_path: Path, run: Callable) -> Non
 
 def test_inspect_prints_what_is_found(run: Callable, fake: Callable) -> None:
     calls = fake(
-        "deltatune.checkpoint.store", "inspect", {"method": "lora", "parameters": 1234, "intact": True}
+        "deltatune.checkpoint.inspection", "inspect", {"method": "lora", "parameters": 1234, "intact": True}
     )
     done = run("inspect", "some/adapter")
     assert calls[0].arguments == (Path("some/adapter"),)
@@ -83,14 +83,14 @@ def test_inspect_shows_the_certificate(run: Callable, fake: Callable) -> None:
         {"check": "base unchanged", "passed": False, "detail": "\x1b[31mab", "remedy": "Report it."},
     ]
     found = {"method": "lora", "certificate": {"passed": False, "lines": lines}, "certified": False}
-    fake("deltatune.checkpoint.store", "inspect", found)
+    fake("deltatune.checkpoint.inspection", "inspect", found)
     done = run("inspect", "some/run")
     assert done.code == 0, done.err
     assert "Certificate (of other tensors than these): FAILED" in done.out
     assert re.search(r"every tap fired +passed: 12 sites", done.out)
     assert re.search(r"base unchanged +FAILED: .*ab Report it\.", done.out)
     assert "\x1b" not in done.out
-    fake("deltatune.checkpoint.store", "inspect", {"certificate": {"passed": True, "lines": lines[:1]}})
+    fake("deltatune.checkpoint.inspection", "inspect", {"certificate": {"passed": True, "lines": lines[:1]}})
     assert "Certificate in some/run: passed" in run("inspect", "some/run").out
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from deltatune.checkpoint.store import TENSORS
+from deltatune.checkpoint.saved import TENSORS
 from deltatune.comparison.runner import compare
 from deltatune.comparison.scores import row_ids
 from deltatune.errors import DataError, DeltatuneError, RecipeError

@@ -15,8 +15,9 @@ from safetensors.torch import load_file, save_file
 from tests import tiny
 
 from deltatune.checkpoint.folders import atomic_folder, remove, settle
+from deltatune.checkpoint.inspection import inspect
 from deltatune.checkpoint.resume import load_state, save_state
-from deltatune.checkpoint.store import inspect, load_adapter, save_adapter
+from deltatune.checkpoint.store import load_adapter, save_adapter
 from deltatune.core.model import AdaptedModel
 from deltatune.errors import AdapterError, DeltatuneError
 from deltatune.files import write_text

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from deltatune.checkpoint.inspection import inspect
 from deltatune.checkpoint.manifest import NAME, changed_files, read_manifest
-from deltatune.checkpoint.store import inspect
 from deltatune.comparison.runner import compare
 from deltatune.errors import AdapterError, DeltatuneError
 from deltatune.recipe import Recipe

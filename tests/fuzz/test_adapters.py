@@ -18,7 +18,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import BertConfig, BertForSequenceClassification
 
-from deltatune.checkpoint.store import CONFIG, OURS, TENSORS, inspect, load_adapter, save_adapter
+from deltatune.checkpoint.inspection import inspect
+from deltatune.checkpoint.saved import CONFIG, OURS, TENSORS
+from deltatune.checkpoint.store import load_adapter, save_adapter
 from deltatune.cli import show
 from deltatune.core.model import AdaptedModel
 from deltatune.errors import DeltatuneError

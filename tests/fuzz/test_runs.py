@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from deltatune.checkpoint.manifest import NAME as MANIFEST
-from deltatune.checkpoint.store import CONFIG, OURS, TENSORS
+from deltatune.checkpoint.saved import CONFIG, OURS, TENSORS
 from deltatune.errors import DeltatuneError
 from deltatune.files import CHECKSUM, sealed
 from deltatune.observer import Silent

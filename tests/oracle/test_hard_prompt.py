@@ -16,7 +16,7 @@ from tests.tiny_tokenizers import tiny_tokenizer
 from torch import Tensor
 from torch.nn import functional as F
 
-from deltatune.checkpoint.store import inspect
+from deltatune.checkpoint.inspection import inspect
 from deltatune.core.model import AdaptedModel
 from deltatune.core.readable import Reader
 from deltatune.data.tokens import truncated_chat

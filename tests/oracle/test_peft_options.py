@@ -18,7 +18,7 @@ from tests import tiny
 from tests.contract.checks import close
 from torch import Tensor
 
-from deltatune.checkpoint.store import inspect
+from deltatune.checkpoint.inspection import inspect
 from deltatune.core.model import AdaptedModel
 from deltatune.errors import AdapterError
 

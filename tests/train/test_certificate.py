@@ -19,7 +19,7 @@ from transformers import (
 from transformers.models.bert.modeling_bert import BertPooler
 
 from deltatune.checkpoint import store
-from deltatune.checkpoint.store import inspect
+from deltatune.checkpoint.inspection import inspect
 from deltatune.core.adapter import Adapter
 from deltatune.core.delta import Delta
 from deltatune.core.fast import lean_attention

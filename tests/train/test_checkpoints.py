@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from deltatune.checkpoint.store import read_adapter
+from deltatune.checkpoint.saved import read_adapter
 from deltatune.recipe import Recipe
 from deltatune.training import run
 from deltatune.training.before.forecast import forecast

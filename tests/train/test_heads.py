@@ -13,7 +13,7 @@ import pytest
 import torch
 import yaml
 
-from deltatune.checkpoint.store import read_adapter
+from deltatune.checkpoint.saved import read_adapter
 from deltatune.core.model import AdaptedModel
 from deltatune.core.new_heads import start_heads_
 from deltatune.errors import RecipeError, TargetError

@@ -261,10 +261,11 @@ def _input(value: Any, columns: dict[str, str], record: Record, mapping: _Mappin
             )
         return value
     if is_image(value):
+        able = [name for name, task in TASKS.items() if task.reads == "images"]
         raise DataError(
             "holds an image.",
             field=f"{record.where}, column {mapping.input}",
-            remedy="Images need a task that reads images, such as image-classification.",
+            remedy=f"Images need a task that reads images, such as {able[0]}.",
         )
     text = columns[mapping.input]
     if mapping.template != CHAT:

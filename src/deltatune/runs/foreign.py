@@ -15,7 +15,8 @@ from typing import Any
 from transformers import PreTrainedConfig
 
 from deltatune.checkpoint import foreign
-from deltatune.checkpoint.store import CONFIG, SavedAdapter, load_adapter, read_adapter
+from deltatune.checkpoint.saved import CONFIG, SavedAdapter, read_adapter
+from deltatune.checkpoint.store import load_adapter
 from deltatune.core.model import AdaptedModel
 from deltatune.data.encode import Encoder
 from deltatune.data.load import load_data

@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from deltatune.checkpoint.folders import atomic_folder, settle
+from deltatune.checkpoint.inspection import CERTIFICATE, read_certificate
 from deltatune.checkpoint.lock import NAME as LOCK
 from deltatune.checkpoint.lock import Lock
 from deltatune.checkpoint.manifest import NAME as MANIFEST
 from deltatune.checkpoint.manifest import checksums, read_manifest, vouch
-from deltatune.checkpoint.store import CERTIFICATE, read_certificate
 from deltatune.core.fast.labelled_head import decoder_inputs
 from deltatune.data.load import load_data
 from deltatune.errors import DataError, DeltatuneError, ModelError, TrainingError

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deltatune.checkpoint.folders import remove
-from deltatune.checkpoint.store import OURS
+from deltatune.checkpoint.saved import OURS
 
 FOLDER = "checkpoints"
 """Within the folder of a run."""

@@ -38,7 +38,7 @@ def inspect(
 
     Writes nothing.
     """
-    from deltatune.checkpoint.store import inspect as look
+    from deltatune.checkpoint.inspection import inspect as look
     from deltatune.cli import show
 
     found = look(folder)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from deltatune.checkpoint.manifest import require_unchanged
-from deltatune.checkpoint.store import read_adapter
+from deltatune.checkpoint.saved import read_adapter
 from deltatune.errors import ChangedError
 from deltatune.observer import Observer
 from deltatune.recipe.load import parse_recipe

@@ -7,7 +7,7 @@ from typing import Any
 
 from deltatune.checkpoint.folders import remove, settle
 from deltatune.checkpoint.manifest import require_own, require_unchanged
-from deltatune.checkpoint.store import CONFIG, OURS, read_adapter
+from deltatune.checkpoint.saved import CONFIG, OURS, read_adapter
 from deltatune.errors import AdapterError, DeltatuneError, RecipeError
 from deltatune.files import read_json
 from deltatune.recipe.schema import MethodEntry, Recipe

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from deltatune.checkpoint.folders import reading
 from deltatune.checkpoint.foreign import adapter_folder
-from deltatune.checkpoint.store import TENSORS, SavedAdapter, load_adapter, read_adapter
+from deltatune.checkpoint.saved import TENSORS, SavedAdapter, read_adapter
+from deltatune.checkpoint.store import load_adapter
 from deltatune.core.adapter import Adapter
 from deltatune.core.method import MethodConfig
 from deltatune.core.model import AdaptedModel

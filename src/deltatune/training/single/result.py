@@ -6,7 +6,7 @@ import datetime
 from typing import TYPE_CHECKING
 
 from deltatune import quant
-from deltatune.checkpoint.store import TENSORS
+from deltatune.checkpoint.saved import TENSORS
 from deltatune.evaluation import Evaluation
 from deltatune.results import (
     SCHEMA,

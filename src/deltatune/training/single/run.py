@@ -15,10 +15,12 @@ from torch import Tensor
 
 from deltatune import quant, units
 from deltatune.checkpoint.folders import remove
+from deltatune.checkpoint.inspection import CERTIFICATE
 from deltatune.checkpoint.lock import Lock
 from deltatune.checkpoint.manifest import checksums, mark, vouch
 from deltatune.checkpoint.rehearsal import rehearse_saving
-from deltatune.checkpoint.store import CERTIFICATE, TENSORS, save_adapter
+from deltatune.checkpoint.saved import TENSORS
+from deltatune.checkpoint.store import save_adapter
 from deltatune.core.model import AdaptedModel
 from deltatune.errors import TrainingError
 from deltatune.evaluation import Evaluation, evaluate, loss_on, metric_keys
