@@ -34,6 +34,10 @@ class DataError(DeltatuneError):
     """The data cannot be read or would teach the model nothing."""
 
 
+class SilentRowError(DataError):
+    """A row has nothing to learn from."""
+
+
 class ModelError(DeltatuneError):
     """The base model cannot be loaded or lacks what the task needs."""
 

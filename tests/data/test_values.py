@@ -37,7 +37,7 @@ def load(path: Path, values: list[dict[str, Any]], task: str = "text-to-text", *
 @pytest.mark.parametrize("column", ["input", "target", "shown"])
 def test_a_conversation_is_not_learned_as_json(tmp_path: Path, messages: Any, column: str) -> None:
     row = {"input": "x", "target": "y", "shown": "z", column: messages}
-    with pytest.raises(DataError, match=f"line 1, column '{column}': holds a conversation.*not offered"):
+    with pytest.raises(DataError, match=f"line 1, column '{column}': holds .*task: conversation"):
         load(tmp_path, [row] * 2, template="{shown} {input}")
 
 

@@ -14,6 +14,7 @@ from deltatune.recipe.sections import DataSpec, ModelSpec
 from deltatune.recipe.spaces import readings_of, searched
 from deltatune.results import RunResult
 from deltatune.tasks import TASKS
+from deltatune.tasks.task import IGNORED
 from deltatune.training import Context
 from deltatune.training.given.readings import reading_label
 
@@ -116,7 +117,7 @@ def _targets(context: Context, measured: _Measured) -> list[list[int]]:
     encoder = Encoder(recipe.task, processor, measured.data, dataset.labels, facts)
     encoded = encoder.encode([*dataset.validation, *dataset.test])
     return [
-        list(feature["labels"])
+        [label for label in feature["labels"] if label != IGNORED]
         if "labels" in feature
         else list(feature["input_ids"][feature["prompt_length"] :])
         for feature in encoded.features

@@ -98,8 +98,8 @@ def _check_structured(value: Any, record: Record, name: str, label: str | None) 
         raise DataError(
             f"holds a conversation ({shown}), which would be learned as JSON.",
             field=field,
-            remedy="Conversations are not offered. Make a row of each answer, with what comes before it in "
-            "one column and the answer in another, and use data.template: chat for a model of chats.",
+            remedy="Use task: conversation, which reads messages and learns what the assistant says; it "
+            "needs a decoder-only model.",
         )
     if name == label:
         raise DataError(

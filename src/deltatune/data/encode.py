@@ -11,19 +11,24 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from deltatune.data.chat import Chats, chat_template
 from deltatune.data.fidelity import Fidelity
 from deltatune.data.pixels import Pixels, channels_of
 from deltatune.data.rows import Row
 from deltatune.data.tokens import TextTokens
-from deltatune.errors import DataError
+from deltatune.errors import DataError, SilentRowError
 from deltatune.recipe.sections import CHAT, DataSpec
 from deltatune.tasks import TASKS
-from deltatune.tasks.task import Feature
+from deltatune.tasks.task import Cuts, Feature
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from deltatune.models.processor import ModelFacts
+
+
+SHOWN = 8
+"""Ids of rows that a message names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,12 +81,16 @@ class Encoder:
         if self._task.reads == "images":
             self._pixels = Pixels(processor, channels_of(of_model.config if of_model else None))
         else:
-            self._tokens = TextTokens(processor, of_model, self._task.writes_text, chat=self.chat)
+            template = chat_template(spec.chat_template)
+            self._tokens = TextTokens(processor, of_model, self._task.writes_text, self.chat, template)
+        self._chats = None
+        if self._tokens is not None and self._task.conversations:
+            self._chats = Chats(self._tokens, spec.chat_template)
 
     @property
     def chat(self) -> bool:
         """Whether inputs go through the tokenizer's chat template."""
-        return self.spec.template == CHAT
+        return self.spec.template == CHAT or self._task.conversations
 
     @property
     def plain(self) -> bool:
@@ -98,6 +107,17 @@ class Encoder:
         if self._tokens is None:
             raise DataError("has images, not tokens.", field="task", remedy="Use a task about text.")
         return self._tokens
+
+    @property
+    def chats(self) -> Chats:
+        """What writes conversations.
+
+        Raises:
+            DataError: The task is not about them.
+        """
+        if self._chats is None:
+            raise DataError("has no conversations.", field="task", remedy="Use the task conversation.")
+        return self._chats
 
     @property
     def pixels(self) -> Pixels:
@@ -131,7 +151,7 @@ class Encoder:
         Raises:
             DataError: A row has nothing to learn from, a label that is no class, or a broken image.
         """
-        encoded = [self._task.encode(row, self, supervised) for row in rows]
+        encoded = self._each(rows, supervised)
         features = [feature for feature, _ in encoded]
         if self._tokens is not None and self._tokens.vocabulary is not None:
             for row, feature in zip(rows, features, strict=True):
@@ -155,6 +175,23 @@ class Encoder:
                 fidelity=fidelity,
             ),
         )
+
+    def _each(self, rows: Sequence[Row], supervised: bool) -> list[tuple[Feature, Cuts]]:
+        """Encode each row; of rows with nothing to learn, one error says how many there are, and which."""
+        encoded, silent = [], []
+        for row in rows:
+            try:
+                encoded.append(self._task.encode(row, self, supervised))
+            except SilentRowError as error:
+                silent.append((row.id, error))
+        if not silent:
+            return encoded
+        first, others = silent[0][1], [id_ for id_, _ in silent[1:]]
+        if not others:
+            raise first
+        named = f"{', '.join(others[:SHOWN])}{', ...' if len(others) > SHOWN else ''}"
+        more = f" {len(others)} more of {len(rows)} rows teach nothing either: {named}."
+        raise SilentRowError(first.what + more, field=first.field, remedy=first.remedy)
 
     def collate(self, features: Sequence[Feature]) -> dict[str, Tensor]:
         """Make a batch for training or for the loss, padded on the right to its longest row.

@@ -43,6 +43,8 @@ class Fidelity:
     """Targets without unknown tokens that decode to another text all the same."""
     special_targets: Found = field(default_factory=Found)
     """Targets in which special tokens are written."""
+    left_out: Found = field(default_factory=Found)
+    """Conversations of which the chat template leaves out tools, or calls of them."""
 
     def look_at_input(self, row: Row, text: str, ids: list[int], tokens: TextTokens) -> None:
         """Take an input into account."""
@@ -94,6 +96,13 @@ class Fidelity:
                 f"{self.special_targets.rows} of {rows} {part} targets have special tokens of the tokenizer"
                 f"{tokens} in them ({self.special_targets.example}); they are left out of predictions and of "
                 "references alike."
+            )
+        if self.left_out.rows:
+            said.append(
+                f"the chat template{tokens} does not write the tools, or the calls of them, of "
+                f"{self.left_out.rows} of {rows} {part} conversations ({self.left_out.example}): a model "
+                "does not see them. Take a model whose template knows tools, or name one as "
+                "data.chat_template."
             )
         if self.unknown_inputs.rows > FEW * rows:
             said.append(

@@ -12,6 +12,7 @@ import numpy as np
 
 from deltatune.data.cells import as_text, check_labels, check_values, columns_as_text, is_image
 from deltatune.data.checks import check_rows
+from deltatune.data.conversations import asked_row, conversation_rows
 from deltatune.data.dataset import Dataset
 from deltatune.data.readers import Writing, read_source
 from deltatune.data.rows import Input, Record, Row, Table, fingerprint
@@ -87,6 +88,8 @@ def prompt_row(value: str | Path | Mapping[str, Any], spec: DataSpec, task: str,
     Raises:
         DataError: The input is empty, or lacks a column that the template names.
     """
+    if TASKS.get(task).conversations:
+        return asked_row(value if isinstance(value, Mapping) else str(value), spec, row_id)
     name = "input" if spec.columns.input == "auto" else spec.columns.input
     images = TASKS.get(task).reads == "images"
     if isinstance(value, Mapping):
@@ -200,6 +203,8 @@ def _locate(source: str, spec: DataSpec, root: Path) -> str:
 
 
 def _rows(records: Sequence[Record], table: Table, spec: DataSpec, task: str, notes: list[str]) -> list[Row]:
+    if TASKS.get(task).conversations:
+        return conversation_rows(records, spec)
     columns = spec.columns
     target = table.target if columns.target == "auto" else columns.target
     mapping = _Mapping(

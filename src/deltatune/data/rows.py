@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,25 @@ class Table:
 
 
 @dataclass(frozen=True, slots=True)
+class Conversation:
+    """What was said in a row: messages as chat templates read them."""
+
+    messages: tuple[dict[str, Any], ...]
+    """Each with `role` (system, user, assistant or tool) and `content`, and `tool_calls` where there are."""
+    learned: tuple[bool, ...]
+    """Of each message, whether it may be learned: those of the assistant but for what is marked otherwise."""
+    tools: tuple[dict[str, Any], ...] = ()
+    """JSON schemas of the tools that the assistant may call."""
+    form: str = ""
+    """How its source writes it, in words."""
+
+    def as_bytes(self) -> bytes:
+        """All of it, for fingerprints."""
+        content = [self.messages, self.learned, self.tools]
+        return json.dumps(content, sort_keys=True, ensure_ascii=False, default=str).encode()
+
+
+@dataclass(frozen=True, slots=True)
 class Row:
     """One example."""
 
@@ -51,6 +71,8 @@ class Row:
     """The text to produce, or the label's name; empty if there is none."""
     columns: dict[str, str]
     """All columns of the source as text; images are left out."""
+    conversation: Conversation | None = None
+    """Where a row is one; `input` and `target` then show what comes before its last answer, and this."""
 
     def input_bytes(self) -> bytes:
         """Give the input as bytes: for comparing rows and for fingerprints."""
@@ -59,6 +81,11 @@ class Row:
         if isinstance(self.input, Path):
             return self.input.read_bytes()
         return repr(self.input.shape).encode() + self.input.tobytes()
+
+    def content_bytes(self) -> list[bytes]:
+        """Give all that is learned from: input, target, and the conversation that they are of."""
+        told = [] if self.conversation is None else [self.conversation.as_bytes()]
+        return [self.input_bytes(), self.target.encode(errors="surrogatepass"), *told]
 
     def input_text(self) -> str:
         """Give the input as a person would note it: the text, the file's path, or an image's id and size."""
@@ -73,7 +100,7 @@ def fingerprint(*parts: list[Row]) -> str:
     for part in parts:
         digest.update(len(part).to_bytes(8))
         for row in part:
-            for piece in (row.id.encode(), row.input_bytes(), row.target.encode()):
+            for piece in (row.id.encode(), *row.content_bytes()):
                 digest.update(len(piece).to_bytes(8))
                 digest.update(piece)
     return digest.hexdigest()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import groupby
 
 from deltatune.data.encode import Encoded, Encoder
 from deltatune.tasks import TASKS
@@ -21,7 +22,7 @@ class Supervision:
     silent: int
     """Rows without a label."""
     ended: int | None
-    """Rows whose last label is an end token; None in classification."""
+    """Rows whose last label, or of a conversation each answer, is an end token; None in classification."""
     cut: int
     """Rows that may lack it, because a text that is learned as it is was cut."""
 
@@ -52,11 +53,21 @@ def supervision(encoder: Encoder, encoded: Encoded) -> Supervision:
         if task.continues:  # nothing predicts the first token
             labels = labels[:, 1:]
         counted = labels != IGNORED
-        last = counted.shape[1] - 1 - counted.flip(1).int().argmax(dim=1)
         found = counted.any(dim=1)
         tokens += int(counted.sum())
         silent += int((~found).sum())
-        ended += int((torch.isin(labels.gather(1, last[:, None])[:, 0], ends) & found).sum())
+        is_end = torch.isin(labels, ends)
+        if task.conversations:
+            ended += sum(map(_each_turn_ends, counted.tolist(), is_end.tolist()))
+        else:
+            last = counted.shape[1] - 1 - counted.flip(1).int().argmax(dim=1)
+            ended += int((is_end.gather(1, last[:, None])[:, 0] & found).sum())
     return Supervision(
         rows, tokens, silent, ended, cut=encoded.report.truncated_inputs if encoder.plain else 0
     )
+
+
+def _each_turn_ends(counted: list[bool], is_end: list[bool]) -> bool:
+    """Whether each run of labels in a row has an end token; blanks that a template marks may follow it."""
+    runs = [list(run) for learned, run in groupby(range(len(counted)), counted.__getitem__) if learned]
+    return bool(runs) and all(any(is_end[place] for place in run) for run in runs)

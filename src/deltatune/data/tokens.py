@@ -21,13 +21,19 @@ class TextTokens:
             and are taught where it has none.
         generates: Whether the task needs an end token.
         chat: Whether prompts go through the chat template, whose end of a turn is taught then.
+        template: A chat template in place of the tokenizer's own.
 
     Raises:
         DataError: An end token is needed and there is none.
     """
 
     def __init__(
-        self, tokenizer: Any, of_model: ModelFacts | None = None, generates: bool = True, chat: bool = False
+        self,
+        tokenizer: Any,
+        of_model: ModelFacts | None = None,
+        generates: bool = True,
+        chat: bool = False,
+        template: str | None = None,
     ) -> None:
         self.tokenizer = tokenizer
         self.vocabulary = of_model.vocabulary if of_model else None
@@ -36,7 +42,7 @@ class TextTokens:
         texts = {*tokenizer.all_special_tokens, *(token.content for _, token in added if token.special)}
         self._special = re.compile("|".join(map(re.escape, sorted(texts, key=len, reverse=True))) or r"(?!)")
         candidates = [
-            end_of_turn(tokenizer, self._special_ids) if chat else None,
+            end_of_turn(tokenizer, self._special_ids, template) if chat else None,
             tokenizer.eos_token_id,
             *(of_model.end_ids if of_model else ()),
         ]
@@ -96,6 +102,10 @@ class TextTokens:
         whole = [*body, self.eos_ids[0]]
         return (whole, False) if len(whole) <= limit else (body[:limit], True)
 
+    def bare(self, text: str) -> list[int]:
+        """Tokenise a text without special tokens around it."""
+        return self._ids(text, add_special_tokens=False)
+
     def has_content(self, ids: Sequence[int]) -> bool:
         """Tell whether there is more than special tokens."""
         special = {*self.tokenizer.all_special_ids, *self.eos_ids} - {self.tokenizer.unk_token_id}
@@ -131,7 +141,7 @@ class TextTokens:
         return list(self.tokenizer(text, add_special_tokens=add_special_tokens, verbose=False)["input_ids"])
 
 
-def end_of_turn(tokenizer: Any, special_ids: Container[int]) -> int | None:
+def end_of_turn(tokenizer: Any, special_ids: Container[int], template: str | None = None) -> int | None:
     """The special token that the chat template puts behind what the assistant says; None if it puts none.
 
     Often it is another one than the tokenizer's end of a text: `<|im_end|>`, `<end_of_turn>`, `<|eot_id|>`.
@@ -139,7 +149,7 @@ def end_of_turn(tokenizer: Any, special_ids: Container[int]) -> int | None:
     said = "an answer"
     turns = [{"role": "user", "content": "a question"}, {"role": "assistant", "content": said}]
     try:
-        rendered = str(tokenizer.apply_chat_template(turns, tokenize=False))
+        rendered = str(tokenizer.apply_chat_template(turns, chat_template=template, tokenize=False))
     except Exception:  # a template is a program of others, and may refuse what it likes
         return None
     behind = rendered.rpartition(said)[2] if said in rendered else ""

@@ -174,7 +174,10 @@ class _Job:
     @functools.cached_property
     def references(self) -> list[str]:
         """What outputs are held against: labels, or texts that lack the special tokens that outputs lack."""
-        targets = [row.target for row in self.rows]
+        features = self.encoded.features
+        targets = [
+            feature.get("reference", row.target) for row, feature in zip(self.rows, features, strict=True)
+        ]
         return targets if self.encoder.labels else [self.encoder.reference(target) for target in targets]
 
     def write(self, also: Callable[[Sequence[int], Tensor | None], None] | None = None) -> list[Generation]:

@@ -12,7 +12,7 @@ from deltatune.errors import RecipeError
 from deltatune.recipe.grid import expand_grids
 from deltatune.recipe.problems import as_recipe_error
 from deltatune.recipe.schema import Recipe
-from deltatune.recipe.sections import ModelSpec
+from deltatune.recipe.sections import PLAIN_CHAT, ModelSpec
 from deltatune.recipe.yaml_text import DEEPEST, parse_yaml
 
 PATH_FIELDS = ("source", "train", "validation", "test")
@@ -74,7 +74,29 @@ def parse_recipe(content: Any, overrides: Iterable[str] = (), *, root: str | Pat
         recipe = Recipe.model_validate(content)
     except ValidationError as error:
         raise as_recipe_error(error, content, origins) from error
+    recipe = _with_chat_template(recipe, Path() if root is None else Path(root))
     return recipe if root is None else _resolve_paths(recipe, Path(root).resolve())
+
+
+def _with_chat_template(recipe: Recipe, root: Path) -> Recipe:
+    """Put the template's text in the place of its file, so that a run can be used without it.
+
+    Raises:
+        RecipeError: There is no such file.
+    """
+    given = recipe.data.chat_template
+    if given in (None, PLAIN_CHAT) or any(mark in given for mark in ("{{", "{%")):
+        return recipe
+    try:
+        text = (root / given).read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not text in UTF-8"
+        raise RecipeError(
+            f"({given}) cannot be read as a file ({reason}).",
+            field="data.chat_template",
+            remedy="Name a file with a Jinja template, or write plain.",
+        ) from error
+    return recipe.model_copy(update={"data": recipe.data.model_copy(update={"chat_template": text})})
 
 
 def apply_override(content: Mapping[str, Any], override: str) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from deltatune.recipe.axes import section_of
 from deltatune.recipe.choosing_rules import choosing_conflicts
 from deltatune.recipe.fields import RecipeFields
 from deltatune.recipe.messages import Conflict
-from deltatune.recipe.sections import CHAT, IMAGE_FORMATS, DataSpec, Format
+from deltatune.recipe.sections import CHAT, CONVERSATION_FORMS, IMAGE_FORMATS, DataSpec, Format
 from deltatune.recipe.spaces import ends, searched_axes
 from deltatune.recipe.templates import template_fields
 from deltatune.tasks import TASKS
@@ -37,6 +37,8 @@ PACKED = (".gz", ".bz2", ".xz", ".zst")
 LONGEST_NAME = 200
 """Bytes; file systems allow 255, and a folder's name has a seed and what is tried in it too."""
 
+SHOWN = 40
+"""Characters of a value that a message shows."""
 DEFAULT_TEMPLATE = "{input}"
 OF_TARGETS = ("data.max_target_tokens", "evaluation.num_beams", "evaluation.max_new_tokens")
 """Fields about targets and about what is written in their place."""
@@ -44,7 +46,7 @@ OF_TARGETS = ("data.max_target_tokens", "evaluation.num_beams", "evaluation.max_
 
 def format_by_name(name: str, declared: Format = "auto") -> Format:
     """Tell a source's format from its name alone; `auto` is returned for folders and unknown suffixes."""
-    if declared != "auto":
+    if declared not in ("auto", *CONVERSATION_FORMS):
         return declared
     if name.startswith("bundled:"):
         return "bundled"
@@ -198,6 +200,7 @@ def _task(recipe: RecipeFields) -> Iterator[Conflict]:
             able = [name for name, other in TASKS.items() if other.reads == "images"]
             yield field, f"has format {kind}, which holds images; they need the task {' or '.join(able)}."
     yield from _senseless(recipe)
+    yield from _conversations(recipe)
     if data.columns.target is None and not task.plain_text:
         able = [name for name, other in TASKS.items() if other.plain_text]
         yield (
@@ -205,6 +208,20 @@ def _task(recipe: RecipeFields) -> Iterator[Conflict]:
             f"is null, but {task.name} needs a target; only {' or '.join(able)} can learn plain text.",
         )
     yield from _metrics(recipe)
+
+
+def _conversations(recipe: RecipeFields) -> Iterator[Conflict]:
+    """What says how conversations are written and learned is for tasks about them."""
+    data = recipe.data
+    if TASKS.get(recipe.task).conversations:
+        return
+    given = {"data.train_on": data.train_on, "data.chat_template": data.chat_template}
+    given |= {"data.format": data.format} if data.format in CONVERSATION_FORMS else {}
+    able = [name for name, other in TASKS.items() if other.conversations]
+    for field, value in given.items():
+        if value is not None:
+            shown = value if len(value) <= SHOWN else f"{value[:SHOWN]}..."
+            yield field, f"({shown}) is for the task {' or '.join(able)}; {recipe.task} reads none."
 
 
 def _senseless(recipe: RecipeFields) -> Iterator[Conflict]:

@@ -15,8 +15,10 @@ from pydantic import (
     Field,
     GetCoreSchemaHandler,
     GetJsonSchemaHandler,
+    SerializerFunctionWrapHandler,
     Strict,
     field_validator,
+    model_serializer,
     model_validator,
 )
 from pydantic.json_schema import JsonSchemaValue
@@ -38,6 +40,10 @@ Format = Literal[
     "npz",
     "hub",
     "bundled",
+    "messages",
+    "sharegpt",
+    "alpaca",
+    "prompt-completion",
 ]
 Metric = Literal[
     "rouge1_f", "rouge1_p", "rouge1_r", "rouge2_f", "rouge2_p", "rouge2_r",
@@ -47,6 +53,8 @@ Metric = Literal[
 ]  # fmt: skip
 
 IMAGE_FORMATS = ("image-folder", "npz")
+CONVERSATION_FORMS = ("messages", "sharegpt", "alpaca", "prompt-completion")
+"""Formats that say how rows write conversations; the format of the file is told by its name beside them."""
 PARTS = ("train", "validation", "test")
 HEAD_LR = 3e-3
 """The rate of new heads that a recipe without one gets; what it rests on: benchmarks/results/head_rate_*."""
@@ -54,6 +62,9 @@ TUNED = ("lr", "head_lr")
 """Fields of `train` that `tune` chooses."""
 CHAT = "chat"
 """The template that stands for the tokenizer's own chat template."""
+
+PLAIN_CHAT = "plain"
+"""The chat template that stands for a built-in one."""
 
 LARGEST_INT = 2**63 - 1
 """Larger integers fit neither a tensor nor a seed."""
@@ -218,7 +229,9 @@ class DataSpec(Reading):
     split: SplitSpec | None = None
     """How parts that have no file of their own are taken from the training rows."""
     format: Format = "auto"
-    """Format of the files; `auto` goes by the name: the suffix, or what a folder contains."""
+    """Format of the files; `auto` goes by the name: the suffix, or what a folder contains. Of conversations,
+    how rows write them (`messages`, `sharegpt`, `alpaca`, `prompt-completion`), which `auto` tells by their
+    columns."""
     delimiter: Annotated[str, Field(pattern=r'^[^\r\n"]$')] | None = None
     r"""The character between the cells of csv, tsv and tables, such as `;` or `"\t"`. Null: the one by which
     every row has as many cells as the header, among comma, semicolon, tab and bar."""
@@ -233,6 +246,19 @@ class DataSpec(Reading):
     one is needed."""
     limit: LimitSpec = LimitSpec()
     """Use fewer rows."""
+    train_on: Literal["assistant", "last_assistant", "all"] | None = None
+    """What is learned of a conversation: every answer of the assistant, the last one, or all that is said.
+    Null: every answer."""
+    chat_template: Text | None = None
+    """The template that writes a conversation, in place of the tokenizer's own: a file with a Jinja template,
+    the template itself, or `plain` (User: ... Assistant: ...) for models that have none."""
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without the fields that recipes written down before did not have, where they say nothing."""
+        content: dict[str, Any] = handler(self)
+        later = ("train_on", "chat_template")
+        return {key: value for key, value in content.items() if key not in later or value is not None}
 
     @field_validator("encoding")
     @classmethod

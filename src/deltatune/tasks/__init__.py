@@ -14,6 +14,7 @@ TASKS: Registry[Task] = Registry(
     {
         "text-to-text": "deltatune.tasks.text_to_text:TASK",
         "causal-lm": "deltatune.tasks.causal_lm:TASK",
+        "conversation": "deltatune.tasks.conversation:TASK",
         "text-classification": "deltatune.tasks.text_classification:TASK",
         "image-classification": "deltatune.tasks.image_classification:TASK",
     },

@@ -67,14 +67,8 @@ class CausalLM(Task):
     primary: ClassVar = "rougeL_f"
 
     def supports(self, config: Any, known: bool) -> bool:
-        """A decoder alone.
-
-        BERT and its kin have a language-model class of this kind, but they look at both sides of a token.
-        """
-        from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING
-
-        both_sides = type(config) in MODEL_FOR_MASKED_LM_MAPPING and not getattr(config, "is_decoder", False)
-        return known and not getattr(config, "is_encoder_decoder", False) and not both_sides
+        """A decoder alone."""
+        return tokens.continues(config, known)
 
     def encode(self, row: Row, tools: Tools, supervised: bool) -> tuple[Feature, Cuts]:
         """`input_ids` of prompt and target, and `prompt_length`."""
@@ -126,7 +120,7 @@ class CausalLM(Task):
 
     def count(self, labels: Tensor) -> Tensor:
         """Labels that are not masked, but for the first token, which nothing predicts."""
-        return labels[:, 1:].ne(IGNORED).sum(dim=1)
+        return tokens.count_behind(labels)
 
     def logits(self, model: Model, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Each position's, for the label behind it."""
@@ -156,11 +150,7 @@ class CausalLM(Task):
 
     def blank(self, shape: BatchShape) -> dict[str, Tensor]:
         """As many labels at the end of each row as the shape says."""
-        import torch
-
-        labels = torch.zeros(shape.rows, shape.length, dtype=torch.long)
-        labels[:, : -max(1, shape.labelled // shape.rows)] = IGNORED
-        return {**shape.inputs(), "labels": labels}
+        return tokens.blank_behind(shape)
 
     def places(self, features: Sequence[Feature], new: int) -> list[tuple[str, dict[str, int]]]:
         """Prompt and target of the longest row; the longest prompt, and what is written behind it."""

@@ -41,6 +41,10 @@ class Row(Protocol):
     def target(self) -> str:
         """The text to produce, or the label's name; empty if there is none."""
 
+    @property
+    def conversation(self) -> Any:
+        """What was said, as `deltatune.data.rows.Conversation`, where the task is about that."""
+
 
 class Tools(Protocol):
     """What an encoder (`deltatune.data.encode.Encoder`) has for its task."""
@@ -61,6 +65,10 @@ class Tools(Protocol):
     @property
     def pixels(self) -> Any:
         """The image processor, as `deltatune.data.pixels.Pixels`."""
+
+    @property
+    def chats(self) -> Any:
+        """What writes conversations, as `deltatune.data.chat.Chats`."""
 
     @property
     def chat(self) -> bool:
@@ -105,6 +113,9 @@ class Job(Protocol):
 class Fidelity(Protocol):
     """What a tokenizer cannot write, gathered over rows, as `deltatune.data.fidelity.Fidelity`."""
 
+    left_out: Any
+    """Conversations of which the chat template leaves something out."""
+
     def look_at_input(self, row: Any, text: str, ids: list[int], tokens: Any) -> None:
         """Take an input into account."""
 
@@ -145,6 +156,8 @@ class Task(Protocol):
     """Whether rows may lack a target (`data.columns.target: null`), so that the text itself is learned."""
     chat: ClassVar[bool] = False
     """Whether inputs may go through the tokenizer's chat template."""
+    conversations: ClassVar[bool] = False
+    """Whether a row is a conversation, which a chat template writes as a whole."""
     unit: ClassVar[str] = "tokens"
     """What training's speed is counted in."""
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from deltatune.errors import DataError
-from deltatune.tasks.task import Row, Tools
+from deltatune.errors import DataError, SilentRowError
+from deltatune.tasks.shapes import BatchShape
+from deltatune.tasks.task import IGNORED, Row, Tools
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -52,11 +53,36 @@ def target_ids(row: Row, tools: Tools, supervised: bool, *, as_target: bool) -> 
     return ids, cut
 
 
-def no_signal(row: Row, why: str) -> DataError:
+def no_signal(row: Row, why: str) -> SilentRowError:
     """The error of a row that teaches nothing."""
-    return DataError(
+    return SilentRowError(
         f"gives {why}: there is nothing to learn from it.", field=f"row {row.id}", remedy="Mend or remove it."
     )
+
+
+def continues(config: Any, known: bool) -> bool:
+    """Whether a base goes on with a text: a decoder alone; arguments as of `Task.supports`.
+
+    BERT and its kin have a language-model class of this kind, but they look at both sides of a token.
+    """
+    from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING
+
+    both_sides = type(config) in MODEL_FOR_MASKED_LM_MAPPING and not getattr(config, "is_decoder", False)
+    return known and not getattr(config, "is_encoder_decoder", False) and not both_sides
+
+
+def count_behind(labels: Tensor) -> Tensor:
+    """Labels of each row that are not masked, but for the first token, which nothing predicts."""
+    return labels[:, 1:].ne(IGNORED).sum(dim=1)
+
+
+def blank_behind(shape: BatchShape) -> dict[str, Tensor]:
+    """A batch of zeros with as many labels at the end of each row as the shape says."""
+    import torch
+
+    labels = torch.zeros(shape.rows, shape.length, dtype=torch.long)
+    labels[:, : -max(1, shape.labelled // shape.rows)] = IGNORED
+    return {**shape.inputs(), "labels": labels}
 
 
 def padded(rows: Sequence[Sequence[int]], tools: Tools, *, left: bool = False) -> dict[str, Any]:

@@ -103,6 +103,12 @@ def _show_numbers(found: dict[str, Any]) -> None:
         "task": found["task"],
         "rows": rows,
     }
+    if talks := found["conversations"]:
+        described["conversations"] = (
+            f"{', '.join(talks['forms'])}; {talks['median_messages']:g} messages (median), "
+            f"{talks['most_messages']:,} at most; {talks['learned_answers']:,} answers may be learned"
+            f"{f'; {n:,} with tools' if (n := talks['with_tools']) else ''}"
+        )
     parts = [part for part in found["rows"] if part in found["tokens"]]
     for part in parts:
         counts = [_tokens(model["tokens"][part], found["rows"][part]) for model in found["models"]]

@@ -8,6 +8,7 @@ from typing import Any
 
 from transformers import PreTrainedConfig
 
+from deltatune.data.dataset import Dataset
 from deltatune.data.encode import Encoded, Encoder
 from deltatune.data.rows import Row
 from deltatune.data.splits import limit_rows
@@ -71,6 +72,7 @@ def preview(recipe: Recipe, samples: int = 5, observer: Observer | None = None) 
     return {
         "task": recipe.task,
         "rows": {part: len(getattr(first, part)) for part in PARTS},
+        "conversations": _conversations(first),
         **models[0],
         "models": models,
         **first.check.as_dict(),
@@ -100,6 +102,21 @@ def _require_positions(
             raise
         what = f"{error.what.removesuffix('.')} (entry {entry.name})."
         raise DataError(what, field=error.field, remedy=error.remedy) from error
+
+
+def _conversations(dataset: Dataset) -> dict[str, Any] | None:
+    """How sources write conversations, and how many messages and answers they hold; None of other data."""
+    talks = [row.conversation for part in PARTS for row in getattr(dataset, part) if row.conversation]
+    if not talks:
+        return None
+    counts = [len(talk.messages) for talk in talks]
+    return {
+        "forms": list(dict.fromkeys(talk.form for talk in talks)),
+        "median_messages": statistics.median(counts),
+        "most_messages": max(counts),
+        "learned_answers": sum(sum(talk.learned) for talk in talks),
+        "with_tools": sum(bool(talk.tools) for talk in talks),
+    }
 
 
 def _counts(encoded: Encoded) -> dict[str, Any]:

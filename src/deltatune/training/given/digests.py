@@ -87,7 +87,7 @@ def row_digests(rows: list[Row]) -> Tensor:
     """Of every row's id, and of its input and target, int64 [rows, 2]."""
     numbers = array("q")
     for row in rows:
-        content = hashlib.sha256(row.input_bytes() + b"\0" + row.target.encode(errors="surrogatepass"))
+        content = hashlib.sha256(b"\0".join(row.content_bytes()))
         for digest in (hashlib.sha256(row.id.encode(errors="surrogatepass")), content):
             numbers.append(int.from_bytes(digest.digest()[:8], signed=True))
     return torch.tensor(numbers, dtype=torch.int64).reshape(-1, 2)
