@@ -32,8 +32,7 @@ def bases(tmp_path: Path, request: pytest.FixtureRequest) -> SimpleNamespace:
     plain.save_pretrained(tmp_path / "base")
     options = loading_options(FORMATS[request.param], ["lm_head"])
     quantized = LlamaForCausalLM.from_pretrained(tmp_path / "base", **options).eval()
-    model = AdaptedModel(quantized)
-    model.view.original = lambda path: read_weight(plain.get_submodule(path))
+    model = AdaptedModel(quantized, original=lambda path: read_weight(plain.get_submodule(path)))
     return SimpleNamespace(plain=plain, model=model)
 
 

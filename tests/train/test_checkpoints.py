@@ -12,7 +12,7 @@ from deltatune.checkpoint.saved import read_adapter
 from deltatune.recipe import Recipe
 from deltatune.training import run
 from deltatune.training.before.forecast import forecast
-from deltatune.training.checkpoints import Checkpoints
+from deltatune.training.loop.checkpoints import Checkpoints
 from deltatune.training.loop.trainer import Trainer
 from tests.train.test_disk import size
 

@@ -25,8 +25,8 @@ from deltatune.recipe import Recipe
 from deltatune.recipe.sections import EvaluationSpec, TrainSpec
 from deltatune.results import RunResult
 from deltatune.training import Context, run
-from deltatune.training.checkpoints import Checkpoints
 from deltatune.training.given.digests import Inputs
+from deltatune.training.loop.checkpoints import Checkpoints
 from deltatune.training.loop.optimizer import Rates
 from deltatune.training.loop.steps import Gradients
 from deltatune.training.loop.trainer import Trainer

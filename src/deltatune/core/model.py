@@ -6,7 +6,7 @@ import contextlib
 import copy
 import re
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,8 @@ class AdaptedModel(nn.Module):
         base: A Transformers model. It stays frozen and in eval mode, also when all adapters are detached.
         heads: Paths of newly initialised modules (a classifier); every adapter trains a copy of its own.
         processor: The base's tokenizer or image processor; only a prompt that starts from a text needs it.
+        original: Of a quantized base: reads the weight [d_out, d_in] that the module at a path had before;
+            only methods that start from what quantizing took away need it.
         base_dropout: Whether the frozen base drops activations in training, as its pretraining did.
         eager_up_to: Training on a CPU, rows of at most so many tokens are attended to by matrix products and
             a softmax in place of SDPA, whose backward pass is slow there; the same to rounding. A base in
@@ -55,6 +57,7 @@ class AdaptedModel(nn.Module):
         heads: Sequence[str] = (),
         *,
         processor: Any = None,
+        original: Callable[[str], Tensor] | None = None,
         base_dropout: bool = False,
         eager_up_to: int = EAGER_UP_TO,
     ) -> None:
@@ -66,8 +69,7 @@ class AdaptedModel(nn.Module):
         super().__init__()
         self.base: Any = base.requires_grad_(False).eval()
         quant.settle_(base)
-        self.view = BaseView(base, heads, processor)
-        self.view.without_adapters = self.using
+        self.view = BaseView(base, heads, processor, original=original, without_adapters=self.using)
         self.adapters = nn.ModuleDict()
         self.configs: dict[str, MethodConfig] = {}
         self.base_dropout = base_dropout

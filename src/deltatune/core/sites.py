@@ -41,15 +41,23 @@ class BaseView:
         base: A Transformers model.
         heads: Paths of newly initialised modules; they are trained whole and never selected.
         processor: The base's tokenizer or image processor, for methods that start from a text.
+        original: Of a quantized base: reads the weight [d_out, d_in] that the module at a path had before.
+        without_adapters: Within its block the base answers as it came.
     """
 
-    def __init__(self, base: Any, heads: Sequence[str] = (), processor: Any = None) -> None:
+    def __init__(
+        self,
+        base: Any,
+        heads: Sequence[str] = (),
+        processor: Any = None,
+        *,
+        original: Callable[[str], Tensor] | None = None,
+        without_adapters: Callable[[], AbstractContextManager[None]] = nullcontext,
+    ) -> None:
         self.base = base
         self.processor = processor
-        self.original: Callable[[str], Tensor] | None = None
-        """Of a quantized base: reads the weight [d_out, d_in] that the module at a path had before."""
-        self.without_adapters: Callable[[], AbstractContextManager[None]] = nullcontext
-        """Within its block the base answers as it came."""
+        self.original = original
+        self.without_adapters = without_adapters
         self.config = base.config
         self.heads = tuple(heads)
         self.model_type: str = self.config.model_type

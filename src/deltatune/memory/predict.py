@@ -17,7 +17,7 @@ from deltatune.core.adapter import Adapter
 from deltatune.core.fast.trunk import trunk_of
 from deltatune.core.method import MethodConfig
 from deltatune.core.model import AdaptedModel
-from deltatune.core.sites import BaseView, stacks
+from deltatune.core.sites import stacks
 from deltatune.memory.account import Memory
 from deltatune.memory.base import Unread, fake_base, fake_mode, new_heads
 from deltatune.memory.step import FakeAccountant, account_step, warm_up
@@ -175,16 +175,14 @@ def planned_model(setup: Setup) -> AdaptedModel:
         trust_remote_code=setup.trust_remote_code,
     )
     heads = new_heads(base, setup.task) if setup.heads is None else setup.heads
-    model = AdaptedModel(
+    return AdaptedModel(
         base,
         heads,
         processor=setup.processor,
+        original=None if setup.quantization is None else lambda path: torch.empty(_shape(base, path)),
         base_dropout=setup.base_dropout,
         eager_up_to=setup.eager_up_to,
     )
-    if setup.quantization is not None:
-        model.view.original = lambda path: torch.empty(_shape(model.view, path))
-    return model
 
 
 def mark_layers(base: Any, accounts: FakeAccountant) -> None:
@@ -205,8 +203,8 @@ def _mark_back(out: Any, accounts: FakeAccountant, name: tuple[str, int]) -> Non
         first.register_hook(lambda grad: accounts.mark(("backward", name)))
 
 
-def _shape(view: BaseView, path: str) -> Sequence[int]:
-    module: Any = view.modules[path]
+def _shape(base: Any, path: str) -> Sequence[int]:
+    module = base.get_submodule(path)
     return (module.out_features, module.in_features)
 
 

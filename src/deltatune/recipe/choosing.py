@@ -16,7 +16,7 @@ from pydantic import AfterValidator, Field, Strict, model_validator
 from deltatune.errors import RecipeError
 from deltatune.recipe.messages import parse_section
 from deltatune.recipe.ranges import SearchRange
-from deltatune.recipe.sections import HEAD_LR, TUNED, Count, Int, Section, Text, TrainSpec
+from deltatune.recipe.sections import TUNED, Count, Int, Section, Text, TrainSpec
 
 if TYPE_CHECKING:
     from deltatune.core.method import MethodConfig
@@ -68,9 +68,7 @@ class TuneSpec(Section):
             train: The entry's settings, whose rates are tried among others unless the recipe lists its own.
             method: The entry's.
         """
-        lr = train.lr or method.default_lr
-        head = train.head_lr if isinstance(train.head_lr, float) else lr if train.head_lr else HEAD_LR
-        centers = {"lr": lr, "head_lr": head}
+        centers = {"lr": train.peak_lr(method.default_lr), "head_lr": train.peak_head_lr(method.default_lr)}
         rates: dict[str, list[float]] = {}
         for name in TUNED:
             axis, learns_at = getattr(self, name), method.rate if name == "lr" else name

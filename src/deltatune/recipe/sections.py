@@ -6,6 +6,7 @@ command line's help. Numbers are strict (`epochs: "3"` is refused), unknown keys
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Annotated, Any, Literal
 
@@ -348,6 +349,25 @@ class TrainSpec(Section):
                 f"micro_batch_size ({self.micro_batch_size}) must not exceed batch_size ({self.batch_size})."
             )
         return self
+
+    def peak_lr(self, default: float) -> float:
+        """The peak learning rate of a method with this default."""
+        return self.lr or default
+
+    def peak_head_lr(self, default: float) -> float:
+        """The peak learning rate of a new head beside a method with this default."""
+        if self.head_lr == "lr":
+            return self.peak_lr(default)
+        return HEAD_LR if self.head_lr is None else self.head_lr
+
+    def steps_per_epoch(self, rows: int) -> int:
+        """Optimizer steps to a pass over so many training rows."""
+        return math.ceil(rows / self.batch_size)
+
+    def steps(self, rows: int) -> int:
+        """Optimizer steps of a run on so many training rows."""
+        steps = self.epochs * self.steps_per_epoch(rows)
+        return steps if self.max_steps is None else min(steps, self.max_steps)
 
 
 class Decoding(Section):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 from deltatune import quant
@@ -10,9 +9,8 @@ from deltatune.evaluation import metric_keys
 from deltatune.observer import Observer, Silent
 from deltatune.recipe.schema import MethodEntry, Recipe
 from deltatune.recipe.sections import PARTS
+from deltatune.training.given.attach import attach
 from deltatune.training.given.context import Context
-from deltatune.training.given.start import attach
-from deltatune.training.loop.optimizer import Rates
 
 
 def plan(
@@ -32,15 +30,14 @@ def plan(
     model = base.adapted(base_dropout=entry.train.base_dropout)
     adapter, budget, origin = attach(context, entry, base, model, name="plan", seed=seed)
     config = model.configs["plan"]
-    rates = Rates.of(entry.train, config.default_lr)
+    head_lr = entry.train.peak_head_lr(config.default_lr)
     try:
         trained = sum(p.numel() for _, p in adapter.trainable())
         stored = adapter.extent()
         total = quant.parameter_count(base.loaded.model)
         data = context.data(entry, base)
         encoded = data.encoded("train")
-        per_epoch = math.ceil(len(encoded.lengths) / entry.train.batch_size)
-        steps = min(entry.train.epochs * per_epoch, entry.train.max_steps or 2**62)
+        steps = entry.train.steps(len(encoded.lengths))
         if trained:
             adapter.start(steps)
         return {
@@ -56,8 +53,8 @@ def plan(
             "stored_parameters": stored.numbers,
             "file_bytes_about": stored.bytes,
             "total_parameters": total,
-            "lr": rates.lr,
-            "head_lr": (rates.head or rates.lr) if config.trains and base.loaded.new_modules else None,
+            "lr": entry.train.peak_lr(config.default_lr),
+            "head_lr": head_lr if config.trains and base.loaded.new_modules else None,
             "steps": steps if trained else 0,
             "rows": {part: len(getattr(data.dataset, part)) for part in PARTS},
             "tokens_per_epoch": sum(encoded.lengths),

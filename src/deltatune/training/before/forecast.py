@@ -119,8 +119,7 @@ class Planned:
         """Optimizer steps of a run, if the number of rows is known."""
         if self.encoded is None:
             return entry.train.max_steps
-        per_epoch = math.ceil(len(self.encoded.lengths) / entry.train.batch_size)
-        return min(entry.train.epochs * per_epoch, entry.train.max_steps or 2**62)
+        return entry.train.steps(len(self.encoded.lengths))
 
     def setup(self, entry: MethodEntry) -> Setup:
         """The entry, ready to be predicted."""

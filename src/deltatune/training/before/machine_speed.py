@@ -67,10 +67,13 @@ def _timed(setup: Setup) -> float:
     flops = predict(setup).flops
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     with fast_cpu(), torch.random.fork_rng():
+        base = _random_base(setup).to(device)
         model = AdaptedModel(
-            _random_base(setup).to(device), processor=setup.processor, eager_up_to=setup.eager_up_to
+            base,
+            processor=setup.processor,
+            original=lambda path: quant.read_weight(base.get_submodule(path)),
+            eager_up_to=setup.eager_up_to,
         ).train()
-        model.view.original = lambda path: quant.read_weight(model.view.modules[path])
         adapter = model.attach("timed", setup.method)
         optimizer = torch.optim.AdamW([p for _, p in adapter.trainable()], fused=True)
         seconds = 0.0

@@ -55,15 +55,14 @@ class SharedBase:
         """A new view of the base, without adapters. Before its hash is known, nothing gets at the base."""
         self.digest.result()
         base = self.loaded
-        model = AdaptedModel(
+        return AdaptedModel(
             base.model,
             base.new_modules,
             processor=base.processor,
+            original=self.original,
             base_dropout=base_dropout,
             eager_up_to=eager_up_to(self.spec),
         )
-        model.view.original = self.original
-        return model
 
 
 @dataclass

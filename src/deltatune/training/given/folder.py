@@ -13,12 +13,13 @@ from deltatune.files import read_json
 from deltatune.recipe.schema import MethodEntry, Recipe
 from deltatune.recipe.written import differences, head_rate_of_then, is_written
 from deltatune.results import SCHEMA, AnyResult, FailedRun, Failure, PausedRun, RunResult, run_result
-from deltatune.training.checkpoints import FOLDER
 
 KIND = "run"
+CHECKPOINTS = "checkpoints"
+"""The folder of the deltas of its checkpoints, within its own."""
 WRITES = (
     "result.json", "resume", "metrics.jsonl", "predictions.jsonl", "certificate.json", "error.txt",
-    FOLDER, "adapter", "recipe.yaml",
+    CHECKPOINTS, "adapter", "recipe.yaml",
 )  # fmt: skip
 """All that a run writes into its folder besides its manifest, in the order in which it may be removed."""
 DECIDES = ("result.json", f"adapter/{CONFIG}", f"adapter/{OURS}")

@@ -13,7 +13,7 @@ from deltatune.core.new_heads import head_parameters
 from deltatune.core.sites import BaseView
 from deltatune.errors import RecipeError
 from deltatune.observer import Observer
-from deltatune.recipe.sections import HEAD_LR, TrainSpec
+from deltatune.recipe.sections import TrainSpec
 
 
 @dataclass(frozen=True)
@@ -27,8 +27,8 @@ class Rates:
     @classmethod
     def of(cls, spec: TrainSpec, default_lr: float) -> Rates:
         """The rates of an entry, of a method with this default."""
-        head = HEAD_LR if spec.head_lr is None else spec.head_lr
-        return cls(spec.lr or default_lr, None if isinstance(head, str) else head)
+        head = None if spec.head_lr == "lr" else spec.peak_head_lr(default_lr)
+        return cls(spec.peak_lr(default_lr), head)
 
     def set(self, optimizer: torch.optim.Optimizer, adapter: Adapter, share: float) -> None:
         """Give each group its rate at this share of the peak; 1 is the peak."""

@@ -28,8 +28,8 @@ from deltatune.observer import Observer
 from deltatune.recipe.schema import EvaluationSpec, TrainSpec
 from deltatune.recipe.sections import seconds_of
 from deltatune.tasks import TASKS
-from deltatune.training.checkpoints import Checkpoints
 from deltatune.training.given.digests import Inputs
+from deltatune.training.loop.checkpoints import Checkpoints
 from deltatune.training.loop.log import RunLog
 from deltatune.training.loop.micro_batches import (
     MicroBatches,
@@ -108,8 +108,8 @@ class Trainer:
         self.optimizer = build_optimizer(
             self.adapter, self.model.view, self.spec, self.rates, self.model.device, self.observer
         )
-        self.per_epoch = math.ceil(len(self.train.lengths) / self.spec.batch_size)
-        self.total = min(self.spec.epochs * self.per_epoch, self.spec.max_steps or 2**62)
+        self.per_epoch = self.spec.steps_per_epoch(len(self.train.lengths))
+        self.total = self.spec.steps(len(self.train.lengths))
         task, spec = self.encoder.task, self.spec
         self._largest = largest_micro_batch(self.train, task, spec, self.seed)
         to_measure = largest_micro_batch(self.train, task, spec, self.seed, after_first=True).rows

@@ -35,10 +35,11 @@ from deltatune.results import BaseUsed, Origin, PausedRun, RunResult
 from deltatune.training.before.expected_memory import ample_memory, predicted_run
 from deltatune.training.before.forecast import this_machine
 from deltatune.training.before.longest_rows import require_room
-from deltatune.training.checkpoints import FOLDER, Checkpoints
+from deltatune.training.given.attach import attach
 from deltatune.training.given.budget import Budget
 from deltatune.training.given.context import Context, SharedBase
 from deltatune.training.given.folder import (
+    CHECKPOINTS,
     KIND,
     WRITES,
     clear_folder,
@@ -47,7 +48,8 @@ from deltatune.training.given.folder import (
     prepare_folder,
 )
 from deltatune.training.given.machine import PeakMemory, fast_cpu
-from deltatune.training.given.start import attach, require_apart
+from deltatune.training.given.start import require_apart
+from deltatune.training.loop.checkpoints import Checkpoints
 from deltatune.training.loop.micro_batches import code_explained
 from deltatune.training.loop.optimizer import Rates
 from deltatune.training.loop.steps import Progress
@@ -271,7 +273,9 @@ class Run:
             observer=self.observer,
             certificate=self.certificate,
             inputs=self.inputs,
-            checkpoints=Checkpoints(self.out / FOLDER, self.entry.train.keep_checkpoints, self._write_delta),
+            checkpoints=Checkpoints(
+                self.out / CHECKPOINTS, self.entry.train.keep_checkpoints, self._write_delta
+            ),
             pause=pause,
             continues=self.origin is not None,
         )

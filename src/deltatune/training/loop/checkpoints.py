@@ -10,8 +10,6 @@ from pathlib import Path
 from deltatune.checkpoint.folders import remove
 from deltatune.checkpoint.saved import OURS
 
-FOLDER = "checkpoints"
-"""Within the folder of a run."""
 _NAME = re.compile(r"step-(\d+)")
 
 

@@ -1,0 +1,31 @@
+"""What a section of a recipe says of itself."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from deltatune.recipe.sections import TrainSpec
+
+
+@pytest.mark.parametrize(
+    ("train", "rates"),
+    [
+        ({}, (1e-4, 3e-3)),
+        ({"lr": 0.5}, (0.5, 3e-3)),
+        ({"head_lr": 0.25}, (1e-4, 0.25)),
+        ({"head_lr": "lr"}, (1e-4, 1e-4)),
+        ({"lr": 0.5, "head_lr": "lr"}, (0.5, 0.5)),
+    ],
+)
+def test_peak_rates(train: dict[str, Any], rates: tuple[float, float]) -> None:
+    spec = TrainSpec(**train)
+    assert (spec.peak_lr(1e-4), spec.peak_head_lr(1e-4)) == rates
+
+
+def test_number_of_steps() -> None:
+    assert TrainSpec(epochs=3, batch_size=4).steps_per_epoch(9) == 3
+    assert TrainSpec(epochs=3, batch_size=4).steps(9) == 9
+    assert TrainSpec(epochs=3, batch_size=4, max_steps=5).steps(9) == 5
+    assert TrainSpec(epochs=3, batch_size=4, max_steps=50).steps(9) == 9
