@@ -29,8 +29,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from deltatune.comparison.resampling import Draws
 from deltatune.comparison.scores import Sample, corpus_sample, row_sample
-from deltatune.comparison.statistics import Draws, bootstrap_interval, holm, paired_bootstrap
+from deltatune.comparison.statistics import bootstrap_interval, holm, paired_bootstrap
 
 Random = np.random.Generator
 POPULATION = 4000

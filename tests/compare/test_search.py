@@ -188,10 +188,11 @@ WORKER = """
 import sys
 from pathlib import Path
 import yaml
-from deltatune.comparison import runner, search
+from deltatune.comparison import runner, search, study
 from deltatune.recipe import parse_recipe
 
-search.HEARTBEAT, search.POLL = 1, 0.5
+study.HEARTBEAT = 1
+study.POLL = search.POLL = 0.5
 runner.compare(parse_recipe(yaml.safe_load(Path(sys.argv[1]).read_text())), Path(sys.argv[2]))
 """
 

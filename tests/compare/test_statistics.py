@@ -1,28 +1,17 @@
 from __future__ import annotations
 
 import json
-import math
 
 import numpy as np
 import pytest
-from benchmarks.statistics_simulation import (
-    STUDIES,
-    Outcome,
-    simulate,
-    simulate_entries,
-    simulate_groups,
-    simulate_seeds,
-)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from deltatune.comparison.scores import Sample, corpus_sample, row_groups, row_sample
-from deltatune.comparison.seeds import SeedSpread, student
+from deltatune.comparison.scores import corpus_sample, row_sample
 from deltatune.comparison.statistics import (
     bootstrap_interval,
     holm,
-    intervals,
     paired_bootstrap,
     pairwise,
     shared_ranks,
@@ -106,7 +95,7 @@ def test_same_seed_same_result_and_chunks_do_not_matter(monkeypatch):
     assert paired_bootstrap(a, b, seed=3) == paired_bootstrap(a, b, seed=3)
     assert paired_bootstrap(a, b, seed=3) != paired_bootstrap(a, b, seed=4)
     whole = bootstrap_interval(a, resamples=1000)
-    monkeypatch.setattr("deltatune.comparison.statistics._CELLS_AT_ONCE", 70)
+    monkeypatch.setattr("deltatune.comparison.resampling._CELLS_AT_ONCE", 70)
     assert bootstrap_interval(a, resamples=1000) == pytest.approx(whole)
 
 
@@ -214,81 +203,6 @@ def test_pairwise_gives_ties_and_ranks():
     assert pairwise({"lora": base}) == []
 
 
-def coverage(trials: int, examples: int, resamples: int) -> float:
-    """Share of 95 % intervals that hold the true mean of skewed scores in 0..1."""
-    random = np.random.default_rng(11)
-    hits = 0
-    for trial in range(trials):
-        interval = bootstrap_interval(random.beta(0.5, 0.8, examples), resamples=resamples, seed=trial)
-        hits += interval.low <= 0.5 / 1.3 <= interval.high
-    return hits / trials
-
-
-def test_intervals_hold_the_truth():
-    assert 0.90 <= coverage(trials=300, examples=80, resamples=600) <= 0.985
-
-
-@pytest.mark.slow
-def test_intervals_hold_the_truth_closely():
-    assert 0.94 <= coverage(trials=4000, examples=100, resamples=2000) <= 0.96
-
-
-def test_false_alarms_are_as_rare_as_promised():
-    random = np.random.default_rng(12)
-    alarms = sum(
-        any(not pair.tie for pair in pairwise(dict(zip("abcd", random.normal(size=(4, 60)), strict=True)),
-                                              resamples=800))
-        for _ in range(80)
-    )  # fmt: skip
-    assert alarms / 80 < 0.12
-
-
-def bounds(trials: int, share: float) -> tuple[int, int]:
-    """Counts that a binomial of this share leaves in one of a thousand cases only, on each side."""
-    return int(stats.binom.ppf(0.001, trials, share)), int(stats.binom.ppf(0.999, trials, share))
-
-
-def check(outcome: Outcome) -> None:
-    """At most 5 % false alarms, and intervals that hold the truth in 93.5 to 97 % of all cases.
-
-    Percentile intervals of a few hundred examples are known to be off by about a percent; the counts may
-    leave these shares by chance in one case of a thousand each.
-    """
-    trials = outcome.trials
-    assert outcome.false_alarms * trials <= bounds(trials, 0.05)[1], outcome
-    for share in (outcome.coverage, outcome.coverage_of_difference):
-        assert bounds(trials, 0.935)[0] <= share * trials <= bounds(trials, 0.97)[1], outcome
-
-
-@pytest.mark.parametrize("study", ["scores in 0..1", "BLEU", "macro F1"])
-def test_simulated_comparisons_raise_no_more_alarms_than_promised(study):
-    check(simulate(study, examples=150, trials=120, resamples=500))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("study", STUDIES)
-def test_many_simulated_comparisons_raise_no_more_alarms_than_promised(study):
-    check(simulate(study, examples=200, trials=1500, resamples=1000))
-
-
-def seeds_are_safe(trials: int) -> None:
-    """Never more alarms than promised, and never less coverage; more caution is the price of few seeds."""
-    for spread in (0.0, 0.1):
-        outcome = simulate_seeds(3, spread, examples=100, trials=trials, resamples=500)
-        assert outcome.false_alarms * trials <= bounds(trials, 0.05)[1], outcome
-        assert outcome.coverage * trials >= bounds(trials, 0.95)[0], outcome
-        assert outcome.coverage_of_difference * trials >= bounds(trials, 0.95)[0], outcome
-
-
-def test_simulated_seeds_raise_no_more_alarms_than_promised():
-    seeds_are_safe(100)
-
-
-@pytest.mark.slow
-def test_many_simulated_seeds_raise_no_more_alarms_than_promised():
-    seeds_are_safe(1500)
-
-
 def test_a_corpus_metric_is_compared_as_one():
     """Equal results tie; one long good text outweighs short bad ones, as in the corpus score itself."""
     references = ["a b c d e f", "g h i j k l m", "n o p q r"] * 8
@@ -336,38 +250,6 @@ def test_a_loss_is_resampled_as_a_corpus_does_it_directly(metric):
     assert abs(np.mean(nll["a"] / tokens) - nll["a"].sum() / tokens.sum()) > 1e-3
 
 
-def test_examples_needed_give_the_power_they_promise():
-    """A tie says how many examples it wants; with so many, equally large differences are found in 80 %."""
-    random = np.random.default_rng(7)
-    shift, spread = 0.05, 0.5
-    a = random.normal(0, spread, 100)
-    a += shift - a.mean()  # the observed difference is the true one
-    (pair,) = pairwise({"a": a, "b": np.zeros(100)}, resamples=4000)
-    assert pair.tie
-    assert pair.seeds_needed is None
-    assert pair.examples_needed == pytest.approx((a.std() * (1.96 + 0.8416) / shift) ** 2, rel=0.06)
-    found = sum(
-        paired_bootstrap(random.normal(shift, spread, pair.examples_needed),
-                         np.zeros(pair.examples_needed), resamples=400, seed=trial).p < 0.05
-        for trial in range(150)
-    )  # fmt: skip
-    assert bounds(150, 0.74)[0] <= found <= bounds(150, 0.86)[1]
-
-
-def test_seeds_that_differ_ask_for_seeds_rather_than_examples():
-    random = np.random.default_rng(8)
-    examples = random.normal(0, 0.05, 2000)
-    shifts = np.array([-0.2, 0.0, 0.2])[:, None]
-    (pair,) = pairwise({"a": examples + shifts + 0.1, "b": examples - shifts}, resamples=500)
-    assert pair.tie
-    assert pair.examples_needed is None
-    assert 50 < pair.seeds_needed < 80  # 2 x 0.2^2 / (0.1 / 2.8)^2 = 63
-    (apart,) = pairwise({"a": examples + 1, "b": examples}, resamples=500)
-    assert (apart.tie, apart.examples_needed, apart.seeds_needed) == (False, None, None)
-    (same,) = pairwise({"a": examples, "b": examples}, resamples=500)
-    assert (same.tie, same.examples_needed, same.seeds_needed) == (True, None, None)
-
-
 def test_many_clearly_different_methods_do_not_tie_for_want_of_draws() -> None:
     """With 10,000 draws the smallest p of 435 pairs would be .087 after Holm's correction."""
     rng = np.random.default_rng(0)
@@ -375,135 +257,3 @@ def test_many_clearly_different_methods_do_not_tie_for_want_of_draws() -> None:
     pairs = pairwise(scores)
     assert len(pairs) == 435
     assert not any(pair.tie for pair in pairs)
-
-
-def accuracies(random: np.random.Generator, rows: int, shares: list[float]) -> np.ndarray:
-    """Right or wrong, [seeds, rows]: seeds of these accuracies, mostly hard for all alike."""
-    ease = random.random(rows)
-    return np.stack([(0.5 * ease + 0.5 * random.random(rows) < share).astype(float) for share in shares])
-
-
-def test_two_seeds_tell_large_differences_apart_and_ask_for_no_more():
-    """Nine tenths right against a sixth of 1,050 rows is no tie for want of a third seed."""
-    random = np.random.default_rng(0)
-    scores = {
-        "lora": accuracies(random, 1050, [0.79, 0.77]),
-        "full": accuracies(random, 1050, [0.775, 0.795]),
-        "prompt": accuracies(random, 1050, [0.38, 0.41]),
-        "untuned": np.repeat(accuracies(random, 1050, [0.1]), 2, axis=0),
-    }
-    pairs = {(pair.a, pair.b): pair for pair in pairwise(scores)}
-    assert not pairs["lora", "prompt"].tie
-    assert not pairs["lora", "untuned"].tie
-    assert pairs["lora", "full"].tie
-    for pair in pairs.values():
-        assert pair.examples_needed is None or pair.examples_needed > 1050
-        assert pair.seeds_needed is None or pair.seeds_needed > 2
-    alone, among = bootstrap_interval(scores["prompt"]), intervals(scores)["prompt"]
-    assert among.high - among.low < 0.7 * (alone.high - alone.low)
-
-
-def test_what_no_seed_changes_lends_no_certainty_to_others():
-    random = np.random.default_rng(1)
-    trained = [Sample.of(accuracies(random, 300, [0.7, 0.6])) for _ in range(2)]
-    untuned = [Sample.of(np.repeat(accuracies(random, 300, [0.2]), 2, axis=0))] * 6
-    few, many = SeedSpread.of(trained, 500, 0), SeedSpread.of([*trained, *untuned], 500, 0)
-    assert (many.variances[:2] == few.variances).all()
-    assert (many.variances[2:] == 0).all()
-    one_seed = SeedSpread.of([Sample.of(accuracies(random, 300, [0.7]))], 500, 0)
-    assert (one_seed.noise([0], 0) == 0).all()
-
-
-def test_a_method_alone_has_students_t_with_its_own_degrees_of_freedom():
-    random = np.random.default_rng(2)
-    values = np.array([-0.2, 0.1, 0.3])[:, None] + np.zeros((3, 50)) + random.normal(0, 0.3, 50)
-    noise = SeedSpread.of([Sample.of(values)], 100_000, 0).noise([0], 0)
-    error = values.mean(axis=1).std(ddof=1) / np.sqrt(3)
-    for share in (0.8, 0.95, 0.99):
-        assert np.quantile(noise, share) == pytest.approx(error * stats.t.ppf(share, 2), rel=0.06)
-
-
-@pytest.mark.parametrize("freedom", [1, 2, 2.5, 3, 4.5, 10, 100, 1e9, math.inf])
-def test_quantiles_of_students_t_are_scipys(freedom):
-    for share in (0.6, 0.8, 0.975, 0.9995):
-        assert student(share, freedom) == pytest.approx(stats.t.ppf(share, freedom), rel=1e-3)
-
-
-def test_seeds_needed_use_t_and_are_more_than_there_are():
-    """With the normal quantile two seeds of each would seem to do, which are there already."""
-    random = np.random.default_rng(3)
-    rows = random.normal(0, 0.05, 1000)
-    a, b = (rows + shift + np.array([[-0.1], [0.1]]) for shift in (0.4, 0.0))
-    (pair,) = pairwise({"a": a, "b": b}, resamples=4000)
-    assert pair.tie
-    assert pair.examples_needed is None
-    assert 3 <= pair.seeds_needed <= 6
-
-
-def test_rows_of_a_group_are_one_example():
-    random = np.random.default_rng(4)
-    inputs = random.normal(0, 1, 60)
-    groups = [number // 5 for number in range(300)]
-    repeated = Sample.of(inputs[groups])
-    grouped = repeated.grouped(groups)
-    assert (grouped.examples, grouped.rows_each) == (60, 5)
-    assert grouped.mean() == pytest.approx(repeated.mean())
-    assert bootstrap_interval(grouped) == pytest.approx(bootstrap_interval(inputs), abs=1e-9)
-    assert repeated.grouped(list(range(300))) is repeated
-    uneven = Sample.of([1.0, 0.0, 0.0, 1.0]).grouped([0, 1, 1, 1])
-    assert uneven.mean() == 0.5  # rows weigh the same, not groups
-
-
-def test_corpus_metrics_are_grouped_by_their_sums():
-    texts = [f"{word} b c d e" for word in "pqrs"]
-    references = ["p b c d e", "q b c x e", "r b c d e", "y b c d e"]
-    sample = corpus_sample("bleu", [texts], references)
-    assert sample.grouped([0, 0, 1, 1]).mean() == pytest.approx(sample.mean())
-
-
-def predictions(path, inputs, **more):
-    rows = [{"id": str(i), "input": text, "prediction": "", "reference": "", "scores": {}}
-            | {key: values[i] for key, values in more.items()} for i, text in enumerate(inputs)]  # fmt: skip
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
-
-
-def test_groups_are_those_of_the_rows_or_else_of_equal_inputs(tmp_path):
-    ids = [str(i) for i in range(5)]
-    old = predictions(tmp_path / "old", ["x", "y", "x", "z", "y"])
-    assert row_groups([old], ids) == [0, 1, 0, 2, 1]
-    assert row_groups([old], ids[::-1]) == [0, 1, 2, 0, 2]
-    named = predictions(tmp_path / "new", ["x"] * 5, group=["a", "b", "b", "c", "c"])
-    assert row_groups([named], ids) == [0, 1, 1, 2, 2]
-    # Each reading of the rows may make other inputs equal: 0 and 2, 1 and 4, and 1 and 2, 3 and 4.
-    assert row_groups([old, named], ids) == [0, 0, 0, 0, 0]
-    images = predictions(tmp_path / "images", ["[image, 28 x 28 pixels]"] * 5)
-    assert row_groups([images], ids) == [0, 1, 2, 3, 4]
-
-
-def test_simulated_entries_and_groups_raise_no_more_alarms_than_promised():
-    trials = 60
-    for spreads in ([0.05] * 4, [0.03, 0.1] * 2):
-        _, pooled = simulate_entries(2, spreads, examples=60, trials=trials, resamples=400)
-        assert pooled.false_alarms * trials <= bounds(trials, 0.05)[1], pooled
-        assert pooled.coverage_of_difference >= 0.92, pooled
-    _, by_input = simulate_groups(300, 40, trials=trials, resamples=300)
-    assert by_input.false_alarms * trials <= bounds(trials, 0.05)[1], by_input
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("spreads", [[0.05] * 4, [0.03, 0.1] * 2])
-def test_pooled_seeds_keep_the_level_and_find_more(spreads):
-    alone, pooled = simulate_entries(2, spreads, examples=100, trials=400, resamples=800)
-    assert pooled.false_alarms * 400 <= bounds(400, 0.05)[1], pooled
-    assert pooled.coverage * 400 >= bounds(400, 0.95)[0], pooled
-    assert pooled.coverage_of_difference * 400 >= bounds(400, 0.95)[0], pooled
-    assert pooled.found > 2 * alone.found, (alone, pooled)
-
-
-@pytest.mark.slow
-def test_rows_of_one_input_are_independent_only_by_input():
-    alone, by_input = simulate_groups(893, 120, trials=300, resamples=500)
-    assert alone.false_alarms * 300 > bounds(300, 0.05)[1], alone
-    assert by_input.false_alarms * 300 <= bounds(300, 0.05)[1], by_input
-    assert by_input.coverage_of_difference * 300 >= bounds(300, 0.95)[0], by_input

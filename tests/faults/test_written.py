@@ -12,7 +12,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deltatune.comparison.search import _storage
+from deltatune.comparison.study import storage
 from deltatune.errors import RecipeError
 from deltatune.recipe import Recipe, load_recipe
 from deltatune.recipe.choosing import SearchSpec
@@ -77,6 +77,6 @@ def test_a_name_that_is_too_long_for_a_folder_is_refused(make_recipe: Make) -> N
 def test_the_database_of_a_search_lies_in_its_folder(tmp_path: Path, name: str) -> None:
     folder = tmp_path / name
     folder.mkdir()
-    _storage(SearchSpec(trials=1), folder)
+    storage(SearchSpec(trials=1), folder)
     assert [path.name for path in tmp_path.iterdir()] == [name]
     assert (folder / "search.db").is_file()

@@ -9,12 +9,8 @@ so that they choose the same settings.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import os
-import random
-import sqlite3
 import time
 import warnings
 from collections.abc import Callable, Mapping
@@ -25,11 +21,11 @@ from typing import TYPE_CHECKING, Any
 from deltatune.checkpoint.folders import remove
 from deltatune.comparison.attempt import Pick, attempt, run_folder
 from deltatune.comparison.halving import Standing
-from deltatune.errors import AdapterError, RecipeError
+from deltatune.comparison.study import PERCENT, POLL, open_study
 from deltatune.evaluation import higher_is_better
 from deltatune.methods import METHODS
 from deltatune.recipe.axes import SECTIONS, by_section, point_label
-from deltatune.recipe.choosing import HalvingSpec, SearchSpec
+from deltatune.recipe.choosing import SearchSpec
 from deltatune.recipe.schema import MethodEntry, Recipe
 from deltatune.recipe.spaces import section_given
 from deltatune.results import FailedRun, Trial, Tuning
@@ -39,13 +35,6 @@ from deltatune.training.loop.steps import Progress
 if TYPE_CHECKING:
     import optuna
 
-DATABASE = "search.db"
-HEARTBEAT = 60  # seconds
-RETRIES = 3
-OPENINGS = 5  # tries
-POLL = 2.0  # seconds between looks at what other machines do
-PATIENCE = 60  # seconds that SQLite waits for another process
-PERCENT = 100  # trials report their progress in percent of their steps, which may differ
 FAILED = "failed"
 PRUNED = "pruned"
 
@@ -73,7 +62,7 @@ def search(context: Context, entry: MethodEntry, space: Mapping[str, Any], out: 
     """
     spec = context.recipe.search
     assert spec is not None
-    study = _Search(context, entry, space, out, spec, _open(context, entry, out, spec))
+    study = _Search(context, entry, space, out, spec, open_study(context, entry, out, spec))
     study.run()
     return study.pick()
 
@@ -157,7 +146,7 @@ class _Search:
         from optuna.trial import TrialState
 
         earlier = self.study.get_trials(deepcopy=False)[: trial.number]
-        open_ = [one for one in earlier if one.state in (TrialState.RUNNING, TrialState.WAITING)]
+        open_ = [other for other in earlier if other.state in (TrialState.RUNNING, TrialState.WAITING)]
         if sum(map(_counts, earlier)) + len(open_) >= self.spec.trials:
             raise _Surplus  # several machines saw room for one more
         # Machines that begin at once know the same, so the number of the trial must tell them apart.
@@ -263,117 +252,6 @@ class _Search:
             steps=trial.user_attrs.get("steps"),
             error=trial.user_attrs.get(FAILED),
         )
-
-
-def _open(context: Context, entry: MethodEntry, out: Path, spec: SearchSpec) -> optuna.Study:
-    """The study of an entry: made, or found as it was left."""
-    try:
-        import optuna
-        from sqlalchemy.exc import DatabaseError
-    except ImportError as error:
-        raise RecipeError(
-            "needs the package optuna.", field="search", remedy='Install it: pip install "deltatune[search]".'
-        ) from error
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    recipe = context.recipe
-    if spec.storage is None:
-        _require_sound(out / DATABASE, any(out.glob(run_folder(entry, recipe.seeds[0], "*"))))
-    up = higher_is_better(recipe.evaluation.select_by)
-
-    def study() -> optuna.Study:
-        return optuna.create_study(
-            storage=_storage(spec, out),
-            study_name=entry.slug,
-            direction="maximize" if up else "minimize",
-            load_if_exists=True,
-            pruner=_pruner(recipe.halving),
-        )
-
-    try:
-        for _ in range(OPENINGS - 1):
-            try:
-                return study()
-            except DatabaseError:  # another machine is making the tables
-                time.sleep(random.uniform(0.1, 1) * POLL)
-        return study()
-    except Exception as error:  # whatever the database's driver raises
-        raise RecipeError(
-            f"the database cannot be used ({type(error).__name__}: {error}).",
-            field="search.storage",
-            remedy="Check the URL, and that its driver is installed; or leave it out.",
-        ) from error
-
-
-def _require_sound(path: Path, begun: bool) -> None:
-    """Check the file of a database, as far as SQLite can tell.
-
-    Args:
-        path: The file.
-        begun: Whether there are trials, which it must know of. Without them it may be empty: SQLite makes the
-            file before the first table.
-
-    Raises:
-        AdapterError: It is damaged.
-    """
-    if not path.exists() and not begun:
-        return
-    why = "it is empty, and trials have been made" if begun else ""
-    if not path.exists():
-        why = "it is gone, and trials have been made"
-    elif not path.is_file():
-        why = "it is not a file"
-    elif path.stat().st_size:
-        why = ""
-        try:
-            with contextlib.closing(sqlite3.connect(path, timeout=PATIENCE)) as connection:
-                (answer,) = connection.execute("PRAGMA quick_check(1)").fetchone()
-            why = "" if answer == "ok" else " ".join(answer.split())
-        except sqlite3.OperationalError as error:
-            if "locked" not in str(error):  # by another process, which can read it
-                why = str(error)
-        except sqlite3.DatabaseError as error:
-            why = str(error)
-    if why:
-        raise AdapterError(
-            f"the search's database '{path}' is damaged: {why}.",
-            remedy="Restore it, choose another folder, or start anew with --overwrite.",
-        )
-
-
-def _storage(spec: SearchSpec, out: Path) -> Any:
-    from optuna.exceptions import ExperimentalWarning
-    from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
-
-    if spec.storage is None:
-        from sqlalchemy.pool import NullPool
-
-        # By a path and not a URL, in which a folder's `?`, `%` or `{` would mean something.
-        path = out.resolve() / DATABASE
-
-        def connect() -> sqlite3.Connection:
-            return sqlite3.connect(path, timeout=PATIENCE)
-
-        return RDBStorage("sqlite://", engine_kwargs={"creator": connect, "poolclass": NullPool})
-    url = os.path.expandvars(spec.storage)
-    patience = {"connect_args": {"timeout": PATIENCE}} if url.startswith("sqlite") else None
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ExperimentalWarning)  # heartbeats are, since version 2.8
-        return RDBStorage(
-            url,
-            engine_kwargs=patience,
-            heartbeat_interval=HEARTBEAT,
-            grace_period=3 * HEARTBEAT,
-            heartbeat_stale_trial_callback=RetryHeartbeatStaleTrialCallback(max_retry=RETRIES),
-        )
-
-
-def _pruner(halving: HalvingSpec | None) -> optuna.pruners.BasePruner:
-    from optuna.pruners import NopPruner, SuccessiveHalvingPruner
-
-    if halving is None:
-        return NopPruner()
-    first = max(1, round(PERCENT * halving.shares()[0]))
-    return SuccessiveHalvingPruner(min_resource=first, reduction_factor=halving.factor)
 
 
 def _suggest(trial: optuna.Trial, field: str, axis: Any) -> Any:

@@ -29,39 +29,17 @@ Field & Welsh 2007, "Bootstrapping clustered data" (whole clusters are drawn).
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import combinations
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from deltatune.comparison.scores import Floats, Sample
-from deltatune.comparison.seeds import SeedSpread
+from deltatune.comparison.resampling import Difference, Draws, Interval, Needed
+from deltatune.comparison.scores import Sample
 from deltatune.results import Pair
 
-_CELLS_AT_ONCE = 2_000_000  # weights drawn at a time: 16 MB
 _DRAWS_A_PAIR = 100  # so that the smallest corrected p is .02
-_MOST_NEEDED = 10**9  # rows or seeds: more is as good as never
-POWER = 0.8
-"""With which a difference as large as the observed one shall be found by the examples said to be needed."""
-
-
-class Interval(NamedTuple):
-    """A range that holds the true value with the confidence asked for."""
-
-    low: float
-    high: float
-
-
-class Difference(NamedTuple):
-    """How much higher the score of `a` is than that of `b`, its interval, and how likely by chance alone."""
-
-    difference: float
-    low: float
-    high: float
-    p: float
 
 
 def paired_bootstrap(
@@ -196,28 +174,6 @@ def pairwise(
     return compared
 
 
-class Needed(NamedTuple):
-    """How large a comparison had to be, one of the two at a time; None if no size would do."""
-
-    examples: int | None
-    seeds: int | None
-
-
-def _least(suffices: Callable[[float], bool], there: int) -> int | None:
-    """The smallest number above those that are there that suffices; None if none does, or if these do."""
-    if suffices(there) or not suffices(math.inf):
-        return None
-    low, high = there, 2 * there
-    while not suffices(high):
-        low, high = high, 2 * high
-        if high > _MOST_NEEDED:
-            return None
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if suffices(middle) else (middle, high)
-    return high
-
-
 def shared_ranks(
     means: Sequence[float], ties: Sequence[Sequence[bool]], *, higher_is_better: bool = True
 ) -> list[int]:
@@ -244,165 +200,3 @@ def tie_matrix(names: Sequence[str], pairs: Sequence[Pair]) -> list[list[bool]]:
     """`ties[i][j]` for `shared_ranks`, in the order of `names`; a method ties with itself."""
     tied = {frozenset((pair.a, pair.b)) for pair in pairs if pair.tie}
     return [[a == b or frozenset((a, b)) in tied for b in names] for a in names]
-
-
-class Draws:
-    """Scores of the methods of a comparison as other examples and seeds would have made them."""
-
-    def __init__(self, samples: Sequence[Sample], resamples: int, seed: int) -> None:
-        self.samples, self.resamples, self.seed = samples, resamples, seed
-        self.scores = _resampled(samples, resamples, seed)
-        self.means = [sample.mean() for sample in samples]
-        self.influences = [sample.influence().mean(axis=0) for sample in samples]
-        self.spread = SeedSpread.of(samples, resamples, seed)
-
-    def intervals(self, confidence: float) -> list[Interval]:
-        """Of each method's score."""
-        found = []
-        for i, sample in enumerate(self.samples):
-            draws = _as_student(self.scores[i], self.means[i], self.influences[i], self.seed)
-            draws = draws + self.spread.noise([i], self.seed)
-            # Widened draws could leave the range of the scores: a ROUGE below 0, an accuracy above 1.
-            found.append(_percentiles(np.clip(draws, sample.low, sample.high), confidence))
-        return found
-
-    def differences(self, pairs: Sequence[tuple[int, int]], confidence: float) -> list[Difference]:
-        """Of each pair of methods."""
-        swapped = _swapped(self.samples, pairs, self.resamples, self.seed)
-        return [self._difference(pair, *both, confidence) for pair, both in zip(pairs, swapped, strict=True)]
-
-    def _difference(
-        self, pair: tuple[int, int], swapped: Floats, observed: float, confidence: float
-    ) -> Difference:
-        i, j = pair
-        difference = self.means[i] - self.means[j]
-        noise = self.spread.noise(pair, self.seed)
-        influence = self.influences[i] - self.influences[j]
-        drawn = _as_student(self.scores[i] - self.scores[j], difference, influence, self.seed) + noise
-        low, high = _percentiles(drawn, confidence)
-        if self.samples[i].examples == 1:
-            return Difference(difference, low, high, 1.0)
-        # Rounding must not put a difference of zero on one side of zero.
-        slack = 1e-12 * max(1.0, *(float(np.abs(self.scores[k]).max()) for k in pair))
-        smaller = min(int((drawn <= slack).sum()), int((drawn >= -slack).sum()))
-        by_bootstrap = 2 * (1 + smaller) / (1 + self.resamples)
-        as_large = int((np.abs(swapped + noise) >= abs(observed) - slack).sum())
-        by_swapping = (1 + as_large) / (1 + self.resamples)
-        return Difference(difference, low, high, min(1.0, max(by_bootstrap, by_swapping)))
-
-    def needed(self, pair: tuple[int, int], difference: float, level: float) -> Needed:
-        """Test rows, or seeds of each method, to find the observed difference with a power of 80 %.
-
-        The observed difference stands for the true one, so this is a rough guide: it is itself no better
-        known than its interval says.
-        """
-        sample = self.samples[pair[0]]
-        variance = float(np.var(self.scores[pair[0]] - self.scores[pair[1]]))
-        rows = round(sample.examples * sample.rows_each)
-        seeds = max(self.samples[i].seeds for i in pair)
-
-        def rows_do(count: float) -> bool:
-            return self.spread.reach(pair, level, POWER, variance * rows / count, seeds) <= abs(difference)
-
-        def seeds_do(count: float) -> bool:
-            return self.spread.reach(pair, level, POWER, variance, count) <= abs(difference)
-
-        differ = any(self.spread.typical[i] > 0 for i in pair)
-        return Needed(_least(rows_do, rows), _least(seeds_do, seeds) if differ else None)
-
-
-def _resampled(samples: Sequence[Sample], resamples: int, seed: int) -> list[Floats]:
-    """Scores of resampled corpora, averaged over seeds, [resamples] each; all samples share the examples.
-
-    Drawing n examples with replacement is the same as drawing how often each occurs (multinomial), which
-    turns the sums over resampled examples, of all methods and seeds, into one matrix product.
-    """
-    examples = samples[0].examples
-    for sample in samples:
-        if sample.examples != examples:
-            raise ValueError(
-                f"{examples} scores against {sample.examples}; they must be of the same examples."
-            )
-    random = np.random.default_rng(seed)
-    columns, places = _columns([sample.values for sample in samples])
-    drawn: list[list[Floats]] = [[] for _ in samples]
-    for size in _chunks(resamples, max(examples, columns.shape[1])):
-        weights = random.multinomial(examples, np.full(examples, 1 / examples), size=size).astype(np.float64)
-        sums = weights @ columns
-        for sample, place, parts in zip(samples, places, drawn, strict=True):
-            by_seed = sums[:, place].reshape(size, sample.seeds, -1)
-            parts.append(sample.score(by_seed).mean(axis=1))
-    wider = math.sqrt(examples / max(1, examples - 1))
-    found = []
-    for sample, parts in zip(samples, drawn, strict=True):
-        center = sample.mean()
-        found.append(center + (np.concatenate(parts) - center) * wider)
-    return found
-
-
-def _columns(values: Sequence[Floats]) -> tuple[Floats, list[slice]]:
-    """Numbers [seeds, examples, numbers] of all samples side by side, [examples, all], and where each is."""
-    flat = [each.transpose(1, 0, 2).reshape(each.shape[1], -1) for each in values]
-    ends = np.cumsum([each.shape[1] for each in flat])
-    starts = [0, *ends[:-1]]
-    return np.concatenate(flat, axis=1), [slice(a, b) for a, b in zip(starts, ends, strict=True)]
-
-
-def _swapped(
-    samples: Sequence[Sample], pairs: Sequence[tuple[int, int]], resamples: int, seed: int
-) -> Iterator[tuple[Floats, float]]:
-    """Per pair, differences after swapping the two in randomly chosen examples, and the one unswapped.
-
-    Both from numbers averaged over seeds, since the numbers of seeds may differ. The examples that are
-    swapped are the same for all pairs, so the sums over them are made once for each method.
-    """
-    random = np.random.default_rng((seed, 1))
-    examples = samples[0].examples
-    columns, places = _columns([sample.values.mean(axis=0, keepdims=True) for sample in samples])
-    totals = columns.sum(axis=0)
-    found = np.empty((len(pairs), resamples))
-    start = 0
-    for size in _chunks(resamples, max(examples, columns.shape[1])):
-        swap = random.integers(0, 2, size=(size, examples), dtype=np.int8).astype(np.float64)
-        chosen = swap @ columns
-        for row, (i, j) in enumerate(pairs):
-            a, b = places[i], places[j]
-            moved = chosen[:, b] - chosen[:, a]
-            score = samples[i].score
-            found[row, start : start + size] = score(totals[a] + moved) - score(totals[b] - moved)
-        start += size
-    for row, (i, j) in enumerate(pairs):
-        score = samples[i].score
-        yield found[row], float(score(totals[places[i]]) - score(totals[places[j]]))
-
-
-def _chunks(resamples: int, examples: int) -> Iterator[int]:
-    size = max(1, _CELLS_AT_ONCE // examples)
-    yield from (min(size, resamples - start) for start in range(0, resamples, size))
-
-
-def _as_student(draws: Floats, center: float, influence: Floats, seed: int) -> Floats:
-    """Draws about `center` with the tails of Student's t: normal ones divided by the root of chi^2 / freedom.
-
-    A variance of n independent numbers with the kurtosis K has about 2 n / (K - 1) degrees of freedom: n if
-    they are normal, 2 k if all but k of many are equal.
-
-    Args:
-        draws: [resamples].
-        center: What they were drawn about.
-        influence: Of the examples on it, [examples].
-        seed: Of the divisors.
-    """
-    squares = (influence - influence.mean()) ** 2
-    total = float(squares.sum())
-    if total == 0:
-        return draws
-    excess = float((squares**2).sum()) / total**2 - 1 / len(squares)
-    freedom = max(1.0, 2 / max(excess, 1e-6))
-    tails = np.sqrt(np.random.default_rng((seed, 3)).chisquare(freedom, size=len(draws)) / freedom)
-    return center + (draws - center) / tails
-
-
-def _percentiles(draws: Floats, confidence: float) -> Interval:
-    low, high = np.quantile(draws, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return Interval(float(low), float(high))
