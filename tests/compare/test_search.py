@@ -117,7 +117,7 @@ def test_a_shared_database_queues_what_was_interrupted(
 def test_a_machine_that_fell_silent_is_replaced(
     searching: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "HEARTBEAT", 1)
+    monkeypatch.setattr("deltatune.comparison.study.HEARTBEAT", 1)
     url = f"sqlite:///{tmp_path / 'shared.db'}"
     recipe = searching(methods=["lora"], search={"trials": 2, "space": SPACE, "storage": url})
     study = optuna.create_study(study_name="lora", storage=url, direction="minimize")
