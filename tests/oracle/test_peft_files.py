@@ -57,14 +57,17 @@ FROM_PEFT = [
         )
         for a in tiny.CORE
     ),
-    *(pytest.param(a, PrefixTuningConfig(num_virtual_tokens=3), id=f"prefix-{a}") for a in tiny.CORE_CAUSAL),
+    *(
+        pytest.param(a, PrefixTuningConfig(num_virtual_tokens=3), id=f"prefix-{a}")
+        for a in (*tiny.CORE_CAUSAL, *tiny.SEQ2SEQ)
+    ),
     *(
         pytest.param(
             a,
             PrefixTuningConfig(num_virtual_tokens=3, prefix_projection=True, encoder_hidden_size=6),
             id=f"prefix-projection-{a}",
         )
-        for a in tiny.CORE_CAUSAL
+        for a in tiny.CORE_GENERATING
     ),
     *(
         pytest.param(
@@ -159,7 +162,6 @@ REFUSED = [  # other options are read, see test_peft_options.py
 def test_files_of_peft_that_compute_something_else_are_refused(
     architecture: str, config: Any, tmp_path: Path
 ) -> None:
-    from deltatune.errors import AdapterError
 
     bridge.in_peft(architecture, config).save_pretrained(tmp_path)
     model = AdaptedModel(tiny.model(architecture))
@@ -171,33 +173,7 @@ def test_files_of_peft_that_compute_something_else_are_refused(
 
 @pytest.mark.filterwarnings("ignore")
 def test_a_prompt_for_the_decoder_is_refused(tmp_path: Path) -> None:
-    from deltatune.errors import AdapterError
 
     bridge.in_peft("t5", PromptTuningConfig(num_virtual_tokens=3)).save_pretrained(tmp_path)
     with pytest.raises(AdapterError, match="decoder"):
         AdaptedModel(tiny.model("t5")).load(tmp_path)
-
-
-@pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("architecture", ["t5", "bart"])
-def test_a_prefix_of_peft_on_an_encoder_decoder_is_refused_with_the_reason(
-    architecture: str, tmp_path: Path
-) -> None:
-    """It acts by its positions: the same keys and values without them give other logits."""
-    theirs = bridge.in_peft(architecture, PrefixTuningConfig(num_virtual_tokens=4))
-    theirs.save_pretrained(tmp_path)
-    with pytest.raises(AdapterError, match="takes positions in the decoder"):
-        bridge.load_in_ours(architecture, tmp_path)
-    batch = tiny.batch(architecture)
-    table = theirs.prompt_encoder["default"].embedding.weight.detach()
-    model = AdaptedModel(tiny.model(architecture))
-    adapter = model.attach("a", METHODS.get("prefix")(n_tokens=4, scopes=("decoder",)))
-    sites = list(adapter.keys_values)
-    rows = table.view(4, 2 * len(sites), tiny.HEADS, -1).permute(1, 2, 0, 3)
-    with torch.no_grad():
-        for index, path in enumerate(sites):
-            adapter.keys_values[path].keys.copy_(rows[2 * index])
-            adapter.keys_values[path].values.copy_(rows[2 * index + 1])
-        mine = bridge.real_logits(model, architecture, batch)
-        other = bridge.real_logits(theirs, architecture, batch)
-    assert (mine - other).abs().max() > 1e-2

@@ -28,6 +28,9 @@ class Extent(NamedTuple):
 class KeysValues(nn.Module):
     """Learned keys and values that one attention site sees before those of the input."""
 
+    placed = False
+    """Whether they stand at the positions before the input's first, so that a position bias acts on them."""
+
     def forward(self) -> tuple[Tensor, Tensor]:
         """Return (keys, values), each [kv_heads, n_tokens, head_dim]."""
         raise NotImplementedError
@@ -53,8 +56,8 @@ class Adapter(nn.Module):
         keys_values: Attention module path -> learned keys and values there.
         prompt: Learned vectors at the input.
         own: Parameter path -> trainable stand-in for that parameter of the base (full fine-tuning).
-        position_shift: Positions that the learned keys take up before the input's first, in decoder-only
-            models.
+        position_shift: Positions that the learned keys take up before the first one of what is generated
+            from: of the input in decoder-only models, of the decoder's in others.
 
     The trainer treats every adapter alike: `start` once, then `penalty`, `before_step` and `after_step` on
     every step, and `finish` at the end. A method with a schedule overrides them; the others inherit the empty

@@ -12,7 +12,7 @@ import contextlib
 import sys
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +23,7 @@ from transformers.masking_utils import eager_mask, sdpa_mask
 
 from deltatune.core.adapter import KeysValues
 from deltatune.core.fast import lean_attention
-from deltatune.core.taps import Active
+from deltatune.core.taps import Active, call_arguments
 from deltatune.errors import AdapterError, TargetError
 
 OVER_SDPA = "deltatune_sdpa"
@@ -44,14 +44,33 @@ def _uses_table(module: nn.Module) -> bool:
     return hasattr(sys.modules[type(module).__module__], "ALL_ATTENTION_FUNCTIONS")
 
 
+class Learned(NamedTuple):
+    """What one call of an attention sees before the keys of its input."""
+
+    keys: Tensor
+    """[batch, kv_heads, n, head_dim]."""
+    values: Tensor
+    """[batch, kv_heads, n, head_dim]."""
+    seen: Tensor
+    """Which of them each row sees, [batch, n]."""
+    bias: Tensor | None
+    """Their position bias, [1 or batch, heads, queries, n]; None where it is zero."""
+
+
 class AttentionTap:
     """The learned keys and values of all adapters at one attention module.
+
+    Args:
+        path: The module's path.
+        module: It.
+        active: Which adapters act.
+        biased: The attention that makes the position bias of this one out of distances; None without such.
 
     Raises:
         TargetError: The module computes attention itself, so that nothing could be put into it.
     """
 
-    def __init__(self, path: str, module: nn.Module, active: Active) -> None:
+    def __init__(self, path: str, module: nn.Module, active: Active, biased: nn.Module | None = None) -> None:
         if not _uses_table(module):
             raise TargetError(
                 f"{type(module).__name__} at {path!r} computes attention on its own, where learned keys and "
@@ -71,6 +90,9 @@ class AttentionTap:
         self.calls = 0
         _TAPS[module] = self
         self._module = weakref.ref(module)
+        self._biased: Any = biased
+        self._past = 0
+        self._counting = biased and module.register_forward_pre_hook(self._count, with_kwargs=True)
 
     def __deepcopy__(self, memo: Any) -> AttentionTap:
         """Refuse: the copy would look alive, and nothing would call it."""
@@ -81,12 +103,40 @@ class AttentionTap:
 
     def remove(self) -> None:
         """Forget the module."""
+        if self._counting:
+            self._counting.remove()
         module = self._module()
         if module is not None:
             _TAPS.pop(module, None)
 
-    def collect(self, key: Tensor) -> tuple[Tensor, Tensor, Tensor] | None:
-        """Learned keys, values [batch, kv_heads, n, head_dim] and which of them each row sees [batch, n].
+    def _count(self, module: Any, args: Any, kwargs: Any) -> None:
+        """Note how many tokens of the input stand before the queries of a call."""
+        call = call_arguments(module, args, kwargs)
+        cache = call.get("cache", call.get("past_key_values"))
+        self._past = 0 if cache is None else int(cache.get_seq_length(module.layer_idx))
+
+    def _biases(self, counts: Mapping[str, int], query: Tensor) -> dict[str, Tensor] | None:
+        """The position bias [1, heads, queries, n] of each adapter's keys; None if it is zero for all.
+
+        Args:
+            counts: How many keys each adapter has.
+            query: [batch, heads, queries, head_dim].
+        """
+        if self._biased is None or not any(self.keys_values[name].placed for name in counts):
+            return None
+        _, heads, length, _ = query.shape
+        biases = {}
+        for name, n in counts.items():
+            before = n + self._past
+            biases[name] = (
+                self._biased.compute_bias(before + length, n)[:, :, before:].to(query.dtype)
+                if self.keys_values[name].placed
+                else query.new_zeros(1, heads, length, n)
+            )
+        return biases
+
+    def collect(self, query: Tensor, key: Tensor) -> Learned | None:
+        """What a call sees, by the routes that act.
 
         Rows that see fewer than the longest are filled up on the left, farthest from the input.
         """
@@ -96,14 +146,17 @@ class AttentionTap:
         self.calls += 1
         batch = key.shape[0]
         learned = {route.name: self.keys_values[route.name]() for route in routes}
+        biases = self._biases({name: k.shape[1] for name, (k, _) in learned.items()}, query)
         if self.active.batch_rows is None:
             keys = torch.cat([k for k, _ in learned.values()], dim=1).to(key.dtype)
             values = torch.cat([v for _, v in learned.values()], dim=1).to(key.dtype)
             seen = torch.ones(batch, keys.shape[1], dtype=torch.bool, device=key.device)
-            return keys.expand(batch, -1, -1, -1), values.expand(batch, -1, -1, -1), seen
+            bias = None if biases is None else torch.cat(list(biases.values()), dim=3)
+            return Learned(keys.expand(batch, -1, -1, -1), values.expand(batch, -1, -1, -1), seen, bias)
         heads, _, width = next(iter(learned.values()))[0].shape
         n = max(k.shape[1] for k, _ in learned.values())
         seen = torch.zeros(batch, n, dtype=torch.bool, device=key.device)
+        whole = None if biases is None else query.new_zeros(batch, *query.shape[1:3], n)
         blank = key.new_zeros(1, heads, n, width)
         key_rows: list[Tensor] = []
         value_rows: list[Tensor] = []
@@ -115,10 +168,12 @@ class AttentionTap:
                 filled = F.pad(tensor.to(key.dtype), (0, 0, short, 0))
                 into.append(filled.expand(rows.stop - rows.start, -1, -1, -1))
             seen[rows, short:] = True
+            if whole is not None and biases is not None:
+                whole[rows, :, :, short:] = biases[name]
             done = rows.stop
         for into in (key_rows, value_rows):
             into.append(blank.expand(batch - done, -1, -1, -1))
-        return torch.cat(key_rows), torch.cat(value_rows), seen
+        return Learned(torch.cat(key_rows), torch.cat(value_rows), seen, whole)
 
 
 _TAPS: weakref.WeakKeyDictionary[nn.Module, AttentionTap] = weakref.WeakKeyDictionary()
@@ -134,14 +189,19 @@ def _attend(  # noqa: PLR0917  (the order is Transformers')
     **rest: Any,
 ) -> tuple[Tensor, Tensor | None]:
     tap = _TAPS.get(module)
-    learned = tap.collect(key) if tap is not None else None
+    learned = tap.collect(query, key) if tap is not None else None
     if learned is None:
         return inner(module, query, key, value, attention_mask, **rest)
-    keys, values, seen = learned
+    keys, values, seen, bias = learned
     mask = _widen(_explicit(attention_mask, module, query, key, rest), seen, query, key)
     rest["is_causal"] = False
-    if rest.get("position_bias") is not None:
-        rest["position_bias"] = F.pad(rest["position_bias"], (keys.shape[2], 0))
+    if (given := rest.get("position_bias")) is not None:
+        if bias is None:
+            rest["position_bias"] = F.pad(given, (keys.shape[2], 0))
+        else:
+            rows = max(len(bias), len(given))
+            both = [part.to(given.dtype).expand(rows, -1, -1, -1) for part in (bias, given)]
+            rest["position_bias"] = torch.cat(both, dim=3)
     if inner is not sdpa_attention_forward and mask is not None and mask.dtype == torch.bool:
         mask = torch.zeros(mask.shape, dtype=query.dtype, device=mask.device).masked_fill(
             ~mask, torch.finfo(query.dtype).min

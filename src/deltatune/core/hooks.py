@@ -37,12 +37,14 @@ class Hooks:
             self._modules[path].deltas[name] = delta
         for path, keys_values in adapter.keys_values.items():
             if path not in self._attentions:
-                self._attentions[path] = AttentionTap(path, self._view.modules[path], self._active)
+                self._attentions[path] = AttentionTap(
+                    path, self._view.modules[path], self._active, self._view.biased_by_distance(path)
+                )
             self._attentions[path].keys_values[name] = keys_values
         if adapter.keys_values:
             self.attention.on()
         if adapter.position_shift:
-            self._position = self._position or PositionTap(self._view.backbone, self._active)
+            self._position = self._position or PositionTap(self._view, self._active)
             self._position.shifts[name] = adapter.position_shift
         if adapter.prompt is not None:
             self._prompt = self._prompt or PromptTap(self._view, self._active)

@@ -279,6 +279,17 @@ class BaseView:
             )
         return list(sites.values())
 
+    def biased_by_distance(self, path: str) -> nn.Module | None:
+        """The attention that makes the position bias of the one at `path` (T5's first layer, for all layers).
+
+        None if there is none, and of cross-attention, in which T5 has no bias.
+        """
+        scope = self.scope(path)
+        makers = (p for p, m in self.modules.items() if hasattr(m, "relative_attention_bias"))
+        makers = (p for p in makers if hasattr(self.modules[p], "compute_bias") and self.scope(p) == scope)
+        maker = path if hasattr(self.modules[path], "relative_attention_bias") else next(makers, None)
+        return None if maker is None or scope == "cross" else self.modules[maker]
+
     def _key_shape(self, module: nn.Module) -> tuple[int, int]:
         """(key/value heads, head width) of an attention module."""
         if hasattr(module, "kv_lora_rank"):

@@ -38,14 +38,18 @@ class Room:
     """Its class."""
     positions: Positions
     taken: int
-    """Tokens of the delta's own, a prompt's or a prefix's."""
+    """Tokens of the delta's own before the input, a prompt's or a prefix's."""
+    taken_in_decoder: int = 0
+    """Those before what the decoder of an encoder-decoder writes."""
 
 
 def room_of(model: Any, adapter: Adapter) -> Room:
     """What a base has and an adapter takes; the weights are not read."""
     with torch.no_grad():
-        taken = adapter.position_shift + (0 if adapter.prompt is None else len(adapter.prompt()))
-    return Room(type(model).__name__, positions_of(model), taken)
+        prompt = 0 if adapter.prompt is None else len(adapter.prompt())
+    shift = adapter.position_shift
+    before = (prompt, shift) if model.config.is_encoder_decoder else (prompt + shift, 0)
+    return Room(type(model).__name__, positions_of(model), *before)
 
 
 def positions_of(model: Any) -> Positions:

@@ -14,7 +14,7 @@ from deltatune.core.model import AdaptedModel
 from deltatune.data.encode import Encoded
 from deltatune.errors import DataError
 from deltatune.evaluation.keys import generates
-from deltatune.models.positions import Positions, Room, room_of
+from deltatune.models.positions import Room, room_of
 from deltatune.recipe.schema import Recipe
 from deltatune.recipe.sections import PARTS
 from deltatune.tasks import TASKS
@@ -73,7 +73,7 @@ def require_positions(room: Room, task: str, parts: Mapping[str, Encoded], new: 
     """
     positions, base, warnings = room.positions, room.base, []
     for part, encoded in parts.items():
-        needs = _needs(TASKS.get(task).places(encoded.features, new), room.taken, positions)
+        needs = _needs(TASKS.get(task).places(encoded.features, new), room)
         for need in needs:
             if need.there is not None and need.total > need.there:
                 raise DataError(
@@ -112,11 +112,11 @@ def new_tokens(recipe: Recipe) -> int:
     return spec.max_new_tokens if generates(spec, recipe.task, targets=recipe.has_targets) else 0
 
 
-def _needs(places: list[tuple[str, dict[str, int]]], own: int, positions: Positions) -> list[_Need]:
-    """What the longest rows take, with the method's own tokens, which stand before the input."""
+def _needs(places: list[tuple[str, dict[str, int]]], room: Room) -> list[_Need]:
+    """What the longest rows take, with the method's own tokens, which stand before them."""
     return [
-        _Need({**parts, _METHOD: own}, positions.input)
+        _Need({**parts, _METHOD: room.taken}, room.positions.input)
         if stack == "input"
-        else _Need(parts, positions.decoder)
+        else _Need({**parts, _METHOD: room.taken_in_decoder}, room.positions.decoder)
         for stack, parts in places
     ]
