@@ -143,7 +143,7 @@ def test_a_template_that_drops_earlier_thoughts_is_refused() -> None:
     )
     thought = {"role": "assistant", "content": "hm</think>that"}
     talk = {"messages": [ASKED, thought, ASKED, thought]}
-    with pytest.raises(DataError, match=r"message 2 of row 0 in another way.*train_on: last_assistant"):
+    with pytest.raises(DataError, match=r"up to message 2 of row 0 in another way.*train_on: last_assistant"):
         encoded(Encoder("conversation", tokenizer, DataSpec(source="x")), talk)
     encoder = Encoder("conversation", tokenizer, DataSpec(source="x", train_on="last_assistant"))
     assert learned(encoder, talk) == ["hm</think>that<|im_end|>"]

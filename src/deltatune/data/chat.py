@@ -17,7 +17,7 @@ from dataclasses import replace
 from functools import cached_property
 from typing import Any, NamedTuple
 
-from deltatune.data.messages import Message, said
+from deltatune.data.messages import Message, said, with_json
 from deltatune.data.rows import Conversation, Row
 from deltatune.data.tokens import TextTokens
 from deltatune.errors import DataError, SilentRowError
@@ -229,14 +229,7 @@ class Chats:
             if not read.text.startswith(upto):  # some templates end every text with an end token of their own
                 upto = upto.removesuffix(str(self._tokenizer.eos_token))
         if not (read.text.startswith(before) and read.text.startswith(upto) and len(before) < len(upto)):
-            raise DataError(
-                f"writes what comes before or up to message {turn + 1} of row {row.id} in another way once "
-                "more is said (as templates do that leave out earlier thoughts), so that answers cannot be "
-                "told from the rest.",
-                field="data.chat_template",
-                remedy="Set data.train_on: last_assistant, or name a file with a template that marks answers "
-                "({% generation %}) as data.chat_template.",
-            )
+            raise _not_told(turn + 1, row, read.text.startswith(before), last=upto == read.text)
         return bisect_right(read.ends, len(before)), bisect_left(read.starts, len(upto))
 
     def _before(self, talk: Conversation, turn: int, row: Row) -> str:
@@ -265,21 +258,24 @@ class Chats:
 
     def _end_in(self, ids: list[int], start: int, end: int) -> int | None:
         """Behind the end token of a span, if nothing but blanks and special tokens stands behind it."""
-        found = None
+        first = None
         for place in range(end - 1, start - 1, -1):
             if self._tokens.decode(ids[place : place + 1]):
                 break
-            found = place + 1 if ids[place] in self._tokens.eos_ids else found
-        return found
+            first = place if ids[place] in self._tokens.eos_ids else first
+        if first is None:
+            return None
+        while first + 1 < end and ids[first + 1] in self._tokens.eos_ids:  # Command-R's answers end by two
+            first += 1
+        return first + 1
 
     def _left_out(self, read: _Read, talk: Conversation, row: Row) -> str:
         """What the template does not write of tools and their calls: some know none, and say nothing."""
+        bare = self._render(talk.messages, replace(talk, tools=()), row) if talk.tools else read.text
         calls = [call["function"]["name"] for each in talk.messages for call in each.get("tool_calls", ())]
-        if missing := next((name for name in calls if name not in read.text), None):
+        if missing := next((name for name in calls if name not in bare), None):
             return f"the template leaves out the call of {missing!r}"
-        if talk.tools and self._render(talk.messages, replace(talk, tools=()), row) == read.text:
-            return "the template leaves out the tools"
-        return ""
+        return "the template leaves out the tools" if talk.tools and bare == read.text else ""
 
     @cached_property
     def _closing(self) -> int:
@@ -304,10 +300,12 @@ class Chats:
         return str(self._apply(messages, talk, row, tokenize=False, **options))
 
     def _apply(self, messages: Sequence[Message], talk: Conversation, row: Row, **options: Any) -> Any:
+        apply, tools = self._tokenizer.apply_chat_template, list(talk.tools) or None
         try:
-            return self._tokenizer.apply_chat_template(
-                list(messages), tools=list(talk.tools) or None, **self._own, **options
-            )
+            try:
+                return apply(list(messages), tools=tools, **self._own, **options)
+            except TypeError:  # DeepSeek's template puts arguments as they are behind a text
+                return apply(list(map(with_json, messages)), tools=tools, **self._own, **options)
         except Exception as error:  # a template is a program of others, and may refuse what it likes
             raise DataError(
                 f"is refused by the chat template: {str(error).strip().rstrip('.') or type(error).__name__}.",
@@ -319,6 +317,27 @@ class Chats:
 def chat_template(given: str | None) -> str | None:
     """The text of a recipe's chat template; None for the tokenizer's own."""
     return _PLAIN if given == PLAIN_CHAT else given
+
+
+def _not_told(number: int, row: Row, begins: bool, *, last: bool) -> DataError:
+    """The error of an answer whose place cannot be told, since a part is no beginning of the whole.
+
+    Args:
+        number: The message.
+        row: Its row.
+        begins: Whether what comes before it is one.
+        last: Whether nothing follows it.
+    """
+    part = "up to" if begins else "before"
+    start = "Name" if last else "Set data.train_on: last_assistant, or name"
+    return DataError(
+        f"writes what comes {part} message {number} of row {row.id} in another way once more is said (as "
+        "templates do that leave out earlier thoughts, or begin an answer with one), so that answers cannot "
+        "be told from the rest.",
+        field="data.chat_template",
+        remedy=f"{start} a file with a template that marks answers ({{% generation %}}) as "
+        "data.chat_template.",
+    )
 
 
 def _conversation(row: Row) -> Conversation:

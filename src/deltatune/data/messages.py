@@ -152,6 +152,15 @@ def _call(call: dict[str, Any], where: str) -> dict[str, Any]:
     return {"type": "function", **rest, "function": made}
 
 
+def with_json(message: Message) -> Message:
+    """The message with the arguments of its calls as JSON, as OpenAI writes them."""
+    calls = [
+        {**call, "function": {**call["function"], "arguments": as_text(call["function"]["arguments"])}}
+        for call in message.get("tool_calls", ())
+    ]
+    return {**message, **({"tool_calls": calls} if calls else {})}
+
+
 def said(message: Message) -> str:
     """What a message says, with the tools that it calls."""
     calls = [json.dumps(call["function"], ensure_ascii=False) for call in message.get("tool_calls", ())]
