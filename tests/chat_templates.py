@@ -14,7 +14,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerFast
 
-from tests.tiny_tokenizers import tiny_tokenizer
+from deltatune.testing.tiny_tokenizers import tiny_tokenizer
 
 _CALLS = "{% for call in m.tool_calls or [] %}<call>{{ call.function | tojson }}</call>{% endfor %}"
 _TOOLS = "{% if tools %}{{ tools | tojson }}{% endif %}"

@@ -36,11 +36,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         params = getattr(item, "callspec", None)
         of_suite = item.path.parent.name == "contract"
-        if not of_suite or params is None or not {"case", "architecture"} <= params.params.keys():
+        if not of_suite or params is None or "promise" not in params.params:
             continue
-        case, check = params.params["case"], params.params.get("check")
-        name = check.__name__ if check else item.name.partition("[")[0].removeprefix("test_")
-        item.user_properties.append((KEY, (case.label, case.method, params.params["architecture"], name)))
+        case, promise = params.params["case"], params.params["promise"]
+        about = case.label, case.method, params.params["architecture"], promise.name
+        item.user_properties.append((KEY, about))
 
 
 class Collector:
@@ -66,7 +66,7 @@ class Collector:
             self.failed[label][architecture].append(check)
 
     def pytest_sessionfinish(self) -> None:
-        from tests import tiny
+        from deltatune.testing import tiny
         from tests.contract.cases import CASES
 
         before = json.loads(FILE.read_text(encoding="utf-8"))["cases"] if FILE.exists() else {}
@@ -87,7 +87,7 @@ class Collector:
 
     def _case(self, label: str, before: dict[str, Any] | None) -> dict[str, Any]:
         """The entry of a case: what was found now, and what was known of other architectures."""
-        from tests.tiny import ARCHITECTURES
+        from deltatune.testing.tiny import ARCHITECTURES
 
         if label not in self.methods:
             assert before is not None

@@ -25,7 +25,7 @@ ORDER = [
     ),
     *("tasks", "results", "recipe", "quant", "core", "methods", "models", "data", "checkpoint", "memory"),
     *("evaluation", "report", "training", "runs", "comparison", "cli"),
-    *("board", "api", "__init__", "__main__"),
+    *("board", "api", "testing", "__init__", "__main__"),
 ]
 LAZILY = {  # recipes ask the registry of methods to check settings; a model saves and loads its own adapters
     ("recipe", "methods"),

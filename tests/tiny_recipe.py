@@ -8,18 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from transformers import (
-    BertConfig,
-    BertModel,
-    LlamaConfig,
-    LlamaForCausalLM,
-    T5Config,
-    T5ForConditionalGeneration,
-)
 
 from deltatune.recipe import Recipe, parse_recipe
-from tests.tiny_tokenizers import tiny_tokenizer
+from deltatune.testing.folders import save_tiny
 
 WORDS = ("medals", "goals", "songs", "ships", "stars", "rivers", "books", "trains")
 
@@ -27,47 +18,19 @@ WORDS = ("medals", "goals", "songs", "ships", "stars", "rivers", "books", "train
 @pytest.fixture(scope="session")
 def t5_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A Transformers folder with a random tiny T5 and its tokenizer."""
-    folder = tmp_path_factory.mktemp("tiny-t5")
-    tokenizer = tiny_tokenizer("t5")
-    config = T5Config(
-        vocab_size=len(tokenizer), d_model=32, d_kv=8, d_ff=64, num_layers=2, num_heads=4,
-        decoder_start_token_id=0, dropout_rate=0.1,
-    )  # fmt: skip
-    torch.manual_seed(0)
-    T5ForConditionalGeneration(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
+    return save_tiny("t5", tmp_path_factory.mktemp("tiny-t5"))
 
 
 @pytest.fixture(scope="session")
 def llama_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random tiny Llama with a chat template."""
-    folder = tmp_path_factory.mktemp("models") / "tiny-llama"
-    tokenizer = tiny_tokenizer("llama", chat=True)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2,
-        num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=256,
-        bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
-    )  # fmt: skip
-    torch.manual_seed(0)
-    LlamaForCausalLM(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
+    return save_tiny("llama", tmp_path_factory.mktemp("models") / "tiny-llama")
 
 
 @pytest.fixture(scope="session")
 def bert_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random tiny BERT without a head for classes."""
-    folder = tmp_path_factory.mktemp("models") / "tiny-bert"
-    tokenizer = tiny_tokenizer("bert")
-    config = BertConfig(
-        vocab_size=len(tokenizer), hidden_size=32, num_hidden_layers=2, num_attention_heads=4,
-        intermediate_size=64,
-    )  # fmt: skip
-    torch.manual_seed(0)
-    BertModel(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
+    return save_tiny("bert", tmp_path_factory.mktemp("models") / "tiny-bert")
 
 
 @pytest.fixture

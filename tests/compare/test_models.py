@@ -17,10 +17,10 @@ from deltatune.observer import Silent
 from deltatune.recipe import Recipe, load_recipe
 from deltatune.report import render
 from deltatune.runs import evaluate_run
+from deltatune.testing.tiny_tokenizers import tiny_tokenizer
 from deltatune.training import Context, plan
 from deltatune.training.before.preview import preview
 from deltatune.training.given import context
-from tests.tiny_tokenizers import tiny_tokenizer
 
 Make = Callable[..., Recipe]
 

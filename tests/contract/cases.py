@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass
 
-from tests import tiny
 from tests.contract import sizes
-from tests.tiny import ARCHITECTURES, CLASSES, CLASSIFIERS, HEADS, KV_HEADS, D
 
-from deltatune.core.method import MethodConfig
-from deltatune.methods import METHODS
+from deltatune import testing
+from deltatune.testing import tiny
+from deltatune.testing.tiny import ARCHITECTURES, ATTENTION, QUERY_VALUE, D
 
 NOT_QUANTIZED = "it makes up for quantization, and these bases are not quantized; refused by a TargetError"
 NO_BIAS = "the base has no bias that could hold a trained one; refused by an AdapterError"
@@ -30,83 +28,16 @@ VISION = frozenset(tiny.VISION)
 TEXT = ALL - VISION
 OWN_ATTENTION = frozenset(("deberta-v2", "bloom"))
 """Architectures that compute attention on their own: no learned keys and values there."""
-WIDTH = D // HEADS
-_GROUPED = ("llama", "qwen2", "mistral", "glm", "mixtral")
-QUERY_VALUE: dict[str, tuple[tuple[int, int], ...]] = {
-    **dict.fromkeys(tiny.SEQ2SEQ, ((D, D),) * 12),
-    **dict.fromkeys(tiny.CLASSIFIERS, ((D, D),) * 4),
-    **dict.fromkeys(("gpt2", "gpt_neox", "bloom"), ((D, 3 * D),) * 2),
-    "opt": ((D, D),) * 4,
-    **dict.fromkeys(_GROUPED, ((D, D), (D, KV_HEADS * WIDTH)) * 2),
-}
-"""(d_in, d_out) of the modules that are called query or value; GPT-2, GPT-NeoX and BLOOM have them in one."""
-ATTENTION: dict[str, tuple[int, int]] = {
-    **dict.fromkeys(tiny.SEQ2SEQ, (6, D)),
-    **dict.fromkeys((*tiny.CLASSIFIERS, "gpt2", "gpt_neox", "bloom", "opt"), (2, D)),
-    **dict.fromkeys(_GROUPED, (2, KV_HEADS * WIDTH)),
-}
-"""(attention modules, width of their keys)."""
 NO_FEED_FORWARD: dict[tuple[str, str | frozenset[str]], str] = {
     ("*", "mixtral"): "its experts are one tensor each way, with no layer to hook; refused by a TargetError"
 }
-HEAD = D * CLASSES + CLASSES
-HEAD_PARAMETERS: dict[str, int] = {
-    **dict.fromkeys(tiny.CLASSIFIERS, HEAD),
-    "roberta": D * D + D + HEAD,
-    "dinov2": 2 * D * CLASSES + CLASSES,
-}
-"""New parameters of a classifier: RoBERTa's has a layer more, DINOv2's reads the class token and the mean."""
 
 
 @dataclass(frozen=True)
-class Case:
-    """What is promised of a method.
+class Case(testing.Case):
+    """A case of the kit, and the architectures on which the saved files load in peft."""
 
-    Args:
-        label: Name in the test ids.
-        method: Name in the registry.
-        config: Settings.
-        count: Trained parameters without a classifier's head, by architecture.
-        identity: The model is the base at step 0.
-        foldable: It can be written into the weights.
-        routable: It can act on some rows of a batch.
-        other: Settings of a second adapter that differs in shape and shares a batch with the first.
-        peft: Architectures on which the saved files load in peft.
-        gaps: (check or "*", architecture, a set of them or "*") -> why it does not hold there. Where no
-            check holds ("*"), the method must refuse the architecture by a TargetError.
-    """
-
-    label: str
-    method: str
-    config: Mapping[str, Any]
-    count: Callable[[str], int]
-    identity: bool = True
-    foldable: bool = True
-    routable: bool = True
-    other: Mapping[str, Any] | None = None
     peft: frozenset[str] = ALL
-    gaps: Mapping[tuple[str, str | frozenset[str]], str] = field(default_factory=dict)
-
-    def settings(self, config: Mapping[str, Any] | None = None) -> MethodConfig:
-        """The validated configuration."""
-        return METHODS.get(self.method)(**(self.config if config is None else config))
-
-    def expected_count(self, architecture: str) -> int:
-        """Trained parameters by the formula."""
-        own_head = architecture in CLASSIFIERS and self.method not in ("untuned", "majority", "full")
-        return self.count(architecture) + (HEAD_PARAMETERS[architecture] if own_head else 0)
-
-    def gap(self, check: str, architecture: str) -> str | None:
-        """Why `check` does not hold on `architecture`, if it does not."""
-        for (gap, where), reason in self.gaps.items():
-            here = architecture in where if isinstance(where, frozenset) else where in (architecture, "*")
-            if here and gap in (check, "*"):
-                return reason
-        return None
-
-    def refused(self, architecture: str) -> bool:
-        """Whether no check holds on `architecture`."""
-        return self.gap("", architecture) is not None
 
 
 def low_rank(r: int, extra: int = 0) -> Callable[[str], int]:
@@ -231,7 +162,7 @@ CASES = (
         other={"n_tokens": 5},
         peft=TEXT,
         gaps=dict.fromkeys(
-            [("unrouted_rows_are_plain", VISION), ("joint_of_two_shapes", VISION)], NO_PATCH_MASK
+            [("unrouted_rows_are_plain", VISION), ("joint_equals_solo_for_two_shapes", VISION)], NO_PATCH_MASK
         ),
     ),
     *(
@@ -245,7 +176,8 @@ CASES = (
             other={"n_tokens": 4, "encoder": encoder},
             peft=TEXT,
             gaps=dict.fromkeys(
-                [("unrouted_rows_are_plain", VISION), ("joint_of_two_shapes", VISION)], NO_PATCH_MASK
+                [("unrouted_rows_are_plain", VISION), ("joint_equals_solo_for_two_shapes", VISION)],
+                NO_PATCH_MASK,
             ),
         )
         for encoder in ("lstm", "mlp")
@@ -285,7 +217,7 @@ CASES = (
             **dict.fromkeys(
                 [
                     ("joint_equals_solo", "deberta-v2"),
-                    ("joint_with_checkpointing", "deberta-v2"),
+                    ("joint_equals_solo_with_checkpointing", "deberta-v2"),
                     ("unrouted_rows_are_plain", "deberta-v2"),
                 ],
                 "its positions are projected once for all rows, with a bias that is trained",
@@ -352,7 +284,7 @@ CASES = (
         )
         for search in ("gcg", "pez")
     ),
-    Case("full", "full", {}, everything, routable=False, peft=frozenset()),
+    Case("full", "full", {}, everything, counts_head=True, routable=False, peft=frozenset()),
     Case(
         "peft-loha",
         "peft",

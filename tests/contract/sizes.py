@@ -8,8 +8,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 
-from tests import tiny
-from tests.tiny import FF, LAYERS, SEQ2SEQ, D
+from deltatune.testing import tiny
+from deltatune.testing.tiny import FF, LAYERS, SEQ2SEQ, D
 
 _NORM = re.compile(r"norm\w*\.(weight|bias)$|\bln_\w+\.(weight|bias)$", re.IGNORECASE)
 _KEY_OR_VALUE = re.compile(r"(\.[kv]|[kv]_proj|\.(key|value)(_proj)?|c_attn|query_key_value)\.weight$")

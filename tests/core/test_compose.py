@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 import torch
-from tests import tiny
 
 from deltatune.core.model import AdaptedModel
 from deltatune.errors import AdapterError, DeltatuneError, TargetError
 from deltatune.methods import METHODS
+from deltatune.testing import tiny
 
 MIXED = ["b", None, "a", "b"]
 OPTIONS = {"max_new_tokens": 5, "min_new_tokens": 5, "do_sample": False}

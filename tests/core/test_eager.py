@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-from tests import tiny
 from torch import Tensor
 from transformers import FalconConfig, FalconForCausalLM
 
@@ -16,6 +15,7 @@ from deltatune.core.fast import lean_attention
 from deltatune.core.loss import summed_loss
 from deltatune.core.model import AdaptedModel
 from deltatune.methods import METHODS
+from deltatune.testing import tiny
 
 TASKS = {
     "llama": "causal-lm",

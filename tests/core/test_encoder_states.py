@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import torch
-from tests import tiny
-from tests.contract.building import adapted
 from tests.contract.cases import CASES, Case
 from tests.contract.test_contract import over
 from transformers.modeling_outputs import BaseModelOutput
 
+from deltatune.testing import tiny
+from deltatune.testing.building import adapted
 
-@over("labelled_logits", ("t5", "bart"))
+
+@over("labelled_logits_are_exact", ("t5", "bart"))
 @torch.inference_mode()
 def test_known_states_change_nothing(case: Case, architecture: str) -> None:
     model, batch, prompts = adapted(case, architecture), tiny.batch(architecture), tiny.prompts(architecture)

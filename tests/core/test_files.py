@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tests import tiny
 
 from deltatune.checkpoint.folders import atomic_folder, remove, settle
 from deltatune.checkpoint.inspection import inspect
@@ -23,6 +22,7 @@ from deltatune.errors import AdapterError, DeltatuneError
 from deltatune.files import write_text
 from deltatune.methods import METHODS
 from deltatune.methods.adalora import AdaLoraAdapter
+from deltatune.testing import tiny
 
 TENSORS = "adapter_model.safetensors"
 

@@ -9,8 +9,6 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from tests import tiny
-from tests.contract.building import close
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -21,6 +19,8 @@ from deltatune.core.loss import summed_loss
 from deltatune.core.model import AdaptedModel
 from deltatune.core.sites import stacks
 from deltatune.methods import METHODS
+from deltatune.testing import tiny
+from deltatune.testing.building import close
 
 SIZE = {
     "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 32,

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from tests import tiny
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
@@ -25,6 +24,7 @@ from deltatune.core.fast.lean import Lean
 from deltatune.core.loss import summed_loss
 from deltatune.core.model import AdaptedModel
 from deltatune.methods import METHODS
+from deltatune.testing import tiny
 
 TASKS = {
     "llama": "causal-lm",

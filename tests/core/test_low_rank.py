@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from tests import tiny
 from torch import Tensor
 
 from deltatune.core.delta import Clock, Delta
@@ -15,6 +14,7 @@ from deltatune.core.low_rank import SharedInput
 from deltatune.core.model import AdaptedModel
 from deltatune.methods.dora import DoraDelta
 from deltatune.methods.lora import LoraConfig, LoraDelta
+from deltatune.testing import tiny
 
 RANKS, ROWS = (2, 4, 3), 2
 

@@ -11,8 +11,6 @@ import pytest
 import torch
 from peft import LoraConfig as PeftConfig
 from peft import get_peft_model
-from tests import tiny
-from tests.contract.checks import anatomy, close
 from torch import Tensor, nn
 from transformers import GemmaConfig, GemmaForCausalLM
 
@@ -24,6 +22,8 @@ from deltatune.core.model import AdaptedModel
 from deltatune.core.sites import BaseView
 from deltatune.errors import AdapterError, ModelError, TargetError
 from deltatune.methods import METHODS
+from deltatune.testing import tiny
+from deltatune.testing.building import anatomy, close
 
 
 def build(architecture: str, **options: object) -> AdaptedModel:

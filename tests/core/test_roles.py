@@ -10,8 +10,6 @@ import pytest
 import torch
 import transformers
 from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as PEFT
-from tests import tiny
-from tests.contract.checks import close
 
 from deltatune.core.model import AdaptedModel
 from deltatune.core.sites import BaseView
@@ -19,6 +17,8 @@ from deltatune.errors import TargetError
 from deltatune.methods import METHODS
 from deltatune.models.tasks import model_class
 from deltatune.tasks import TASKS
+from deltatune.testing import tiny
+from deltatune.testing.building import close
 
 LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "encoder_layers", "decoder_layers")
 POPULAR = [

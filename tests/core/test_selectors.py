@@ -7,13 +7,13 @@ import fnmatch
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests import tiny
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from deltatune.core import roles
 from deltatune.core.sites import LINEAR, BaseView
 from deltatune.errors import TargetError
+from deltatune.testing import tiny
 
 
 def leaves(*ends: str) -> dict[str, list[str]]:

@@ -6,13 +6,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests import tiny
 
 from deltatune.core.delta import Clock, Dropout
 from deltatune.core.model import AdaptedModel
 from deltatune.core.taps import Active, Route, by_rows
 from deltatune.errors import AdapterError, DeltatuneError
 from deltatune.methods import METHODS
+from deltatune.testing import tiny
 
 
 @st.composite

@@ -9,14 +9,13 @@ from typing import Any
 
 import pytest
 import torch
-from tests import tiny
-from tests.contract import building
-from tests.contract.building import anatomy, close
 from torch import Tensor
 
 from deltatune.core.fast.trunk import Trunk, trunk_of
 from deltatune.core.model import AdaptedModel
 from deltatune.methods import METHODS
+from deltatune.testing import building, tiny
+from deltatune.testing.building import anatomy, close
 
 ROLES = ("query", "value", "mlp_out")
 

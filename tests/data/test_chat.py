@@ -13,6 +13,7 @@ from deltatune.data.supervised import supervision
 from deltatune.errors import DataError, SilentRowError
 from deltatune.models.processor import ModelFacts
 from deltatune.recipe import DataSpec
+from deltatune.testing.tiny_tokenizers import tiny_tokenizer
 from tests.chat_templates import (
     FAMILIES,
     MANY_TURNS,
@@ -22,7 +23,6 @@ from tests.chat_templates import (
     talks_of,
     tokenizer_of,
 )
-from tests.tiny_tokenizers import tiny_tokenizer
 
 ASKED, ANSWERED = {"role": "user", "content": "what?"}, {"role": "assistant", "content": "that"}
 TAIL = [{"role": "tool", "content": "rain"}, ANSWERED]

@@ -17,7 +17,7 @@ from deltatune.errors import DataError
 from deltatune.models.processor import ModelFacts
 from deltatune.recipe import ColumnsSpec, DataSpec
 from deltatune.tasks.task import IGNORED
-from tests.tiny_tokenizers import Kind, tiny_tokenizer
+from deltatune.testing.tiny_tokenizers import Kind, tiny_tokenizer
 
 TOKENIZERS = {
     kind: tiny_tokenizer(kind, chat=kind == "llama") for kind in ("t5", "bart", "llama", "gpt2", "bert")

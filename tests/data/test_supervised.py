@@ -9,7 +9,7 @@ from deltatune.data.encode import Encoder
 from deltatune.data.rows import Row
 from deltatune.data.supervised import supervision
 from deltatune.recipe import ColumnsSpec, DataSpec
-from tests.tiny_tokenizers import Kind, tiny_tokenizer
+from deltatune.testing.tiny_tokenizers import Kind, tiny_tokenizer
 
 TEXTS = ["of the medals", "and so on and so on", "x y z"]
 

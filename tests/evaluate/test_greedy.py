@@ -11,7 +11,7 @@ from deltatune.evaluation.greedy import FEWEST, greedy_ids
 from deltatune.methods.lora import LoraConfig
 from deltatune.methods.p_tuning_v2 import PTuningV2Config
 from deltatune.methods.prompt import PromptConfig
-from tests import tiny
+from deltatune.testing import tiny
 
 ROWS, TOKENS = 64, 20
 LORA, KEYS = LoraConfig(), PTuningV2Config(n_tokens=5)

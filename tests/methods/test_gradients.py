@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from tests import tiny
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.functional import cross_entropy
@@ -28,6 +27,7 @@ from deltatune.methods.oft import OftDelta
 from deltatune.methods.pissa import PissaDelta
 from deltatune.methods.shira import ShiraDelta
 from deltatune.methods.vera import VeraDelta, VeraProjection
+from deltatune.testing import tiny
 
 
 def low_rank_start() -> tuple[Tensor, Tensor]:

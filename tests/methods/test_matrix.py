@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import pytest
-from tests import methods_page, tiny
+from tests import methods_page
 from tests.contract.cases import CASES, Case
 
 from deltatune.methods import METHODS
 from deltatune.methods.matrix import load
+from deltatune.testing import tiny
 
 RENEW = "run `make matrix`"
 

@@ -9,8 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from tests import tiny
-from tests.contract.checks import anatomy, close
 from tests.oracle import bridge
 
 from deltatune.core.model import AdaptedModel
@@ -18,6 +16,8 @@ from deltatune.errors import RecipeError, TargetError
 from deltatune.methods import METHODS
 from deltatune.methods.peft_bridge import PeftAdapter, injectable
 from deltatune.recipe import parse_recipe
+from deltatune.testing import tiny
+from deltatune.testing.building import anatomy, close
 
 SMALL: dict[str, dict[str, Any]] = {
     "ADAMSS": {"r": 2},

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from tests import tiny
 from torch import nn
 
 from deltatune.core.model import AdaptedModel
@@ -15,6 +14,7 @@ from deltatune.errors import AdapterError, RecipeError, TargetError, TrainingErr
 from deltatune.methods import METHODS
 from deltatune.methods.adalora import AdaLoraAdapter
 from deltatune.methods.lora import LoraDelta, LoraEmbeddingDelta
+from deltatune.testing import tiny
 
 
 def attached(architecture: str, method: str, processor: Any = None, **config: Any) -> Any:

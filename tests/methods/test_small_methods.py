@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-from tests import tiny
 from torch import nn
 
 from deltatune.core.model import AdaptedModel
@@ -15,6 +14,7 @@ from deltatune.errors import RecipeError, TargetError
 from deltatune.methods import METHODS
 from deltatune.methods.ia3 import Ia3InputDelta, Ia3OutputDelta
 from deltatune.methods.ln_tuning import norm_classes
+from deltatune.testing import tiny
 from deltatune.training.given.budget import sized_for
 
 NAMES = ("adapter", "bitfit", "ia3", "ln_tuning", "oft", "miss", "shira")

@@ -18,8 +18,8 @@ from deltatune.models import source
 from deltatune.models.load import load_base
 from deltatune.models.processor import load_processor
 from deltatune.recipe.sections import ModelSpec
+from deltatune.testing.tiny_tokenizers import tiny_tokenizer
 from tests.models.conftest import spec
-from tests.tiny_tokenizers import tiny_tokenizer
 
 CLASSES = ["no", "yes"]
 

@@ -9,7 +9,7 @@ import torch
 from transformers import Gemma3Config, Gemma3ForConditionalGeneration, GPTJConfig, GPTJForCausalLM
 
 from deltatune.models.positions import Positions, positions_of
-from tests import tiny
+from deltatune.testing import tiny
 
 P = tiny.POSITIONS
 

@@ -10,11 +10,11 @@ from typing import Any
 
 import torch
 from peft import PeftModel, get_peft_model
-from tests import tiny
 from torch import Tensor, nn
 from transformers import LlamaForCausalLM
 
 from deltatune.core.model import AdaptedModel
+from deltatune.testing import tiny
 
 CACHE_IS_CALLED_CACHE = "cache" in inspect.signature(LlamaForCausalLM.forward).parameters
 """Since Transformers 5.24; peft 0.21 knows it as `past_key_values` only."""

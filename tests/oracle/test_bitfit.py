@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tests import tiny
-from tests.contract.checks import close, loss
 from torch.nn import functional as F
 
 from deltatune.core.model import AdaptedModel
 from deltatune.errors import AdapterError
 from deltatune.methods import METHODS
+from deltatune.testing import tiny
+from deltatune.testing.building import close, loss
 
 WITH_BIASES = ("bart", "gpt2", "opt", "bert", "vit", "qwen2")
 

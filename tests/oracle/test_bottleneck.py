@@ -7,8 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from tests import tiny
-from tests.contract.checks import close, logits, loss
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -16,6 +14,8 @@ from deltatune.core.model import AdaptedModel
 from deltatune.errors import AdapterError, DeltatuneError
 from deltatune.methods import METHODS
 from deltatune.methods.bottleneck import FeedForwardInput
+from deltatune.testing import tiny
+from deltatune.testing.building import close, logits, loss
 
 WIDTH = 3
 FUNCTIONS = {"relu": nn.ReLU, "gelu": nn.GELU, "silu": nn.SiLU, "tanh": nn.Tanh}

@@ -8,8 +8,6 @@ from typing import Any
 import pytest
 import torch
 from peft import LoraConfig
-from tests import tiny
-from tests.contract.checks import close
 from tests.oracle import bridge
 from torch import Tensor
 
@@ -19,6 +17,8 @@ from deltatune.core.model import AdaptedModel
 from deltatune.errors import AdapterError
 from deltatune.methods import METHODS
 from deltatune.methods.lora import LowRank
+from deltatune.testing import tiny
+from deltatune.testing.building import close
 
 TARGETS = {
     "t5": ["q", "v"],

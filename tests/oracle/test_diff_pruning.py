@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from tests import tiny
-from tests.contract.checks import close, logits, loss
 from torch.nn import functional as F
 
 from deltatune.core.delta import Clock
 from deltatune.core.model import AdaptedModel
 from deltatune.errors import RecipeError, TrainingError
 from deltatune.methods.diff_pruning import DiffPruningAdapter, DiffPruningConfig, GatedDelta, SparseDelta
+from deltatune.testing import tiny
+from deltatune.testing.building import close, logits, loss
 
 
 def trained(

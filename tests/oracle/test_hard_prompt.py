@@ -9,10 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests import tiny
-from tests.contract.checks import close, loss
 from tests.tiny_recipe import make_recipe, rows, t5_folder  # noqa: F401  (fixtures)
-from tests.tiny_tokenizers import tiny_tokenizer
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -23,6 +20,9 @@ from deltatune.data.tokens import truncated_chat
 from deltatune.errors import RecipeError, TargetError
 from deltatune.methods.hard_prompt import HardPromptAdapter, HardPromptConfig
 from deltatune.recipe import Recipe
+from deltatune.testing import tiny
+from deltatune.testing.building import close, loss
+from deltatune.testing.tiny_tokenizers import tiny_tokenizer
 from deltatune.training.single.run import run
 
 TEXTS = ("the quick fox", "In the third quarter, net sales", "medals by nation and year 42$", "jumps")

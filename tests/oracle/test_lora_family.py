@@ -9,8 +9,6 @@ import pytest
 import torch
 from peft import LoraConfig, VeraConfig
 from peft.optimizers import create_loraplus_optimizer
-from tests import tiny
-from tests.contract.checks import close
 from tests.oracle import bridge
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -22,6 +20,8 @@ from deltatune.methods import METHODS
 from deltatune.methods.dora import DoraDelta
 from deltatune.methods.pissa import PissaDelta
 from deltatune.methods.vera import VeraAdapter
+from deltatune.testing import tiny
+from deltatune.testing.building import close
 
 LEAVES = {"t5": ["q", "v"], "bart": ["q_proj", "v_proj"], "llama": ["q_proj", "v_proj"], "gpt2": ["c_attn"]}
 ARCHITECTURES = tuple(LEAVES)

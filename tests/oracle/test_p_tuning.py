@@ -9,8 +9,6 @@ from typing import Any
 import pytest
 import torch
 from peft import PromptEncoderConfig
-from tests import tiny
-from tests.contract.checks import close
 from tests.oracle import bridge
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -20,6 +18,8 @@ from deltatune.core.model import AdaptedModel
 from deltatune.errors import AdapterError
 from deltatune.methods.p_tuning import LstmPrompt, MlpPrompt, PTuningConfig
 from deltatune.methods.p_tuning_v2 import PTuningV2Config
+from deltatune.testing import tiny
+from deltatune.testing.building import close
 
 TEXT = ("t5", "llama", "gpt2", "bert")
 

@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 import torch
 from peft import AdaLoraConfig, PrefixTuningConfig, PromptTuningConfig
-from tests import tiny
-from tests.contract.checks import close
 from tests.oracle import bridge
 from torch import Tensor
 
 from deltatune.core.model import AdaptedModel
 from deltatune.methods import METHODS
 from deltatune.methods.adalora import AdaLoraAdapter
+from deltatune.testing import tiny
+from deltatune.testing.building import close
 
 OPTIONS = {"max_new_tokens": 6, "min_new_tokens": 6, "do_sample": False}
 

@@ -9,15 +9,15 @@ from typing import Any
 import pytest
 import torch
 from peft import AdaLoraConfig, LoraConfig, PrefixTuningConfig, PromptTuningConfig
-from tests import tiny
 from tests.contract.cases import CASES, Case
-from tests.contract.checks import adapted, close
 from tests.oracle import bridge
 
 from deltatune.core.model import AdaptedModel
 from deltatune.errors import AdapterError
 from deltatune.methods import METHODS
 from deltatune.methods.adalora import AdaLoraAdapter
+from deltatune.testing import tiny
+from deltatune.testing.building import adapted, close
 
 _PROJECTIONS = ["bart", "mbart", "marian", "opt", "llama", "qwen2", "mistral", "glm", "mixtral"]
 TARGETS = {

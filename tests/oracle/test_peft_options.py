@@ -14,13 +14,13 @@ import torch
 import transformers
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
-from tests import tiny
-from tests.contract.checks import close
 from torch import Tensor
 
 from deltatune.checkpoint.inspection import inspect
 from deltatune.core.model import AdaptedModel
 from deltatune.errors import AdapterError
+from deltatune.testing import tiny
+from deltatune.testing.building import close
 
 PLAIN: dict[str, Any] = {"r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "v_proj"]}
 IDS = torch.randint(3, 40, (2, 8), generator=torch.Generator().manual_seed(0))

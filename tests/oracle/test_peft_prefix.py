@@ -11,10 +11,6 @@ import pytest
 import torch
 import transformers
 from peft import PrefixTuningConfig, get_peft_model
-from tests import tiny
-from tests.contract import checks
-from tests.contract.cases import Case
-from tests.contract.checks import close
 from tests.oracle import bridge
 from torch import Tensor
 
@@ -22,6 +18,8 @@ from deltatune.core.model import AdaptedModel
 from deltatune.errors import RecipeError, TargetError
 from deltatune.methods import METHODS
 from deltatune.models.positions import room_of
+from deltatune.testing import Case, Check, method_checks, tiny
+from deltatune.testing.building import close
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 TOKENS = 4
@@ -213,33 +211,6 @@ PAST = Case(
 """What every method promises, of this one as well; on other architectures than these it is refused."""
 
 
-@pytest.mark.parametrize("architecture", ["t5", "bart", "marian"])
-@pytest.mark.parametrize(
-    "check",
-    [
-        checks.acts,
-        checks.base_unchanged_by_training,
-        checks.gradients_only_in_the_adapter,
-        checks.every_tap_fires,
-        checks.detach_leaves_nothing,
-        checks.switching_is_exact,
-        checks.stacking,
-        checks.joint_equals_solo,
-        checks.unrouted_rows_are_plain,
-        checks.checkpointing_equals_plain,
-        checks.parameter_count,
-        checks.labelled_logits_are_exact,
-        checks.generation,
-        checks.eager_equals_sdpa,
-        checks.bf16_base,
-    ],
-    ids=lambda check: check.__name__,
-)
-def test_the_contract(check: Any, architecture: str) -> None:
-    check(PAST, architecture)
-
-
-@pytest.mark.parametrize("architecture", ["t5", "bart"])
-def test_the_contract_of_files_and_of_two_lengths(architecture: str, tmp_path: Path) -> None:
-    checks.save_load_save(PAST, architecture, tmp_path)
-    checks.joint_equals_solo(PAST, architecture, config=PAST.other)
+@pytest.mark.parametrize("check", method_checks(PAST, architectures=["t5", "bart", "marian"]), ids=str)
+def test_the_contract(check: Check) -> None:
+    check()

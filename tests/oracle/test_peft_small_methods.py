@@ -11,8 +11,6 @@ from typing import Any
 import pytest
 import torch
 from peft import IA3Config, LNTuningConfig, MissConfig, OFTConfig, ShiraConfig
-from tests import tiny
-from tests.contract.checks import close
 from tests.oracle import bridge
 from torch.nn import functional as F
 
@@ -20,6 +18,8 @@ from deltatune.core.model import AdaptedModel
 from deltatune.errors import AdapterError, TargetError
 from deltatune.methods import METHODS
 from deltatune.methods.oft import Rotation, divisor_near
+from deltatune.testing import tiny
+from deltatune.testing.building import close
 
 LINEAR = {
     "t5": ["q", "v"],

@@ -7,8 +7,6 @@ from typing import Any
 import pytest
 import torch
 from peft import AdaLoraConfig, LoraConfig
-from tests import tiny
-from tests.contract.checks import close
 from tests.oracle import bridge
 from torch import Tensor
 from torch.nn import functional as F
@@ -17,6 +15,8 @@ from deltatune.core.adapter import Adapter
 from deltatune.core.model import AdaptedModel
 from deltatune.methods import METHODS
 from deltatune.methods.adalora import AdaLoraAdapter
+from deltatune.testing import tiny
+from deltatune.testing.building import close
 
 STEPS = 20
 LEAVES = {"t5": ["q", "v"], "bart": ["q_proj", "v_proj"], "llama": ["q_proj", "v_proj"], "gpt2": ["c_attn"]}

@@ -14,7 +14,7 @@ from deltatune.core.model import AdaptedModel
 from deltatune.errors import AdapterError
 from deltatune.methods.lora import LoraConfig
 from deltatune.quant import codec as codecs
-from tests import tiny
+from deltatune.testing import tiny
 from tests.contract.cases import Case
 from tests.quant.test_contract import CHECKS, table
 

@@ -17,7 +17,7 @@ from deltatune.errors import AdapterError, ModelError
 from deltatune.methods.lora import LoraConfig
 from deltatune.models.fingerprint import fingerprint
 from deltatune.quant.loading import check_widths, loading_options
-from tests import tiny
+from deltatune.testing import tiny
 from tests.quant.conftest import FORMATS, original, quantized
 
 ARCHITECTURES = ("t5", "llama", "gpt2", "bert", "vit")

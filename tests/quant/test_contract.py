@@ -3,29 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
 from deltatune import quant
 from deltatune.core.model import AdaptedModel
 from deltatune.errors import TargetError
-from tests import tiny
-from tests.contract import checks
+from deltatune.testing import promises, tiny
+from deltatune.testing.building import add
 from tests.contract.cases import CASES, Case
 from tests.quant.conftest import quantized
 
 ARCHITECTURES = ("t5", "llama", "gpt2", "bert", "vit")
 FAST = ("t5", "llama")
 CHECKS = (
-    checks.identity_at_start,
-    checks.acts,
-    checks.base_unchanged_by_training,
-    checks.gradients_only_in_the_adapter,
-    checks.every_tap_fires,
-    checks.detach_leaves_nothing,
-    checks.switching_is_exact,
-    checks.checkpointing_equals_plain,
+    promises.identity_at_start,
+    promises.acts,
+    promises.base_unchanged_by_training,
+    promises.gradients_only_in_the_adapter,
+    promises.every_tap_fires,
+    promises.detach_leaves_nothing,
+    promises.switching_is_exact,
+    promises.checkpointing_equals_plain,
 )
 REFUSED = ("full", "peft")
 FIRST = {case.method: case.label for case in reversed(CASES)}
@@ -63,26 +62,26 @@ for _check in CHECKS:
 @table("parameter_count")
 def test_parameter_count(case: Case, architecture: str) -> None:
     model = AdaptedModel(quantized(architecture, "nf4"), tiny.heads(architecture))
-    adapter = checks.add(model, case, "a")
+    adapter = add(model, case, "a")
     assert sum(p.numel() for _, p in adapter.trainable()) == case.expected_count(architecture)
 
 
 @pytest.mark.usefixtures("nf4_bases")
 @table("generation", FAST)
 def test_generation(case: Case, architecture: str) -> None:
-    checks.generation(case, architecture)
+    promises.generation(case, architecture)
 
 
 @pytest.mark.usefixtures("nf4_bases")
 @table("save_load_save", ("t5", "bert"))
-def test_save_load_save(case: Case, architecture: str, tmp_path: Path) -> None:
-    checks.save_load_save(case, architecture, tmp_path)
+def test_save_load_save(case: Case, architecture: str) -> None:
+    promises.save_load_save(case, architecture)
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if case.method == "peft"], ids=lambda c: c.label)
 def test_the_bridge_to_peft_is_refused(case: Case) -> None:
     with pytest.raises(TargetError, match="quantized"):
-        checks.add(AdaptedModel(quantized("llama", "nf4")), case, "a")
+        add(AdaptedModel(quantized("llama", "nf4")), case, "a")
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)

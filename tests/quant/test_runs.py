@@ -16,8 +16,8 @@ from deltatune.recipe import parse_recipe
 from deltatune.runs.load import load_run
 from deltatune.runs.merge import merge
 from deltatune.runs.use import evaluate_run
+from deltatune.testing.tiny_tokenizers import tiny_tokenizer
 from deltatune.training import Context, run
-from tests.tiny_tokenizers import tiny_tokenizer
 
 Make = Callable[..., Any]
 

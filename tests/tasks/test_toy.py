@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable, Iterator
 from importlib.metadata import EntryPoint
 from pathlib import Path
@@ -15,20 +14,17 @@ from deltatune.errors import RecipeError
 from deltatune.recipe import json_schema
 from deltatune.registry import Registry
 from deltatune.tasks import TASKS
-from tests.extending import example
+from tests.extending import module
 
-SOURCE = example("stars.py")
-MODULE = "task_of_a_user"
+STARS = module("stars").TASK
+MODULE = "stars"
 
 
-@pytest.fixture(autouse=True)
-def _registered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    (tmp_path / f"{MODULE}.py").write_text(SOURCE, encoding="utf-8")
-    monkeypatch.syspath_prepend(tmp_path)
+@pytest.fixture
+def _registered() -> Iterator[None]:
     TASKS.add("stars", f"{MODULE}:TASK")
     yield
     TASKS.remove("stars")
-    sys.modules.pop(MODULE, None)
 
 
 @pytest.fixture
@@ -47,6 +43,7 @@ def recipe(bert_folder: Path, tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.usefixtures("_registered")
 def test_recipe_check_plan_compare_report_and_predict(recipe: Path, run: Callable, tmp_path: Path) -> None:
     assert "stars" in json_schema()["properties"]["task"]["enum"]
     assert "How many stars" in run("tasks", "stars").out
@@ -64,6 +61,7 @@ def test_recipe_check_plan_compare_report_and_predict(recipe: Path, run: Callabl
     assert json.loads(predicted.out)["prediction"] in "1234"
 
 
+@pytest.mark.usefixtures("_registered")
 def test_its_loss_is_what_is_trained(recipe: Path, run: Callable, tmp_path: Path) -> None:
     done = run("train", recipe, "--set", "methods=[full]", "--out", tmp_path / "run")
     assert done.code == 0, done.err

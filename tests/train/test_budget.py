@@ -17,9 +17,9 @@ from deltatune.errors import RecipeError, TargetError
 from deltatune.methods import METHODS
 from deltatune.observer import Silent
 from deltatune.recipe import Recipe, json_schema, parse_recipe
+from deltatune.testing import tiny
 from deltatune.training import plan, run
 from deltatune.training.given.budget import budget_in_parameters, count_trained, sized_for
-from tests import tiny
 
 Make = Callable[..., Recipe]
 OWN_SETTINGS: dict[str, dict[str, Any]] = {"peft": {"peft_type": "LOHA", "target_modules": ["q", "v"]}}

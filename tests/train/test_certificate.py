@@ -33,8 +33,8 @@ from deltatune.models import load
 from deltatune.observer import Silent
 from deltatune.recipe import Recipe
 from deltatune.runs import merge
+from deltatune.testing.tiny_tokenizers import tiny_tokenizer
 from deltatune.training import Context, run
-from tests.tiny_tokenizers import tiny_tokenizer
 
 Make = Callable[..., Recipe]
 Patch = pytest.MonkeyPatch

@@ -8,8 +8,8 @@ import torch
 from deltatune.core.model import AdaptedModel
 from deltatune.core.sites import BaseView
 from deltatune.errors import TargetError
+from deltatune.testing import tiny
 from deltatune.training.loop.micro_batches import code_explained
-from tests import tiny
 
 
 @pytest.fixture

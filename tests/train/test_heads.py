@@ -23,9 +23,9 @@ from deltatune.observer import Silent
 from deltatune.recipe import Recipe
 from deltatune.recipe.sections import HEAD_LR, TrainSpec
 from deltatune.runs import evaluate_run, predict
+from deltatune.testing import tiny
 from deltatune.training import Context, run
 from deltatune.training.loop.optimizer import Rates, build_optimizer
-from tests import tiny
 
 Make = Callable[..., Recipe]
 

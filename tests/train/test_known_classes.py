@@ -15,9 +15,9 @@ from transformers import BertConfig, BertForSequenceClassification
 from deltatune.models import load
 from deltatune.recipe import Recipe
 from deltatune.runs import evaluate_run, merge, predict
+from deltatune.testing.tiny_tokenizers import tiny_tokenizer
 from deltatune.training import run
 from tests.tiny_recipe import WORDS
-from tests.tiny_tokenizers import tiny_tokenizer
 
 Make = Callable[..., Recipe]
 

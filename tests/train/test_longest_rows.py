@@ -25,10 +25,10 @@ from deltatune.observer import Silent
 from deltatune.recipe import Recipe
 from deltatune.runs import evaluate_run, predict
 from deltatune.runs.use import Failed
+from deltatune.testing.tiny_tokenizers import Kind, tiny_tokenizer
 from deltatune.training import run
 from deltatune.training.before.forecast import forecast
 from deltatune.training.before.preview import preview
-from tests.tiny_tokenizers import Kind, tiny_tokenizer
 
 Make = Callable[..., Recipe]
 POSITIONS = 64

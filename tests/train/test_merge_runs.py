@@ -19,8 +19,8 @@ from deltatune.errors import AdapterError, DeltatuneError, ModelError, TrainingE
 from deltatune.recipe import Recipe
 from deltatune.runs import load_run, merge
 from deltatune.runs.merge import Dtype, _require_fit
+from deltatune.testing import tiny
 from deltatune.training import run as train_run
-from tests import tiny
 
 Make = Callable[..., Recipe]
 

@@ -24,6 +24,7 @@ from deltatune.observer import Silent
 from deltatune.recipe import Recipe
 from deltatune.recipe.sections import EvaluationSpec, TrainSpec
 from deltatune.results import RunResult
+from deltatune.testing import tiny
 from deltatune.training import Context, run
 from deltatune.training.given.digests import Inputs
 from deltatune.training.loop.checkpoints import Checkpoints
@@ -33,7 +34,6 @@ from deltatune.training.loop.trainer import Trainer
 from deltatune.training.proof.certificate import Proof
 from deltatune.training.race.joint import joint_gradients, together_key
 from deltatune.training.race.race import Starter, can_race, race
-from tests import tiny
 
 Make = Callable[..., Recipe]
 METHODS: list[Any] = [

@@ -24,10 +24,10 @@ from deltatune.methods import METHODS
 from deltatune.observer import Silent
 from deltatune.recipe import Recipe, load_recipe
 from deltatune.recipe.written import as_written
+from deltatune.testing.tiny_tokenizers import tiny_tokenizer
 from deltatune.training import Context, plan, run
 from deltatune.training.given.extend import extension, open_extension
 from deltatune.training.single.run import Run, open_run
-from tests.tiny_tokenizers import tiny_tokenizer
 from tests.train.test_run import StopAfter, lines, without_times
 
 Make = Callable[..., Recipe]

@@ -21,11 +21,11 @@ from deltatune.methods import METHODS
 from deltatune.observer import Silent
 from deltatune.recipe import Recipe
 from deltatune.tasks.task import Feature
+from deltatune.testing import tiny
+from deltatune.testing.tiny_tokenizers import tiny_tokenizer
 from deltatune.training import run
 from deltatune.training.loop import trunk_cache
 from deltatune.training.loop.trunk_cache import KeptTrunk, _groups, keep_trunk
-from tests import tiny
-from tests.tiny_tokenizers import tiny_tokenizer
 
 Make = Callable[..., Recipe]
 DECODER = [{"lora": {"targets": ["decoder.query", "cross.value"], "dropout": 0.2}}]

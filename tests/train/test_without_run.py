@@ -25,11 +25,11 @@ from deltatune.cli.app import app
 from deltatune.errors import AdapterError, DataError, DeltatuneError
 from deltatune.recipe import Recipe
 from deltatune.runs import Given, evaluate_run, load_run, merge, predict
+from deltatune.testing.building import close
+from deltatune.testing.tiny_tokenizers import tiny_tokenizer
 from deltatune.training import run
-from tests.contract.checks import close
 from tests.oracle.bridge import perturb_trainable
 from tests.tiny_recipe import WORDS
-from tests.tiny_tokenizers import tiny_tokenizer
 
 Make = Callable[..., Recipe]
 TEXTS = ["0 of the medals", "1 of the quick brown fox and so on"]

@@ -8,14 +8,14 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from tests import tiny
-from tests.contract.cases import Case
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from deltatune.core.adapter import Adapter
 from deltatune.core.attention import _TAPS
 from deltatune.core.model import AdaptedModel
+from deltatune.testing import tiny
+from deltatune.testing.case import Case
 
 HOOKS = (
     "_forward_hooks",
@@ -29,7 +29,11 @@ HOOKS = (
 
 
 def close(actual: Any, expected: Any, tolerance: float = 1e-5) -> None:
-    """Equal up to rounding, relative to the largest value."""
+    """Equal up to rounding, relative to the largest value.
+
+    Raises:
+        AssertionError: They are not; the message says how far they are apart.
+    """
     largest = expected.abs().max().item() if isinstance(expected, Tensor) else 1.0
     torch.testing.assert_close(actual, expected, rtol=tolerance, atol=tolerance * max(largest, 1.0))
 
@@ -100,7 +104,7 @@ def anatomy(base: nn.Module) -> dict[str, Any]:
     digest = hashlib.sha256()
     for name, tensor in base.state_dict().items():
         digest.update(name.encode() + tensor.detach().contiguous().numpy().tobytes())
-    configs = [m.config for m in base.modules() if hasattr(m, "config")]
+    configs: list[Any] = [m.config for m in base.modules() if hasattr(m, "config")]
     return {
         "bytes": digest.hexdigest(),
         "keys": list(base.state_dict()),

@@ -1,6 +1,7 @@
 """Tiny models of every architecture, batches for them, and ways to make an adapter act.
 
-Models are built once from configurations and copied; weights are drawn wide, so that small differences show.
+Nothing is downloaded. Models are built once from configurations and copied; weights are drawn wide, so that
+small differences show.
 """
 
 from __future__ import annotations
@@ -153,6 +154,29 @@ CLASSIFIERS = TEXT_CLASSIFIERS + VISION
 GENERATING = SEQ2SEQ + CAUSAL
 CORE_CAUSAL = tuple(name for name in CORE if name in CAUSAL)
 CORE_GENERATING = tuple(name for name in CORE if name in GENERATING)
+_WIDTH = D // HEADS
+_GROUPED = ("llama", "qwen2", "mistral", "glm", "mixtral")
+QUERY_VALUE: dict[str, tuple[tuple[int, int], ...]] = {
+    **dict.fromkeys(SEQ2SEQ, ((D, D),) * 12),
+    **dict.fromkeys(CLASSIFIERS, ((D, D),) * 4),
+    **dict.fromkeys(("gpt2", "gpt_neox", "bloom"), ((D, 3 * D),) * 2),
+    "opt": ((D, D),) * 4,
+    **dict.fromkeys(_GROUPED, ((D, D), (D, KV_HEADS * _WIDTH)) * 2),
+}
+"""(d_in, d_out) of the modules that are called query or value; GPT-2, GPT-NeoX and BLOOM have them in one."""
+ATTENTION: dict[str, tuple[int, int]] = {
+    **dict.fromkeys(SEQ2SEQ, (6, D)),
+    **dict.fromkeys((*CLASSIFIERS, "gpt2", "gpt_neox", "bloom", "opt"), (2, D)),
+    **dict.fromkeys(_GROUPED, (2, KV_HEADS * _WIDTH)),
+}
+"""(attention modules, width of their keys)."""
+_HEAD_SIZE = D * CLASSES + CLASSES
+HEAD_PARAMETERS: dict[str, int] = {
+    **dict.fromkeys(CLASSIFIERS, _HEAD_SIZE),
+    "roberta": D * D + D + _HEAD_SIZE,
+    "dinov2": 2 * D * CLASSES + CLASSES,
+}
+"""New parameters of a classifier: RoBERTa's has a layer more, DINOv2's reads the class token and the mean."""
 UNUSED = {"marian": "embed_positions", "dinov2": "mask_token", "clip": "post_layernorm"}
 """Parts of the names of parameters that the result of these models for their task does not depend on."""
 
