@@ -13,6 +13,7 @@ import numpy as np
 
 from deltatune.data.rows import Record
 from deltatune.errors import DataError
+from deltatune.tasks import tasks_that
 
 ROWS_A_LABEL = 10
 """Real numbers are scores and no labels if fewer rows than that have each of them on average."""
@@ -95,10 +96,11 @@ def _check_structured(value: Any, record: Record, name: str, label: str | None) 
     shown = as_text(value)
     shown = shown if len(shown) <= _SHOWN else f"{shown[: _SHOWN - 1]}…"
     if isinstance(value, list) and value and all(_is_turn(item) for item in value):
+        fitting = tasks_that(lambda task: task.conversations)
         raise DataError(
             f"holds a conversation ({shown}), which would be learned as JSON.",
             field=field,
-            remedy="Use task: conversation, which reads messages and learns what the assistant says; it "
+            remedy=f"Use task: {fitting[0]}, which reads messages and learns what the assistant says; it "
             "needs a decoder-only model.",
         )
     if name == label:

@@ -18,7 +18,7 @@ from deltatune.data.rows import Row
 from deltatune.data.tokens import TextTokens
 from deltatune.errors import DataError, SilentRowError
 from deltatune.recipe.sections import CHAT, DataSpec
-from deltatune.tasks import TASKS
+from deltatune.tasks import TASKS, tasks_that
 from deltatune.tasks.task import Cuts, Feature
 
 if TYPE_CHECKING:
@@ -116,7 +116,10 @@ class Encoder:
             DataError: The task is not about them.
         """
         if self._chats is None:
-            raise DataError("has no conversations.", field="task", remedy="Use the task conversation.")
+            fitting = tasks_that(lambda task: task.conversations)
+            raise DataError(
+                "has no conversations.", field="task", remedy=f"Use the task {' or '.join(fitting)}."
+            )
         return self._chats
 
     @property

@@ -21,7 +21,7 @@ from deltatune.errors import DataError, nearest
 from deltatune.recipe.load import is_remote
 from deltatune.recipe.sections import CHAT, PARTS, DataSpec
 from deltatune.recipe.templates import fill_template, template_fields
-from deltatune.tasks import TASKS
+from deltatune.tasks import TASKS, tasks_that
 
 DEFAULT_SHARE = 0.1
 
@@ -266,11 +266,11 @@ def _input(value: Any, columns: dict[str, str], record: Record, mapping: _Mappin
             )
         return value
     if is_image(value):
-        able = [name for name, task in TASKS.items() if task.reads == "images"]
+        fitting = tasks_that(lambda task: task.reads == "images")
         raise DataError(
             "holds an image.",
             field=f"{record.where}, column {mapping.input}",
-            remedy=f"Images need a task that reads images, such as {able[0]}.",
+            remedy=f"Images need a task that reads images, such as {fitting[0]}.",
         )
     text = columns[mapping.input]
     if mapping.template != CHAT:

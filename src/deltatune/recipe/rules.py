@@ -13,7 +13,7 @@ from deltatune.recipe.messages import Conflict
 from deltatune.recipe.sections import CHAT, CONVERSATION_FORMS, IMAGE_FORMATS, DataSpec, Format
 from deltatune.recipe.spaces import ends, searched_axes
 from deltatune.recipe.templates import template_fields
-from deltatune.tasks import TASKS
+from deltatune.tasks import TASKS, tasks_that
 
 SUFFIXES: dict[str, Format] = {
     ".csv": "csv",
@@ -148,8 +148,8 @@ def _template(field: str, template: str, recipe: RecipeFields) -> Iterator[Confl
         return
     if template == CHAT:
         if not task.chat:
-            able = [name for name, other in TASKS.items() if other.chat]
-            yield field, f"'chat' is for the task {' or '.join(able)} only."
+            fitting = tasks_that(lambda task: task.chat)
+            yield field, f"'chat' is for the task {' or '.join(fitting)} only."
         if columns.target is None:
             yield "data.columns.target", "is null, but a chat turn needs an answer as its target."
         return
@@ -197,15 +197,15 @@ def _task(recipe: RecipeFields) -> Iterator[Conflict]:
                 f"{', '.join(task.formats)} or hub.",
             )
         if task.reads == "text" and kind in IMAGE_FORMATS:
-            able = [name for name, other in TASKS.items() if other.reads == "images"]
-            yield field, f"has format {kind}, which holds images; they need the task {' or '.join(able)}."
+            fitting = tasks_that(lambda task: task.reads == "images")
+            yield field, f"has format {kind}, which holds images; they need the task {' or '.join(fitting)}."
     yield from _senseless(recipe)
     yield from _conversations(recipe)
     if data.columns.target is None and not task.plain_text:
-        able = [name for name, other in TASKS.items() if other.plain_text]
+        fitting = tasks_that(lambda task: task.plain_text)
         yield (
             "data.columns.target",
-            f"is null, but {task.name} needs a target; only {' or '.join(able)} can learn plain text.",
+            f"is null, but {task.name} needs a target; only {' or '.join(fitting)} can learn plain text.",
         )
     yield from _metrics(recipe)
 
@@ -217,11 +217,11 @@ def _conversations(recipe: RecipeFields) -> Iterator[Conflict]:
         return
     given = {"data.train_on": data.train_on, "data.chat_template": data.chat_template}
     given |= {"data.format": data.format} if data.format in CONVERSATION_FORMS else {}
-    able = [name for name, other in TASKS.items() if other.conversations]
+    fitting = tasks_that(lambda task: task.conversations)
     for field, value in given.items():
         if value is not None:
             shown = value if len(value) <= SHOWN else f"{value[:SHOWN]}..."
-            yield field, f"({shown}) is for the task {' or '.join(able)}; {recipe.task} reads none."
+            yield field, f"({shown}) is for the task {' or '.join(fitting)}; {recipe.task} reads none."
 
 
 def _senseless(recipe: RecipeFields) -> Iterator[Conflict]:

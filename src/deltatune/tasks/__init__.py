@@ -6,6 +6,8 @@ call: `TASKS.add("my-task", MyTask())`.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from deltatune.registry import Registry
 from deltatune.tasks.task import Task
 
@@ -21,4 +23,9 @@ TASKS: Registry[Task] = Registry(
     group="deltatune.tasks",
 )
 
-__all__ = ["TASKS", "Task"]
+__all__ = ["TASKS", "Task", "tasks_that"]
+
+
+def tasks_that(does: Callable[[Task], bool]) -> list[str]:
+    """Names of the tasks that do something, for a remedy: no one outside this package names a task."""
+    return [name for name, task in TASKS.items() if does(task)]
