@@ -1,15 +1,22 @@
-"""Imports go one way, and torch is imported at module top only where there is work for it."""
+"""Imports go one way, between layers and within them; torch is imported only where there is work for it."""
 
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
+from functools import cache
+from graphlib import CycleError, TopologicalSorter
+from itertools import chain, pairwise
 from pathlib import Path
 
 import pytest
 
-PACKAGE = Path(__file__).parents[1] / "src" / "deltatune"
-# A layer may import those before it.
+from deltatune.tasks import TASKS
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "src" / "deltatune"
+# A layer may import those before it. docs/architecture.md and CONTRIBUTING.md show this order, from its end.
 ORDER = [
     *(
         "_moved",
@@ -27,11 +34,12 @@ ORDER = [
     *("evaluation", "report", "training", "runs", "comparison", "cli"),
     *("board", "api", "testing", "__init__", "__main__"),
 ]
-LAZILY = {  # recipes ask the registry of methods to check settings; a model saves and loads its own adapters
-    ("recipe", "methods"),
-    ("recipe", "core"),
-    ("core", "checkpoint"),
+LAZILY = {  # upward, within functions or for the types alone
+    ("recipe", "methods"),  # the registry of methods is asked to check settings,
+    ("recipe", "core"),  # of this type
+    ("core", "checkpoint"),  # a model saves and loads its own adapters
 }
+SHOWN = [layer for layer in ORDER if not layer.startswith("_")]
 LIGHT = {
     "errors",
     "printable",
@@ -56,32 +64,84 @@ LIGHT = {
 HEAVY = {"torch", "transformers", "accelerate", "peft", "datasets", "pandas", "scipy", "sklearn", "onnx"}
 
 
+@cache
+def imported(source: str) -> list[tuple[str, bool]]:
+    """Every imported dotted name of a source, and whether importing the module imports it too."""
+    return list(imports(ast.parse(source)))
+
+
 def imports(tree: ast.AST, *, top: bool = True) -> Iterator[tuple[str, bool]]:
-    """Every imported dotted name, and whether importing the module imports it too."""
+    """The same of a part of a source."""
     for node in ast.iter_child_nodes(tree):
         typing_only = isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
         deeper = top and not typing_only and not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
         if isinstance(node, ast.Import):
             yield from ((alias.name, top) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
+            assert not node.level, "imports are absolute"
             yield from ((f"{node.module}.{alias.name}", top) for alias in node.names)
         else:
             yield from imports(node, top=deeper)
 
 
-def violations(module: str, source: str) -> list[str]:
-    """Wrong imports of a module (`cli/app.py`) with this source."""
-    here, found = module.removesuffix(".py").split("/")[0], []
-    for name, top in imports(ast.parse(source)):
+@cache
+def sources() -> dict[str, str]:
+    """The source of each module (`cli/app.py`)."""
+    paths = sorted(PACKAGE.rglob("*.py"))
+    return {path.relative_to(PACKAGE).as_posix(): path.read_text(encoding="utf-8") for path in paths}
+
+
+def upward(module: str, source: str) -> Iterator[tuple[str, str, bool]]:
+    """Imports of a module from a layer above its own: the two layers, and whether they are at module top."""
+    here = module.removesuffix(".py").split("/")[0]
+    for name, top in imported(source):
         root, *rest = name.split(".")
-        if root == "deltatune" and rest[0] in ORDER:
-            there = rest[0]
-            upward = there != here and ORDER.index(there) > ORDER.index(here)
-            if upward and (top or (here, there) not in LAZILY):
-                found.append(f"{module}: {here} must not import {there}")
-        elif root in HEAVY and top and here in LIGHT:
-            found.append(f"{module}: must not import {root} at module top")
-    return found
+        if root == "deltatune" and rest[0] in ORDER and ORDER.index(rest[0]) > ORDER.index(here):
+            yield here, rest[0], top
+
+
+def violations(module: str, source: str) -> list[str]:
+    """Wrong imports of a module with this source."""
+    wrong = [
+        f"{module}: {here} must not import {there}"
+        for here, there, top in upward(module, source)
+        if top or (here, there) not in LAZILY
+    ]
+    if module.removesuffix(".py").split("/")[0] in LIGHT:
+        roots = [name.partition(".")[0] for name, top in imported(source) if top]
+        wrong += [f"{module}: must not import {root} at module top" for root in roots if root in HEAVY]
+    return wrong
+
+
+def circle(modules: Mapping[str, str]) -> list[str]:
+    """Modules of which each imports the next and the last the first; none if there is no such circle.
+
+    Imports within functions and for types count like all others. That a module's packages are imported before
+    it does not: what they import to offer it is no affair of the module's.
+
+    Args:
+        modules: Their sources.
+    """
+    names = {_dotted(module): source for module, source in modules.items()}
+    graph = {name: {_module(found, names) for found, _ in imported(source)} - {name, ""}
+             for name, source in names.items()}  # fmt: skip
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        return list(reversed(error.args[1]))
+    return []
+
+
+def _dotted(module: str) -> str:
+    path = f"deltatune/{module.removesuffix('.py')}".removesuffix("/__init__")
+    return path.replace("/", ".")
+
+
+def _module(name: str, among: Mapping[str, str]) -> str:
+    """The module of an imported name, which may be something in it; nothing if it is none of ours."""
+    while name and name not in among:
+        name = name.rpartition(".")[0]
+    return name
 
 
 def test_every_layer_is_known() -> None:
@@ -90,12 +150,13 @@ def test_every_layer_is_known() -> None:
 
 
 def test_imports_go_one_way() -> None:
-    found = [
-        problem
-        for path in sorted(PACKAGE.rglob("*.py"))
-        for problem in violations(path.relative_to(PACKAGE).as_posix(), path.read_text(encoding="utf-8"))
-    ]
-    assert not found, "\n".join(found)
+    wrong = [problem for module, source in sources().items() for problem in violations(module, source)]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_every_exception_is_needed() -> None:
+    used = chain.from_iterable(upward(module, source) for module, source in sources().items())
+    assert {(here, there) for here, there, _ in used} == LAZILY
 
 
 @pytest.mark.parametrize(
@@ -124,3 +185,56 @@ def test_a_wrong_import_is_found(module: str, source: str) -> None:
 )
 def test_a_right_import_passes(module: str, source: str) -> None:
     assert violations(module, source) == []
+
+
+@pytest.mark.parametrize(
+    ("low", "high"),
+    [
+        ("from deltatune.data.checks import DataCheck", "from deltatune.data import rows"),
+        ("def f():\n    from deltatune.data.checks import DataCheck", "import deltatune.data.rows"),
+        ("if TYPE_CHECKING:\n    import deltatune.data.checks", "from deltatune.data.rows import Row"),
+        (
+            "class A:\n    def f():\n        import deltatune.data.checks",
+            "from deltatune.data.rows import Row",
+        ),
+    ],
+)
+def test_a_circle_is_found(low: str, high: str) -> None:
+    modules = {"data/__init__.py": "", "data/rows.py": low, "data/checks.py": high}
+    assert set(circle(modules)) == {"deltatune.data.rows", "deltatune.data.checks"}
+    assert not circle({**modules, "data/rows.py": "import numpy"})
+
+
+def test_the_documented_layers_are_these() -> None:
+    """From the top, each row with its layers, and whether they import torch."""
+    text = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
+    table = text.partition("\n| layer |")[2].partition("\n\n")[0]
+    rows = re.findall(r"^\| (`.*?) \| .* \| (.*) \|$", table, re.MULTILINE)
+    layers = [re.findall(r"`(\w+)/?`", names) for names, _ in rows]
+    assert list(chain.from_iterable(reversed(layers))) == SHOWN
+    for names, torch in zip(layers, (torch for _, torch in rows), strict=True):
+        assert {name in LIGHT for name in names} == {torch == "no"}, names
+
+
+def test_the_picture_of_layers_is_theirs() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    lines = text.partition("## The layers")[2].split("```")[1].strip("\n").splitlines()
+    rows = [re.match(rf"\s+((?:{'|'.join(SHOWN)}|\s)+)(?=\s|$)", f"{line} ")[1].split() for line in lines]
+    assert sorted(chain.from_iterable(rows)) == sorted(SHOWN)
+    for above, below in pairwise(rows):
+        assert min(map(ORDER.index, above)) > max(map(ORDER.index, below)), (above, below)
+
+
+def test_nobody_else_asks_which_task_it_is() -> None:
+    """No comparison with a task's name outside tasks/, and no name of one, be it in a docstring."""
+    names = [name for name, task in TASKS.items() if type(task).__module__.startswith("deltatune.")]
+    either = "|".join(map(re.escape, names))
+    named = re.compile(rf"(?<![\w-])({'|'.join(name for name in names if '-' in name)})(?![\w-])|"
+                       rf"\btask(\.name)?\W{{1,6}}(in\W+)?({either})\b")  # fmt: skip
+    found = [
+        f"{module}: {match[0]}"
+        for module, source in sources().items()
+        for match in named.finditer(source)
+        if not module.startswith("tasks/")
+    ]
+    assert not found, "\n".join(found)
