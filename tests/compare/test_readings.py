@@ -23,7 +23,7 @@ from deltatune.training import Context, plan, run
 from deltatune.training.before.forecast import forecast
 from deltatune.training.before.preview import preview
 from deltatune.training.given import readings
-from deltatune.training.race.race import Starter
+from deltatune.training.race.lanes import Starter
 
 Make = Callable[..., Recipe]
 SAY = "Say what this is of: {input}"

@@ -19,7 +19,7 @@ from deltatune.observer import Silent
 from deltatune.recipe import Recipe, parse_recipe
 from deltatune.training import Context
 from deltatune.training.before.expected_memory import predicted_run
-from deltatune.training.race.race import Starter
+from deltatune.training.race.lanes import Starter
 from deltatune.training.race.width import width
 from tests.train.test_race import StopAfter
 

@@ -24,7 +24,7 @@ from deltatune.training.before.machine_speed import Rates
 from deltatune.training.loop.micro_batches import out_of_memory_explained, try_batch
 from deltatune.training.loop.trainer import Trainer
 
-run_module: Any = importlib.import_module("deltatune.training.single.run")
+begin_module: Any = importlib.import_module("deltatune.training.single.begin")
 predicted_module: Any = importlib.import_module("deltatune.training.before.expected_memory")
 
 
@@ -209,7 +209,7 @@ def test_only_where_memory_is_ample_the_first_step_comes_before_its_prediction(
         return lambda *args, **options: order.append(name) or function(*args, **options)
 
     monkeypatch.setattr(predicted_module, "this_machine", lambda: {"memory_bytes": memory})
-    monkeypatch.setattr(run_module, "predicted_run", noted("predicted", run_module.predicted_run))
+    monkeypatch.setattr(begin_module, "predicted_run", noted("predicted", begin_module.predicted_run))
     monkeypatch.setattr(Trainer, "_step", noted("step", Trainer._step))
     monkeypatch.setattr(predicted_module, "COPIES", 10_000)  # as if the tiny base were a larger one
     recipe = make_recipe("methods=[lora]", "train.epochs=1")

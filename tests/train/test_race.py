@@ -33,7 +33,8 @@ from deltatune.training.loop.steps import Gradients
 from deltatune.training.loop.trainer import Trainer
 from deltatune.training.proof.certificate import Proof
 from deltatune.training.race.joint import joint_gradients, together_key
-from deltatune.training.race.race import Starter, can_race, race
+from deltatune.training.race.lanes import Starter
+from deltatune.training.race.race import can_race, race
 
 Make = Callable[..., Recipe]
 METHODS: list[Any] = [

@@ -27,7 +27,8 @@ from deltatune.recipe.written import as_written
 from deltatune.testing.tiny_tokenizers import tiny_tokenizer
 from deltatune.training import Context, plan, run
 from deltatune.training.given.extend import extension, open_extension
-from deltatune.training.single.run import Run, open_run
+from deltatune.training.single.opening import open_run
+from deltatune.training.single.parts import Run
 from tests.train.test_run import StopAfter, lines, without_times
 
 Make = Callable[..., Recipe]

@@ -37,7 +37,7 @@ from deltatune.training import Context
 from deltatune.training.given.folder import ANEW, clear_folder, require_own_run
 from deltatune.training.given.folder import WRITES as RUN_WRITES
 from deltatune.training.given.start import require_apart
-from deltatune.training.race.race import Starter
+from deltatune.training.race.lanes import Starter
 
 KIND = "comparison"
 FILES = ("leaderboard.json", "choosing.json", "search.db", "report.html", "recipe.yaml")

@@ -11,7 +11,8 @@ from deltatune.results import AnyResult
 from deltatune.training import Context
 from deltatune.training.given.context import base_dtype
 from deltatune.training.given.folder import is_done
-from deltatune.training.race.race import Outcome, Starter, can_race, race
+from deltatune.training.race.lanes import Outcome, Starter
+from deltatune.training.race.race import can_race, race
 from deltatune.training.race.width import width
 
 

@@ -13,36 +13,31 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Hashable, Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Hashable, Mapping, Sequence
 
 import torch
 
-from deltatune.core.adapter import Adapter
-from deltatune.core.model import AdaptedModel
 from deltatune.observer import Observer
 from deltatune.recipe.schema import MethodEntry
-from deltatune.results import PausedRun, RunResult
 from deltatune.training.given.context import Context
 from deltatune.training.given.machine import PeakMemory, fast_cpu
-from deltatune.training.loop.steps import Gradients, Progress, Request, Steps, interruptible, recomputing
-from deltatune.training.loop.trainer import Trainer
+from deltatune.training.loop.steps import interruptible, recomputing
 from deltatune.training.race.joint import joint_gradients, together_key
-from deltatune.training.single.run import Run, open_run
-
-
-@dataclass(frozen=True)
-class Starter:
-    """A run that takes part."""
-
-    entry: MethodEntry
-    seed: int
-    out: Path
-
-
-Outcome = RunResult | PausedRun | Exception | None
-"""The result of a run, the error that ended the run, or None for one to be trained alone."""
+from deltatune.training.race.lanes import (
+    Lane,
+    Out,
+    Outcome,
+    Starter,
+    Trained,
+    Training,
+    Waiting,
+    advanced,
+    advanced_alone,
+    ended,
+    opened,
+    started,
+)
+from deltatune.training.single.parts import Run
 
 
 def race(context: Context, starters: Sequence[Starter]) -> list[Outcome]:
@@ -64,20 +59,18 @@ def race(context: Context, starters: Sequence[Starter]) -> list[Outcome]:
     except Exception as error:
         return [error for _ in starters]
     with contextlib.ExitStack() as stack:
-        lanes = [_Lane(starter) for starter in starters]
-        for place, lane in enumerate(lanes):
-            lane.open(context, model, f"run{place}", stack)
+        lanes: list[Lane] = [
+            opened(starter, context, model, f"run{place}", stack) for place, starter in enumerate(starters)
+        ]
         model.use()  # nobody, between those who are on
         with fast_cpu(), torch.random.fork_rng(range(torch.cuda.device_count())):
             memory = PeakMemory(model.device)
-            for lane in lanes:
-                lane.begin()
+            lanes = [started(lane) if isinstance(lane, Run) else lane for lane in lanes]
             memory.start()
-            _train([lane for lane in lanes if lane.steps is not None], context.observer)
+            _train(lanes, context.observer)
             peak = memory.peak()
-            for lane in lanes:
-                lane.end(peak)
-    return [lane.outcome for lane in lanes]
+            lanes = [ended(lane, peak) if isinstance(lane, Trained) else lane for lane in lanes]
+    return [lane.outcome for lane in lanes if isinstance(lane, Out)]
 
 
 def can_race(entry: MethodEntry) -> bool:
@@ -91,189 +84,77 @@ def can_race(entry: MethodEntry) -> bool:
     return entry.build_config().trains and whole and not (spec.base_dropout or spec.trackers)
 
 
-def _shares(adapter: Adapter) -> bool:
-    """Whether it leaves the base's parameters in their places, and asks for no other loss within a step."""
-    return not adapter.own and type(adapter).before_step is Adapter.before_step
+def _train(lanes: list[Lane], observer: Observer) -> None:
+    """Drive the loops of those that are training to their ends, together.
 
-
-class _Lane:
-    """One run, as far as it has come."""
-
-    def __init__(self, starter: Starter) -> None:
-        self.starter = starter
-        self.outcome: Outcome = None
-        self.run: Run | None = None
-        self.steps: Steps | None = None
-        self.request: Request | None = None
-        self.progress: Progress | None = None
-
-    @property
-    def trainer(self) -> Trainer:
-        """Of a run that has begun."""
-        assert self.run is not None
-        assert self.run.trainer is not None
-        return self.run.trainer
-
-    @property
-    def asked(self) -> tuple[Trainer, list[int]]:
-        """Of a run that waits."""
-        assert self.request is not None
-        return self.trainer, self.request.rows
-
-    def open(self, context: Context, model: AdaptedModel, name: str, stack: contextlib.ExitStack) -> None:
-        """Attach the run's adapter, until the stack is left, unless the run is finished."""
-        entry, seed = self.starter.entry, self.starter.seed
-        observer = _Named(context.observer, f"{entry.name}, seed {seed}")
-        with self._failing():
-            opened = open_run(
-                context.recipe, entry, seed, self.starter.out,
-                resume=True, observer=observer, context=context, model=model, name=name,
-            )  # fmt: skip
-            if isinstance(opened, Run):
-                stack.callback(opened.close)
-                self.run = opened
-            else:
-                self.outcome = opened
-
-    def begin(self) -> None:
-        """Make the trainer and its loop, if the run can take part."""
-        with self._on():
-            if self.run is None or not _shares(self.run.adapter):
-                return
-            trainer = self.run.begin()
-            if trainer is not None and not trainer.has_trunk:  # kept layers spare more
-                self.steps = trainer.steps(resume=self.run.resumes)
-
-    def go_on(self, found: Gradients | None = None) -> None:
-        """Let the loop run to its next request, or its end; what it wants alone is answered on the way."""
-        assert self.steps is not None
-        self.request = None
-        with self._on(), self.trainer.explained():
-            try:
-                request = next(self.steps) if found is None else self.steps.send(found)
-                while request.alone:
-                    request = self.steps.send(self.trainer.gradients(request.rows))
-                self.request = request
-            except StopIteration as end:
-                self.progress = end.value
-
-    def alone(self) -> None:
-        """Answer the request by a pass of its own, and go on."""
-        assert self.request is not None
-        found = None
-        with self._on(), self.trainer.explained():
-            found = self.trainer.gradients(self.request.rows)
-        if found is not None:
-            self.go_on(found)
-
-    def end(self, peak: int) -> None:
-        """Evaluate the run and write its result."""
-        if self.progress is not None:
-            with self._on():
-                assert self.run is not None
-                self.outcome = self.run.end(self.progress, peak)
-
-    @contextlib.contextmanager
-    def _on(self) -> Iterator[None]:
-        """Within the block the run's adapter is active; an error in it is the outcome."""
-        with self._failing():
-            if self.run is None:
-                yield
-                return
-            with self.run.failing(), self.run.model.using(self.run.name):
-                yield
-
-    @contextlib.contextmanager
-    def _failing(self) -> Iterator[None]:
-        try:
-            yield
-        except Exception as error:
-            self.outcome, self.request = error, None
-            if self.steps is not None:
-                self.steps.close()
-
-
-def _train(lanes: Sequence[_Lane], observer: Observer) -> None:
-    """Drive the loops to their ends, together.
+    Args:
+        lanes: The runs, whose states are replaced.
+        observer: Is told if passes are made smaller.
 
     Raises:
         KeyboardInterrupt: Asked to stop; the states for resuming have been written.
     """
-    if not lanes:
+    training = {place: lane for place, lane in enumerate(lanes) if isinstance(lane, Training)}
+    if not training:
         return
-    first, width = lanes[0].trainer, len(lanes)
+    first, width = next(iter(training.values())).trainer, len(training)
     with (
         interruptible() as interrupted,
         recomputing(first.model, first.spec.gradient_checkpointing),
         contextlib.ExitStack() as stack,
     ):
-        for lane in lanes:
-            assert lane.steps is not None
+        for place, lane in training.items():
             stack.callback(lane.steps.close)
-            lane.go_on()
-        while waiting := [lane for lane in lanes if lane.request is not None]:
+            lanes[place] = advanced(lane)
+        while waiting := {place: lane for place, lane in enumerate(lanes) if isinstance(lane, Waiting)}:
             if interrupted.is_set():  # those that are at their end have written their states there
-                for lane in waiting:
-                    lane.trainer.save()
+                for asking in waiting.values():
+                    asking.trainer.save()
                 break
-            width = _step(waiting, width, observer)
+            width = _step(lanes, waiting, width, observer)
     if interrupted.is_set():
         raise interrupted.error()
 
 
-def _step(lanes: Sequence[_Lane], width: int, observer: Observer) -> int:
+def _step(lanes: list[Lane], waiting: Mapping[int, Waiting], width: int, observer: Observer) -> int:
     """Answer every run's request, at most `width` in one pass, and let them go on.
 
     What goes wrong in a pass is done again in halves, down to single runs, of which the one that is to blame
     then fails alone.
 
+    Args:
+        lanes: The runs, whose states are replaced.
+        waiting: Those of them that wait, by their places.
+        width: How many to take in one pass.
+        observer: Is told if passes are made smaller.
+
     Returns:
         How many to take in one pass from now on.
     """
-    groups: dict[Hashable, list[_Lane]] = {}
-    for lane in lanes:
-        groups.setdefault(together_key(*lane.asked), []).append(lane)
+    groups: dict[Hashable, list[int]] = {}
+    for place, lane in waiting.items():
+        groups.setdefault(together_key(*lane.asked), []).append(place)
     queue = [group[at : at + width] for group in groups.values() for at in range(0, len(group), width)]
     while queue:
         part, queue = queue[0], queue[1:]
         if len(part) == 1:
-            part[0].alone()
+            lanes[part[0]] = advanced_alone(waiting[part[0]])
             continue
         error = None
-        ticks = [lane.trainer.adapter.clock.tick for lane in part]
+        ticks = [waiting[place].trainer.adapter.clock.tick for place in part]
         try:
-            found = joint_gradients([lane.asked for lane in part])
+            answers = joint_gradients([waiting[place].asked for place in part])
         except Exception as caught:
             error = str(caught).partition(". ")[0] or type(caught).__name__
         if error is None:
-            for lane, gradients in zip(part, found, strict=True):
-                lane.go_on(gradients)
+            for place, gradients in zip(part, answers, strict=True):
+                lanes[place] = advanced(waiting[place].training, gradients)
             continue
         # Outside of `except`, whose traceback holds on to the tensors of the attempt.
-        for lane, tick in zip(part, ticks, strict=True):
-            lane.trainer.adapter.forget_pass(tick)
+        for place, tick in zip(part, ticks, strict=True):
+            waiting[place].trainer.adapter.forget_pass(tick)
         width = math.ceil(len(part) / 2)
         observer.log(f"{len(part)} runs could not make a step together ({error}); {width} at once are tried.")
         queue = [part[:width], part[width:], *queue]
-    failed = any(isinstance(lane.outcome, Exception) for lane in lanes)
-    return len(lanes) if failed else width
-
-
-class _Named:
-    """An observer that says which run a task is of."""
-
-    def __init__(self, observer: Observer, label: str) -> None:
-        self._observer, self._label = observer, label
-        self.stage, self.log, self.warn = observer.stage, observer.log, observer.warn
-
-    def start(self, task: str, total: int, done: int = 0) -> None:
-        """Pass it on."""
-        self._observer.start(f"{self._label}: {task}", total, done)
-
-    def advance(self, task: str, amount: int = 1, numbers: dict[str, float] | None = None) -> None:
-        """Pass it on."""
-        self._observer.advance(f"{self._label}: {task}", amount, numbers)
-
-    def finish(self, task: str) -> None:
-        """Pass it on."""
-        self._observer.finish(f"{self._label}: {task}")
+    failed = any(isinstance(lanes[place], Out) for place in waiting)
+    return len(waiting) if failed else width

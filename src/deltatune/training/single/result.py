@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import datetime
-from typing import TYPE_CHECKING
 
 from deltatune import quant
 from deltatune.checkpoint.saved import TENSORS
 from deltatune.evaluation import Evaluation
+from deltatune.recipe.sections import TrainSpec
 from deltatune.results import (
     SCHEMA,
     Cost,
@@ -25,15 +25,15 @@ from deltatune.results import (
 )
 from deltatune.training.given.machine import git_state, versions
 from deltatune.training.loop.steps import Progress
-
-if TYPE_CHECKING:
-    from deltatune.training.single.run import Run
+from deltatune.training.single.parts import Begun, Run
 
 
-def finished(  # noqa: PLR0917
-    run: Run,
+def finished(
+    begun: Begun,
     progress: Progress,
+    *,
     peak: int,
+    predicted: dict[str, int] | None,
     evaluation: Evaluation,
     validation: dict[str, float],
     one_answer: str | None,
@@ -42,15 +42,17 @@ def finished(  # noqa: PLR0917
     """The result of a run whose delta is saved and evaluated.
 
     Args:
-        run: The run.
+        begun: The run.
         progress: Where its training ended.
         peak: The process's peak memory in it, in bytes.
+        predicted: Bytes by part of a training step; None if nothing is trained or they cannot be told.
         evaluation: Of the test rows.
         validation: Metrics on the validation rows, by key.
         one_answer: What is said of it if it has one answer for almost all rows.
         description: What the delta became, of methods that can say it.
     """
-    rates = run.trainer.rates if run.trainer else None
+    run = begun.run
+    rates = begun.trainer.rates if begun.trainer else None
     return RunResult(
         schema_=SCHEMA,
         status="done",
@@ -67,7 +69,7 @@ def finished(  # noqa: PLR0917
         metrics=Metrics(validation=validation, test=evaluation.metrics),
         signatures=evaluation.signatures,
         cost=_cost(run, progress, peak, evaluation.seconds),
-        memory=_memory(run, progress),
+        memory=_memory(run.entry.train, predicted, progress),
         selected=Selected(
             step=progress.step if progress.best is None else progress.best_step,
             by=run.recipe.evaluation.select_by,
@@ -153,9 +155,8 @@ def _cost(run: Run, progress: Progress, peak: int, evaluation_seconds: float) ->
     )
 
 
-def _memory(run: Run, progress: Progress) -> StepMemory:
+def _memory(spec: TrainSpec, predicted: dict[str, int] | None, progress: Progress) -> StepMemory:
     """Of a step, as predicted (unless micro-batches became smaller than asked for) and as measured."""
-    spec, predicted = run.entry.train, run.predicted
     if progress.micro_batch not in (0, spec.micro_batch_size or spec.batch_size):
         predicted = None
     return StepMemory(

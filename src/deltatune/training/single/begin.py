@@ -1,0 +1,92 @@
+"""What happens before the first step of a run: checks, predictions, the trainer."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import torch
+
+from deltatune import units
+from deltatune.memory.fit import fits
+from deltatune.training.before.expected_memory import ample_memory, predicted_run
+from deltatune.training.before.forecast import this_machine
+from deltatune.training.given.folder import CHECKPOINTS
+from deltatune.training.loop.checkpoints import Checkpoints
+from deltatune.training.loop.micro_batches import code_explained
+from deltatune.training.loop.optimizer import Rates
+from deltatune.training.loop.trainer import Pause, Trainer
+from deltatune.training.proof.padding import check_padding
+from deltatune.training.single.parts import Begun, Run
+from deltatune.training.single.result import rows_used
+
+
+def begin(run: Run, pause: Pause | None = None) -> Begun:
+    """Check what must hold before the first step, and make the trainer.
+
+    Args:
+        run: The run.
+        pause: As of `training.run`.
+    """
+    name = f"{run.entry.name} (seed {run.seed})"
+    run.context.hold(name, run.about_base, rows_used(run), run.base.fingerprint, run.origin)
+    torch.manual_seed(run.seed)
+    trains, labels = run.config.trains, run.data.dataset.labels
+    if labels:
+        counts = Counter(row.target for row in run.data.dataset.train)
+        run.adapter.see_classes([counts[label] for label in labels])
+    ample = trains and ample_memory(run.context, run.entry, run.base, run.seed)
+    step = None if ample else predicted(run)
+    run.model.eval()
+    if trains:
+        run.certificate.targets(run.model, run.name)
+        run.certificate.supervised(run.data.supervised)
+        with code_explained(run.model, None):
+            run.certificate.trains_the_base(run.model, run.shortest_rows())
+    rows, at_once = run.data.encoded("train"), _rows_at_once(run)
+    with code_explained(run.model, run.entry.method if trains else None):
+        check_padding(run.certificate, run.model, run.encoder, rows, at_once)
+    run.memory.start()
+    if not trains:
+        (run.out / "metrics.jsonl").write_text("", encoding="utf-8")
+        return Begun(run, None, ample, step)
+    validation = run.data.dataset.validation
+    trainer = Trainer(
+        model=run.model,
+        name=run.name,
+        encoder=run.encoder,
+        train=run.data.encoded("train"),
+        validation=run.data.encoded("validation") if validation else None,
+        validation_rows=validation,
+        spec=run.entry.train,
+        evaluation=run.recipe.evaluation,
+        rates=Rates.of(run.entry.train, run.config.default_lr),
+        seed=run.seed,
+        out=run.out,
+        observer=run.observer,
+        certificate=run.certificate,
+        inputs=run.inputs,
+        checkpoints=Checkpoints(run.out / CHECKPOINTS, run.entry.train.keep_checkpoints, run.write_delta),
+        pause=pause,
+        continues=run.origin is not None,
+    )
+    return Begun(run, trainer, ample, step)
+
+
+def predicted(run: Run) -> dict[str, int] | None:
+    """Bytes by part of the step that will be measured; None for a method that trains nothing."""
+    if not run.config.trains:
+        return None
+    step = predicted_run(run.context, run.entry, run.config, run.base, run.seed)
+    limit = this_machine()["memory_bytes"]
+    if step is not None and not fits(step["total"], limit):
+        run.observer.warn(
+            f"{run.entry.name}: a training step takes {units.size(step['total'])}, and there are "
+            f"{units.size(limit)}; `deltatune plan` says what to change."
+        )
+    return step
+
+
+def _rows_at_once(run: Run) -> int:
+    """The largest number of rows in a batch."""
+    spec, evaluated = run.entry.train, run.recipe.evaluation.batch_size
+    return max(evaluated, spec.micro_batch_size or spec.batch_size) if run.config.trains else evaluated

@@ -1,0 +1,116 @@
+"""What happens after the last step of a run: its delta is saved and evaluated, its result written."""
+
+from __future__ import annotations
+
+import time
+
+from deltatune.checkpoint.folders import remove
+from deltatune.checkpoint.inspection import CERTIFICATE
+from deltatune.checkpoint.manifest import checksums, vouch
+from deltatune.checkpoint.saved import TENSORS
+from deltatune.evaluation import Evaluation, evaluate, loss_on
+from deltatune.evaluation.monotony import one_answer
+from deltatune.files import as_json, sha256, text_sha256, write_lines, write_text
+from deltatune.models.fingerprint import fingerprint
+from deltatune.results import PausedRun, RunResult
+from deltatune.training.given.folder import KIND, WRITES, peak_before
+from deltatune.training.loop.steps import Progress
+from deltatune.training.single.begin import predicted
+from deltatune.training.single.parts import Begun, Run
+from deltatune.training.single.result import finished, paused_at
+
+
+def end(begun: Begun, progress: Progress, peak: int) -> RunResult | PausedRun:
+    """Check, save and evaluate what was trained; write and give the result.
+
+    Args:
+        begun: The run.
+        progress: Where training ended.
+        peak: The process's peak memory in it.
+    """
+    run, trainer = begun.run, begun.trainer
+    if trainer is not None:
+        peak = max(peak, trainer.memory.earlier_peak, peak_before(run.out))
+    if trainer is not None and trainer.paused:
+        paused = paused_at(run, progress, peak, trainer.total)
+        write_text(run.out / "result.json", as_json(paused.as_dict()))
+        return paused
+    result = _result(begun, progress, peak)
+    text = as_json(result.as_dict())
+    # What vouches for it comes first, so that no finished run is without.
+    sums = checksums(run.out, [name for name in WRITES if name != "resume"])
+    vouch(run.out, KIND, sums | {"result.json": text_sha256(text)})
+    write_text(run.out / "result.json", text)
+    remove(run.out / "resume")
+    return result
+
+
+def _result(begun: Begun, progress: Progress, peak: int) -> RunResult:
+    """What came of a run that is at its end."""
+    run = begun.run
+    step = predicted(run) if begun.ample else begun.predicted
+    run.model.eval()
+    if begun.trainer is not None:
+        run.certificate.final_budget(run.adapter)
+    _save(run)
+    evaluation, validation = _evaluate(run, progress)
+    monotonous = one_answer(evaluation.predictions) if run.config.trains else None
+    if monotonous:
+        run.observer.warn(f"{run.entry.name} {monotonous}")
+    _check_base(run)
+    run.certificate.write(run.out / "adapter" / CERTIFICATE)
+    description = run.adapter.describe()
+    if description is not None:
+        run.observer.log(f"{run.entry.name}: {description}")
+    return finished(
+        begun,
+        progress,
+        peak=peak,
+        predicted=step,
+        evaluation=evaluation,
+        validation=validation,
+        one_answer=monotonous,
+        description=description,
+    )
+
+
+def _save(run: Run) -> None:
+    """Write the delta, and read it back."""
+    folder, digest = run.out / "adapter", run.base.fingerprint
+    run.write_delta(folder)
+    run.certificate.about["delta"] = {"sha256": sha256(folder / TENSORS)}
+    run.certificate.reloaded(run.model, run.name, folder, run.shortest_rows(), digest)
+
+
+def _check_base(run: Run) -> None:
+    """The base has the bytes that it was loaded with, after training and evaluation."""
+    with run.model.using():
+        now = fingerprint(run.base.loaded.model)
+    if now != run.base.fingerprint:
+        run.context.forget(run.base)  # runs to come shall have a sound one
+    run.certificate.base_unchanged(run.base.fingerprint, now)
+
+
+def _evaluate(run: Run, progress: Progress) -> tuple[Evaluation, dict[str, float]]:
+    """The test rows, once; and the validation rows' loss for runs that did not measure it."""
+    task, data = f"Evaluating {run.entry.name}", run.data.dataset
+    run.observer.start(task, 2 * len(data.test))
+    shown = 0
+
+    def advance(done: int, total: int) -> None:
+        nonlocal shown
+        reached = round(done / total * 2 * len(data.test))
+        run.observer.advance(task, reached - shown)
+        shown = reached
+
+    started = time.perf_counter()
+    test = run.data.encoded("test")
+    evaluation = evaluate(run.model, data.test, test, run.encoder, run.recipe.evaluation, advance)
+    run.observer.finish(task)
+    run.observer.log(f"{run.entry.name}: evaluated in {time.perf_counter() - started:.0f} s")
+    write_lines(run.out / "predictions.jsonl", [p.as_dict() for p in evaluation.predictions])
+    validation = progress.best_validation
+    if not validation and data.validation:
+        encoded = run.data.encoded("validation")
+        validation = loss_on(run.model, encoded, run.encoder, run.recipe.evaluation.batch_size)
+    return evaluation, validation
