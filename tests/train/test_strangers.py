@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -11,13 +12,14 @@ from typing import Any
 import pytest
 import yaml
 
-from deltatune.errors import AdapterError, DeltatuneError
+from deltatune.errors import AdapterError, DeltatuneError, RecipeError
 from deltatune.recipe import Recipe
 from deltatune.recipe.wanted import wanted
 from deltatune.report.load import of_board
 from deltatune.results import Leaderboard
 from deltatune.runs import evaluate_run, merge, predict
 from deltatune.training import run
+from deltatune.training.given.extend import extension
 from tests.cli.conftest import run as command
 
 __all__ = ["command"]
@@ -91,6 +93,36 @@ def test_the_command_says_what_the_run_wants(stranger: Path, tmp_path: Path, com
     assert "came with the run" in wants["loaded_from"]
     assert wants["reads"] == [str(tmp_path / "rows.jsonl")]
     assert not (tmp_path / "mark").exists()
+
+
+def test_a_run_has_one_method_and_one_model(stranger: Path, tmp_path: Path, command: Callable) -> None:
+    """A base that stands with the method would be one that no check of the run's model has seen."""
+    content = yaml.safe_load((stranger / "recipe.yaml").read_text())
+    (stranger / "manifest.json").unlink()
+    [entry], evil = content["methods"], {"name": "./base", "trust_remote_code": True}
+    content["model"]["trust_remote_code"] = False
+    for methods in ([{**entry, "model": evil}], [entry, {"untuned": {}}]):
+        (stranger / "recipe.yaml").write_text(yaml.safe_dump({**content, "methods": methods}))
+        for use in (*USES.values(), extension):
+            with pytest.raises(AdapterError, match=r"model of its own|has 2 methods"):
+                use(stranger)
+        assert "Put back the recipe" in command("inspect", stranger).out
+    assert not (tmp_path / "mark").exists()
+
+
+@pytest.mark.filterwarnings("ignore:.*was changed since")
+def test_a_recipe_that_is_a_pipe_is_refused(
+    stranger: Path, make_recipe: Callable[..., Recipe], command: Callable
+) -> None:
+    (stranger / "recipe.yaml").unlink()
+    os.mkfifo(stranger / "recipe.yaml")
+    for use in USES.values():
+        with pytest.raises(AdapterError, match="is no file"):
+            use(stranger)
+    assert "is no file" in command("inspect", stranger).out
+    recipe = make_recipe("train.max_steps=1")
+    with pytest.raises(RecipeError, match="a pipe or a device"):
+        run(recipe, recipe.methods[0], 0, stranger, resume=True)
 
 
 @pytest.mark.parametrize("name", ["../elsewhere", "./link", "./../run2/base"])

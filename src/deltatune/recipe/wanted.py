@@ -15,6 +15,7 @@ from deltatune.recipe.schema import Recipe
 from deltatune.recipe.sections import ModelSpec
 
 FILE = "recipe.yaml"
+_OWN = "Put back the recipe that the run wrote."
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ def wanted(folder: Path) -> Wanted:
         RecipeError: There is no recipe, or it breaks a rule.
         AdapterError: It names a model by a path out of the folder.
     """
-    recipe = load_recipe(folder / FILE)
+    recipe = _of_one_run(folder)
     return Wanted(
         model=_written(folder) or recipe.model.name,
         loaded_from=_origin(_model_of(recipe, folder), folder),
@@ -65,7 +66,7 @@ def run_recipe(folder: Path, *, trust_remote_code: bool = False) -> Recipe:
         AdapterError: It wants to run code, which the user did not allow; or it names a model by a path out of
             the folder.
     """
-    recipe = load_recipe(folder / FILE)
+    recipe = _of_one_run(folder)
     model = _model_of(recipe, folder)
     if model.trust_remote_code and not trust_remote_code:
         raise AdapterError(
@@ -77,6 +78,27 @@ def run_recipe(folder: Path, *, trust_remote_code: bool = False) -> Recipe:
         )
     allowed = model.model_copy(update={"trust_remote_code": trust_remote_code})
     return recipe.model_copy(update={"model": allowed})
+
+
+def _of_one_run(folder: Path) -> Recipe:
+    """The recipe in `folder`, which is that of one run: of one entry, on the one base that it names.
+
+    Raises:
+        RecipeError: There is no recipe, or it breaks a rule.
+        AdapterError: It has several entries; or one with a base of its own, which nobody has looked at.
+    """
+    path = folder / FILE
+    if path.exists() and not path.is_file():  # a pipe would never end
+        raise AdapterError(f"'{path}' is no file.", remedy=_OWN)
+    recipe = load_recipe(path)
+    what = ""
+    if len(recipe.methods) != 1:
+        what = f"has {len(recipe.methods)} methods, and a run is of one."
+    elif recipe.methods[0].model is not None:
+        what = "has a model of its own in its method; a run's is the recipe's."
+    if what:
+        raise AdapterError(f"the recipe in '{folder}' {what}", field=str(path), remedy=_OWN)
+    return recipe
 
 
 def _model_of(recipe: Recipe, folder: Path) -> ModelSpec:

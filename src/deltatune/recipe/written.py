@@ -59,7 +59,7 @@ def as_written(content: Mapping[str, Any]) -> str:
 def is_written(path: Path) -> bool:
     """Whether a recipe is as a run or a comparison writes it; a person's is not, by its comments or order."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = _read(path)
         for loader in (Loader, yaml.SafeLoader):
             content = yaml.load(text, Loader=loader)
             now, then = as_written(content), yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
@@ -68,6 +68,13 @@ def is_written(path: Path) -> bool:
     except (OSError, ValueError, TypeError, AttributeError, RecursionError, yaml.YAMLError):
         pass
     return False
+
+
+def _read(path: Path) -> str:
+    """Raises OSError for what is no file: to read a pipe would never end."""
+    if path.exists() and not path.is_file():
+        raise OSError(f"it is {'a folder' if path.is_dir() else 'a pipe or a device'}")
+    return path.read_text(encoding="utf-8")
 
 
 def differences(path: Path, content: Mapping[str, Any], *, remedy: str) -> dict[str, Any]:
@@ -85,7 +92,7 @@ def differences(path: Path, content: Mapping[str, Any], *, remedy: str) -> dict[
         RecipeError: It has been damaged since.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = _read(path)
         stored = [yaml.load(text, Loader=loader) for loader in (Loader, yaml.SafeLoader)]
     except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
         reason = " ".join(str(error).split())  # YAML's have several lines
