@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
-import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from deltatune.errors import DeltatuneError, nearest
-from deltatune.files import make_folder
+from deltatune.files import OURS, make_folder, new_folder, open_to_readers, remove_at_once
 
 MARK = "source.json"
 """The file in each folder of a model that says what the folder was made from."""
 ROWS = "rows"
 """The folder of rows that were given in memory, a file for each data set."""
+_ROWS = re.compile(r"[0-9a-f]{32}\.jsonl")
+"""Their names: the first half of the SHA-256 of what they hold."""
+_LEFT = re.compile(
+    rf"{re.escape(OURS)}.+|\.damaged\.[a-z0-9_]{{8}}|\.cleared\..+\.\d+|\.[a-z0-9-]+-\d+\.[a-z0-9_]{{8}}"
+)
+"""Names of what a killed process leaves half written or half removed; the latter ones are of before."""
 
 
 def cache_root() -> Path:
@@ -51,27 +57,49 @@ class Entry:
 
 def entries() -> list[Entry]:
     """What is in the cache, by name: folders with our mark, what killed processes left, and rows."""
-    rows = [
-        Entry(path.name, path, path.stat().st_size) for path in sorted((cache_root() / ROWS).glob("*.jsonl"))
-    ]
-    return [*_models(), *rows]
+    paths = [path for kind in ("models", ROWS) for path in _listed(cache_root() / kind) if _is_ours(path)]
+    return [Entry(path.name, path, _size(path)) for path in paths]
 
 
-def _models() -> list[Entry]:
-    folder = cache_root() / "models"
-    if not folder.is_dir():
+def _listed(folder: Path) -> list[Path]:
+    try:
+        return sorted(folder.iterdir())
+    except (FileNotFoundError, NotADirectoryError):
         return []
-    return [
-        Entry(path.name, path, sum(file.stat().st_size for file in path.rglob("*") if file.is_file()))
-        for path in sorted(folder.iterdir())
-        if path.is_dir() and not path.is_symlink() and _is_ours(path)
-    ]
+    except OSError as error:
+        raise DeltatuneError(
+            f"cannot list '{folder}' ({error.strerror}).",
+            field="cache folder",
+            remedy="Set DELTATUNE_CACHE to a folder that you may read.",
+        ) from error
 
 
 def _is_ours(path: Path) -> bool:
-    if path.name.startswith("."):  # a day is more than any process takes to write it
-        return time.time() - path.stat().st_mtime > 24 * 3600
-    return (path / MARK).is_file()
+    """Whether its name and kind are those of what we keep: the cache may be a folder of the user's."""
+    if path.is_symlink():
+        return False
+    if _LEFT.fullmatch(path.name):  # a day is more than any process takes to write it
+        return time.time() - _changed(path) > 24 * 3600
+    if path.parent.name == ROWS:
+        return _ROWS.fullmatch(path.name) is not None and path.is_file()
+    return (path / MARK).is_file() and not path.name.startswith(".")
+
+
+def _changed(path: Path) -> float:
+    """When it was; what another process has just removed has changed now."""
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:
+        return time.time()
+
+
+def _size(path: Path) -> int:
+    """Bytes of a file, or of all files in a folder, as far as they are there."""
+    total = 0
+    for file in (path, *path.rglob("*")):
+        with contextlib.suppress(FileNotFoundError):
+            total += file.lstat().st_size if file.is_file() else 0
+    return total
 
 
 def clear(name: str | None = None) -> list[Entry]:
@@ -86,10 +114,8 @@ def clear(name: str | None = None) -> list[Entry]:
         known = nearest(name, [entry.name for entry in found]) if found else "The cache is empty."
         raise DeltatuneError(f"{name!r} is not in the cache.", field="NAME", remedy=known)
     for entry in chosen:
-        aside = entry.path.with_name(f".cleared.{entry.name}.{os.getpid()}")
         try:
-            entry.path.rename(aside)  # at once: another process never reads half of it
-            shutil.rmtree(aside) if aside.is_dir() else aside.unlink()
+            remove_at_once(entry.path)
         except OSError as error:
             raise DeltatuneError(
                 f"cannot remove '{entry.path}' ({error.strerror}).",
@@ -105,14 +131,13 @@ def publish_folder(path: Path) -> Iterator[Path]:
 
     Two processes may do so at once: the first to finish wins, and the other's work is thrown away.
     """
-    temporary = Path(tempfile.mkdtemp(dir=make_cache_folder(path.parent), prefix=f".{path.name}."))
+    temporary = new_folder(make_cache_folder(path.parent), "new")
     try:
         yield temporary
+        open_to_readers(temporary)
         for file in temporary.iterdir():
-            file.chmod(0o644)  # safetensors makes files that only their owner can read
             with file.open("rb+") as handle:
                 os.fsync(handle.fileno())
-        temporary.chmod(0o755)  # mkdtemp makes folders that only their owner can enter
         try:
             temporary.rename(path)
         except OSError:

@@ -8,6 +8,8 @@ import hashlib
 import json
 import os
 import re
+import secrets
+import shutil
 import sqlite3
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
@@ -124,7 +126,8 @@ def sync(path: Path) -> None:
 def atomic_path(path: Path) -> Iterator[Path]:
     """Give a temporary path beside `path`; on success it is synced and renamed over it, on error removed.
 
-    A link is followed: the file that it names is replaced.
+    A link is replaced, and what it names is left alone: a stranger's folder may hold links to any file. Where
+    a person names the file, `meant` says which one that is.
 
     Raises:
         DeltatuneError: `path` is a folder or a device, which must not be replaced by a file.
@@ -136,32 +139,65 @@ def atomic_path(path: Path) -> Iterator[Path]:
             remedy="Name a file.",
         )
     with storing(path):
-        place = path.resolve() if path.is_symlink() else path
-        descriptor, name = tempfile.mkstemp(dir=place.parent, prefix=f"{OURS}tmp.")
-        os.close(descriptor)
-        temporary = Path(name)
+        temporary = _aside(path.parent, "tmp")
+        os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
         try:
             yield temporary
             sync(temporary)
-            temporary.chmod(permitted(0o666))
-            temporary.replace(place)
-            sync(place.parent)
+            temporary.replace(path)
+            sync(path.parent)
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
 
 
-def permitted(mode: int) -> int:
-    """A mode as the umask leaves it; temporary files, and those of safetensors, are their owner's alone."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return mode & ~mask
+def meant(path: Path) -> Path:
+    """The file that a person means who names `path`: of a link the one that it leads to."""
+    return Path(os.path.realpath(path)) if path.is_symlink() else path
+
+
+def new_folder(parent: Path, kind: str) -> Path:
+    """Make a folder below `parent` with a name that only we give; its mode is what the umask leaves."""
+    folder = _aside(parent, kind)
+    folder.mkdir()
+    return folder
+
+
+def open_to_readers(folder: Path) -> None:
+    """Give the files in a folder its own mode: those of safetensors are their owner's alone.
+
+    The folder was made as the umask says. To ask the system for the umask is to change it for a moment, which
+    two threads that do so at once may leave changed.
+    """
+    mode = folder.stat().st_mode & 0o666
+    for path in folder.rglob("*"):
+        if path.is_file():
+            path.chmod(mode)
+
+
+def remove_at_once(path: Path) -> None:
+    """Remove a file or a folder; it loses its name first, so that no other process reads half of it."""
+    aside = _aside(path.parent, "gone")
+    path.rename(aside)
+    shutil.rmtree(aside) if aside.is_dir() else aside.unlink()
+
+
+def _aside(parent: Path, kind: str) -> Path:
+    return parent / f"{OURS}{kind}.{secrets.token_hex(8)}"
 
 
 def write_text(path: Path, text: str) -> None:
     """Write `text` as UTF-8, atomically."""
     with atomic_path(path) as temporary:
-        temporary.write_bytes(text.encode())
+        temporary.write_bytes(encoded(text))
+
+
+def encoded(text: str) -> bytes:
+    r"""The text in UTF-8. Half of a character, which names of files may hold, becomes its escape `\udc80`.
+
+    That is JSON's own escape, too: what is written as JSON reads as the same value.
+    """
+    return text.encode(errors="backslashreplace")
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -214,7 +250,7 @@ def sha256(path: Path) -> str:
 
 def text_sha256(text: str) -> str:
     """Hex digest of a text's bytes in UTF-8."""
-    return hashlib.sha256(text.encode()).hexdigest()
+    return hashlib.sha256(encoded(text)).hexdigest()
 
 
 CHECKSUM = "checksum"

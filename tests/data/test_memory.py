@@ -16,6 +16,9 @@ from deltatune.errors import DataError
 
 ROWS = [{"text": "good \u2028 film", "label": 1}, {"text": "bad", "label": 0}]
 
+ITSELF: list[Any] = []
+ITSELF.append(ITSELF)
+
 
 @pytest.fixture(autouse=True)
 def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -43,6 +46,20 @@ def test_frames_and_data_sets_give_the_same_rows() -> None:
     assert keep_rows(datasets.Dataset.from_list(ROWS)) == path
 
 
+def test_frames_with_two_columns_of_one_name() -> None:
+    pandas = pytest.importorskip("pandas")
+    with pytest.raises(DataError, match="the column 'text' twice"):
+        keep_rows(pandas.DataFrame([["a", "b"]], columns=["text", "text"]))
+
+
+def test_what_somebody_changed_in_the_cache_is_not_taken_for_the_rows() -> None:
+    path = keep_rows(ROWS)
+    whole = path.read_bytes()
+    path.write_bytes(whole.replace(b"good", b"evil"))
+    assert keep_rows(ROWS) == path
+    assert path.read_bytes() == whole
+
+
 def test_polars_frames() -> None:
     class Frame:  # what is asked of one
         def to_dicts(self) -> list[dict[str, Any]]:
@@ -55,9 +72,12 @@ def test_values_are_those_of_json() -> None:
     row = {
         "number": np.float32(0.5), "count": np.int64(3), "list": np.array([1, 2]), "missing": float("nan"),
         "day": datetime.date(2026, 11, 29), "nested": ({"a": np.bool_(True)},),
+        "time": np.datetime64("2026-11-29T12:00", "ns"), "no time": np.datetime64("NaT", "ns"),
     }  # fmt: skip
     plain = {"number": 0.5, "count": 3, "list": [1, 2], "missing": None}
-    assert read(keep_rows([row])) == [{**plain, "day": "2026-11-29", "nested": [{"a": True}]}]
+    plain |= {"day": "2026-11-29", "nested": [{"a": True}]}
+    [kept] = read(keep_rows([row]))
+    assert kept == {**plain, "time": "2026-11-29T12:00:00.000000000", "no time": None}
 
 
 @pytest.mark.parametrize(
@@ -68,6 +88,10 @@ def test_values_are_those_of_json() -> None:
         (["text"], ["data, row 0", "str", "mapping"]),
         ([{"a": 1}, {"b": np.zeros((2, 2))}], ["data, row 1, column b", "ndarray", "images need files"]),
         ([{"a": b"x"}], ["data, row 0, column a", "bytes"]),
+        ([{"a": 1, 1: "x", "1": "y"}], ["data, row 0", "the column '1' twice"]),
+        ([{"a": {1: "x", "1": "y"}}], ["data, row 0, column a", "the column '1' twice"]),
+        ([{"a": 10**5000}], ["data, row 0", "cannot be written as JSON"]),
+        ([{"a": ITSELF}], ["data, row 0", "cannot be written as JSON"]),
     ],
 )  # fmt: skip
 def test_what_are_no_rows_is_named(rows: Any, parts: list[str]) -> None:

