@@ -134,13 +134,15 @@ def test_leftovers_of_version_0_1_are_put_in_order(tmp_path: Path) -> None:
     assert content(tmp_path) == kept | {tmp_path / "resume/state.json": b"state"}
 
 
-def test_a_link_is_followed(tmp_path: Path) -> None:
+def test_a_link_is_replaced_and_what_it_names_stays(tmp_path: Path) -> None:
     (tmp_path / "far").mkdir()
+    (tmp_path / "far/theirs").write_text("mine")
     (tmp_path / "link").symlink_to(tmp_path / "far")
     with atomic_folder(tmp_path / "link") as made:
         (made / "a").write_text("new")
-    assert (tmp_path / "link").is_symlink()
-    assert (tmp_path / "far/a").read_text() == "new"
+    assert not (tmp_path / "link").is_symlink()
+    assert (tmp_path / "link/a").read_text() == "new"
+    assert content(tmp_path / "far") == {tmp_path / "far/theirs": b"mine"}
     assert sorted(path.name for path in tmp_path.iterdir()) == ["far", "link"]
 
 

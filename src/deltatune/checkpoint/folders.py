@@ -6,7 +6,6 @@ import contextlib
 import hashlib
 import re
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from deltatune.errors import AdapterError, DeltatuneError
-from deltatune.files import OURS, permitted, storing, sync
+from deltatune.files import OURS, new_folder, open_to_readers, storing, sync
 
 _OF_0_1 = re.compile(
     r"\.(?:(?P<folder>adapter|resume)\.(?P<kind>old|new)\.[a-z0-9_]{8}"
@@ -29,26 +28,25 @@ _OF_0_1 = re.compile(
 def atomic_folder(folder: Path) -> Iterator[Path]:
     """Give a temporary folder beside `folder`; on success it takes its place, on error it is removed.
 
-    A link is followed: the folder that it names is replaced. What a killed process leaves of this is put in
-    order by `settle`.
+    A link is replaced, and what it names is left alone: a stranger's folder may hold links to any other. What
+    a killed process leaves of this is put in order by `settle`.
 
     Raises:
         StorageError: It cannot be written.
     """
     with storing(folder):
-        place = folder.resolve() if folder.is_symlink() else folder
-        parent = place.parent
+        parent = folder.parent
         parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(dir=parent, prefix=f"{OURS}new.{_tag(place.name)}."))
+        temporary = new_folder(parent, f"new.{_tag(folder.name)}")
         try:
             yield temporary
+            open_to_readers(temporary)
             for path in (*temporary.rglob("*"), temporary):
-                path.chmod(permitted(0o777 if path.is_dir() else 0o666))
                 sync(path)
-            if place.exists():
-                _exchange(temporary, place)
+            if folder.exists() or folder.is_symlink():
+                _exchange(temporary, folder)
             else:
-                temporary.replace(place)
+                temporary.replace(folder)
             sync(parent)
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
@@ -57,7 +55,7 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
 
 def _exchange(temporary: Path, place: Path) -> None:
     """Put a folder in the place of another, which lies within a third meanwhile, under its name."""
-    aside = Path(tempfile.mkdtemp(dir=place.parent, prefix=f"{OURS}old.{_tag(place.name)}."))
+    aside = new_folder(place.parent, f"old.{_tag(place.name)}")
     try:
         place.replace(aside / place.name)
         try:
@@ -74,7 +72,8 @@ def settle(parent: Path, name: str | None = None) -> None:
     """Put in order what processes that were killed while they wrote into `parent` left there.
 
     A folder that was moved aside and has no successor is put back; half-written files and folders are
-    removed. All of these have names that only deltatune gives. Nobody else may be writing there.
+    removed. All of these have names that only deltatune gives, and none is a link: what a link of such a name
+    leads to is somebody's. Nobody else may be writing there.
 
     Args:
         parent: The folder, which is deltatune's own, or with a name, anybody's.
@@ -83,7 +82,7 @@ def settle(parent: Path, name: str | None = None) -> None:
     tag = "*" if name is None else f"{_tag(name)}.*"
     with storing(parent):
         for aside in parent.glob(f"{OURS}old.{tag}"):
-            for folder in aside.iterdir():
+            for folder in aside.iterdir() if _is_folder(aside) else ():
                 _put_back(folder, parent / folder.name)
             shutil.rmtree(aside, ignore_errors=True)
         for pattern in (f"{OURS}new.{tag}", f"{OURS}gone.{tag.removesuffix('.*')}"):
@@ -98,7 +97,7 @@ def settle(parent: Path, name: str | None = None) -> None:
 def _settle_0_1(parent: Path) -> None:
     for path in sorted(parent.glob(".*"), reverse=True):  # "old" before "new"
         found = _OF_0_1.fullmatch(path.name)
-        if found is None:
+        if found is None or path.is_symlink():
             continue
         if found["kind"] == "old":
             _put_back(path / "folder", parent / found["folder"])
@@ -109,9 +108,14 @@ def _settle_0_1(parent: Path) -> None:
 
 
 def _put_back(folder: Path, place: Path) -> None:
-    if folder.is_dir() and not place.exists():
+    if _is_folder(folder) and not place.exists() and not place.is_symlink():
         folder.replace(place)
         sync(place.parent)
+
+
+def _is_folder(path: Path) -> bool:
+    """Whether it is a folder itself, and no link to one."""
+    return path.is_dir() and not path.is_symlink()
 
 
 def _tag(name: str) -> str:
@@ -128,7 +132,7 @@ def remove(path: Path) -> None:
     with storing(path):
         aside = path.with_name(f"{OURS}gone.{_tag(path.name)}")
         shutil.rmtree(aside, ignore_errors=True)
-        if path.is_dir() and not path.is_symlink():
+        if _is_folder(path):
             path.replace(aside)
             shutil.rmtree(aside)
         else:

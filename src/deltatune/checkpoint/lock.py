@@ -7,6 +7,7 @@ file says who holds it, and goes with the lock; one that a killed process left l
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import socket
@@ -14,10 +15,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from deltatune.errors import InUseError
+from deltatune.errors import DeltatuneError, InUseError
 from deltatune.files import storing
 
 NAME = ".deltatune-lock"
+MOST = 1000
+"""Bytes of a lock; a name of a host has at most 255."""
+_NO_LINK = getattr(os, "O_NOFOLLOW", 0)  # absent on Windows
 
 
 class Lock:
@@ -30,6 +34,7 @@ class Lock:
 
     Raises:
         InUseError: Another process holds it.
+        DeltatuneError: A file of somebody else's has its name.
         StorageError: The file cannot be written.
     """
 
@@ -41,7 +46,7 @@ class Lock:
 
     def _take(self, warn: Callable[[str], None]) -> None:
         while self._descriptor is None:
-            descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o666)
+            descriptor = self._open()
             try:
                 _flock(descriptor)
             except BlockingIOError:
@@ -66,6 +71,29 @@ class Lock:
         holder = {"pid": os.getpid(), "host": socket.gethostname()}
         os.ftruncate(self._descriptor, 0)
         os.pwrite(self._descriptor, json.dumps(holder).encode(), 0)
+
+    def _open(self) -> int:
+        """Open the file, which is written over: it must be a lock, and no link to something else.
+
+        Raises:
+            DeltatuneError: It is somebody else's.
+        """
+        descriptor = -1
+        try:
+            descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | _NO_LINK, 0o666)
+            content = os.pread(descriptor, MOST + 1, 0)
+            if len(content) <= MOST and (not content or _holder_in(content)):
+                return descriptor
+        except OSError as error:  # a link is ELOOP, a pipe cannot be read at a place
+            if not (self._path.is_symlink() or error.errno == errno.ESPIPE):
+                raise
+        if descriptor >= 0:
+            os.close(descriptor)
+        raise DeltatuneError(
+            f"'{self._path}' is no lock that deltatune wrote.",
+            field="--out",
+            remedy="See what it is and remove it, or choose another folder.",
+        )
 
     def release(self) -> None:
         """Let others have the folder; again, it does nothing."""
@@ -98,7 +126,14 @@ def _is_at(descriptor: int, path: Path) -> bool:
 
 def _holder(path: Path) -> str:
     try:
-        holder = json.loads(path.read_text(encoding="utf-8"))
+        return _holder_in(path.read_bytes())
+    except OSError:
+        return ""
+
+
+def _holder_in(content: bytes) -> str:
+    try:
+        holder = json.loads(content)
         return f" ({int(holder['pid'])} on {holder['host']})"
-    except (OSError, ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError):
         return ""

@@ -102,11 +102,20 @@ def changed_files(folder: Path, among: Iterable[str] | None = None) -> list[str]
     if known is None or not known.files:
         return None
     wanted = known.files if among is None else {n: known.files[n] for n in among if n in known.files}
-    return [
-        name
-        for name, digest in wanted.items()
-        if not (folder / name).is_file() or sha256(folder / name) != digest
-    ]
+    return [name for name, digest in wanted.items() if not _is_unchanged(folder, name, digest)]
+
+
+def _is_unchanged(folder: Path, name: str, digest: str) -> bool:
+    """Whether a file has this checksum. A stranger's manifest may name any: it must lie in the folder.
+
+    What a link out of the folder leads to is never what was written, and is not read: of some files of the
+    system that would take for ever.
+    """
+    try:
+        path = (folder / name).resolve()
+        return path.is_relative_to(folder.resolve()) and path.is_file() and sha256(path) == digest
+    except (OSError, ValueError, RuntimeError):  # no right to read it, no name at all, a loop of links
+        return False
 
 
 def require_unchanged(folder: Path, among: Iterable[str] | None = None, *, remedy: str) -> None:

@@ -80,10 +80,12 @@ def _require_sound(path: Path, begun: bool) -> None:
     Raises:
         AdapterError: It is damaged.
     """
-    if not path.exists() and not begun:
+    if not path.exists() and not path.is_symlink() and not begun:
         return
     why = "it is empty, and trials have been made" if begun else ""
-    if not path.exists():
+    if path.is_symlink():  # SQLite would write to what it names
+        why = "it is a link"
+    elif not path.exists():
         why = "it is gone, and trials have been made"
     elif not path.is_file():
         why = "it is not a file"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from deltatune.errors import DeltatuneError, nearest
-from deltatune.files import atomic_path, write_text
+from deltatune.files import atomic_path, meant, write_text
 from deltatune.printable import printable
 
 TEXTS = ("html", "md", "csv", "json", "svg")
@@ -71,7 +71,7 @@ def write_chart(svg: str, path: Path) -> None:
             f"'{path}' is neither .svg nor .png.", field="path", remedy=nearest(kind, ("svg", "png"))
         )
     content = png(svg) if kind == "png" else svg.encode()
-    with atomic_path(path) as temporary:
+    with atomic_path(meant(path)) as temporary:
         temporary.write_bytes(content)
 
 

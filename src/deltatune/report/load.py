@@ -209,7 +209,9 @@ def load(folder: Path) -> Comparison:
         )
     content = read(path)
     recipe = folder / "recipe.yaml"
-    text = recipe.read_text(encoding="utf-8", errors="replace") if recipe.is_file() else ""
+    # A report is passed on: a link in a stranger's folder could bring any file of this machine into it.
+    whole = recipe.is_file() and not recipe.is_symlink()
+    text = recipe.read_text(encoding="utf-8", errors="replace") if whole else ""
     text = text or json.dumps(content.get("recipe", {}), indent=2)
     here = _relative_paths(content.get("recipe"), folder.resolve())
     board = Leaderboard.of(_replaced(content, here), f"'{path}'", remedy=AGAIN)

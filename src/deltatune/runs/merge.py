@@ -25,6 +25,7 @@ from deltatune.files import make_folder, text_sha256
 from deltatune.methods.combine import combine
 from deltatune.models.quiet import quiet
 from deltatune.recipe.given import Given
+from deltatune.recipe.sections import ModelSpec
 from deltatune.runs.load import attach_run, load_run
 from deltatune.runs.loaded import NAME, LoadedRun
 from deltatune.training.proof.certificate import ROUNDING, Logits, Proof, rounding
@@ -84,14 +85,14 @@ def merge(
         TrainingError: The merged model computes something else. The folder then holds the certificate alone.
         ModelError: A weight is too large for `dtype`.
     """
-    place = out.resolve()
+    place = out.resolve()  # of a link, the folder that it leads to is the model's
     make_folder(place.parent)
     with Lock(place.parent, messages.warn, name=f"{LOCK}.{text_sha256(place.name)[:8]}"):
         settle(place.parent, place.name)
-        require_replaceable(out)
-        return _merge(
+        require_replaceable(place)
+        done = _merge(
             folder,
-            out,
+            place,
             others,
             rule,
             weights,
@@ -100,6 +101,7 @@ def merge(
             trust_remote_code=trust_remote_code,
             given=given,
         )
+    return {"folder": str(out), **done}
 
 
 def _merge(  # noqa: PLR0917
@@ -116,11 +118,7 @@ def _merge(  # noqa: PLR0917
 ) -> dict[str, Any]:
     """The merge, with the place of `out` locked."""
     loaded = load_run(folder, as_trained=False, trust_remote_code=trust_remote_code, given=given)
-    base = Path(loaded.recipe.model.name)
-    if base.exists() and out.resolve() == base.resolve():
-        raise DeltatuneError(
-            f"'{out}' is the base of the run.", field="--out", remedy="Choose another folder."
-        )
+    _require_apart(out, loaded.recipe.model)
     if others:
         names = [NAME, *(f"other-{index}" for index in range(len(others)))]
         for name, other in zip(names[1:], others, strict=True):
@@ -157,11 +155,13 @@ def _merge(  # noqa: PLR0917
             certificate.equal_logits(LINE, wanted, found, remedy)
             certificate.write()
             _vouch(temporary)
+            require_replaceable(out)  # still: another command may have begun to work there
     except TrainingError:
         with atomic_folder(out) as instead:
             certificate.path = instead / CERTIFICATE
             certificate.write()
             _vouch(instead)
+            require_replaceable(out)
         raise
     difference, quantized = wanted.distance(found), None
     if loaded.recipe.methods[0].quantization is not None and not others:
@@ -169,7 +169,6 @@ def _merge(  # noqa: PLR0917
         with torch.inference_mode():
             quantized = wanted.distance(trained(**batch).logits)
     return {
-        "folder": str(out),
         "parameters": sum(p.numel() for p in merged.parameters()),
         "dtype": dtype,
         "compared_on": compared_on,
@@ -177,6 +176,19 @@ def _merge(  # noqa: PLR0917
         "logit_scale": float(side_by_side.std()),
         "max_abs_difference_to_quantized": quantized,
     }
+
+
+def _require_apart(out: Path, spec: ModelSpec) -> None:
+    """Refuse to put a model in the place of its base.
+
+    Raises:
+        DeltatuneError: `out` is the folder that the base was loaded from.
+    """
+    base = Path(spec.name).expanduser()
+    if base.exists() and out in (base.resolve(), base.resolve().parent):  # the latter of a .gguf file
+        raise DeltatuneError(
+            f"'{out}' is the base of the run, or holds it.", field="--out", remedy="Choose another folder."
+        )
 
 
 def _require_fit(model: nn.Module, dtype: Dtype) -> None:

@@ -16,7 +16,7 @@ from deltatune.data.readers import Writing
 from deltatune.data.rows import Row
 from deltatune.errors import DataError
 from deltatune.evaluation import Prediction, answer, evaluate
-from deltatune.files import write_lines
+from deltatune.files import meant, write_lines
 from deltatune.models.positions import room_of
 from deltatune.observer import Observer, Silent
 from deltatune.recipe import Recipe
@@ -90,7 +90,7 @@ def evaluate_run(
         found = evaluate(loaded.model, rows, encoded, loaded.encoder, loaded.recipe.evaluation, advance)
     observer.finish("Evaluating")
     if predictions is not None:
-        write_lines(predictions, [prediction.as_dict() for prediction in found.predictions])
+        write_lines(meant(predictions), [prediction.as_dict() for prediction in found.predictions])
     return found.metrics
 
 

@@ -181,17 +181,17 @@ def report(
         output.line(write_report(folder))
         return
     if form == "png":  # no text for a terminal
-        path = out or folder / "charts.png"
+        path = files.meant(out) if out else folder / "charts.png"
         files.make_folder(path.parent)
         write_png(folder, path)
-        output.line(path)
+        output.line(out or path)
         return
     text = render(folder, format=form)
     if out is None:
         output.raw(text)
         return
     files.make_folder(out.parent)
-    files.write_text(out, text)
+    files.write_text(files.meant(out), text)
     output.line(out)
 
 

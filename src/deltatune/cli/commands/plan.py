@@ -262,7 +262,7 @@ def _set(settings: dict[str, Any]) -> str:
 
 
 def _draw(found: dict[str, Any], path: Path) -> None:
-    from deltatune.files import make_folder, write_text
+    from deltatune.files import make_folder, meant, write_text
     from deltatune.report.stacked import Bar, standalone
 
     bars = [
@@ -271,4 +271,4 @@ def _draw(found: dict[str, Any], path: Path) -> None:
         if "error" not in entry
     ]
     make_folder(path.parent)
-    write_text(path, standalone([("", bars)], f"Memory of a training step: {found['model']}"))
+    write_text(meant(path), standalone([("", bars)], f"Memory of a training step: {found['model']}"))

@@ -207,14 +207,14 @@ def schema(
 
     The schemas of results explain every field, with its unit.
     """
-    from deltatune.files import make_folder, write_json
+    from deltatune.files import make_folder, meant, write_json
 
     content = _schema_of(what)
     if out is None:
         output.emit_json(content)
         return
     make_folder(out.parent)
-    write_json(out, content)
+    write_json(meant(out), content)
     output.emit_json({"file": str(out)}) if as_json else output.line(out)
 
 

@@ -7,6 +7,7 @@ from collections import Counter
 import torch
 
 from deltatune import units
+from deltatune.files import write_text
 from deltatune.memory.fit import fits
 from deltatune.training.before.expected_memory import ample_memory, predicted_run
 from deltatune.training.before.forecast import this_machine
@@ -47,7 +48,7 @@ def begin(run: Run, pause: Pause | None = None) -> Begun:
         check_padding(run.certificate, run.model, run.encoder, rows, at_once)
     run.memory.start()
     if not trains:
-        (run.out / "metrics.jsonl").write_text("", encoding="utf-8")
+        write_text(run.out / "metrics.jsonl", "")
         return Begun(run, None, ample, step)
     validation = run.data.dataset.validation
     trainer = Trainer(
