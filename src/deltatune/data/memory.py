@@ -115,7 +115,7 @@ def _plain(value: Any, where: str) -> Any:
     if (isinstance(value, float) and math.isnan(value)) or type(value).__name__ in _MISSING:
         return None
     if getattr(getattr(value, "dtype", None), "kind", "") in ("M", "m"):  # NumPy's times; of nanoseconds
-        value = None if value.ndim == 0 and value != value else value.astype(str)  # `tolist` makes numbers
+        value = None if str(value) == "NaT" else value.astype(str)  # `tolist` makes numbers
     if value is None or isinstance(value, str | bool | int | float):
         return value
     if isinstance(value, datetime.date | datetime.time):
