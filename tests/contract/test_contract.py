@@ -23,22 +23,19 @@ def gap_marks(case: Case, check: str, architecture: str) -> list[Any]:
 
 
 FIRST = {case.method: case.label for case in reversed(CASES)}
-"""The case of a method that is tried with all checks on all architectures by default."""
-QUICK = frozenset(
+"""The case of a method that goes on all architectures by default; its variants on the core ones."""
+COSTLY = frozenset(("joint_equals_solo_for_two_shapes", "joint_equals_solo_with_checkpointing", "generation"))
+"""Checks that take long."""
+OF_ADAPTERS = frozenset(
     (
-        "identity_at_start",
-        "acts",
-        "gradients_only_in_the_adapter",
-        "every_tap_fires",
+        "base_unchanged_by_training",
         "detach_leaves_nothing",
+        "stacking",
         "switching_is_exact",
-        "folding",
-        "parameter_count",
+        "unrouted_rows_are_plain",
     )
 )
-"""Checks that variants of a method, too, go through on all architectures by default."""
-COSTLY = frozenset(("joint_equals_solo_for_two_shapes", "joint_equals_solo_with_checkpointing", "generation"))
-"""Checks that are slow but on the core architectures."""
+"""Checks of how adapters come and go, which an architecture decides no more than the core ones do."""
 ATTENDING = ("lora", "prefix", "prompt")
 ONLY = {
     "base_dropout_is_off_unless_wanted": ("lora", "prefix", "full"),
@@ -49,9 +46,9 @@ ONLY = {
 
 
 def marks_of(case: Case, check: str, architecture: str) -> list[Any]:
-    """Declared gaps; and slow is what is costly on an architecture that has a like among the core ones."""
-    costly = check in COSTLY or (FIRST[case.method] != case.label and check not in QUICK)
-    slow = costly and architecture not in tiny.CORE
+    """Declared gaps; slow is what shows little new on an architecture that has a like among the core ones."""
+    spared = check in COSTLY | OF_ADAPTERS or FIRST[case.method] != case.label
+    slow = spared and architecture not in tiny.CORE
     return gap_marks(case, check, architecture) + ([pytest.mark.slow] if slow else [])
 
 
