@@ -14,7 +14,8 @@ from tests.oracle import bridge
 from deltatune.core.model import AdaptedModel
 from deltatune.errors import RecipeError, TargetError
 from deltatune.methods import METHODS
-from deltatune.methods.peft_bridge import PeftAdapter, injectable
+from deltatune.methods.peft_bridge import injectable
+from deltatune.methods.peft_layers import PeftAdapter
 from deltatune.recipe import parse_recipe
 from deltatune.testing import tiny
 from deltatune.testing.building import anatomy, close

@@ -20,7 +20,6 @@ from __future__ import annotations
 import copy
 import dataclasses
 import warnings
-from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any, ClassVar, Self, cast
 
@@ -31,13 +30,12 @@ from transformers.pytorch_utils import Conv1D
 
 from deltatune import quant
 from deltatune.core.adapter import Adapter
-from deltatune.core.delta import HOOKS, Delta, Dropout
+from deltatune.core.delta import Dropout
 from deltatune.core.method import MethodConfig
 from deltatune.core.sites import LINEAR, BaseView
 from deltatune.errors import AdapterError, RecipeError, TargetError, nearest
+from deltatune.methods.peft_layers import NAME, PeftAdapter, PeftDelta, freeze_answer, layers_of, skeleton_of
 
-NAME = "default"
-ROOT = "base_model.model."
 SITES = (*LINEAR, nn.Embedding, nn.Conv2d)
 _OURS = ("peft_type", "target_modules")
 _DECIDED = (
@@ -57,108 +55,6 @@ _UNFIT = {
     "PVERA": "it samples from the global generator while training, so that a run could not be repeated",
     "OSF": "it rewrites the base's weights",
 }
-
-
-class _Frozen:
-    """What peft's layer takes for the frozen module: it answers with the output that the site gave."""
-
-    _asked: bool
-    _given: tuple[Tensor, Tensor] | None
-
-    def forward(self, x: Tensor) -> Tensor:
-        assert self._given is not None
-        self._asked = True
-        seen, y = self._given
-        if x is seen:
-            return y
-        return self.real(x) + (y - self.real(seen))
-
-    def real(self, x: Tensor) -> Tensor:
-        """The frozen module's own output."""
-        weight = cast(Any, self).weight
-        x = x.to(weight.dtype) if x.is_floating_point() else x
-        output: Tensor = super().forward(x)  # type: ignore[misc]
-        return output
-
-
-class PeftDelta(Delta):
-    """One of peft's layers at the site that it was made for."""
-
-    def __init__(self, layer: Any) -> None:
-        super().__init__()
-        # Hidden from PyTorch's registers: the frozen weights belong to the base, not to the adapter.
-        frozen = layer._modules.pop("base_layer")
-        object.__setattr__(layer, "base_layer", frozen)
-        self.layer = layer
-
-    def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        """Return the layer's output for `x`, over `y` in place of the frozen output."""
-        frozen = self.layer.base_layer
-        frozen._given, frozen._asked = (x, y), False
-        try:
-            output: Tensor = self.layer(x)
-            if not frozen._asked:
-                output = output + (y - frozen.real(x))
-        finally:
-            frozen._given = None
-        return output.to(y.dtype)
-
-    def stored(self) -> dict[str, Tensor]:
-        """Nothing: the adapter stores what all layers hold, in peft's form."""
-        return {}
-
-    def load_stored(self, tensors: Mapping[str, Tensor]) -> None:
-        """Nothing to do; see `stored`."""
-
-    def fold(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """Return what peft's merge makes of (weight, bias).
-
-        Raises:
-            AdapterError: peft cannot merge this type.
-        """
-        frozen = self.layer.base_layer
-        scratch = copy.copy(frozen)
-        scratch._parameters = {"weight": nn.Parameter(weight.detach().clone(), requires_grad=False)}
-        scratch._parameters["bias"] = None if bias is None else nn.Parameter(bias.detach().clone(), False)
-        object.__setattr__(self.layer, "base_layer", scratch)
-        try:
-            self.layer.merge(safe_merge=False, adapter_names=[NAME])
-        except (AttributeError, NotImplementedError, ValueError) as error:
-            raise AdapterError(f"peft cannot merge it ({error}).", remedy="Keep it as an adapter.") from error
-        finally:
-            self.layer.merged_adapters = []
-            object.__setattr__(self.layer, "base_layer", frozen)
-        return scratch.weight.detach(), None if bias is None else scratch.bias.detach()
-
-
-class PeftAdapter(Adapter):
-    """The deltas, and peft's own model around the skeleton, which knows how they are stored."""
-
-    def __init__(self, deltas: Mapping[str, PeftDelta], model: nn.Module) -> None:
-        super().__init__(deltas)
-        self._model = (model,)  # in a tuple: what is trained is registered by the deltas
-
-    def stored(self) -> dict[str, Tensor]:
-        """Peft's tensors by its keys, and the heads."""
-        from peft import get_peft_model_state_dict
-
-        tensors = get_peft_model_state_dict(self._model[0], adapter_name=NAME, save_embedding_layers=False)
-        plain = {key.removeprefix(ROOT): tensor.detach().contiguous() for key, tensor in tensors.items()}
-        return super().stored() | plain
-
-    @torch.no_grad()
-    def load_stored(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take what `stored` gave."""
-        from peft import set_peft_model_state_dict
-
-        super().load_stored(tensors)
-        heads = super().stored().keys()
-        mine = {
-            k if k.startswith("base_model.") else ROOT + k: t for k, t in tensors.items() if k not in heads
-        }
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            set_peft_model_state_dict(self._model[0], mine, adapter_name=NAME)
 
 
 # The field shall have peft's name, which elsewhere is a class variable of methods with one type.
@@ -254,7 +150,7 @@ class PeftBridgeConfig(MethodConfig):
                 field="quantization",
                 remedy="Give the entry `quantization: null`, or take one of deltatune's own methods.",
             )
-        skeleton = _skeleton(view.base)
+        skeleton = skeleton_of(view.base)
         for path in chosen:  # copies for now: some initialisations write into what they are given
             twin = skeleton.get_submodule(path)
             twin._parameters = copy.deepcopy(twin._parameters)
@@ -269,7 +165,7 @@ class PeftBridgeConfig(MethodConfig):
                 field="peft",
                 remedy="Choose other target_modules or settings.",
             ) from error
-        layers = _layers(model)
+        layers = layers_of(model)
         for path, layer in layers.items():
             given = dict(layer.base_layer.named_parameters(recurse=False))
             own = view.modules[path].named_parameters(recurse=False)
@@ -281,7 +177,7 @@ class PeftBridgeConfig(MethodConfig):
                 )
         deltas = {path: PeftDelta(layer) for path, layer in layers.items()}
         for path, delta in deltas.items():
-            _freeze_answer(delta.layer.base_layer, view.modules[path])
+            freeze_answer(delta.layer.base_layer, view.modules[path])
         self._own_dropout(deltas)
         return PeftAdapter(deltas, model)
 
@@ -308,7 +204,7 @@ class PeftBridgeConfig(MethodConfig):
     def to_peft(self, adapter: Adapter, view: BaseView) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """Peft's own configuration and tensors."""
         assert isinstance(adapter, PeftAdapter)
-        config = cast(Any, adapter._model[0]).peft_config[NAME]
+        config = cast(Any, adapter.model).peft_config[NAME]
         plain = {key: _plain(value) for key, value in config.to_dict().items() if key not in _DECIDED}
         return plain, adapter.stored()
 
@@ -373,42 +269,6 @@ def injectable() -> list[str]:
         and getattr(tuner, "tuner_layer_cls", None)
         and kind.value not in _UNFIT
     )
-
-
-def _skeleton(module: nn.Module) -> Any:
-    """A copy of a module tree without hooks that shares the weights."""
-    twin: Any = copy.copy(module)
-    for name in HOOKS:
-        setattr(twin, name, OrderedDict())
-    twin._parameters = {
-        name: None if p is None else nn.Parameter(p.detach(), requires_grad=False) if _is_plain(p) else p
-        for name, p in module._parameters.items()
-    }
-    twin._modules = {
-        name: None if child is None else _skeleton(child) for name, child in module._modules.items()
-    }
-    return twin
-
-
-def _freeze_answer(twin: Any, module: nn.Module) -> None:
-    """Let the copy of a target answer instead of computing, over the base's own parameters from now on."""
-    twin.__class__ = type(f"Frozen{type(module).__name__}", (_Frozen, type(module)), {})
-    twin._parameters = module._parameters
-
-
-def _is_plain(parameter: nn.Parameter) -> bool:
-    return type(parameter) is nn.Parameter
-
-
-def _layers(model: Any) -> dict[str, Any]:
-    """Peft's layers by the path of the module that each wraps."""
-    from peft.tuners.tuners_utils import BaseTunerLayer
-
-    return {
-        path.removeprefix(ROOT): module
-        for path, module in model.named_modules()
-        if isinstance(module, BaseTunerLayer) and "base_layer" in module._modules
-    }
 
 
 def _plain(value: Any) -> Any:
