@@ -159,6 +159,11 @@ def test_every_exception_is_needed() -> None:
     assert {(here, there) for here, there, _ in used} == LAZILY
 
 
+def test_no_modules_import_each_other() -> None:
+    found = circle(sources())
+    assert not found, " imports\n".join(found)
+
+
 @pytest.mark.parametrize(
     ("module", "source"),
     [
