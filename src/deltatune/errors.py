@@ -35,7 +35,20 @@ class DataError(DeltatuneError):
 
 
 class SilentRowError(DataError):
-    """A row has nothing to learn from."""
+    """A row has nothing to learn from.
+
+    Args:
+        what: As of every error.
+        field: As of every error.
+        remedy: As of every error.
+        tokens: How many tokens would have to be allowed for it to have something.
+    """
+
+    def __init__(
+        self, what: str, *, field: str | None = None, remedy: str | None = None, tokens: int | None = None
+    ) -> None:
+        super().__init__(what, field=field, remedy=remedy)
+        self.tokens = tokens
 
 
 class ModelError(DeltatuneError):

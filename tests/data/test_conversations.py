@@ -204,6 +204,7 @@ def test_what_is_asked_for_an_answer() -> None:
         {"messages": [SYSTEM, *TURNS]},  # a row with its answer, which is left out
         {"messages": [SYSTEM, ASKED]},
         {"prompt": [SYSTEM, ASKED]},
+        json.dumps({"messages": [SYSTEM, *TURNS]}),  # as a line of a file
         {"prompt": "what?", "system": "be short"},
         {"instruction": "what?", "system": "be short"},
     ):

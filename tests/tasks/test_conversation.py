@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from torch.nn import functional as F
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 import deltatune as dt
 from deltatune import AdaptedModel
@@ -19,6 +20,7 @@ from deltatune.data.encode import Encoder
 from deltatune.data.rows import Record
 from deltatune.errors import DataError, RecipeError
 from deltatune.recipe import DataSpec, Recipe, parse_recipe
+from deltatune.recipe.given import Given
 from deltatune.tasks import TASKS
 from tests.chat_templates import MANY_TURNS, ONE_TURN, WITH_SYSTEM, WITH_TOOLS, tokenizer_of
 from tests.contract.cases import CASES, Case
@@ -123,8 +125,14 @@ def test_rows_in_memory_and_answers_in_python(content: dict[str, Any], tmp_path:
     recipe = dt.make_recipe({**content, "methods": ["lora"]}, data=chats())
     result = dt.train(recipe, tmp_path / "run", quiet=True)
     assert result.metrics is not None
-    [answer] = dt.predict(tmp_path / "run", {"messages": [{"role": "user", "content": "songs?"}]})
+    asked = {"messages": [{"role": "user", "content": "songs?"}]}
+    [answer] = dt.predict(tmp_path / "run", asked)
     assert answer.input == "songs?"
+    # The delta alone, which does not say which of the tasks of such models it is for.
+    (tmp_path / "run").rename(tmp_path / "moved")
+    shutil.copytree(tmp_path / "moved" / "adapter", tmp_path / "alone")
+    given = Given(base=content["model"], recipe=tmp_path / "moved" / "recipe.yaml")
+    assert dt.predict(tmp_path / "alone", asked, given=given)[0].prediction == answer.prediction
 
 
 def test_a_template_of_the_recipes_own_stays_with_the_run(content: dict[str, Any], tmp_path: Path) -> None:
@@ -140,6 +148,9 @@ def test_a_template_of_the_recipes_own_stays_with_the_run(content: dict[str, Any
     assert parse_recipe(recipe.dump()) == recipe
     dt.train(recipe, tmp_path / "run", quiet=True)
     template.unlink()
+    dt.merge(tmp_path / "run", tmp_path / "merged")
+    merged = AutoTokenizer.from_pretrained(tmp_path / "merged")
+    assert merged.chat_template == recipe.data.chat_template
     loaded = dt.load(tmp_path / "run")
     assert loaded.recipe.data.chat_template.startswith("{% for m in messages %}<{{ m.role }}>")
     [_] = dt.predict(tmp_path / "run", ["songs?"])

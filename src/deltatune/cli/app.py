@@ -17,7 +17,7 @@ from typer.core import TyperGroup
 
 from deltatune import __version__
 from deltatune.cli import output
-from deltatune.cli.commands import cache, check, compare, delta, plan, reference, tasks, train
+from deltatune.cli.commands import cache, chat, check, compare, delta, plan, reference, tasks, train
 from deltatune.errors import DeltatuneError, Stopped
 
 DEBUG = "DELTATUNE_DEBUG"
@@ -171,6 +171,7 @@ app.command("compare", rich_help_panel=TRAIN)(compare.compare)
 app.command("report", rich_help_panel=TRAIN)(compare.report)
 app.command("evaluate", rich_help_panel=LOOK)(train.evaluate)
 app.command("predict", rich_help_panel=LOOK)(train.predict)
+app.command("chat", rich_help_panel=LOOK)(chat.chat)
 app.command("inspect", rich_help_panel=LOOK)(delta.inspect)
 app.command("merge", rich_help_panel=LOOK)(delta.merge)
 app.command("cache", rich_help_panel=LOOK)(cache.show)

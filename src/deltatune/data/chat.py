@@ -121,6 +121,7 @@ class Chats:
                 "nothing is left to learn from it.",
                 field=f"row {row.id}",
                 remedy="Raise data.max_input_tokens, or remove it.",
+                tokens=count,
             )
         read = read if talk is whole else self._read(talk, row)
         ids, spans = self._spans(read, talk, train_on, row)
@@ -203,8 +204,8 @@ class Chats:
             spans = [self._span(read, talk, turn, row) for turn in turns]
         ids, ended = read.ids, []
         for span in spans:
-            ids, (start, end) = self._ended(ids, span, row)
-            ended.append((start, end if self._marked(talk) else self._end_in(ids, start, end)))
+            ids, found = self._ended(ids, span, row)
+            ended.append(span if self._marked(talk) and found[1] < span[1] else found)
         return ids, ended
 
     def _marked_spans(self, read: _Read, talk: Conversation, turns: Sequence[int], row: Row) -> list[Span]:
@@ -242,10 +243,10 @@ class Chats:
         return both[0][: next(same, 0)]
 
     def _ended(self, ids: list[int], span: Span, row: Row) -> tuple[list[int], Span]:
-        """A span with its end token, which may stand behind it or, of the last answer, be missing."""
+        """A span up to its end token, which may stand behind it or, of the last answer, be missing."""
         start, end = span
-        if self._end_in(ids, start, end) is not None:
-            return ids, span
+        if (place := self._end_in(ids, start, end)) is not None:
+            return ids, (start, place)
         if end < len(ids) and ids[end] in self._tokens.eos_ids:  # GLM ends a turn by the next one's role
             return ids, (start, end + 1)
         if end == len(ids):

@@ -69,7 +69,7 @@ def conversation_rows(records: Sequence[Record], spec: DataSpec) -> list[Row]:
 
 
 def asked_row(value: str | Mapping[str, Any], spec: DataSpec, row_id: str) -> Row:
-    """Make a row of what is to be answered: a text as the user's only turn, or the columns of a row.
+    """Make a row of what is to be answered: a text as the user's only turn, or a row, maybe as JSON.
 
     If the columns hold the answer too, as a row of test data does, it is left out.
 
@@ -77,6 +77,9 @@ def asked_row(value: str | Mapping[str, Any], spec: DataSpec, row_id: str) -> Ro
         DataError: They are no conversation.
     """
     where = f"input {row_id}"
+    written = parsed(value)
+    if isinstance(written, dict) and any(map(_kind, written.values())):  # a row, as a line of JSON
+        value = written
     if isinstance(value, Mapping):
         record = Record(where, dict(value))
         conversation = read(record, find_form(record, spec, answered=False), answered=False)

@@ -194,7 +194,9 @@ class Encoder:
             raise first
         named = f"{', '.join(others[:SHOWN])}{', ...' if len(others) > SHOWN else ''}"
         more = f" {len(others)} more of {len(rows)} rows teach nothing either: {named}."
-        raise SilentRowError(first.what + more, field=first.field, remedy=first.remedy)
+        needed = [error.tokens for _, error in silent if error.tokens]
+        enough = f" {max(needed):,} tokens would do for all of them." if len(needed) == len(silent) else ""
+        raise SilentRowError(first.what + more + enough, field=first.field, remedy=first.remedy)
 
     def collate(self, features: Sequence[Feature]) -> dict[str, Tensor]:
         """Make a batch for training or for the loss, padded on the right to its longest row.

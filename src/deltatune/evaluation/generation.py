@@ -31,7 +31,7 @@ _PROOF = object()
 
 # A checkpoint's generation config may ask for sampling, ban repeated n-grams, or force an end of text.
 # Each would change what is measured: repetition would be hidden and the stop rate would be made up.
-_PLAIN_DECODING: dict[str, Any] = {
+PLAIN_DECODING: dict[str, Any] = {
     "do_sample": False,
     "temperature": None,
     "top_k": None,
@@ -105,7 +105,7 @@ def generate(
     Yields:
         (row number, generation), the longest rows first.
     """
-    arguments = _PLAIN_DECODING | {
+    arguments = PLAIN_DECODING | {
         "max_new_tokens": max_new_tokens,
         "num_beams": num_beams,
         "eos_token_id": list(encoder.eos_ids) or None,
@@ -129,7 +129,7 @@ def generate(
 
 def next_token_logits(model: Model, batch: dict[str, Tensor]) -> Tensor:
     """Logits [rows, vocabulary] of the first token that is generated behind a batch of prompts."""
-    arguments = _PLAIN_DECODING | {"max_new_tokens": 1, "num_beams": 1, "pad_token_id": 0}
+    arguments = PLAIN_DECODING | {"max_new_tokens": 1, "num_beams": 1, "pad_token_id": 0}
     with evaluating(model):
         output = model.generate(**batch, **arguments, output_logits=True, return_dict_in_generate=True)
     first: Tensor = output.logits[0]

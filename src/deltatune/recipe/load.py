@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -87,8 +89,11 @@ def _with_chat_template(recipe: Recipe, root: Path) -> Recipe:
     given = recipe.data.chat_template
     if given in (None, PLAIN_CHAT) or any(mark in given for mark in ("{{", "{%")):
         return recipe
+    path = root / given
     try:
-        text = (root / given).read_text(encoding="utf-8")
+        if not path.is_file():  # a device has no end
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+        text = path.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not text in UTF-8"
         raise RecipeError(

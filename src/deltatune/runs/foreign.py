@@ -90,9 +90,9 @@ def _recipe(saved: SavedAdapter, place: Path, given: Given, *, trust_remote_code
     model = _model(saved, place, given).model_copy(update={"trust_remote_code": trust_remote_code})
     entry = MethodEntry(name=saved.method, method=saved.method, config=saved.config.model_dump(mode="json"))
     kind = saved.peft.get("task_type")
-    own = next((name for name, task in TASKS.items() if task.peft_type and task.peft_type == kind), None)
+    own = [name for name, task in TASKS.items() if task.peft_type and task.peft_type == kind]
     if given.recipe is None:
-        task = given.task or own
+        task = given.task or next(iter(own), None)
         if task is None or task not in TASKS:
             raise AdapterError(
                 "the adapter does not tell what it is for." if task is None else f"{task!r} is no task.",
@@ -107,10 +107,11 @@ def _recipe(saved: SavedAdapter, place: Path, given: Given, *, trust_remote_code
         rows: dict[str, Any] = {"data": DataSpec(template=template)}
     else:
         made = load_recipe(given.recipe)
-        for task, whose in ((given.task, "--task"), (own, "the adapter's task_type")):
-            if task not in (None, made.task):
+        said = ([given.task] if given.task else [], "--task"), (own, "the adapter's task_type")
+        for tasks, whose in said:
+            if tasks and made.task not in tasks:
                 raise AdapterError(
-                    f"its task is {made.task}, and {whose} says {task}.",
+                    f"its task is {made.task}, and {whose} says {' or '.join(tasks)}.",
                     field="--recipe",
                     remedy="Name a recipe of the adapter's own task.",
                 )

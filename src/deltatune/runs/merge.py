@@ -19,6 +19,7 @@ from deltatune.checkpoint.lock import Lock
 from deltatune.checkpoint.manifest import NAME as MANIFEST
 from deltatune.checkpoint.manifest import checksums, read_manifest, vouch
 from deltatune.core.fast.labelled_head import decoder_inputs
+from deltatune.data.chat import chat_template
 from deltatune.data.load import load_data
 from deltatune.errors import DataError, DeltatuneError, ModelError, TrainingError
 from deltatune.files import make_folder, text_sha256
@@ -141,6 +142,8 @@ def _merge(  # noqa: PLR0917
         with quiet(), atomic_folder(out) as temporary:
             certificate.path = temporary / CERTIFICATE
             merged.save_pretrained(temporary)
+            if template := chat_template(loaded.recipe.data.chat_template):
+                loaded.base.processor.chat_template = template
             loaded.base.processor.save_pretrained(temporary)
             again = type(merged).from_pretrained(temporary, dtype=DTYPES[dtype]).eval()
             with torch.inference_mode():

@@ -1,0 +1,140 @@
+"""Talking to runs: several deltas on one base, and the plain base, answer the same conversation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import TextStreamer
+
+from deltatune.data.chat import Chats, chat_template
+from deltatune.data.conversations import Conversation, shown
+from deltatune.data.rows import Row
+from deltatune.data.tokens import TextTokens
+from deltatune.errors import AdapterError
+from deltatune.evaluation.generation import PLAIN_DECODING
+from deltatune.recipe.given import Given
+from deltatune.runs.load import attach_run, load_run
+from deltatune.runs.loaded import NAME
+from deltatune.tasks import TASKS
+
+BASE = "base"
+"""What the plain base is called."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What was answered."""
+
+    text: str
+    stopped: bool
+    """Whether the model ended it itself."""
+    cut: bool
+    """Whether the oldest turns were left out of what it read."""
+
+
+class _Stream(TextStreamer):
+    """Hands on text as it is written."""
+
+    def __init__(self, tokenizer: Any, write: Callable[[str], None]) -> None:
+        super().__init__(tokenizer, skip_prompt=True, skip_special_tokens=True)
+        self._write = write
+
+    def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
+        """Called with each piece."""
+        self._write(text)
+
+
+class Talk:
+    """A conversation that any of the runs, or the plain base, may go on with.
+
+    Args:
+        folders: Runs on one base, or adapters without a run.
+        trust_remote_code: As of `load_run`.
+        given: As of `load_run`, of the first.
+
+    Raises:
+        AdapterError: A folder holds no finished run, they are on different bases, or write no text behind
+            what they read.
+        DataError: The base has no chat template, and the recipe names none.
+    """
+
+    def __init__(
+        self, folders: Sequence[Path], *, trust_remote_code: bool = False, given: Given | None = None
+    ) -> None:
+        loaded = load_run(folders[0], trust_remote_code=trust_remote_code, given=given)
+        able = [name for name, task in TASKS.items() if task.continues]
+        if loaded.recipe.task not in able:
+            raise AdapterError(
+                f"the run in '{folders[0]}' does the task {loaded.recipe.task}, which is no talk.",
+                field="RUN",
+                remedy=f"Name runs of {' or '.join(able)}.",
+            )
+        self._model, template = loaded.model, loaded.recipe.data.chat_template
+        self._tokens = TextTokens(
+            loaded.base.processor, loaded.base.facts, chat=True, template=chat_template(template)
+        )
+        self._chats = Chats(self._tokens, template)
+        self._limit = loaded.recipe.data.max_input_tokens
+        self._adapters: dict[str, tuple[str, ...]] = {_free(loaded.name, []): (NAME,)}
+        for number, folder in enumerate(folders[1:]):
+            attach_run(loaded, folder, f"other-{number}")
+            self._adapters[_free(folder.resolve().name, self._adapters)] = (f"other-{number}",)
+        self._adapters[BASE] = ()
+        self._model.eval()
+        self.speaker = self.names[0]
+        self.messages: list[dict[str, Any]] = []
+
+    @property
+    def names(self) -> list[str]:
+        """Who may answer."""
+        return list(self._adapters)
+
+    def say(self, text: str, most: int, write: Callable[[str], None]) -> Reply:
+        """Say something, and have it answered by the speaker.
+
+        Args:
+            text: The user's turn.
+            most: Tokens after which the answer is cut off.
+            write: Is given the answer piece by piece.
+
+        Raises:
+            DataError: The template refuses the conversation, or it is too long; it is as before then.
+        """
+        self.messages.append({"role": "user", "content": text})
+        try:
+            reply = self.reply(self.speaker, most, write)
+        except BaseException:
+            self.messages.pop()
+            raise
+        self.messages.append({"role": "assistant", "content": reply.text})
+        return reply
+
+    def reply(self, name: str, most: int, write: Callable[[str], None]) -> Reply:
+        """Have the last turn of the user's answered, as by `say`; what was answered before does not count."""
+        messages = self.messages[:-1] if self.messages[-1]["role"] == "assistant" else self.messages
+        talk = Conversation(tuple(messages), (False,) * len(messages))
+        row = Row("you", shown(messages), "", {}, talk)
+        prompt, cut = self._chats.prompt(row, self._limit)
+        ids = torch.tensor([prompt], device=self._model.device)
+        arguments = PLAIN_DECODING | {
+            "max_new_tokens": most,
+            "eos_token_id": list(self._tokens.eos_ids),
+            "pad_token_id": self._tokens.pad_id,
+            "streamer": _Stream(self._tokens.tokenizer, write),
+        }
+        with self._model.using(*self._adapters[name]):
+            written = self._model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), **arguments)
+        answer = written[0, len(prompt) :].tolist()
+        return Reply(self._tokens.decode(answer), bool(set(answer) & set(self._tokens.eos_ids)), cut)
+
+
+def _free(name: str, taken: Any) -> str:
+    """A name that nobody else has."""
+    number, free = 2, name
+    while free in taken or free == BASE:
+        free, number = f"{name}-{number}", number + 1
+    return free

@@ -1,0 +1,78 @@
+"""Talking to runs, with what is said on stdin."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import deltatune as dt
+from deltatune.printable import printable
+from tests.tasks.test_conversation import chat_folder, chats
+from tests.tiny_recipe import t5_folder
+
+__all__ = ["chat_folder", "t5_folder"]
+
+
+@pytest.fixture(scope="module")
+def runs(chat_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Two runs on one base."""
+    out = tmp_path_factory.mktemp("runs")
+    recipe = dt.make_recipe(
+        task="conversation",
+        model=str(chat_folder),
+        data=chats(),
+        methods=[{"ia3": {}, "train": {"lr": 0.5}}, {"lora": {"r": 2}}],
+        train={"max_steps": 4, "batch_size": 4},
+        evaluation={"metrics": ["loss"], "primary": "loss"},
+    )
+    for method in ("ia3", "lora"):
+        dt.train(recipe, out / method, method=method, quiet=True)
+    return [out / "ia3", out / "lora"]
+
+
+def test_a_conversation_with_two_runs_and_their_base(run: Callable, runs: list[Path]) -> None:
+    said = "medals?\n\n/compare\n/switch base\nand songs?\n/switch nobody\n"
+    said += "/reset\n/compare\n/what\n/help\n/quit\nmore"
+    done = run("chat", *runs, "--max-new-tokens", 6, stdin=said)
+    assert done.code == 0, done.err
+    lines = done.out.splitlines()
+    assert "ia3 answers; also here: lora, base." in lines[0]
+    spoken = [line for line in lines if line.startswith(("ia3: ", "lora: ", "base: "))]
+    assert [line.partition(":")[0] for line in spoken] == ["ia3", "base"]
+    assert [line for line in lines[1:] if all(name in line for name in ("ia3", "lora", "base"))]  # the table
+    assert "'nobody' is not here." in done.out
+    assert "Say something first." in done.out
+    assert "/what is not known." in done.out
+    assert done.out.count("/switch NAME") == 2
+
+
+def test_a_run_says_what_it_predicts(run: Callable, runs: list[Path]) -> None:
+    done = run("chat", runs[1], "--max-new-tokens", 64, "--system", "Be short.", stdin="medals?\n")
+    assert done.code == 0, done.err
+    talk = [{"role": "system", "content": "Be short."}, {"role": "user", "content": "medals?"}]
+    [answer] = dt.predict(runs[1], {"messages": talk})
+    shown = done.out.split("lora: ", 1)[1].rstrip("\n").removesuffix(" …")
+    assert shown.split() == printable(answer.prediction).split()
+
+
+def test_what_is_too_long_leaves_the_conversation_as_it_was(run: Callable, runs: list[Path]) -> None:
+    done = run("chat", runs[1], "--max-new-tokens", 2, stdin="word " * 999 + "\nmedals?\n")
+    assert done.code == 0
+    assert "tokens in its last turn, and 512 are allowed" in done.err
+    assert done.out.count("lora: ") == 1
+
+
+def test_runs_that_do_not_talk_are_refused(
+    run: Callable, t5_folder: Path, tmp_path: Path, runs: list[Path]
+) -> None:
+    rows = [{"input": f"{number} words", "target": "word"} for number in range(20)]
+    recipe = dt.make_recipe(
+        task="text-to-text", model=str(t5_folder), data=rows, methods=["lora"], train={"max_steps": 1},
+        evaluation={"metrics": ["loss"], "primary": "loss"},
+    )  # fmt: skip
+    dt.train(recipe, tmp_path / "run", quiet=True)
+    done = run("chat", tmp_path / "run", stdin="x\n")
+    assert (done.code, "does the task text-to-text, which is no talk" in done.err) == (2, True)
+    assert run("chat", runs[0], tmp_path / "run", stdin="x\n").code == 2
