@@ -164,6 +164,17 @@ def test_no_modules_import_each_other() -> None:
     assert not found, " imports\n".join(found)
 
 
+def test_the_rooms_of_training_have_an_order() -> None:
+    rooms: dict[str, str] = {}
+    for module, source in sources().items():
+        if module.startswith("training/") and module.count("/") == 2:
+            room = f"{module.rpartition('/')[0]}/__init__.py"
+            rooms[room] = rooms.get(room, "") + source
+    assert len(rooms) > 4
+    found = circle(rooms)
+    assert not found, " imports\n".join(found)
+
+
 @pytest.mark.parametrize(
     ("module", "source"),
     [
