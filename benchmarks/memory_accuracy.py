@@ -31,8 +31,9 @@ from deltatune.models.load import DTYPES
 from deltatune.models.tasks import model_class
 from deltatune.observer import Silent
 from deltatune.quant.loading import loading_options
-from deltatune.recipe.sections import EvaluationSpec, QuantizationSpec, TrainSpec
+from deltatune.recipe.sections import QuantizationSpec, TrainSpec
 from deltatune.training.given.digests import Inputs
+from deltatune.training.loop.checkpoints import Checkpoints
 from deltatune.training.loop.optimizer import Rates
 from deltatune.training.loop.trainer import Trainer
 from deltatune.training.proof.certificate import Proof
@@ -218,10 +219,10 @@ def measured_step(
     model.attach("run", method)
     with tempfile.TemporaryDirectory() as out:
         trainer = Trainer(
-            model=model, name="run", encoder=Collator(task), train=encoded, validation=None,  # type: ignore[arg-type]
-            validation_rows=[], spec=train, evaluation=EvaluationSpec(), rates=Rates(1e-4, None), seed=0,
+            model=model, name="run", encoder=Collator(task), train=encoded,  # type: ignore[arg-type]
+            spec=train, evaluated_at_once=32, rates=Rates(1e-4, None), seed=0,
             out=Path(out), observer=Silent(), certificate=Proof(Path(out) / "certificate.json", {}),
-            inputs=Inputs("", {}, None, "", ""),
+            inputs=Inputs("", {}, None, "", ""), checkpoints=Checkpoints(Path(out), 0, lambda _: None),
         )  # fmt: skip
         return trainer.run(resume=False).memory
 

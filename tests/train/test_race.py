@@ -22,7 +22,7 @@ from deltatune.methods.lora import LoraConfig
 from deltatune.methods.prefix import PrefixConfig
 from deltatune.observer import Silent
 from deltatune.recipe import Recipe
-from deltatune.recipe.sections import EvaluationSpec, TrainSpec
+from deltatune.recipe.sections import TrainSpec
 from deltatune.results import RunResult
 from deltatune.testing import tiny
 from deltatune.training import Context, run
@@ -280,7 +280,7 @@ def trainer_of(model: AdaptedModel, name: str, task: str, seed: int, out: Path) 
     features = [{"input_ids": row, "prompt_length": 2, "label": at % 3} for at, row in enumerate(ids)]
     train = Encoded(features, lengths, EncodeReport(3, 0, 0, 0))
     return Trainer(
-        model, name, Padding(task), train, None, [], TrainSpec(batch_size=3), EvaluationSpec(),
+        model, name, Padding(task), train, TrainSpec(batch_size=3), 8,
         Rates(1e-3, None), seed, out, Silent(), Proof(out / "certificate.json", {}),
         Inputs("", {}, None, "", ""), Checkpoints(out, 0, lambda _: None),
     )  # type: ignore[arg-type]  # fmt: skip

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from accelerate import Accelerator
-
-from deltatune.errors import RecipeError
 from deltatune.files import atomic_path, storing
 from deltatune.recipe.schema import TrainSpec
+from deltatune.training.loop.accelerate import Accelerate
 
 
 class RunLog:
@@ -21,23 +18,14 @@ class RunLog:
 
     Args:
         out: The run's folder.
-        spec: Its settings, which trackers are told as well.
-
-    Raises:
-        RecipeError: A tracker's package is absent; Accelerate would leave it out without a word.
+        spec: Its settings, which trackers are told.
+        accelerate: Knows the trackers.
     """
 
-    def __init__(self, out: Path, spec: TrainSpec) -> None:
-        for name in spec.trackers:
-            if importlib.util.find_spec(name) is None:
-                raise RecipeError(
-                    f"the package {name} is not installed.",
-                    field="train.trackers",
-                    remedy='Install it: pip install "deltatune[trackers]".',
-                )
+    def __init__(self, out: Path, spec: TrainSpec, accelerate: Accelerate) -> None:
         self._path = out / "metrics.jsonl"
         self._spec = spec
-        self._accelerator: Accelerator | None = None
+        self._accelerate = accelerate
         self._written = hashlib.sha256()
 
     @property
@@ -45,13 +33,10 @@ class RunLog:
         """Of all lines so far."""
         return self._written.hexdigest()
 
-    def open(
-        self, accelerator: Accelerator, lines: int, digest: str | None, warn: Callable[[str], None]
-    ) -> int:
+    def open(self, lines: int, digest: str | None, warn: Callable[[str], None]) -> int:
         """Begin, or go on behind the first `lines` lines; those behind them are of steps to be done again.
 
         Args:
-            accelerator: Knows the trackers.
             lines: How many the state that the run goes on from has written.
             digest: Of these; None where it was not noted.
             warn: Is told if they are not all there.
@@ -69,11 +54,7 @@ class RunLog:
             )
         with atomic_path(self._path) as temporary:
             temporary.write_bytes(b"".join(kept))
-        if self._spec.trackers:
-            settings = self._spec.model_dump(mode="json").items()
-            plain = {k: v if isinstance(v, int | float | str) else str(v) for k, v in settings}
-            accelerator.init_trackers("deltatune", config=plain)
-            self._accelerator = accelerator
+        self._accelerate.start_trackers(self._spec.model_dump(mode="json"))
         return len(kept)
 
     def _lines(self) -> list[bytes]:
@@ -90,13 +71,10 @@ class RunLog:
         with storing(self._path), self._path.open("ab") as handle:
             handle.write(text)
         self._written.update(text)
-        if self._accelerator is not None:
-            flat = {k: v for k, v in line.items() if k != "validation"}
-            flat |= {f"validation/{k}": v for k, v in line.get("validation", {}).items()}
-            self._accelerator.log(flat, step=int(line["step"]))
+        numbers = {k: v for k, v in line.items() if k != "validation"}
+        numbers |= {f"validation/{k}": v for k, v in line.get("validation", {}).items()}
+        self._accelerate.track(numbers, int(line["step"]))
 
     def close(self) -> None:
         """Let trackers finish."""
-        if self._accelerator is not None:
-            self._accelerator.end_training()
-            self._accelerator = None
+        self._accelerate.end_trackers()

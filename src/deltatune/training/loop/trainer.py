@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
 from torch import Tensor
 
 from deltatune import quant
@@ -21,14 +20,14 @@ from deltatune.core.loss import count_targets, summed_loss
 from deltatune.core.model import AdaptedModel
 from deltatune.data.batches import batches
 from deltatune.data.encode import Encoded, Encoder
-from deltatune.errors import RecipeError, TrainingError
-from deltatune.evaluation import evaluate, higher_is_better, loss_on
+from deltatune.errors import TrainingError
 from deltatune.memory.batch import largest_micro_batch
 from deltatune.observer import Observer
-from deltatune.recipe.schema import EvaluationSpec, TrainSpec
+from deltatune.recipe.schema import TrainSpec
 from deltatune.recipe.sections import seconds_of
 from deltatune.tasks import TASKS
 from deltatune.training.given.digests import Inputs
+from deltatune.training.loop.accelerate import Accelerate
 from deltatune.training.loop.checkpoints import Checkpoints
 from deltatune.training.loop.log import RunLog
 from deltatune.training.loop.micro_batches import (
@@ -60,6 +59,7 @@ from deltatune.training.loop.steps import (
     recomputing,
 )
 from deltatune.training.loop.trunk_cache import KeptTrunk, keep_trunk
+from deltatune.training.loop.validation import Validation
 from deltatune.training.proof.certificate import Proof, snapshot
 
 Pause = Callable[[Progress, int], bool]
@@ -74,10 +74,9 @@ class Trainer:
     name: str
     encoder: Encoder
     train: Encoded
-    validation: Encoded | None
-    validation_rows: list[Any]
     spec: TrainSpec
-    evaluation: EvaluationSpec
+    evaluated_at_once: int
+    """Rows of a batch where no gradients are needed."""
     rates: Rates
     seed: int
     out: Path
@@ -85,6 +84,8 @@ class Trainer:
     certificate: Proof
     inputs: Inputs
     checkpoints: Checkpoints
+    validation: Validation | None = None
+    """None: there are no rows for it, and the last state is kept."""
     pause: Pause | None = None
     continues: bool = False
     """Whether it goes on from a saved delta, which is kept if training makes nothing better of it."""
@@ -95,16 +96,8 @@ class Trainer:
         self._saved_at = time.monotonic()
         self.adapter = self.model.adapter(self.name)
         self.parameters = [parameter for _, parameter in self.adapter.trainable()]
-        self.log = RunLog(self.out, self.spec)
-        self.accelerator = Accelerator(
-            cpu=self.model.device.type == "cpu", log_with=self.spec.trackers or None, project_dir=self.out
-        )
-        if self.accelerator.num_processes > 1:
-            raise RecipeError(
-                f"this version trains in one process, and {self.accelerator.num_processes} were launched.",
-                field="train",
-                remedy="Start it without a distributed launcher.",
-            )
+        self.accelerate = Accelerate(self.model.device, self.spec.trackers, self.out)
+        self.log = RunLog(self.out, self.spec, self.accelerate)
         self.optimizer = build_optimizer(
             self.adapter, self.model.view, self.spec, self.rates, self.model.device, self.observer
         )
@@ -118,7 +111,6 @@ class Trainer:
         self.trunk: KeptTrunk | None = None
         self.progress = Progress()
         self.micro = MicroBatches(spec, self.adapter, self.observer)
-        self.best_state: dict[str, Any] = {}
         # Full fine-tuning keeps its own parameters in float32 and computes in the base's precision.
         with self.model.using():  # else its parameters stand in the places of the base's
             dtype = next(self.model.base.parameters()).dtype
@@ -172,9 +164,7 @@ class Trainer:
         self.adapter.start(self.total)
         if resume:
             self._load()
-        self.progress.log_lines = self.log.open(
-            self.accelerator, self.progress.log_lines, self.log_digest, self.observer.warn
-        )
+        self.progress.log_lines = self.log.open(self.progress.log_lines, self.log_digest, self.observer.warn)
         self.observer.start("Training", self.total, self.progress.step)
         try:
             self._keep_trunk()
@@ -184,8 +174,8 @@ class Trainer:
             self.observer.finish("Training")
             self.trunk = None
             self.log.close()
-        if not self.paused:
-            self._restore_best()
+        if self.validation is not None and not self.paused:
+            self.validation.restore(self.progress)
         return self.progress
 
     @property
@@ -203,7 +193,7 @@ class Trainer:
             self.name,
             self.encoder,
             self.train.features,
-            rows_at_once=self.evaluation.batch_size,
+            rows_at_once=self.evaluated_at_once,
             folder=self.out,
             observer=self.observer,
         )
@@ -213,7 +203,7 @@ class Trainer:
     def _steps(self) -> Generator[Request, Gradients]:
         progress = self.progress
         if self.continues and progress.step == 0 and progress.best is None:
-            self._evaluate(0)
+            self._evaluate()
         self.paused = self._asked_to_pause()  # a resumed run may stand where it shall stop
         while progress.step < self.total and not progress.stopped and not self.paused:
             epoch, index = divmod(progress.step, self.per_epoch)
@@ -224,7 +214,7 @@ class Trainer:
                 last = progress.step == self.total
                 end_of_epoch = progress.step % self.per_epoch == 0
                 if self._due(self.spec.evaluate_every, end_of_epoch) or last:
-                    self._evaluate(epoch)
+                    self._evaluate()
                     self.paused = self._asked_to_pause()
                 over = last or progress.stopped or self.paused
                 if over or self._saving_due(end_of_epoch):
@@ -327,7 +317,7 @@ class Trainer:
             self.memory.forward_done()
             total_loss += float(loss.detach())
             self._require_finite(total_loss)
-            self.accelerator.backward(loss if penalty is None else loss + penalty)
+            self.accelerate.backward(loss if penalty is None else loss + penalty)
         return total_loss, micro, targets
 
     @torch.no_grad()
@@ -360,43 +350,13 @@ class Trainer:
                 remedy=f"Lower the learning rate ({self.rates.lr:g}), or use fp32 if the run is in bf16.",
             )
 
-    def _evaluate(self, epoch: int) -> None:
+    def _evaluate(self) -> None:
         """Measure on the validation rows, remember the best state, and decide about stopping."""
         if self.validation is None:
             return
-        progress, key = self.progress, self.evaluation.select_by
-        found = loss_on(self.model, self.validation, self.encoder, self.evaluation.batch_size)
-        if key not in found:
-            found |= self._scores()
-        self._log({"step": progress.step, "epoch": progress.step / self.per_epoch, "validation": found})
-        progress.evaluated = progress.step
-        if not self.adapter.settled:
-            return  # a schedule is under way; this state is not what the method promises
-        value = found[key]
-        sign = 1 if higher_is_better(key) else -1
-        if progress.best is None or sign * value > sign * progress.best:
-            progress.best, progress.best_step, progress.worse = value, progress.step, 0
-            progress.best_validation = found
-            self.best_state = adapter_state(self.adapter)
-        else:
-            progress.worse += 1
-            patience = self.spec.early_stopping
-            if patience is not None and progress.worse >= patience:
-                progress.stopped = True
-                self.observer.log(f"Stopped early: {key} was best at step {progress.best_step}.")
-
-    def _scores(self) -> dict[str, float]:
-        assert self.validation is not None
-        rows = self.validation_rows
-        only = self.evaluation.model_copy(update={"metrics": [self.evaluation.select_by], "primary": "auto"})
-        return evaluate(self.model, rows, self.validation, self.encoder, only).metrics
-
-    def _restore_best(self) -> None:
-        if self.best_state:
-            load_adapter_state(self.adapter, self.best_state, self.model.device)
-            if self.progress.best_step == 0:
-                key = self.evaluation.select_by
-                self.observer.warn(f"training made {key} no better, so the delta stays what it started from.")
+        progress, measured = self.progress, self.validation.measure()
+        self._log({"step": progress.step, "epoch": progress.step / self.per_epoch, "validation": measured})
+        self.validation.judge(measured, progress)
 
     def _log(self, line: dict[str, Any]) -> None:
         self.log.write(line)
@@ -412,7 +372,7 @@ class Trainer:
                 "progress": self.progress.__dict__,
                 "log": self.log.digest,
                 "adapter": adapter_state(self.adapter),
-                "best": self.best_state,
+                "best": self.validation.best if self.validation else {},
                 "optimizer": optimizer_state(self.optimizer, self.parameters),
                 "rng": random_state(),
                 "certificate": [line.as_dict() for line in self.certificate.lines],
@@ -430,7 +390,8 @@ class Trainer:
         with state_explained(self.resume_folder):
             self.progress = Progress(**state["progress"])
             self.micro = MicroBatches(self.spec, self.adapter, self.observer, self.progress.micro_batch)
-            self.best_state = state["best"]
+            if self.validation is not None:
+                self.validation.best = state["best"]
             self.certificate.take(state_lines(state["certificate"], self.resume_folder))
             load_adapter_state(self.adapter, state["adapter"], self.model.device)
             load_optimizer_state(self.optimizer, self.parameters, state["optimizer"])

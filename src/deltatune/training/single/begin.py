@@ -16,6 +16,7 @@ from deltatune.training.loop.checkpoints import Checkpoints
 from deltatune.training.loop.micro_batches import code_explained
 from deltatune.training.loop.optimizer import Rates
 from deltatune.training.loop.trainer import Pause, Trainer
+from deltatune.training.loop.validation import Validation
 from deltatune.training.proof.padding import check_padding
 from deltatune.training.single.parts import Begun, Run
 from deltatune.training.single.result import rows_used
@@ -50,16 +51,13 @@ def begin(run: Run, pause: Pause | None = None) -> Begun:
     if not trains:
         write_text(run.out / "metrics.jsonl", "")
         return Begun(run, None, ample, step)
-    validation = run.data.dataset.validation
     trainer = Trainer(
         model=run.model,
         name=run.name,
         encoder=run.encoder,
         train=run.data.encoded("train"),
-        validation=run.data.encoded("validation") if validation else None,
-        validation_rows=validation,
         spec=run.entry.train,
-        evaluation=run.recipe.evaluation,
+        evaluated_at_once=run.recipe.evaluation.batch_size,
         rates=Rates.of(run.entry.train, run.config.default_lr),
         seed=run.seed,
         out=run.out,
@@ -67,10 +65,28 @@ def begin(run: Run, pause: Pause | None = None) -> Begun:
         certificate=run.certificate,
         inputs=run.inputs,
         checkpoints=Checkpoints(run.out / CHECKPOINTS, run.entry.train.keep_checkpoints, run.write_delta),
+        validation=_validation(run),
         pause=pause,
         continues=run.origin is not None,
     )
     return Begun(run, trainer, ample, step)
+
+
+def _validation(run: Run) -> Validation | None:
+    """What measures the run's adapter on its validation rows, if there are any."""
+    rows = run.data.dataset.validation
+    if not rows:
+        return None
+    return Validation(
+        run.model,
+        run.adapter,
+        run.encoder,
+        rows,
+        run.data.encoded("validation"),
+        run.recipe.evaluation,
+        run.entry.train.early_stopping,
+        run.observer,
+    )
 
 
 def predicted(run: Run) -> dict[str, int] | None:
