@@ -91,7 +91,7 @@ class Sides:
         def step() -> tuple[Tensor, Tensor]:
             if lean:
                 return self._ours(model)
-            with own_code(model), model.last_layer.whole():
+            with own_code(model), model.fast.last_layer.whole():
                 logits, targets = logits_for(model, self.batch, self.task)
             return logits, torch_loss(logits, targets)
 

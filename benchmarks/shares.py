@@ -61,7 +61,7 @@ def all_logits(model: AdaptedModel) -> Iterator[None]:
             kept.append(keep)
             yield
 
-        with mock.patch.object(model._head, "select", select):
+        with mock.patch.object(model.fast.head, "select", select):
             logits, targets = AdaptedModel.labelled_logits(model, batch)
         return logits[kept[0]], targets
 
@@ -72,16 +72,16 @@ def all_logits(model: AdaptedModel) -> Iterator[None]:
 @contextlib.contextmanager
 def sdpa(model: AdaptedModel) -> Iterator[None]:
     """Attention by SDPA."""
-    before, model.eager_up_to = model.eager_up_to, 0
+    before, model.fast.eager_up_to = model.fast.eager_up_to, 0
     yield
-    model.eager_up_to = before
+    model.fast.eager_up_to = before
 
 
 @contextlib.contextmanager
 def own_code(model: AdaptedModel) -> Iterator[None]:
     """The base's own norms, gated products, GELU and eager attention."""
     with (
-        mock.patch.object(model._lean, "on", contextlib.nullcontext),
+        mock.patch.object(model.fast.lean, "on", contextlib.nullcontext),
         mock.patch("deltatune.core.fast.lean_attention._attends_plainly", return_value=False),
     ):
         yield
@@ -125,7 +125,7 @@ SWITCHES: dict[str, Off] = {
     "lean norms, products and attention": own_code,
     "matrix products for attention, not SDPA": sdpa,
     "output at labels only": all_logits,
-    "last layer where it is read": lambda model: model.last_layer.whole(),
+    "last layer where it is read": lambda model: model.fast.last_layer.whole(),
     "base's dropout off": base_dropout,
     "low-rank update as one function": lambda _: mock.patch.object(LoraDelta, "forward", plain_product),
     "input of several sites read once": input_apart,

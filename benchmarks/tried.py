@@ -100,7 +100,7 @@ def narrow(rows: int, d_in: int, d_out: int, rounds: int) -> float:
 
 def lean(model: AdaptedModel, run: Callable[[], Any]) -> None:
     """Run with what training has."""
-    with model._lean.on(), model._hooks.attention.eager():
+    with model.fast.lean.on(), model._hooks.attention.eager():
         run()
 
 

@@ -100,7 +100,7 @@ def test_longer_rows_where_the_base_is_in_bfloat16(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(
         attention.AttentionSwitch, "eager", lambda switch: entered.append(switch) or eager(switch)
     )
-    monkeypatch.setattr("deltatune.core.model.LONG_UP_TO", 20)
+    monkeypatch.setattr("deltatune.core.fast.paths.LONG_UP_TO", 20)
     for dtype, length, used in (
         (torch.float32, 20, 0),
         (torch.bfloat16, 20, 1),
@@ -124,9 +124,9 @@ def test_where_it_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
     model, batch = trained("llama", "lora", 256)
     with pytest.raises(AssertionError, match="eager attention"):
         summed_loss(model, batch, "causal-lm")
-    model.eager_up_to = batch["input_ids"].shape[1] - 1  # longer rows
+    model.fast.eager_up_to = batch["input_ids"].shape[1] - 1  # longer rows
     summed_loss(model, batch, "causal-lm")
-    model.eager_up_to = 256
+    model.fast.eager_up_to = 256
     model.gradient_checkpointing(True)
     summed_loss(model, batch, "causal-lm")
     model.gradient_checkpointing(False)

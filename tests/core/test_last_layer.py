@@ -241,5 +241,5 @@ def test_nothing_stays_behind_a_pass_that_fails() -> None:
     batch["input_ids"] = batch["input_ids"] + 1000
     with pytest.raises(IndexError):
         logits(model, batch)
-    hooks = [h for part in model.last_layer._parts for m in part for h in m._forward_hooks.values()]
+    hooks = [h for part in model.fast.last_layer._parts for m in part for h in m._forward_hooks.values()]
     assert all(type(getattr(hook, "__self__", None)) is not last_layer._Part for hook in hooks)

@@ -308,7 +308,7 @@ def test_adapters_outlive_a_copy_that_fails(monkeypatch: pytest.MonkeyPatch) -> 
         with pytest.raises(MemoryError):
             model.merged()
     assert model.active == ("a",)
-    assert model._recomputation.enabled
+    assert model.fast.recomputation.enabled
     assert torch.equal(model.labelled_logits(batch)[0], expected)
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
 from torch import nn
 
 from deltatune.core.adapter import Adapter
@@ -23,6 +26,7 @@ class Hooks:
     def __init__(self, view: BaseView, active: Active) -> None:
         self._view = view
         self._active = active
+        self._adapters: dict[str, Adapter] = {}
         self._modules: dict[str, ModuleTap] = {}
         self._attentions: dict[str, AttentionTap] = {}
         self._position: PositionTap | None = None
@@ -31,6 +35,7 @@ class Hooks:
 
     def hang(self, name: str, adapter: Adapter) -> None:
         """Let an adapter act wherever it has something, while its name is among the active ones."""
+        self._adapters[name] = adapter
         for path, delta in adapter.deltas.items():
             if path not in self._modules:
                 self._modules[path] = ModuleTap(path, self._view.modules[path], self._active)
@@ -52,6 +57,7 @@ class Hooks:
 
     def take_off(self, name: str) -> None:
         """Take an adapter off, and the taps that nobody needs any more."""
+        self._adapters.pop(name, None)
         for taps, attribute in ((self._modules, "deltas"), (self._attentions, "keys_values")):
             for path in list(taps):
                 held = getattr(taps[path], attribute)
@@ -70,6 +76,18 @@ class Hooks:
             if not self._prompt.prompts:
                 self._prompt.remove()
                 self._prompt = None
+
+    @contextlib.contextmanager
+    def off(self) -> Iterator[None]:
+        """Within the block nothing hangs on the base."""
+        hung = dict(self._adapters)
+        for name in hung:
+            self.take_off(name)
+        try:
+            yield
+        finally:
+            for name, adapter in hung.items():
+                self.hang(name, adapter)
 
     @property
     def prompt(self) -> PromptTap | None:

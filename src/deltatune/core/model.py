@@ -16,12 +16,10 @@ from torch import Tensor, nn
 from deltatune import quant
 from deltatune.core import compose
 from deltatune.core.adapter import Adapter
-from deltatune.core.attention import EAGER_UP_TO, LONG_UP_TO, tokens_of_a_row
+from deltatune.core.attention import EAGER_UP_TO
 from deltatune.core.delta import ModuleCopy
-from deltatune.core.fast.labelled_head import LabelledHead, decoder_inputs
-from deltatune.core.fast.last_layer import LastLayer
-from deltatune.core.fast.lean import Lean
-from deltatune.core.fast.recompute import Recomputation
+from deltatune.core.fast.labelled_head import labelled_inputs
+from deltatune.core.fast.paths import FastPaths
 from deltatune.core.fold import fold_routes_into_
 from deltatune.core.generation import generate_behind_prompt
 from deltatune.core.hooks import Hooks
@@ -73,14 +71,10 @@ class AdaptedModel(nn.Module):
         self.adapters = nn.ModuleDict()
         self.configs: dict[str, MethodConfig] = {}
         self.base_dropout = base_dropout
-        self.eager_up_to = eager_up_to
         self._active = Active()
         self._hooks = Hooks(self.view, self._active)
         self._own = OwnParameters(base)
-        self._head = LabelledHead(base)
-        self._lean = Lean(base)
-        self._recomputation = Recomputation(base, self._lean)
-        self.last_layer = LastLayer(self.view, self._recomputation)
+        self.fast = FastPaths(self.view, self._hooks.attention, eager_up_to)
         self.eval()  # as `from_pretrained` leaves a model; training switches dropout on, nothing else does
 
     def save(self, folder: str | Path, name: str | None = None) -> None:
@@ -273,7 +267,7 @@ class AdaptedModel(nn.Module):
         super().train(mode)
         if not self.base_dropout:
             self.base.eval()
-        self._recomputation.follow(mode)
+        self.fast.recomputation.follow(mode)
         return self
 
     def forward(self, *, adapters: Sequence[str | None] | None = None, **batch: Any) -> Any:
@@ -290,23 +284,9 @@ class AdaptedModel(nn.Module):
         if self.training:
             for name in self.active:
                 self.adapter(name).clock.tick += 1
-            with self.lean(batch):
+            with self.fast.training(batch):
                 return self.base(**batch)
         return self.base(**batch)
-
-    @contextlib.contextmanager
-    def lean(self, batch: Mapping[str, Any]) -> Iterator[None]:
-        """Within the block the base computes a batch as in training: the same to rounding, in less."""
-        eager = self._attends_eagerly(batch)
-        with self._lean.on(), self._hooks.attention.eager() if eager else contextlib.nullcontext():
-            yield
-
-    def _attends_eagerly(self, batch: Mapping[str, Any]) -> bool:
-        # What is recomputed in the backward pass must attend as it did in the forward pass.
-        if self.eager_up_to == 0 or self.device.type != "cpu" or self._recomputation.enabled:
-            return False
-        up_to = max(self.eager_up_to, LONG_UP_TO if self.base.dtype == torch.bfloat16 else 0)
-        return tokens_of_a_row(batch, self.view.config) <= up_to
 
     def encoder_states(self, batch: Mapping[str, Tensor]) -> Tensor | None:
         """What an encoder-decoder base's encoder makes of a batch without labels, deltas acting.
@@ -332,28 +312,19 @@ class AdaptedModel(nn.Module):
         Returns:
             (logits [n_labelled, vocabulary], targets [n_labelled]), row after row.
         """
-        inputs: dict[str, Any] = {name: value for name, value in batch.items() if name != "labels"}
-        labels = batch["labels"]
-        if states is not None:
-            inputs["encoder_outputs"] = (states,)
-        if self.view.is_encoder_decoder:
-            inputs["decoder_input_ids"] = decoder_inputs(self.base, labels)
-            keep, targets = labels != -100, labels
-        else:
-            targets = torch.nn.functional.pad(labels[:, 1:], (0, 1), value=-100)
-            keep = targets != -100
+        inputs, keep, targets = labelled_inputs(self.view, batch, states)
         head = self.base.get_output_embeddings()
         if self._active.batch_rows is not None and self._hooks.act_at(head):
             # Chosen positions have no rows any more by which the head's deltas could be told apart.
             return self(**inputs, use_cache=False).logits[keep], targets[keep]
-        with self.last_layer.at_labels(keep), self._head.select(keep):
+        with self.fast.at_labels(keep):
             logits = self(**inputs, use_cache=False).logits
         return logits, targets[keep]
 
     def class_logits(self, batch: Mapping[str, Tensor]) -> Tensor:
         """Logits [rows, classes] of a classifier, for a batch with or without `labels`."""
         inputs = {name: value for name, value in batch.items() if name != "labels"}
-        with self.last_layer.at_first(len(next(iter(inputs.values())))):
+        with self.fast.last_layer.at_first(len(next(iter(inputs.values())))):
             logits: Tensor = self(**inputs).logits
         return logits
 
@@ -409,19 +380,14 @@ class AdaptedModel(nn.Module):
 
     def _plain_base(self) -> nn.Module:
         """The base as it was before any adapter, for copying: no hooks, original attention and parameters."""
-        active, names = self._active.routes, list(self.adapters)
-        held = {name: (self.adapter(name), self.configs[name]) for name in names}
-        for name in names:
-            self.detach(name)
-        recomputed = self._recomputation.enabled
-        self._recomputation.off()
+        active, recomputed = self._active.routes, self.fast.recomputation.enabled
+        self._set_routes(())
+        self.fast.recomputation.off()
         try:
-            plain: nn.Module = copy.deepcopy(self.base).eval()
+            with self._hooks.off():
+                plain: nn.Module = copy.deepcopy(self.base).eval()
         finally:
             self.gradient_checkpointing(recomputed)
-            for name, (adapter, config) in held.items():
-                self._hooks.hang(name, adapter)
-                self.adapters[name], self.configs[name] = adapter, config
             self._set_routes(active)
         return plain
 
@@ -435,7 +401,7 @@ class AdaptedModel(nn.Module):
         Raises:
             TargetError: The base has no layers that Transformers can checkpoint.
         """
-        self._recomputation.off()
+        self.fast.recomputation.off()
         if enabled:
-            self._recomputation.on(keep_eval=not self.base_dropout)
+            self.fast.recomputation.on(keep_eval=not self.base_dropout)
         self.train(self.training)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from deltatune.core.sites import BaseView
 from deltatune.errors import ModelError
 
 
@@ -69,3 +70,27 @@ def decoder_inputs(base: Any, labels: Tensor) -> Tensor:
     start = torch.full_like(labels[:, :1], config.decoder_start_token_id)
     shifted = torch.cat([start, labels[:, :-1]], dim=1)
     return shifted.masked_fill(shifted == -100, config.pad_token_id)
+
+
+def labelled_inputs(
+    view: BaseView, batch: Mapping[str, Tensor], states: Tensor | None = None
+) -> tuple[dict[str, Any], Tensor, Tensor]:
+    """What a language model gets for a batch, and where its logits are looked at.
+
+    Args:
+        view: The base.
+        batch: As of `AdaptedModel.labelled_logits`.
+        states: What the base's encoder made of it; by default the encoder runs.
+
+    Returns:
+        (the base's arguments, positions with a label [rows, length], targets [rows, length]).
+    """
+    inputs: dict[str, Any] = {name: value for name, value in batch.items() if name != "labels"}
+    labels = batch["labels"]
+    if states is not None:
+        inputs["encoder_outputs"] = (states,)
+    if view.is_encoder_decoder:
+        inputs["decoder_input_ids"] = decoder_inputs(view.base, labels)
+        return inputs, labels != -100, labels
+    targets = torch.nn.functional.pad(labels[:, 1:], (0, 1), value=-100)
+    return inputs, targets != -100, targets

@@ -60,7 +60,7 @@ class Trunk:
         acted = self._model.fired()
         handle = self._modules[-1].register_forward_hook(take)
         try:
-            with contextlib.suppress(_Reached), self._model.lean(batch):
+            with contextlib.suppress(_Reached), self._model.fast.training(batch):
                 logits_for(self._model, dict(batch), task)
         finally:
             handle.remove()

@@ -181,7 +181,7 @@ class _Recorder:
             padded = torch.zeros_like(hidden)
             for into, row, n in zip(padded, hidden, rows, strict=True):
                 into[:n] = row[:n]
-            with torch.no_grad(), self._model.using(), self._model.lean(batch):
+            with torch.no_grad(), self._model.using(), self._model.fast.training(batch):
                 plain = logits(self._model, batch)
                 self._trunk.record(self._batch(others), self._encoder.task)
                 with self._trunk.replaying(padded):

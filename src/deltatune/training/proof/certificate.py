@@ -206,9 +206,9 @@ class Proof:
             batch: A collated batch with labels, on the model's device.
         """
         with torch.no_grad(), model.using():
-            with model.lean(batch):
+            with model.fast.training(batch):
                 found = logits(model, batch)
-            with model.last_layer.whole():
+            with model.fast.last_layer.whole():
                 wanted = logits(model, batch)
             limit = rounding(model)
         if not wanted.isfinite().all():
