@@ -13,7 +13,7 @@ from deltatune.methods import METHODS
 from deltatune.recipe.sections import QuantizationSpec
 from deltatune.tasks.shapes import BatchShape
 from deltatune.training.before import machine_speed
-from deltatune.training.before.machine_speed import Rates
+from deltatune.training.before.machine_speed import MachineSpeed
 
 LLAMA = llama(64, 128, 4, 4, vocab_size=400)
 
@@ -26,7 +26,7 @@ def timed_bases(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
 
 def test_a_rate_is_measured_once_on_two_layers(monkeypatch: pytest.MonkeyPatch) -> None:
-    bases, rates = timed_bases(monkeypatch), Rates()
+    bases, rates = timed_bases(monkeypatch), MachineSpeed()
     setup = Setup(LLAMA, "causal-lm", METHODS.get("lora")(), BatchShape(2, 16, 0, 8))
     assert rates.of(setup) > 0
     assert rates.of(setup.changed(checkpointing=True)) == rates.of(setup)
@@ -40,5 +40,5 @@ def test_a_quantized_base_is_timed_with_its_bits(monkeypatch: pytest.MonkeyPatch
     pytest.importorskip("bitsandbytes")
     bases = timed_bases(monkeypatch)
     setup = Setup(LLAMA, "causal-lm", METHODS.get("loftq")(), BatchShape(2, 16, 0, 8))
-    assert Rates().of(setup.changed(quantization=QuantizationSpec(format=name))) > 0
+    assert MachineSpeed().of(setup.changed(quantization=QuantizationSpec(format=name))) > 0
     assert (quant.describe(bases[0]) or "").startswith(name)

@@ -20,7 +20,7 @@ from deltatune.recipe import Recipe
 from deltatune.recipe.sections import TrainSpec
 from deltatune.training import run
 from deltatune.training.before.forecast import forecast
-from deltatune.training.before.machine_speed import Rates
+from deltatune.training.before.machine_speed import MachineSpeed
 from deltatune.training.loop.micro_batches import out_of_memory_explained, try_batch
 from deltatune.training.loop.trainer import Trainer
 
@@ -101,11 +101,11 @@ def test_steps_that_do_not_fit_into_the_time_are_left_out(
     recipe = make_recipe("methods=[full]", "train.micro_batch_size=4")
     setups = []
 
-    def rate(rates: Rates, setup: Setup) -> float:
+    def rate(rates: MachineSpeed, setup: Setup) -> float:
         setups.append(setup)
         return 1e6
 
-    monkeypatch.setattr(Rates, "of", rate)
+    monkeypatch.setattr(MachineSpeed, "of", rate)
     (plain,) = forecast(recipe, memory=2**40, calibrate=True)["entries"]
     assert plain["proposal"]["settings"] == {}
     assert plain["seconds"] == plain["steps"] * plain["step_seconds"]

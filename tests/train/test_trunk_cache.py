@@ -25,7 +25,7 @@ from deltatune.testing import tiny
 from deltatune.testing.tiny_tokenizers import tiny_tokenizer
 from deltatune.training import run
 from deltatune.training.loop import trunk_cache
-from deltatune.training.loop.trunk_cache import KeptTrunk, _groups, keep_trunk
+from deltatune.training.loop.trunk_cache import TrunkCache, _groups, record_trunk
 
 Make = Callable[..., Recipe]
 DECODER = [{"lora": {"targets": ["decoder.query", "cross.value"], "dropout": 0.2}}]
@@ -90,7 +90,7 @@ def test_a_run_is_the_same_to_rounding(
         recipe = make_recipe(*changes, methods=DECODER) if base == "t5" else bert_recipe(*changes)
         observer = Listening()
         with mock.patch.object(
-            KeptTrunk, "replaying", autospec=True, side_effect=KeptTrunk.replaying
+            TrunkCache, "replaying", autospec=True, side_effect=TrunkCache.replaying
         ) as replays:
             results[flag] = run(recipe, recipe.methods[0], 0, tmp_path / flag, observer=observer)
         assert bool(replays.call_count) == (flag == "true")
@@ -138,13 +138,13 @@ def test_a_file_takes_the_place_of_memory(
     run(recipe, recipe.methods[0], 0, tmp_path / "memory")
     files: list[set[str]] = []
 
-    def looked(trunk: KeptTrunk, rows: Sequence[int], original: Any = KeptTrunk.replaying) -> Any:
+    def looked(trunk: TrunkCache, rows: Sequence[int], original: Any = TrunkCache.replaying) -> Any:
         files.append({path.name for path in (tmp_path / "file").iterdir()})
         assert type(trunk._kept.base).__name__ == "memmap"
         return original(trunk, rows)
 
     monkeypatch.setattr(trunk_cache, "available_memory", lambda: 0)
-    monkeypatch.setattr(KeptTrunk, "replaying", looked)
+    monkeypatch.setattr(TrunkCache, "replaying", looked)
     observer = Listening()
     run(recipe, recipe.methods[0], 0, tmp_path / "file", observer=observer)
     assert observer.kept[0].endswith("37.6 kB in a file).")
@@ -236,9 +236,9 @@ def upper_llama() -> tuple[AdaptedModel, list[Feature]]:
     return model, [{"input_ids": torch.randint(3, 48, (n,), generator=generator).tolist()} for n in lengths]
 
 
-def kept_of(model: AdaptedModel, features: list[Feature], folder: Path) -> KeptTrunk | None:
+def kept_of(model: AdaptedModel, features: list[Feature], folder: Path) -> TrunkCache | None:
     encoder: Any = Collating()
-    return keep_trunk(model, "a", encoder, features, rows_at_once=3, folder=folder, observer=Silent())
+    return record_trunk(model, "a", encoder, features, rows_at_once=3, folder=folder, observer=Silent())
 
 
 def test_rows_come_back_in_any_company(tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ from deltatune.tasks import TASKS
 from deltatune.tasks.shapes import BatchShape
 from deltatune.training.before.disk import Disk, disk_of, disk_of_all
 from deltatune.training.before.longest_rows import new_tokens, require_positions
-from deltatune.training.before.machine_speed import Rates
+from deltatune.training.before.machine_speed import MachineSpeed
 from deltatune.training.given.budget import sized_for
 from deltatune.training.given.context import base_dtype, eager_up_to
 from deltatune.training.given.machine import total_memory
@@ -203,7 +203,7 @@ def forecast(
     known: dict[Hashable, Planned] = {}
     machine = this_machine()
     limit = memory or machine["memory_bytes"]
-    rates = Rates() if calibrate or seconds is not None else None
+    rates = MachineSpeed() if calibrate or seconds is not None else None
     entries, disks, warnings = [], [], dict[str, None]()
     for entry in recipe.methods:
         observer.stage(f"Predicting {entry.name}")
@@ -240,7 +240,7 @@ def _entry(
     planned: Planned,
     entry: MethodEntry,
     limit: int,
-    rates: Rates | None,
+    rates: MachineSpeed | None,
     *,
     asked: bool,
     seconds: float | None,

@@ -27,7 +27,7 @@ MOST_FLOPS = 1e11
 ENOUGH_SECONDS = 6.0
 
 
-class Rates:
+class MachineSpeed:
     """Floating-point operations a second in training, measured once for each kind of base."""
 
     def __init__(self) -> None:

@@ -133,13 +133,13 @@ class Context:
             # Transformers' own signature of `to` hides its argument from type checkers.
             torch.nn.Module.to(loaded.model, device)
             original = OriginalWeights(spec, self.recipe.task, self.dataset.labels)
-            own = str(next(loaded.model.parameters()).dtype).removeprefix("torch.")
-            if bits is None and own != dtype:
+            computed_in = str(next(loaded.model.parameters()).dtype).removeprefix("torch.")
+            if bits is None and computed_in != dtype:
                 self.warn(
                     f"Transformers cannot compute {spec.name} in {dtype}: the code of its architecture mixes "
-                    f"precisions. It is trained and evaluated in {own}."
+                    f"precisions. It is trained and evaluated in {computed_in}."
                 )
-            bases[key] = SharedBase(spec, loaded, own, digest, device, original if bits else None)
+            bases[key] = SharedBase(spec, loaded, computed_in, digest, device, original if bits else None)
         return bases[key]
 
     def _on(self, spec: ModelSpec) -> _OnModel:

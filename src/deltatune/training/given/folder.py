@@ -28,7 +28,7 @@ CHANGED = "Copy or train it again; or, if the change is meant, remove manifest.j
 ANEW = "Choose another folder, or start anew with --overwrite."
 
 
-def prepare_folder(out: Path, own: Recipe, *, resume: bool, overwrite: bool) -> RunResult | None:
+def prepare_folder(out: Path, recipe: Recipe, *, resume: bool, overwrite: bool) -> RunResult | None:
     """Check the folder and put it in order, or return the result of a run that is finished.
 
     It is there, and locked. With `overwrite` nothing is removed yet: `clear_folder` does so once data and
@@ -66,8 +66,8 @@ def prepare_folder(out: Path, own: Recipe, *, resume: bool, overwrite: bool) -> 
             field="--resume",
             remedy=ANEW,
         )
-    changed = differences(stored, own.dump(), remedy=ANEW) if begun else {}
-    if list(changed) == ["train"] and (longer := _other_length(changed["train"], own.dump()["train"])):
+    changed = differences(stored, recipe.dump(), remedy=ANEW) if begun else {}
+    if list(changed) == ["train"] and (longer := _other_length(changed["train"], recipe.dump()["train"])):
         raise RecipeError(
             f"the run in '{out}' has another length: {longer}.",
             field="--resume",
@@ -80,7 +80,7 @@ def prepare_folder(out: Path, own: Recipe, *, resume: bool, overwrite: bool) -> 
         raise RecipeError(
             f"the run in '{out}' has another recipe; it differs in {', '.join(changed)}.",
             field="--resume",
-            remedy=head_rate_of_then(changed, own.dump())
+            remedy=head_rate_of_then(changed, recipe.dump())
             or "Use the recipe it was started with, another folder, or --overwrite.",
         )
     if not isinstance(result, RunResult):

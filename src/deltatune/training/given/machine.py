@@ -122,14 +122,14 @@ def available_memory() -> int:
 
 def versions() -> dict[str, str]:
     """Versions of everything that the numbers depend on."""
-    found = {"python": platform.python_version(), "platform": platform.platform()}
+    known = {"python": platform.python_version(), "platform": platform.platform()}
     for package in _PACKAGES:
         with contextlib.suppress(metadata.PackageNotFoundError):
-            found[package] = metadata.version(package)
-    found["threads"] = str(torch.get_num_threads())
+            known[package] = metadata.version(package)
+    known["threads"] = str(torch.get_num_threads())
     if torch.cuda.is_available():
-        found["gpu"] = torch.cuda.get_device_name()
-    return found
+        known["gpu"] = torch.cuda.get_device_name()
+    return known
 
 
 def git_state() -> GitState | None:

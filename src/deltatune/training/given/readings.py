@@ -113,11 +113,11 @@ def read_data(recipe: Recipe) -> dict[str, Dataset]:
     Raises:
         DataError: The data cannot be read or used, or lack a column that a template names.
     """
-    found: dict[str, Dataset] = {}
+    by_template: dict[str, Dataset] = {}
     for spec in recipe.readings:
-        if spec.template not in found:
-            found[spec.template] = load_data(spec, recipe.task, primary=recipe.evaluation.primary)
-    common = set.intersection(*(set(dataset.warnings) for dataset in found.values()))
+        if spec.template not in by_template:
+            by_template[spec.template] = load_data(spec, recipe.task, primary=recipe.evaluation.primary)
+    common = set.intersection(*(set(dataset.warnings) for dataset in by_template.values()))
     return {
         template: replace(
             dataset,
@@ -126,7 +126,7 @@ def read_data(recipe: Recipe) -> dict[str, Dataset]:
                 for text in dataset.warnings
             ],
         )
-        for template, dataset in found.items()
+        for template, dataset in by_template.items()
     }
 
 

@@ -26,9 +26,9 @@ def adapter_state(adapter: Adapter) -> dict[str, Any]:
 @torch.no_grad()
 def load_adapter_state(adapter: Adapter, state: dict[str, Any], device: torch.device) -> None:
     """Take what `adapter_state` gave."""
-    own = dict(adapter.named_parameters())
+    parameters = dict(adapter.named_parameters())
     for name, value in state["parameters"].items():
-        own[name].copy_(value)
+        parameters[name].copy_(value)
     adapter.load_resume_state(_copied(state["extra"], device))
 
 

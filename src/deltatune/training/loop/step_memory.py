@@ -38,13 +38,13 @@ class StepMemory:
         """What CUDA's allocator had given at most before its mark was reset for the measured step."""
 
     @contextlib.contextmanager
-    def of_step(self, rows: list[int], found: dict[str, Any], *, first: bool) -> Iterator[bool]:
-        """Within the block is one step on `rows`; if it is the one to measure, `found` is filled.
+    def of_step(self, rows: list[int], numbers: dict[str, Any], *, first: bool) -> Iterator[bool]:
+        """Within the block is one step on `rows`; if it is the one to measure, `numbers` is filled.
 
         Yields:
             Whether it is: then nothing else may happen in the block.
         """
-        if first or found or not self._due(rows):
+        if first or numbers or not self._due(rows):
             yield False
             return
         model, adapter, optimizer = self._parts
@@ -58,9 +58,9 @@ class StepMemory:
                 yield True
             finally:
                 self._accounts = None
-        found |= accounts.memory().as_dict() | {"kind": "tensors"}
+        numbers |= accounts.memory().as_dict() | {"kind": "tensors"}
         if cuda:
-            found |= {"allocator": torch.cuda.max_memory_allocated()}
+            numbers |= {"allocator": torch.cuda.max_memory_allocated()}
 
     def _due(self, rows: list[int]) -> bool:
         return self._rows.issubset(rows)

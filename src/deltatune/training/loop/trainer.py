@@ -58,7 +58,7 @@ from deltatune.training.loop.steps import (
     interruptible,
     recomputing,
 )
-from deltatune.training.loop.trunk_cache import KeptTrunk, keep_trunk
+from deltatune.training.loop.trunk_cache import TrunkCache, record_trunk
 from deltatune.training.loop.validation import Validation
 from deltatune.training.proof.certificate import Proof, snapshot
 
@@ -108,7 +108,7 @@ class Trainer:
         to_measure = largest_micro_batch(self.train, task, spec, self.seed, after_first=True).rows
         self.memory = StepMemory(to_measure, self.model, self.adapter, self.optimizer)
         self._fired = self.model.fired()
-        self.trunk: KeptTrunk | None = None
+        self.trunk: TrunkCache | None = None
         self.progress = Progress()
         self.micro = MicroBatches(spec, self.adapter, self.observer)
         # Full fine-tuning keeps its own parameters in float32 and computes in the base's precision.
@@ -188,7 +188,7 @@ class Trainer:
         """Record what the layers below all deltas make of the training rows, if that spares work."""
         if not (self.progress.step < self.total and self.progress.keeps_trunk and self.has_trunk):
             return
-        self.trunk = keep_trunk(
+        self.trunk = record_trunk(
             self.model,
             self.name,
             self.encoder,
@@ -259,19 +259,19 @@ class Trainer:
         share = lr_factor(progress.step, self.total, spec.warmup, spec.schedule)
         self.rates.set(self.optimizer, self.adapter, share)
         spent = time.perf_counter() - started
-        found = yield Request(rows, alone=alone or self.micro.size < len(rows))
-        started = time.perf_counter() - spent - found.seconds
-        self._require_finite(found.loss)
-        progress.raced = max(progress.raced, found.raced)
+        answer = yield Request(rows, alone=alone or self.micro.size < len(rows))
+        started = time.perf_counter() - spent - answer.seconds
+        self._require_finite(answer.loss)
+        progress.raced = max(progress.raced, answer.raced)
         progress.micro_batch = self.micro.size
         norm = self._clip()
-        self.adapter.before_step(progress.step + 1, lambda: self._loss_of(found))
+        self.adapter.before_step(progress.step + 1, lambda: self._loss_of(answer))
         self.optimizer.step()
         progress.step += 1
         extra = self.adapter.after_step(progress.step)
         if first:
             self.certificate.taps_fired(self.model, self._fired)
-            self.certificate.learned(self.adapter, before, lambda: self._loss_of(found))
+            self.certificate.learned(self.adapter, before, lambda: self._loss_of(answer))
         self.optimizer.zero_grad(set_to_none=True)
         tokens = sum(self.train.lengths[row] for row in rows)
         progress.tokens += tokens
@@ -280,7 +280,7 @@ class Trainer:
             {
                 "step": progress.step,
                 "epoch": epoch + (progress.step - epoch * self.per_epoch) / self.per_epoch,
-                "loss": found.loss,
+                "loss": answer.loss,
                 "lr": self.rates.lr * share,
                 "grad_norm": norm,
                 "tokens": progress.tokens,
@@ -288,7 +288,7 @@ class Trainer:
                 **extra,
             }
         )
-        shown = {"loss": found.loss, self._speed: progress.tokens / progress.seconds}
+        shown = {"loss": answer.loss, self._speed: progress.tokens / progress.seconds}
         self.observer.advance("Training", 1, shown)
 
     def gradients(self, rows: list[int]) -> Gradients:
@@ -321,12 +321,12 @@ class Trainer:
         return total_loss, micro, targets
 
     @torch.no_grad()
-    def _loss_of(self, found: Gradients) -> float:
+    def _loss_of(self, answer: Gradients) -> float:
         """Mean loss of the step's rows, with the dropout masks that the step had."""
         self.train_mode()
-        self.adapter.clock.tick -= len(found.batches)
-        losses = [self._loss_sum(part, batch) for part, batch in found.batches]
-        return float(torch.stack(losses).sum()) / found.targets
+        self.adapter.clock.tick -= len(answer.batches)
+        losses = [self._loss_sum(part, batch) for part, batch in answer.batches]
+        return float(torch.stack(losses).sum()) / answer.targets
 
     def _loss_sum(self, rows: list[int], batch: dict[str, Tensor]) -> Tensor:
         batch = {key: value.to(self.model.device) for key, value in batch.items()}

@@ -40,7 +40,7 @@ DISK_SHARE = 2
 """No file is written when less than this many times its bytes is free."""
 
 
-class KeptTrunk:
+class TrunkCache:
     """Recorded rows, without padding, one after another.
 
     Args:
@@ -77,7 +77,7 @@ class KeptTrunk:
         return torch.from_numpy(batch).view(self._type).to(self._device)
 
 
-def keep_trunk(
+def record_trunk(
     model: AdaptedModel,
     name: str,
     encoder: Encoder,
@@ -86,7 +86,7 @@ def keep_trunk(
     rows_at_once: int,
     folder: Path,
     observer: Observer,
-) -> KeptTrunk | None:
+) -> TrunkCache | None:
     """Record what the trunk below an adapter makes of `features`.
 
     Args:
@@ -134,7 +134,7 @@ def keep_trunk(
     observer.log(
         f"Kept the outputs of {trunk.what} for {len(features):,} rows ({units.size(size)} in {where})."
     )
-    return KeptTrunk(trunk, kept, places, like, time.perf_counter() - started)
+    return TrunkCache(trunk, kept, places, like, time.perf_counter() - started)
 
 
 def _groups(order: Sequence[int], lengths: Sequence[int], most: int) -> Iterator[list[int]]:

@@ -117,22 +117,27 @@ class Proof:
             {"modules": len(modules), "selectors": selected, "share": share, "trained": trained},
         )
 
-    def supervised(self, found: Supervision) -> None:
+    def supervised(self, supervision: Supervision) -> None:
         """Each training row has labels, and each label ends with the end token unless its text was cut."""
-        labels = f"{found.tokens:,} supervised tokens in {_many(found.rows, 'row')}"
-        share = None if found.ended is None else found.ended / max(found.rows, 1)
+        labels = f"{supervision.tokens:,} supervised tokens in {_many(supervision.rows, 'row')}"
+        share = None if supervision.ended is None else supervision.ended / max(supervision.rows, 1)
         if share is not None:
             labels += f", {share:.1%} of which end with the end token"
-            labels += f" ({found.cut:,} were cut)" if found.cut else ""
+            labels += f" ({supervision.cut:,} were cut)" if supervision.cut else ""
         else:
-            labels = f"{found.tokens:,} of {_many(found.rows, 'row')} have a label"
+            labels = f"{supervision.tokens:,} of {_many(supervision.rows, 'row')} have a label"
         self.check(
             "supervised labels",
-            found.sound,
-            f"{labels}; {found.silent:,} have none" if found.silent else labels,
+            supervision.sound,
+            f"{labels}; {supervision.silent:,} have none" if supervision.silent else labels,
             "Labels that mask or lose their end teach a model never to stop; `deltatune check` shows what is "
             "learned of a row.",
-            {"rows": found.rows, "tokens": found.tokens, "ended": found.ended, "cut": found.cut},
+            {
+                "rows": supervision.rows,
+                "tokens": supervision.tokens,
+                "ended": supervision.ended,
+                "cut": supervision.cut,
+            },
         )
 
     def taps_fired(self, model: AdaptedModel, before: Mapping[str, int]) -> None:
@@ -334,8 +339,8 @@ class Logits:
 def logits(model: AdaptedModel, batch: Mapping[str, Tensor]) -> Tensor:
     """The logits that the loss is computed from, in float32: [n_labelled, vocabulary] or [rows, classes]."""
     of_classes = batch["labels"].dim() == 1
-    found = model.class_logits(batch) if of_classes else model.labelled_logits(batch)[0]
-    return found.float()
+    values = model.class_logits(batch) if of_classes else model.labelled_logits(batch)[0]
+    return values.float()
 
 
 def rounding(model: AdaptedModel) -> float:

@@ -75,18 +75,18 @@ def check_padding(
 
 def _some(encoded: Encoded, vocabulary: int) -> list[Feature]:
     """The shortest rows, one of each length: their padding differs. Images are all alike."""
-    found: dict[int, Feature] = {}
+    by_length: dict[int, Feature] = {}
     total = 0
     for row in sorted(range(len(encoded.lengths)), key=encoded.lengths.__getitem__):
         feature = encoded.features[row]
         length = len(feature["input_ids"]) if "input_ids" in feature else -row
-        if length in found:
+        if length in by_length:
             continue
         total += encoded.lengths[row]
-        if len(found) == ROWS or (len(found) > 1 and total * vocabulary > LOGITS):
+        if len(by_length) == ROWS or (len(by_length) > 1 and total * vocabulary > LOGITS):
             break
-        found[length] = feature
-    return list(found.values())
+        by_length[length] = feature
+    return list(by_length.values())
 
 
 def _scores(model: AdaptedModel, encoder: Encoder, features: Sequence[Feature]) -> list[Tensor]:
@@ -95,19 +95,19 @@ def _scores(model: AdaptedModel, encoder: Encoder, features: Sequence[Feature]) 
     The logits of the classes or at the labels; and, of decoder-only models, those of the first token behind
     each prompt: prompts are padded on the other side.
     """
-    found = [logits(model, _on(model, encoder.collate(features)))]
+    scores = [logits(model, _on(model, encoder.collate(features)))]
     if TASKS.get(encoder.task).continues and all(feature["prompt_length"] for feature in features):
-        found.append(next_token_logits(model, _on(model, encoder.collate_prompts(features))).float())
-    return found
+        scores.append(next_token_logits(model, _on(model, encoder.collate_prompts(features))).float())
+    return scores
 
 
 def _on(model: AdaptedModel, batch: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor.to(model.device) for name, tensor in batch.items()}
 
 
-def _distance(found: Tensor, wanted: Tensor) -> float:
+def _distance(scores: Tensor, wanted: Tensor) -> float:
     """As a share of the norm of `wanted`; infinite if a number is not finite where it is not in `wanted`."""
     if not wanted.isfinite().all():
         return 0.0  # the first loss will say so
-    difference = float((found - wanted).norm() / wanted.norm().clamp_min(1e-30))
+    difference = float((scores - wanted).norm() / wanted.norm().clamp_min(1e-30))
     return difference if math.isfinite(difference) else math.inf

@@ -34,23 +34,25 @@ def joint_gradients(asked: Sequence[tuple[Trainer, list[int]]]) -> list[Gradient
         routes[trainer.name] = slice(end, end + len(rows))
         end += len(rows)
     batches = [{name: tensor[rows] for name, tensor in batch.items()} for rows in routes.values()]
-    counts = [count_targets(own, encoder.task) for own in batches]
+    counts = [count_targets(part, encoder.task) for part in batches]
     with model.routing(routes, end):
         trainers[0].train_mode()
         logits, targets = logits_for(model, batch, encoder.task)  # row after row, so run after run
         losses = [
-            loss_of(encoder.task, own, wanted) / count
-            for own, wanted, count in zip(logits.split(counts), targets.split(counts), counts, strict=True)
+            loss_of(encoder.task, predicted, wanted) / count
+            for predicted, wanted, count in zip(
+                logits.split(counts), targets.split(counts), counts, strict=True
+            )
         ]
         del logits
         penalties = [penalty for each in trainers if (penalty := each.adapter.penalty()) is not None]
         torch.stack([*losses, *penalties]).sum().backward()
-    found = torch.stack(losses).tolist()
+    values = torch.stack(losses).tolist()
     seconds = time.perf_counter() - started
     lengths = [sum(trainer.train.lengths[row] for row in rows) for trainer, rows in asked]
     return [
-        Gradients(loss, [(rows, own)], count, seconds * length / sum(lengths), len(asked))
-        for (_, rows), loss, own, count, length in zip(asked, found, batches, counts, lengths, strict=True)
+        Gradients(loss, [(rows, part)], count, seconds * length / sum(lengths), len(asked))
+        for (_, rows), loss, part, count, length in zip(asked, values, batches, counts, lengths, strict=True)
     ]
 
 

@@ -42,13 +42,13 @@ def width(context: Context, entries: Sequence[MethodEntry], seed: int, together:
     base, limit = context.base(entries[0]), this_machine()["memory_bytes"]
     if not torch.cuda.is_available() and _tokens(context, entries, base) > PAYS_UP_TO:
         return 1
-    found = [predicted_run(context, entry, context.method(entry, base)[0], base, seed) for entry in entries]
-    known = [step for step in found if step is not None]
+    steps = [predicted_run(context, entry, context.method(entry, base)[0], base, seed) for entry in entries]
+    known = [step for step in steps if step is not None]
     if not known:
         return 1
     weights = max(step["weights"] for step in known)
     each = sorted((step["total"] - step["weights"] for step in known), reverse=True)
-    each = each[:1] * (len(found) - len(known)) + each  # what cannot be told counts as much as the largest
+    each = each[:1] * (len(steps) - len(known)) + each  # what cannot be told counts as much as the largest
     counts = range(min(MOST, len(entries)), 1, -1)
     return next((count for count in counts if fits(weights + sum(each[:count]), limit)), 1)
 

@@ -52,15 +52,15 @@ def open_run(
     """
     observer = observer or Silent()
     metric_keys(recipe.evaluation, recipe.task, targets=recipe.has_targets)  # fails before hours of training
-    own = recipe.alone(entry, seed)
+    alone = recipe.alone(entry, seed)
     require_apart(entry, out)
     with contextlib.ExitStack() as closing:  # the run's, once it is open
         closing.callback(Lock(make_folder(out), observer.warn).release)
-        finished = prepare_folder(out, own, resume=resume, overwrite=overwrite)
+        finished = prepare_folder(out, alone, resume=resume, overwrite=overwrite)
         if finished is not None:
             remove(out / "resume")  # of a run that was killed while it removed this
             return finished
-        context = context or Context.open(own, observer)
+        context = context or Context.open(alone, observer)
         certificate = Proof(
             out / CERTIFICATE, {"name": entry.name, "method": entry.method, "seed": seed, "delta": None}
         )
@@ -70,7 +70,7 @@ def open_run(
         model = model or base.adapted(base_dropout=entry.train.base_dropout)
         adapter, budget, origin = attach(context, entry, base, model, name=name, seed=seed)
         closing.callback(model.detach, name)
-        require_room(context, own, base, model, adapter)
+        require_room(context, alone, base, model, adapter)
         if base.original is not None:
             base.original.forget()
         rehearse_saving(model, name, out)
@@ -79,9 +79,9 @@ def open_run(
             clear_folder(out)
         for left in (CERTIFICATE, "error.txt"):  # of an attempt that failed
             remove(out / left)
-        write_text(out / "recipe.yaml", as_written(own.dump()))
+        write_text(out / "recipe.yaml", as_written(alone.dump()))
         return Run(
-            context, own, base, model, name, entry, seed, out, observer, certificate, budget,
+            context, alone, base, model, name, entry, seed, out, observer, certificate, budget,
             origin,
             resumes=resume and not overwrite and (out / "resume").exists(), started=started,
             closing=closing.pop_all(),
