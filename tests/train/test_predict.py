@@ -265,3 +265,25 @@ def test_a_file_that_cannot_be_read_at_all(plain: Path, tmp_path: Path, command:
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="holds no files"):
         list(named_inputs(tmp_path / "empty", images=True))
+
+
+def test_what_is_no_text_in_an_argument_fails_alone(plain: Path, command: Callable) -> None:
+    r"""Arguments that are not in UTF-8 hold halves of characters, of which a tokenizer makes nothing."""
+    asked = [
+        "1 of the ships",
+        "caf\udce9",
+        {"text": "\ud800"},
+        {"text": {"a": "\ud800"}},
+        None,
+        float("nan"),
+        ["a"],
+    ]
+    first, *others = predict(plain, asked)
+    assert not isinstance(first, Failed)
+    assert all(isinstance(other, Failed) for other in others)
+    assert "not text in UTF-8" in others[0].error
+    assert "half of a character" in others[2].error
+    assert "it is a NoneType, not a text" in others[3].error
+    done = command("predict", plain, "caf\udce9")
+    assert done.code == 2
+    assert "1 of 1 inputs could not be used" in done.err

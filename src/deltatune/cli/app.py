@@ -18,7 +18,8 @@ from typer.core import TyperGroup
 from deltatune import __version__
 from deltatune.cli import output
 from deltatune.cli.commands import cache, chat, check, compare, delta, plan, reference, tasks, train
-from deltatune.errors import DeltatuneError, Stopped
+from deltatune.errors import DeltatuneError, Stopped, StorageError
+from deltatune.files import ROOM, disk_error
 
 DEBUG = "DELTATUNE_DEBUG"
 PACKAGE = Path(__file__).resolve().parents[1]
@@ -38,7 +39,9 @@ class Guarded(TyperGroup):
         output.errors_as_json(False)
         try:
             with stoppable():
-                return super().invoke(ctx)
+                done = super().invoke(ctx)
+                sys.stdout.flush()  # else a disk without room would be found at the end, by nobody
+                return done
         except DeltatuneError as error:
             code, shown, cause = 2, error, error
         except KeyboardInterrupt as stop:
@@ -58,7 +61,11 @@ class Guarded(TyperGroup):
             cause = error
         if ctx.params.get("debug"):
             output.trace(traceback.format_exception(cause))
-        output.failed(shown, type(cause).__name__, code)
+        try:
+            output.failed(shown, type(cause).__name__, code)
+            sys.stdout.flush()
+        except OSError:  # stdout is what cannot be written to; without this Python would try again
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         raise typer.Exit(code) from None
 
 
@@ -97,6 +104,8 @@ def _unforeseen(error: Exception) -> tuple[int, DeltatuneError]:
             "pip install torch, the build for your machine" if module == "torch" else f"pip install {module}"
         )
         return 2, DeltatuneError(f"the package {module} cannot be imported ({first}).", remedy=f"{install}.")
+    if (number := disk_error(error)) is not None:
+        return 2, StorageError(f"cannot write what is printed ({os.strerror(number)}).", remedy=ROOM)
     frames = traceback.extract_tb(error.__traceback__)
     again = f"Run the command again with {DEBUG}=1 to see where it happened."
     if isinstance(error, NotImplementedError) and frames[-1].filename == str(PACKAGE / "core" / "method.py"):

@@ -6,10 +6,15 @@ has its control characters escaped, and brackets in it are never taken for marku
 
 from __future__ import annotations
 
+import contextlib
+import io
+import json
+import os
 import sys
 import textwrap
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, TextIO
 
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
@@ -32,6 +37,32 @@ class _Printer(Console):
             yield segment if segment.control else Segment(printable(segment.text), segment.style)
 
 
+def ready() -> None:
+    """Make the streams ready for whatever is written to them: none is closed, and none refuses a letter.
+
+    Warnings of Python's own machinery are printed as ours are.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:  # the shell closed it: `>&-`
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115  (to the end)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    warnings.showwarning = _show_warning
+
+
+def _show_warning(  # noqa: PLR0917  (Python's own signature)
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    text = warnings.formatwarning(message, category, filename, lineno, line)
+    (file or sys.stderr).write(printable(text))
+
+
 def stderr() -> Console:
     """A console on stderr; made anew each time because tests and pipes replace the stream."""
     return _Printer(stderr=True, highlight=False, markup=False, emoji=False)
@@ -51,7 +82,8 @@ def errors_as_json(wanted: bool) -> bool:
 
 def failed(problem: DeltatuneError, kind: str, code: int) -> None:
     """Say what went wrong: a paragraph on stderr, and beside --json an object on stdout."""
-    error(describe(problem))
+    with contextlib.suppress(OSError):  # it may be what cannot be written to
+        error(describe(problem))
     if _wants_json[0]:
         parts = {"field": problem.field, "message": problem.what, "remedy": problem.remedy}
         emit_json({"error": {"kind": kind, **parts, "exit_code": code}}, indent=None)
@@ -113,7 +145,12 @@ def interrupted(code: int) -> None:
 
 def emit_json(value: Any, *, indent: int | None = 2) -> None:
     """Print `value` as JSON on stdout, whatever it is that stands there."""
-    sys.stdout.write(printable_json(value, indent=indent) + "\n")
+    text = printable_json(value, indent=indent)
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:  # not all letters are of the terminal's encoding: then as JSON's escapes
+        text = json.dumps(json.loads(text), indent=indent)
+    sys.stdout.write(text + "\n")
 
 
 def fields(title: str | None, values: Mapping[str, Any]) -> None:

@@ -67,9 +67,9 @@ def read_inputs(path: Path, writing: Writing = PLAIN) -> Iterator[Asked]:
         known = "\t" if kind == "tsv" else LISTS
         candidates = "".join(dict.fromkeys((writing.delimiter or "") + known))
         _check_header(text, path)
-        yield from map(_asked, parse_rows_apart(text, candidates, path.name))
+        yield from map(checked, parse_rows_apart(text, candidates, path.name))
     elif kind in ("json", "jsonl"):
-        yield from map(_asked, parse_items(text, path.name, lines=kind == "jsonl"))
+        yield from map(checked, parse_items(text, path.name, lines=kind == "jsonl"))
     else:
         yield from lines(io.StringIO(text, newline="\n"))
 
@@ -100,13 +100,19 @@ def _broken_text(text: str) -> DataError | None:
     )
 
 
-def _asked(value: Any) -> Asked:
-    """A row: its columns, or a text; or what is wrong with it."""
-    if isinstance(value, DataError):
+def checked(value: Any, *, images: bool = False) -> Asked:
+    """An input as it is, or what is wrong with it.
+
+    Args:
+        value: A text, a row's columns, or an error; anything else is none of these.
+        images: Whether texts are names of image files, which may hold what no text does.
+    """
+    if isinstance(value, DataError | Path) or (images and isinstance(value, str)):
         return value
     if isinstance(value, str):
         return _broken_text(value) or value
-    if isinstance(value, dict):
+    if isinstance(value, Mapping):
+        value = dict(value)
         texts = [text for pair in value.items() for text in pair if isinstance(text, str)]
         if broken := next((error for text in texts if (error := _broken_text(text))), None):
             return broken
@@ -116,6 +122,6 @@ def _asked(value: Any) -> Asked:
             return error
         return value
     return DataError(
-        f"it is a JSON {type(value).__name__}, not a text or an object with columns.",
+        f"it is a {type(value).__name__}, not a text or an object with columns.",
         remedy='Write "text" or {"column": "value", ...}.',
     )

@@ -23,7 +23,7 @@ from deltatune.recipe import Recipe
 from deltatune.recipe.given import Given
 from deltatune.recipe.sections import CHAT, DataSpec
 from deltatune.recipe.templates import template_fields
-from deltatune.runs.inputs import Asked, named_inputs
+from deltatune.runs.inputs import Asked, checked, named_inputs
 from deltatune.runs.load import load_run
 from deltatune.runs.loaded import NAME, LoadedRun
 from deltatune.tasks import TASKS
@@ -154,13 +154,15 @@ def _predict(loaded: LoadedRun, chunk: list[tuple[str, Asked]]) -> list[Predicti
 
 def _row(recipe: Recipe, row_id: str, value: Asked) -> Row | Failed:
     """The row that an input makes, or what is wrong with it."""
+    images = TASKS.get(recipe.task).reads == "images"
+    value = checked(value, images=images)
     if isinstance(value, DataError):
         return Failed(row_id, "", _said(value))
     try:
         columns = _columns(value, recipe)
         if isinstance(columns, Mapping):
             row_id = str(columns.get(recipe.data.columns.id or "", row_id))
-            if TASKS.get(recipe.task).reads == "images" and not any(map(is_image, columns.values())):
+            if images and not any(map(is_image, columns.values())):
                 columns = _image(columns, recipe.data)
         return prompt_row(columns, recipe.data, recipe.task, row_id)
     except DataError as error:
