@@ -127,7 +127,8 @@ CONFIGS: list[dict[str, object]] = [
     {"peft_type": None}, {"peft_type": ["LORA"]}, {"peft_type": {"a": 1}}, {"peft_type": "PROMPT_TUNING"},
     {"peft_type": "ADALORA"}, {"peft_type": "VERA"}, {"peft_type": "OFT"}, {"peft_type": "IA3"},
     {"use_dora": True}, {"use_rslora": "yes"}, {"rank_pattern": {"x": 4}}, {"rank_pattern": 5},
-    {"alpha_pattern": {"(a+)+$": 1}}, {"layers_to_transform": [0]}, {"exclude_modules": ["query"]},
+    {"alpha_pattern": {"(a+)+$": 1}}, {"alpha_pattern": {"([a-z.A-Z0-9]+)+!": 1}},
+    {"rank_pattern": {"([a-z.A-Z0-9]+)+!": 4}}, {"layers_to_transform": [0]}, {"exclude_modules": ["query"]},
     {"auto_mapping": {"base_model_class": "os.system"}}, {"task_type": 5}, {"bias": "all"},
 ]  # fmt: skip
 OF_OURS: list[dict[str, object]] = [

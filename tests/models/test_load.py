@@ -338,3 +338,16 @@ def test_what_cannot_be_computed_in_bfloat16_is_loaded_in_float32(tmp_path):
         tiny_tokenizer("bert").save_pretrained(folder)
         base = load_base(ModelSpec(name=str(folder)), "text-classification", ["a", "b"], dtype="bfloat16")
         assert base.model.dtype == dtype
+
+
+def test_a_delta_beside_a_model_is_not_attached_unasked(checkpoints, tmp_path, monkeypatch):
+    """Transformers attaches one that it finds, and loads the base that the delta names, whatever that is."""
+    peft = pytest.importorskip("peft")
+    folder = copy(checkpoints["t5"], tmp_path / "t5")
+    base = transformers.T5ForConditionalGeneration.from_pretrained(folder)
+    peft.get_peft_model(base, peft.LoraConfig(target_modules=["q"])).save_pretrained(folder)
+    with pytest.raises(ModelError, match="holds a model and a saved delta"):
+        load_base(spec(folder), "text-to-text", None)
+    monkeypatch.setattr(source, "_check_folder", lambda *_: None)  # the Hub's folders are not seen before
+    with pytest.raises(ModelError, match="is a saved delta, not a base model"):
+        load_base(spec(folder), "text-to-text", None)

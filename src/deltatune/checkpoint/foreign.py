@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import regex
 from torch import Tensor
 
 from deltatune.core.method import MethodConfig
@@ -18,6 +19,8 @@ from deltatune.core.sites import BaseView
 from deltatune.errors import AdapterError
 
 CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
+PATIENCE = 1
+"""Seconds for a regular expression and a path."""
 _WRAPPERS = re.compile(r"^(?:module\.|_orig_mod\.|base_model\.model\.)+|(?<=\.)_orig_mod\.")
 _LOW_RANK = re.compile(r"\.lora_(?:A|B|E|embedding_A|embedding_B|magnitude_vector)(?:\.|$)")
 _NAMED = re.compile(r"(\.lora_(?:A|B|magnitude_vector))\.(?!weight$)[^.]+(?=\.weight$)")
@@ -118,15 +121,30 @@ def _added_at(tensors: Mapping[str, Tensor], view: BaseView) -> set[str]:
 def _names(pattern: str | list[str], path: str) -> bool:
     """Whether peft's pattern (a regular expression for the whole path, or ends of paths) names `path`."""
     if isinstance(pattern, str):
-        return re.fullmatch(pattern, path) is not None
+        return _fits(pattern, path)
     return any(path == end or path.endswith(f".{end}") for end in pattern)
+
+
+def _fits(pattern: str, path: str) -> bool:
+    """Whether a stranger's regular expression is that of a path, found out in seconds.
+
+    Raises:
+        AdapterError: It takes longer, as `(a+)+!` does, which tries all ways to cut a path.
+    """
+    try:
+        return regex.fullmatch(pattern, path, timeout=PATIENCE) is not None
+    except TimeoutError as error:
+        raise AdapterError(
+            f"the pattern {pattern[:80]!r} in {CONFIG} takes longer than {PATIENCE} s.",
+            remedy="Name whole modules in its place.",
+        ) from error
 
 
 def _by_path(pattern: Mapping[str, Any], sites: set[str]) -> dict[str, Any]:
     """What peft's pattern gives for each site; the first key that fits the end of a path counts."""
     found = {}
     for site in sorted(sites):
-        key = next((key for key in pattern if re.match(rf"(.*\.)?({key})$", site)), None)
+        key = next((key for key in pattern if _fits(rf"(.*\.)?({key})", site)), None)
         if key is not None:
             found[site] = pattern[key]
     return found

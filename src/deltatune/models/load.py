@@ -121,6 +121,7 @@ def load_base(
                 model, info = _load_quantized(source, task, config, options, quantization)
             if "gguf_file" in source.options:
                 _forget_gguf(model)
+        _require_no_delta(model, source.name)
         missing = set(info["missing_keys"]) | {key for key, *_ in info["mismatched_keys"]}
         new_modules = _new_modules(model, missing, task, source.name)
         if labels and (info["mismatched_keys"] or (not new_modules and not same_labels)):
@@ -147,6 +148,16 @@ def load_base(
         embeddings: Any = model.get_input_embeddings()
         facts = replace(facts, vocabulary=embeddings.weight.shape[0])
     return LoadedBase(model, processor, source.name, new_modules, labels, facts, warnings)
+
+
+def _require_no_delta(model: PreTrainedModel, name: str) -> None:
+    """Refuse what Transformers makes of a Hub id of peft's: another model, with the delta attached."""
+    if getattr(model, "_hf_peft_config_loaded", False):
+        raise ModelError(
+            f"'{name}' is a saved delta, not a base model.",
+            field="model",
+            remedy="Name the base model here; deltas are given to evaluate, predict and merge, or as `from`.",
+        )
 
 
 def read_config(spec: ModelSpec) -> PreTrainedConfig:

@@ -59,8 +59,14 @@ def locate(spec: ModelSpec) -> Source:
 
 
 def _check_folder(path: Path, name: str) -> None:
-    if (path / "config.json").is_file():
+    if (path / "config.json").is_file() and not (path / "adapter_config.json").exists():
         return
+    if (path / "config.json").is_file():
+        raise ModelError(
+            f"'{name}' holds a model and a saved delta: Transformers would take the base that this names.",
+            field="model",
+            remedy="Move adapter_config.json and its tensors to a folder of their own.",
+        )
     if (path / "adapter_config.json").is_file():
         raise ModelError(
             f"'{name}' holds a saved delta, not a base model.",
