@@ -26,10 +26,11 @@ def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 SLOW = {"methods_are_compared": [pytest.mark.slow]}
+CHATS = {"source": ROWS, "split": {"validation": 0.1, "test": 0.1}, "chat_template": "plain"}
 OURS = [
     pytest.param(check, id=f"{name}-{check}", marks=SLOW.get(check.name, []))
-    for name in ("text-to-text", "causal-lm", "text-classification")
-    for check in task_checks(TASKS.get(name), ROWS)
+    for name in ("text-to-text", "causal-lm", "conversation", "text-classification")
+    for check in task_checks(TASKS.get(name), CHATS if name == "conversation" else ROWS)
 ]
 
 

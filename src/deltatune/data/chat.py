@@ -4,15 +4,13 @@ Where the template marks what the assistant says (`{% generation %}`), its marks
 begins where the conversation before it ends, written so that an answer shall follow, and it ends where the
 conversation up to it ends: each must be the beginning of the whole. Its last label is its end token. A token
 that lies in an answer with some of its letters belongs to it, as in Transformers.
-
-Too long a conversation loses its oldest turns, up to a message of the user's; system messages stay.
 """
 
 from __future__ import annotations
 
 import re
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -20,6 +18,7 @@ from typing import Any, NamedTuple
 from deltatune.data.messages import Message, said, with_json
 from deltatune.data.rows import Conversation, Row
 from deltatune.data.tokens import TextTokens
+from deltatune.data.turns import answered, asked, fitting
 from deltatune.errors import DataError, SilentRowError
 from deltatune.recipe.sections import PLAIN_CHAT
 from deltatune.tasks.task import IGNORED
@@ -46,8 +45,8 @@ class Chat(NamedTuple):
     """The ids that are learned, -100 elsewhere."""
     prompt: list[int]
     """What comes before the last answer, as it is when that is to be written."""
-    answer: str
-    """The last answer as the template writes it, without special tokens."""
+    answer: str | None
+    """The last answer as the template writes it, without special tokens; None if it is nothing but a text."""
     cut: bool
     """Whether turns were left out."""
     left_out: str
@@ -107,14 +106,14 @@ class Chats:
             SilentRowError: Nothing is left to learn from.
             DataError: The template refuses it, or does not tell answers from the rest.
         """
-        whole = _answered(_conversation(row))
+        whole = answered(_conversation(row))
         read = self._read(whole, row)
 
         def length(talk: Conversation) -> int:
             ids = read.ids if talk is whole else self._ids(self._render(talk.messages, talk, row))
             return len(self._ended(ids, (0, len(ids)), row)[0])
 
-        talk, count = _fitting(whole, limit, length)
+        talk, count = fitting(whole, limit, length)
         if count > limit:
             raise SilentRowError(
                 f"has {count:,} tokens in its last answer and the turn before it, and {limit:,} are allowed: "
@@ -136,8 +135,10 @@ class Chats:
             labels[start:end] = ids[start:end]
         before = self._before(talk, len(talk.messages) - 1, row)
         prompt = self._ids(before)
-        written = read.text[len(before) :] if read.text.startswith(before) else said(talk.messages[-1])
-        answer = self._tokens.decode(self._ids(written))
+        last, answer = talk.messages[-1], None
+        if set(last) - {"role", "content"}:  # how calls and thoughts are written is the template's affair
+            written = read.text[len(before) :] if read.text.startswith(before) else said(last)
+            answer = self._tokens.decode(self._ids(written))
         left_out = self._left_out(read, talk, row)
         for start, end in spans:
             if not self._tokens.has_content(ids[start:end]):
@@ -150,17 +151,17 @@ class Chats:
         return Chat(ids, labels, prompt, answer, len(talk.messages) < len(whole.messages), left_out)
 
     def prompt(self, row: Row, limit: int) -> tuple[list[int], bool]:
-        """Write what is to be answered; say whether turns were left out.
+        """Write what is to be answered, which an answer at the end is not; say whether turns were left out.
 
         Raises:
             DataError: The template refuses it, or its last turn alone is too long.
         """
-        whole = _conversation(row)
+        whole = asked(_conversation(row))
 
         def ids(talk: Conversation) -> list[int]:
             return self._ids(self._before(talk, len(talk.messages), row))
 
-        talk, count = _fitting(whole, limit, lambda talk: len(ids(talk)))
+        talk, count = fitting(whole, limit, lambda talk: len(ids(talk)))
         if count > limit:
             raise DataError(
                 f"has {count:,} tokens in its last turn, and {limit:,} are allowed.",
@@ -345,39 +346,3 @@ def _conversation(row: Row) -> Conversation:
     if row.conversation is None:
         raise DataError("is no conversation.", field=f"row {row.id}", remedy="Use another task.")
     return row.conversation
-
-
-def _answered(talk: Conversation) -> Conversation:
-    """Up to its last answer: nothing behind it is learned."""
-    last = max(place for place, message in enumerate(talk.messages) if message["role"] == "assistant")
-    return replace(talk, messages=talk.messages[: last + 1], learned=talk.learned[: last + 1])
-
-
-def _fitting(
-    whole: Conversation, limit: int, length: Callable[[Conversation], int]
-) -> tuple[Conversation, int]:
-    """The conversation with as few of its oldest turns left out as the limit asks for, and its length.
-
-    Without all but the last turns it may still be too long.
-    """
-    if (count := length(whole)) <= limit:
-        return whole, count
-    roles = [message["role"] for message in whole.messages]
-    first = next((place for place, role in enumerate(roles) if role != "system"), 0)
-    last = len(roles) - 1 if roles[-1] == "assistant" else len(roles)
-    starts = [place for place in range(first + 1, last) if roles[place] == "user"]
-    if not starts:
-        return whole, count
-    fits = bisect_left(starts, True, key=lambda start: length(_from(whole, first, start)) <= limit)
-    talk = _from(whole, first, starts[min(fits, len(starts) - 1)])
-    return talk, length(talk)
-
-
-def _from(talk: Conversation, first: int, start: int) -> Conversation:
-    """System messages, which end at `first`, and what is said from `start` on."""
-    kept = [*range(first), *range(start, len(talk.messages))]
-    return replace(
-        talk,
-        messages=tuple(talk.messages[place] for place in kept),
-        learned=tuple(talk.learned[place] for place in kept),
-    )

@@ -57,7 +57,7 @@ class ConversationTask(Task):
         "data.template": "is for one text; the task {task} writes messages by data.chat_template.",
         "data.target_template": "is for one text; in the task {task} the answers are what is learned.",
     }
-    without_effect: ClassVar = ("data.template", "data.max_target_tokens")
+    without_effect: ClassVar = ("data.max_target_tokens",)
 
     writes_text: ClassVar = True
     continues: ClassVar = True
@@ -86,7 +86,7 @@ class ConversationTask(Task):
         }
         if chat.left_out:
             feature["left_out"] = chat.left_out
-        if not _is_plain(row.conversation):  # how calls and thoughts are written is the template's affair
+        if chat.answer is not None:
             feature["reference"] = chat.answer
         return feature, (chat.cut, False)
 
@@ -155,12 +155,6 @@ class ConversationTask(Task):
         longest = max(len(feature["input_ids"]) for feature in features)
         prompts = max(feature["prompt_length"] for feature in features)
         return [("input", {INPUT: longest}), ("input", {INPUT: prompts, NEW: new})]
-
-
-def _is_plain(talk: Any) -> bool:
-    """Whether the last answer is nothing but its text."""
-    answers = [message for message in talk.messages if message["role"] == "assistant"]
-    return not set(answers[-1]) - {"role", "content"}
 
 
 TASK: Task = ConversationTask()
