@@ -204,7 +204,7 @@ def test_whole_runs_of_every_method(content: dict[str, Any], tmp_path: Path) -> 
         tmp_path / "out",
         quiet=True,
     )
-    assert [row.name for row in board.rows if row.status != "completed"] == []
+    assert [row.name for row in board.rows if row.status != "done"] == []
 
 
 def recipe(**sections: Any) -> Recipe:
