@@ -150,8 +150,8 @@ def test_allocated_adalora_loads_both_ways(architecture: str, tmp_path: Path) ->
 
 
 REFUSED = [  # other options are read, see test_peft_options.py
-    ("qwen2", lora("qwen2", use_dora=True, bias="all")),
-    ("qwen2", lora("qwen2", bias="lora_only")),
+    ("llama", lora("llama", trainable_token_indices=[3, 4])),
+    ("qwen2", AdaLoraConfig(init_r=3, target_r=2, total_step=10, target_modules=["q_proj"], bias="all")),
     ("llama", lora("llama", init_lora_weights="pissa_niter_4")),
     ("llama", lora("llama", init_lora_weights="olora")),
 ]

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from peft import LoraConfig, get_peft_model
+from peft import LoHaConfig, LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -29,7 +29,11 @@ IDS = torch.randint(3, 40, (2, 8), generator=torch.Generator().manual_seed(0))
 def saved(folder: Path, base: Any, *, name: str = "default", safe: bool = True, **options: Any) -> Tensor:
     """Write an adapter of peft's that acts, and give the logits that it has."""
     config = LoraConfig(**{**PLAIN, "task_type": "CAUSAL_LM", **options})
-    theirs: Any = get_peft_model(copy.deepcopy(base), config, adapter_name=name)
+    return written(get_peft_model(copy.deepcopy(base), config, adapter_name=name), folder, safe=safe)
+
+
+def written(theirs: Any, folder: Path, *, safe: bool = True) -> Tensor:
+    """Let a model of peft's act, save it, and give its logits."""
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in theirs.parameters():
@@ -75,6 +79,74 @@ def test_options(options: dict[str, Any], tmp_path: Path) -> None:
     theirs = copy.deepcopy(base)
     (tmp_path / "ours/deltatune.json").unlink()
     close(loaded(theirs, tmp_path / "ours"), wanted)
+
+
+def biased(architecture: str) -> Any:
+    """A base whose biases are not zero."""
+    base = tiny.model(architecture)
+    generator = torch.Generator().manual_seed(2)
+    with torch.no_grad():
+        for name, parameter in base.named_parameters():
+            if name.endswith(".bias"):
+                parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.3)
+    return base
+
+
+@pytest.mark.parametrize("options", [{}, {"use_dora": True}, {"init_lora_weights": "pissa"}], ids=str)
+@pytest.mark.parametrize("bias", ["all", "lora_only"])
+@pytest.mark.parametrize("architecture", ["qwen2", "gpt2"])
+def test_trained_biases(architecture: str, bias: str, options: dict[str, Any], tmp_path: Path) -> None:
+    if architecture == "gpt2":
+        options = {**options, "target_modules": ["c_attn"]}
+    base = biased(architecture)
+    wanted = saved(tmp_path / "theirs", base, bias=bias, **options)
+    tensors = load_file(tmp_path / "theirs/adapter_model.safetensors")
+    assert any(key.endswith(".base_layer.bias") for key in tensors)
+    model = AdaptedModel(copy.deepcopy(base))
+    model.load(tmp_path / "theirs")
+    with torch.inference_mode():
+        close(model(input_ids=IDS).logits, wanted)
+        close(model.merged()(input_ids=IDS).logits, wanted)
+    model.save(tmp_path / "ours")
+    close(loaded(base, tmp_path / "ours"), wanted)
+    theirs: Any = PeftModel.from_pretrained(copy.deepcopy(base), str(tmp_path / "ours")).eval()
+    with torch.inference_mode():
+        close(theirs(input_ids=IDS).logits, wanted)
+
+
+BRIDGED: dict[str, Any] = {
+    "the update has a bias": LoraConfig(**PLAIN, lora_bias=True, task_type="CAUSAL_LM"),
+    "the update has a bias, in one layer": LoraConfig(**PLAIN, lora_bias=True, layers_to_transform=[1]),
+    "regex": LoHaConfig(r=2, target_modules=r".*layers\.\d+\.self_attn\.(q|v)_proj"),
+    "layers_to_transform": LoHaConfig(r=2, target_modules=["q_proj"], layers_to_transform=[1]),
+    "exclude_modules": LoHaConfig(
+        r=2, target_modules=["q_proj"], exclude_modules=["layers.0.self_attn.q_proj"]
+    ),
+}
+
+
+@pytest.mark.parametrize("config", BRIDGED.values(), ids=BRIDGED)
+def test_what_the_bridge_reads_acts_where_its_tensors_are(config: Any, tmp_path: Path) -> None:
+    base = biased("qwen2")
+    wanted = written(get_peft_model(copy.deepcopy(base), config), tmp_path)
+    model = AdaptedModel(copy.deepcopy(base))
+    model.load(tmp_path)
+    assert model.configs["default"].name == "peft"
+    with torch.inference_mode():
+        close(model(input_ids=IDS).logits, wanted)
+        close(model.merged()(input_ids=IDS).logits, wanted)
+    model.save(tmp_path / "ours")
+    close(loaded(base, tmp_path / "ours"), wanted)
+
+
+def test_an_update_with_a_bias_is_not_merged_into_a_layer_without(tmp_path: Path) -> None:
+    base = tiny.model("llama")
+    wanted = saved(tmp_path, base, lora_bias=True)
+    close(loaded(base, tmp_path), wanted)
+    model = AdaptedModel(base)
+    model.load(tmp_path)
+    with pytest.raises(AdapterError, match="has no bias"):
+        model.merged()
 
 
 ROOT = "base_model.model."

@@ -59,14 +59,14 @@ def plain_keys(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     found = {}
     for key, tensor in tensors.items():
         bare = _NAMED_BARE.sub(r"\1", _NAMED.sub(r"\1", _WRAPPERS.sub("", key)))
-        found[bare] = tensor
+        found[bare.replace(".base_layer.", ".")] = tensor
     return found
 
 
-def trained_biases(tensors: Mapping[str, Tensor]) -> bool:
-    """Whether a file of low-rank updates has biases of the base's beside them."""
-    sites = low_rank_sites(tensors)
-    return any(key.endswith(".bias") and key.rpartition(".")[0] in sites for key in tensors)
+def trained_biases(tensors: Mapping[str, Tensor]) -> set[str]:
+    """Paths of the modules of which a file of low-rank updates has the bias, and not the weight."""
+    biased = {key.removesuffix(".bias") for key in tensors if key.endswith(".bias")}
+    return {path for path in biased if f"{path}.weight" not in tensors} if low_rank_sites(tensors) else set()
 
 
 def low_rank_sites(tensors: Mapping[str, Tensor]) -> set[str]:
@@ -83,7 +83,8 @@ def at_their_sites(
         AdapterError: A path is none of the base's.
     """
     sites = low_rank_sites(tensors) | _added_at(tensors, view)
-    if not sites or "targets" not in type(config).model_fields:
+    field = next((name for name in config.selectors if name in type(config).model_fields), None)
+    if not sites or field is None:
         return config
     unknown = sorted(sites - view.modules.keys())
     if unknown:
@@ -91,7 +92,9 @@ def at_their_sites(
             f"the file has updates for {len(unknown)} modules that this base lacks (first: {unknown[0]}).",
             remedy="Load it onto the model it was trained on.",
         )
-    changes: dict[str, Any] = {"targets": tuple(path for path in view.modules if path in sites)}
+    changes: dict[str, Any] = {field: tuple(path for path in view.modules if path in sites)}
+    if "biases" in type(config).model_fields:
+        changes["biases"] = tuple(sorted(trained_biases(tensors) & view.modules.keys()))
     if "feedforward_modules" in peft:
         scaled = [path for path in changes["targets"] if _names(peft["feedforward_modules"] or [], path)]
         changes["feedforward"] = tuple(scaled)
@@ -169,7 +172,7 @@ def replaced_modules(tensors: Mapping[str, Tensor], view: BaseView, named: list[
     for path, module in view.modules.items():
         parameters = dict(module.named_parameters(recurse=False))
         mine = {leaf: tensors[f"{path}.{leaf}"] for leaf in parameters if f"{path}.{leaf}" in tensors}
-        if not mine or path in sites:
+        if not mine or path in sites or (mine.keys() == {"bias"} and "weight" in parameters):
             continue
         for leaf, tensor in mine.items():
             if tensor.shape != parameters[leaf].shape:

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from deltatune.errors import AdapterError
+
 
 class Clock:
     """Counts the forward passes of one adapter, so that its randomness is a function of time, not of history.
@@ -185,6 +187,37 @@ class Foldable(Protocol):
     def fold(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Return the new (weight, bias); the arguments are not changed."""
         ...
+
+
+class BiasDelta(Delta):
+    """A change of the bias of a linear layer, a norm or a convolution.
+
+    Args:
+        d: Width of the output.
+        after: Dimensions of the output after its channels: two for a convolution of images.
+    """
+
+    def __init__(self, d: int, after: int = 0) -> None:
+        super().__init__()
+        self.bias = nn.Parameter(torch.zeros(d))
+        self.after = after
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        """Return y + db; y [..., d], or [rows, d, height, width] of a convolution."""
+        return y + self.bias.to(y.dtype).view(-1, *[1] * self.after)
+
+    def fold(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Return (weight, bias + db).
+
+        Raises:
+            AdapterError: There is no bias. A new one would be lost when the model is saved and loaded.
+        """
+        if bias is None:
+            raise AdapterError(
+                "a trained bias cannot be written into weights of a layer that has none.",
+                remedy="Keep it as an adapter.",
+            )
+        return weight, (bias.float() + self.bias.float()).to(bias.dtype)
 
 
 class ModuleCopy(Delta):

@@ -16,50 +16,18 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar
 
-import torch
 from pydantic import Field
 from torch import Tensor, nn
 
 from deltatune.core.adapter import Adapter
-from deltatune.core.delta import Delta
+from deltatune.core.delta import BiasDelta
 from deltatune.core.method import MethodConfig
 from deltatune.core.sites import LINEAR, BaseView
-from deltatune.errors import AdapterError, TargetError
+from deltatune.errors import TargetError
 from deltatune.methods.ln_tuning import norm_classes
 
 _POSITIONS_IN_THE_SCORES = ("rotary", "rel_embeddings")
 """Parts of module names that tell of positions which multiply queries and keys."""
-
-
-class BiasDelta(Delta):
-    """A change of the bias of a linear layer, a norm or a convolution.
-
-    Args:
-        d: Width of the output.
-        after: Dimensions of the output after its channels: two for a convolution of images.
-    """
-
-    def __init__(self, d: int, after: int = 0) -> None:
-        super().__init__()
-        self.bias = nn.Parameter(torch.zeros(d))
-        self.after = after
-
-    def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        """Return y + db; y [..., d], or [rows, d, height, width] of a convolution."""
-        return y + self.bias.to(y.dtype).view(-1, *[1] * self.after)
-
-    def fold(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """Return (weight, bias + db).
-
-        Raises:
-            AdapterError: There is no bias. A new one would be lost when the model is saved and loaded.
-        """
-        if bias is None:
-            raise AdapterError(
-                "a trained bias cannot be written into weights of a layer that has none.",
-                remedy="Keep it as an adapter.",
-            )
-        return weight, (bias.float() + self.bias.float()).to(bias.dtype)
 
 
 class BitFitConfig(MethodConfig):

@@ -12,6 +12,7 @@ Oracle: peft's LoraConfig with copied weights; files load both ways.
 
 from __future__ import annotations
 
+import importlib.util
 import math
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Protocol, Self, runtime_checkable
@@ -23,7 +24,7 @@ from torch.nn import functional as F
 from transformers.pytorch_utils import Conv1D
 
 from deltatune.core.adapter import Adapter
-from deltatune.core.delta import Delta, Dropout
+from deltatune.core.delta import BiasDelta, Delta, Dropout, Foldable
 from deltatune.core.low_rank import SharedInput, add_low_rank_, add_low_ranks_
 from deltatune.core.method import MethodConfig
 from deltatune.core.sites import LINEAR, BaseView
@@ -122,6 +123,35 @@ class LoraEmbeddingDelta(Delta):
         return (weight.float() + (up.float() @ down.float()).T).to(weight.dtype), bias
 
 
+class BiasedDelta(Delta):
+    """A delta, and a change of the bias of its site."""
+
+    def __init__(self, inner: Delta, change: BiasDelta) -> None:
+        super().__init__()
+        self.inner = inner
+        self.change = change
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        """Return what the delta makes of `y`, with the change of the bias."""
+        changed: Tensor = self.change(x, self.inner(x, y))
+        return changed
+
+    def stored(self) -> dict[str, Tensor]:
+        """The tensors of both."""
+        return self.inner.stored() | self.change.stored()
+
+    def load_stored(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take what `stored` gave."""
+        names = self.change.stored().keys()
+        self.change.load_stored({name: tensors[name] for name in names})
+        self.inner.load_stored({name: tensor for name, tensor in tensors.items() if name not in names})
+
+    def fold(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Return (weight, bias) with both written into them."""
+        assert isinstance(self.inner, Foldable)
+        return self.change.fold(*self.inner.fold(weight, bias))
+
+
 class LoraConfig(MethodConfig):
     """LoRA. Good at nearly everything; free at inference once merged. Start here."""
 
@@ -159,6 +189,8 @@ class LoraConfig(MethodConfig):
     """Other ranks than r, by the whole path of a module."""
     alpha_pattern: dict[str, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
     """Other alphas, by the whole path of a module."""
+    biases: tuple[str, ...] = ()
+    """Modules whose bias is trained as well, by whole path; what peft's `bias` is read as."""
 
     def with_size(self, size: int) -> Self:
         """Another rank, with alpha in the same ratio to it, so that the factor on B A stays.
@@ -178,8 +210,24 @@ class LoraConfig(MethodConfig):
         return Adapter(self.deltas(view))
 
     def deltas(self, view: BaseView) -> dict[str, Delta]:
-        """The deltas by module path."""
-        return {path: self.at(path).delta(view, path) for path in view.select(self.targets, self.kinds)}
+        """The deltas by module path.
+
+        Raises:
+            TargetError: A module of `biases` has none.
+        """
+        found = {path: self.at(path).delta(view, path) for path in view.select(self.targets, self.kinds)}
+        for path in self.biases:
+            module = view.modules.get(path)
+            bias = getattr(module, "bias", None)
+            if not isinstance(bias, Tensor):
+                raise TargetError(
+                    f"{path!r} is no module of this base that has a bias.",
+                    field="biases",
+                    remedy="Leave it out.",
+                )
+            change = BiasDelta(len(bias), after=2 if isinstance(module, nn.Conv2d) else 0)
+            found[path] = BiasedDelta(found[path], change) if path in found else change
+        return found
 
     def at(self, path: str) -> Self:
         """The settings with the rank and alpha that the module `path` has."""
@@ -198,7 +246,14 @@ class LoraConfig(MethodConfig):
     def to_peft(self, adapter: Adapter, view: BaseView) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """The fields of peft's LoraConfig, and the tensors under the names they have already."""
         heads = adapter.heads()
-        modules = [view.modules[path] for path in adapter.deltas if path not in heads]
+        changes = [path for path, d in adapter.deltas.items() if isinstance(d, BiasedDelta | BiasDelta)]
+        alone = [path for path in changes if isinstance(adapter.deltas[path], BiasDelta)]
+        targets = [path for path in adapter.deltas if path not in heads and path not in alone]
+        tensors = adapter.stored()
+        for path in changes:
+            change = tensors.pop(f"{path}.bias")
+            key = f"{path}.bias" if path in alone else f"{path}.base_layer.bias"
+            tensors[key] = _bias(view, path, change) + change
         fields = {
             "r": self.r,
             "lora_alpha": self.alpha,
@@ -206,22 +261,23 @@ class LoraConfig(MethodConfig):
             "use_rslora": self.rslora,
             "rank_pattern": self.rank_pattern,
             "alpha_pattern": self.alpha_pattern,
-            "target_modules": [path for path in adapter.deltas if path not in heads],
-            "fan_in_fan_out": any(isinstance(module, Conv1D) for module in modules),
-            "bias": "none",
+            "target_modules": targets,
+            "fan_in_fan_out": any(isinstance(view.modules[path], Conv1D) for path in targets),
+            "bias": "all" if alone else "lora_only" if changes else "none",
         }
-        return fields, adapter.stored()
+        return fields, tensors
 
     @classmethod
     def reads_peft(cls, config: Mapping[str, Any]) -> bool:
-        """Plain LoRA; files of DoRA and PiSSA have the same type."""
+        """Plain LoRA; DoRA and PiSSA have the same type, and the bridge runs updates that have a bias."""
         relative = config.get("use_dora") or config.get("init_lora_weights") == "pissa"
-        return super().reads_peft(config) and not relative
+        bridged = config.get("lora_bias") and importlib.util.find_spec("peft")
+        return super().reads_peft(config) and not relative and not bridged
 
     @classmethod
     def from_peft(cls, config: Mapping[str, Any]) -> Self:
         """Read peft's fields; options that change the computation and that we lack are refused."""
-        refuse_options(config, _OPTIONS_WE_LACK)
+        refuse_options({**config, "bias": "none"}, _OPTIONS_WE_LACK)  # which it has
         start = str(config.get("init_lora_weights"))
         if start.startswith(_STARTS_THAT_CHANGE_THE_BASE):
             raise AdapterError(
@@ -236,6 +292,22 @@ class LoraConfig(MethodConfig):
             rslora=config.get("use_rslora", False),
             targets=peft_targets(config),
         )
+
+    def from_peft_tensors(self, tensors: Mapping[str, Tensor], view: BaseView) -> dict[str, Tensor]:
+        """Take the base's biases off those in the file."""
+        found = dict(tensors)
+        for path in self.biases:
+            whole = found.pop(f"{path}.base_layer.bias", None)
+            whole = found[f"{path}.bias"] if whole is None else whole
+            found[f"{path}.bias"] = whole.float() - _bias(view, path, whole)
+        return found
+
+
+def _bias(view: BaseView, path: str, like: Tensor) -> Tensor:
+    """The base's own bias at `path` in float32, where `like` is."""
+    bias = view.modules[path].bias
+    assert isinstance(bias, Tensor)
+    return bias.detach().float().to(like.device)
 
 
 _OPTIONS_WE_LACK = (

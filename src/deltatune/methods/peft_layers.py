@@ -83,7 +83,7 @@ class PeftDelta(Delta):
         object.__setattr__(self.layer, "base_layer", scratch)
         try:
             self.layer.merge(safe_merge=False, adapter_names=[NAME])
-        except (AttributeError, NotImplementedError, ValueError) as error:
+        except (AttributeError, NotImplementedError, RuntimeError, ValueError) as error:
             raise AdapterError(f"peft cannot merge it ({error}).", remedy="Keep it as an adapter.") from error
         finally:
             self.layer.merged_adapters = []

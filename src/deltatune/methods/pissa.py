@@ -153,7 +153,7 @@ class PissaConfig(LoraConfig):
 
     def from_peft_tensors(self, tensors: Mapping[str, Tensor], view: BaseView) -> dict[str, Tensor]:
         """Put the start, which peft takes from the base again, beside the A and B of its files."""
-        found = dict(tensors)
+        found = super().from_peft_tensors(tensors, view)
         for path in [key.removesuffix(".lora_A.weight") for key in tensors if key.endswith(".lora_A.weight")]:
             a, b = tensors[f"{path}.lora_A.weight"], tensors[f"{path}.lora_B.weight"]
             if len(a) == self.r:  # our own files are complete
