@@ -8,10 +8,25 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from deltatune import quant
 from deltatune.core.adapter import Adapter
 from deltatune.core.delta import Delta, Foldable, ModuleCopy
 from deltatune.core.taps import Route
 from deltatune.errors import AdapterError
+
+
+def require_foldable(base: nn.Module) -> None:
+    """Refuse a base whose weights hold few bits.
+
+    Raises:
+        AdapterError: It is quantized.
+    """
+    formats = quant.describe(base)
+    if formats:
+        raise AdapterError(
+            f"the base is quantized ({formats}), and folding into few bits would round the delta away.",
+            remedy="Load the base without quantization and fold into that; `deltatune merge` does so.",
+        )
 
 
 @torch.no_grad()

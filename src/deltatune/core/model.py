@@ -17,13 +17,13 @@ from deltatune import quant
 from deltatune.core import compose
 from deltatune.core.adapter import Adapter
 from deltatune.core.attention import EAGER_UP_TO
-from deltatune.core.delta import ModuleCopy
 from deltatune.core.fast.labelled_head import labelled_inputs
 from deltatune.core.fast.paths import FastPaths
-from deltatune.core.fold import fold_routes_into_
+from deltatune.core.fold import fold_routes_into_, require_foldable
 from deltatune.core.generation import generate_behind_prompt
 from deltatune.core.hooks import Hooks
 from deltatune.core.method import MethodConfig
+from deltatune.core.new_heads import add_heads
 from deltatune.core.sites import BaseView
 from deltatune.core.swap import OwnParameters
 from deltatune.core.taps import Active, Route
@@ -161,12 +161,7 @@ class AdaptedModel(nn.Module):
             adapter = config.build(self.view)
             if heads is None:
                 heads = () if adapter.own else self.view.heads
-            acts_on = [f"{path}." for path in adapter.deltas]
-            for path in heads:
-                if any(site.startswith(f"{path}.") for site in acts_on):
-                    continue
-                head = ModuleCopy(self.view.modules[path]).float()
-                adapter.add(path, head.requires_grad_(config.trains))
+            add_heads(adapter, self.view, heads, trained=config.trains)
         adapter.bind(seed, self.view.input_of)
         adapter.to(self.device)
         try:
@@ -367,12 +362,7 @@ class AdaptedModel(nn.Module):
             AdapterError: A delta has no equivalent in the weights (prompts, learned keys and values), or the
                 base is quantized.
         """
-        formats = quant.describe(self.base)
-        if formats:
-            raise AdapterError(
-                f"the base is quantized ({formats}), and folding into few bits would round the delta away.",
-                remedy="Load the base without quantization and fold into that; `deltatune merge` does so.",
-            )
+        require_foldable(self.base)
         routes = compose.all_rows(names, self.adapter) if names else self._active.routes
         model = self._plain_base()
         fold_routes_into_(model, [(route, self.adapter(route.name)) for route in routes])

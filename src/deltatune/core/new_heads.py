@@ -6,7 +6,7 @@ a copy; its start depends on the run's seed, and is the same for all methods of 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,21 @@ from deltatune.core.sites import BaseView
 
 _STREAM = 0x48454144 << 32
 """Sets the numbers of heads apart from those that deltas of the same seed start from."""
+
+
+def add_heads(adapter: Adapter, view: BaseView, heads: Sequence[str], *, trained: bool) -> None:
+    """Give the adapter whole copies of modules, but of those that it acts on itself.
+
+    Args:
+        adapter: Of any method.
+        view: The base it hangs on.
+        heads: Paths of the modules.
+        trained: Whether the copies are trained.
+    """
+    acts_on = [f"{path}." for path in adapter.deltas]
+    for path in heads:
+        if not any(site.startswith(f"{path}.") for site in acts_on):
+            adapter.add(path, ModuleCopy(view.modules[path]).float().requires_grad_(trained))
 
 
 @torch.no_grad()

@@ -29,7 +29,8 @@ from deltatune.recipe.given import Given
 from deltatune.recipe.sections import ModelSpec
 from deltatune.runs.load import attach_run, load_run
 from deltatune.runs.loaded import NAME, LoadedRun
-from deltatune.training.proof.certificate import ROUNDING, Logits, Proof, rounding
+from deltatune.training.proof.certificate import Proof
+from deltatune.training.proof.equal_logits import ROUNDING, Logits, rounding
 
 ROWS = 8
 Dtype = Literal["fp32", "bf16", "fp16"]

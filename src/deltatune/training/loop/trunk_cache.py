@@ -25,7 +25,7 @@ from deltatune.data.encode import Encoder
 from deltatune.observer import Observer
 from deltatune.tasks.task import Feature
 from deltatune.training.given.machine import available_memory
-from deltatune.training.proof.certificate import logits, rounding
+from deltatune.training.proof.equal_logits import logits, rounding
 
 TASK = "Keeping frozen layers"
 FEWEST = 4

@@ -18,7 +18,8 @@ from deltatune.data.encode import Encoded, Encoder
 from deltatune.evaluation.generation import next_token_logits
 from deltatune.tasks import TASKS
 from deltatune.tasks.task import Feature
-from deltatune.training.proof.certificate import Proof, logits, rounding
+from deltatune.training.proof.certificate import Proof
+from deltatune.training.proof.equal_logits import logits, rounding
 
 LINE = "same alone as in a batch"
 ROWS = 8
