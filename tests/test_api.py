@@ -12,7 +12,7 @@ import pytest
 
 import deltatune as dt
 from deltatune.errors import DataError, DeltatuneError, RecipeError
-from deltatune.results import Leaderboard, RunResult
+from deltatune.results import CertifiedFolder, Leaderboard, RunResult, SavedDelta
 from tests.tiny_recipe import WORDS, bert_folder, rows, t5_folder  # noqa: F401 - fixtures
 
 
@@ -45,8 +45,8 @@ def test_rows_in_memory_from_recipe_to_prediction(
     recipe = dt.make_recipe(**sections(bert_folder), data=data, methods=[dt.LoraConfig(r=2), "prefix"])
     assert [entry.name for entry in recipe.methods] == ["lora", "prefix"]
     assert recipe.entry("lora").config["r"] == 2
-    assert dt.check(recipe, quiet=True)["rows"] == {"train": 28, "validation": 4, "test": 8}
-    assert [entry["name"] for entry in dt.plan(recipe, quiet=True)["entries"]] == ["lora", "prefix"]
+    assert dt.check(recipe, quiet=True).rows == {"train": 28, "validation": 4, "test": 8}
+    assert [entry.name for entry in dt.plan(recipe, quiet=True).planned] == ["lora", "prefix"]
 
     board = dt.compare(recipe, tmp_path / "out", quiet=True)
     assert isinstance(board, Leaderboard)
@@ -66,7 +66,18 @@ def test_rows_in_memory_from_recipe_to_prediction(
         dt.evaluate(run, quiet=True)["accuracy"] == board.rows[0].metrics["accuracy"] or len(board.rows) > 1
     )
     assert type(dt.load(run).model).__name__ == "AdaptedModel"
-    assert dt.merge(run, tmp_path / "merged")
+    merged = dt.merge(run, tmp_path / "merged")
+    assert (merged.folder, merged.dtype) == (str(tmp_path / "merged"), "fp32")
+    assert merged.max_abs_logit_difference < 1e-4 * merged.logit_scale
+    saved = dt.inspect(run)
+    assert isinstance(saved, SavedDelta)
+    assert (saved.method, saved.config["r"], saved.certified, saved.wants.runs_code) == (
+        "lora",
+        2,
+        True,
+        False,
+    )
+    assert isinstance(dt.inspect(tmp_path / "merged"), CertifiedFolder)
 
 
 def test_train_returns_what_is_in_the_file(t5_folder: Path, rows: Path, tmp_path: Path) -> None:  # noqa: F811
@@ -84,7 +95,7 @@ def test_train_returns_what_is_in_the_file(t5_folder: Path, rows: Path, tmp_path
 def test_bare_rows_get_parts_of_their_own(bert_folder: Path, films: list[dict[str, Any]]) -> None:  # noqa: F811
     renamed = [{"input": film["text"], "target": film["label"]} for film in films]
     recipe = dt.make_recipe(**sections(bert_folder), data=renamed, methods="lora")
-    assert dt.check(recipe, quiet=True)["rows"] == {"train": 32, "validation": 4, "test": 4}
+    assert dt.check(recipe, quiet=True).rows == {"train": 32, "validation": 4, "test": 4}
 
 
 def test_a_file_is_changed_by_keywords(tmp_path: Path) -> None:

@@ -13,7 +13,18 @@ from deltatune import _moved
 from deltatune.version import __version__
 
 if TYPE_CHECKING:
-    from deltatune.api import check, compare, evaluate, load, make_recipe, merge, plan, predict, train
+    from deltatune.api import (
+        check,
+        compare,
+        evaluate,
+        inspect,
+        load,
+        make_recipe,
+        merge,
+        plan,
+        predict,
+        train,
+    )
     from deltatune.core.model import AdaptedModel
     from deltatune.data import Row, flatten_table, load_data
     from deltatune.errors import DeltatuneError
@@ -90,6 +101,7 @@ __all__ = [
     "compare",
     "evaluate",
     "flatten_table",
+    "inspect",
     "load",
     "load_data",
     "load_recipe",
@@ -140,6 +152,7 @@ _HOME = {
     "compare": "deltatune.api",
     "evaluate": "deltatune.api",
     "flatten_table": "deltatune.data",
+    "inspect": "deltatune.api",
     "load": "deltatune.api",
     "load_data": "deltatune.data",
     "load_recipe": "deltatune.recipe",

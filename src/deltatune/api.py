@@ -25,7 +25,15 @@ if TYPE_CHECKING:
     from deltatune.board import Board
     from deltatune.core.method import MethodConfig
     from deltatune.recipe.given import Given
-    from deltatune.results import Prediction, RunResult
+    from deltatune.results import (
+        CertifiedFolder,
+        DataPreview,
+        MergedModel,
+        Plan,
+        Prediction,
+        RunResult,
+        SavedDelta,
+    )
     from deltatune.runs import Failed, LoadedRun
     from deltatune.runs.merge import Dtype
 
@@ -155,7 +163,7 @@ def compare(
 
 def check(
     recipe: str | Path | Recipe | Mapping[str, Any], *, samples: int = 5, quiet: bool = False
-) -> dict[str, Any]:
+) -> DataPreview:
     """Say what a model will read and learn of a recipe's rows, and what is wrong with them.
 
     Args:
@@ -164,7 +172,7 @@ def check(
         quiet: Show no progress.
 
     Returns:
-        What `deltatune check --json` prints.
+        The rows token by token, counts by part, and every warning.
 
     Raises:
         DeltatuneError: Recipe, data or tokenizer cannot be used.
@@ -182,7 +190,7 @@ def plan(
     memory: int | None = None,
     calibrate: bool = False,
     quiet: bool = False,
-) -> dict[str, Any]:
+) -> Plan:
     """Predict what each entry of a recipe takes, and whether it fits, before a weight is loaded.
 
     Args:
@@ -192,7 +200,7 @@ def plan(
         quiet: Show no progress.
 
     Returns:
-        What `deltatune plan --json` prints: bytes, FLOP and seconds by entry.
+        Bytes, FLOP and seconds of each entry that can be planned; of the others why not.
 
     Raises:
         DeltatuneError: Recipe, data or configuration cannot be used.
@@ -283,7 +291,7 @@ def merge(
     dtype: Dtype = "fp32",
     given: Given | None = None,
     trust_remote_code: bool = False,
-) -> dict[str, Any]:
+) -> MergedModel:
     """Fold a run's delta, or several put together, into the base, and write a model that needs no deltatune.
 
     Args:
@@ -298,7 +306,7 @@ def merge(
         trust_remote_code: Whether Python code that comes with the base may run.
 
     Returns:
-        What `deltatune merge --json` prints: how far the outputs moved.
+        Where the model is, and how far its outputs are from those of base and delta side by side.
 
     Raises:
         DeltatuneError: The folder holds no finished run, or the delta cannot be folded.
@@ -316,6 +324,24 @@ def merge(
         trust_remote_code=trust_remote_code,
         given=given,
     )
+
+
+def inspect(
+    folder: str | Path, *, given: Given | None = None, trust_remote_code: bool = False
+) -> SavedDelta | CertifiedFolder:
+    """Say what a saved delta is, what its run proved, and what using it would load and run here.
+
+    Args:
+        folder: A run, a merged model, or a folder with a saved delta, also peft's.
+        given: Of an adapter without a run: a base, which is then loaded to see whether it fits.
+        trust_remote_code: Whether Python code that comes with that base may run.
+
+    Raises:
+        DeltatuneError: There is neither a delta nor a certificate, a file is damaged, or it does not fit.
+    """
+    from deltatune.runs import inspect as inspect_folder
+
+    return inspect_folder(Path(folder), given=given, trust_remote_code=trust_remote_code)
 
 
 def load(run: str | Path, *, given: Given | None = None, trust_remote_code: bool = False) -> LoadedRun:

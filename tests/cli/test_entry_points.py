@@ -18,7 +18,7 @@ CALLS = [
     ("deltatune.comparison.runner", "compare", ("recipe", FOLDER), ("overwrite", "observer")),
     ("deltatune.report", "write_report", (FOLDER,), ()),
     ("deltatune.report", "render", (FOLDER,), ("format",)),
-    ("deltatune.checkpoint.inspection", "inspect", (FOLDER,), ()),
+    ("deltatune.runs", "inspect", (FOLDER,), ("given", "trust_remote_code")),
     ("deltatune.runs", "merge", (FOLDER, FOLDER), ()),
 ]
 

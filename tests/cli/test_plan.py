@@ -8,17 +8,20 @@ from pathlib import Path
 
 import pytest
 
+from deltatune.results import Plan
+
 ENTRY = {
     "name": "lora [r8]", "method": "lora", "from": None,
-    "memory": {"weights": 4e9, "delta": 1e6, "gradients": 1e6, "optimizer": 2e6, "activations": 3e9,
-               "logits": 0, "temporary": 5e8, "total": 7_504_000_000},
+    "memory": {"weights": 4 * 10**9, "delta": 10**6, "gradients": 10**6, "optimizer": 2 * 10**6,
+               "activations": 3 * 10**9, "logits": 0, "temporary": 5 * 10**8, "total": 7_504_000_000},
     "trained_parameters": 1234, "stored_parameters": 2468, "total_parameters": 1_000_000,
     "file_bytes": 5000, "flops": 3 * 10**12, "sites": 8,
     "micro_batch": {"rows": 8, "length": 128, "target_length": 0, "labelled": 64}, "micro_batches": 2,
-    "precision": "bfloat16", "checkpointing": False, "steps": 100, "fits": False,
+    "precision": "bfloat16", "checkpointing": False, "steps": 100, "fits": False, "warnings": [],
     "disk": {"delta": 5000, "state": 10**6, "kept": 0, "predictions": 0, "other": 0,
              "left": 5000, "most": 2_005_000},
-    "changes": [{"settings": {"train.micro_batch_size": 1}, "total": 5e9, "fits": True, "note": "same"}],
+    "changes": [{"settings": {"train.micro_batch_size": 1}, "total": 5 * 10**9, "fits": True,
+                 "note": "same"}],
     "proposal": {"settings": {"train.gradient_checkpointing": True}, "total": 5 * 10**9, "fits": True,
                  "step_seconds": 4.0},
 }  # fmt: skip
@@ -30,7 +33,7 @@ FOUND = {
 
 
 def test_the_table_says_what_to_change(recipe: Path, run: Callable, fake: Callable) -> None:
-    calls = fake("deltatune.training.before.forecast", "forecast", FOUND)
+    calls = fake("deltatune.training.before.forecast", "forecast", Plan.model_validate(FOUND))
     done = run("plan", recipe, "--budget-memory", "8GB", "--budget-time", "1h", "--chart", "sub/m.svg")
     assert done.code == 2, done.err  # since one entry cannot be planned
     options = calls[0].options

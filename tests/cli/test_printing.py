@@ -20,9 +20,10 @@ from deltatune.cli.progress import Bars
 from deltatune.errors import DataError
 from deltatune.printable import printable, printable_json
 from deltatune.report.text import render_csv
-from deltatune.results import Leaderboard, LeaderboardRow, MeanCost
+from deltatune.results import DataPreview, Leaderboard, LeaderboardRow, MeanCost
 from tests.cli.test_compare import CONTENT
 from tests.cli.test_train import PLAN, RESULT
+from tests.cli.typed import merged, saved
 from tests.report.synthetic import write_comparison
 
 NASTY = "\x1b[31m[/x][bold]\x9b2J\x07\r\x7f:smile:\u202etxt.exe\u2066\ud800end"
@@ -152,21 +153,20 @@ def test_no_cell_of_a_csv_is_a_formula(start: str) -> None:
 @pytest.mark.parametrize("option", [[], ["--json"]])
 def test_inspect_merge_evaluate(run: Callable, fake: Callable, option: list[str]) -> None:
     certificate = {"passed": True, "lines": [{"check": NASTY, "passed": True, "detail": NASTY}]}
-    found = {
-        "method": NASTY,
-        "config": {NASTY: NASTY},
-        "base": {"name": NASTY},
-        "heads": [NASTY],
-        "head_lr": 0.003,
-        "tensors": {NASTY: {"shape": [1], "dtype": "float32"}},
-        "certificate": certificate,
-    }
-    fake("deltatune.checkpoint.inspection", "inspect", found)
+    found = saved(
+        certificate,
+        method=NASTY,
+        config={NASTY: NASTY},
+        base={"name": NASTY},
+        heads=[NASTY],
+        tensors={NASTY: {"shape": [1], "dtype": "float32"}},
+    )
+    fake("deltatune.runs", "inspect", found)
     done = run("inspect", "run", *option)
     assert done.code == 0, done.err
     require_clean(done)
     assert "txt.exe" in done.out
-    fake("deltatune.runs", "evaluate_run", {NASTY: 0.5}, merge=lambda *_, **__: {"folder": NASTY})
+    fake("deltatune.runs", "evaluate_run", {NASTY: 0.5}, merge=lambda *_, **__: merged(folder=NASTY))
     require_clean(run("evaluate", "run", *option))
     require_clean(run("merge", "run", "--out", "merged", *option))
 
@@ -189,17 +189,36 @@ def test_check(recipe: Path, run: Callable, fake: Callable, option: list[str]) -
     fake(
         "deltatune.training.before.preview",
         "preview",
-        {
-            "task": "text-classification",
-            "models": [{"model": NASTY, "reading": NASTY, "samples": [sample], "tokens": {"train": tokens}}],
-            "rows": {"train": 1},
-            "tokens": {"train": tokens},
-            "classes": {"train": {NASTY: 1}},
-            "majority": {"label": NASTY, "accuracy": 1.0},
-            "duplicates": [{"part": "train", "other": "test", "exact": 1, "near": 0, "examples": [pair]}],
-            "repeated_training_rows": 0,
-            "warnings": [NASTY],
-        },
+        DataPreview.model_validate(
+            {
+                "task": "text-classification",
+                "models": [
+                    {"model": NASTY, "reading": NASTY, "samples": [sample], "tokens": {"train": tokens}}
+                ],
+                "rows": {"train": 1},
+                "conversations": None,
+                "model": NASTY,
+                "reading": NASTY,
+                "samples": [sample],
+                "tokens": {"train": tokens},
+                "classes": {"train": {NASTY: 1}},
+                "majority": {"label": NASTY, "accuracy": 1.0},
+                "duplicates": [
+                    {"part": "train", "other": "test", "rows": 1, "exact": 1, "near": 0, "examples": [pair]}
+                ],
+                "repeated_training_rows": 0,
+                "shifts": [],
+                "unlabelled": {"train": {NASTY: 1}},
+                "inputs": {"train": 1},
+                "alike_classes": [[NASTY, NASTY]],
+                "joined_classes": [NASTY],
+                "contradictions": {
+                    "inputs": 1,
+                    "examples": [{"rows": [NASTY], "labels": [NASTY], "excerpt": NASTY}],
+                },
+                "warnings": [NASTY],
+            }
+        ),
     )
     done = run("check", recipe, *option)
     assert done.code == 0, done.err

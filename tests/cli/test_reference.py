@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from deltatune.methods import METHODS
+from deltatune.results import Certificate, CertifiedFolder
+from tests.cli.typed import merged, saved
 
 
 def test_every_method_is_listed_with_its_idea(run: Callable) -> None:
@@ -68,13 +70,11 @@ def test_schema_is_json_and_can_be_written(tmp_path: Path, run: Callable) -> Non
 
 
 def test_inspect_prints_what_is_found(run: Callable, fake: Callable) -> None:
-    calls = fake(
-        "deltatune.checkpoint.inspection", "inspect", {"method": "lora", "parameters": 1234, "intact": True}
-    )
+    calls = fake("deltatune.runs", "inspect", saved())
     done = run("inspect", "some/adapter")
     assert calls[0].arguments == (Path("some/adapter"),)
     assert "1,234" in done.out
-    assert json.loads(run("inspect", "some/adapter", "--json").out)["intact"] is True
+    assert json.loads(run("inspect", "some/adapter", "--json").out)["loads_in_peft"] is True
 
 
 def test_inspect_shows_the_certificate(run: Callable, fake: Callable) -> None:
@@ -82,27 +82,27 @@ def test_inspect_shows_the_certificate(run: Callable, fake: Callable) -> None:
         {"check": "every tap fired", "passed": True, "detail": "12 sites"},
         {"check": "base unchanged", "passed": False, "detail": "\x1b[31mab", "remedy": "Report it."},
     ]
-    found = {"method": "lora", "certificate": {"passed": False, "lines": lines}, "certified": False}
-    fake("deltatune.checkpoint.inspection", "inspect", found)
+    fake("deltatune.runs", "inspect", saved({"passed": False, "lines": lines}, certified=False))
     done = run("inspect", "some/run")
     assert done.code == 0, done.err
     assert "Certificate (of other tensors than these): FAILED" in done.out
     assert re.search(r"every tap fired +passed: 12 sites", done.out)
     assert re.search(r"base unchanged +FAILED: .*ab Report it\.", done.out)
     assert "\x1b" not in done.out
-    fake("deltatune.checkpoint.inspection", "inspect", {"certificate": {"passed": True, "lines": lines[:1]}})
-    assert "Certificate in some/run: passed" in run("inspect", "some/run").out
+    proof = Certificate.model_validate({"passed": True, "lines": lines[:1]})
+    fake("deltatune.runs", "inspect", CertifiedFolder(files="as they were written", certificate=proof))
+    assert "Certificate: passed" in run("inspect", "some/run").out
 
 
 def test_merge_reports_the_divergence(tmp_path: Path, run: Callable, fake: Callable) -> None:
-    calls = fake("deltatune.runs", "merge", {"folder": "m", "max_abs_logit_difference": 1.5e-6})
+    calls = fake("deltatune.runs", "merge", merged())
     done = run("merge", "r", "--out", tmp_path / "m")
     assert calls[0].arguments == (Path("r"), tmp_path / "m")
     assert "1.5e-06" in done.out
 
 
 def test_merge_takes_several_runs(tmp_path: Path, run: Callable, fake: Callable) -> None:
-    calls = fake("deltatune.runs", "merge", {"folder": "m"})
+    calls = fake("deltatune.runs", "merge", merged())
     assert run("merge", "a", "b", "--rule", "ties", "--weights", "1,0.5", "--out", tmp_path / "m").code == 0
     assert calls[0].arguments == (Path("a"), tmp_path / "m")
     combining = {"others": [Path("b")], "rule": "ties", "weights": [1.0, 0.5], "density": 0.2}
@@ -118,14 +118,14 @@ def test_merge_takes_several_runs(tmp_path: Path, run: Callable, fake: Callable)
 def test_what_combines_runs_is_refused_for_one(
     tmp_path: Path, run: Callable, fake: Callable, option: tuple[str, str]
 ) -> None:
-    calls = fake("deltatune.runs", "merge", {})
+    calls = fake("deltatune.runs", "merge", merged())
     done = run("merge", "a", *option, "--out", tmp_path / "m")
     assert (done.code, calls) == (2, [])
     assert option[0] in done.err
 
 
 def test_merge_spares_a_folder_with_content(tmp_path: Path, run: Callable, fake: Callable) -> None:
-    calls = fake("deltatune.runs", "merge", {})
+    calls = fake("deltatune.runs", "merge", merged())
     (tmp_path / "thesis.txt").write_text("mine", encoding="utf-8")
     done = run("merge", "r", "--out", tmp_path)
     assert (done.code, calls) == (2, [])

@@ -151,12 +151,12 @@ def test_models_do_not_compete_in_halving(both: Make, tmp_path: Path) -> None:
 def test_check_and_plan_look_at_every_model(both: Make, bart_folder: Path, monkeypatch: Any) -> None:
     recipe = both("data.max_input_tokens=24")
     found = preview(recipe, samples=1)
-    assert [one["model"] for one in found["models"]] == [spec.name for spec in recipe.models]
-    ends = [one["samples"][0]["tokens"][-1]["text"] for one in found["models"]]
+    assert [one.model for one in found.models] == [spec.name for spec in recipe.models]
+    ends = [one.samples[0].tokens[-1].text for one in found.models]
     assert ends == ["</s>", "</s>"]
-    starts = [one["samples"][0]["tokens"][0]["text"] for one in found["models"]]
+    starts = [one.samples[0].tokens[0].text for one in found.models]
     assert starts[1] == "<s>" != starts[0]
-    assert any(f"of {bart_folder} and are cut off" in warning for warning in found["warnings"])
+    assert any(f"of {bart_folder} and are cut off" in warning for warning in found.warnings)
     loaded: list[str] = []
     load_base = context.load_base
     monkeypatch.setattr(

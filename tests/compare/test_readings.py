@@ -293,23 +293,23 @@ def test_settings_of_a_search_leave_the_rest_of_an_entry_as_it_is(make_recipe: M
 def test_check_and_plans_show_each_way(make_recipe: Make) -> None:
     recipe = make_recipe(methods=METHODS)
     found = preview(recipe, samples=1)
-    assert [one["reading"] for one in found["models"]] == [
+    assert [one.reading for one in found.models] == [
         "template={input} max_input_tokens=512",
         "template=Say what this is of: {input} max_input_tokens=512",
         "template=Say what this is of: {input} max_input_tokens=12",
     ]
-    texts = ["".join(token["text"] for token in one["samples"][0]["tokens"]) for one in found["models"]]
+    texts = ["".join(token.text for token in one.samples[0].tokens) for one in found.models]
     assert [text.strip().startswith("Say") for text in texts] == [False, True, True]
-    assert [one["tokens"]["train"]["truncated_inputs"] > 0 for one in found["models"]] == [False, False, True]
-    assert len([text for text in found["warnings"] if "cut off" in text]) == 3
+    assert [one.tokens["train"].truncated_inputs > 0 for one in found.models] == [False, False, True]
+    assert len([text for text in found.warnings if "cut off" in text]) == 3
     plain = preview(make_recipe(), samples=1)
-    assert [one["reading"] for one in plain["models"]] == [""]
+    assert [one.reading for one in plain.models] == [""]
 
     context = Context.open(recipe, Silent())
     tokens = {e.name: plan(recipe, e, 0, context=context)["tokens_per_epoch"] for e in recipe.methods}
     assert tokens["brief"] == tokens["untuned"]
     assert len({tokens[name] for name in ("untuned", "asked", "lora")}) == 3
-    lengths = {entry["name"]: entry["micro_batch"]["length"] for entry in forecast(recipe)["entries"]}
+    lengths = {entry.name: entry.micro_batch.length for entry in forecast(recipe).planned}
     assert lengths["lora"] == 12
     assert lengths["asked"] > lengths["untuned"] == lengths["brief"] > 12
 

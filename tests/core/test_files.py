@@ -139,11 +139,11 @@ def test_inspecting_needs_no_base(tmp_path: Path) -> None:
     adapter = model.attach("a", METHODS.get("lora")(r=3))
     model.save(tmp_path / "run/adapter")
     found = inspect(tmp_path / "run/adapter")
-    assert (found["method"], found["config"]["r"], found["heads"]) == ("lora", 3, ["classifier"])
-    assert found["parameters"] == sum(p.numel() for _, p in adapter.trainable())
-    assert found["loads_in_peft"] is True
-    assert found["checksum"] == "matches"
-    assert found["file_bytes"] == (tmp_path / "run/adapter" / TENSORS).stat().st_size
+    assert (found.method, found.config["r"], found.heads) == ("lora", 3, ["classifier"])
+    assert found.parameters == sum(p.numel() for _, p in adapter.trainable())
+    assert found.loads_in_peft is True
+    assert found.checksum == "matches"
+    assert found.file_bytes == (tmp_path / "run/adapter" / TENSORS).stat().st_size
 
 
 def test_an_atomic_folder_replaces_the_old_one_at_once(tmp_path: Path) -> None:

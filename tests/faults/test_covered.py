@@ -67,8 +67,8 @@ def test_every_file_is_covered(out: Path, tmp_path: Path) -> None:
     assert set(known.files) == set(FILES)
     assert changed_files(run) == []
     assert changed_files(out) == []
-    assert inspect(run)["files"] == "as they were written"
-    assert inspect(run)["certified"]
+    assert inspect(run).files == "as they were written"
+    assert inspect(run).certified
     assert not load(out).changed
     copy = tmp_path / "copy"
     for damage, spoil in DAMAGE.items():
@@ -79,8 +79,8 @@ def test_every_file_is_covered(out: Path, tmp_path: Path) -> None:
             assert changed_files(copy) == [name]
             with contextlib.suppress(DeltatuneError):  # or in words:
                 seen = inspect(copy)
-                assert name in seen["files"], (damage, name)
-                assert not seen.get("certified"), (damage, name)
+                assert name in seen.files, (damage, name)
+                assert not getattr(seen, "certified", False), (damage, name)
             if name in DECIDES:
                 with pytest.raises(DeltatuneError):
                     load_run(copy)
@@ -123,9 +123,9 @@ def test_a_run_of_version_0_1_is_not_covered_and_works(out: Path) -> None:
     del old["files"], old["checksum"]
     path.write_text(json.dumps(old))
     seen = inspect(run)
-    assert seen["files"].startswith("not covered")
-    assert "not covered" in seen["checksum"]
-    assert seen["certified"]
+    assert seen.files.startswith("not covered")
+    assert "not covered" in seen.checksum
+    assert seen.certified
     load_run(run)
     assert not load(out).changed
 

@@ -51,14 +51,14 @@ def test_neither_memory_nor_disk_grows(make_recipe: Make, tmp_path: Path) -> Non
         "train.epochs=1000", "train.max_steps=3000", "train.batch_size=2", "train.checkpoint_every=250",
         "train.evaluate_every=250",
     )  # fmt: skip
-    planned = forecast(recipe)["entries"][0]["disk"]
+    planned = forecast(recipe).planned[0].disk
     watching = Watching(tmp_path / "run")
     run(recipe, recipe.methods[0], 0, tmp_path / "run", observer=watching)
     assert watching.steps == 3000
     print(watching.resident, watching.tensors, watching.disk, planned)
     log = (tmp_path / "run/metrics.jsonl").stat().st_size
     assert max(watching.disk) - watching.disk[5] <= log
-    assert max(*watching.disk, size(tmp_path / "run")) <= planned["most"]
+    assert max(*watching.disk, size(tmp_path / "run")) <= planned.most
     assert watching.tensors[-1] <= watching.tensors[0] + 2
     assert watching.resident[-1] <= watching.resident[0] + SLACK_BYTES
     assert [path.name for path in (tmp_path / "run").iterdir() if "resume" in path.name] == []

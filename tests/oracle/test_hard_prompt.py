@@ -267,8 +267,8 @@ def test_files_hold_the_text_and_need_no_tokenizer(search: str, tmp_path: Path) 
     before = model(**inputs).logits
     model.save(tmp_path / "delta")
     found = inspect(tmp_path / "delta")
-    assert found["config"]["text"] == adapter.text()
-    assert found["parameters"] == len(adapter.hard.tokens()) + sum(
+    assert found.config["text"] == adapter.text()
+    assert found.parameters == len(adapter.hard.tokens()) + sum(
         p.numel() for p in adapter.deltas["classifier"].parameters()
     )
     fresh = AdaptedModel(base("bert"), tiny.heads("bert"))

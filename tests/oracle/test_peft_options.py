@@ -173,7 +173,7 @@ def test_a_folder_in_the_folder(tmp_path: Path) -> None:
     wanted = saved(tmp_path, base, name="summaries")
     assert not (tmp_path / "adapter_config.json").exists()
     close(loaded(base, tmp_path), wanted)
-    assert inspect(tmp_path)["method"] == "lora"
+    assert inspect(tmp_path).method == "lora"
     shutil.copytree(tmp_path / "summaries", tmp_path / "titles")
     with pytest.raises(AdapterError, match="2 adapters: summaries, titles"):
         loaded(base, tmp_path)

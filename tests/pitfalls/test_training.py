@@ -125,8 +125,8 @@ def test_longest_batch(read: Read) -> None:
     from deltatune.training.before.forecast import forecast
 
     recipe = found["deltatune"].load_recipe("lengths.yaml", ["train.micro_batch_size=4"])
-    [entry] = forecast(recipe, memory=1026 * 2**20)["entries"]  # what it proposes does fit
-    assert entry["fits"]
+    [entry] = forecast(recipe, memory=1026 * 2**20).planned  # what it proposes does fit
+    assert entry.fits
 
 
 def test_tokenizer(read: Read) -> None:

@@ -223,10 +223,10 @@ def test_a_sound_run_proves_every_line(make_recipe: Make, tmp_path: Path) -> Non
     assert values["logits moved"]["effect"] == values["same after reload"]["effect"]
     assert 0 < values["same after reload"]["limit"] < values["same after reload"]["effect"]
     assert values["base unchanged"]["before"] == values["base unchanged"]["after"]
-    shown = inspect(tmp_path / "run")
-    assert shown["certificate"] == inspect(tmp_path / "run/adapter")["certificate"] == found
-    assert shown["certified"]
-    assert found["delta"]["sha256"] == shown["sha256"]
+    shown, alone = inspect(tmp_path / "run"), inspect(tmp_path / "run/adapter")
+    assert shown.certificate.as_dict() == alone.certificate.as_dict() == found
+    assert shown.certified
+    assert found["delta"]["sha256"] == shown.sha256
 
 
 def classifying(make_recipe: Make, folder: Path, *methods: Any) -> Recipe:
@@ -364,7 +364,8 @@ def test_a_merged_model_carries_the_certificate(
     found = certificate(tmp_path / "merged")
     assert found["passed"]
     assert [line["check"] for line in found["lines"]] == [*LINES, "merged model is the same"]
-    assert inspect(tmp_path / "merged") == {"files": "as they were written", "certificate": found}
+    shown = inspect(tmp_path / "merged").as_dict()
+    assert shown == {"files": "as they were written", "certificate": found}
 
     from deltatune.methods.lora import LoraDelta
 

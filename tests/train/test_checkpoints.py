@@ -81,7 +81,7 @@ def test_the_disk_holds_no_more_than_was_planned(
     make_recipe: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe = make_recipe(*KEEPING)
-    planned, held = forecast(recipe)["entries"][0]["disk"], [0]
+    planned, held = forecast(recipe).planned[0].disk, [0]
     save = Trainer.save
 
     def saving(trainer: Trainer) -> None:
@@ -90,7 +90,7 @@ def test_the_disk_holds_no_more_than_was_planned(
 
     monkeypatch.setattr(Trainer, "save", saving)
     run(recipe, recipe.methods[0], 0, tmp_path / "run")
-    assert max(held) <= planned["most"]
-    assert size(tmp_path / "run") <= planned["left"]
-    assert planned["checkpoints"] == 2 * planned["delta"]
-    assert size(tmp_path / "run/checkpoints") >= planned["checkpoints"]
+    assert max(held) <= planned.most
+    assert size(tmp_path / "run") <= planned.left
+    assert planned.checkpoints == 2 * planned.delta
+    assert size(tmp_path / "run/checkpoints") >= planned.checkpoints

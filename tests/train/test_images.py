@@ -86,4 +86,4 @@ def test_a_check_says_what_images_are_read_with(recipe: Recipe) -> None:
     found = preview(recipe, samples=1, observer=heard)
     assert any(text.startswith("Loading the image processor of ") for text in heard.stages)
     assert not any("tokenizer" in text for text in heard.stages)
-    assert any("notes.txt" in text for text in found["warnings"])
+    assert any("notes.txt" in text for text in found.warnings)

@@ -137,12 +137,12 @@ def test_check_and_plan_say_so_without_the_weights(  # noqa: PLR0917
     message = f"the longest row of the train.* data takes .*{said}.* has 64"
     with pytest.raises(DataError, match=message) as raised:
         preview(recipe)
-    [entry] = forecast(recipe)["entries"]
-    assert entry["error"] == str(raised.value)
+    [entry] = forecast(recipe).unplanned
+    assert entry.error == str(raised.value)
     [setting, value] = re.findall(r"Set (\S+) to (\d+) at most", raised.value.remedy or "")[0]
     recipe = small(make_recipe, bare, task, long_rows, method, override, f"{setting}={value}")
-    assert preview(recipe)["models"]
-    assert "error" not in forecast(recipe)["entries"][0]
+    assert preview(recipe).models
+    assert not forecast(recipe).unplanned
 
 
 def test_check_names_the_entry_whose_prompt_is_too_long(
@@ -150,7 +150,7 @@ def test_check_names_the_entry_whose_prompt_is_too_long(
 ) -> None:
     recipe = small(make_recipe, folders["causal-lm"], "causal-lm", long_rows, "lora")
     long = make_recipe(**recipe.dump() | {"methods": ["lora", {"prompt": {"n_tokens": 20}}]})
-    assert preview(recipe)["models"]
+    assert preview(recipe).models
     with pytest.raises(DataError, match=r"has 64 \(entry prompt\)"):
         preview(long)
 
@@ -185,6 +185,6 @@ def test_rows_beyond_the_length_of_training_are_warned_of(
     assert any("LlamaForCausalLM was trained with 256" in text for text in warned)
     before = list(warned)
     warned.clear()
-    assert not [e["error"] for e in forecast(recipe, observer=Listening())["entries"] if "error" in e]
+    assert not forecast(recipe, observer=Listening()).unplanned
     assert any("LlamaForCausalLM was trained with 256" in text for text in warned)
-    assert set(warned) <= set(preview(recipe)["warnings"]) & set(before)
+    assert set(warned) <= set(preview(recipe).warnings) & set(before)

@@ -85,13 +85,13 @@ def test_a_plan_needs_no_weights(make_recipe: Callable[..., Recipe], t5_folder: 
         "methods=[lora, {vera: {targets: [nowhere]}}]", f"model={folder}", "train.micro_batch_size=4"
     )
     found = forecast(recipe, memory=2**30 + 2_000_000)
-    lora, refused = found["entries"]
-    assert "nowhere" in refused["error"]
-    assert found["lengths"] == "data"
-    assert lora["steps"] == 8
-    assert lora["fits"] == (lora["memory"]["total"] <= 2_000_000)
-    assert lora["proposal"] is not None
-    assert lora["trained_parameters"] == 12 * 8 * 64
+    lora, refused = found.entries
+    assert "nowhere" in refused.error
+    assert found.lengths == "data"
+    assert lora.steps == 8
+    assert lora.fits == (lora.memory.total <= 2_000_000)
+    assert lora.proposal is not None
+    assert lora.trained_parameters == 12 * 8 * 64
 
 
 def test_steps_that_do_not_fit_into_the_time_are_left_out(
@@ -106,23 +106,23 @@ def test_steps_that_do_not_fit_into_the_time_are_left_out(
         return 1e6
 
     monkeypatch.setattr(MachineSpeed, "of", rate)
-    (plain,) = forecast(recipe, memory=2**40, calibrate=True)["entries"]
-    assert plain["proposal"]["settings"] == {}
-    assert plain["seconds"] == plain["steps"] * plain["step_seconds"]
-    enough = plain["seconds"]
-    (same,) = forecast(recipe, memory=2**40, seconds=1.01 * enough)["entries"]
-    assert same["proposal"]["settings"] == {}
-    (fewer,) = forecast(recipe, memory=2**40, seconds=enough / 2)["entries"]
-    assert fewer["proposal"]["settings"] == {"train.max_steps": plain["steps"] // 2}
-    assert fewer["steps_in_time"] == plain["steps"] // 2
-    tight = plain["memory"]["total"] + OVERHEAD - 1
+    (plain,) = forecast(recipe, memory=2**40, calibrate=True).planned
+    assert plain.proposal.settings == {}
+    assert plain.seconds == plain.steps * plain.step_seconds
+    enough = plain.seconds
+    (same,) = forecast(recipe, memory=2**40, seconds=1.01 * enough).planned
+    assert same.proposal.settings == {}
+    (fewer,) = forecast(recipe, memory=2**40, seconds=enough / 2).planned
+    assert fewer.proposal.settings == {"train.max_steps": plain.steps // 2}
+    assert fewer.steps_in_time == plain.steps // 2
+    tight = plain.memory.total + OVERHEAD - 1
     monkeypatch.setattr("deltatune.memory.fit._in_micro_batches", lambda setup, rows: setup)
-    (slower,) = forecast(recipe, memory=tight, seconds=1.01 * enough)["entries"]
-    assert slower["proposal"]["settings"] == {
+    (slower,) = forecast(recipe, memory=tight, seconds=1.01 * enough).planned
+    assert slower.proposal.settings == {
         "train.gradient_checkpointing": True,
-        "train.max_steps": int(1.01 * enough / slower["proposal"]["step_seconds"]),
+        "train.max_steps": int(1.01 * enough / slower.proposal.step_seconds),
     }
-    assert slower["proposal"]["step_seconds"] > plain["step_seconds"]
+    assert slower.proposal.step_seconds > plain.step_seconds
     assert setups[-1].checkpointing
 
 

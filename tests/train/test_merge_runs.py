@@ -34,7 +34,7 @@ def test_runs_of_one_base_are_folded_together(make_recipe: Make, tmp_path: Path)
     singles = [load_run(folder, as_trained=False).model.merged() for folder in folders[:2]]
     for rule in ("linear", "ties", "dare"):
         done = merge(folders[0], tmp_path / rule, others=folders[1:2], rule=rule, density=0.5)
-        assert done["max_abs_logit_difference"] < 1e-4
+        assert done.max_abs_logit_difference < 1e-4
     merged = AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "linear", dtype=torch.float32)
     moved = 0
     for name, weight in merged.named_parameters():
@@ -92,7 +92,7 @@ def test_a_merged_model_is_written_in_the_type_asked_for(
     recipe = make_recipe("train.lr=0.05", "train.precision=fp32", methods=["lora"])
     train_run(recipe, recipe.methods[0], 0, tmp_path / "run")
     done = merge(tmp_path / "run", tmp_path / "merged", dtype=dtype)
-    assert done["dtype"] == dtype
+    assert done.dtype == dtype
     [file] = (tmp_path / "merged").glob("*.safetensors")
     assert {weight.dtype for weight in load_file(file).values()} == {type_}
     halved = sum(path.stat().st_size for path in (tmp_path / "merged").glob("*.safetensors"))

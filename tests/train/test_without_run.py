@@ -91,7 +91,7 @@ def test_lora_of_peft_is_used_and_merged(kind: str, bases: dict[str, Path], tmp_
         plain = logits(KINDS[kind][0].from_pretrained(base), kind, base)
     assert (wanted - plain).abs().max() > 1e-2
     told = merge(adapter, tmp_path / "merged", given=given)
-    assert told["compared_on"] == "random inputs (the data are not named)"
+    assert told.compared_on == "random inputs (the data are not named)"
     merged = KINDS[kind][0].from_pretrained(tmp_path / "merged")
     for name, weight in theirs.merge_and_unload().named_parameters():
         torch.testing.assert_close(merged.get_parameter(name), weight, rtol=1e-5, atol=1e-6)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from deltatune.checkpoint import foreign
 from deltatune.checkpoint.folders import reading
@@ -11,12 +10,12 @@ from deltatune.checkpoint.manifest import changed_files
 from deltatune.checkpoint.saved import CONFIG, TENSORS, SavedAdapter, read_adapter, read_adapter_json
 from deltatune.errors import AdapterError
 from deltatune.files import sha256
-from deltatune.results import Certificate
+from deltatune.results import Certificate, CertifiedFolder, SavedDelta
 
 CERTIFICATE = "certificate.json"
 
 
-def inspect(folder: Path) -> dict[str, Any]:
+def inspect(folder: Path) -> SavedDelta | CertifiedFolder:
     """Say what a saved delta is: method, settings, base, tensors, size, and whether it is intact.
 
     Its certificate is told too, and whether it is of these very tensors. A folder without a delta that has a
@@ -32,7 +31,7 @@ def inspect(folder: Path) -> dict[str, Any]:
         return _inspect(folder)
 
 
-def _inspect(folder: Path) -> dict[str, Any]:
+def _inspect(folder: Path) -> SavedDelta | CertifiedFolder:
     proof = read_certificate(folder)
     changed = changed_files(folder)
     if not (folder / CONFIG).exists() and (folder / "adapter").is_dir():
@@ -40,10 +39,10 @@ def _inspect(folder: Path) -> dict[str, Any]:
     if proof is None:
         folder = foreign.adapter_folder(folder)
     if proof is not None and not (folder / CONFIG).exists():
-        return {"files": _told(changed), "certificate": proof.as_dict()}
+        return CertifiedFolder(files=_told(changed), certificate=proof)
     saved = read_adapter(folder)
     path = folder / TENSORS
-    return {
+    content = {
         "method": saved.method,
         "title": saved.config.title,
         "config": saved.config.model_dump(mode="json"),
@@ -56,13 +55,14 @@ def _inspect(folder: Path) -> dict[str, Any]:
         "sha256": sha256(path),
         "checksum": _covered(saved),
         "files": _told(changed),
-        "certificate": proof and proof.as_dict(),
+        "certificate": proof,
         "certified": proof and not changed and bool(proof.delta and proof.delta.sha256 == sha256(path)),
         "tensors": {
             key: {"shape": list(t.shape), "dtype": str(t.dtype).removeprefix("torch.")}
             for key, t in saved.tensors.items()
         },
     }
+    return SavedDelta.of(content, f"'{folder}'", remedy="Copy or train it again.", error=AdapterError)
 
 
 def _covered(saved: SavedAdapter) -> str:

@@ -18,7 +18,16 @@ from deltatune.report.costs import take
 from deltatune.report.load import mean_step_memory, of_board
 from deltatune.report.verdict import caveat, verdict
 from deltatune.report.words import plain
-from deltatune.results import Failure, Leaderboard, LeaderboardRow, MeanCost, RunResult
+from deltatune.results import (
+    Certificate,
+    CertifiedFolder,
+    Failure,
+    Leaderboard,
+    LeaderboardRow,
+    MeanCost,
+    RunResult,
+    SavedDelta,
+)
 
 
 def plan(name: str, planned: dict[str, Any]) -> None:
@@ -64,32 +73,35 @@ def sites(paths: Iterable[str]) -> list[str]:
     return [path if count == 1 else f"{path}  ({count})" for path, count in counts.items()]
 
 
-def delta(folder: str, found: dict[str, Any]) -> None:
+def delta(folder: str, found: SavedDelta | CertifiedFolder) -> None:
     """Print what a saved delta is; tensors that differ in the layer's number only are one line."""
-    described = {
-        f"{path}  {' x '.join(map(str, tensor['shape']))} {tensor['dtype']}": None
-        for path, tensor in found.get("tensors", {}).items()
-    }
-    rest = {
-        k: value for k, value in found.items() if k not in ("tensors", "certificate", "certified", "wants")
-    }
-    config = ", ".join(f"{key} {output.cell(value)}" for key, value in found.get("config", {}).items())
-    if rest:
+    certified = True
+    if isinstance(found, SavedDelta):
+        described = {
+            f"{path}  {' x '.join(map(str, tensor.shape))} {tensor.dtype}": None
+            for path, tensor in found.tensors.items()
+        }
+        config = ", ".join(f"{key} {output.cell(value)}" for key, value in found.config.items())
+        apart = {"tensors", "certificate", "certified", "wants"}
+        rest = {key: value for key, value in found.as_dict().items() if key not in apart}
         output.fields(folder, {**rest, "config": config, "tensors": sites(described)})
-    if found.get("wants"):
-        output.fields("\nTo be used on this machine, the run asks for", found["wants"])
-    if found.get("certificate"):
-        other = "" if found.get("certified", True) else " (of other tensors than these)"
-        _certificate("\nCertificate" + other if rest else f"Certificate in {folder}", found["certificate"])
+        certified = bool(found.certified)
+    else:
+        output.fields(folder, {"files": found.files})
+    if found.wants:
+        output.fields("\nTo be used on this machine, the run asks for", found.wants.as_dict())
+    if found.certificate:
+        other = "" if certified else " (of other tensors than these)"
+        _certificate(f"\nCertificate{other}", found.certificate)
 
 
-def _certificate(title: str, found: dict[str, Any]) -> None:
+def _certificate(title: str, found: Certificate) -> None:
     """Print the lines of a certificate, each with what was found."""
     lines = {}
-    for line in found["lines"]:
-        words = ["passed:" if line.get("passed") else "FAILED:", line.get("detail"), line.get("remedy")]
-        lines[str(line.get("check"))] = " ".join(str(word) for word in words if word)
-    output.fields(f"{title}: {'passed' if found['passed'] else 'FAILED'}", lines)
+    for line in found.lines:
+        words = ["passed:" if line.passed else "FAILED:", line.detail, line.remedy]
+        lines[line.check] = " ".join(word for word in words if word)
+    output.fields(f"{title}: {'passed' if found.passed else 'FAILED'}", lines)
 
 
 def metrics(title: str, found: Mapping[str, float]) -> None:

@@ -7,6 +7,9 @@
 | `predictions.jsonl` | a `Prediction` a line |
 | `leaderboard.json` | `Leaderboard` |
 
+What is found out and not written down has types as well: `Plan` (of `plan`), `DataPreview` (of `check`),
+`MergedModel` (of `merge`), `SavedDelta` or `CertifiedFolder` (of `inspect`).
+
 Times are in seconds, memory and sizes in bytes, shares from 0 to 1. Metrics are as `deltatune.evaluation`
 gives them: ROUGE, accuracy and the like from 0 to 1, BLEU and chrF from 0 to 100, losses in nats a token.
 """
@@ -42,9 +45,30 @@ from deltatune.results.parts import (
     StepBytes,
     StepMemory,
 )
+from deltatune.results.plan import (
+    Change,
+    ComparisonDisk,
+    Machine,
+    MicroBatch,
+    Plan,
+    PlannedEntry,
+    RunDisk,
+    UnplannedEntry,
+)
 from deltatune.results.prediction import Prediction, read_predictions, whole_predictions
+from deltatune.results.preview import DataPreview, Reading, ShownRow, ShownToken, TokenCounts
 from deltatune.results.record import SCHEMA, Record
 from deltatune.results.run import AnyResult, FailedRun, PausedRun, RunResult, run_result
+from deltatune.results.saved import (
+    CertifiedFolder,
+    DeltaBase,
+    Fit,
+    MergedModel,
+    RefusedWants,
+    SavedDelta,
+    StoredTensor,
+    Wants,
+)
 
 __all__ = [
     "SCHEMA",
@@ -53,33 +77,54 @@ __all__ = [
     "Budget",
     "Certificate",
     "CertificateLine",
+    "CertifiedFolder",
+    "Change",
+    "ComparisonDisk",
     "Cost",
+    "DataPreview",
     "DataUsed",
     "Decision",
+    "DeltaBase",
     "FailedRun",
     "Failure",
+    "Fit",
     "GitState",
     "Halving",
     "Leaderboard",
     "LeaderboardRow",
+    "Machine",
     "MeanCost",
+    "MergedModel",
     "Metrics",
+    "MicroBatch",
     "Origin",
     "Pair",
     "PausedCost",
     "PausedMetrics",
     "PausedRun",
     "PausedSelection",
+    "Plan",
+    "PlannedEntry",
     "Prediction",
     "Rates",
+    "Reading",
     "Record",
+    "RefusedWants",
+    "RunDisk",
     "RunResult",
+    "SavedDelta",
     "Selected",
+    "ShownRow",
+    "ShownToken",
     "StepBytes",
     "StepMemory",
     "StoppedTrial",
+    "StoredTensor",
+    "TokenCounts",
     "Trial",
     "Tuning",
+    "UnplannedEntry",
+    "Wants",
     "read_predictions",
     "run_result",
     "whole_predictions",

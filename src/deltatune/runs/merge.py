@@ -6,7 +6,7 @@ import re
 import warnings as messages
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +27,7 @@ from deltatune.methods.combine import combine
 from deltatune.models.quiet import quiet
 from deltatune.recipe.given import Given
 from deltatune.recipe.sections import ModelSpec
+from deltatune.results import MergedModel
 from deltatune.runs.load import attach_run, load_run
 from deltatune.runs.loaded import NAME, LoadedRun
 from deltatune.training.proof.certificate import Proof
@@ -56,7 +57,7 @@ def merge(
     dtype: Dtype = "fp32",
     trust_remote_code: bool = False,
     given: Given | None = None,
-) -> dict[str, Any]:
+) -> MergedModel:
     """Write base and delta as one plain Transformers model.
 
     A delta of a quantized base is folded into the weights that were quantized, never into few bits, and how
@@ -74,11 +75,6 @@ def merge(
         dtype: Type of the weights that are written. What it rounds counts in the comparison of logits.
         trust_remote_code: As of `load_run`.
         given: As of `load_run`, of the first.
-
-    Returns:
-        `folder`, `parameters`, `dtype`, `compared_on`, `max_abs_logit_difference` and `logit_scale` (standard
-        deviation of the logits, to judge the difference by), and `max_abs_difference_to_quantized`, for a
-        delta that was trained on a quantized base.
 
     Raises:
         AdapterError: The method cannot be written into weights, the folder holds no finished run, or several
@@ -103,7 +99,7 @@ def merge(
             trust_remote_code=trust_remote_code,
             given=given,
         )
-    return {"folder": str(out), **done}
+    return done.model_copy(update={"folder": str(out)})
 
 
 def _merge(  # noqa: PLR0917
@@ -117,7 +113,7 @@ def _merge(  # noqa: PLR0917
     dtype: Dtype,
     trust_remote_code: bool,
     given: Given | None,
-) -> dict[str, Any]:
+) -> MergedModel:
     """The merge, with the place of `out` locked."""
     loaded = load_run(folder, as_trained=False, trust_remote_code=trust_remote_code, given=given)
     _require_apart(out, loaded.recipe.model)
@@ -172,14 +168,15 @@ def _merge(  # noqa: PLR0917
         trained = load_run(folder, trust_remote_code=trust_remote_code).model
         with torch.inference_mode():
             quantized = wanted.distance(trained(**batch).logits)
-    return {
-        "parameters": sum(p.numel() for p in merged.parameters()),
-        "dtype": dtype,
-        "compared_on": compared_on,
-        "max_abs_logit_difference": difference,
-        "logit_scale": float(side_by_side.std()),
-        "max_abs_difference_to_quantized": quantized,
-    }
+    return MergedModel(
+        folder=str(out),
+        parameters=sum(p.numel() for p in merged.parameters()),
+        dtype=dtype,
+        compared_on=compared_on,
+        max_abs_logit_difference=difference,
+        logit_scale=float(side_by_side.std()),
+        max_abs_difference_to_quantized=quantized,
+    )
 
 
 def _require_apart(out: Path, spec: ModelSpec) -> None:

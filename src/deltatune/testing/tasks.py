@@ -232,9 +232,9 @@ def places_are_bounded(trial: _Trial) -> None:
 def check_and_plan_know_it(trial: _Trial) -> None:
     """`check` shows its rows, and `plan` predicts what its methods take."""
     shown = api.check(trial.recipe, quiet=True)
-    expect(bool(shown["samples"]), "`check` shows no row")
-    for entry in api.plan(trial.recipe, quiet=True)["entries"]:
-        expect("error" not in entry, f"`plan` cannot plan {entry['name']}: {entry.get('error')}")
+    expect(bool(shown.samples), "`check` shows no row")
+    unplanned = [f"{entry.name}: {entry.error}" for entry in api.plan(trial.recipe, quiet=True).unplanned]
+    expect(not unplanned, f"`plan` cannot plan {'; '.join(unplanned)}")
 
 
 def a_run_proves_itself(trial: _Trial) -> None:

@@ -11,6 +11,7 @@ from rich.text import Text
 from deltatune.cli import output
 from deltatune.cli.options import Json, Overrides, Quiet, RecipeFile
 from deltatune.cli.progress import watching
+from deltatune.results import DataPreview, Reading, ShownRow, TokenCounts
 
 LEARNED, READ = "bold green", "dim"
 SHOWN_CLASSES = 12
@@ -55,38 +56,38 @@ def check(
     with watching(quiet=quiet) as observer:
         found = preview(loaded, samples, observer)
     if as_json:
-        output.emit_json(found)
+        output.emit_json(found.as_dict())
         return
-    for model in found["models"]:
-        if len(found["models"]) > 1:
+    for model in found.models:
+        if len(found.models) > 1:
             output.line(f"{_named(model)}\n", "bold cyan")
-        for sample in model["samples"]:
+        for sample in model.samples:
             _show_sample(sample)
     _show_numbers(found)
     console = output.stdout()
     console.print()
-    for warning in found["warnings"]:
+    for warning in found.warnings:
         text = Text.assemble(("Warning: ", "bold yellow"), output.text(warning, "yellow"))
         console.print(text, soft_wrap=not console.is_terminal)
-    if not found["warnings"]:
+    if not found.warnings:
         console.print(Text("No warnings.", style="green"))
 
 
-def _named(model: dict[str, Any]) -> str:
+def _named(model: Reading) -> str:
     """The model, and how rows are read where entries differ in that."""
-    return model["model"] + (f", {model['reading']}" if model["reading"] else "")
+    return model.model + (f", {model.reading}" if model.reading else "")
 
 
-def _show_sample(sample: dict[str, Any]) -> None:
+def _show_sample(sample: ShownRow) -> None:
     """Print the tokens of a row: a block for those that are read, one for those that are learned."""
     console = output.stdout()
-    counts = f"{sample['length']:,} tokens, {sample['supervised']:,} learned"
-    title = Text.assemble(output.text(f"Row {sample['id']}", "bold"), f"  {counts}")
+    counts = f"{sample.length:,} tokens, {sample.supervised:,} learned"
+    title = Text.assemble(output.text(f"Row {sample.id}", "bold"), f"  {counts}")
     console.print(title, soft_wrap=True)
-    for learned, tokens in groupby(sample["tokens"], key=lambda token: bool(token["supervised"])):
+    for learned, tokens in groupby(sample.tokens, key=lambda token: token.supervised):
         style = LEARNED if learned else READ
         line = Text("  learned  " if learned else "  read     ", style="cyan")
-        line.append("|".join(_visible(token["text"]) for token in tokens), style=style)
+        line.append("|".join(_visible(token.text) for token in tokens), style=style)
         console.print(line, soft_wrap=True)
     console.print()
 
@@ -96,51 +97,50 @@ def _visible(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
-def _show_numbers(found: dict[str, Any]) -> None:
-    rows = ", ".join(f"{part} {count:,}" for part, count in found["rows"].items())
+def _show_numbers(found: DataPreview) -> None:
+    rows = ", ".join(f"{part} {count:,}" for part, count in found.rows.items())
     described: dict[str, Any] = {
-        "model": [_named(model) for model in found["models"]],
-        "task": found["task"],
+        "model": [_named(model) for model in found.models],
+        "task": found.task,
         "rows": rows,
     }
-    if talks := found["conversations"]:
+    if talks := found.conversations:
         described["conversations"] = (
-            f"{', '.join(talks['forms'])}; {talks['median_messages']:g} messages (median), "
-            f"{talks['most_messages']:,} at most; {talks['learned_answers']:,} answers may be learned"
-            f"{f'; {n:,} with tools' if (n := talks['with_tools']) else ''}"
+            f"{', '.join(talks.forms)}; {talks.median_messages:g} messages (median), "
+            f"{talks.most_messages:,} at most; {talks.learned_answers:,} answers may be learned"
+            f"{f'; {n:,} with tools' if (n := talks.with_tools) else ''}"
         )
-    parts = [part for part in found["rows"] if part in found["tokens"]]
+    parts = [part for part in found.rows if part in found.tokens]
     for part in parts:
-        counts = [_tokens(model["tokens"][part], found["rows"][part]) for model in found["models"]]
+        counts = [_tokens(model.tokens[part], found.rows[part]) for model in found.models]
         described[f"{part} tokens"] = counts
-    for part, classes in (found["classes"] or {}).items():
+    for part, classes in (found.classes or {}).items():
         if classes:
             described[f"{part} classes"] = _balance(classes)
-    if found["majority"]:
-        majority = found["majority"]
+    if majority := found.majority:
         described["baseline"] = (
-            f"always answering {majority['label']!r} reaches an accuracy of {majority['accuracy']:.1%}"
+            f"always answering {majority.label!r} reaches an accuracy of {majority.accuracy:.1%}"
         )
     described["duplicates"] = [
-        f"{leak['part']} and {leak['other']}: {leak['exact']:,} equal, {leak['near']:,} nearly equal"
-        for leak in found["duplicates"]
+        f"{leak.part} and {leak.other}: {leak.exact:,} equal, {leak.near:,} nearly equal"
+        for leak in found.duplicates
     ] or "none between the parts"
-    if found["repeated_training_rows"]:
-        described["repeated"] = f"{found['repeated_training_rows']:,} training rows"
+    if found.repeated_training_rows:
+        described["repeated"] = f"{found.repeated_training_rows:,} training rows"
     output.fields("Data", described)
-    for leak in found["duplicates"]:
-        for pair in leak["examples"]:
-            one = f"  {pair['similarity']:.0%} alike: {leak['part']} row {pair['row']} {pair['excerpt']!r}"
-            other = f"{leak['other']} row {pair['other']} {pair['other_excerpt']!r}"
+    for leak in found.duplicates:
+        for pair in leak.examples:
+            one = f"  {pair.similarity:.0%} alike: {leak.part} row {pair.row} {pair.excerpt!r}"
+            other = f"{leak.other} row {pair.other} {pair.other_excerpt!r}"
             output.line(f"{one}, {other}", "dim")
 
 
-def _tokens(count: dict[str, Any], rows: int) -> str:
+def _tokens(count: TokenCounts, rows: int) -> str:
     return (
-        f"{count['total']:,}, {count['supervised']:,} learned; a row has {count['median_length']:,g} "
-        f"(median), {count['longest']:,} at most; cut off: {count['truncated_inputs']:,} inputs "
-        f"({count['truncated_inputs'] / rows:.1%}), {count['truncated_targets']:,} targets "
-        f"({count['truncated_targets'] / rows:.1%})"
+        f"{count.total:,}, {count.supervised:,} learned; a row has {count.median_length:,g} "
+        f"(median), {count.longest:,} at most; cut off: {count.truncated_inputs:,} inputs "
+        f"({count.truncated_inputs / rows:.1%}), {count.truncated_targets:,} targets "
+        f"({count.truncated_targets / rows:.1%})"
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -38,48 +38,13 @@ def inspect(
 
     Writes nothing.
     """
-    from deltatune.checkpoint.inspection import inspect as look
     from deltatune.cli import show
-
-    found = look(folder)
-    if (folder / "recipe.yaml").exists():
-        found["wants"] = _wants(folder)
-    if base is not None or task is not None or labels is not None:
-        found["fits"] = _fits(folder, base, task, labels, trust_remote_code=trust_remote_code)
-    output.emit_json(found) if as_json else show.delta(str(folder), found)
-
-
-def _wants(folder: Path) -> dict[str, Any]:
-    """What the run's recipe refers to; what is wrong with it must not hide the delta."""
-    from deltatune.recipe.wanted import wanted
-
-    try:
-        return wanted(folder).as_dict()
-    except DeltatuneError as error:
-        return {"refused": output.describe(error)}
-
-
-def _fits(
-    folder: Path, base: str | None, task: str | None, labels: str | None, *, trust_remote_code: bool
-) -> dict[str, Any]:
-    """What an adapter without a run is on its base.
-
-    Raises:
-        DeltatuneError: It does not fit.
-    """
     from deltatune.recipe.given import Given
-    from deltatune.runs import load_run
+    from deltatune.runs import inspect as look
 
     given = Given(base, task, labels_of(labels))
-    loaded = load_run(folder, trust_remote_code=trust_remote_code, given=given)
-    parameters = sum(parameter.numel() for parameter in loaded.base.model.parameters())
-    return {
-        "base": loaded.base.name,
-        "architecture": type(loaded.base.model).__name__,
-        "task": loaded.recipe.task,
-        "classes": loaded.base.labels,
-        "parameters": parameters,
-    }
+    found = look(folder, given=given, trust_remote_code=trust_remote_code)
+    output.emit_json(found.as_dict()) if as_json else show.delta(str(folder), found)
 
 
 DENSITY = 0.2
@@ -196,7 +161,7 @@ def merge(
         given=Given(base, task, labels_of(labels)),
     )
     title = f"Merged {', '.join(map(str, runs))}"
-    output.emit_json(done) if as_json else output.fields(title, done)
+    output.emit_json(done.as_dict()) if as_json else output.fields(title, done.as_dict())
 
 
 def _numbers(text: str) -> list[float]:

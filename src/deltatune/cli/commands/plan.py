@@ -14,6 +14,7 @@ from deltatune.cli import output
 from deltatune.cli.options import Json, Overrides, Quiet
 from deltatune.cli.progress import watching
 from deltatune.errors import DeltatuneError
+from deltatune.results import Plan, PlannedEntry
 
 if TYPE_CHECKING:
     from deltatune.recipe import Recipe
@@ -97,12 +98,12 @@ def plan(
     if chart is not None:
         _draw(found, chart)
     if as_json:
-        output.emit_json(found)
+        output.emit_json(found.as_dict())
     else:
         _show(found, proposing=limit is not None)
         if chart is not None:
             output.line(f"\nThe chart: {chart}")
-    if any("error" in entry for entry in found["entries"]):
+    if found.unplanned:
         raise typer.Exit(2)
 
 
@@ -141,19 +142,19 @@ def _seconds(text: str) -> float:
     return float(match[1]) * _TIMES[match[2]]
 
 
-def _show(found: dict[str, Any], *, proposing: bool) -> None:
+def _show(found: Plan, *, proposing: bool) -> None:
     console = output.stdout()
-    done = [entry for entry in found["entries"] if "error" not in entry]
+    done = found.planned
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
     for heading in ("method", *_COLUMNS, "fits"):
         table.add_column(heading, justify="left" if heading == "method" else "right")
     for entry in done:
-        sizes = [units.size(entry["memory"][part]) for part in _COLUMNS]
-        table.add_row(*map(output.text, [entry["name"], *sizes, "yes" if entry["fits"] else "no"]))
+        sizes = [units.size(getattr(entry.memory, part)) for part in _COLUMNS]
+        table.add_row(*map(output.text, [entry.name, *sizes, "yes" if entry.fits else "no"]))
     console.print(table)
     console.print()
     work = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
-    timed = any("step_seconds" in entry for entry in done)
+    timed = any(entry.step_seconds is not None for entry in done)
     headings = ("method", "base", "micro-batch", "trained", "of", "stored", "file", "work a step", "steps")
     for heading in (*headings, *(("mean step", "training") if timed else ())):
         work.add_column(heading, justify="left" if heading in ("method", "base", "micro-batch") else "right")
@@ -161,95 +162,95 @@ def _show(found: dict[str, Any], *, proposing: bool) -> None:
         work.add_row(*map(output.text, _work(entry, timed=timed)))
     console.print(work)
     for entry in done:
-        if entry["from"] is not None:
-            output.line(f"\n{entry['name']} starts from {entry['from']}")
+        if entry.start is not None:
+            output.line(f"\n{entry.name} starts from {entry.start}")
     _explain(found, proposing=proposing)
 
 
-def _work(entry: dict[str, Any], *, timed: bool) -> list[str]:
-    batch, steps = entry["micro_batch"], entry["steps"]
-    length = f"{batch['length']}" + (f" + {batch['target_length']}" if batch["target_length"] else "")
-    rows = f"{batch['rows']}" + (f" x {length}" if batch["length"] else "")
-    base = entry["precision"] + (", checkpointing" if entry["checkpointing"] else "")
+def _work(entry: PlannedEntry, *, timed: bool) -> list[str]:
+    batch, steps = entry.micro_batch, entry.steps
+    length = f"{batch.length}" + (f" + {batch.target_length}" if batch.target_length else "")
+    rows = f"{batch.rows}" + (f" x {length}" if batch.length else "")
+    base = entry.precision + (", checkpointing" if entry.checkpointing else "")
     cells = [
-        entry["name"],
+        entry.name,
         base,
-        rows + (f", {entry['micro_batches']} a step" if entry["micro_batches"] > 1 else ""),
-        units.number(entry["trained_parameters"]),
-        units.number(entry["total_parameters"]),
-        units.number(entry["stored_parameters"]),
-        units.size(entry["file_bytes"]),
-        units.work(entry["flops"]),
+        rows + (f", {entry.micro_batches} a step" if entry.micro_batches > 1 else ""),
+        units.number(entry.trained_parameters),
+        units.number(entry.total_parameters),
+        units.number(entry.stored_parameters),
+        units.size(entry.file_bytes),
+        units.work(entry.flops),
         units.number(steps),
     ]
     if timed:
-        cells += [units.duration(entry.get("step_seconds")), units.duration(entry.get("seconds"))]
+        cells += [units.duration(entry.step_seconds), units.duration(entry.seconds)]
     return cells
 
 
-def _explain(found: dict[str, Any], *, proposing: bool) -> None:
-    limit, machine = units.size(found["limit_bytes"]), found["machine"]
-    where = "The budget is" if proposing else f"This machine ({machine['device']}) has"
+def _explain(found: Plan, *, proposing: bool) -> None:
+    limit, machine = units.size(found.limit_bytes), found.machine
+    where = "The budget is" if proposing else f"This machine ({machine.device}) has"
     sizes = {
         "data": "Sizes are those of the data's largest micro-batch.",
         "limits": "Sizes are the recipe's limits.",
     }
-    if any("step_seconds" in entry for entry in found["entries"]):
+    if any(entry.step_seconds is not None for entry in found.planned):
         sizes["data"] += (
             " Times are of training alone, without evaluation, by the mean length of the data's steps."
         )
-    text = f"\n{where} {limit}, of which {units.size(found['overhead_bytes'])} are for what is not a tensor."
-    output.paragraph(f"{text} {sizes[found['lengths']]}")
+    text = f"\n{where} {limit}, of which {units.size(found.overhead_bytes)} are for what is not a tensor."
+    output.paragraph(f"{text} {sizes[found.lengths]}")
     _say_disk(found)
-    for entry in found["entries"]:
-        if "error" in entry:
-            output.error(f"{entry['name']}: {entry['error']}")
-            continue
-        _advise(entry)
+    for entry in found.entries:
+        if isinstance(entry, PlannedEntry):
+            _advise(entry)
+        else:
+            output.error(f"{entry.name}: {entry.error}")
 
 
-def _say_disk(found: dict[str, Any]) -> None:
+def _say_disk(found: Plan) -> None:
     """How much is written, by a run of the entry that writes most and by all runs."""
-    runs = [entry["disk"] for entry in found["entries"] if "error" not in entry]
+    runs = [entry.disk for entry in found.planned]
     if not runs:
         return
-    largest, all_runs = max(runs, key=lambda disk: disk["most"]), found["disk"]
-    kept = f", {units.size(largest['kept'])} the outputs of frozen layers" if largest["kept"] else ""
-    if largest["checkpoints"]:
-        kept += f", {units.size(largest['checkpoints'])} the deltas of checkpoints"
+    largest, all_runs = max(runs, key=lambda disk: disk.most), found.disk
+    kept = f", {units.size(largest.kept)} the outputs of frozen layers" if largest.kept else ""
+    if largest.checkpoints:
+        kept += f", {units.size(largest.checkpoints)} the deltas of checkpoints"
     text = (
-        f"Disk: a run writes {units.size(largest['most'])} at most, of which "
-        f"{units.size(2 * largest['state'])} are the state for resuming, twice while it is replaced{kept}; "
-        f"{units.size(largest['left'])} are left of it."
+        f"Disk: a run writes {units.size(largest.most)} at most, of which "
+        f"{units.size(2 * largest.state)} are the state for resuming, twice while it is replaced{kept}; "
+        f"{units.size(largest.left)} are left of it."
     )
-    if all_runs["runs"] > 1:
+    if all_runs.runs > 1:
         text += (
-            f" A comparison of its {all_runs['runs']} runs writes {units.size(all_runs['most'])} at most, "
-            f"and leaves {units.size(all_runs['left'])}."
+            f" A comparison of its {all_runs.runs} runs writes {units.size(all_runs.most)} at most, "
+            f"and leaves {units.size(all_runs.left)}."
         )
     output.paragraph(text)
 
 
-def _advise(entry: dict[str, Any]) -> None:
+def _advise(entry: PlannedEntry) -> None:
     """What to change, if the entry does not fit; how many steps fit into the time."""
-    name = entry["name"]
-    if "steps_in_time" in entry:
-        output.line(f"{name}: about {entry['steps_in_time']:,} steps fit into the time.")
-    proposal = entry.get("proposal")
-    if not entry["fits"]:
+    name = entry.name
+    if entry.steps_in_time is not None:
+        output.line(f"{name}: about {entry.steps_in_time:,} steps fit into the time.")
+    proposal = entry.proposal
+    if not entry.fits:
         output.line(f"\n{name} does not fit. What single changes come to:", "bold")
-        for change in entry["changes"]:
-            total = units.size(change["total"])
-            note = f"({change['note']}{'; fits' if change['fits'] else ''})"
-            text = f"{total:>9}  {_set(change['settings'])}  {note}"
+        for change in entry.changes or []:
+            total = units.size(change.total)
+            note = f"({change.note}{'; fits' if change.fits else ''})"
+            text = f"{total:>9}  {_set(change.settings)}  {note}"
             output.line(f"  {text}")
         if proposal is None:
             output.line("  Nothing that plan tries makes it fit; take a smaller model or another method.")
-    if proposal is not None and proposal["settings"]:
-        takes = units.size(proposal["total"])
-        if "step_seconds" in proposal:
-            takes += f" and {units.duration(proposal['step_seconds'])} a step"
-        text = f"Proposed for {name}, {takes}: {_set(proposal['settings'])}"
+    if proposal is not None and proposal.settings:
+        takes = units.size(proposal.total)
+        if proposal.step_seconds is not None:
+            takes += f" and {units.duration(proposal.step_seconds)} a step"
+        text = f"Proposed for {name}, {takes}: {_set(proposal.settings)}"
         output.line(text)
 
 
@@ -261,14 +262,9 @@ def _set(settings: dict[str, Any]) -> str:
     )
 
 
-def _draw(found: dict[str, Any], path: Path) -> None:
+def _draw(found: Plan, path: Path) -> None:
     from deltatune.files import make_folder, meant, write_text
-    from deltatune.report.stacked import Bar, standalone
+    from deltatune.report.plan import memory_chart
 
-    bars = [
-        Bar(entry["name"], {key: value for key, value in entry["memory"].items() if key != "total"})
-        for entry in found["entries"]
-        if "error" not in entry
-    ]
     make_folder(path.parent)
-    write_text(meant(path), standalone([("", bars)], f"Memory of a training step: {found['model']}"))
+    write_text(meant(path), memory_chart(found))

@@ -59,4 +59,4 @@ def ample_memory(context: Context, entry: MethodEntry, base: SharedBase, seed: i
     shape = largest_micro_batch(train, context.recipe.task, entry.train, seed).shape
     tokens = shape.rows * (shape.length + shape.target_length)
     numbers = quant.parameter_count(base.loaded.model) * (COPIES + tokens / TOKENS)
-    return tokens > 0 and fits(round(4 * numbers), this_machine()["memory_bytes"])
+    return tokens > 0 and fits(round(4 * numbers), this_machine().memory_bytes)

@@ -29,6 +29,7 @@ from deltatune.models.tasks import possible_tasks, supports
 from deltatune.observer import Observer, Silent
 from deltatune.recipe.schema import MethodEntry, Recipe
 from deltatune.recipe.sections import PARTS, ModelSpec
+from deltatune.results import ComparisonDisk, Machine, Plan, PlannedEntry, UnplannedEntry
 from deltatune.tasks import TASKS
 from deltatune.tasks.shapes import BatchShape
 from deltatune.training.before.disk import Disk, disk_of, disk_of_all
@@ -180,7 +181,7 @@ def forecast(
     seconds: float | None = None,
     calibrate: bool = False,
     observer: Observer | None = None,
-) -> dict[str, Any]:
+) -> Plan:
     """Predict memory, size and work of every entry of a recipe.
 
     Args:
@@ -192,8 +193,8 @@ def forecast(
         observer: Is told of the progress.
 
     Returns:
-        `machine`, `limit`, `lengths` (where they come from), `disk` (of all runs) and `entries`; one that
-        cannot be planned, or whose rows are longer than the base's positions, has an `error`.
+        The plan. An entry that cannot be planned, or whose rows are longer than the base's positions, is
+        an `UnplannedEntry`.
     """
     observer = observer or Silent()
     datasets: Mapping[str, Dataset] = {}
@@ -202,38 +203,39 @@ def forecast(
         datasets = read_data(recipe)
     known: dict[Hashable, Planned] = {}
     machine = this_machine()
-    limit = memory or machine["memory_bytes"]
+    limit = memory or machine.memory_bytes
     rates = MachineSpeed() if calibrate or seconds is not None else None
-    entries, disks, warnings = [], [], dict[str, None]()
+    entries: list[PlannedEntry | UnplannedEntry] = []
+    disks, warnings = [], dict[str, None]()
     for entry in recipe.methods:
         observer.stage(f"Predicting {entry.name}")
         key = recipe.model_of(entry), recipe.data_of(entry)
         try:
             if key not in known:
                 known[key] = Planned.of(recipe, entry, datasets, shape=shape)
-            found, disk = _entry(known[key], entry, limit, rates, asked=memory is not None, seconds=seconds)
+            planned, disk = _entry(known[key], entry, limit, rates, asked=memory is not None, seconds=seconds)
+            entries.append(planned)
             disks.append((entry, disk))
-            warnings |= dict.fromkeys(found["warnings"])
+            warnings |= dict.fromkeys(planned.warnings)
         except DeltatuneError as error:
-            found = {"name": entry.name, "method": entry.method, "error": str(error)}
+            entries.append(UnplannedEntry(name=entry.name, method=entry.method, error=str(error)))
         except (RuntimeError, ValueError, AssertionError) as error:  # code that looks at what tensors hold
             reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
             why = (
                 f"the code of {recipe.model_of(entry).name} does not run on tensors without data ({reason})."
             )
-            found = {"name": entry.name, "method": entry.method, "error": why}
-        entries.append(found)
+            entries.append(UnplannedEntry(name=entry.name, method=entry.method, error=why))
     for warning in warnings:
         observer.warn(warning)
-    return {
-        "model": shape or recipe.model.name,
-        "machine": machine,
-        "limit_bytes": limit,
-        "overhead_bytes": OVERHEAD,
-        "lengths": "data" if any(planned.encoded for planned in known.values()) else "limits",
-        "disk": disk_of_all(recipe, disks),
-        "entries": entries,
-    }
+    return Plan(
+        model=shape or recipe.model.name,
+        machine=machine,
+        limit_bytes=limit,
+        overhead_bytes=OVERHEAD,
+        lengths="data" if any(planned.encoded for planned in known.values()) else "limits",
+        disk=ComparisonDisk.model_validate(disk_of_all(recipe, disks)),
+        entries=entries,
+    )
 
 
 def _entry(
@@ -244,7 +246,7 @@ def _entry(
     *,
     asked: bool,
     seconds: float | None,
-) -> tuple[dict[str, Any], Disk]:
+) -> tuple[PlannedEntry, Disk]:
     setup = planned.setup(entry)
     predict = _remembering()
     found = predict(setup)
@@ -254,7 +256,7 @@ def _entry(
         planned.recipe, entry, setup, found, dataset=planned.dataset,
         lengths=None if planned.encoded is None else planned.encoded.lengths, steps=steps,
     )  # fmt: skip
-    result = {
+    result: dict[str, Any] = {
         "name": entry.name,
         "method": entry.method,
         "from": entry.start,
@@ -281,7 +283,7 @@ def _entry(
             result["proposal"] |= {"step_seconds": step}
             if steps is not None and seconds is not None and step < seconds < step * steps:
                 result["proposal"]["settings"] |= {"train.max_steps": int(seconds / step)}
-    return result, disk
+    return PlannedEntry.model_validate(result), disk
 
 
 def _remembering() -> Predict:
@@ -321,12 +323,12 @@ def described(setup: Setup, found: Prediction) -> dict[str, Any]:
     }
 
 
-def this_machine() -> dict[str, Any]:
+def this_machine() -> Machine:
     """What training would run on, and the memory that it has."""
     if torch.cuda.is_available():
         _, total = torch.cuda.mem_get_info()
-        return {"device": torch.cuda.get_device_name(), "memory_bytes": int(total)}
-    return {"device": "cpu", "memory_bytes": total_memory()}
+        return Machine(device=torch.cuda.get_device_name(), memory_bytes=int(total))
+    return Machine(device="cpu", memory_bytes=total_memory())
 
 
 def shape_recipe(name: str) -> Mapping[str, Any]:

@@ -19,6 +19,7 @@ from deltatune.observer import Observer, Silent
 from deltatune.recipe.schema import MethodEntry, Recipe
 from deltatune.recipe.sections import PARTS
 from deltatune.recipe.spaces import readings_of
+from deltatune.results import DataPreview
 from deltatune.tasks import TASKS
 from deltatune.training.before.forecast import setup_of, sized
 from deltatune.training.before.longest_rows import new_tokens, require_positions
@@ -26,18 +27,13 @@ from deltatune.training.given.readings import RunData, read_data, reading_label,
 from deltatune.training.given.start import settings_of
 
 
-def preview(recipe: Recipe, samples: int = 5, observer: Observer | None = None) -> dict[str, Any]:
+def preview(recipe: Recipe, samples: int = 5, observer: Observer | None = None) -> DataPreview:
     """Encode a recipe's rows and describe them.
 
     Args:
         recipe: The recipe.
         samples: How many training rows to show token by token.
         observer: Is told of the progress.
-
-    Returns:
-        `samples` (tokens, each with whether it is supervised) and `tokens` by part (lengths, truncation), in
-        `models` of each model with each way to read the rows (`reading` tells it from others, if there are
-        any), and of the first one at the top; what `DataCheck` found, and every warning.
 
     Raises:
         DataError: The data cannot be read or used, or rows are longer than the positions of the model.
@@ -69,7 +65,7 @@ def preview(recipe: Recipe, samples: int = 5, observer: Observer | None = None) 
             models.append({"model": spec.name, "reading": label, "samples": found, "tokens": tokens})
     first = next(iter(datasets.values()))
     assert first.check is not None
-    return {
+    content = {
         "task": recipe.task,
         "rows": {part: len(getattr(first, part)) for part in PARTS},
         "conversations": _conversations(first),
@@ -78,6 +74,7 @@ def preview(recipe: Recipe, samples: int = 5, observer: Observer | None = None) 
         **first.check.as_dict(),
         "warnings": list(dict.fromkeys(warnings)),
     }
+    return DataPreview.model_validate(content)
 
 
 def _require_positions(

@@ -39,7 +39,7 @@ def width(context: Context, entries: Sequence[MethodEntry], seed: int, together:
         return together
     if len(entries) < 2:
         return 1
-    base, limit = context.base(entries[0]), this_machine()["memory_bytes"]
+    base, limit = context.base(entries[0]), this_machine().memory_bytes
     if not torch.cuda.is_available() and _tokens(context, entries, base) > PAYS_UP_TO:
         return 1
     steps = [predicted_run(context, entry, context.method(entry, base)[0], base, seed) for entry in entries]
