@@ -14,6 +14,8 @@ from deltatune.results import Leaderboard
 if TYPE_CHECKING:
     from pandas import DataFrame
 
+    from deltatune.report.figures import Figure
+
 
 class Board(Leaderboard):
     """A leaderboard that knows its comparison's folder, and shows itself in a notebook."""
@@ -60,9 +62,11 @@ class Board(Leaderboard):
             DeltatuneError: There is no such chart, or no method finished.
         """
         from deltatune.report.load import load
-        from deltatune.report.sheet import render_chart
+        from deltatune.report.sheet import chart_against, sheet
 
-        return Chart(render_chart(load(self._folder), cost))
+        comparison = load(self._folder)
+        figure = chart_against(comparison, cost)
+        return Chart(sheet(comparison, [figure]), figure)
 
     def _repr_html_(self) -> str:
         """The whole report, which needs no network, in a frame of its own."""
@@ -75,18 +79,19 @@ class Board(Leaderboard):
 class Chart:
     """A chart that a notebook shows, and that can be kept as a file."""
 
-    def __init__(self, svg: str) -> None:
+    def __init__(self, svg: str, figure: Figure) -> None:
         self.svg = svg
+        self._figure = figure
 
     def save(self, path: str | Path) -> None:
-        """Write it as SVG or PNG, by the path's suffix.
+        """Write it as SVG, PNG or PDF, by the path's suffix.
 
         Raises:
-            DeltatuneError: Another suffix, or PNG without the extra `plots`.
+            DeltatuneError: Another suffix, or PNG or PDF without the extra `plots`.
         """
         from deltatune.report import write_chart
 
-        write_chart(self.svg, Path(path))
+        write_chart(self.svg, self._figure, Path(path))
 
     def _repr_svg_(self) -> str:
         return self.svg

@@ -8,7 +8,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deltatune.report.charts import AREA, NEUTRAL, Axis, Dot, Line, interval_bar, line_chart, scatter, swatch
+from deltatune.report.charts import (
+    AREA,
+    NEUTRAL,
+    Axis,
+    Dot,
+    Line,
+    Scatter,
+    interval_bar,
+    line_chart,
+    scatter,
+    swatch,
+)
 from deltatune.report.figures import curves, over_seeds, pareto
 from deltatune.report.labels import Box, beside_line, place, width
 from deltatune.report.load import of_board
@@ -107,7 +118,7 @@ def test_thirty_series_have_different_marks():
 @given(st.lists(st.tuples(st.floats(1e5, 1e6), st.floats(0.25, 0.35)), min_size=1, max_size=6))
 def test_a_name_keeps_off_the_name_of_the_baseline(points):
     dots = [Dot(f"name {i}", i, x, y) for i, (x, y) in enumerate(points)]
-    svg = scatter(dots, Axis("Parameters"), Axis("ROUGE"), baseline=Dot("untuned", NEUTRAL, 0, 0.3))
+    svg = scatter(Scatter(dots, Axis("Parameters"), Axis("ROUGE"), Dot("untuned", NEUTRAL, 0, 0.3)))
     names = {e.text: e for e in ET.fromstring(str(svg)).iter() if e.get("class") == "name"}
     base = names.pop("untuned")
     right, bottom = float(base.get("x")), float(base.get("y"))
@@ -126,11 +137,11 @@ def test_charts_are_well_formed_and_in_bounds():
         ],
         Axis("Step"), Axis("Loss"), marks=True,
     )  # fmt: skip
-    dots = scatter(
+    dots = scatter(Scatter(
         [Dot("lora", 0, 7e5, 0.6, (0.58, 0.62)), Dot('"><script>', 1, 1e6, 0.5)],
         Axis("Parameters", log=True), Axis("ROUGE"), baseline=Dot("untuned", NEUTRAL, 0, 0.3, (0.28, 0.32)),
         front=[(7e5, 0.6)],
-    )  # fmt: skip
+    ))  # fmt: skip
     bar = interval_bar(0.5, (0.4, 0.6), 0, 1, 3)
     for svg in (curves, dots, bar):
         root = ET.fromstring(str(svg))
@@ -151,14 +162,14 @@ def test_charts_are_well_formed_and_in_bounds():
 
 def test_of_many_dots_those_on_the_front_are_named():
     dots = [Dot(f"m{i}", i, float(i + 1), i / 20) for i in range(12)]
-    svg = str(scatter(dots, Axis("Time"), Axis("Score"), front=[(3.0, 0.1)]))
+    svg = str(scatter(Scatter(dots, Axis("Time"), Axis("Score"), front=[(3.0, 0.1)])))
     assert svg.count('class="name"') == 1
     assert svg.count("<title>") == 12
 
 
 @pytest.mark.parametrize("value", [0.0, 3.5])
 def test_a_single_dot_or_equal_values_make_a_chart(value):
-    svg = scatter([Dot("only", 0, value, value)], Axis("Time"), Axis("Score"))
+    svg = scatter(Scatter([Dot("only", 0, value, value)], Axis("Time"), Axis("Score")))
     assert ET.fromstring(str(svg)) is not None
 
 

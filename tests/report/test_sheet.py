@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import re
 import sys
+import zlib
 from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from markupsafe import Markup
 from PIL import Image
 from typer.testing import CliRunner
 
 from deltatune.cli.app import app
 from deltatune.errors import DeltatuneError
-from deltatune.report import render
-from deltatune.report.sheet import png
+from deltatune.report import render, write_chart
+from deltatune.report.charts import NEUTRAL, Axis, Dot, Scatter
+from deltatune.report.figures import Figure
+from deltatune.report.load import load
+from deltatune.report.pdf import pdf
+from deltatune.report.sheet import chart_against, png
 from tests.report.synthetic import HOSTILE, write_comparison
 
 
@@ -58,3 +65,47 @@ def test_a_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     with pytest.raises(DeltatuneError, match="resvg-py") as caught:
         png(render(write_comparison(tmp_path), "svg"))
     assert "deltatune[plots]" in (caught.value.remedy or "")
+
+
+def words(content: bytes) -> str:
+    """The letters of the fonts and pages of a PDF of ours, decompressed."""
+    parts = re.findall(rb"stream\r?\n(.*?)\r?\nendstream", content, re.S)
+    plain = []
+    for part in parts:
+        with contextlib.suppress(zlib.error):
+            plain.append(zlib.decompress(part).decode("latin-1"))
+    return "".join(re.findall(r"\(((?:[^()\\]|\\.)*)\)", "\n".join(plain))).replace("\0", "")
+
+
+def test_a_pdf_has_letters_and_is_the_same_each_time(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    figure = chart_against(load(write_comparison(tmp_path)), "trained_parameters")
+    content = pdf(figure)
+    assert content.startswith(b"%PDF")
+    assert content == pdf(figure)
+    text = words(content)
+    assert figure.shown is not None
+    for name in ("Trained parameters", *(dot.name for dot in figure.shown.dots)):
+        drawn = name.replace("fi", "\x01").replace("(", r"\(").replace(")", r"\)")  # fi is one sign
+        assert drawn in text, name
+
+
+def test_names_of_any_kind_are_drawn_as_they_are() -> None:
+    pytest.importorskip("matplotlib")
+    names = ("$x^2$", "_hidden", "a_b", "plain")
+    dots = [Dot(name, number, 10.0**number, number / 4) for number, name in enumerate(names)]
+    baseline = Dot("$untuned", NEUTRAL, 0.0, 0.1, (0.05, 0.15))
+    shown = Scatter(dots, Axis("Cost ($)", log=True), Axis("Score"), baseline, [(1.0, 0.0)])
+    text = words(pdf(Figure("Score against cost", "", Markup(), shown)))
+    for name in (*names, "$untuned", "Cost ($)"):
+        assert name.replace("(", r"\(").replace(")", r"\)") in text, name
+
+
+def test_a_missing_matplotlib_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    figure = chart_against(load(write_comparison(tmp_path)), "trained_parameters")
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(DeltatuneError, match="matplotlib") as caught:
+        write_chart("<svg/>", figure, tmp_path / "chart.pdf")
+    assert "deltatune[plots]" in (caught.value.remedy or "")
+    with pytest.raises(DeltatuneError, match=r"neither \.svg, \.png nor \.pdf"):
+        write_chart("<svg/>", figure, tmp_path / "chart.eps")

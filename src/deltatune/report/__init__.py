@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from deltatune.errors import DeltatuneError, nearest
 from deltatune.files import atomic_path, meant, write_text
 from deltatune.printable import printable
 
+if TYPE_CHECKING:
+    from deltatune.report.figures import Figure
+
 TEXTS = ("html", "md", "csv", "json", "svg")
 FORMATS = (*TEXTS, "png")
+CHARTS = ("svg", "png", "pdf")
 
 __all__ = ["FORMATS", "render", "write_chart", "write_png", "write_report"]
 
@@ -57,20 +62,30 @@ def write_png(folder: Path, path: Path) -> None:
         temporary.write_bytes(picture)
 
 
-def write_chart(svg: str, path: Path) -> None:
-    """Write a chart as SVG or PNG, by the path's suffix.
+def write_chart(svg: str, figure: Figure, path: Path) -> None:
+    """Write a chart as SVG, PNG or PDF, by the path's suffix.
+
+    Args:
+        svg: The chart with its legend.
+        figure: The same, to be drawn anew as PDF.
+        path: The file.
 
     Raises:
-        DeltatuneError: Another suffix, or PNG without the extra `plots` or a font.
+        DeltatuneError: Another suffix, or PNG or PDF without the extra `plots`, or PNG without a font.
     """
     from deltatune.report.sheet import png
 
     kind = path.suffix.lower().removeprefix(".")
-    if kind not in ("svg", "png"):
+    if kind not in CHARTS:
         raise DeltatuneError(
-            f"'{path}' is neither .svg nor .png.", field="path", remedy=nearest(kind, ("svg", "png"))
+            f"'{path}' is neither .svg, .png nor .pdf.", field="path", remedy=nearest(kind, CHARTS)
         )
-    content = png(svg) if kind == "png" else svg.encode()
+    if kind == "pdf":
+        from deltatune.report.pdf import pdf
+
+        content = pdf(figure)
+    else:
+        content = png(svg) if kind == "png" else svg.encode()
     with atomic_path(meant(path)) as temporary:
         temporary.write_bytes(content)
 

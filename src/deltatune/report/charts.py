@@ -58,6 +58,28 @@ class Axis:
     log: bool = False
 
 
+@dataclass(frozen=True)
+class Scatter:
+    """What a scatter plot shows: quality against cost."""
+
+    dots: Sequence[Dot]
+    """The methods."""
+    x: Axis
+    """Cost; logarithmic if it says so and all costs are positive."""
+    y: Axis
+    """Quality."""
+    baseline: Dot | None = None
+    """A method without cost (the untuned base), drawn as a line across."""
+    front: Sequence[Point] = ()
+    """(cost, quality) of the methods on the Pareto front, by rising cost; drawn as a staircase."""
+
+    @property
+    def log(self) -> bool:
+        """Whether costs are on a logarithmic scale."""
+        costs = [dot.x for dot in self.dots]
+        return self.x.log and bool(costs) and min(costs) > 0
+
+
 def line_chart(
     lines: Sequence[Line], x: Axis, y: Axis, *, marks: bool = False, linear: bool = False
 ) -> Markup:
@@ -85,22 +107,12 @@ def line_chart(
     return _svg(parts, f"{y.title} by {x.title.lower()}", kind="lines many" if len(lines) > MANY else "lines")
 
 
-def scatter(
-    dots: Sequence[Dot], x: Axis, y: Axis, *, baseline: Dot | None = None, front: Sequence[Point] = ()
-) -> Markup:
-    """Quality against cost, with error bars and a name at each dot.
-
-    Args:
-        dots: The methods.
-        x: Cost; logarithmic if it says so and all costs are positive.
-        y: Quality.
-        baseline: A method without cost (the untuned base), drawn as a line across.
-        front: (cost, quality) of the methods on the Pareto front, by rising cost; drawn as a staircase.
-    """
+def scatter(shown: Scatter) -> Markup:
+    """Quality against cost, with error bars and a name at each dot."""
+    dots, x, y, baseline, front, log = shown.dots, shown.x, shown.y, shown.baseline, shown.front, shown.log
     all_dots = [*dots, baseline] if baseline else list(dots)
     values = [value for dot in all_dots for value in (dot.y, *(dot.interval or ()))]
     costs = [dot.x for dot in dots]
-    log = x.log and bool(costs) and min(costs) > 0
     x_scale = fit(costs, AREA.left + 12, AREA.right - 12, log=log, zero=not log)
     y_scale = fit(values, AREA.bottom, AREA.top + 4)
     parts = [_axes(x_scale, y_scale, Axis(_logarithmic(x.title) if log else x.title, x.write), y)]

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from markupsafe import Markup
 
 from deltatune.report import charts, display
-from deltatune.report.charts import Axis, Dot, Line, Point
+from deltatune.report.charts import Axis, Dot, Line, Point, Scatter
 from deltatune.report.load import Comparison, Method
 
 MOST_POINTS = 80
@@ -23,6 +23,8 @@ class Figure(NamedTuple):
     title: str
     note: str
     svg: Markup
+    shown: Scatter | None = None
+    """What a scatter plot is drawn of."""
 
 
 class Stretch(NamedTuple):
@@ -162,8 +164,9 @@ def against_cost(
             who = display.listing(names) if len(names) <= MOST_NAMES else f"{len(names)} of {len(dots)}"
             note += f" On the Pareto front (line): {who}."
         baseline = _dot(comparison, free, 0.0, None, series) if free else None
-        svg = charts.scatter(dots, axis, decides, baseline=baseline, front=front)
-        found.append(Figure(f"{label} against {axis.title.split(' (')[0].lower()}", note, svg))
+        shown = Scatter(dots, axis, decides, baseline, front)
+        title = f"{label} against {axis.title.split(' (')[0].lower()}"
+        found.append(Figure(title, note, charts.scatter(shown), shown))
     return found
 
 

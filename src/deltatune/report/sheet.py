@@ -40,7 +40,7 @@ def render_svg(comparison: Comparison) -> str:
     return sheet(comparison, drawn)
 
 
-def render_chart(comparison: Comparison, cost: str) -> str:
+def chart_against(comparison: Comparison, cost: str) -> Figure:
     """One chart: the deciding metric against a cost of `figures.COSTS`.
 
     Raises:
@@ -55,7 +55,7 @@ def render_chart(comparison: Comparison, cost: str) -> str:
     drawn = figures.against_cost(comparison, series_of(comparison), [cost])
     if not drawn:
         raise DeltatuneError(f"no method finished of which {cost} is known.", field="cost")
-    return sheet(comparison, drawn)
+    return drawn[0]
 
 
 def series_of(comparison: Comparison) -> dict[str, int]:
@@ -123,9 +123,19 @@ def _placed(svg: Markup, x: float, y: float, width: float, height: float) -> Mar
     return Markup(str(svg).replace("<svg", place, 1))
 
 
+def light_colours() -> dict[str, str]:
+    """The page's colours by their names in its style sheet, without the two lines."""
+    css = _page_css()
+    return _colours(css[: css.index("@media")])
+
+
+def _page_css() -> str:
+    return Path(charts.__file__).with_name("page.css").read_text(encoding="utf-8")
+
+
 def _style() -> str:
     """The page's rules for charts with their colours in place: few programs but browsers know variables."""
-    css = Path(charts.__file__).with_name("page.css").read_text(encoding="utf-8")
+    css = _page_css()
     dark = css.index("@media")
     rules = "\n".join(match[0] for match in _CHART_RULES.finditer(css))
     rules += "\nsvg .heading { font-weight: 600; font-size: 14px; fill: var(--ink); }"
