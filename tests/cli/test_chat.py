@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import deltatune as dt
+from deltatune.cli.commands.chat import Voice
 from deltatune.printable import printable
 from tests.tasks.test_conversation import chat_folder, chats
 from tests.tiny_recipe import t5_folder
@@ -23,13 +24,13 @@ def runs(chat_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Pa
         task="conversation",
         model=str(chat_folder),
         data=chats(),
-        methods=[{"ia3": {}, "train": {"lr": 0.5}}, {"lora": {"r": 2}}],
+        methods=[{"prompt": {"n_tokens": 3}}, {"lora": {"r": 2}}],
         train={"max_steps": 4, "batch_size": 4},
         evaluation={"metrics": ["loss"], "primary": "loss"},
     )
-    for method in ("ia3", "lora"):
+    for method in ("prompt", "lora"):
         dt.train(recipe, out / method, method=method, quiet=True)
-    return [out / "ia3", out / "lora"]
+    return [out / "prompt", out / "lora"]
 
 
 def test_a_conversation_with_two_runs_and_their_base(run: Callable, runs: list[Path]) -> None:
@@ -38,23 +39,34 @@ def test_a_conversation_with_two_runs_and_their_base(run: Callable, runs: list[P
     done = run("chat", *runs, "--max-new-tokens", 6, stdin=said)
     assert done.code == 0, done.err
     lines = done.out.splitlines()
-    assert "ia3 answers; also here: lora, base." in lines[0]
-    spoken = [line for line in lines if line.startswith(("ia3: ", "lora: ", "base: "))]
-    assert [line.partition(":")[0] for line in spoken] == ["ia3", "base"]
-    assert [line for line in lines[1:] if all(name in line for name in ("ia3", "lora", "base"))]  # the table
+    assert "prompt answers; also here: lora, base." in lines[0]
+    spoken = [line for line in lines if line.startswith(("prompt: ", "lora: ", "base: "))]
+    assert [line.partition(":")[0] for line in spoken] == ["prompt", "base"]
+    assert [
+        line for line in lines[1:] if all(name in line for name in ("prompt", "lora", "base"))
+    ]  # the table
     assert "'nobody' is not here." in done.out
     assert "Say something first." in done.out
     assert "/what is not known." in done.out
     assert done.out.count("/switch NAME") == 2
 
 
-def test_a_run_says_what_it_predicts(run: Callable, runs: list[Path]) -> None:
-    done = run("chat", runs[1], "--max-new-tokens", 64, "--system", "Be short.", stdin="medals?\n")
+@pytest.mark.parametrize("place", [0, 1])
+def test_a_run_says_what_it_predicts(run: Callable, runs: list[Path], place: int) -> None:
+    folder = runs[place]
+    done = run("chat", folder, "--max-new-tokens", 64, "--system", "Be short.", stdin="medals?\n")
     assert done.code == 0, done.err
     talk = [{"role": "system", "content": "Be short."}, {"role": "user", "content": "medals?"}]
-    [answer] = dt.predict(runs[1], {"messages": talk})
-    shown = done.out.split("lora: ", 1)[1].rstrip("\n").removesuffix(" …")
+    [answer] = dt.predict(folder, {"messages": talk})
+    shown = done.out.split(f"{folder.name}: ", 1)[1].rstrip("\n").removesuffix(" …")
     assert shown.split() == printable(answer.prediction).split()
+
+
+def test_what_a_model_says_cannot_move_the_cursor(capsys: pytest.CaptureFixture[str]) -> None:
+    say = Voice("run")
+    for piece in ("a\x1b[31m", "\u202eb", "[bold]c"):
+        say(piece)
+    assert capsys.readouterr().out == "run: a\\x1b[31m\\u202eb[bold]c"
 
 
 def test_what_is_too_long_leaves_the_conversation_as_it_was(run: Callable, runs: list[Path]) -> None:

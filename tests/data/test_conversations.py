@@ -109,6 +109,17 @@ def test_parquet(tmp_path: Path) -> None:
     assert made[2]["tool_calls"][0]["function"] == {"name": "f", "arguments": {"a": 1}}
 
 
+def test_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    datasets = pytest.importorskip("datasets")
+    parts = {part: datasets.Dataset.from_list([{"messages": TURNS}]) for part in ("train", "test")}
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: datasets.DatasetDict(parts))
+    spec = DataSpec(source="hub:owner/chats", split={"validation": 0}, format="messages")
+    data = load_data(spec, "conversation")
+    for [row] in (data.train, data.test):
+        assert row.conversation is not None
+        assert list(row.conversation.messages) == TURNS
+
+
 def test_calls_and_tools(tmp_path: Path) -> None:
     call = {"name": "weather", "arguments": '{"town": "Oslo"}'}
     tool = {"type": "function", "function": {"name": "weather"}}

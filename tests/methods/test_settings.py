@@ -143,6 +143,20 @@ def test_equal_importances_still_give_the_exact_budget() -> None:
     assert adapter.alive() == 4
 
 
+@pytest.mark.parametrize("total", [1, 2])
+def test_the_shortest_runs_meet_the_budget(total: int) -> None:
+    """The only allocation stands after the first step, so this one must be weighed."""
+    adapter = attached("llama", "adalora", init_r=4, target_r=1, tinit=0, tfinal=total - 1, interval=1)
+    assert isinstance(adapter, AdaLoraAdapter)
+    tiny.perturb(adapter)
+    adapter.start(total)
+    for step in range(1, total + 1):
+        for parameter in adapter.parameters():
+            parameter.grad = torch.ones_like(parameter)
+        adapter.after_step(step)
+    assert adapter.finish() == {"budget": 4.0, "target_budget": 4.0}
+
+
 def test_orthonormal_factors_cost_nothing() -> None:
     adapter = attached("llama", "adalora", init_r=3, target_r=2)
     assert adapter.penalty().item() > 0.01

@@ -131,7 +131,7 @@ class AdaLoraAdapter(Adapter):
     def after_step(self, step: int) -> dict[str, float]:
         """Update the importance of all triplets and, when it is time, drop the least important ones."""
         self.step = step
-        if step < self.last:
+        if step < self.last or not self._sensitivity:  # two steps leave none before the last allocation
             self._observe()
         due = self.first < step < self.last and step % self.config.interval == 0
         if due or step == self.last:

@@ -19,7 +19,7 @@ from deltatune.evaluation.generation import PLAIN_DECODING
 from deltatune.recipe.given import Given
 from deltatune.runs.load import attach_run, load_run
 from deltatune.runs.loaded import NAME
-from deltatune.tasks import TASKS
+from deltatune.tasks import tasks_that
 
 BASE = "base"
 """What the plain base is called."""
@@ -66,7 +66,7 @@ class Talk:
         self, folders: Sequence[Path], *, trust_remote_code: bool = False, given: Given | None = None
     ) -> None:
         loaded = load_run(folders[0], trust_remote_code=trust_remote_code, given=given)
-        able = [name for name, task in TASKS.items() if task.continues]
+        able = tasks_that(lambda task: task.continues)
         if loaded.recipe.task not in able:
             raise AdapterError(
                 f"the run in '{folders[0]}' does the task {loaded.recipe.task}, which is no talk.",

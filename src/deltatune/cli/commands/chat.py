@@ -64,7 +64,7 @@ def chat(
     for said in _turns():
         try:
             if not said.startswith("/"):
-                _told(talk, talk.say(said, most, _Voice(talk.speaker)))
+                _told(talk, talk.say(said, most, Voice(talk.speaker)))
             elif not _obey(talk, said, most):
                 return
         except DataError as error:  # the conversation is as it was, and goes on
@@ -131,13 +131,14 @@ def _compare(talk: Talk, most: int) -> None:
     output.stdout().print(table)
 
 
-class _Voice:
+class Voice:
     """Prints an answer as it is written, behind its speaker's name."""
 
     def __init__(self, name: str) -> None:
         self._console, self._begun, self._name = output.stdout(), False, name
 
     def __call__(self, piece: str) -> None:
+        """Print a piece."""
         if not self._begun:
             self._console.print(output.text(f"{self._name}: ", "bold cyan"), end="", soft_wrap=True)
             self._begun = True
