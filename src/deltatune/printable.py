@@ -7,8 +7,8 @@ import re
 from typing import Any
 
 # C0 but tab and newline, DEL and C1 (escape sequences), marks that reorder a line, separators that some
-# terminals break a line at, and halves of surrogate pairs, which cannot be written at all.
-_MARKS = "\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff"
+# terminals break a line at, halves of surrogate pairs, which cannot be written at all, and what XML refuses.
+_MARKS = "\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff"
 _UNPRINTABLE = re.compile(f"[\x00-\x08\x0b-\x1f\x7f-\x9f{_MARKS}]")
 _UNSAFE_IN_JSON = re.compile(f"[\x7f-\x9f{_MARKS}]")  # JSON itself escapes C0
 

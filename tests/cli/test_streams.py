@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from deltatune.cli import output
+from deltatune.cli import app, output
 
 COMMAND = f"{sys.executable} -m deltatune"
 
@@ -66,3 +66,15 @@ def test_warnings_of_libraries_move_no_cursor(
     told = capsys.readouterr().err
     assert "\\x1b[31m\\u202e" in told
     assert "\x1b" not in told
+
+
+@pytest.mark.parametrize(
+    "error",
+    [MemoryError(), RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: 1 TB")],
+)
+def test_too_little_memory_is_no_defect(error: Exception) -> None:
+    code, shown = app._unforeseen(error)
+    assert code == 2
+    assert "the memory of this machine does not suffice" in shown.what
+    assert shown.remedy is not None
+    assert "deltatune plan" in shown.remedy

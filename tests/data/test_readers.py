@@ -53,6 +53,7 @@ def test_parts_in_json_by_their_usual_names(tmp_path: Path) -> None:
     ("line", "message"),
     [
         ('{"input": "x", "target": "1", "target": "0"}', "key 'target' twice"),
+        ("{" + "".join(f'"{i}": 1, ' for i in range(60_000)) + '"59999": 2}', "key '59999' twice"),
         ('{"input": ' + "9" * 5000 + "}", "number of too many digits"),
         ('{"input": ' + "[" * 500 + "]" * 500 + "}", "nested too deeply"),
         ('{"input": ' + "[" * 100_000 + "}", "nested too deeply|not valid JSON"),

@@ -386,3 +386,12 @@ def test_every_field_of_the_schema_has_a_description() -> None:
 def test_importing_recipes_and_data_costs_no_torch() -> None:
     code = "import sys, deltatune.recipe, deltatune.data; print({'torch', 'pandas'} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], check=True, capture_output=True).stdout == b"set()\n"
+
+
+@pytest.mark.parametrize(
+    "field", ["methods.0.lora.r", "methods.0.lora.rank_pattern.q", "seeds.0", "train.epochs"]
+)
+def test_numbers_that_no_machine_counts_to_are_refused(field: str) -> None:
+    content = {"task": "text-to-text", "model": "x", "data": "bundled:table-titles", "methods": ["lora"]}
+    with pytest.raises(RecipeError, match="more than 63 bits"):
+        parse_recipe({**content, "seeds": [0]}, [f"{field}=99999999999999999999"])

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import (
     BertConfig,
@@ -380,3 +382,18 @@ def test_a_merged_model_carries_the_certificate(
     assert {path.name for path in (tmp_path / "wrong").iterdir()} == {"certificate.json", "manifest.json"}
     assert not certificate(tmp_path / "wrong")["passed"]
     assert certificate(tmp_path / "wrong")["lines"][-1]["remedy"]
+
+
+@pytest.mark.parametrize("method", ["untuned", "lora"])
+def test_weights_of_the_base_that_are_not_finite_are_named(
+    method: str, make_recipe: Callable[..., Recipe], t5_folder: Path, tmp_path: Path
+) -> None:
+    """A lower learning rate, which the loss alone would have asked for, mends nothing of this."""
+    base = shutil.copytree(t5_folder, tmp_path / "base")
+    tensors = load_file(base / "model.safetensors")
+    name = "encoder.block.1.layer.0.SelfAttention.q.weight"
+    tensors[name][0, 0] = float("nan")
+    save_file(tensors, base / "model.safetensors", metadata={"format": "pt"})
+    recipe = make_recipe("train.max_steps=1", model=str(base), methods=[method])
+    with pytest.raises(TrainingError, match=rf"model: the base's weights are not finite: {name}"):
+        run(recipe, recipe.methods[0], 0, tmp_path / "run")

@@ -106,6 +106,9 @@ def _unforeseen(error: Exception) -> tuple[int, DeltatuneError]:
         return 2, DeltatuneError(f"the package {module} cannot be imported ({first}).", remedy=f"{install}.")
     if (number := disk_error(error)) is not None:
         return 2, StorageError(f"cannot write what is printed ({os.strerror(number)}).", remedy=ROOM)
+    if isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(error):
+        remedy = "`deltatune plan` says what a recipe takes, and what to change so that it fits."
+        return 2, DeltatuneError(f"the memory of this machine does not suffice ({first}).", remedy=remedy)
     frames = traceback.extract_tb(error.__traceback__)
     again = f"Run the command again with {DEBUG}=1 to see where it happened."
     if isinstance(error, NotImplementedError) and frames[-1].filename == str(PACKAGE / "core" / "method.py"):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -26,8 +27,7 @@ class _Twice(ValueError):
 def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     value = dict(pairs)
     if len(value) < len(pairs):
-        keys = [key for key, _ in pairs]
-        raise _Twice(next(key for place, key in enumerate(keys) if key in keys[:place]))
+        raise _Twice(next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1))
     return value
 
 

@@ -17,6 +17,8 @@ from deltatune.recipe.schema import Recipe
 from deltatune.recipe.sections import PLAIN_CHAT, ModelSpec
 from deltatune.recipe.yaml_text import DEEPEST, parse_yaml
 
+MOST = 2**63
+"""Whole numbers in a recipe are below it."""
 PATH_FIELDS = ("source", "train", "validation", "test")
 
 
@@ -71,6 +73,7 @@ def parse_recipe(content: Any, overrides: Iterable[str] = (), *, root: str | Pat
         raise RecipeError(f"A recipe is a mapping of fields such as task and model; this one is {found}.")
     for override in overrides:
         content = apply_override(content, override)
+    _require_countable(content, ())
     content, origins = expand_grids(content)
     try:
         recipe = Recipe.model_validate(content)
@@ -102,6 +105,19 @@ def _with_chat_template(recipe: Recipe, root: Path) -> Recipe:
             remedy="Name a file with a Jinja template, or write plain.",
         ) from error
     return recipe.model_copy(update={"data": recipe.data.model_copy(update={"chat_template": text})})
+
+
+def _require_countable(value: Any, above: tuple[str, ...]) -> None:
+    """Refuse whole numbers that no machine counts to: libraries below would end on them."""
+    if isinstance(value, int) and abs(value) >= MOST:
+        raise RecipeError("is a number of more than 63 bits.", field=".".join(above))
+    items = value.items() if isinstance(value, Mapping) else enumerate(value if _is_list(value) else ())
+    for key, item in items:
+        _require_countable(item, (*above, str(key)))
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, list | tuple)
 
 
 def apply_override(content: Mapping[str, Any], override: str) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from deltatune.data.supervised import Supervision
 from deltatune.errors import AdapterError, TargetError, TrainingError
 from deltatune.files import write_json
 from deltatune.results import SCHEMA, Certificate, CertificateLine
-from deltatune.training.proof.equal_logits import Logits, logits, rounding
+from deltatune.training.proof.equal_logits import Logits, logits, require_finite_weights, rounding
 
 RELOADED = "reloaded"
 
@@ -208,6 +208,7 @@ class Proof:
                 wanted = logits(model, batch)
             limit = rounding(model)
         if not wanted.isfinite().all():
+            require_finite_weights(model)
             return  # the first loss will say so
         difference = float((found - wanted).float().norm() / wanted.float().norm().clamp_min(1e-30))
         self.check(

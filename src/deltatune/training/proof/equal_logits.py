@@ -10,6 +10,7 @@ from torch import Tensor
 
 from deltatune import quant
 from deltatune.core.model import AdaptedModel
+from deltatune.errors import TrainingError
 
 ROUNDING = {torch.float64: 1e-4, torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
 """How far logits that should be equal may differ, as a share of the largest, by what the base computes in.
@@ -51,6 +52,22 @@ def logits(model: AdaptedModel, batch: Mapping[str, Tensor]) -> Tensor:
     of_classes = batch["labels"].dim() == 1
     values = model.class_logits(batch) if of_classes else model.labelled_logits(batch)[0]
     return values.float()
+
+
+def require_finite_weights(model: AdaptedModel) -> None:
+    """Say so if logits are not finite because the base's weights are not: no learning rate mends that.
+
+    Raises:
+        TrainingError: A weight of the base is not finite.
+    """
+    with model.using():
+        for name, weight in model.base.named_parameters():
+            if weight.is_floating_point() and not weight.isfinite().all():
+                raise TrainingError(
+                    f"the base's weights are not finite: {name}.",
+                    field="model",
+                    remedy="Download or copy the model again, or take another one.",
+                )
 
 
 def rounding(model: AdaptedModel) -> float:

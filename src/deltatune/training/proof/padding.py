@@ -19,7 +19,7 @@ from deltatune.evaluation.generation import next_token_logits
 from deltatune.tasks import TASKS
 from deltatune.tasks.task import Feature
 from deltatune.training.proof.certificate import Proof
-from deltatune.training.proof.equal_logits import logits, rounding
+from deltatune.training.proof.equal_logits import logits, require_finite_weights, rounding
 
 LINE = "same alone as in a batch"
 ROWS = 8
@@ -55,6 +55,8 @@ def check_padding(
             torch.cat(kind) for kind in zip(*(_scores(model, encoder, [f]) for f in features), strict=True)
         ]
     limit = rounding(model)
+    if not all(scores.isfinite().all() for scores in alone):
+        require_finite_weights(model)
     difference = max(map(_distance, together, alone))
     lengths = [len(feature.get("input_ids", ())) for feature in features]
     padded = f" of {min(lengths)} to {max(lengths)} tokens, padded to the longest" if max(lengths) else ""
