@@ -287,3 +287,17 @@ def test_what_is_no_text_in_an_argument_fails_alone(plain: Path, command: Callab
     done = command("predict", plain, "caf\udce9")
     assert done.code == 2
     assert "1 of 1 inputs could not be used" in done.err
+
+
+def test_a_file_that_is_given_as_a_text_is_said(
+    plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the answer to the name of the file looks like that to what it holds."""
+    monkeypatch.chdir(tmp_path)
+    Path("rows.csv").write_text("text\na\nb\n", encoding="utf-8")
+    with pytest.warns(UserWarning, match=r"'rows.csv' is taken as a text.*--file"):
+        (found,) = predict(plain, ["rows.csv"])
+    assert not isinstance(found, Failed)
+    assert found.input == "rows.csv"
+    assert len(list(predict(plain, Path("rows.csv")))) == 2
+    assert len(list(predict(plain, ["other.csv", "a.b", "\0.c", "x" * 300 + ".csv"]))) == 4

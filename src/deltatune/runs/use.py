@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -139,9 +140,32 @@ def predict(
         writing = Writing(spec.delimiter, spec.encoding)
         named = named_inputs(inputs, images=TASKS.get(loaded.recipe.task).reads == "images", writing=writing)
     else:
-        named = ((str(number), value) for number, value in enumerate(inputs))
+        named = _numbered(inputs, loaded.recipe)
     while chunk := list(itertools.islice(named, BATCH)):
         yield from _predict(loaded, chunk)
+
+
+def _numbered(inputs: Iterable[Asked], recipe: Recipe) -> Iterator[tuple[str, Asked]]:
+    """The inputs by their numbers; warn of a text that was meant as a file of them, as it seems."""
+    images = TASKS.get(recipe.task).reads == "images"
+    for number, value in enumerate(inputs):
+        if not images and isinstance(value, str) and _names_a_file(value):
+            warnings.warn(
+                f"'{value}' is taken as a text, and there is a file of this name. For predictions of what it "
+                "holds name it by --file (in Python as a Path).",
+                stacklevel=2,
+            )
+        yield str(number), value
+
+
+def _names_a_file(text: str) -> bool:
+    """Whether a text is the path of a file with a suffix; most texts are not."""
+    if len(text) > 255 or "\n" in text or "." not in text:
+        return False
+    try:
+        return bool(Path(text).suffix) and Path(text).is_file()
+    except (OSError, ValueError):
+        return False
 
 
 def _predict(loaded: LoadedRun, chunk: list[tuple[str, Asked]]) -> list[Prediction | Failed]:
