@@ -46,6 +46,10 @@ def messages(path: Path, row: dict[str, Any], **spec: Any) -> list[dict[str, Any
         ({"instruction": "what?", "input": "", "output": "that"}, "alpaca (columns 'instruction', 'output')"),
         ({"instruction": "what?", "output": "that"}, "alpaca (columns 'instruction', 'output')"),
         (
+            {"instruction": "what?", "context": "", "response": "that"},
+            "alpaca (columns 'instruction', 'response')",
+        ),
+        (
             {"prompt": "what?", "completion": "that"},
             "prompt-completion (columns 'prompt', 'completion')",
         ),

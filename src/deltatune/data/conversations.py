@@ -4,7 +4,7 @@
 |---|---|
 | messages | a list of `{role, content}`, with `tool_calls`, and `tools` beside it |
 | sharegpt | a list of `{from, value}` |
-| alpaca | `instruction`, `input` (may be empty or missing), `output` |
+| alpaca | `instruction`, `input` (may be empty or missing), `output`; Dolly's `context` and `response` |
 | prompt-completion | `prompt` and `completion`, texts or lists of messages; other pairs of names too |
 
 Lists may also stand as JSON in a text, as in CSV. A text `system` beside them is a first message. Each
@@ -136,7 +136,7 @@ def _known(columns: Mapping[str, Any], answered: bool) -> list[Form]:
     pairs = {name for pair in PAIRS for name in pair}
     forms = [Form(kind, (name,)) for name in names if name not in pairs and (kind := _kind(columns[name]))]
     forms += [Form("prompt-completion", pair) for pair in PAIRS[:3]]
-    forms.append(Form("alpaca", ("instruction", "output")))
+    forms += [Form("alpaca", ("instruction", answer)) for answer in ("output", "response")]
     forms.append(Form("prompt-completion", PAIRS[3]))
     if not answered:
         forms += [Form("prompt-completion", pair[:1]) for pair in PAIRS[:3]]
@@ -204,7 +204,7 @@ def read(record: Record, form: Form, *, answered: bool = True) -> Conversation:
     if form.name in ("messages", "sharegpt"):
         messages = _messages(columns[form.columns[0]], where, form.columns[0])
     elif form.name == "alpaca":
-        asked = [as_text(columns.get(name)) for name in ("instruction", "input")]
+        asked = [as_text(columns.get(name)) for name in ("instruction", "input", "context")]
         messages = [Turn.of("user", "\n\n".join(filter(str.strip, asked)))]
         messages += [Turn.of("assistant", as_text(columns[name])) for name in form.columns[1:]]
     else:
