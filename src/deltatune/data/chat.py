@@ -58,11 +58,8 @@ class _Read(NamedTuple):
 
     text: str
     ids: list[int]
-    starts: list[int]
-    ends: list[int]
-    """Where each token begins and ends in the text."""
-    marks: list[Span]
-    """Tokens that the template marks as said by the assistant."""
+    encoding: Any
+    """Of `tokenizers`, which says where each token stands in the text, if that is asked for."""
 
 
 class Chats:
@@ -172,13 +169,11 @@ class Chats:
 
     def _read(self, talk: Conversation, row: Row) -> _Read:
         text = self._render(talk.messages, talk, row)
-        coded = self._tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-        starts, ends = ([pair[side] for pair in coded["offset_mapping"]] for side in (0, 1))
-        return _Read(text, list(coded["input_ids"]), starts, ends, self._marks(talk, row))
+        coded = self._tokenizer(text, add_special_tokens=False, verbose=False)
+        return _Read(text, list(coded["input_ids"]), coded.encodings[0])
 
     def _marks(self, talk: Conversation, row: Row) -> list[Span]:
-        if not self._marked(talk):
-            return []
+        """Tokens that the template marks as said by the assistant."""
         mask = self._apply(
             talk.messages, talk, row, tokenize=True, return_dict=True, return_assistant_tokens_mask=True,
             tokenizer_kwargs={"verbose": False},
@@ -200,30 +195,34 @@ class Chats:
             ids, _ = self._ended(read.ids, (0, len(read.ids)), row)
             return ids, [(0, len(ids))] if turns else []
         if self._marked(talk):
-            spans = self._marked_spans(read, talk, turns, row)
+            spans = self._marked_spans(talk, turns, row)
         else:
-            spans = [self._span(read, talk, turn, row) for turn in turns]
+            offsets = read.encoding.offsets
+            starts, ends = ([pair[side] for pair in offsets] for side in (0, 1))
+            places = [self._place(read, talk, turn, row) for turn in turns]
+            spans = [(bisect_right(ends, start), bisect_left(starts, end)) for start, end in places]
         ids, ended = read.ids, []
         for span in spans:
             ids, found = self._ended(ids, span, row)
             ended.append(span if self._marked(talk) and found[1] < span[1] else found)
         return ids, ended
 
-    def _marked_spans(self, read: _Read, talk: Conversation, turns: Sequence[int], row: Row) -> list[Span]:
+    def _marked_spans(self, talk: Conversation, turns: Sequence[int], row: Row) -> list[Span]:
+        marks = self._marks(talk, row)
         answers = [place for place, message in enumerate(talk.messages) if message["role"] == "assistant"]
-        if len(read.marks) != len(answers):
-            if read.marks and list(turns) == answers:
-                return read.marks
+        if len(marks) != len(answers):
+            if marks and list(turns) == answers:
+                return marks
             raise DataError(
-                f"marks {len(read.marks)} spans ({{% generation %}}) in {len(answers)} answers of row "
+                f"marks {len(marks)} spans ({{% generation %}}) in {len(answers)} answers of row "
                 f"{row.id}, so that what is learned cannot be told.",
                 field="data.chat_template",
                 remedy="Mark each answer once, or take a template without marks.",
             )
-        return [read.marks[answers.index(turn)] for turn in turns]
+        return [marks[answers.index(turn)] for turn in turns]
 
-    def _span(self, read: _Read, talk: Conversation, turn: int, row: Row) -> Span:
-        """The tokens of one answer, found by what the template writes before it and up to it."""
+    def _place(self, read: _Read, talk: Conversation, turn: int, row: Row) -> Span:
+        """Where an answer stands in the text, found by what the template writes before it and up to it."""
         before = self._before(talk, turn, row)
         upto = read.text
         if turn + 1 < len(talk.messages):
@@ -232,7 +231,7 @@ class Chats:
                 upto = upto.removesuffix(str(self._tokenizer.eos_token))
         if not (read.text.startswith(before) and read.text.startswith(upto) and len(before) < len(upto)):
             raise _not_told(turn + 1, row, read.text.startswith(before), last=upto == read.text)
-        return bisect_right(read.ends, len(before)), bisect_left(read.starts, len(upto))
+        return len(before), len(upto)
 
     def _before(self, talk: Conversation, turn: int, row: Row) -> str:
         """What the template writes before the answer that is message `turn`."""
