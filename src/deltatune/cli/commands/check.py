@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from itertools import groupby
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.text import Text
@@ -11,7 +11,9 @@ from rich.text import Text
 from deltatune.cli import output
 from deltatune.cli.options import Json, Overrides, Quiet, RecipeFile
 from deltatune.cli.progress import watching
-from deltatune.results import DataPreview, Reading, ShownRow, TokenCounts
+
+if TYPE_CHECKING:
+    from deltatune.results import DataPreview, Reading, ShownRow, TokenCounts
 
 LEARNED, READ = "bold green", "dim"
 SHOWN_CLASSES = 12

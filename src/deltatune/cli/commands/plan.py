@@ -14,10 +14,10 @@ from deltatune.cli import output
 from deltatune.cli.options import Json, Overrides, Quiet
 from deltatune.cli.progress import watching
 from deltatune.errors import DeltatuneError
-from deltatune.results import Plan, PlannedEntry
 
 if TYPE_CHECKING:
     from deltatune.recipe import Recipe
+    from deltatune.results import Plan, PlannedEntry
 
 _UNITS = {"": 1, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
 _TIMES = {"s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
@@ -189,6 +189,8 @@ def _work(entry: PlannedEntry, *, timed: bool) -> list[str]:
 
 
 def _explain(found: Plan, *, proposing: bool) -> None:
+    from deltatune.results import PlannedEntry
+
     limit, machine = units.size(found.limit_bytes), found.machine
     where = "The budget is" if proposing else f"This machine ({machine.device}) has"
     sizes = {
