@@ -30,8 +30,11 @@ def test_majority_and_head_stand_beside_the_entries(make_classifier: Make, tmp_p
     assert set(rows) == {"untuned", "lora", "majority", "head"}
     assert {row.status for row in rows.values()} == {"done"}
     assert rows["majority"].cost.trained_parameters == 0
-    assert len(board.pairs) == 6
+    assert len(board.pairs) == 3
     assert rows["untuned"].random_head
+    assert rows["untuned"].rank is None
+    assert len(rows["untuned"].interval) == 2
+    assert board.rows[-1].name == "untuned"
     [said] = [text for text in board.warnings if "random" in text]
     assert said.startswith("untuned: the base brings no head for these classes")
     page = (tmp_path / "out/report.html").read_text(encoding="utf-8")

@@ -124,7 +124,7 @@ def _compare(recipe: Recipe, out: Path, primary: str, observer: Observer, *, ove
         results.setdefault(starter.entry.name, []).append(result)
     observer.finish("Comparing")
     board = leaderboard(context, chosen, results, out, primary)
-    if any(row.status == "done" and row.rank is None for row in board.rows):
+    if any(row.status == "done" and row.rank is None and not row.random_head for row in board.rows):
         observer.warn(f"{primary} has no value for each test row, so the rows are sorted by it, not ranked.")
     write_json(out / "leaderboard.json", board.as_dict())
     vouch(out, KIND, checksums(out, VOUCHED))
@@ -192,7 +192,8 @@ def leaderboard(
     The rank of a method is 1 + the number of methods that are significantly better (`RANK_RULE`), by a paired
     bootstrap over the test rows (and seeds). BLEU, chrF, macro F1, the loss and perplexity are scored anew on
     each resampled corpus. If runs of an older version left no numbers for single rows, methods are sorted and
-    get no rank.
+    get no rank. An untuned base with a random head gets none either: how far random guesses spread says
+    nothing of any method, and would widen what is said of them.
 
     Raises:
         DataError: The data have changed since some of the runs.
@@ -212,19 +213,25 @@ def leaderboard(
     labels = finished[0].data.labels if finished else None
     found = {name: read_sample(paths, primary, ids, labels) for name, paths in files.items()}
     samples = {name: sample.grouped(groups) for name, sample in found.items() if sample is not None}
-    bounds = {name: list(interval) for name, interval in intervals(samples).items()} if samples else {}
+    guesses = {name: samples.pop(name) for name, row in done.items() if row.random_head and name in samples}
+    bounds = {
+        name: list(pair) for part in (samples, guesses) if part for name, pair in intervals(part).items()
+    }
     scores = {name: (row.metrics or {})[primary] for name, row in done.items()}
     pairs: list[Pair] = []
     ranks: dict[str, int] = {}
-    if done and len(samples) == len(done):
+    contest = {name: scores[name] for name, row in done.items() if not row.random_head}
+    if contest and samples.keys() == contest.keys():
         pairs = pairwise(samples)
-        ties = tie_matrix(list(done), pairs)
-        ranks = dict(zip(done, shared_ranks(list(scores.values()), ties, higher_is_better=up), strict=True))
+        ties = tie_matrix(list(contest), pairs)
+        ranks = dict(
+            zip(contest, shared_ranks(list(contest.values()), ties, higher_is_better=up), strict=True)
+        )
     ranked = [
         row.model_copy(update={"rank": ranks.get(row.name), "interval": bounds.get(row.name)}) for row in rows
     ]
     order = {name: (-1 if up else 1) * score for name, score in scores.items()}
-    ranked.sort(key=lambda row: (row.rank or len(rows), order.get(row.name, math.inf)))
+    ranked.sort(key=lambda row: (row.rank or math.inf, order.get(row.name, math.inf)))
     return Leaderboard(
         schema_=SCHEMA,
         task=recipe.task,
@@ -278,7 +285,8 @@ def _warnings(
     if random:
         found.append(
             f"{', '.join(random)}: the base brings no head for these classes, so this is the guess of a "
-            "random one. What a method must beat is head, which trains the new head alone, and majority."
+            "random one, and has no rank. What a method must beat is head, which trains the new head alone, "
+            "and majority."
         )
     for row in rows:
         for field, rate in ((row.tuning and row.tuning.edges) or {}).items():

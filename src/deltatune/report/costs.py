@@ -22,7 +22,7 @@ class Take(NamedTuple):
 
 def best(comparison: Comparison) -> list[Method]:
     """The methods of the first rank, best first."""
-    ranked = comparison.ranked
+    ranked = comparison.contest
     return [method for method in ranked if method.row.rank == ranked[0].row.rank]
 
 

@@ -136,7 +136,14 @@ class Comparison:
         """Methods that finished, best first."""
         sign = -1 if self.higher_is_better else 1
         done = [method for method in self.methods if method.done and self.value(method) is not None]
-        return sorted(done, key=lambda method: (method.row.rank or 0, sign * (self.value(method) or 0)))
+        return sorted(
+            done, key=lambda method: (method.row.rank or math.inf, sign * (self.value(method) or 0))
+        )
+
+    @property
+    def contest(self) -> list[Method]:
+        """Those of them that are ranked: all but bases with a random head, which only guess."""
+        return [method for method in self.ranked if not method.row.random_head]
 
     @property
     def failed(self) -> list[Method]:

@@ -45,10 +45,10 @@ class _Beaten(NamedTuple):
 
 def verdict(comparison: Comparison) -> list[Sentence]:
     """Sentences, each a list of plain words and of `Name`s; joined, they read as one text."""
-    ranked = comparison.ranked
+    ranked = comparison.contest
     if not ranked:
         return [["No method finished, so there is nothing to compare."]]
-    if len(ranked) > 1 and not comparison.board.pairs:
+    if len(comparison.ranked) > 1 and not comparison.board.pairs:
         return [_untested(comparison, ranked[0]), *_failures(comparison)]
     top = best(comparison)
     rest = [method for method in ranked if method not in top]
@@ -132,7 +132,7 @@ def _opening(comparison: Comparison, top: list[Method], *, alone: bool) -> Sente
         values = f"{metric(key, comparison.value(top[0]))} to {metric(key, comparison.value(top[-1]))}"
     p = _tie_p(comparison, top)
     numbers = f"({label} {values}{f'; {p}' if p else ''})"
-    if len(top) == len(comparison.ranked):
+    if len(top) == len(comparison.contest):
         return ["No method can be told apart from the best: ", *_names(top), f" tie {numbers}."]
     return [*_names(top), f" tie for first place {numbers}."]
 
@@ -287,7 +287,7 @@ def _gap(comparison: Comparison, pair: Lead, *, named: bool, least: bool) -> str
 
 def _against(comparison: Comparison, top: list[Method], kind: str) -> list[Sentence]:
     """Methods whose training was for nothing, so far as can be shown: each against a baseline on its base."""
-    ranked = comparison.ranked
+    ranked = comparison.contest
     bases = {method.on: method for method in ranked if method.row.method == kind}
     useless, harmful = [], []
     for method in ranked:

@@ -174,7 +174,7 @@ class LeaderboardRow(Record):
     tuning: Tuning | None = None
     """What was tried for it."""
     random_head: bool = False
-    """Whether it is an untuned base with a random head."""
+    """Whether it is an untuned base with a random head, which has no rank and is in no pair."""
     train_seconds: list[float] | None = None
     """Seconds of training of each seed; left out if runs were trained at once."""
 
