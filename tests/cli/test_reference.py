@@ -9,8 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from deltatune.data.bundled import BUNDLED_DATA
 from deltatune.methods import METHODS
+from deltatune.models.bundled import BUNDLED_MODELS
+from deltatune.recipe import load_recipe
 from deltatune.results import Certificate, CertifiedFolder
+from deltatune.tasks import TASKS
 from tests.cli.typed import merged, saved
 
 
@@ -39,6 +43,16 @@ def test_lora_shows_defaults_as_a_recipe_would(run: Callable) -> None:
     lines = run("methods", "lora").out.splitlines()
     assert any(line.split()[:3] == ["r", "=", "8"] for line in lines)
     assert any("[query, value]" in line for line in lines)
+
+
+@pytest.mark.parametrize("name", TASKS.names())
+def test_the_recipe_to_begin_with_names_what_is_there(name: str, tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text(TASKS.get(name).example, encoding="utf-8")
+    recipe = load_recipe(tmp_path / "recipe.yaml")
+    assert recipe.task == name
+    assert str(recipe.model.name).removeprefix("bundled:") in BUNDLED_MODELS.names()
+    source = str(recipe.data.source)
+    assert source.removeprefix("bundled:") in BUNDLED_DATA.names() or not source.startswith("bundled:")
 
 
 def test_the_matrix_has_every_method_and_architecture(run: Callable) -> None:

@@ -34,7 +34,9 @@ class TextToText(Task):
     when: ClassVar = "Summaries, translations, titles, answers; bases such as T5, BART and mT0."
     rows: ClassVar = "A text to read (`input`) and a text to write (`target`), or tables with titles."
     example: ClassVar = (
-        "task: text-to-text\nmodel: bundled:t5-small\ndata: {source: bundled:tables}\nmethods: [lora]"
+        "task: text-to-text\nmodel: bundled:t5-small\n"
+        "data: {source: bundled:table-titles, split: {test: 0.1}, columns: {input: table, target: title}}\n"
+        "methods: [lora]"
     )
 
     auto_class: ClassVar = "AutoModelForSeq2SeqLM"

@@ -30,7 +30,7 @@ def tasks(
 
     [bold]Examples[/bold]
       $ deltatune tasks
-      $ deltatune tasks NAME
+      $ deltatune tasks conversation
     """
     if name is None:
         described = [_describe(task) for _, task in TASKS.items()]
