@@ -300,7 +300,7 @@ def test_an_unfinished_or_damaged_run_is_no_start(make_recipe: Make, tmp_path: P
     recipe = make_recipe("train.checkpoint_every=1")
     with pytest.raises(KeyboardInterrupt):
         run(recipe, recipe.methods[0], 0, tmp_path / "first", observer=StopAfter(2))
-    with pytest.raises(DeltatuneError, match=r"from: .*is no finished run"):
+    with pytest.raises(DeltatuneError, match=r"from: .*is no finished run.*Finish it first"):
         Context.open(going_on(make_recipe, tmp_path / "first"), Silent())
     run(recipe, recipe.methods[0], 0, tmp_path / "first", resume=True)
     tensors = load_file(tmp_path / "first" / TENSORS)

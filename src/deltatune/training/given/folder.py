@@ -26,6 +26,7 @@ DECIDES = ("result.json", f"adapter/{CONFIG}", f"adapter/{OURS}")
 """Files of a run that decide what it does, besides its tensors, of whose checksum the last of them knows."""
 CHANGED = "Copy or train it again; or, if the change is meant, remove manifest.json, which vouches for it."
 ANEW = "Choose another folder, or start anew with --overwrite."
+FINISH = "Finish it first: give its `deltatune train` again with --resume, or its `deltatune compare` again."
 
 
 def prepare_folder(out: Path, recipe: Recipe, *, resume: bool, overwrite: bool) -> RunResult | None:
@@ -120,14 +121,13 @@ def finished_result(folder: Path) -> RunResult:
     if result is None:
         raise AdapterError(
             f"'{folder}' is no finished run: it has no result.json.",
-            remedy="Name a folder that `deltatune train` or `deltatune compare` wrote (out/.../runs/NAME).",
+            remedy=FINISH
+            if (folder / "resume").exists()
+            else "Name a folder that `deltatune train` or `deltatune compare` wrote (out/.../runs/NAME).",
         )
     require_unchanged(folder, DECIDES, remedy=CHANGED)
     if not isinstance(result, RunResult):
-        raise AdapterError(
-            f"the run in '{folder}' did not finish.",
-            remedy="Finish it first; `deltatune train --resume` continues it.",
-        )
+        raise AdapterError(f"the run in '{folder}' did not finish.", remedy=FINISH)
     return result
 
 
