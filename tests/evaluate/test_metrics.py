@@ -8,9 +8,13 @@ from hypothesis import strategies as st
 from rouge_score import rouge_scorer
 from sklearn.metrics import accuracy_score, f1_score
 
-from deltatune.evaluation import METRICS, Scores, classification_metrics, text_metric, text_metrics
+from deltatune.evaluation import METRICS, classification_metrics, text_metrics
 from deltatune.evaluation.generation import _PROOF, Generation
+from deltatune.evaluation.keys import metric_keys
 from deltatune.evaluation.metrics import repetition
+from deltatune.recipe.sections import EvaluationSpec
+from deltatune.tasks import TASKS
+from tests.extending import module
 
 REFERENCES = ["List of Bulgarian footballers", "1998 in film", "The running of the bulls", "Élan vital"]
 TEXTS = ["List of Bulgarian football players", "1998  in film", "running bulls bulls bulls bulls", "elan"]
@@ -135,11 +139,10 @@ def test_unequal_or_no_rows_are_refused():
 
 def test_a_new_metric_is_one_function():
     try:
-
-        @text_metric("characters", keys={"characters": None})
-        def characters(generations, references):
-            return Scores.per_example({"characters": [float(len(g.text)) for g in generations]})
-
+        TASKS.add("titles", module("titles").TASK)
         assert text_metrics(made(["ab", "abcd"]), ["", ""], ["characters"]).values == {"characters": 3.0}
+        assert {"characters", "rougeL_f", "loss"} <= set(metric_keys(EvaluationSpec(), "titles"))
+        assert "characters" not in metric_keys(EvaluationSpec(), "text-to-text")
     finally:
         METRICS.remove("characters")
+        TASKS.remove("titles")
