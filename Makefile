@@ -19,7 +19,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help setup demo test bench matrix check format clean
+.PHONY: help setup demo test bench matrix notebook check format clean
 
 help: ## Show the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
@@ -45,6 +45,9 @@ bench: $(STAMP) ## Measure the speed beside peft, the floor and more; 13 to 30 m
 matrix: $(STAMP) ## Run the whole contract suite and write methods/matrix.json and docs/methods.md from it
 	$(BIN)/python -m pytest -q -n 2 -m "slow or not slow" -p tests.matrix --matrix tests/contract
 	$(BIN)/python -m tests.methods_page
+
+notebook: $(STAMP) ## Run docs/notebook.ipynb and write what its cells show into it
+	$(BIN)/python -m tests.notebook
 
 check: $(STAMP) ## Lint, formatting, types, import directions
 	$(BIN)/ruff check

@@ -22,16 +22,13 @@ from deltatune.recipe import Recipe, parse_recipe
 from deltatune.recipe.load import read_recipe
 
 if TYPE_CHECKING:
-    from deltatune.board import Board
+    from deltatune.board import Board, ShownPlan, ShownPreview, Trained
     from deltatune.core.method import MethodConfig
     from deltatune.recipe.given import Given
     from deltatune.results import (
         CertifiedFolder,
-        DataPreview,
         MergedModel,
-        Plan,
         Prediction,
-        RunResult,
         SavedDelta,
     )
     from deltatune.runs import Failed, LoadedRun
@@ -89,7 +86,7 @@ def train(
     resume: bool = False,
     overwrite: bool = False,
     quiet: bool = False,
-) -> RunResult:
+) -> Trained:
     """Train one method of a recipe and evaluate it, as `deltatune train`.
 
     Args:
@@ -102,11 +99,12 @@ def train(
         quiet: Show no progress.
 
     Returns:
-        What `out/result.json` holds.
+        What `out/result.json` holds. In a notebook it shows itself, as do a plan and a check.
 
     Raises:
         DeltatuneError: Recipe, data, model or folder cannot be used; the message says what to do.
     """
+    from deltatune.board import Trained
     from deltatune.cli.progress import watching
     from deltatune.results import RunResult
     from deltatune.training import run
@@ -125,7 +123,7 @@ def train(
             observer=observer,
         )
     assert isinstance(result, RunResult)  # nothing was asked to pause it
-    return result
+    return Trained.at(Path(out), result)
 
 
 def compare(
@@ -163,7 +161,7 @@ def compare(
 
 def check(
     recipe: str | Path | Recipe | Mapping[str, Any], *, samples: int = 5, quiet: bool = False
-) -> DataPreview:
+) -> ShownPreview:
     """Say what a model will read and learn of a recipe's rows, and what is wrong with them.
 
     Args:
@@ -177,11 +175,13 @@ def check(
     Raises:
         DeltatuneError: Recipe, data or tokenizer cannot be used.
     """
+    from deltatune.board import ShownPreview
     from deltatune.cli.progress import watching
     from deltatune.training.before.preview import preview
 
     with watching(quiet=quiet) as observer:
-        return preview(make_recipe(recipe), samples, observer)
+        found = preview(make_recipe(recipe), samples, observer)
+    return ShownPreview.model_validate(found.as_dict())
 
 
 def plan(
@@ -190,7 +190,7 @@ def plan(
     memory: int | None = None,
     calibrate: bool = False,
     quiet: bool = False,
-) -> Plan:
+) -> ShownPlan:
     """Predict what each entry of a recipe takes, and whether it fits, before a weight is loaded.
 
     Args:
@@ -205,11 +205,13 @@ def plan(
     Raises:
         DeltatuneError: Recipe, data or configuration cannot be used.
     """
+    from deltatune.board import ShownPlan
     from deltatune.cli.progress import watching
     from deltatune.training.before.forecast import forecast
 
     with watching(quiet=quiet) as observer:
-        return forecast(make_recipe(recipe), memory=memory, calibrate=calibrate, observer=observer)
+        found = forecast(make_recipe(recipe), memory=memory, calibrate=calibrate, observer=observer)
+    return ShownPlan.model_validate(found.as_dict())
 
 
 def evaluate(

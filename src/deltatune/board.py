@@ -1,15 +1,14 @@
-"""The leaderboard of a comparison as scripts and notebooks get it."""
+"""Results as scripts and notebooks get them: those that show themselves."""
 
 from __future__ import annotations
 
-import html
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from pydantic import PrivateAttr
 
 from deltatune.errors import DeltatuneError
-from deltatune.results import Leaderboard
+from deltatune.results import DataPreview, Leaderboard, Plan, RunResult
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -71,9 +70,53 @@ class Board(Leaderboard):
     def _repr_html_(self) -> str:
         """The whole report, which needs no network, in a frame of its own."""
         from deltatune.report import render
+        from deltatune.report.shown import framed
 
-        page = html.escape(render(self._folder), quote=True)
-        return f'<iframe srcdoc="{page}" width="100%" height="700" style="border: 0"></iframe>'
+        return framed(render(self._folder), 700)
+
+
+class Trained(RunResult):
+    """A run's result that knows its folder, and shows itself in a notebook."""
+
+    _folder: Path = PrivateAttr()
+
+    @classmethod
+    def at(cls, folder: Path, result: RunResult) -> Self:
+        """The result of the run in `folder`."""
+        made = cls.model_validate(result.as_dict())
+        made._folder = folder
+        return made
+
+    @property
+    def folder(self) -> Path:
+        """The run's folder."""
+        return self._folder
+
+    def _repr_html_(self) -> str:
+        """Metrics, cost, learning curves and certificate."""
+        from deltatune.report.shown import framed, run_page
+
+        return framed(run_page(self._folder, self), 620)
+
+
+class ShownPlan(Plan):
+    """A plan that shows itself in a notebook."""
+
+    def _repr_html_(self) -> str:
+        """A table, and a chart of the bytes of each entry's step."""
+        from deltatune.report.shown import framed, plan_page
+
+        return framed(plan_page(self), 220 + 84 * len(self.entries))
+
+
+class ShownPreview(DataPreview):
+    """A look at the data that shows itself in a notebook."""
+
+    def _repr_html_(self) -> str:
+        """Rows token by token, counts and warnings."""
+        from deltatune.report.shown import framed, preview_page
+
+        return framed(preview_page(self), 560)
 
 
 class Chart:
@@ -94,4 +137,5 @@ class Chart:
         write_chart(self.svg, self._figure, Path(path))
 
     def _repr_svg_(self) -> str:
-        return self.svg
+        """The chart, not as wide as the page."""
+        return self.svg.replace("<svg ", '<svg width="520" ', 1)

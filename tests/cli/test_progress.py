@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import io
+from typing import Any
 
+import pytest
 from rich.console import Console
 
-from deltatune.cli.progress import Bars, Lines
+from deltatune.cli.progress import Bars, Displayed, Lines
 
 
 class Clock:
@@ -86,3 +88,44 @@ def test_bars_show_numbers_and_take_finished_tasks_away() -> None:
     assert "loss 1.25" in printed
     assert "4/10" in printed
     assert "Warning: odd" in printed
+
+
+class Handle:
+    """Stands for what IPython updates."""
+
+    def __init__(self) -> None:
+        self.shown: list[str] = []
+
+    def update(self, content: Any) -> None:
+        self.shown.append(content.data)
+
+
+def test_bars_of_a_notebook_are_one_output_that_is_drawn_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    display = pytest.importorskip("IPython.display")
+    clock, handle = Clock(), Handle()
+
+    def show(content: Any, *, display_id: bool) -> Handle:
+        assert display_id
+        handle.update(content)
+        return handle
+
+    monkeypatch.setattr(display, "display", show)
+    with Displayed(now=clock) as bars:
+        bars.stage("training <lora>")
+        bars.start("train", 100)
+        for _ in range(100):
+            clock.time += 0.05
+            bars.advance("train", 1, {"loss": 2.0})
+        assert '<progress value="98" max="100"></progress> 98/100 loss 2, 20.0 it/s' in handle.shown[-1]
+        assert "training &lt;lora&gt;" in handle.shown[-1]
+        bars.warn("a \x1b[31mred one")
+        bars.finish("train")
+    assert len(handle.shown) < 40, "it is drawn some times a second"
+    assert handle.shown[-1].startswith("<div>Warning: a ")
+    assert "\x1b" not in handle.shown[-1]
+    assert "progress" not in handle.shown[-1]
+
+
+def test_nothing_is_displayed_where_nothing_was_said() -> None:
+    with Displayed() as bars:
+        assert bars.handle is None

@@ -1,11 +1,14 @@
-"""Progress on stderr: bars in a terminal, a few plain lines elsewhere."""
+"""Progress on stderr: bars in a terminal, a few plain lines elsewhere; in a notebook bars below the cell."""
 
 from __future__ import annotations
 
 import contextlib
+import html
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
@@ -16,6 +19,7 @@ from deltatune.observer import Observer, Silent
 from deltatune.printable import printable
 
 PLAIN_STEPS = 10  # a line about every tenth of a task
+REDRAWN = 0.2  # seconds between two drawings in a notebook
 
 
 @contextlib.contextmanager
@@ -24,11 +28,21 @@ def watching(*, quiet: bool = False) -> Iterator[Observer]:
     console = output.stderr()
     if quiet:
         yield Quiet(console)
+    elif in_notebook():
+        with Displayed() as displayed:
+            yield displayed
     elif console.is_terminal:
         with Bars(console) as bars:
             yield bars
     else:
         yield Lines(console)
+
+
+def in_notebook() -> bool:
+    """Whether this process is the kernel of a notebook."""
+    module = sys.modules.get("IPython")
+    shell = module.get_ipython() if module else None
+    return hasattr(shell, "kernel")
 
 
 def _line(console: Console, text: str, style: str = "") -> None:
@@ -167,3 +181,80 @@ class Bars(Quiet):
         """Take the bar away."""
         if task in self.tasks:
             self.progress.remove_task(self.tasks.pop(task)[0])
+
+
+class Displayed(Silent):
+    """Bars in a notebook: one output that is drawn anew. Lines and warnings stay when the work is over."""
+
+    def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
+        self.now = now
+        self.said: list[str] = []
+        self.phase = ""
+        self.tasks: dict[str, _Counter] = {}
+        self.handle: Any = None
+        self.drawn = 0.0
+
+    def __enter__(self) -> Displayed:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.phase, self.tasks = "", {}
+        if self.handle is not None:
+            self._draw()
+
+    def stage(self, text: str) -> None:
+        """Show the new phase."""
+        self.phase = text
+        self._draw()
+
+    def log(self, text: str) -> None:
+        """Show the line above the bars."""
+        self.said.append(text)
+        self._draw()
+
+    def warn(self, text: str) -> None:
+        """Show the warning above the bars."""
+        self.said.append(f"Warning: {text}")
+        self._draw()
+
+    def start(self, task: str, total: int, done: int = 0) -> None:
+        """Add a bar."""
+        self.tasks[task] = _Counter(total, self.now, done)
+        self._draw()
+
+    def advance(self, task: str, amount: int = 1, numbers: dict[str, float] | None = None) -> None:
+        """Move the bar; it is drawn some times a second."""
+        self.tasks[task].advance(amount, numbers)
+        if self.now() - self.drawn > REDRAWN:
+            self._draw()
+
+    def finish(self, task: str) -> None:
+        """Take the bar away."""
+        self.tasks.pop(task, None)
+        self._draw()
+
+    def _draw(self) -> None:
+        from IPython.display import HTML, display
+
+        self.drawn = self.now()
+        shown = HTML(self._html())
+        if self.handle is None:
+            self.handle = display(shown, display_id=True)
+        else:
+            self.handle.update(shown)
+
+    def _html(self) -> str:
+        lines = [f"<div>{_escaped(text)}</div>" for text in self.said]
+        if self.phase:
+            lines.append(f"<div><b>{_escaped(self.phase)}</b></div>")
+        for task, counter in self.tasks.items():
+            told = ", ".join(filter(None, (counter.describe(), counter.remaining())))
+            lines.append(
+                f'<div>{_escaped(task)} <progress value="{counter.done}" max="{counter.total}"></progress> '
+                f"{counter.done}/{counter.total} {_escaped(told)}</div>"
+            )
+        return "".join(lines)
+
+
+def _escaped(text: str) -> str:
+    return html.escape(printable(text))
