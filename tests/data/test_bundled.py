@@ -338,3 +338,15 @@ def test_pickles_cannot_change_what_the_next_one_meets(tmp_path, name):
         with pytest.raises(DataError, match="not a plain pickled table"):
             read_frame(write_pickle(tmp_path / "x.pkl", evil))
     test_a_frame_of_plain_numbers_is_read(tmp_path)
+
+
+def test_artworks_tell_the_year_in_which_they_were_made():
+    works = load_bundled("bundled:artworks")
+    assert len(works) > 3500
+    assert len({work["id"] for work in works}) == len({work["text"] for work in works}) == len(works)
+    assert works[0] == {
+        "id": "tate-21926",
+        "text": "Absalon: Proposals for a Habitat (Video, monitor or projection, colour and sound (stereo))",
+        "year": 1990,
+    }
+    assert {1990, 2012} <= {work["year"] for work in works} <= set(range(1990, 2013))

@@ -98,12 +98,16 @@ def test_names_that_are_no_text_are_refused_before_training(tmp_path: Path) -> N
 
 def test_scores_are_no_classes() -> None:
     with pytest.raises(
-        DataError, match=r"40 different real numbers \(0\.0, 0\.1, .*Regression is not offered"
+        DataError, match=r"40 different real numbers \(0\.0, 0\.1, .*Use task: text-regression"
     ):
-        check_labels([str(number / 10) for number in range(40)] * 2)
-    assert "without an order" in check_labels(["0.5", "1.0", "1.5"] * 20)[0]
+        check_labels([str(number / 10) for number in range(40)] * 2, "text")
+    [warning] = check_labels(["0.5", "1.0", "1.5"] * 20, "text")
+    assert "without an order; task: text-regression learns numbers" in warning
+    with pytest.raises(DataError, match=r"scores, not classes\. Make classes of ranges") as caught:
+        check_labels([str(number / 10) for number in range(40)] * 2, "images")
+    assert "regression" not in str(caught.value)  # none that reads images
     for fine in (["0", "1"], ["1", "1.0"], ["a", "1.5"], ["-1", "1"], ["pos", "neg"], []):
-        assert check_labels(fine) == []
+        assert check_labels(fine, "text") == []
 
 
 def test_nothing_is_empty_text() -> None:

@@ -114,7 +114,7 @@ def _targets(context: Context, measured: _Measured) -> list[list[int]]:
     """The ids that the loss counts, of each held-out row."""
     recipe, dataset = context.recipe, context.datasets[measured.data.template]
     processor, facts = load_processor(measured.model, recipe.task)
-    encoder = Encoder(recipe.task, processor, measured.data, dataset.labels, facts)
+    encoder = Encoder(recipe.task, processor, measured.data, dataset.labels, facts, dataset.scale)
     encoded = encoder.encode([*dataset.validation, *dataset.test])
     return [
         [label for label in feature["labels"] if label != IGNORED]

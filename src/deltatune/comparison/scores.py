@@ -235,4 +235,4 @@ def corpus_sample(
     """
     found = CORPUS_METRICS[metric]
     values = np.stack([found.statistics(texts, references, labels) for texts in predictions])
-    return Sample(values, found.score, 0.0, found.high)
+    return Sample(values, found.score, found.low, found.high)

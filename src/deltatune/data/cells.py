@@ -142,11 +142,12 @@ def _check_characters(text: str, record: Record, name: str) -> None:
         ) from error
 
 
-def check_labels(targets: Sequence[str]) -> list[str]:
+def check_labels(targets: Sequence[str], reads: str) -> list[str]:
     """Look whether class names are real numbers.
 
     Args:
         targets: Of the training rows.
+        reads: What the task reads, `text` or `images`.
 
     Returns:
         A warning if they may be meant as classes.
@@ -162,16 +163,17 @@ def check_labels(targets: Sequence[str]) -> list[str]:
         return []
     labels = sorted(different, key=lambda text: (float(text), text))
     shown = f"{', '.join(labels[:4])}{', ...' if len(labels) > 4 else ''}"
+    fitting = tasks_that(lambda task: task.has_values and task.reads == reads)
     if len(labels) > 2 and len(labels) * ROWS_A_LABEL > len(targets):
         raise DataError(
             f"are {len(labels)} different real numbers ({shown}): scores, not classes.",
             field=f"the targets of {len(targets)} training rows",
-            remedy="Regression is not offered. Make classes of ranges (low, middle, high), or let a "
-            "model write the number as text.",
+            remedy=(f"Use task: {fitting[0]}, which learns numbers. Or make" if fitting else "Make")
+            + " classes of ranges (low, middle, high).",
         )
     return [
-        f"the labels are real numbers ({shown}) and are learned as classes without an order; regression is "
-        "not offered."
+        f"the labels are real numbers ({shown}) and are learned as classes without an order"
+        + (f"; task: {fitting[0]} learns numbers." if fitting else ".")
     ]
 
 

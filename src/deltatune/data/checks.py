@@ -190,7 +190,12 @@ class DataCheck:
 
 
 def check_rows(
-    train: Sequence[Row], validation: Sequence[Row], test: Sequence[Row], *, labelled: bool = False
+    train: Sequence[Row],
+    validation: Sequence[Row],
+    test: Sequence[Row],
+    *,
+    labelled: bool = False,
+    numbers: bool = False,
 ) -> DataCheck:
     """Look at all rows once; ten thousand short texts take seconds.
 
@@ -199,6 +204,7 @@ def check_rows(
         validation: Rows to choose by.
         test: Rows to judge by.
         labelled: Whether the task is to classify, so that targets are classes however few the rows are.
+        numbers: Whether targets are numbers, so that they are no classes however few they are.
 
     Raises:
         DataError: An image is missing or broken.
@@ -206,7 +212,7 @@ def check_rows(
     parts = {"train": train, "validation": validation, "test": test}
     groups = {part: _by_input(rows) for part, rows in parts.items()}
     classes = None
-    if labelled or _are_classes(train):
+    if labelled or (not numbers and _are_classes(train)):
         classes = {
             part: dict(Counter(row.target for row in rows).most_common()) for part, rows in parts.items()
         }
@@ -217,7 +223,7 @@ def check_rows(
         contradictions=_contradictions(groups["train"].values()) if classes else [],
         # Dealing out thousands of classes ten thousand times takes long, and each has too few rows to tell.
         shifts=shifts(classes) if classes and len(classes["train"]) <= MOST_CLASSES else [],
-        unlabelled=_unlabelled(parts),
+        unlabelled={} if numbers else _unlabelled(parts),
         inputs={part: len(inputs) for part, inputs in groups.items()},
         rows={part: len(rows) for part, rows in parts.items()},
         alike=_alike(classes["train"]) if classes else [],

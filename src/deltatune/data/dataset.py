@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from deltatune.data.checks import DataCheck
 from deltatune.data.rows import Row
+from deltatune.tasks.values import Scale
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +18,8 @@ class Dataset:
     test: list[Row]
     labels: list[str] | None = None
     """Classification: the labels of the training rows; a label's index is its class. Otherwise None."""
+    scale: Scale | None = None
+    """Regression: mean and standard deviation of the training rows' targets. Otherwise None."""
     fingerprint: str = ""
     """SHA-256 of ids, inputs and targets of all parts."""
     warnings: list[str] = field(default_factory=list)

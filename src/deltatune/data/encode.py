@@ -20,6 +20,7 @@ from deltatune.errors import DataError, SilentRowError
 from deltatune.recipe.sections import CHAT, DataSpec
 from deltatune.tasks import TASKS, tasks_that
 from deltatune.tasks.task import Cuts, Feature
+from deltatune.tasks.values import Scale
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -63,17 +64,19 @@ class Encoder:
         spec: The recipe's data section.
         labels: The classes, in order; None for tasks that produce text.
         of_model: What the base's files say of its tokens.
+        scale: By what numbers are standardised; None for tasks that tell none.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0917 - the order in which everything else passes them
         self,
         task: str,
         processor: Any,
         spec: DataSpec,
         labels: Sequence[str] | None = None,
         of_model: ModelFacts | None = None,
+        scale: Scale | None = None,
     ) -> None:
-        self.task, self.processor, self.spec = task, processor, spec
+        self.task, self.processor, self.spec, self.scale = task, processor, spec, scale
         self._task = TASKS.get(task)
         self.labels = list(labels) if labels is not None else None
         self.class_index = {label: index for index, label in enumerate(self.labels or [])}
@@ -203,8 +206,8 @@ class Encoder:
 
         Returns:
             `input_ids` and `attention_mask` [rows, length] or `pixel_values` [rows, channels, height, width];
-            `labels` as the task has them: tokens [rows, length], -100 where nothing is supervised, or indices
-            of classes [rows]. All whole numbers are int64.
+            `labels` as the task has them: tokens [rows, length], -100 where nothing is supervised, indices of
+            classes [rows], or numbers [rows] in float32. All whole numbers are int64.
         """
         return self._task.collate(features, self)
 

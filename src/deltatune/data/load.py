@@ -22,6 +22,7 @@ from deltatune.recipe.load import is_remote
 from deltatune.recipe.sections import CHAT, PARTS, DataSpec
 from deltatune.recipe.templates import fill_template, template_fields
 from deltatune.tasks import TASKS, tasks_that
+from deltatune.tasks.values import Scale, no_number, number_of
 
 DEFAULT_SHARE = 0.1
 
@@ -42,7 +43,8 @@ def load_data(spec: DataSpec, task: str, root: str | Path = ".", *, primary: str
     """Read, split, limit and check the rows of a recipe.
 
     Labels are collected from all training rows, before `limit`. Labels that are all whole numbers are ordered
-    as numbers, others as text. In a classification, what is split off has the classes' shares of all rows.
+    as numbers, others as text. Numbers are standardised by the training rows that are used. In a
+    classification, what is split off has the classes' shares of all rows.
 
     Args:
         spec: The recipe's data section.
@@ -60,16 +62,18 @@ def load_data(spec: DataSpec, task: str, root: str | Path = ".", *, primary: str
         raise DataError(
             "leaves no training rows.", field="data.split", remedy="Lower the shares or add rows."
         )
-    labels = _labels(parts, notes) if TASKS.get(task).has_classes else None
+    labels = _labels(parts, notes, TASKS.get(task).reads) if TASKS.get(task).has_classes else None
     seed = spec.split.seed if spec.split else 0
     limited = {part: limit_rows(rows, getattr(spec.limit, part), seed) for part, rows in parts.items()}
     train, validation, test = (limited[part] for part in PARTS)
-    check = check_rows(train, validation, test, labelled=labels is not None)
+    scale = Scale.of([float(row.target) for row in train]) if TASKS.get(task).has_values else None
+    check = check_rows(train, validation, test, labelled=labels is not None, numbers=scale is not None)
     return Dataset(
         train,
         validation,
         test,
         labels=labels,
+        scale=scale,
         fingerprint=fingerprint(train, validation, test),
         warnings=[*dict.fromkeys(notes), *check.warnings(primary)],
         check=check,
@@ -221,6 +225,8 @@ def _rows(records: Sequence[Record], table: Table, spec: DataSpec, task: str, no
         )
     notes += check_values(records, _used(mapping), target if TASKS.get(task).has_classes else None)
     _refuse_unlabelled(records, mapping)
+    if TASKS.get(task).has_values:
+        _require_numbers(records, mapping)
     return [_row(record, mapping, str(number)) for number, record in enumerate(records)]
 
 
@@ -244,6 +250,14 @@ def _refuse_unlabelled(records: Sequence[Record], mapping: _Mapping) -> None:
             field=empty[0].where,
             remedy="Fill or remove it.",
         )
+
+
+def _require_numbers(records: Sequence[Record], mapping: _Mapping) -> None:
+    """Refuse rows whose target says no number."""
+    name = mapping.target
+    for record in records if name is not None else ():
+        if name in record.columns and number_of(text := as_text(record.columns[name])) is None:
+            raise no_number(text, f"{record.where}, column {name!r}")
 
 
 def _row(record: Record, mapping: _Mapping, number: str) -> Row:
@@ -310,8 +324,8 @@ def _check_ids(parts: Mapping[str, Sequence[Row]]) -> None:
             seen.add(row.id)
 
 
-def _labels(parts: Mapping[str, Sequence[Row]], notes: list[str]) -> list[str]:
-    notes += check_labels([row.target for row in parts["train"]])
+def _labels(parts: Mapping[str, Sequence[Row]], notes: list[str], reads: str) -> list[str]:
+    notes += check_labels([row.target for row in parts["train"]], reads)
     different = {row.target for row in parts["train"]}
     labels = sorted(different, key=_number if all(map(str.isdecimal, different)) else None)
     if len(labels) < 2:

@@ -1,4 +1,4 @@
-"""Evaluation by generation and by classification, with metrics that refuse teacher-forced text."""
+"""Evaluation by generation, classification and regression, with metrics that refuse teacher-forced text."""
 
 from deltatune.evaluation.generation import Generation, generate
 from deltatune.evaluation.keys import higher_is_better, metric_keys, primary_metric
@@ -10,6 +10,8 @@ from deltatune.evaluation.metrics import (
     classification_metrics,
     text_metric,
     text_metrics,
+    value_metric,
+    value_metrics,
 )
 from deltatune.evaluation.run import Evaluation, Prediction, answer, evaluate, probabilities
 
@@ -32,4 +34,6 @@ __all__ = [
     "probabilities",
     "text_metric",
     "text_metrics",
+    "value_metric",
+    "value_metrics",
 ]

@@ -4,10 +4,14 @@ BLEU of a corpus is no mean of numbers for single rows, but it follows from sums
 (matches, n-grams, lengths). So do chrF and macro F1. A bootstrap then draws rows, sums, and scores ten
 thousand corpora at once. The rows' numbers are recomputed from the stored predictions: nothing else need be
 kept, and they cannot disagree with them.
+
+Correlations of numbers and R^2 follow from sums of their squares and products. Spearman's is that of ranks,
+which a resample keeps as they are among all rows: ranking each one anew would be no function of sums.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,19 +23,25 @@ LARGEST_EXPONENT = 700.0
 """exp() of more is infinite in float64, and infinity is not JSON."""
 Floats = NDArray[np.float64]
 _NGRAMS = 4
+_ROUNDING = 1e-13  # of a sum of squares: a variance that is a smaller share of it is none
 _BETA2 = 4.0  # chrF2 weighs recall twice as much as precision
+
+
+_Statistics = Callable[[Sequence[str], Sequence[str], Sequence[str]], Floats]
 
 
 @dataclass(frozen=True)
 class CorpusMetric:
     """A metric that follows from sums over rows."""
 
-    statistics: Callable[[Sequence[str], Sequence[str], Sequence[str]], Floats]
+    statistics: _Statistics
     """(predictions, references, classes of the data) to the numbers that are summed, [rows, numbers]."""
     score: Callable[[Floats], Floats]
     """Sums [..., numbers] to scores [...]."""
     high: float
-    """The best possible score; the worst is 0."""
+    """The best possible score."""
+    low: float = 0.0
+    """The worst."""
 
 
 def bleu_statistics(predictions: Sequence[str], references: Sequence[str], _: Sequence[str] = ()) -> Floats:
@@ -110,6 +120,58 @@ def macro_f1_score(sums: Floats) -> Floats:
     return scores
 
 
+def moments(predictions: Floats, references: Floats) -> Floats:
+    """Per row 1, x, y, x^2, y^2 and xy of predicted numbers x and true ones y; [rows, 6].
+
+    Both in standard deviations of the true ones from their mean: large numbers that differ little lose no
+    digits, and rows of two models can be exchanged.
+    """
+    spread = references.std() or 1.0
+    x, y = ((numbers - references.mean()) / spread for numbers in (predictions, references))
+    return np.stack([np.ones_like(x), x, y, x * x, y * y, x * y], axis=-1)
+
+
+def rank_moments(predictions: Floats, references: Floats) -> Floats:
+    """The `moments` of ranks; equal numbers share the mean of theirs."""
+    return moments(_ranks(predictions), _ranks(references))
+
+
+def _ranks(numbers: Floats) -> Floats:
+    _, places, counts = np.unique(numbers, return_inverse=True, return_counts=True)
+    ranks: Floats = (np.cumsum(counts) - (counts - 1) / 2)[places]
+    return ranks
+
+
+def correlation(sums: Floats) -> Floats:
+    """Pearson's correlation; 0 where one side is the same number in all rows, which tells nothing."""
+    count, x, y, xx, yy, xy = np.moveaxis(sums, -1, 0)
+    of_x, of_y = xx - x * x / count, yy - y * y / count
+    varied = (of_x > _ROUNDING * xx) & (of_y > _ROUNDING * yy)
+    below = np.sqrt(np.where(varied, of_x * of_y, 1.0))
+    found: Floats = np.clip(np.where(varied, (xy - x * y / count) / below, 0.0), -1.0, 1.0)
+    return found
+
+
+def determination(sums: Floats) -> Floats:
+    """R^2: 1 less squared errors by those of the true numbers' mean; where these are all the same, 1 or 0."""
+    count, _, y, xx, yy, xy = np.moveaxis(sums, -1, 0)
+    error, spread = np.maximum(xx - 2 * xy + yy, 0.0), yy - y * y / count
+    varied = spread > _ROUNDING * yy
+    exact = np.where(error <= _ROUNDING * (xx + yy), 1.0, 0.0)
+    found: Floats = np.where(varied, 1.0 - error / np.where(varied, spread, 1.0), exact)
+    return found
+
+
+def _of_texts(rows: Callable[[Floats, Floats], Floats]) -> _Statistics:
+    """The same of numbers as they are written."""
+
+    def statistics(predictions: Sequence[str], references: Sequence[str], _: Sequence[str] = ()) -> Floats:
+        guesses, truths = (np.array(list(map(float, texts))) for texts in (predictions, references))
+        return rows(guesses, truths)
+
+    return statistics
+
+
 @dataclass(frozen=True)
 class RowMetric:
     """A metric that follows from sums of numbers that each prediction bears."""
@@ -141,5 +203,8 @@ CORPUS_METRICS = {
     "bleu": CorpusMetric(bleu_statistics, bleu_score, 100.0),
     "chrf": CorpusMetric(chrf_statistics, chrf_score, 100.0),
     "macro_f1": CorpusMetric(macro_f1_statistics, macro_f1_score, 1.0),
+    "pearson": CorpusMetric(_of_texts(moments), correlation, 1.0, -1.0),
+    "spearman": CorpusMetric(_of_texts(rank_moments), correlation, 1.0, -1.0),
+    "r2": CorpusMetric(_of_texts(moments), determination, 1.0, -math.inf),
 }
 """By metric key: those that are no means over rows and can still be resampled."""

@@ -9,6 +9,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from deltatune.tasks.values import Scale
+
 Progress = Callable[[int, int], None]
 """Called with (units done, units in total)."""
 
@@ -37,11 +39,15 @@ class BatchEncoder(Protocol):
         """Names of the classes in the order of the model's outputs; None for text tasks."""
 
     @property
+    def scale(self) -> Scale | None:
+        """By what numbers are standardised; None where the model tells none."""
+
+    @property
     def eos_ids(self) -> Sequence[int]:
         """Ids that end a text."""
 
     def collate(self, features: list[dict[str, Any]]) -> dict[str, Tensor]:
-        """Batch with `labels`, padded with -100 (text) or of shape [batch] (classification)."""
+        """Batch with `labels`, padded with -100 (text) or of shape [batch] (classes, numbers)."""
 
     def collate_prompts(self, features: list[dict[str, Any]]) -> dict[str, Tensor]:
         """Batch for generation; left padded for decoder-only models."""
@@ -83,7 +89,7 @@ class Model(Protocol):
         """(logits [n_labelled, vocabulary], targets [n_labelled]), shifted where the task needs it."""
 
     def class_logits(self, batch: dict[str, Tensor]) -> Tensor:
-        """Logits of a classifier, [rows, classes]."""
+        """Logits of a classifier, [rows, classes]; of a model that tells a number, [rows, 1]."""
 
 
 @contextlib.contextmanager

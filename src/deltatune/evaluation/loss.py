@@ -1,15 +1,16 @@
-"""Loss and class scores, streamed: no more than one batch of logits is alive at a time."""
+"""Loss, class scores and numbers, streamed: no more than one batch of logits is alive at a time."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from deltatune.core.loss import loss_of
 from deltatune.errors import TrainingError
 from deltatune.evaluation.corpus import LARGEST_EXPONENT
 from deltatune.evaluation.interfaces import (
@@ -29,9 +30,9 @@ class RowLoss:
     """What a row adds to the loss of a corpus."""
 
     nll: float
-    """Negative log-likelihood of its labels, in nats, summed."""
+    """Negative log-likelihood of its labels, in nats, summed; of a number the loss of the task."""
     tokens: int
-    """Number of its labels: tokens of the reference, or 1 in classification."""
+    """Number of its labels: tokens of the reference, or 1 of a class or number."""
 
 
 def loss_on(
@@ -41,17 +42,22 @@ def loss_on(
     batch_size: int = 32,
     progress: Progress | None = None,
 ) -> dict[str, float]:
-    """Mean cross-entropy, every labelled token (or row, in classification) weighing the same.
+    """Mean loss, every labelled token (or row, of classes and numbers) weighing the same.
 
     Returns:
-        `loss` in nats and `tokens`, the number of labels it is the mean of; with `perplexity` = exp(loss)
-        for text tasks and `accuracy` for classification.
+        `loss` (in nats; of numbers the task's own) and `tokens`, the number of labels it is the mean of; with
+        `perplexity` = exp(loss) for text tasks and `accuracy` for classification.
 
     Raises:
         TrainingError: The loss is not finite.
     """
-    if TASKS.get(encoder.task).has_classes:
-        return _classification_loss(model, encoded, encoder, batch_size, progress)
+    kind = TASKS.get(encoder.task).scored_as
+    return _LOSS_ON[kind](model, encoded, encoder, batch_size, progress)
+
+
+def _text_loss(
+    model: Model, encoded: EncodedRows, encoder: BatchEncoder, batch_size: int, progress: Progress | None
+) -> dict[str, float]:
     return summed(row_losses(model, encoded, encoder, batch_size, progress))
 
 
@@ -146,6 +152,54 @@ def _classification_loss(
         correct += int(scores.argmax()) == label
     loss = finite(torch.stack(losses).double().mean().item())
     return {"loss": loss, "accuracy": correct / len(losses), "tokens": len(losses)}
+
+
+def measure(
+    model: Model,
+    encoded: EncodedRows,
+    encoder: BatchEncoder,
+    *,
+    batch_size: int = 32,
+    progress: Progress | None = None,
+) -> Iterator[tuple[int, float, float | None]]:
+    """Let the model tell the number of every row.
+
+    Yields:
+        (row number, the number as the model gives it, standardised; the row's loss, or None when the rows
+        bear no numbers), the longest rows first.
+    """
+    done = 0
+    for rows in longest_first(encoded.lengths, batch_size):
+        batch = encoder.collate([encoded.features[row] for row in rows])
+        labels = batch.pop("labels", None)
+        with evaluating(model):
+            outputs = model.class_logits(to_device(batch, model.device)).float().cpu()
+        losses: list[float | None] = [None] * len(rows)
+        if labels is not None:
+            pairs = zip(outputs.split(1), labels.split(1), strict=True)
+            losses = [float(loss_of(encoder.task, *pair)) for pair in pairs]
+        yield from zip(rows, outputs[:, 0].tolist(), losses, strict=True)
+        done += len(rows)
+        if progress:
+            progress(done, len(encoded.lengths))
+
+
+def _value_loss(
+    model: Model, encoded: EncodedRows, encoder: BatchEncoder, batch_size: int, progress: Progress | None
+) -> dict[str, float]:
+    losses = []
+    for _, _, loss in measure(model, encoded, encoder, batch_size=batch_size, progress=progress):
+        assert loss is not None  # the encoder of labelled rows gives labels
+        losses.append(loss)
+    return {"loss": finite(math.fsum(losses) / len(losses)), "tokens": len(losses)}
+
+
+_LOSS_ON: dict[str, Callable[..., dict[str, float]]] = {
+    "text": _text_loss,
+    "classes": _classification_loss,
+    "values": _value_loss,
+}
+"""By what a task is scored as."""
 
 
 def finite(loss: float) -> float:

@@ -1,4 +1,4 @@
-"""Metrics of generated text and of predicted classes.
+"""Metrics of generated text, of predicted classes and of predicted numbers.
 
 A new metric is one function with a decorator:
 
@@ -19,10 +19,14 @@ from functools import lru_cache
 from importlib.metadata import version
 from typing import Any
 
+import numpy as np
+
+from deltatune.evaluation.corpus import Floats, correlation, determination, moments, rank_moments
 from deltatune.evaluation.generation import Generation
 from deltatune.registry import Registry
 from deltatune.tasks.classes import METRICS as CLASS_METRICS
 from deltatune.tasks.tokens import TEXT_METRICS
+from deltatune.tasks.values import METRICS as VALUE_METRICS
 
 ROUGE_TYPES = ("rouge1", "rouge2", "rougeL")
 
@@ -53,6 +57,8 @@ class Scores:
 TextFunction = Callable[[Sequence[Generation], Sequence[str]], Scores]
 ClassFunction = Callable[[Sequence[str], Sequence[str], Sequence[str]], Scores]
 """(predictions, labels, all classes of the data) to scores."""
+ValueFunction = Callable[[Sequence[float], Sequence[float]], Scores]
+"""(predictions, true numbers) to scores."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +68,7 @@ class Metric:
     keys: Mapping[str, bool | None]
     text: TextFunction | None = None
     classes: ClassFunction | None = None
+    values: ValueFunction | None = None
 
 
 METRICS: Registry[Metric] = Registry("metric")
@@ -83,6 +90,16 @@ def class_metric(name: str, keys: Mapping[str, bool | None]) -> Callable[[ClassF
 
     def register(function: ClassFunction) -> ClassFunction:
         METRICS.add(name, Metric(keys, classes=function, text=_on_text(function)))
+        return function
+
+    return register
+
+
+def value_metric(name: str, keys: Mapping[str, bool | None]) -> Callable[[ValueFunction], ValueFunction]:
+    """Register a metric of predicted against true numbers, in the data's units."""
+
+    def register(function: ValueFunction) -> ValueFunction:
+        METRICS.add(name, Metric(keys, values=function))
         return function
 
     return register
@@ -236,6 +253,48 @@ def macro_f1(predictions: Sequence[str], labels: Sequence[str], classes: Sequenc
     return Scores({"macro_f1": sum(scores) / len(scores)})
 
 
+@value_metric("mse", keys={"mse": False})
+def mse(predictions: Sequence[float], references: Sequence[float]) -> Scores:
+    """Mean squared error, in the square of the data's unit."""
+    pairs = zip(predictions, references, strict=True)
+    return Scores.per_example({"mse": [(guess - truth) ** 2 for guess, truth in pairs]})
+
+
+@value_metric("mae", keys={"mae": False})
+def mae(predictions: Sequence[float], references: Sequence[float]) -> Scores:
+    """Mean absolute error, in the data's unit."""
+    pairs = zip(predictions, references, strict=True)
+    return Scores.per_example({"mae": [abs(guess - truth) for guess, truth in pairs]})
+
+
+@value_metric("r2", keys={"r2": True})
+def r2(predictions: Sequence[float], references: Sequence[float]) -> Scores:
+    """Share of the variance that is explained: 0 is as good as the rows' own mean, and 1 the best.
+
+    Where all true numbers are the same it is 1 if each is met, and 0 else, as scikit-learn has it.
+    """
+    return Scores({"r2": float(determination(_sums(moments, predictions, references)))})
+
+
+@value_metric("pearson", keys={"pearson": True})
+def pearson(predictions: Sequence[float], references: Sequence[float]) -> Scores:
+    """Pearson's correlation; 0 if one side is the same number in all rows."""
+    return Scores({"pearson": float(correlation(_sums(moments, predictions, references)))})
+
+
+@value_metric("spearman", keys={"spearman": True})
+def spearman(predictions: Sequence[float], references: Sequence[float]) -> Scores:
+    """Spearman's correlation of ranks; 0 if one side is the same number in all rows."""
+    return Scores({"spearman": float(correlation(_sums(rank_moments, predictions, references)))})
+
+
+def _sums(
+    rows: Callable[[Floats, Floats], Floats], predictions: Sequence[float], references: Sequence[float]
+) -> Floats:
+    sums: Floats = rows(np.array(predictions, dtype=float), np.array(references, dtype=float)).sum(axis=0)
+    return sums
+
+
 # Losses come from teacher-forced logits, never from texts, so they have no function here: see loss.py.
 METRICS.add("loss", Metric({"loss": False}))
 METRICS.add("perplexity", Metric({"perplexity": False}))
@@ -284,8 +343,24 @@ def classification_metrics(
     return _score("classes", names or CLASS_METRICS, predictions, labels, classes or sorted(set(labels)))
 
 
+def value_metrics(
+    predictions: Sequence[float], references: Sequence[float], names: Sequence[str] | None = None
+) -> Scores:
+    """Score predicted numbers (one a row) against the true ones.
+
+    Args:
+        predictions: One a row.
+        references: The true ones.
+        names: Names of metrics; by default all of numbers.
+
+    Raises:
+        ValueError: Unequal numbers of both, or none.
+    """
+    return _score("values", names or VALUE_METRICS, predictions, references)
+
+
 def _score(
-    kind: str, names: Sequence[str], outputs: Sequence[Any], truths: Sequence[str], *more: Sequence[str]
+    kind: str, names: Sequence[str], outputs: Sequence[Any], truths: Sequence[Any], *more: Sequence[str]
 ) -> Scores:
     """Run each named metric's function of `kind` and put the results together."""
     if len(outputs) != len(truths) or not truths:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -23,14 +24,16 @@ from deltatune.evaluation.loss import (
     batch_losses,
     classify,
     finite,
+    measure,
     row_losses,
     summed,
 )
-from deltatune.evaluation.metrics import Scores, classification_metrics, text_metrics
+from deltatune.evaluation.metrics import Scores, classification_metrics, text_metrics, value_metrics
 from deltatune.results import Prediction
 from deltatune.tasks import TASKS
 from deltatune.tasks.task import Row
 from deltatune.tasks.tokens import LOSSES
+from deltatune.tasks.values import as_text, scale_of
 
 MOST_CLASSES = 100
 """So many probabilities of a row are kept: a line stays readable with a thousand classes."""
@@ -69,7 +72,7 @@ class Evaluation:
         predictions: One a row, in the order of the rows.
         signatures: By metric name, e.g. sacreBLEU's signature.
         seconds: Wall time of everything.
-        tokens_generated: 0 in classification.
+        tokens_generated: 0 where no text is written.
     """
 
     metrics: dict[str, float]
@@ -87,7 +90,7 @@ def evaluate(  # noqa: PLR0917 - the order in which everything else passes them
     spec: EvaluationSettings,
     progress: Progress | None = None,
 ) -> Evaluation:
-    """Evaluate by generation (text tasks) or by classification, as the encoder's task says.
+    """Evaluate by generation (text tasks), classification or regression, as the encoder's task says.
 
     Rows of plain text without any target have no prompt to answer: they get loss and perplexity only, and
     predictions without text. So do others if no metric of texts is asked for, since generating takes the most
@@ -173,12 +176,14 @@ class _Job:
 
     @functools.cached_property
     def references(self) -> list[str]:
-        """What outputs are held against: labels, or texts that lack the special tokens that outputs lack."""
+        """What outputs are held against: labels, numbers, or texts without the special tokens."""
         features = self.encoded.features
         targets = [
             feature.get("reference", row.target) for row, feature in zip(self.rows, features, strict=True)
         ]
-        return targets if self.encoder.labels else [self.encoder.reference(target) for target in targets]
+        if not TASKS.get(self.encoder.task).writes_text:
+            return targets
+        return [self.encoder.reference(target) for target in targets]
 
     def write(self, also: Callable[[Sequence[int], Tensor | None], None] | None = None) -> list[Generation]:
         """Let the model write a text for each row; `also` is called with each batch, as of `generate`."""
@@ -238,6 +243,32 @@ class _Job:
             return found.values, found, guesses, []
         rows = [RowLoss(loss, 1) for loss in losses.tolist()]
         return found.values | {"loss": finite(losses.mean().item())}, found, guesses, rows
+
+    def measure(self) -> list[str]:
+        """The number of each row in the data's units, as it is written."""
+        return [as_text(value) for value in self._measured()[0]]
+
+    def values(self) -> _Found:
+        """Tell numbers and score them as they are written, in one pass."""
+        numbers, losses = self._measured()
+        truths = [float(reference) for reference in self.references]
+        found = value_metrics(numbers, truths, self.names)
+        outputs = [as_text(value) for value in numbers]
+        if "loss" not in self.keys:
+            return found.values, found, outputs, []
+        loss = finite(math.fsum(row.nll for row in losses) / len(losses))
+        return found.values | {"loss": loss}, found, outputs, losses
+
+    def _measured(self) -> tuple[list[float], list[RowLoss]]:
+        """Of each row the number in the data's units, and the loss, 0 of one without a target."""
+        scale, numbers = scale_of(self.encoder), [0.0] * len(self.rows)
+        losses = [RowLoss(0.0, 1)] * len(self.rows)
+        told = measure(
+            self.model, self.encoded, self.encoder, batch_size=self.spec.batch_size, progress=self.progress
+        )
+        for row, output, loss in told:
+            numbers[row], losses[row] = scale.outside(finite(output)), RowLoss(loss or 0.0, 1)
+        return numbers, losses
 
     def _scored(self) -> Iterator[tuple[int, Tensor]]:
         """Each row's number and its log-probabilities [classes], a batch at a time."""

@@ -7,7 +7,19 @@ from typing import Any
 
 from transformers import PreTrainedConfig
 
+from deltatune.tasks import TASKS
+
 SHOWN = 4
+
+
+def set_outputs(config: PreTrainedConfig, task: str, labels: Sequence[str] | None) -> None:
+    """Give a base's head the outputs that the task's targets need: the classes by name, or one number."""
+    if TASKS.get(task).has_values:
+        config.num_labels = 1
+        config.problem_type = "regression"
+    elif labels:
+        config.id2label = dict(enumerate(labels))
+        config.label2id = {label: index for index, label in enumerate(labels)}
 
 
 def base_labels(config: PreTrainedConfig) -> list[str]:

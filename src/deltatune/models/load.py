@@ -16,7 +16,7 @@ from transformers import (
 )
 
 from deltatune.errors import ModelError
-from deltatune.models.labels import base_labels, in_base_order, named
+from deltatune.models.labels import base_labels, in_base_order, named, set_outputs
 from deltatune.models.processor import ModelFacts, model_facts
 from deltatune.models.quiet import quiet
 from deltatune.models.resolution import interpolate_positions
@@ -107,9 +107,7 @@ def load_base(
         ordered = in_base_order(config, labels)
         same_labels = known == labels if as_spelled else ordered is not None
         labels = ordered if same_labels and ordered else labels
-        config.num_labels = len(labels)
-        config.id2label = dict(enumerate(labels))
-        config.label2id = {label: index for index, label in enumerate(labels)}
+    set_outputs(config, task, labels)
     with quiet(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         with explained(source):
@@ -147,6 +145,7 @@ def load_base(
     if reads == "text":
         embeddings: Any = model.get_input_embeddings()
         facts = replace(facts, vocabulary=embeddings.weight.shape[0])
+    warnings += _kept_output(task, new_modules, source.name)
     return LoadedBase(model, processor, source.name, new_modules, labels, facts, warnings)
 
 
@@ -158,6 +157,16 @@ def _require_no_delta(model: PreTrainedModel, name: str) -> None:
             field="model",
             remedy="Name the base model here; deltas are given to evaluate, predict and merge, or as `from`.",
         )
+
+
+def _kept_output(task: str, new_modules: list[str], name: str) -> list[str]:
+    """Say that a head of one output, of whatever it tells, is the base's own."""
+    if not TASKS.get(task).has_values or new_modules:
+        return []
+    return [
+        f"the head of '{name}' has one output already and is kept: what it gives is taken for standard "
+        "deviations from the mean of the training rows' targets."
+    ]
 
 
 def read_config(spec: ModelSpec) -> PreTrainedConfig:

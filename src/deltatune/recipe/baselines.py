@@ -17,13 +17,16 @@ BASELINES = ("majority", "head")
 def with_baselines(recipe: Recipe) -> Recipe:
     """A comparison's recipe with an entry for each baseline on each base that has none of its own.
 
+    Where the head tells a number, that is `head` alone: R^2 says what the mean is worth.
+
     They are trained as the recipe's `train` section says, and put last. With `baselines: false`, and in other
     tasks, the recipe is returned as it is.
     """
-    if not TASKS.get(recipe.task).has_classes or not recipe.baselines:
+    task = TASKS.get(recipe.task)
+    if not (task.has_classes or task.has_values) or not recipe.baselines:
         return recipe
     entries, models = list(recipe.methods), recipe.models
-    for method in BASELINES:
+    for method in BASELINES if task.has_classes else BASELINES[1:]:
         there = [recipe.model_of(entry) for entry in recipe.methods if entry.method == method]
         for model, short in zip(models, short_names(models), strict=True):
             if model in there:

@@ -252,12 +252,12 @@ def _metrics(recipe: RecipeFields) -> Iterator[Conflict]:
     if evaluation.metrics != "auto":
         named += [("metrics", metric) for metric in evaluation.metrics]
     task = TASKS.get(recipe.task)
-    if task.scored_as == "classes":
+    if task.scored_as != "text":
         for field, metric in named:
             if metric not in ("auto", *task.metrics):
                 yield (
                     f"evaluation.{field}",
-                    f"({metric}) is for generated text; {task.name} has {', '.join(task.metrics)}.",
+                    f"({metric}) is for other tasks; {task.name} has {', '.join(task.metrics)}.",
                 )
 
 

@@ -50,7 +50,7 @@ Metric = Literal[
     "rouge1_f", "rouge1_p", "rouge1_r", "rouge2_f", "rouge2_p", "rouge2_r",
     "rougeL_f", "rougeL_p", "rougeL_r",
     "bleu", "chrf", "exact_match", "stop_rate", "repetition_rate", "mean_length",
-    "accuracy", "macro_f1", "loss", "perplexity",
+    "accuracy", "macro_f1", "mse", "mae", "r2", "pearson", "spearman", "loss", "perplexity",
 ]  # fmt: skip
 
 IMAGE_FORMATS = ("image-folder", "npz")
@@ -387,7 +387,8 @@ class EvaluationSpec(Decoding):
     metrics: Literal["auto"] | Annotated[list[Metric | Literal["rouge"]], Field(min_length=1)] = "auto"
     """Metrics to report, `rouge` meaning all of its kinds; `auto`: all that fit the task."""
     primary: Literal["auto"] | Metric = "auto"
-    """The metric that ranks a comparison; `auto`: rougeL_f, or accuracy for classification."""
+    """The metric that ranks a comparison; `auto`: rougeL_f, accuracy for classification, mse for
+    regression."""
     select_by: Metric = "loss"
     """The validation metric that selects the best checkpoint and stops early."""
     batch_size: Count = 32

@@ -29,6 +29,11 @@ _STYLES = {
     "mean_length": Style("Mean length", 1, 1),
     "accuracy": Style("Accuracy", 100, 1, f"{THIN}%"),
     "macro_f1": Style("Macro F1", 100, 1),
+    "mse": Style("MSE", 1, 3),
+    "mae": Style("MAE", 1, 3),
+    "r2": Style("R\u00b2", 1, 3),
+    "pearson": Style("Pearson", 1, 3),
+    "spearman": Style("Spearman", 1, 3),
     "loss": Style("Loss", 1, 3),
     "perplexity": Style("Perplexity", 1, 2),
 }

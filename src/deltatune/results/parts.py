@@ -6,6 +6,7 @@ from pydantic import Field
 
 from deltatune.files import text_sha256
 from deltatune.results.record import Number, Record
+from deltatune.tasks.values import Scale
 
 BUDGET_NEAR = 0.05
 """A count that differs from the budget by a larger share is warned of."""
@@ -86,7 +87,7 @@ class BaseUsed(Record):
     parameters: int | None = None
     """How many it has."""
     head: str | None = None
-    """Of a classifier: `the base's` or `new`. Files of before compared labels to the letter."""
+    """Of a task with a head: `the base's` or `new`. Files of before compared labels to the letter."""
 
 
 class DataUsed(Record):
@@ -99,7 +100,9 @@ class DataUsed(Record):
     reading: str | None = None
     """SHA-256 of the settings by which they are read."""
     labels: list[str] | None
-    """All classes, in the order of the head; null for texts."""
+    """All classes, in the order of the head; null for texts and numbers."""
+    scale: Scale | None = None
+    """What numbers are standardised by; null for other targets."""
     train: int | None = None
     """Training rows."""
     validation: int | None = None

@@ -30,6 +30,7 @@ from deltatune.recipe.schema import MethodEntry
 from deltatune.recipe.wanted import FILE
 from deltatune.runs.loaded import NAME, LoadedRun
 from deltatune.tasks import TASKS
+from deltatune.tasks.values import Scale
 from deltatune.training.given.machine import computes_bfloat16
 
 _RUN = (FILE, "result.json")
@@ -81,7 +82,8 @@ def load_without_run(folder: Path, given: Given, *, as_trained: bool, trust_remo
         ) from error
     _require_head(model, base)
     model.eval()
-    encoder = Encoder(recipe.task, base.processor, recipe.data, base.labels, base.facts)
+    scale = _scale(recipe, given)
+    encoder = Encoder(recipe.task, base.processor, recipe.data, base.labels, base.facts, scale)
     return LoadedRun(folder, recipe, base, model, encoder, None, folder.name, saved.method)
 
 
@@ -169,6 +171,24 @@ def _base(recipe: Recipe, given: Given, *, dtype: str) -> LoadedBase:
     base.model.config.id2label = dict(enumerate(names))
     base.model.config.label2id = {name: index for index, name in enumerate(names)}
     return replace(base, labels=names)
+
+
+def _scale(recipe: Recipe, given: Given) -> Scale | None:
+    """What numbers were standardised by, which only the rows that the adapter was trained on tell.
+
+    Raises:
+        AdapterError: They are not named.
+    """
+    if not TASKS.get(recipe.task).has_values:
+        return None
+    if given.recipe is None:
+        raise AdapterError(
+            f"the adapter does not tell in which units its numbers are ({recipe.task}): that is in the "
+            "result of its run, or follows from the rows that it was trained on.",
+            field="--recipe",
+            remedy="Name the run's folder, or a recipe with its training rows.",
+        )
+    return load_data(recipe.data, recipe.task).scale
 
 
 def _named_classes(config: PreTrainedConfig, given: Given) -> list[str]:

@@ -64,7 +64,7 @@ def load_run(
     model = AdaptedModel(base.model, base.new_modules, processor=base.processor)
     load_adapter(model, folder / "adapter", NAME, fingerprint=fingerprint(base.model))
     model.eval()
-    encoder = Encoder(recipe.task, base.processor, recipe.data, labels, base.facts)
+    encoder = Encoder(recipe.task, base.processor, recipe.data, labels, base.facts, result.data.scale)
     return LoadedRun(folder, recipe, base, model, encoder, result, result.name, result.method)
 
 
@@ -81,5 +81,10 @@ def attach_run(loaded: LoadedRun, folder: Path, name: str) -> None:
         raise AdapterError(
             f"the runs in '{loaded.folder}' and '{folder}' tell other classes apart.",
             remedy="Put runs of one task together.",
+        )
+    if loaded.result is not None and finished_result(folder).data.scale != loaded.result.data.scale:
+        raise AdapterError(
+            f"the runs in '{loaded.folder}' and '{folder}' have targets with other means or spreads.",
+            remedy="Put runs of the same training rows together.",
         )
     load_adapter(loaded.model, folder / "adapter", name, fingerprint=fingerprint(loaded.base.model))

@@ -126,6 +126,8 @@ def _merge(  # noqa: PLR0917
     merged = loaded.model.merged()
     assert isinstance(merged, PreTrainedModel)
     _require_fit(merged, dtype)
+    if (scale := loaded.encoder.scale) is not None:  # nothing else in the folder tells what its output means
+        merged.config.update({"target_mean": scale.mean, "target_sd": scale.sd})
     nn.Module.to(merged, DTYPES[dtype])
     batch, compared_on = _batch(loaded)
     with torch.inference_mode():

@@ -53,6 +53,8 @@ class Tools(Protocol):
     """The recipe's data section: limits, columns."""
     labels: list[str] | None
     """The classes in the order of the model's outputs."""
+    scale: Any
+    """Mean and spread of the training rows' numbers (`deltatune.tasks.values.Scale`); None of other rows."""
 
     @property
     def class_index(self) -> Mapping[str, int]:
@@ -109,6 +111,12 @@ class Job(Protocol):
     def classes(self) -> Any:
         """Classify and score, with the loss."""
 
+    def measure(self) -> Any:
+        """The number that the model tells of each row, in the data's units."""
+
+    def values(self) -> Any:
+        """Tell numbers and score them, with the loss."""
+
 
 class Fidelity(Protocol):
     """What a tokenizer cannot write, gathered over rows, as `deltatune.data.fidelity.Fidelity`."""
@@ -152,6 +160,8 @@ class Task(Protocol):
     """What a model reads of a row."""
     has_classes: ClassVar[bool] = False
     """Whether a row's target is the name of one of the data's classes."""
+    has_values: ClassVar[bool] = False
+    """Whether a row's target is a number, which the model tells in standard deviations from their mean."""
     plain_text: ClassVar[bool] = False
     """Whether rows may lack a target (`data.columns.target: null`), so that the text itself is learned."""
     chat: ClassVar[bool] = False
@@ -174,8 +184,8 @@ class Task(Protocol):
     """Whether the model answers by writing text, token by token."""
     continues: ClassVar[bool] = False
     """Whether what it writes stands behind the input in one sequence, whose first token nothing predicts."""
-    scored_as: ClassVar[Literal["text", "classes"]] = "text"
-    """Which metrics fit it: those of texts, or those of classes."""
+    scored_as: ClassVar[Literal["text", "classes", "values"]] = "text"
+    """Which metrics fit it: those of texts, of classes, or of numbers."""
     metrics: ClassVar[tuple[str, ...]]
     """Metrics that `evaluation.metrics: auto` means."""
     losses: ClassVar[tuple[str, ...]] = ("loss",)

@@ -124,8 +124,8 @@ class _Trial:
     @cached_property
     def encoder(self) -> Encoder:
         """What makes features of the rows."""
-        labels, base = self.dataset.labels, self.base
-        return Encoder(self.task.name, base.processor, self.recipe.data, labels, base.facts)
+        data, base = self.dataset, self.base
+        return Encoder(self.task.name, base.processor, self.recipe.data, data.labels, base.facts, data.scale)
 
     @cached_property
     def rows(self) -> list[Row]:

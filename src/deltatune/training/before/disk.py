@@ -20,6 +20,7 @@ from deltatune.memory.predict import Prediction, Setup
 from deltatune.recipe.schema import MethodEntry, Recipe
 from deltatune.recipe.spaces import searched
 from deltatune.tasks import TASKS
+from deltatune.tasks.values import SIGNIFICANT
 
 SMALL_FILES = 100_000
 """Recipe, result, certificate and manifests of a run, and all of a state that grows with nothing."""
@@ -129,8 +130,10 @@ def _predictions(recipe: Recipe, dataset: Dataset) -> int:
     if dataset.labels is not None:
         longest = sorted((len(json.dumps(label)) for label in dataset.labels), reverse=True)[:MOST_CLASSES]
         written = sum(longest) + len(longest) * PROBABILITY
-    else:
+    elif TASKS.get(recipe.task).writes_text:
         written = recipe.evaluation.max_new_tokens * TOKEN
+    else:
+        written = SIGNIFICANT
     texts = sum(len(json.dumps(row.input_text())) + len(json.dumps(row.target)) for row in dataset.test)
     return texts + len(dataset.test) * (PREDICTION + written)
 

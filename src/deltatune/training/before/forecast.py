@@ -23,6 +23,7 @@ from deltatune.memory.fit import OVERHEAD, Predict, changes, fits, propose
 from deltatune.memory.predict import Prediction, Setup, planned_model
 from deltatune.memory.scale import computed_dtype, predict_scaled
 from deltatune.memory.shapes import shape_named
+from deltatune.models.labels import set_outputs
 from deltatune.models.processor import load_processor
 from deltatune.models.source import locate
 from deltatune.models.tasks import possible_tasks, supports
@@ -91,13 +92,12 @@ class Planned:
         dataset = datasets[data.template]
         processor, facts = load_processor(spec, recipe.task)
         config = facts.config
-        if dataset.labels:
-            config.num_labels = len(dataset.labels)
+        set_outputs(config, recipe.task, dataset.labels)
         found = cls(recipe, spec, config, processor, dataset=dataset)
         folder = Path(locate(spec).path)
         found.untied = folder.is_dir() and stores_head(folder)
         if len(dataset.train) <= MOST_ROWS:
-            encoder = Encoder(recipe.task, processor, data, dataset.labels, facts)
+            encoder = Encoder(recipe.task, processor, data, dataset.labels, facts, dataset.scale)
             named = PARTS if TASKS.get(recipe.task).reads == "text" else ("train",)
             rows = {part: getattr(dataset, part) for part in named}
             found.parts = {part: encoder.encode(rows[part]) for part in rows if rows[part]}

@@ -14,6 +14,7 @@ from deltatune.data.rows import Row
 from deltatune.data.splits import limit_rows
 from deltatune.errors import DataError
 from deltatune.memory.predict import planned_room
+from deltatune.models.labels import set_outputs
 from deltatune.models.processor import load_processor, processor_name
 from deltatune.observer import Observer, Silent
 from deltatune.recipe.schema import MethodEntry, Recipe
@@ -51,7 +52,7 @@ def preview(recipe: Recipe, samples: int = 5, observer: Observer | None = None) 
         used = [entry for entry in recipe.methods if recipe.model_of(entry) == spec]
         for data in dict.fromkeys(data for entry in used for data in readings_of(recipe, entry)):
             dataset = datasets[data.template]
-            encoder = Encoder(recipe.task, processor, data, dataset.labels, of_model)
+            encoder = Encoder(recipe.task, processor, data, dataset.labels, of_model, dataset.scale)
             rows = RunData(dataset, encoder, whose(recipe, spec, data), warnings.append)
             tokens = {}
             for part in PARTS:
@@ -87,8 +88,7 @@ def _require_positions(
         DeltatuneError: The entry's method cannot act on this base.
     """
     config = copy.deepcopy(config)
-    if rows.dataset.labels:
-        config.num_labels = len(rows.dataset.labels)
+    set_outputs(config, recipe.task, rows.dataset.labels)
     setup = setup_of(recipe.task, recipe.model_of(entry), entry, settings_of(entry), config)
     room = planned_room(sized(setup.changed(processor=rows.encoder.processor), entry))
     parts = {part: rows.encoded(part) for part in PARTS if getattr(rows.dataset, part)}

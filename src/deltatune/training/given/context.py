@@ -215,8 +215,10 @@ class Context:
                 primary = self.recipe.evaluation.primary
                 self.datasets[spec.template] = load_data(spec, self.recipe.task, primary=primary)
             loaded = base.loaded
-            encoder = Encoder(self.recipe.task, loaded.processor, spec, loaded.labels, loaded.facts)
             dataset, named = self.datasets[spec.template], whose(self.recipe, base.spec, spec)
+            encoder = Encoder(
+                self.recipe.task, loaded.processor, spec, loaded.labels, loaded.facts, dataset.scale
+            )
             shared[spec] = RunData(dataset, encoder, named, self.warn)
         return shared[spec]
 

@@ -18,6 +18,7 @@ from deltatune.files import write_json
 from deltatune.observer import Observer
 from deltatune.recipe.schema import MethodEntry, Recipe
 from deltatune.results import BaseUsed, Origin
+from deltatune.tasks import TASKS
 from deltatune.training.given.budget import Budget
 from deltatune.training.given.context import Context, SharedBase
 from deltatune.training.given.folder import failed_result
@@ -105,8 +106,8 @@ class Run:
         save_adapter(self.model, self.name, folder, base_name=base.spec.name, fingerprint=base.fingerprint)
 
     def _head(self) -> str | None:
-        """Whether a classifier's head is the base's own or a new one."""
-        if self.encoder.labels is None:
+        """Whether a head for classes or a number is the base's own or a new one."""
+        if not TASKS.get(self.recipe.task).new_head:
             return None
         return "new" if self.base.loaded.new_modules else "the base's"
 

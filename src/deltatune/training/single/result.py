@@ -121,6 +121,7 @@ def rows_used(run: Run) -> DataUsed:
         tokens=run.inputs.tokens,
         reading=run.data.reading,
         labels=run.encoder.labels,
+        scale=run.encoder.scale,
         train=len(data.train),
         validation=len(data.validation),
         test=len(data.test),

@@ -1,0 +1,102 @@
+"""Text regression: the label is a number, told by a head of one output on the base."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from deltatune.tasks import tokens, values
+from deltatune.tasks.shapes import BatchShape
+from deltatune.tasks.task import INPUT, Cuts, Feature, Fidelity, Job, Model, Row, Task, Tools
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class TextRegression(Task):
+    """A head on a text model tells a number about a text."""
+
+    name: ClassVar = "text-regression"
+    title: ClassVar = "A head on a text model tells a number about a text."
+    when: ClassVar = (
+        "Ratings, prices, years, similarity; bases such as BERT, RoBERTa, DeBERTa, and decoder-only models. "
+        "The loss is the squared error in standard deviations of the training rows' numbers; metrics and "
+        "predictions are in the data's units."
+    )
+    rows: ClassVar = "A text (`input`, `sentence`) and a number (`target`), as text or as a number of JSON."
+    example: ClassVar = (
+        "task: text-regression\nmodel: bundled:minilm\n"
+        "data: {source: reviews.csv, split: {test: 0.1}, columns: {input: text, target: stars}}\n"
+        "methods: [lora]"
+    )
+
+    auto_class: ClassVar = "AutoModelForSequenceClassification"
+    peft_type: ClassVar = "SEQ_CLS"
+    new_head: ClassVar = True
+
+    has_values: ClassVar = True
+    senseless: ClassVar = {**tokens.IMAGE_SIZE, **values.SENSELESS}
+    without_effect: ClassVar = values.WITHOUT_EFFECT
+
+    scored_as: ClassVar = "values"
+    metrics: ClassVar = (*values.METRICS, "loss")
+    primary: ClassVar = "mse"
+
+    def encode(self, row: Row, tools: Tools, supervised: bool) -> tuple[Feature, Cuts]:
+        """`input_ids` of the text, and `value`, standardised."""
+        input_ids, cut = tools.tokens.with_specials(tokens.text_of(row), tools.spec.max_input_tokens)
+        return {"input_ids": input_ids, **values.value_of(row, tools, supervised)}, (cut, False)
+
+    def collate(self, features: Sequence[Feature], tools: Tools) -> dict[str, Tensor]:
+        """Texts, and `labels` [rows] in float32."""
+        batch = tokens.padded([feature["input_ids"] for feature in features], tools)
+        return {**batch, **values.value_batch(features)}
+
+    def supervised(self, feature: Feature) -> int:
+        """One number, where the row has it."""
+        return int("value" in feature)
+
+    def preview(self, feature: Feature, tools: Tools) -> list[tuple[str, bool]]:
+        """The text, then the number, which is learned."""
+        read = [(piece, False) for piece in tools.tokens.pieces(feature["input_ids"])]
+        return [*read, *values.value_shown(feature, tools)]
+
+    def look(self, found: Fidelity, row: Row, feature: Feature, cuts: Cuts, tools: Tools) -> None:
+        """The text."""
+        found.look_at_input(row, tokens.text_of(row), feature["input_ids"], tools.tokens)
+
+    def logits(self, model: Model, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """The head's one output [rows, 1], and the numbers."""
+        return model.class_logits(batch), batch["labels"]
+
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Squared error in standard deviations."""
+        return values.squared_error(outputs, targets)
+
+    def answer(self, job: Job) -> Any:
+        """The number."""
+        return job.measure()
+
+    def evaluate(self, job: Job, targets: bool) -> Any:
+        """The number, and its scores."""
+        return job.values()
+
+    def shape(self, features: Sequence[Feature]) -> BatchShape:
+        """Lengths of texts."""
+        lengths = [len(feature["input_ids"]) for feature in features]
+        return BatchShape(len(features), max(lengths), padded=min(lengths) < max(lengths))
+
+    def longest(self, rows: int, data: Any, has_targets: bool) -> BatchShape:
+        """Texts at their limit."""
+        return BatchShape(rows, data.max_input_tokens)
+
+    def blank(self, shape: BatchShape) -> dict[str, Tensor]:
+        """Texts whose number is the mean."""
+        return values.blank_batch(shape)
+
+    def places(self, features: Sequence[Feature], new: int) -> list[tuple[str, dict[str, int]]]:
+        """The longest text."""
+        return [("input", {INPUT: max(len(feature["input_ids"]) for feature in features)})]
+
+
+TASK: Task = TextRegression()
