@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 
 from deltatune.errors import DataError
 from deltatune.tasks.shapes import BatchShape
@@ -71,6 +71,14 @@ class Scale:
         return round(standardised * self.sd + self.mean, decimals) + 0.0  # without a minus before a zero
 
 
+class Scaled(Protocol):
+    """What knows the scale, such as an encoder."""
+
+    @property
+    def scale(self) -> Scale | None:
+        """By what numbers are standardised."""
+
+
 def number_of(text: str) -> float | None:
     """The number that a target says; None if it says none, or one that is not finite."""
     try:
@@ -110,7 +118,7 @@ def value_of(row: Row, tools: Tools, supervised: bool) -> Feature:
     return {"value": scale_of(tools).inside(number)}
 
 
-def scale_of(tools: Tools) -> Scale:
+def scale_of(tools: Scaled) -> Scale:
     """By what values are standardised.
 
     Raises:
@@ -122,8 +130,7 @@ def scale_of(tools: Tools) -> Scale:
             field="mean and standard deviation",
             remedy="Name a recipe with the rows that it was trained on.",
         )
-    scale: Scale = tools.scale
-    return scale
+    return tools.scale
 
 
 def value_batch(features: Sequence[Feature]) -> dict[str, Tensor]:
