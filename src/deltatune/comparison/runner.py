@@ -283,10 +283,12 @@ def _warnings(
         found += [f"{name} {answer}" for answer in answers]
     random = [row.name for row in rows if row.random_head]
     if random:
+        numbers = any(run.data.scale for run in finished)
+        what = "such numbers" if numbers else "these classes"
         found.append(
-            f"{', '.join(random)}: the base brings no head for these classes, so this is the guess of a "
-            "random one, and has no rank. What a method must beat is head, which trains the new head alone, "
-            "and majority."
+            f"{', '.join(random)}: the base brings no head for {what}, so this is the guess of a random one, "
+            "and has no rank. What a method must beat is head, which trains the new head alone, and "
+            f"{'an R2 of 0, which the mean of the rows has' if numbers else 'majority'}."
         )
     for row in rows:
         for field, rate in ((row.tuning and row.tuning.edges) or {}).items():
