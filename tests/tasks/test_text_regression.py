@@ -303,7 +303,7 @@ def test_metrics_of_other_targets_are_refused(bert_folder: Path, changes: dict[s
 
 def test_numbers_are_no_classes_however_few_they_are(bert_folder: Path) -> None:
     rows = [{"input": f"{number} good books", "target": 1 + number % 2} for number in range(60)]
-    shown = dt.check(recipe_of(bert_folder, rows), quiet=True)
+    shown = dt.check(recipe_of(bert_folder, rows), quiet=True).as_dict()
     assert shown["classes"] is None
     assert shown["majority"] is None
     assert shown["samples"][0]["tokens"][-1] in (
