@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -183,3 +184,25 @@ def test_no_module_of_ours_takes_a_former_path() -> None:
     former = re.compile(r"deltatune\.(compare|evaluate|train)(\.| import)")
     found = [path.name for path in source.rglob("*.py") if former.search(path.read_text(encoding="utf-8"))]
     assert found == ["_moved.py"]
+
+
+def test_threads_take_turns(t5_folder: Path, rows: Path, tmp_path: Path) -> None:  # noqa: F811
+    """At once they would break each other's loading, and draw from one generator of random numbers."""
+    recipe = dt.make_recipe(
+        task="text-to-text", model=str(t5_folder), methods=["lora"],
+        data={"source": rows, "columns": {"input": "text", "target": "title"}, "split": {}},
+        train={"max_steps": 2, "batch_size": 8, "precision": "fp32"},
+        evaluation={"max_new_tokens": 2},
+    )  # fmt: skip
+    found: dict[str, float] = {}
+
+    def train(name: str) -> None:
+        found[name] = dt.train(recipe, tmp_path / name, quiet=True).metrics.test["loss"]
+
+    threads = [threading.Thread(target=train, args=(name,)) for name in "ab"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found.keys() == {"a", "b"}
+    assert found["a"] == found["b"]

@@ -1,7 +1,8 @@
 """What the command line can do, as functions with typed results, for scripts and notebooks.
 
 A recipe is a file, a `Recipe`, or the mapping that a file would hold; `make_recipe` makes one of keywords.
-Data may be in memory, and methods may be configs.
+Data may be in memory, and methods may be configs. In threads,
+one works at a time.
 
     import deltatune as dt
 
@@ -13,6 +14,8 @@ Data may be in memory, and methods may be configs.
 
 from __future__ import annotations
 
+import contextlib
+import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -36,6 +39,26 @@ if TYPE_CHECKING:
 
 PARTS = ("source", "train", "validation", "test")
 """Fields of the data section that may be rows in memory."""
+
+
+class _Alone(contextlib.ContextDecorator):
+    """Lets one thread at a time do what the function does.
+
+    Transformers changes torch for all threads while it loads a model, so that two that load at once both
+    fail; and random numbers come from one generator, so that two runs at once would have each other's.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+
+_alone = _Alone()
 
 
 def make_recipe(recipe: str | Path | Recipe | Mapping[str, Any] | None = None, **sections: Any) -> Recipe:
@@ -77,6 +100,7 @@ def make_recipe(recipe: str | Path | Recipe | Mapping[str, Any] | None = None, *
     return parse_recipe(content, root=root)
 
 
+@_alone
 def train(
     recipe: str | Path | Recipe | Mapping[str, Any],
     out: str | Path,
@@ -126,6 +150,7 @@ def train(
     return Trained.at(Path(out), result)
 
 
+@_alone
 def compare(
     recipe: str | Path | Recipe | Mapping[str, Any],
     out: str | Path,
@@ -159,6 +184,7 @@ def compare(
     return Board.at(Path(out), board)
 
 
+@_alone
 def check(
     recipe: str | Path | Recipe | Mapping[str, Any], *, samples: int = 5, quiet: bool = False
 ) -> ShownPreview:
@@ -184,6 +210,7 @@ def check(
     return ShownPreview.model_validate(found.as_dict())
 
 
+@_alone
 def plan(
     recipe: str | Path | Recipe | Mapping[str, Any],
     *,
@@ -214,6 +241,7 @@ def plan(
     return ShownPlan.model_validate(found.as_dict())
 
 
+@_alone
 def evaluate(
     run: str | Path,
     *,
@@ -253,6 +281,7 @@ def evaluate(
         )
 
 
+@_alone
 def predict(
     run: str | Path,
     inputs: Any,
@@ -282,6 +311,7 @@ def predict(
     return list(predict_all(Path(run), asked, trust_remote_code=trust_remote_code, given=given))
 
 
+@_alone
 def merge(
     run: str | Path,
     out: str | Path,
@@ -328,6 +358,7 @@ def merge(
     )
 
 
+@_alone
 def inspect(
     folder: str | Path, *, given: Given | None = None, trust_remote_code: bool = False
 ) -> SavedDelta | CertifiedFolder:
@@ -346,6 +377,7 @@ def inspect(
     return inspect_folder(Path(folder), given=given, trust_remote_code=trust_remote_code)
 
 
+@_alone
 def load(run: str | Path, *, given: Given | None = None, trust_remote_code: bool = False) -> LoadedRun:
     """Load a run's base with its delta attached; `.model` is an `AdaptedModel`.
 

@@ -266,7 +266,7 @@ def _within(folder: Path, name: str) -> Path:
     """The folder of a run. A leaderboard may be a stranger's, and reports are passed on.
 
     Raises:
-        DeltatuneError: It lies elsewhere.
+        DeltatuneError: It lies elsewhere, or cannot be.
     """
     if Path(name).is_absolute() or ".." in Path(name).parts:
         raise DeltatuneError(
@@ -274,6 +274,14 @@ def _within(folder: Path, name: str) -> Path:
             field=str(folder / "leaderboard.json"),
             remedy=AGAIN,
         )
+    try:
+        (folder / name).is_dir()
+    except (OSError, ValueError) as error:  # a name of 300 letters
+        raise DeltatuneError(
+            f"names the run {name[:80]!r}, which no folder can be called.",
+            field=str(folder / "leaderboard.json"),
+            remedy=AGAIN,
+        ) from error
     return folder / name
 
 
