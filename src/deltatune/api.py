@@ -14,12 +14,11 @@ one works at a time.
 
 from __future__ import annotations
 
-import contextlib
-import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from deltatune.alone import alone
 from deltatune.errors import RecipeError, nearest
 from deltatune.recipe import Recipe, parse_recipe
 from deltatune.recipe.load import read_recipe
@@ -39,26 +38,6 @@ if TYPE_CHECKING:
 
 PARTS = ("source", "train", "validation", "test")
 """Fields of the data section that may be rows in memory."""
-
-
-class _Alone(contextlib.ContextDecorator):
-    """Lets one thread at a time do what the function does.
-
-    Transformers changes torch for all threads while it loads a model, so that two that load at once both
-    fail; and random numbers come from one generator, so that two runs at once would have each other's.
-    """
-
-    def __init__(self) -> None:
-        self._lock = threading.RLock()
-
-    def __enter__(self) -> None:
-        self._lock.acquire()
-
-    def __exit__(self, *_: object) -> None:
-        self._lock.release()
-
-
-_alone = _Alone()
 
 
 def make_recipe(recipe: str | Path | Recipe | Mapping[str, Any] | None = None, **sections: Any) -> Recipe:
@@ -100,7 +79,7 @@ def make_recipe(recipe: str | Path | Recipe | Mapping[str, Any] | None = None, *
     return parse_recipe(content, root=root)
 
 
-@_alone
+@alone
 def train(
     recipe: str | Path | Recipe | Mapping[str, Any],
     out: str | Path,
@@ -150,7 +129,7 @@ def train(
     return Trained.at(Path(out), result)
 
 
-@_alone
+@alone
 def compare(
     recipe: str | Path | Recipe | Mapping[str, Any],
     out: str | Path,
@@ -184,7 +163,7 @@ def compare(
     return Board.at(Path(out), board)
 
 
-@_alone
+@alone
 def check(
     recipe: str | Path | Recipe | Mapping[str, Any], *, samples: int = 5, quiet: bool = False
 ) -> ShownPreview:
@@ -210,7 +189,7 @@ def check(
     return ShownPreview.model_validate(found.as_dict())
 
 
-@_alone
+@alone
 def plan(
     recipe: str | Path | Recipe | Mapping[str, Any],
     *,
@@ -241,7 +220,7 @@ def plan(
     return ShownPlan.model_validate(found.as_dict())
 
 
-@_alone
+@alone
 def evaluate(
     run: str | Path,
     *,
@@ -281,7 +260,7 @@ def evaluate(
         )
 
 
-@_alone
+@alone
 def predict(
     run: str | Path,
     inputs: Any,
@@ -311,7 +290,7 @@ def predict(
     return list(predict_all(Path(run), asked, trust_remote_code=trust_remote_code, given=given))
 
 
-@_alone
+@alone
 def merge(
     run: str | Path,
     out: str | Path,
@@ -358,7 +337,7 @@ def merge(
     )
 
 
-@_alone
+@alone
 def inspect(
     folder: str | Path, *, given: Given | None = None, trust_remote_code: bool = False
 ) -> SavedDelta | CertifiedFolder:
@@ -377,7 +356,7 @@ def inspect(
     return inspect_folder(Path(folder), given=given, trust_remote_code=trust_remote_code)
 
 
-@_alone
+@alone
 def load(run: str | Path, *, given: Given | None = None, trust_remote_code: bool = False) -> LoadedRun:
     """Load a run's base with its delta attached; `.model` is an `AdaptedModel`.
 
