@@ -1,8 +1,7 @@
 """What the command line can do, as functions with typed results, for scripts and notebooks.
 
 A recipe is a file, a `Recipe`, or the mapping that a file would hold; `make_recipe` makes one of keywords.
-Data may be in memory, and methods may be configs. In threads,
-one works at a time.
+Data may be in memory, and methods may be configs. In threads, one works at a time (`alone.py`).
 
     import deltatune as dt
 
