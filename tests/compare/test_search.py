@@ -154,11 +154,13 @@ class Machine:
 def test_two_machines_share_the_trials_and_choose_alike(
     make_recipe: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    machines = {name: Machine() for name in ("one", "two")}
+    machines, both = {name: Machine() for name in ("one", "two")}, threading.Barrier(2, timeout=60)
 
     def attempt(context: Any, entry: Any, seed: int, folder: Path, pause: Any) -> PausedRun:
         name, rate = threading.current_thread().name, entry.train.lr
         machines[name].ran.append(rate)
+        if len(machines[name].ran) == 1:
+            both.wait()  # a thread that is late would find nothing left
         time.sleep(0.05 if name == "one" else 0.12)
         cost = PausedCost(steps=8, planned_steps=8, train_seconds=0.1, peak_memory_bytes=0)
         selected = PausedSelection(by="loss", value=abs(math.log10(rate) + 3))

@@ -17,6 +17,7 @@ from deltatune.errors import RecipeError
 from deltatune.memory.fit import OVERHEAD
 from deltatune.observer import Silent
 from deltatune.recipe import Recipe, parse_recipe
+from deltatune.results.plan import Machine
 from deltatune.training import Context
 from deltatune.training.before.expected_memory import predicted_run
 from deltatune.training.race.lanes import Starter
@@ -125,10 +126,13 @@ def test_auto_takes_as_many_as_pay_and_fit(make_recipe: Make, monkeypatch: pytes
     for count in (3, 2):
         limit = OVERHEAD + weights + sum(totals[:count])
         monkeypatch.setattr(
-            "deltatune.training.race.width.this_machine", lambda limit=limit: {"memory_bytes": limit}
+            "deltatune.training.race.width.this_machine",
+            lambda limit=limit: Machine(device="cpu", memory_bytes=limit),
         )
         assert width(context, recipe.methods, 0, "auto") == count
-    monkeypatch.setattr("deltatune.training.race.width.this_machine", lambda: {"memory_bytes": 0})
+    monkeypatch.setattr(
+        "deltatune.training.race.width.this_machine", lambda: Machine(device="cpu", memory_bytes=0)
+    )
     assert width(context, recipe.methods, 0, "auto") == 1
     monkeypatch.undo()
     large = make_recipe("together=auto", "train.batch_size=100", methods=["lora", "prefix"])

@@ -25,6 +25,7 @@ from deltatune.recipe import Recipe
 from deltatune.recipe.sections import seconds_of
 from deltatune.training import run
 from deltatune.training.loop.steps import interruptible
+from deltatune.training.loop.trainer import Trainer
 from tests.train.test_run import lines, without_times
 
 Make = Callable[..., Recipe]
@@ -104,7 +105,7 @@ def test_checkpoints_come_by_time_whatever_is_done_to_the_clock(
     make_recipe: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now, saved, jumps = [0.0], [], iter(range(10_000))
-    save = attempt.run.__globals__["Trainer"].save
+    save = Trainer.save
 
     def note(self: Any) -> None:
         saved.append(self.progress.step)

@@ -151,8 +151,8 @@ def test_four_bits(read: Read) -> None:
     from deltatune.runs import merge
 
     measured = merge(Path("out/qlora"), Path("merged-again"))
-    assert measured["max_abs_logit_difference"] < 1e-3
-    assert measured["max_abs_difference_to_quantized"] > 0.5 * measured["logit_scale"]  # "that is far"
+    assert measured.max_abs_logit_difference < 1e-3
+    assert measured.max_abs_difference_to_quantized > 0.5 * measured.logit_scale  # "that is far"
 
 
 def test_resuming(read: Read) -> None:

@@ -9,7 +9,7 @@ import pytest
 from deltatune import quant
 from deltatune.core.model import AdaptedModel
 from deltatune.errors import TargetError
-from deltatune.testing import promises, tiny
+from deltatune.testing import alone, computing, several, tiny
 from deltatune.testing.building import add
 from tests.contract.cases import CASES, Case
 from tests.quant.conftest import quantized
@@ -17,14 +17,14 @@ from tests.quant.conftest import quantized
 ARCHITECTURES = ("t5", "llama", "gpt2", "bert", "vit")
 FAST = ("t5", "llama")
 CHECKS = (
-    promises.identity_at_start,
-    promises.acts,
-    promises.base_unchanged_by_training,
-    promises.gradients_only_in_the_adapter,
-    promises.every_tap_fires,
-    promises.detach_leaves_nothing,
-    promises.switching_is_exact,
-    promises.checkpointing_equals_plain,
+    alone.identity_at_start,
+    alone.acts,
+    alone.base_unchanged_by_training,
+    alone.gradients_only_in_the_adapter,
+    alone.every_tap_fires,
+    alone.detach_leaves_nothing,
+    several.switching_is_exact,
+    computing.checkpointing_equals_plain,
 )
 REFUSED = ("full", "peft")
 FIRST = {case.method: case.label for case in reversed(CASES)}
@@ -69,13 +69,13 @@ def test_parameter_count(case: Case, architecture: str) -> None:
 @pytest.mark.usefixtures("nf4_bases")
 @table("generation", FAST)
 def test_generation(case: Case, architecture: str) -> None:
-    promises.generation(case, architecture)
+    computing.generation(case, architecture)
 
 
 @pytest.mark.usefixtures("nf4_bases")
 @table("save_load_save", ("t5", "bert"))
 def test_save_load_save(case: Case, architecture: str) -> None:
-    promises.save_load_save(case, architecture)
+    alone.save_load_save(case, architecture)
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if case.method == "peft"], ids=lambda c: c.label)

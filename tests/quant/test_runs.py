@@ -81,8 +81,8 @@ def test_merging_goes_onto_the_weights_that_were_quantized(make: Make, tmp_path:
     recipe = make("lora", quantization={"format": "nf4", "compute": "fp32"})
     run(recipe, recipe.methods[0], 0, tmp_path / "run")
     done = merge(tmp_path / "run", tmp_path / "merged")
-    assert done["max_abs_logit_difference"] < 1e-4
-    assert done["max_abs_difference_to_quantized"] > 1e-3
+    assert done.max_abs_logit_difference < 1e-4
+    assert done.max_abs_difference_to_quantized > 1e-3
     assert load_run(tmp_path / "run", as_trained=False).model.merged() is not None
 
 
