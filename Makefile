@@ -37,7 +37,7 @@ demo: $(STAMP) ## Compare five ways to fine-tune a T5 on real tables; 3 to 8 min
 	env -u OMP_NUM_THREADS $(BIN)/deltatune demo --out $(OUT)
 
 test: $(STAMP) ## Run the tests (TESTS=path for a part of them)
-	$(BIN)/python -m pytest -n 2 $(TESTS)
+	$(BIN)/python -m pytest -n 2 --dist worksteal $(TESTS)
 
 bench: $(STAMP) ## Measure the speed beside peft, the floor and more; 13 to 30 minutes on two idle CPU cores
 	env -u OMP_NUM_THREADS $(BIN)/python benchmarks/speed.py --out $(BENCH)

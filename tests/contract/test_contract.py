@@ -24,7 +24,16 @@ def gap_marks(case: Case, check: str, architecture: str) -> list[Any]:
 
 FIRST = {case.method: case.label for case in reversed(CASES)}
 """The case of a method that goes on all architectures by default; its variants on the core ones."""
-COSTLY = frozenset(("joint_equals_solo_for_two_shapes", "joint_equals_solo_with_checkpointing", "generation"))
+COSTLY = frozenset(
+    (
+        "bf16_base",
+        "checkpointing_equals_plain",
+        "generation",
+        "joint_equals_solo",
+        "joint_equals_solo_for_two_shapes",
+        "joint_equals_solo_with_checkpointing",
+    )
+)
 """Checks that take long."""
 OF_ADAPTERS = frozenset(
     (
@@ -36,6 +45,8 @@ OF_ADAPTERS = frozenset(
     )
 )
 """Checks of how adapters come and go, which an architecture decides no more than the core ones do."""
+REFUSAL = "identity_at_start"
+"""The check that shows by default that a method refuses an architecture; the others fail at the same place."""
 ATTENDING = ("lora", "prefix", "prompt")
 ONLY = {
     "base_dropout_is_off_unless_wanted": ("lora", "prefix", "full"),
@@ -48,7 +59,8 @@ ONLY = {
 def marks_of(case: Case, check: str, architecture: str) -> list[Any]:
     """Declared gaps; slow is what shows little new on an architecture that has a like among the core ones."""
     spared = check in COSTLY | OF_ADAPTERS or FIRST[case.method] != case.label
-    slow = spared and architecture not in tiny.CORE
+    refused_before = case.refused(architecture) and check != REFUSAL
+    slow = refused_before or (spared and architecture not in tiny.CORE)
     return gap_marks(case, check, architecture) + ([pytest.mark.slow] if slow else [])
 
 
