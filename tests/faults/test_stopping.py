@@ -22,7 +22,7 @@ from deltatune.errors import RecipeError, Stopped, StorageError
 from deltatune.files import disk_error
 from deltatune.observer import Silent
 from deltatune.recipe import Recipe
-from deltatune.recipe.sections import seconds_of
+from deltatune.recipe.kinds import seconds_of
 from deltatune.training import run
 from deltatune.training.loop.steps import interruptible
 from deltatune.training.loop.trainer import Trainer

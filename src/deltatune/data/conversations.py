@@ -124,7 +124,7 @@ def _named(columns: Mapping[str, Any], named: ColumnsSpec) -> list[Form]:
     """The form that the recipe's columns mean."""
     if named.input == "auto":
         return []
-    if named.target not in ("auto", None):
+    if isinstance(named.target, str) and named.target != "auto":
         return [Form("prompt-completion", (named.input, named.target))]
     kind = _kind(columns.get(named.input)) or "prompt-completion"
     return [Form(kind, (named.input,))]

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import AfterValidator, Field, Strict, model_validator
 
 from deltatune.errors import RecipeError
+from deltatune.recipe.kinds import Count, Int, Text
 from deltatune.recipe.messages import parse_section
 from deltatune.recipe.ranges import SearchRange
-from deltatune.recipe.sections import TUNED, Count, Int, Section, Text, TrainSpec
+from deltatune.recipe.sections import TUNED, Section, TrainSpec
 
 if TYPE_CHECKING:
     from deltatune.core.method import MethodConfig

@@ -10,14 +10,13 @@ from pydantic_core import PydanticCustomError
 from deltatune.errors import RecipeError
 from deltatune.recipe.axes import slug
 from deltatune.recipe.choosing import Space
+from deltatune.recipe.kinds import Budget, Text
 from deltatune.recipe.sections import (
-    Budget,
     Decoding,
     ModelSpec,
     QuantizationSpec,
     Reading,
     Section,
-    Text,
     TrainSpec,
 )
 

@@ -10,12 +10,10 @@ from deltatune.errors import RecipeError, nearest
 from deltatune.recipe.axes import SECTIONS
 from deltatune.recipe.choosing import HalvingSpec, SearchSpec, Together, TuneSpec
 from deltatune.recipe.entry import MethodEntry
+from deltatune.recipe.kinds import Bool, Budget, Int
 from deltatune.recipe.sections import (
-    Bool,
-    Budget,
     DataSpec,
     EvaluationSpec,
-    Int,
     ModelSpec,
     QuantizationSpec,
     Section,

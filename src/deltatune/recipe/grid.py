@@ -34,9 +34,10 @@ from deltatune.recipe.axes import (
     shown,
 )
 from deltatune.recipe.bases import listed, on_each_model
+from deltatune.recipe.kinds import Count, Int
 from deltatune.recipe.messages import parse_section
 from deltatune.recipe.ranges import LARGEST, Range
-from deltatune.recipe.sections import TUNED, Count, Int, Section
+from deltatune.recipe.sections import TUNED, Section
 
 if TYPE_CHECKING:
     from deltatune.core.method import MethodConfig

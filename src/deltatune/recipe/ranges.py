@@ -7,7 +7,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, Strict, model_validator
 
-from deltatune.recipe.sections import Float, Int, Section
+from deltatune.recipe.kinds import Float, Int
+from deltatune.recipe.sections import Section
 
 LARGEST = 500
 """Configurations of one entry; more are surely a slip, and `sample` takes fewer."""

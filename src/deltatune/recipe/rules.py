@@ -116,7 +116,7 @@ def _templates(recipe: RecipeFields) -> Iterator[Conflict]:
         yield "data.target_template", "cannot be 'chat': only the input is wrapped as a chat turn."
     elif target is not None:
         yield from _fields("data.target_template", target)[1]
-    if columns.input == columns.target and columns.input != "auto":
+    if columns.input in columns.targets and columns.input != "auto":
         yield "data.columns", f"input and target are the same column ({columns.input!r})."
 
 
@@ -155,9 +155,9 @@ def _template(field: str, template: str, recipe: RecipeFields) -> Iterator[Confl
         return
     names, problems = _fields(field, template)
     yield from problems
-    leaks = {name for name in ("target", columns.target) if name in names and name != columns.input}
+    leaks = {name for name in ("target", *columns.targets) if name in names and name != columns.input}
     if leaks and columns.target is not None:
-        yield field, f"shows the target ({{{min(map(str, leaks))}}}) to the model; take it out."
+        yield field, f"shows the target ({{{min(leaks)}}}) to the model; take it out."
 
 
 def _fields(field: str, template: str) -> tuple[list[str], list[Conflict]]:
@@ -207,7 +207,30 @@ def _task(recipe: RecipeFields) -> Iterator[Conflict]:
             "data.columns.target",
             f"is null, but {task.name} needs a target; only {' or '.join(fitting)} can learn plain text.",
         )
+    yield from _several_targets(recipe)
     yield from _metrics(recipe)
+
+
+def _several_targets(recipe: RecipeFields) -> Iterator[Conflict]:
+    """Rows with several targets are for tasks that learn them."""
+    data, task = recipe.data, TASKS.get(recipe.task)
+    names = data.columns.target
+    if isinstance(names, tuple):
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None:
+            yield "data.columns.target", f"names {twice!r} twice."
+        if not task.several_targets:
+            fitting = tasks_that(lambda task: task.several_targets)
+            yield (
+                "data.columns.target",
+                f"names {len(names)} columns, and {task.name} has one target; several are for "
+                f"{' or '.join(fitting)}.",
+            )
+    if data.separator is not None and not task.has_label_sets:
+        fitting = tasks_that(lambda task: task.has_label_sets)
+        yield "data.separator", f"({data.separator!r}) is for {' or '.join(fitting)}; leave it out."
+    if data.separator is not None and isinstance(names, tuple):
+        yield "data.separator", f"({data.separator!r}) is of no use beside a column for each label."
 
 
 def _conversations(recipe: RecipeFields) -> Iterator[Conflict]:

@@ -7,7 +7,6 @@ command line's help. Numbers are strict (`epochs: "3"` is refused), unknown keys
 from __future__ import annotations
 
 import math
-import re
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -26,6 +25,7 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, core_schema
 
 from deltatune.errors import nearest
+from deltatune.recipe.kinds import LARGEST_INT, Bool, Count, Duration, Int, Share, Text
 from deltatune.tasks import TASKS
 
 Format = Literal[
@@ -66,28 +66,6 @@ CHAT = "chat"
 
 PLAIN_CHAT = "plain"
 """The chat template that stands for a built-in one."""
-
-LARGEST_INT = 2**63 - 1
-"""Larger integers fit neither a tensor nor a seed."""
-Int = Annotated[int, Strict(), Field(ge=-LARGEST_INT, le=LARGEST_INT)]
-Float = Annotated[float, Strict(), Field(allow_inf_nan=False)]
-Bool = Annotated[bool, Strict()]
-Count = Annotated[int, Strict(), Field(ge=1, le=LARGEST_INT)]
-Share = Annotated[float, Strict(), Field(ge=0, lt=1)]
-Text = Annotated[str, Field(min_length=1)]
-Budget = Count | Annotated[str, Field(pattern=r"^(0*[1-9]\d*(\.\d+)?|0+\.\d*[1-9]\d*)\s*%$")]
-"""A number of parameters, or a share of the base's such as `0.5%`."""
-
-
-Duration = Annotated[str, Field(pattern=r"^(0*[1-9]\d*(\.\d+)?|0+\.\d*[1-9]\d*)\s*(s|min|h)$")]
-"""A time such as `30s`, `10min` or `1.5h`."""
-_SECONDS = {"s": 1, "min": 60, "h": 3600}
-
-
-def seconds_of(every: str | int) -> float | None:
-    """The seconds of a `Duration`; None for what is none."""
-    found = re.fullmatch(r"([\d.]+)\s*(s|min|h)", str(every))
-    return float(found[1]) * _SECONDS[found[2]] if found else None
 
 
 def _known(task: str) -> str:
@@ -177,12 +155,19 @@ class ColumnsSpec(Section):
 
     input: Text = "auto"
     """The column that the model reads. `auto`: the format's own (`table`, `sentence`, `image`) or `input`."""
-    target: Text | None = "auto"
+    target: Text | Annotated[tuple[Text, ...], Field(min_length=1)] | None = "auto"
     """The column to produce: a text, or the label of a classification. `auto`: the format's own (`title`,
-    `label`), else `target`. Null, in tasks that can learn plain text: there is none, the model learns the
-    input itself."""
+    `label`), else `target`. A list, in tasks whose rows have several targets: a column for each. Null, in
+    tasks that can learn plain text: there is none, the model learns the input itself."""
     id: Text | None = None
     """The column that names a row in messages and predictions. Null: the row's number."""
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """Names of the columns to produce; none if there is no target."""
+        return (
+            self.target if isinstance(self.target, tuple) else () if self.target is None else (self.target,)
+        )
 
 
 class LimitSpec(Section):
@@ -245,6 +230,9 @@ class DataSpec(Reading):
     """Text that the model shall produce, as `template`, with `{target}` for the target column. Null: the
     target itself. In decoder-only models, its tokens directly follow the prompt's: begin with a space where
     one is needed."""
+    separator: Text | None = None
+    """What stands between the labels of a row that has several in one text, such as `;`. Null: a comma,
+    semicolon or bar, whichever is there."""
     limit: LimitSpec = LimitSpec()
     """Use fewer rows."""
     train_on: Literal["assistant", "last_assistant", "all"] | None = None
@@ -258,7 +246,7 @@ class DataSpec(Reading):
     def _as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Without the fields that recipes written down before did not have, where they say nothing."""
         content: dict[str, Any] = handler(self)
-        later = ("train_on", "chat_template")
+        later = ("train_on", "chat_template", "separator")
         return {key: value for key, value in content.items() if key not in later or value is not None}
 
     @field_validator("encoding")

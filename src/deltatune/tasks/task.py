@@ -160,8 +160,12 @@ class Task(Protocol):
     """What a model reads of a row."""
     has_classes: ClassVar[bool] = False
     """Whether a row's target is the name of one of the data's classes."""
+    has_label_sets: ClassVar[bool] = False
+    """Of a task with classes: whether a row may have any number of them, and not just one."""
     has_values: ClassVar[bool] = False
     """Whether a row's target is a number, which the model tells in standard deviations from their mean."""
+    several_targets: ClassVar[bool] = False
+    """Whether `data.columns.target` may name several columns."""
     plain_text: ClassVar[bool] = False
     """Whether rows may lack a target (`data.columns.target: null`), so that the text itself is learned."""
     chat: ClassVar[bool] = False

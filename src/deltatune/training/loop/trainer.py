@@ -23,8 +23,8 @@ from deltatune.data.encode import Encoded, Encoder
 from deltatune.errors import TrainingError
 from deltatune.memory.batch import largest_micro_batch
 from deltatune.observer import Observer
+from deltatune.recipe.kinds import seconds_of
 from deltatune.recipe.schema import TrainSpec
-from deltatune.recipe.sections import seconds_of
 from deltatune.tasks import TASKS
 from deltatune.training.given.digests import Inputs
 from deltatune.training.loop.accelerate import Accelerate
