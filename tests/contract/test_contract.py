@@ -46,7 +46,7 @@ OF_ADAPTERS = frozenset(
 )
 """Checks of how adapters come and go, which an architecture decides no more than the core ones do."""
 REFUSAL = "identity_at_start"
-"""The check that shows by default that a method refuses an architecture; the others fail at the same place."""
+"""The check that shows by default that a method refuses an architecture; others fail at the same place."""
 ATTENDING = ("lora", "prefix", "prompt")
 ONLY = {
     "base_dropout_is_off_unless_wanted": ("lora", "prefix", "full"),
