@@ -28,7 +28,9 @@ from turns import Side, Turn, Turns, TurnTaking, take_turns
 
 from deltatune.checkpoint.store import load_adapter
 from deltatune.comparison.statistics import paired_bootstrap
-from deltatune.evaluation.loss import classify, row_losses
+from deltatune.evaluation import Job
+from deltatune.evaluation.kinds.classes import classify
+from deltatune.evaluation.kinds.texts import row_losses
 from deltatune.observer import Silent
 from deltatune.recipe import Recipe, parse_recipe
 from deltatune.training import Context, run
@@ -128,11 +130,12 @@ def losses_of(context: Context, folder: Path) -> list[float]:
     load_adapter(model, folder, "delta")
     data = context.data(entry, base)
     encoded, encoder = data.encoded("test"), data.encoder
+    job = Job(model, encoded, encoder)
     if context.recipe.task == "text-classification":
-        found = {row: -float(scores[label]) for row, scores, label in classify(model, encoded, encoder)}
+        found = {row: -float(scores[label]) for row, scores, label in classify(job)}
         losses = [found[row] for row in range(len(found))]
     else:
-        losses = [row.nll / row.tokens for row in row_losses(model, encoded, encoder)]
+        losses = [row.nll / row.tokens for row in row_losses(job)]
     model.detach("delta")
     return losses
 

@@ -30,8 +30,8 @@ from deltatune.core.loss import summed_loss
 from deltatune.core.model import AdaptedModel
 from deltatune.core.sites import stacks
 from deltatune.data.batches import batches
-from deltatune.evaluation import generate
-from deltatune.evaluation.loss import row_losses
+from deltatune.evaluation import Job, generate
+from deltatune.evaluation.kinds.texts import row_losses
 from deltatune.evaluation.metrics import text_metrics
 from deltatune.methods.lora import LoraConfig
 from deltatune.models.load import load_base
@@ -161,7 +161,7 @@ def measure(name: str, rounds: int) -> dict[str, Any]:
         return [few_rows[row] for row in range(rows)]
 
     def lose() -> Any:
-        return row_losses(model, test, encoder)
+        return row_losses(Job(model, test, encoder))
 
     with fast_cpu():
         written = write(TEST_ROWS)

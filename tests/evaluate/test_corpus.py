@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 from sacrebleu.metrics import BLEU, CHRF
 from sklearn.metrics import f1_score
 
-from deltatune.evaluation import METRICS
-from deltatune.evaluation.corpus import CORPUS_METRICS
+from deltatune.evaluation.metrics import METRICS, corpus_metric
 
 TEXTS = st.text(st.sampled_from("ab .ü"), max_size=24)
 CORPUS = st.lists(st.tuples(TEXTS, TEXTS), min_size=1, max_size=8)
@@ -20,7 +19,7 @@ LABELS = st.lists(st.tuples(st.sampled_from("abcx"), st.sampled_from("abc")), mi
 @settings(max_examples=150, deadline=None)
 @given(CORPUS, st.sampled_from(["bleu", "chrf"]), st.randoms())
 def test_texts_score_as_sacrebleu_does(corpus, name, random):
-    metric = CORPUS_METRICS[name]
+    metric = corpus_metric(name)
     predictions, references = map(list, zip(*corpus, strict=True))
     rows = metric.statistics(predictions, references, ())
     drawn = [random.randrange(len(corpus)) for _ in corpus]
@@ -37,7 +36,7 @@ def test_texts_score_as_sacrebleu_does(corpus, name, random):
 @given(LABELS)
 def test_classes_score_as_scikit_learn_does(pairs):
     guesses, truths = map(list, zip(*pairs, strict=True))
-    metric = CORPUS_METRICS["macro_f1"]
+    metric = corpus_metric("macro_f1")
     for classes in ((), ("a", "b", "c", "x")):
         found = metric.score(metric.statistics(guesses, truths, classes).sum(axis=0))
         labels = sorted({*truths, *classes})
@@ -45,5 +44,8 @@ def test_classes_score_as_scikit_learn_does(pairs):
         assert found == pytest.approx(expected)
 
 
-def test_they_are_metrics_under_the_same_names():
-    assert set(CORPUS_METRICS) <= set(METRICS.names())
+def test_they_are_keys_of_their_metrics():
+    for name in METRICS.names():
+        assert set(METRICS.get(name).corpus) <= set(METRICS.get(name).keys)
+    assert corpus_metric("bleu") is not None
+    assert corpus_metric("accuracy") is None

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from deltatune.errors import TrainingError
-from deltatune.evaluation import classify, loss_on
-from deltatune.evaluation.loss import row_losses, summed
+from deltatune.evaluation import Job, loss_on
+from deltatune.evaluation.kinds.classes import classify
+from deltatune.evaluation.kinds.texts import row_losses, summed
 
 
 @pytest.mark.parametrize("name", ["t5", "bart", "llama"])
@@ -30,7 +31,7 @@ def test_equals_the_models_own_loss_weighted_by_tokens(make_case, name):
 @pytest.mark.parametrize("size", [1, 3])
 def test_each_row_has_the_loss_it_has_alone(make_case, name, size):
     case = make_case(name)
-    found = row_losses(case.model, case.encoded, case.encoder, batch_size=size)
+    found = row_losses(Job(case.model, case.encoded, case.encoder, size))
     for row, feature in zip(found, case.encoded.features, strict=True):
         batch = case.encoder.collate([feature])
         tokens = int((batch["labels"] != -100).sum())
@@ -82,7 +83,7 @@ def test_a_loss_that_is_not_finite_is_an_error(make_case, name):
 def test_classify_gives_log_probabilities_without_labels(make_case):
     case = make_case("bert")
     case.encoder.collate = case.encoder.collate_prompts
-    for _, scores, label in classify(case.model, case.encoded, case.encoder, batch_size=3):
+    for _, scores, label in classify(Job(case.model, case.encoded, case.encoder, 3)):
         assert scores.shape == (3,)
         assert scores.exp().sum().item() == pytest.approx(1, abs=1e-5)
         assert label is None

@@ -11,7 +11,7 @@ from sklearn.metrics import accuracy_score, f1_score
 from deltatune.evaluation import METRICS, classification_metrics, text_metrics
 from deltatune.evaluation.generation import _PROOF, Generation
 from deltatune.evaluation.keys import metric_keys
-from deltatune.evaluation.metrics import repetition
+from deltatune.evaluation.metrics.texts import repetition
 from deltatune.recipe.sections import EvaluationSpec
 from deltatune.tasks import TASKS
 from tests.extending import module

@@ -7,8 +7,16 @@ import pytest
 import sacrebleu
 
 from deltatune.errors import DataError, RecipeError
-from deltatune.evaluation import evaluate, generate, higher_is_better, loss_on, metric_keys, primary_metric
-from deltatune.evaluation.loss import row_losses
+from deltatune.evaluation import (
+    Job,
+    evaluate,
+    generate,
+    higher_is_better,
+    loss_on,
+    metric_keys,
+    primary_metric,
+)
+from deltatune.evaluation.kinds.texts import row_losses
 
 from .conftest import Encoded
 
@@ -57,7 +65,7 @@ def test_generating_and_the_loss_share_the_encoder(make_case, name, beams):
         generate(case.model, case.encoded, case.encoder, batch_size=3, max_new_tokens=5, num_beams=beams)
     )
     assert [p.prediction for p in found.predictions] == [alone[row].text for row in range(7)]
-    losses = row_losses(case.model, case.encoded, case.encoder, 3)
+    losses = row_losses(Job(case.model, case.encoded, case.encoder, 3))
     assert [(p.nll, p.tokens) for p in found.predictions] == [(loss.nll, loss.tokens) for loss in losses]
 
 

@@ -12,8 +12,8 @@ from sklearn.metrics import mean_absolute_error, mean_squared_error, r2_score
 from deltatune.comparison.scores import corpus_sample
 from deltatune.comparison.statistics import intervals, pairwise
 from deltatune.evaluation import value_metric, value_metrics
-from deltatune.evaluation.corpus import CORPUS_METRICS, correlation, rank_moments
-from deltatune.evaluation.metrics import METRICS, Scores
+from deltatune.evaluation.metrics import METRICS, Scores, corpus_metric
+from deltatune.evaluation.metrics.values import correlation, rank_moments
 from deltatune.tasks.values import METRICS as NAMES
 
 PAIRS = st.lists(st.tuples(st.integers(-50, 50), st.integers(-50, 50)), min_size=3, max_size=30)
@@ -42,7 +42,7 @@ def test_they_are_those_of_scipy_and_scikit_learn(pairs, scale, random) -> None:
     assume(min(map(len, map(set, again))) > 1)
     texts = [[repr(value) for value in side] for side in (guesses, truths)]
     for name, expected in (("pearson", pearsonr), ("r2", lambda x, y: r2_score(y, x))):
-        metric = CORPUS_METRICS[name]
+        metric = corpus_metric(name)
         value = metric.score(metric.statistics(*texts, ())[drawn].sum(axis=0))
         wanted = expected([guesses[row] for row in drawn], [truths[row] for row in drawn])
         assert value == pytest.approx(getattr(wanted, "statistic", wanted), rel=1e-9, abs=1e-9), name

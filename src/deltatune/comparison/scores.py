@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from deltatune.errors import DataError
-from deltatune.evaluation.corpus import CORPUS_METRICS, ROW_METRICS
+from deltatune.evaluation.corpus import ROW_METRICS
+from deltatune.evaluation.metrics import corpus_metric
 from deltatune.results import Prediction, read_predictions
 
 Floats = NDArray[np.float64]
@@ -132,7 +133,7 @@ def read_sample(
         if any(number is None for run in numbers for row in run for number in row):
             return None
         return row_sample(metric, numbers)
-    if metric not in CORPUS_METRICS:
+    if corpus_metric(metric) is None:
         return None
     texts = [[row.prediction for row in run] for run in runs]
     return corpus_sample(metric, texts, [row.reference for row in runs[0]], labels or ())
@@ -228,11 +229,12 @@ def corpus_sample(
     """Make the sample of a corpus metric.
 
     Args:
-        metric: A key of `CORPUS_METRICS`.
+        metric: The key of one that follows from sums over rows (`corpus_metric`).
         predictions: Texts or labels, [seeds][examples].
         references: [examples].
         labels: All classes of the data, of a classification.
     """
-    found = CORPUS_METRICS[metric]
-    values = np.stack([found.statistics(texts, references, labels) for texts in predictions])
-    return Sample(values, found.score, found.low, found.high)
+    corpus = corpus_metric(metric)
+    assert corpus is not None
+    values = np.stack([corpus.statistics(texts, references, labels) for texts in predictions])
+    return Sample(values, corpus.score, corpus.low, corpus.high)

@@ -2,7 +2,8 @@
 
 from deltatune.evaluation.generation import Generation, generate
 from deltatune.evaluation.keys import higher_is_better, metric_keys, primary_metric
-from deltatune.evaluation.loss import classify, loss_on
+from deltatune.evaluation.kinds.classes import probabilities
+from deltatune.evaluation.kinds.kind import Job
 from deltatune.evaluation.metrics import (
     METRICS,
     Scores,
@@ -13,18 +14,18 @@ from deltatune.evaluation.metrics import (
     value_metric,
     value_metrics,
 )
-from deltatune.evaluation.run import Evaluation, Prediction, answer, evaluate, probabilities
+from deltatune.evaluation.run import Evaluation, Prediction, answer, evaluate, loss_on
 
 __all__ = [
     "METRICS",
     "Evaluation",
     "Generation",
+    "Job",
     "Prediction",
     "Scores",
     "answer",
     "class_metric",
     "classification_metrics",
-    "classify",
     "evaluate",
     "generate",
     "higher_is_better",

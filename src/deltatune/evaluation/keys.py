@@ -126,7 +126,7 @@ def _offered(task: str, targets: bool) -> dict[str, list[str]]:
     offered: dict[str, list[str]] = {}
     for name in METRICS.names():
         metric = METRICS.get(name)
-        if name in losses or (targets and getattr(metric, kind) is not None):
+        if name in losses or (targets and kind in metric.functions):
             offered[name] = list(metric.keys)
             offered |= {key: [key] for key in metric.keys}
     return offered

@@ -25,7 +25,6 @@ from deltatune.tasks.task import (
     Cuts,
     Feature,
     Fidelity,
-    Job,
     Model,
     Row,
     Task,
@@ -125,14 +124,6 @@ class CausalLM(Task):
     def logits(self, model: Model, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Each position's, for the label behind it."""
         return model.labelled_logits(batch)
-
-    def answer(self, job: Job) -> Any:
-        """What the model writes."""
-        return job.write()
-
-    def evaluate(self, job: Job, targets: bool) -> Any:
-        """Write and score; plain text has no prompt, so that there is the loss alone."""
-        return job.texts() if targets else job.token_losses()
 
     def shape(self, features: Sequence[Feature]) -> BatchShape:
         """Lengths of prompts with targets."""

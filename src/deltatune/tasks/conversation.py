@@ -18,7 +18,6 @@ from deltatune.tasks.task import (
     Cuts,
     Feature,
     Fidelity,
-    Job,
     Model,
     Row,
     Task,
@@ -126,14 +125,6 @@ class ConversationTask(Task):
     def logits(self, model: Model, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Each position's, for the label behind it."""
         return model.labelled_logits(batch)
-
-    def answer(self, job: Job) -> Any:
-        """What the model says next."""
-        return job.write()
-
-    def evaluate(self, job: Job, targets: bool) -> Any:
-        """Write the last answer and score it; the loss alone if nothing else is asked for."""
-        return job.texts() if targets else job.token_losses()
 
     def shape(self, features: Sequence[Feature]) -> BatchShape:
         """Lengths of conversations."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from deltatune.errors import DataError
 from deltatune.tasks import classes
 from deltatune.tasks.shapes import BatchShape
-from deltatune.tasks.task import Cuts, Feature, Job, Model, Row, Task, Tools
+from deltatune.tasks.task import Cuts, Feature, Model, Row, Task, Tools
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -67,14 +67,6 @@ class ImageClassification(Task):
     def logits(self, model: Model, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """The head's."""
         return model.class_logits(batch), batch["labels"]
-
-    def answer(self, job: Job) -> Any:
-        """The most probable class."""
-        return job.classify()
-
-    def evaluate(self, job: Job, targets: bool) -> Any:
-        """The most probable class, and its scores."""
-        return job.classes()
 
     def shape(self, features: Sequence[Feature]) -> BatchShape:
         """The number of images: all have one size."""

@@ -2,7 +2,7 @@
 
 Everything else asks a task, and none asks which task it is. A task is made of small functions that tasks
 share (tokens.py, classes.py) and of what is its own. It never imports what uses it: what it works with is
-given to it, the `Tools` of an encoder, the `Model`, the `Job` of an evaluation.
+given to it, the `Tools` of an encoder and the `Model`.
 """
 
 from __future__ import annotations
@@ -93,31 +93,6 @@ class Model(Protocol):
         """Logits [n, vocabulary] at the labels of a language model, and these [n], row after row."""
 
 
-class Job(Protocol):
-    """An evaluation or a prediction: a model on encoded rows, and the ways to run it that tasks share."""
-
-    def write(self) -> Any:
-        """Let the model write a text for each row."""
-
-    def classify(self) -> Any:
-        """The most probable class of each row, and the probability of each."""
-
-    def texts(self) -> Any:
-        """Write and score, with the loss if that is asked for."""
-
-    def token_losses(self) -> Any:
-        """The loss of each row's labels, token by token; nothing is written."""
-
-    def classes(self) -> Any:
-        """Classify and score, with the loss."""
-
-    def measure(self) -> Any:
-        """The number that the model tells of each row, in the data's units."""
-
-    def values(self) -> Any:
-        """Tell numbers and score them, with the loss."""
-
-
 class Fidelity(Protocol):
     """What a tokenizer cannot write, gathered over rows, as `deltatune.data.fidelity.Fidelity`."""
 
@@ -188,8 +163,9 @@ class Task(Protocol):
     """Whether the model answers by writing text, token by token."""
     continues: ClassVar[bool] = False
     """Whether what it writes stands behind the input in one sequence, whose first token nothing predicts."""
-    scored_as: ClassVar[Literal["text", "classes", "values"]] = "text"
-    """Which metrics fit it: those of texts, of classes, or of numbers."""
+    scored_as: ClassVar[str] = "text"
+    """The kind of its answers, which says how they are given and scored: `text`, `classes`, `values`, or
+    another that is registered (`deltatune.evaluation.kinds`)."""
     metrics: ClassVar[tuple[str, ...]]
     """Metrics that `evaluation.metrics: auto` means."""
     losses: ClassVar[tuple[str, ...]] = ("loss",)
@@ -258,19 +234,6 @@ class Task(Protocol):
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor | None:
         """The loss of what `logits` gave, summed over its rows; None: cross-entropy with class indices."""
         return None
-
-    def answer(self, job: Job) -> Any:
-        """Answer rows that have no target."""
-        ...
-
-    def evaluate(self, job: Job, targets: bool) -> Any:
-        """Answer rows and score the answers.
-
-        Args:
-            job: The evaluation.
-            targets: Whether rows have targets, and a metric of answers is asked for.
-        """
-        ...
 
     def shape(self, features: Sequence[Feature]) -> BatchShape:
         """Sizes of the batch that `collate` makes. Images: the rows alone."""

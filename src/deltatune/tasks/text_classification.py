@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from deltatune.tasks import classes, tokens
+from deltatune.tasks import classes, tokens, whole_texts
 from deltatune.tasks.shapes import BatchShape
-from deltatune.tasks.task import INPUT, Cuts, Feature, Fidelity, Job, Model, Row, Task, Tools
+from deltatune.tasks.task import Cuts, Feature, Fidelity, Model, Row, Task, Tools
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -42,13 +42,12 @@ class TextClassification(Task):
 
     def encode(self, row: Row, tools: Tools, supervised: bool) -> tuple[Feature, Cuts]:
         """`input_ids` of the text and `label`."""
-        input_ids, cut = tools.tokens.with_specials(tokens.text_of(row), tools.spec.max_input_tokens)
-        return {"input_ids": input_ids, **classes.label_of(row, tools, supervised)}, (cut, False)
+        text, cut = whole_texts.read(row, tools)
+        return {**text, **classes.label_of(row, tools, supervised)}, (cut, False)
 
     def collate(self, features: Sequence[Feature], tools: Tools) -> dict[str, Tensor]:
         """Texts, and `labels` [rows]."""
-        batch = tokens.padded([feature["input_ids"] for feature in features], tools)
-        return {**batch, **classes.label_batch(features)}
+        return {**whole_texts.collate(features, tools), **classes.label_batch(features)}
 
     def supervised(self, feature: Feature) -> int:
         """One label, where the row has it."""
@@ -56,33 +55,23 @@ class TextClassification(Task):
 
     def preview(self, feature: Feature, tools: Tools) -> list[tuple[str, bool]]:
         """The text, then the class, which is learned."""
-        read = [(piece, False) for piece in tools.tokens.pieces(feature["input_ids"])]
-        return [*read, *classes.label_shown(feature, tools)]
+        return [*whole_texts.preview(feature, tools), *classes.label_shown(feature, tools)]
 
     def look(self, found: Fidelity, row: Row, feature: Feature, cuts: Cuts, tools: Tools) -> None:
         """The text."""
-        found.look_at_input(row, tokens.text_of(row), feature["input_ids"], tools.tokens)
+        whole_texts.look(found, row, feature, tools)
 
     def logits(self, model: Model, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """The head's."""
         return model.class_logits(batch), batch["labels"]
 
-    def answer(self, job: Job) -> Any:
-        """The most probable class."""
-        return job.classify()
-
-    def evaluate(self, job: Job, targets: bool) -> Any:
-        """The most probable class, and its scores."""
-        return job.classes()
-
     def shape(self, features: Sequence[Feature]) -> BatchShape:
         """Lengths of texts."""
-        lengths = [len(feature["input_ids"]) for feature in features]
-        return BatchShape(len(features), max(lengths), padded=min(lengths) < max(lengths))
+        return whole_texts.shape(features)
 
     def longest(self, rows: int, data: Any, has_targets: bool) -> BatchShape:
         """Texts at their limit."""
-        return BatchShape(rows, data.max_input_tokens)
+        return whole_texts.longest(rows, data)
 
     def blank(self, shape: BatchShape) -> dict[str, Tensor]:
         """Texts of the first class."""
@@ -90,7 +79,7 @@ class TextClassification(Task):
 
     def places(self, features: Sequence[Feature], new: int) -> list[tuple[str, dict[str, int]]]:
         """The longest text."""
-        return [("input", {INPUT: max(len(feature["input_ids"]) for feature in features)})]
+        return whole_texts.places(features)
 
 
 TASK: Task = TextClassification()

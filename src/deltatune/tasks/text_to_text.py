@@ -15,7 +15,6 @@ from deltatune.tasks.task import (
     Cuts,
     Feature,
     Fidelity,
-    Job,
     Model,
     Row,
     Task,
@@ -94,14 +93,6 @@ class TextToText(Task):
     def logits(self, model: Model, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """The decoder's, at the labels."""
         return model.labelled_logits(batch)
-
-    def answer(self, job: Job) -> Any:
-        """What the model writes."""
-        return job.write()
-
-    def evaluate(self, job: Job, targets: bool) -> Any:
-        """Write and score; the loss alone if nothing else is asked for."""
-        return job.texts() if targets else job.token_losses()
 
     def shape(self, features: Sequence[Feature]) -> BatchShape:
         """Lengths of inputs and of targets."""

@@ -1,0 +1,118 @@
+"""What a kind of answer is, and what it is given to work with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+from torch import Tensor
+
+from deltatune.evaluation.interfaces import (
+    BatchEncoder,
+    EncodedRows,
+    Model,
+    Progress,
+    longest_first,
+    to_device,
+)
+from deltatune.evaluation.loss import RowLoss
+from deltatune.evaluation.metrics import Scores
+from deltatune.tasks.task import Row
+
+
+class Answer(NamedTuple):
+    """What a model makes of a row, as predictions.jsonl has it."""
+
+    text: str
+    """The text, the name of the class, or the number as it is written."""
+    stopped: bool | None = None
+    """Whether the model ended the text itself; None where it writes none."""
+    tokens: int = 0
+    """How many it wrote."""
+    probabilities: dict[str, float] | None = None
+    """Of each class, or of the most probable ones."""
+
+
+class Scored(NamedTuple):
+    """Answers to rows, and what they are worth."""
+
+    answers: Sequence[Answer]
+    references: Sequence[str]
+    """What each is held against, as predictions.jsonl has it."""
+    scores: Scores
+    losses: Sequence[RowLoss] = ()
+    """One a row; none if no loss is asked for."""
+    means: dict[str, float] | None = None
+    """Metrics that are made of the losses, by key."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """An evaluation or a prediction: a model on encoded rows."""
+
+    model: Model
+    encoded: EncodedRows
+    encoder: BatchEncoder
+    batch_size: int = 32
+    progress: Progress | None = None
+
+    def batches(self) -> Iterator[tuple[list[int], dict[str, Tensor]]]:
+        """Numbers of rows and their batch on the model's device, the longest rows first."""
+        done = 0
+        for rows in longest_first(self.encoded.lengths, self.batch_size):
+            yield rows, self.batch(rows)
+            done += len(rows)
+            if self.progress:
+                self.progress(done, len(self.encoded.lengths))
+
+    def batch(self, rows: Sequence[int]) -> dict[str, Tensor]:
+        """These rows as a batch on the model's device."""
+        batch = self.encoder.collate([self.encoded.features[row] for row in rows])
+        return to_device(batch, self.model.device)
+
+
+class Decoding(Protocol):
+    """The part of a recipe's `evaluation` section that says how texts are written."""
+
+    @property
+    def max_new_tokens(self) -> int:
+        """Where a generated text is cut off."""
+
+    @property
+    def num_beams(self) -> int:
+        """1 is greedy decoding."""
+
+
+class Kind(Protocol):
+    """How answers of a kind are given and scored."""
+
+    def answer(self, job: Job, decoding: Decoding) -> Sequence[Answer]:
+        """Answer rows that have no target, in their order."""
+        ...
+
+    def evaluate(self, job: Job, rows: Sequence[Row], keys: Sequence[str], decoding: Decoding) -> Scored:
+        """Answer rows and score the answers.
+
+        Args:
+            job: The model and the rows.
+            rows: The same rows with their targets; of plain text none has any.
+            keys: Keys of metrics that are asked for.
+            decoding: How texts are written.
+
+        Raises:
+            TrainingError: The loss is not finite.
+        """
+        ...
+
+    def mean_loss(self, job: Job) -> dict[str, float]:
+        """Mean loss of rows with targets, every target weighing the same.
+
+        Returns:
+            `loss` and `tokens`, the number of targets that it is the mean of; and what else follows from the
+            same pass.
+
+        Raises:
+            TrainingError: The loss is not finite.
+        """
+        ...

@@ -1,0 +1,120 @@
+"""Answers that are texts: written token by token, never taken from teacher-forced logits."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from deltatune.evaluation.corpus import LARGEST_EXPONENT
+from deltatune.evaluation.generation import Generation, generate
+from deltatune.evaluation.interfaces import evaluating
+from deltatune.evaluation.keys import scoring
+from deltatune.evaluation.kinds.kind import Answer, Decoding, Job, Kind, Scored
+from deltatune.evaluation.loss import RowLoss, mean
+from deltatune.evaluation.metrics import Scores, text_metrics
+from deltatune.tasks import TASKS
+from deltatune.tasks.task import Row
+from deltatune.tasks.tokens import LOSSES
+
+
+class Texts(Kind):
+    """Write, and compare with the reference; the loss is that of the reference's tokens."""
+
+    def answer(self, job: Job, decoding: Decoding) -> Sequence[Answer]:
+        """What the model writes."""
+        return list(map(_answer, _write(job, decoding)))
+
+    def evaluate(self, job: Job, rows: Sequence[Row], keys: Sequence[str], decoding: Decoding) -> Scored:
+        """Write and score; nothing is written if only losses are asked for, or rows are plain text."""
+        features = job.encoded.features
+        targets = [feature.get("reference", row.target) for row, feature in zip(rows, features, strict=True)]
+        references = [job.encoder.reference(target) for target in targets]
+        names = scoring(keys)
+        if not names or not any(row.target for row in rows):
+            losses = row_losses(job)
+            return Scored([Answer("")] * len(rows), references, Scores({}), losses, summed(losses))
+        wants_loss = any(key in LOSSES for key in keys)
+        losses = [RowLoss(0.0, 0)] * len(rows)
+
+        def lose(numbers: Sequence[int], states: Tensor | None) -> None:
+            """The loss of a batch shares the work of the encoder."""
+            for row, loss in zip(numbers, batch_losses(job, numbers, states), strict=True):
+                losses[row] = loss
+
+        generations = _write(job, decoding, also=lose if wants_loss else None)
+        scores = text_metrics(generations, references, names)
+        answers = list(map(_answer, generations))
+        if not wants_loss:
+            return Scored(answers, references, scores)
+        return Scored(answers, references, scores, losses, summed(losses))
+
+    def mean_loss(self, job: Job) -> dict[str, float]:
+        """Loss a token, in nats; `perplexity` is its exponential."""
+        return summed(row_losses(job))
+
+
+def row_losses(job: Job) -> list[RowLoss]:
+    """What each row adds to the loss, in the order of the rows."""
+    losses = [RowLoss(0.0, 0)] * len(job.encoded.lengths)
+    for rows, batch in job.batches():
+        for row, loss in zip(rows, _losses(job, batch), strict=True):
+            losses[row] = loss
+    return losses
+
+
+def batch_losses(job: Job, rows: Sequence[int], states: Tensor | None = None) -> list[RowLoss]:
+    """The losses of `rows` as one batch.
+
+    Args:
+        job: The model and the rows.
+        rows: Row numbers.
+        states: What the model's encoder made of the same batch, if that is known.
+    """
+    return _losses(job, job.batch(rows), states)
+
+
+def _losses(job: Job, batch: dict[str, Tensor], states: Tensor | None = None) -> list[RowLoss]:
+    with evaluating(job.model):
+        logits, targets = job.model.labelled_logits(batch, states)
+        losses = F.cross_entropy(logits.float(), targets, reduction="none").double().cpu()
+    counts = TASKS.get(job.encoder.task).count(batch["labels"]).tolist()  # row after row
+    return [RowLoss(of_row.sum().item(), len(of_row)) for of_row in losses.split(counts)]
+
+
+def summed(rows: Sequence[RowLoss]) -> dict[str, float]:
+    """Loss, perplexity and number of tokens of a corpus.
+
+    Raises:
+        TrainingError: The loss is not finite.
+    """
+    loss, tokens = mean(rows), sum(row.tokens for row in rows)
+    return {"loss": loss, "perplexity": math.exp(min(loss, LARGEST_EXPONENT)), "tokens": tokens}
+
+
+def _write(
+    job: Job, decoding: Decoding, also: Callable[[Sequence[int], Tensor | None], None] | None = None
+) -> list[Generation]:
+    """Let the model write a text for each row; `also` is called with each batch, as of `generate`."""
+    written = dict(
+        generate(
+            job.model,
+            job.encoded,
+            job.encoder,
+            batch_size=job.batch_size,
+            max_new_tokens=decoding.max_new_tokens,
+            num_beams=decoding.num_beams,
+            progress=job.progress,
+            also=also,
+        )
+    )
+    return [written[row] for row in range(len(job.encoded.lengths))]
+
+
+def _answer(generation: Generation) -> Answer:
+    return Answer(generation.text, generation.stopped, generation.tokens)
+
+
+KIND: Kind = Texts()

@@ -1,0 +1,23 @@
+"""Metrics of generated texts, of predicted classes and of predicted numbers: one file for each."""
+
+from deltatune.evaluation.metrics.classes import class_metric, classification_metrics
+from deltatune.evaluation.metrics.registry import METRICS, Metric, Scores, corpus_metric
+from deltatune.evaluation.metrics.texts import text_metric, text_metrics
+from deltatune.evaluation.metrics.values import value_metric, value_metrics
+
+# Losses come from teacher-forced logits, never from answers, so they have no function here: see kinds/.
+METRICS.add("loss", Metric({"loss": False}))
+METRICS.add("perplexity", Metric({"perplexity": False}))
+
+__all__ = [
+    "METRICS",
+    "Metric",
+    "Scores",
+    "class_metric",
+    "classification_metrics",
+    "corpus_metric",
+    "text_metric",
+    "text_metrics",
+    "value_metric",
+    "value_metrics",
+]

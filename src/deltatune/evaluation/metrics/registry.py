@@ -1,0 +1,76 @@
+"""The table of metrics, and what one is: functions by kind of answer, keys with directions, resampling."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from deltatune.evaluation.corpus import CorpusMetric
+from deltatune.registry import Registry
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What a metric found.
+
+    Attributes:
+        values: One number a key, over all rows.
+        examples: Per key one number a row, for metrics that are means over rows.
+        signatures: By metric name, what must be known to compare the numbers with others'.
+    """
+
+    values: dict[str, float]
+    examples: dict[str, list[float]] = field(default_factory=dict)
+    signatures: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def per_example(
+        cls, examples: dict[str, list[float]], signatures: dict[str, str] | None = None
+    ) -> Scores:
+        """Scores whose values are the means over the rows."""
+        values = {key: sum(scores) / len(scores) for key, scores in examples.items()}
+        return cls(values, examples, signatures or {})
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A registered metric."""
+
+    keys: Mapping[str, bool | None]
+    """The numbers it yields, each with whether higher is better (None: neither way)."""
+    functions: Mapping[str, Callable[..., Scores]] = field(default_factory=dict)
+    """By kind of answer (`Task.scored_as`): (answers, references, what else the kind gives) to scores."""
+    corpus: Mapping[str, CorpusMetric] = field(default_factory=dict)
+    """By key: how a number that is no mean over rows follows from sums over them."""
+
+
+METRICS: Registry[Metric] = Registry("metric")
+"""Metrics by the name that a recipe's `evaluation.metrics` bears."""
+
+
+def corpus_metric(key: str) -> CorpusMetric | None:
+    """How the number of this key follows from sums over rows; None if it is a mean, or of losses."""
+    for name in METRICS.names():
+        if key in METRICS.get(name).corpus:
+            return METRICS.get(name).corpus[key]
+    return None
+
+
+def score(
+    kind: str, names: Sequence[str], outputs: Sequence[Any], truths: Sequence[Any], *more: Sequence[str]
+) -> Scores:
+    """Run each named metric's function of `kind` and put the results together.
+
+    Raises:
+        ValueError: Unequal numbers of answers and references, or none.
+    """
+    if len(outputs) != len(truths) or not truths:
+        raise ValueError(f"{len(outputs)} predictions for {len(truths)} references; one each is needed.")
+    together = Scores({})
+    for name in names:
+        scores = METRICS.get(name).functions[kind](outputs, truths, *more)
+        together.values.update(scores.values)
+        together.examples.update(scores.examples)
+        together.signatures.update(scores.signatures)
+    return together
