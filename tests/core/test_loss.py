@@ -13,8 +13,9 @@ from deltatune.core.loss import summed_cross_entropy
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
 @pytest.mark.parametrize("rows", [1, 2, 7, 100], ids="{} rows at once".format)
+@pytest.mark.parametrize("weighted", [False, True])
 def test_losses_and_gradients_are_torchs(
-    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, rows: int
+    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, rows: int, weighted: bool
 ) -> None:
     monkeypatch.setitem(loss._AT_ONCE, "cpu", rows * 301)
     torch.manual_seed(0)
@@ -24,9 +25,10 @@ def test_losses_and_gradients_are_torchs(
     def gradient(value: Tensor) -> Tensor:
         return torch.autograd.grad(value / 23, logits)[0]
 
-    found = summed_cross_entropy(logits, targets)
     wide = logits if dtype == torch.float64 else logits.float()
-    wanted = functional.cross_entropy(wide, targets, reduction="sum")
+    weights = torch.rand(301).to(wide.dtype) if weighted else None
+    found = summed_cross_entropy(logits, targets, weights)
+    wanted = functional.cross_entropy(wide, targets, weights, reduction="sum")
     assert found.dtype == wide.dtype
     torch.testing.assert_close(found, wanted)
     torch.testing.assert_close(gradient(found), gradient(wanted))

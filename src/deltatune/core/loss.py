@@ -16,56 +16,82 @@ if TYPE_CHECKING:
 
 
 def summed_loss(
-    model: AdaptedModel, batch: dict[str, Tensor], task: str, *, autocast: bool = False
+    model: AdaptedModel,
+    batch: dict[str, Tensor],
+    task: str,
+    *,
+    autocast: bool = False,
+    weights: Tensor | None = None,
 ) -> Tensor:
-    """The loss summed over the targets of a collated batch, in float32; arguments as of `logits_for`."""
-    return loss_of(task, *logits_for(model, batch, task, autocast=autocast))
+    """The loss summed over the targets of a collated batch, in float32.
+
+    Args:
+        model: As of `logits_for`, like the batch, the task and `autocast`.
+        batch: The batch.
+        task: The recipe's task.
+        autocast: Whether to compute in bfloat16.
+        weights: As of `loss_of`.
+    """
+    return loss_of(task, *logits_for(model, batch, task, autocast=autocast), weights)
 
 
-def loss_of(task: str, outputs: Tensor, targets: Tensor) -> Tensor:
-    """The task's loss of what `logits_for` gave, summed: cross-entropy unless it has another."""
+def loss_of(task: str, outputs: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
+    """The task's loss of what `logits_for` gave, summed: cross-entropy unless it has another.
+
+    Args:
+        task: The recipe's task.
+        outputs: Of the model.
+        targets: Their targets.
+        weights: What a row of each class counts for, [classes] on any device; None: 1, as in every task
+            without classes.
+    """
     loss = TASKS.get(task).loss(outputs, targets)
-    return summed_cross_entropy(outputs, targets) if loss is None else loss
+    return summed_cross_entropy(outputs, targets, weights) if loss is None else loss
 
 
-def summed_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+def summed_cross_entropy(logits: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
     """Cross-entropy of logits [n, classes] and targets [n], summed, in float32 or wider.
 
-    As `F.cross_entropy(logits.float(), targets, reduction="sum")`, but float32 copies are made of some rows
-    at a time, and only the logits are kept for the backward pass.
+    As `F.cross_entropy(logits.float(), targets, weights, reduction="sum")`, but float32 copies are made of
+    some rows at a time, and only the logits are kept for the backward pass.
     """
-    loss: Tensor = _SummedCrossEntropy.apply(logits, targets)
+    of_rows = None if weights is None else weights.to(targets.device)[targets][:, None]
+    loss: Tensor = _SummedCrossEntropy.apply(logits, targets, of_rows)
     return loss
 
 
 class _SummedCrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, logits: Tensor, targets: Tensor) -> Tensor:
+    def forward(ctx: Any, logits: Tensor, targets: Tensor, weights: Tensor | None) -> Tensor:
         ctx.rows = max(1, _AT_ONCE.get(logits.device.type, _AT_ONCE_ELSEWHERE) // logits.shape[-1])
         wide = torch.promote_types(logits.dtype, torch.float32)
         loss = torch.zeros((), dtype=wide, device=logits.device)
         largest, normalizers = [], []  # apart, since rounding their sum would cost a digit
-        for part, of in zip(logits.split(ctx.rows), targets[:, None].split(ctx.rows), strict=True):
+        for at, (part, of) in enumerate(
+            zip(logits.split(ctx.rows), targets[:, None].split(ctx.rows), strict=True)
+        ):
             found = part.to(wide)
             largest.append(found.amax(dim=-1, keepdim=True))
             found = torch.log_softmax(found, dim=-1)
             normalizers.append(found.amax(dim=-1, keepdim=True))
-            loss -= found.gather(1, of).sum()
+            of_target = found.gather(1, of)
+            loss -= (of_target if weights is None else of_target * weights.split(ctx.rows)[at]).sum()
+        ctx.weights = weights
         ctx.save_for_backward(logits, targets, torch.cat(largest), torch.cat(normalizers))
         return loss
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         logits, targets, *of_rows = ctx.saved_tensors
         grad_logits = torch.empty_like(logits)
         parts = (t.split(ctx.rows) for t in (grad_logits, logits, targets[:, None], *of_rows))
-        for out, part, of, largest, normalizer in zip(*parts, strict=True):
+        for at, (out, part, of, largest, normalizer) in enumerate(zip(*parts, strict=True)):
             # Operations on two dtypes at once are slow, so first a copy, and another at the end.
             shares = part.to(grad.dtype).sub(largest).add_(normalizer).exp_()
             shares.scatter_add_(1, of, shares.new_full(of.shape, -1.0))
-            out.copy_(shares.mul_(grad))
-        return grad_logits, None
+            out.copy_(shares.mul_(grad if ctx.weights is None else grad * ctx.weights.split(ctx.rows)[at]))
+        return grad_logits, None, None
 
 
 _AT_ONCE = {"cpu": 2**19}
@@ -77,6 +103,21 @@ _AT_ONCE_ELSEWHERE = 2**25
 def count_targets(batch: dict[str, Tensor], task: str) -> int:
     """Number of predictions that the loss of a collated batch is summed over."""
     return int(TASKS.get(task).count(batch["labels"]).sum())
+
+
+def weight_of(batch: dict[str, Tensor], task: str, weights: Tensor | None) -> float:
+    """What the mean loss of a collated batch is divided by: its predictions, each with its class's weight.
+
+    So a step's loss is `F.cross_entropy(logits, labels, weights)`, whose mean is over weights too.
+
+    Args:
+        batch: The batch.
+        task: The recipe's task.
+        weights: As of `loss_of`.
+    """
+    if weights is None:
+        return count_targets(batch, task)
+    return float(weights[batch["labels"].to(weights.device)].double().sum())
 
 
 def logits_for(

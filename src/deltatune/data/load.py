@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from deltatune.recipe.load import is_remote
 from deltatune.recipe.sections import CHAT, PARTS, DataSpec
 from deltatune.recipe.templates import fill_template, template_fields
 from deltatune.tasks import TASKS, tasks_that
+from deltatune.tasks.classes import in_order
 from deltatune.tasks.values import Scale, no_number, number_of
 
 DEFAULT_SHARE = 0.1
@@ -327,7 +327,7 @@ def _check_ids(parts: Mapping[str, Sequence[Row]]) -> None:
 def _labels(parts: Mapping[str, Sequence[Row]], notes: list[str], reads: str) -> list[str]:
     notes += check_labels([row.target for row in parts["train"]], reads)
     different = {row.target for row in parts["train"]}
-    labels = sorted(different, key=_number if all(map(str.isdecimal, different)) else None)
+    labels = in_order(different)
     if len(labels) < 2:
         raise DataError(
             f"is the only label of the {len(parts['train'])} training rows.",
@@ -343,9 +343,3 @@ def _labels(parts: Mapping[str, Sequence[Row]], notes: list[str], reads: str) ->
                     remedy=f"{nearest(row.target, labels[:20])} Mend the label, or add training rows of it.",
                 )
     return labels
-
-
-def _number(digits: str) -> tuple[int, str, str]:
-    """Key that orders whole numbers of any length by value, and one number's spellings by text: `01`, `1`."""
-    value = "".join(str(unicodedata.decimal(digit)) for digit in digits).lstrip("0")
-    return len(value), value, digits

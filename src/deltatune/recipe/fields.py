@@ -17,9 +17,9 @@ from deltatune.recipe.sections import (
     ModelSpec,
     QuantizationSpec,
     Section,
-    TaskName,
     TrainSpec,
 )
+from deltatune.recipe.task_name import TaskName
 
 
 class RecipeFields(Section):
@@ -176,11 +176,12 @@ class RecipeFields(Section):
             content["from"] = entry.start
         if entry.model is not None:
             content["model"] = entry.model.model_dump(mode="json")
-        for section in SECTIONS:
+        for section, kind in SECTIONS.items():
             own: Section | None = getattr(entry, section)
             base = getattr(self, section).model_dump(mode="json")
             given = {} if own is None else own.model_dump(mode="json")
-            changes = {key: value for key, value in given.items() if value != base[key]}
+            fields = () if own is None else kind.model_fields
+            changes = {key: given.get(key) for key in fields if given.get(key) != base.get(key)}
             if changes or (own is not None and section != "train"):  # given, be it the same as the recipe's
                 content[section] = changes
         if entry.quantization != self.quantization:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import Field, Strict
+from pydantic import BeforeValidator, Field, Strict
 
 LARGEST_INT = 2**63 - 1
 """Larger integers fit neither a tensor nor a seed."""
@@ -28,3 +28,13 @@ def seconds_of(every: str | int) -> float | None:
     """The seconds of a `Duration`; None for what is none."""
     found = re.fullmatch(r"([\d.]+)\s*(s|min|h)", str(every))
     return float(found[1]) * _SECONDS[found[2]] if found else None
+
+
+def _named(value: Any) -> Any:
+    return str(value) if isinstance(value, int | float) else value
+
+
+ClassName = Annotated[Text, BeforeValidator(_named)]
+"""The name of a class; YAML reads that of some as a number or a switch."""
+Weight = Annotated[float, Strict(), Field(gt=0, allow_inf_nan=False)]
+"""What a row of a class counts for."""

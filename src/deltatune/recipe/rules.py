@@ -277,11 +277,9 @@ def _metrics(recipe: RecipeFields) -> Iterator[Conflict]:
     task = TASKS.get(recipe.task)
     if task.scored_as != "text":
         for field, metric in named:
-            if metric not in ("auto", *task.metrics):
-                yield (
-                    f"evaluation.{field}",
-                    f"({metric}) is for other tasks; {task.name} has {', '.join(task.metrics)}.",
-                )
+            if metric not in ("auto", *task.metrics, *task.more_metrics):
+                offered = ", ".join((*task.metrics, *task.more_metrics))
+                yield f"evaluation.{field}", f"({metric}) is for other tasks; {task.name} has {offered}."
 
 
 def _lists(recipe: RecipeFields) -> Iterator[Conflict]:
@@ -351,6 +349,7 @@ def _training(recipe: RecipeFields) -> Iterator[Conflict]:
                     field,
                     f"({rate}) is for new heads of classifiers; {recipe.task} has none: leave it out.",
                 )
+    yield from _of_classes(recipe)
     no_validation = not data.validation and data.split is not None and data.split.validation == 0
     if not no_validation:
         return
@@ -362,3 +361,19 @@ def _training(recipe: RecipeFields) -> Iterator[Conflict]:
                 else f"methods.{index}.train"
             )
             yield f"{field}.early_stopping", "needs validation rows, but data.split.validation is 0."
+
+
+def _of_classes(recipe: RecipeFields) -> Iterator[Conflict]:
+    """Weights are for cross-entropy of classes, and a positive class is for tasks that tell them apart."""
+    task, fitting = TASKS.get(recipe.task), tasks_that(lambda task: task.weighs_classes)
+    weights = [("train.class_weights", recipe.train.class_weights), *_own(recipe, "train", "class_weights")]
+    for field, value in weights:
+        if value is not None and not task.weighs_classes:
+            why = "has a loss of its own" if task.has_classes else "has no classes to weigh"
+            yield field, f"({value}) is for {' and '.join(fitting)}; {task.name} {why}: leave it out."
+    positive = recipe.evaluation.positive
+    if positive is not None and not task.has_classes:
+        yield (
+            "evaluation.positive",
+            f"({positive}) is for {' and '.join(fitting)}; {task.name} has no classes: leave it out.",
+        )

@@ -7,26 +7,20 @@ command line's help. Numbers are strict (`epochs: "3"` is refused), unknown keys
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
-    GetCoreSchemaHandler,
-    GetJsonSchemaHandler,
     SerializerFunctionWrapHandler,
     Strict,
     field_validator,
     model_serializer,
     model_validator,
 )
-from pydantic.json_schema import JsonSchemaValue
-from pydantic_core import CoreSchema, core_schema
 
-from deltatune.errors import nearest
-from deltatune.recipe.kinds import LARGEST_INT, Bool, Count, Duration, Int, Share, Text
-from deltatune.tasks import TASKS
+from deltatune.recipe.kinds import LARGEST_INT, Bool, ClassName, Count, Duration, Int, Share, Text, Weight
 
 Format = Literal[
     "auto",
@@ -50,7 +44,9 @@ Metric = Literal[
     "rouge1_f", "rouge1_p", "rouge1_r", "rouge2_f", "rouge2_p", "rouge2_r",
     "rougeL_f", "rougeL_p", "rougeL_r",
     "bleu", "chrf", "exact_match", "stop_rate", "repetition_rate", "mean_length",
-    "accuracy", "macro_f1", "mse", "mae", "r2", "pearson", "spearman", "loss", "perplexity",
+    "accuracy", "macro_f1", "mcc", "balanced_accuracy", "sensitivity", "specificity",
+    "roc_auc", "average_precision", "ece", "brier", "mse", "mae", "r2", "pearson", "spearman",
+    "loss", "perplexity",
 ]  # fmt: skip
 
 IMAGE_FORMATS = ("image-folder", "npz")
@@ -68,32 +64,17 @@ PLAIN_CHAT = "plain"
 """The chat template that stands for a built-in one."""
 
 
-def _known(task: str) -> str:
-    if task not in TASKS:
-        raise ValueError(f"{task!r} is not a known task. {nearest(task, TASKS.names())}")
-    return task
-
-
-class TaskName(str):
-    """The name of a task, checked against the registry; the JSON Schema lists those that are known."""
-
-    @classmethod
-    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        """A string that names a task."""
-        return core_schema.no_info_after_validator_function(_known, core_schema.str_schema(strict=True))
-
-    @classmethod
-    def __get_pydantic_json_schema__(
-        cls, schema: CoreSchema, handler: GetJsonSchemaHandler
-    ) -> JsonSchemaValue:
-        """The names, as they are registered when the schema is asked for."""
-        return {"type": "string", "enum": TASKS.names()}
-
-
 class Section(BaseModel):
     """What all sections share: unknown keys are refused, and nothing changes after validation."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    later: ClassVar[tuple[str, ...]] = ()
+    """Fields that recipes written down before did not have: they are not written where they say nothing."""
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        content: dict[str, Any] = handler(self)
+        return {key: value for key, value in content.items() if key not in self.later or value is not None}
 
     @classmethod
     def known_keys(cls) -> list[str]:
@@ -203,6 +184,8 @@ class Reading(Section):
 class DataSpec(Reading):
     """Where the rows come from and how a row becomes an input and a target."""
 
+    later = ("train_on", "chat_template", "separator")
+
     source: Text | None = None
     """One file, folder, `hub:ID[#CONFIG][@REVISION]` or `bundled:NAME`. Its own train, validation and test
     parts are used if it has them; otherwise `split` makes them. Excludes `train`, `validation`, `test`."""
@@ -242,13 +225,6 @@ class DataSpec(Reading):
     """The template that writes a conversation, in place of the tokenizer's own: a file with a Jinja template,
     the template itself, or `plain` (User: ... Assistant: ...) for models that have none."""
 
-    @model_serializer(mode="wrap")
-    def _as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Without the fields that recipes written down before did not have, where they say nothing."""
-        content: dict[str, Any] = handler(self)
-        later = ("train_on", "chat_template", "separator")
-        return {key: value for key, value in content.items() if key not in later or value is not None}
-
     @field_validator("encoding")
     @classmethod
     def _known_encoding(cls, value: str | None) -> str | None:
@@ -268,6 +244,8 @@ class DataSpec(Reading):
 
 class TrainSpec(Section):
     """How deltas are trained. An entry under `methods` may override any field for itself."""
+
+    later = ("class_weights",)
 
     epochs: Count = 3
     """Passes over the training rows."""
@@ -293,6 +271,9 @@ class TrainSpec(Section):
     """Share of the steps during which the learning rate rises."""
     weight_decay: Annotated[float, Strict(), Field(ge=0, allow_inf_nan=False)] = 0.0
     """AdamW's decoupled weight decay."""
+    class_weights: Literal["balanced"] | dict[ClassName, Weight] | None = None
+    """What a training row of each class counts for in the loss: `balanced` (all rows / (classes x rows of the
+    class)), or `{NAME: WEIGHT}`, 1 for the others. A step's loss is divided by the weights of its rows."""
     max_grad_norm: Annotated[float, Strict(), Field(gt=0, allow_inf_nan=False)] | None = 1.0
     """Gradients are scaled down to this norm; null for no clipping."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
@@ -372,6 +353,8 @@ class Decoding(Section):
 class EvaluationSpec(Decoding):
     """What is measured, and how text is generated for it. The test rows are used once, at the end."""
 
+    later = ("positive",)
+
     metrics: Literal["auto"] | Annotated[list[Metric | Literal["rouge"]], Field(min_length=1)] = "auto"
     """Metrics to report, `rouge` meaning all of its kinds; `auto`: all that fit the task."""
     primary: Literal["auto"] | Metric = "auto"
@@ -379,5 +362,8 @@ class EvaluationSpec(Decoding):
     regression."""
     select_by: Metric = "loss"
     """The validation metric that selects the best checkpoint and stops early."""
+    positive: ClassName | None = None
+    """Of two classes the positive one, for sensitivity, specificity and average precision. Null: the second,
+    in the order of numbers or names."""
     batch_size: Count = 32
     """Rows that are evaluated at once."""

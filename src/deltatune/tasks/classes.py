@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Literal
 
 from deltatune.errors import DataError
 from deltatune.tasks.shapes import BatchShape
@@ -12,11 +13,61 @@ from deltatune.tasks.task import Feature, Row, Tools
 if TYPE_CHECKING:
     from torch import Tensor
 
+Weights = Literal["balanced"] | Mapping[str, float] | None
+"""As `train.class_weights` says."""
+BINARY = 2
 METRICS = ("accuracy", "macro_f1")
+"""What `evaluation.metrics: auto` has."""
+MORE_METRICS = (
+    "mcc",
+    "balanced_accuracy",
+    "sensitivity",
+    "specificity",
+    "roc_auc",
+    "average_precision",
+    "ece",
+    "brier",
+)
+"""What a recipe may ask for besides."""
 
 SENSELESS = {"data.target_template": "is for generated text; the target of {task} is a label."}
 """Fields of a recipe that classes have no use for."""
 WITHOUT_EFFECT = ("data.max_target_tokens", "evaluation.num_beams", "evaluation.max_new_tokens")
+
+
+def in_order(labels: Iterable[str]) -> list[str]:
+    """Classes in the order of numbers if all are whole numbers, else of text, whatever the base's order."""
+    different = set(labels)
+    return sorted(different, key=_number if all(map(str.isdecimal, different)) else None)
+
+
+def _number(digits: str) -> tuple[int, str, str]:
+    """Key that orders whole numbers of any length by value, and one number's spellings by text: `01`, `1`."""
+    value = "".join(str(unicodedata.decimal(digit)) for digit in digits).lstrip("0")
+    return len(value), value, digits
+
+
+def positive_last(labels: Iterable[str], positive: str | None) -> list[str]:
+    """The classes in order; of two the positive one is the second, or the one that the recipe names."""
+    ordered = in_order(labels)
+    return sorted(ordered, key=lambda label: label == positive) if len(ordered) == BINARY else ordered
+
+
+def class_weights(wanted: Weights, labels: Sequence[str], rows: Mapping[str, int]) -> list[float] | None:
+    """What a training row of each class counts for in the loss, in the order of `labels`.
+
+    Args:
+        wanted: `balanced`, weights by name (1 for those that are not named), or None.
+        labels: The classes.
+        rows: Training rows of each. `balanced` is all rows / (classes x rows of the class), as scikit-learn
+            has it; a class without rows has none to weigh.
+    """
+    if wanted is None:
+        return None
+    if wanted != "balanced":
+        return [float(wanted.get(label, 1.0)) for label in labels]
+    total = sum(rows.get(label, 0) for label in labels)
+    return [total / (len(labels) * count) if (count := rows.get(label, 0)) else 1.0 for label in labels]
 
 
 def label_of(row: Row, tools: Tools, supervised: bool) -> Feature:

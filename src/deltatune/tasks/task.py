@@ -168,10 +168,17 @@ class Task(Protocol):
     another that is registered (`deltatune.evaluation.kinds`)."""
     metrics: ClassVar[tuple[str, ...]]
     """Metrics that `evaluation.metrics: auto` means."""
+    more_metrics: ClassVar[tuple[str, ...]] = ()
+    """Metrics that a recipe may name besides."""
     losses: ClassVar[tuple[str, ...]] = ("loss",)
     """Metrics that are made of losses."""
     primary: ClassVar[str]
     """The metric that decides a comparison unless the recipe says otherwise."""
+
+    @property
+    def weighs_classes(self) -> bool:
+        """Whether a row can count by its class (`train.class_weights`): its loss is cross-entropy."""
+        return self.has_classes and type(self).loss is Task.loss
 
     def supports(self, config: Any, known: bool) -> bool:
         """Whether a base of this configuration (Transformers') can do it.

@@ -19,6 +19,7 @@ from deltatune.errors import DataError
 from deltatune.recipe.axes import point_label
 from deltatune.recipe.schema import Recipe
 from deltatune.recipe.sections import PARTS, DataSpec, ModelSpec, Reading
+from deltatune.training.given.class_names import require_class_names
 from deltatune.training.given.digests import Inputs, dataset_digests, tokens_digest
 
 
@@ -111,12 +112,14 @@ def read_data(recipe: Recipe) -> dict[str, Dataset]:
     A warning that does not hold for every template names its own.
 
     Raises:
-        DataError: The data cannot be read or used, or lack a column that a template names.
+        DataError: The data cannot be read or used, lack a column that a template names, or a class that the
+            recipe names.
     """
     by_template: dict[str, Dataset] = {}
     for spec in recipe.readings:
         if spec.template not in by_template:
             by_template[spec.template] = load_data(spec, recipe.task, primary=recipe.evaluation.primary)
+    require_class_names(recipe, next(iter(by_template.values())).labels or ())
     common = set.intersection(*(set(dataset.warnings) for dataset in by_template.values()))
     return {
         template: replace(

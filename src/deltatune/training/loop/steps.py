@@ -71,8 +71,8 @@ class Gradients:
     """The mean loss, without the method's penalty."""
     batches: list[MicroBatch]
     """The micro-batches that it is of."""
-    targets: int
-    """Labels that it is the mean over."""
+    weight: float
+    """What it is the mean over: labels, each with its class's weight."""
     seconds: float
     """What it took; of a pass for several runs, the share of this one's tokens."""
     raced: int = 1

@@ -16,7 +16,7 @@ from torch import Tensor
 from deltatune import quant
 from deltatune.checkpoint.resume import load_state, save_state
 from deltatune.core.fast.trunk import trunk_of
-from deltatune.core.loss import count_targets, summed_loss
+from deltatune.core.loss import summed_loss, weight_of
 from deltatune.core.model import AdaptedModel
 from deltatune.data.batches import batches
 from deltatune.data.encode import Encoded, Encoder
@@ -89,11 +89,12 @@ class Trainer:
     pause: Pause | None = None
     continues: bool = False
     """Whether it goes on from a saved delta, which is kept if training makes nothing better of it."""
+    class_weights: Tensor | None = None
+    """What a training row of each class counts for, [classes]; None: all the same."""
 
     def __post_init__(self) -> None:
-        self.paused = False
+        self.paused, self._saved_at = False, time.monotonic()
         self.log_digest: str | None = None
-        self._saved_at = time.monotonic()
         self.adapter = self.model.adapter(self.name)
         self.parameters = [parameter for _, parameter in self.adapter.trainable()]
         self.accelerate = Accelerate(self.model.device, self.spec.trackers, self.out)
@@ -237,17 +238,15 @@ class Trainer:
         return bool(self.pause and self.progress.evaluated and self.pause(self.progress, self.total))
 
     def _order(self, epoch: int) -> list[list[int]]:
-        spec = self.spec
-        return batches(self.train.lengths, spec.batch_size, self.seed, epoch, spec.bucket_by_length)
+        size, by_length = self.spec.batch_size, self.spec.bucket_by_length
+        return batches(self.train.lengths, size, self.seed, epoch, by_length)
 
     def _due(self, every: str | int, end_of_epoch: bool) -> bool:
         return end_of_epoch if every == "epoch" else self.progress.step % int(every) == 0
 
     def _saving_due(self, end_of_epoch: bool) -> bool:
-        every = self.spec.checkpoint_every
-        seconds = seconds_of(every)
-        if seconds is None:
-            return self._due(every, end_of_epoch)
+        if (seconds := seconds_of(self.spec.checkpoint_every)) is None:
+            return self._due(self.spec.checkpoint_every, end_of_epoch)
         return time.monotonic() - self._saved_at >= seconds  # a clock that nobody sets
 
     def _step(self, rows: list[int], epoch: int, *, alone: bool) -> Generator[Request, Gradients]:
@@ -297,28 +296,28 @@ class Trainer:
         self.train_mode()
         first = self.progress.step == 0
         with code_explained(self.model, self._method) if first else contextlib.nullcontext():
-            loss, micro, targets = self.micro.fitting(lambda size: self._backward(rows, size))
-        return Gradients(loss, micro, targets, time.perf_counter() - started)
+            loss, micro, weight = self.micro.fitting(lambda size: self._backward(rows, size))
+        return Gradients(loss, micro, weight, time.perf_counter() - started)
 
     def train_mode(self) -> None:
         """Switch to training, which an evaluation, of this run or another, may have left."""
         if not self.model.training:
             self.model.train()
 
-    def _backward(self, rows: list[int], size: int) -> tuple[float, list[MicroBatch], int]:
-        """Gradients of the mean loss over `rows`, `size` at once: (loss, micro-batches, targets)."""
+    def _backward(self, rows: list[int], size: int) -> tuple[float, list[MicroBatch], float]:
+        """Gradients of the mean loss over `rows`, `size` at once: (loss, micro-batches, what it is over)."""
         parts = [rows[at : at + size] for at in range(0, len(rows), size)]
         micro = [(part, self.encoder.collate([self.train.features[row] for row in part])) for part in parts]
-        targets = sum(count_targets(batch, self.encoder.task) for _, batch in micro)
+        weight = sum(weight_of(part, self.encoder.task, self.class_weights) for _, part in micro)
         total_loss = 0.0
         for index, (part, batch) in enumerate(micro):
-            loss = self._loss_sum(part, batch) / targets
+            loss = self._loss_sum(part, batch) / weight
             penalty = self.adapter.penalty() if index == 0 else None
             self.memory.forward_done()
             total_loss += float(loss.detach())
             self._require_finite(total_loss)
             self.accelerate.backward(loss if penalty is None else loss + penalty)
-        return total_loss, micro, targets
+        return total_loss, micro, weight
 
     @torch.no_grad()
     def _loss_of(self, answer: Gradients) -> float:
@@ -326,12 +325,13 @@ class Trainer:
         self.train_mode()
         self.adapter.clock.tick -= len(answer.batches)
         losses = [self._loss_sum(part, batch) for part, batch in answer.batches]
-        return float(torch.stack(losses).sum()) / answer.targets
+        return float(torch.stack(losses).sum()) / answer.weight
 
     def _loss_sum(self, rows: list[int], batch: dict[str, Tensor]) -> Tensor:
         batch = {key: value.to(self.model.device) for key, value in batch.items()}
+        task, weights = self.encoder.task, self.class_weights
         with self._replaying(rows):
-            return summed_loss(self.model, batch, self.encoder.task, autocast=self._autocast)
+            return summed_loss(self.model, batch, task, autocast=self._autocast, weights=weights)
 
     def _replaying(self, rows: list[int]) -> contextlib.AbstractContextManager[None]:
         return self.trunk.replaying(rows) if self.trunk else contextlib.nullcontext()

@@ -9,7 +9,7 @@ import torch
 
 from deltatune.core.adapter import Adapter
 from deltatune.core.delta import Dropout
-from deltatune.core.loss import count_targets, logits_for, loss_of
+from deltatune.core.loss import count_targets, logits_for, loss_of, weight_of
 from deltatune.memory.batch import shape_of
 from deltatune.training.loop.steps import Gradients
 from deltatune.training.loop.trainer import Trainer
@@ -35,13 +35,15 @@ def joint_gradients(asked: Sequence[tuple[Trainer, list[int]]]) -> list[Gradient
         end += len(rows)
     batches = [{name: tensor[rows] for name, tensor in batch.items()} for rows in routes.values()]
     counts = [count_targets(part, encoder.task) for part in batches]
+    weights = [trainer.class_weights for trainer in trainers]
+    divisors = [weight_of(part, encoder.task, each) for part, each in zip(batches, weights, strict=True)]
     with model.routing(routes, end):
         trainers[0].train_mode()
         logits, targets = logits_for(model, batch, encoder.task)  # row after row, so run after run
         losses = [
-            loss_of(encoder.task, predicted, wanted) / count
-            for predicted, wanted, count in zip(
-                logits.split(counts), targets.split(counts), counts, strict=True
+            loss_of(encoder.task, predicted, wanted, each) / divisor
+            for predicted, wanted, each, divisor in zip(
+                logits.split(counts), targets.split(counts), weights, divisors, strict=True
             )
         ]
         del logits
@@ -51,8 +53,10 @@ def joint_gradients(asked: Sequence[tuple[Trainer, list[int]]]) -> list[Gradient
     seconds = time.perf_counter() - started
     lengths = [sum(trainer.train.lengths[row] for row in rows) for trainer, rows in asked]
     return [
-        Gradients(loss, [(rows, part)], count, seconds * length / sum(lengths), len(asked))
-        for (_, rows), loss, part, count, length in zip(asked, values, batches, counts, lengths, strict=True)
+        Gradients(loss, [(rows, part)], divisor, seconds * length / sum(lengths), len(asked))
+        for (_, rows), loss, part, divisor, length in zip(
+            asked, values, batches, divisors, lengths, strict=True
+        )
     ]
 
 

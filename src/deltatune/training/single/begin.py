@@ -11,6 +11,7 @@ from deltatune.files import write_text
 from deltatune.memory.fit import fits
 from deltatune.training.before.expected_memory import ample_memory, predicted_run
 from deltatune.training.before.forecast import this_machine
+from deltatune.training.given.class_names import weights_of
 from deltatune.training.given.folder import CHECKPOINTS
 from deltatune.training.loop.checkpoints import Checkpoints
 from deltatune.training.loop.micro_batches import code_explained
@@ -68,6 +69,7 @@ def begin(run: Run, pause: Pause | None = None) -> Begun:
         validation=_validation(run),
         pause=pause,
         continues=run.origin is not None,
+        class_weights=weights_of(run.entry.train, run.data.dataset, run.encoder.labels),
     )
     return Begun(run, trainer, ample, step)
 
