@@ -14,9 +14,6 @@ from deltatune.testing.tiny import ARCHITECTURES, ATTENTION, QUERY_VALUE, D
 NOT_QUANTIZED = "it makes up for quantization, and these bases are not quantized; refused by a TargetError"
 NO_BIAS = "the base has no bias that could hold a trained one; refused by an AdapterError"
 NO_PATCH_MASK = "patches have no attention mask to hide a missing prompt behind; refused by a TargetError"
-NO_INTERFACE = (
-    "its attention does not go through Transformers' table of attention functions; refused by a TargetError"
-)
 NO_VOCABULARY = "a hard prompt is text, and images have no vocabulary; refused by a TargetError"
 SEARCHED = "tokens are swapped by hooks that this check does not call, or not within its three small steps"
 CLOSED_GATE = "the one gate of a matrix has no gradient in a step in which it is drawn as fully open"
@@ -26,8 +23,6 @@ NO_CLASSES = "it is for classifiers, and the base is none; refused by a TargetEr
 ALL = frozenset(ARCHITECTURES)
 VISION = frozenset(tiny.VISION)
 TEXT = ALL - VISION
-OWN_ATTENTION = frozenset(("deberta-v2", "bloom"))
-"""Architectures that compute attention on their own: no learned keys and values there."""
 NO_FEED_FORWARD: dict[tuple[str, str | frozenset[str]], str] = {
     ("*", "mixtral"): "its experts are one tensor each way, with no layer to hook; refused by a TargetError"
 }
@@ -139,8 +134,7 @@ CASES = (
         identity=False,
         foldable=False,
         other={"n_tokens": 5, "init_std": 0.5},
-        peft=frozenset(("llama", "gpt2")),
-        gaps={("*", OWN_ATTENTION): NO_INTERFACE},
+        peft=frozenset(("llama", "gpt2", "bloom")),
     ),
     Case(
         "prefix-projection",
@@ -149,8 +143,7 @@ CASES = (
         projected_prefix(3, 6),
         identity=False,
         foldable=False,
-        peft=frozenset(("llama", "gpt2")),
-        gaps={("*", OWN_ATTENTION): NO_INTERFACE},
+        peft=frozenset(("llama", "gpt2", "bloom")),
     ),
     Case(
         "prompt",
@@ -190,8 +183,7 @@ CASES = (
         identity=False,
         foldable=False,
         other={"n_tokens": 2, "init_std": 0.5},
-        peft=frozenset(("llama", "gpt2")),
-        gaps={("*", OWN_ATTENTION): NO_INTERFACE},
+        peft=frozenset(("llama", "gpt2", "bloom")),
     ),
     *(
         Case(

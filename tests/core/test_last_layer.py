@@ -39,7 +39,7 @@ OTHERS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 """Architectures of the tables of roles that `tiny` lacks."""
 WORKING = {*tiny.CAUSAL, "bert", "roberta", "deberta-v2", "vit", "deit", *OTHERS} - {"mixtral"}
-OWN_ATTENTION = {"bloom", "falcon", "deberta-v2"}
+OWN_ATTENTION = {"falcon"}
 """Where learned keys and values have no way in."""
 LEFT = {"t5", "bart", "dinov2", "clip", "mixtral"}
 """Read everywhere, or unknown by their roles."""

@@ -169,7 +169,7 @@ MADE: dict[str, tuple[str, dict[str, Any]]] = {
     "MPNet": ("ForSequenceClassification", SIZE),
     "Deberta": ("ForSequenceClassification", SIZE),
 }
-OWN_ATTENTION = ("Mpt", "MPNet", "Deberta")
+OWN_ATTENTION = ("Mpt", "MPNet")
 
 
 def built(name: str) -> Any:

@@ -111,7 +111,15 @@ TEXT = [
          "en_XX"}, BOTH),
     Case("megatron-bert", "MegatronBertForSequenceClassification", SIZES, AT_INPUT),
     Case("deberta-v2", "DebertaV2ForSequenceClassification", SIZES | {"relative_attention": True,
-         "pos_att_type": ["p2c", "c2p"]}, AT_INPUT),
+         "pos_att_type": ["p2c", "c2p"]}, BOTH),
+    Case("deberta-v2-shared", "DebertaV2ForSequenceClassification", SIZES | {"relative_attention": True,
+         "pos_att_type": ["p2c", "c2p"], "share_att_key": True, "position_buckets": 4,
+         "norm_rel_ebd": "layer_norm", "conv_kernel_size": 3}, BOTH),
+    Case("deberta-v2-absolute", "DebertaV2ForSequenceClassification", SIZES, BOTH),
+    Case("deberta", "DebertaForSequenceClassification", SIZES | {"relative_attention": True,
+         "pos_att_type": ["p2c", "c2p"]}, BOTH),
+    Case("deberta-talking", "DebertaForSequenceClassification", SIZES | {"relative_attention": True,
+         "pos_att_type": ["c2p"], "talking_head": True}, BOTH),
 ]  # fmt: skip
 CAUSAL = [
     Case("mamba", "MambaForCausalLM", SSM_SIZES, AT_INPUT),
@@ -135,7 +143,7 @@ CAUSAL = [
          2, "attention_types": [[["global", "local"], 1]], "window_size": 4, "max_position_embeddings": 64},
          AT_INPUT),
     Case("bloom", "BloomForCausalLM", {"vocab_size": 64, "hidden_size": 16, "n_layer": 2, "n_head": 2},
-         AT_INPUT),
+         BOTH),
     Case("mistral", "MistralForCausalLM", SIZES | {"num_key_value_heads": 2, "sliding_window": 4}, BOTH),
     Case("gemma3", "Gemma3ForCausalLM", SIZES | {"num_key_value_heads": 2, "head_dim": 8, "sliding_window":
          4, "layer_types": ["sliding_attention", "full_attention"]}, BOTH, "Gemma3TextConfig"),

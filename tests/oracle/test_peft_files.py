@@ -59,7 +59,7 @@ FROM_PEFT = [
     ),
     *(
         pytest.param(a, PrefixTuningConfig(num_virtual_tokens=3), id=f"prefix-{a}")
-        for a in (*tiny.CORE_CAUSAL, *tiny.SEQ2SEQ)
+        for a in (*tiny.CORE_CAUSAL, "bloom", *tiny.SEQ2SEQ)
     ),
     *(
         pytest.param(
@@ -67,7 +67,7 @@ FROM_PEFT = [
             PrefixTuningConfig(num_virtual_tokens=3, prefix_projection=True, encoder_hidden_size=6),
             id=f"prefix-projection-{a}",
         )
-        for a in tiny.CORE_GENERATING
+        for a in (*tiny.CORE_GENERATING, "bloom")
     ),
     *(
         pytest.param(

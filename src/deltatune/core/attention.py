@@ -3,7 +3,8 @@
 Transformers routes attention through a table of functions. Three of ours stand in it: over SDPA, over the
 model's own eager attention, and over a lean form of the latter (fast/lean_attention.py). They prepend what is
 learned for the calling module, widen the mask and the position bias, and hand over; without it they change
-nothing. Caches keep holding the input's keys only: cached generation equals the uncached, with any padding.
+nothing. Models that do not ask the table have ways of their own (own_attention.py). Caches keep holding the
+input's keys only: cached generation equals the uncached, with any padding.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ import contextlib
 import sys
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, NamedTuple
+from types import MethodType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +25,8 @@ from transformers.masking_utils import eager_mask, sdpa_mask
 
 from deltatune.core.adapter import KeysValues
 from deltatune.core.fast import lean_attention
+from deltatune.core.learned import Learned, widen
+from deltatune.core.own_attention import way_into
 from deltatune.core.taps import Active, call_arguments
 from deltatune.errors import AdapterError, TargetError
 
@@ -44,19 +48,6 @@ def _uses_table(module: nn.Module) -> bool:
     return hasattr(sys.modules[type(module).__module__], "ALL_ATTENTION_FUNCTIONS")
 
 
-class Learned(NamedTuple):
-    """What one call of an attention sees before the keys of its input."""
-
-    keys: Tensor
-    """[batch, kv_heads, n, head_dim]."""
-    values: Tensor
-    """[batch, kv_heads, n, head_dim]."""
-    seen: Tensor
-    """Which of them each row sees, [batch, n]."""
-    bias: Tensor | None
-    """Their position bias, [1 or batch, heads, queries, n]; None where it is zero."""
-
-
 class AttentionTap:
     """The learned keys and values of all adapters at one attention module.
 
@@ -71,7 +62,8 @@ class AttentionTap:
     """
 
     def __init__(self, path: str, module: nn.Module, active: Active, biased: nn.Module | None = None) -> None:
-        if not _uses_table(module):
+        self._way = None if _uses_table(module) else way_into(module)
+        if self._way is None and not _uses_table(module):
             raise TargetError(
                 f"{type(module).__name__} at {path!r} computes attention on its own, where learned keys and "
                 "values cannot be inserted.",
@@ -93,6 +85,9 @@ class AttentionTap:
         self._biased: Any = biased
         self._past = 0
         self._counting = biased and module.register_forward_pre_hook(self._count, with_kwargs=True)
+        self._before: Any = module.__dict__.get("forward")  # of others, as for weights on several devices
+        if self._way is not None:
+            module.__dict__["forward"] = self._forward
 
     def __deepcopy__(self, memo: Any) -> AttentionTap:
         """Refuse: the copy would look alive, and nothing would call it."""
@@ -106,8 +101,24 @@ class AttentionTap:
         if self._counting:
             self._counting.remove()
         module = self._module()
-        if module is not None:
-            _TAPS.pop(module, None)
+        if module is None:
+            return
+        _TAPS.pop(module, None)
+        if self._way is not None:
+            del module.__dict__["forward"]
+            if self._before is not None:
+                module.__dict__["forward"] = self._before
+
+    def _forward(self, *args: Any, **kwargs: Any) -> Any:
+        """What a module that computes attention on its own does instead."""
+        module = self._module()
+        assert module is not None
+        assert self._way is not None
+        call = call_arguments(module, args, kwargs)
+        learned = self.collect(call["hidden_states"], call["hidden_states"])
+        if learned is not None:
+            return self._way(module, learned, call)
+        return (self._before or MethodType(type(module).forward, module))(*args, **kwargs)
 
     def _count(self, module: Any, args: Any, kwargs: Any) -> None:
         """Note how many tokens of the input stand before the queries of a call."""
@@ -137,6 +148,10 @@ class AttentionTap:
 
     def collect(self, query: Tensor, key: Tensor) -> Learned | None:
         """What a call sees, by the routes that act.
+
+        Args:
+            query: [batch, heads, queries, head_dim]; only a position bias asks for more than its rows.
+            key: Tells rows, type and device.
 
         Rows that see fewer than the longest are filled up on the left, farthest from the input.
         """
@@ -193,7 +208,7 @@ def _attend(  # noqa: PLR0917  (the order is Transformers')
     if learned is None:
         return inner(module, query, key, value, attention_mask, **rest)
     keys, values, seen, bias = learned
-    mask = _widen(_explicit(attention_mask, module, query, key, rest), seen, query, key)
+    mask = widen(_explicit(attention_mask, module, query, key, rest), seen, query.shape[2], key.shape[2])
     rest["is_causal"] = False
     if (given := rest.get("position_bias")) is not None:
         if bias is None:
@@ -221,21 +236,6 @@ def _explicit(
     if mask is not None or not causal or n_query == 1:
         return mask
     return torch.ones(n_query, n_key, dtype=torch.bool, device=query.device).tril(n_key - n_query)[None, None]
-
-
-def _widen(mask: Tensor | None, seen: Tensor, query: Tensor, key: Tensor) -> Tensor | None:
-    """Put the columns of the learned keys before the mask's own."""
-    if mask is None:
-        if bool(seen.all()):
-            return None
-        mask = torch.ones(1, 1, 1, key.shape[2], dtype=torch.bool, device=key.device)
-    batch, n = seen.shape
-    columns = seen[:, None, None, :].expand(batch, mask.shape[1], query.shape[2], n)
-    if mask.dtype != torch.bool:
-        low = torch.finfo(mask.dtype).min
-        columns = torch.zeros(columns.shape, dtype=mask.dtype, device=mask.device).masked_fill(~columns, low)
-    mask = mask.expand(batch, -1, query.shape[2], -1)[..., : key.shape[2]]
-    return torch.cat([columns, mask], dim=-1)
 
 
 def _over_sdpa(

@@ -34,8 +34,8 @@ class AdaptedModel(nn.Module):
     """A Transformers model that stays as it is, and the adapters attached to it.
 
     The base's classes, parameter names and bytes are not altered: deltas hang on forward hooks, learned keys
-    and values on Transformers' attention table. `detach` leaves nothing behind. Which adapters act is one
-    state, so only one thread at a time may use a model.
+    and values on Transformers' attention table, or on stand-ins where a class does not ask it. `detach`
+    leaves nothing behind. Which adapters act is one state, so only one thread at a time may use a model.
 
     Args:
         base: A Transformers model. It stays frozen and in eval mode, also when all adapters are detached.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from types import MethodType
 from typing import Any
 
 import torch
@@ -172,7 +173,9 @@ class ModuleTap:
 
 def call_arguments(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
     """The arguments of a call to `module`, all by name."""
-    call: dict[str, Any] = dict(inspect.signature(module.forward).bind_partial(*args, **kwargs).arguments)
+    # That of its class, for which a module may have a stand-in.
+    signature = inspect.signature(MethodType(type(module).forward, module))
+    call: dict[str, Any] = dict(signature.bind_partial(*args, **kwargs).arguments)
     call |= call.pop("kwargs", {})
     return call
 

@@ -8,8 +8,9 @@ the reparameterisation of prefix tuning (which section 3.3 finds helpful on some
 `projection` still gives it), longer prompts (section 3.3: below 20 for simple classification, about 100 for
 sequence labelling) and a learning rate of its own.
 
-Oracle: `past_key_values` on causal models; the attention formula, written out, on BERT. In the authors' BERT
-the prompt also moves the input's positions; here encoders keep theirs.
+Oracle: `past_key_values` on causal models; the attention formula, written out, on BERT and DeBERTa. In the
+authors' BERT the prompt also moves the input's positions; here encoders keep theirs. To DeBERTa's relative
+positions it has none, in the authors' code as here.
 """
 
 from __future__ import annotations

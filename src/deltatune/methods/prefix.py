@@ -8,7 +8,9 @@ training, P = MLP(E) with one tanh layer (section 4.3), which is dropped afterwa
 It reaches every attention that the recipe names: the encoder's, the decoder's and the cross-attention, in
 text and vision models alike. The prefix has no position of its own: T5's position bias is zero for it and
 rotary embeddings do not turn it. In decoder-only models the input's positions begin after it, as they do in
-peft, so that files are interchangeable.
+peft, so that files are interchangeable. Two architectures whose attention is their own are decided one by one
+(core/own_attention.py): the prefix of BLOOM stands at the positions before the input's first, as in peft, and
+to DeBERTa's relative positions it has none, as in the code of P-tuning v2.
 
 In encoder-decoders peft computes something else, and `cached_layers` does the same: P is the past of the
 decoder's self-attention alone. T5's position bias then falls with the distance to it, and what the decoder of
@@ -246,5 +248,5 @@ def _peft_rows(layers: int) -> list[int]:
     return [4 * layer % (2 * layers) for layer in range(layers)]
 
 
-_PEFT_POSITIONS = ("gpt2", "llama", "mistral", "qwen2", "qwen3", "gpt_neox", "glm", "gemma")
+_PEFT_POSITIONS = ("bloom", "gpt2", "llama", "mistral", "qwen2", "qwen3", "gpt_neox", "glm", "gemma")
 """Decoder-only models whose files go both ways; the others get a type of our own."""

@@ -113,5 +113,6 @@ def anatomy(base: nn.Module) -> dict[str, Any]:
         "parameters": [(n, id(p), p.requires_grad) for n, p in base.named_parameters()],
         "attention": [config._attn_implementation for config in configs],
         "taps": [n for n, m in base.named_modules() if m in _TAPS],
+        "stand-ins": [n for n, m in base.named_modules() if "forward" in m.__dict__],
         "modes": [(n, m.training) for n, m in base.named_modules()],
     }
