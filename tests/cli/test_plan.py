@@ -90,3 +90,23 @@ def test_a_shape_is_planned_without_a_recipe(run: Callable) -> None:
     assert prompt["memory"]["weights"] == pytest.approx(2 * 6_738_415_616, rel=0.001)
     assert prompt["fits"]
     assert prompt["proposal"]["settings"] == {}
+
+
+def test_a_closed_model_is_planned_as_an_open_one_and_said_so(run: Callable) -> None:
+    options = ("--quiet", "--budget-memory", "100TiB", "--set", "methods=[bitfit]")
+    done = run("plan", "--shape", "chinchilla-70b", *options)
+    assert done.code == 0, done.err
+    said = " ".join(done.out.split())
+    assert "has 70B parameters by its paper (Hoffmann et al. 2022, Chinchilla, table 4)" in said
+    assert "planned is a GPT-NeoX of its widths" in said
+    assert "It lacks 5.37 B parameters of the model's own positions." in said
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shape", ["palm-540b", "glm-130b", "galactica-120b", "t5-11b"])
+def test_a_published_model_is_planned_in_full_with_lora_and_on_four_bits(run: Callable, shape: str) -> None:
+    done = run("plan", "--shape", shape, "--quiet", "--json", "--budget-memory", "100TiB")
+    assert done.code == 0, done.err
+    found = Plan.model_validate_json(done.out)
+    full, lora, qlora = (entry.memory.total for entry in found.planned)
+    assert full > 4 * lora > 12 * qlora

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+import torch
 from benchmarks.memory_accuracy import CASES, Case, measure
 from transformers import (
     AutoConfig,
@@ -18,9 +19,10 @@ from transformers import (
 )
 
 from deltatune.memory.predict import Setup, predict
-from deltatune.memory.scale import computed_dtype, predict_scaled
-from deltatune.memory.shapes import llama, shape_named
+from deltatune.memory.scale import computed_dtype, depths_of, predict_scaled, with_depths
+from deltatune.memory.shapes import SHAPES, llama, shape_named
 from deltatune.methods import METHODS
+from deltatune.models.tasks import model_class
 from deltatune.recipe.sections import QuantizationSpec
 from deltatune.tasks.shapes import BatchShape
 
@@ -121,6 +123,27 @@ def test_shorter_state_of_8_bit_adam_counts_on_gpus_only() -> None:
     setup = Setup(config, "causal-lm", method, BatchShape(1, 8, 0, 2), optimizer="adamw-8bit")
     on_cpu, on_gpu = predict(setup), predict(setup.changed(gpu=True))
     assert on_gpu.memory.parts["optimizer"] < 0.3 * on_cpu.memory.parts["optimizer"]
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_a_shape_has_the_parameters_that_its_paper_prints(name: str) -> None:
+    """Rounded or cut off where the paper does: 540.35B to tens of millions, 120B to tens of billions."""
+    shape, config = SHAPES[name], shape_named(name)
+    digits = shape.published.rstrip("BM")
+    scale = 1e9 if shape.published.endswith("B") else 1e6
+    _, _, decimals = digits.partition(".")
+    least = 10.0 ** (-len(decimals) if decimals else len(digits) - len(digits.rstrip("0")))
+    task = "text-to-text" if config.is_encoder_decoder else "causal-lm"
+    counts = []
+    for deep in (1, 2):
+        with torch.device("meta"):
+            base = model_class(task).from_config(with_depths(config, dict.fromkeys(depths_of(config), deep)))
+        counts.append(sum(parameter.numel() for parameter in base.parameters()))
+    [layers] = set(depths_of(config).values())
+    counted = counts[0] + (layers - 1) * (counts[1] - counts[0]) + shape.lacks
+    if not shape.embeddings_counted:
+        counted -= base.get_input_embeddings().weight.numel()
+    assert abs(counted / scale - float(digits)) < least
 
 
 def test_an_unknown_shape_suggests_the_nearest() -> None:

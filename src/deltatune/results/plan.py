@@ -146,6 +146,8 @@ class Plan(Record):
 
     model: str
     """Name of the first base, or of the published model that was asked about."""
+    shape: str | None = None
+    """Of a published model: where its widths are printed, and what stands for it where it is closed."""
     machine: Machine
     """What training would run on."""
     limit_bytes: int

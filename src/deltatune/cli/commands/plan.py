@@ -203,6 +203,8 @@ def _explain(found: Plan, *, proposing: bool) -> None:
         )
     text = f"\n{where} {limit}, of which {units.size(found.overhead_bytes)} are for what is not a tensor."
     output.paragraph(f"{text} {sizes[found.lengths]}")
+    if found.shape is not None:
+        output.paragraph(found.shape)
     _say_disk(found)
     for entry in found.entries:
         if isinstance(entry, PlannedEntry):

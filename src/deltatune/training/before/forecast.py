@@ -22,7 +22,7 @@ from deltatune.memory.batch import Largest, largest_micro_batch, longest_allowed
 from deltatune.memory.fit import OVERHEAD, Predict, changes, fits, propose
 from deltatune.memory.predict import Prediction, Setup, planned_model
 from deltatune.memory.scale import computed_dtype, predict_scaled
-from deltatune.memory.shapes import shape_named
+from deltatune.memory.shapes import SHAPES, shape_named
 from deltatune.models.labels import set_outputs
 from deltatune.models.processor import load_processor
 from deltatune.models.source import locate
@@ -229,6 +229,7 @@ def forecast(
         observer.warn(warning)
     return Plan(
         model=shape or recipe.model.name,
+        shape=SHAPES[shape].said(shape) if shape and shape in SHAPES else None,
         machine=machine,
         limit_bytes=limit,
         overhead_bytes=OVERHEAD,
