@@ -73,8 +73,8 @@ def test_a_shape_for_another_task(recipe: Path, run: Callable) -> None:
     done = run("plan", recipe, "--shape", "llama-7b")
     assert done.code == 2
     message = (
-        "llama-7b is a model for causal-lm or conversation or text-classification or text-regression, and "
-        "the recipe's task is text-to-text"
+        "llama-7b is a model for causal-lm or conversation or text-classification or "
+        "multi-label-classification or text-regression, and the recipe's task is text-to-text"
     )
     assert message in " ".join(done.err.split())
 

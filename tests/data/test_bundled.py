@@ -350,3 +350,14 @@ def test_artworks_tell_the_year_in_which_they_were_made():
         "year": 1990,
     }
     assert {1990, 2012} <= {work["year"] for work in works} <= set(range(1990, 2013))
+
+
+def test_works_of_art_have_any_number_of_materials():
+    works = load_bundled("bundled:art-materials")
+    assert len(works) == len({work["text"] for work in works}) == 3179
+    first = {"id": "tate-21926", "text": "Absalon: Proposals for a Habitat", "materials": ["video", "sound"]}
+    assert works[0] == first
+    counts = collections.Counter(name for work in works for name in work["materials"])
+    assert len(counts) == 24
+    assert min(counts.values()) >= 50
+    assert {0, 1, 2, 5} <= {len(work["materials"]) for work in works}

@@ -107,6 +107,7 @@ def read_sample(
     metric: str,
     ids: Sequence[str] | None = None,
     labels: Sequence[str] | None = None,
+    kind: str = "",
 ) -> Sample | None:
     """Read the predictions of a method's runs, one file a seed.
 
@@ -115,6 +116,7 @@ def read_sample(
         metric: Its key.
         ids: Of the test rows, in the order in which the sample shall have them; by default the first file's.
         labels: All classes of the data, of a classification.
+        kind: The kind of answers (`Task.scored_as`).
 
     Returns:
         None if the metric has no value for single rows and does not follow from sums over them either.
@@ -133,10 +135,10 @@ def read_sample(
         if any(number is None for run in numbers for row in run for number in row):
             return None
         return row_sample(metric, numbers)
-    if corpus_metric(metric) is None:
+    if corpus_metric(metric, kind) is None:
         return None
     texts = [[row.prediction for row in run] for run in runs]
-    return corpus_sample(metric, texts, [row.reference for row in runs[0]], labels or ())
+    return corpus_sample(metric, texts, [row.reference for row in runs[0]], labels or (), kind)
 
 
 def row_ids(predictions: Path) -> list[str]:
@@ -225,6 +227,7 @@ def corpus_sample(
     predictions: Sequence[Sequence[str]],
     references: Sequence[str],
     labels: Sequence[str] = (),
+    kind: str = "",
 ) -> Sample:
     """Make the sample of a corpus metric.
 
@@ -233,8 +236,9 @@ def corpus_sample(
         predictions: Texts or labels, [seeds][examples].
         references: [examples].
         labels: All classes of the data, of a classification.
+        kind: The kind of answers.
     """
-    corpus = corpus_metric(metric)
+    corpus = corpus_metric(metric, kind)
     assert corpus is not None
     values = np.stack([corpus.statistics(texts, references, labels) for texts in predictions])
     return Sample(values, corpus.score, corpus.low, corpus.high)

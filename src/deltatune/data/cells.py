@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from deltatune.data.rows import Record
-from deltatune.errors import DataError
+from deltatune.errors import DataError, nearest
 from deltatune.tasks import tasks_that
 
 ROWS_A_LABEL = 10
@@ -43,6 +43,26 @@ def as_text(value: Any) -> str:
     if isinstance(value, dict | list):
         return json.dumps(value, ensure_ascii=False, default=str)
     return str(value)
+
+
+def column_of(record: Record, name: str, field: str) -> Any:
+    """A cell of a row.
+
+    Args:
+        record: The row.
+        name: The column.
+        field: The setting of a recipe that names it, for the message.
+
+    Raises:
+        DataError: The row has no such column.
+    """
+    if name not in record.columns:
+        raise DataError(
+            f"has no column {name!r}.",
+            field=record.where,
+            remedy=f"{nearest(name, record.columns)} Set {field} in the recipe.",
+        )
+    return record.columns[name]
 
 
 def columns_as_text(record: Record) -> dict[str, str]:
@@ -82,7 +102,7 @@ def check_values(records: Sequence[Record], used: Iterable[str], label: str | No
             elif isinstance(value, bytes):
                 _check_bytes(value, record, name)
             elif isinstance(value, str | Path):
-                _check_characters(str(value), record, name)
+                check_characters(str(value), record, name)
         for kind, count in structured.items():
             warnings.append(
                 f"the column {name!r} holds {kind} in {count} of {len(records)} rows, which becomes text in "
@@ -104,11 +124,11 @@ def _check_structured(value: Any, record: Record, name: str, label: str | None) 
             "needs a decoder-only model.",
         )
     if name == label:
+        several = tasks_that(lambda task: task.has_label_sets)
         raise DataError(
             f"holds {shown}: a class is one name, not a {'list' if isinstance(value, list) else 'object'}.",
             field=field,
-            remedy="Several labels a row are not offered. Keep one of them, or train one run for each label, "
-            "on a column that says yes or no.",
+            remedy=f"Use task: {several[0]}, which learns several labels a row; or keep one of them.",
         )
 
 
@@ -127,8 +147,12 @@ def _check_bytes(value: bytes, record: Record, name: str) -> None:
         ) from error
 
 
-def _check_characters(text: str, record: Record, name: str) -> None:
-    """Refuse halves of characters, also those for which Python takes a file's name that is not in UTF-8."""
+def check_characters(text: str, record: Record, name: str) -> None:
+    """Refuse halves of characters, also those for which Python takes a file's name that is not in UTF-8.
+
+    Raises:
+        DataError: There is one.
+    """
     if text.isascii():
         return
     try:

@@ -14,9 +14,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from deltatune.data.label_sets import LabelSets
 from deltatune.data.leakage import SHOWN, Leak, excerpt, leaks
 from deltatune.data.rows import Row
 from deltatune.data.shift import Shift, shifts, warning
+from deltatune.tasks import tasks_that
+from deltatune.tasks.label_sets import labels_of
 
 if TYPE_CHECKING:
     from deltatune.data.encode import EncodeReport
@@ -70,11 +73,13 @@ class DataCheck:
     """Classes whose names differ in writing only."""
     joined: list[str] = field(default_factory=list)
     """Classes whose names consist of other classes' names."""
+    label_sets: LabelSets | None = None
+    """Where a row has any number of labels: `classes` then counts the rows of each label."""
 
     @property
     def majority(self) -> tuple[str, float] | None:
         """The most frequent class of the training rows, and the accuracy of always answering with it."""
-        if not self.classes:
+        if not self.classes or self.label_sets:
             return None
         label = next(iter(self.classes["train"]))
         held_out = self.classes["test"] or self.classes["train"]
@@ -111,22 +116,30 @@ class DataCheck:
                 f"always answering {label!r} is right in {share:.0%} of the test rows, so accuracy tells "
                 f"little{advice}."
             )
+        found += self.label_sets.warnings() if self.label_sets else ()
         return found + self._writing() + self._rare() + self._absent() + self._shared()
+
+    @property
+    def _kind(self) -> tuple[str, str]:
+        """What rows are told apart by: one, and several."""
+        return ("label", "labels") if self.label_sets else ("class", "classes")
 
     def _writing(self) -> list[str]:
         """Classes that may be one, and classes that may be several."""
+        kinds = self._kind[1]
         found = [
-            f"the classes {' and '.join(map(repr, names))} differ in writing only, and are learned and "
+            f"the {kinds} {' and '.join(map(repr, names))} differ in writing only, and are learned and "
             "judged as different ones; if they are not, write them alike."
             for names in self.alike[:SHOWN]
         ]
         if len(self.alike) > SHOWN:
-            found.append(f"{len(self.alike) - SHOWN} more groups of classes differ in writing only.")
+            found.append(f"{len(self.alike) - SHOWN} more groups of {kinds} differ in writing only.")
         if self.joined:
+            fitting = tasks_that(lambda task: task.has_label_sets)
             found.append(
                 f"the class {self.joined[0]!r} consists of other classes' names"
                 f"{f', as do {len(self.joined) - 1} more' if self.joined[1:] else ''}; each combination is a "
-                "class of its own, for several labels a row are not offered."
+                f"class of its own; task: {fitting[0]} learns several labels a row."
             )
         return found
 
@@ -139,7 +152,7 @@ class DataCheck:
         if not absent:
             return []
         more = f" and {len(absent) - SHOWN} more" if len(absent) > SHOWN else ""
-        subject = "the class" if len(absent) == 1 else "the classes"
+        subject = f"the {self._kind[len(absent) > 1]}"
         verb = "has" if len(absent) == 1 else "have"
         return [
             f"{subject} {', '.join(map(repr, absent[:SHOWN]))}{more} {verb} no test row, so no score says "
@@ -158,15 +171,15 @@ class DataCheck:
 
     def _rare(self) -> list[str]:
         """Classes that can hardly be learned; of many the rarest, since there may be thousands."""
-        counts = (self.classes or {}).get("train", {})
+        counts, (kind, kinds) = (self.classes or {}).get("train", {}), self._kind
         rare = [(label, count) for label, count in counts.items() if count < FEW]
         shown = rare[-SHOWN:]
         found = [
-            f"the class {label!r} has {count} training row{'s' if count > 1 else ''} only."
+            f"the {kind} {label!r} has {count} training row{'s' if count > 1 else ''} only."
             for label, count in shown
         ]
         if len(rare) > len(shown):
-            found.append(f"{len(rare) - len(shown)} more classes have fewer than {FEW} training rows each.")
+            found.append(f"{len(rare) - len(shown)} more {kinds} have fewer than {FEW} training rows each.")
         return found
 
     def as_dict(self) -> dict[str, Any]:
@@ -181,6 +194,7 @@ class DataCheck:
             "inputs": self.inputs,
             "alike_classes": self.alike,
             "joined_classes": self.joined,
+            "label_sets": self.label_sets and self.label_sets.as_dict(),
             "majority": majority and {"label": majority[0], "accuracy": majority[1]},
             "contradictions": {
                 "inputs": len(self.contradictions),
@@ -196,6 +210,7 @@ def check_rows(
     *,
     labelled: bool = False,
     numbers: bool = False,
+    label_sets: LabelSets | None = None,
 ) -> DataCheck:
     """Look at all rows once; ten thousand short texts take seconds.
 
@@ -205,29 +220,37 @@ def check_rows(
         test: Rows to judge by.
         labelled: Whether the task is to classify, so that targets are classes however few the rows are.
         numbers: Whether targets are numbers, so that they are no classes however few they are.
+        label_sets: What was found out about targets that are sets of labels.
 
     Raises:
         DataError: An image is missing or broken.
     """
     parts = {"train": train, "validation": validation, "test": test}
     groups = {part: _by_input(rows) for part, rows in parts.items()}
+    named = {
+        part: Counter(
+            name for row in rows for name in (labels_of(row.target) if label_sets else [row.target])
+        )
+        for part, rows in parts.items()
+    }
     classes = None
     if labelled or (not numbers and _are_classes(train)):
-        classes = {
-            part: dict(Counter(row.target for row in rows).most_common()) for part, rows in parts.items()
-        }
+        classes = {part: dict(counts.most_common()) for part, counts in named.items()}
     return DataCheck(
         leaks=leaks(train, validation, test),
         repeated=len(train) - len(groups["train"]),
         classes=classes,
         contradictions=_contradictions(groups["train"].values()) if classes else [],
         # Dealing out thousands of classes ten thousand times takes long, and each has too few rows to tell.
-        shifts=shifts(classes) if classes and len(classes["train"]) <= MOST_CLASSES else [],
-        unlabelled={} if numbers else _unlabelled(parts),
+        shifts=shifts(classes)
+        if classes and not label_sets and len(classes["train"]) <= MOST_CLASSES
+        else [],
+        unlabelled={} if numbers else _unlabelled(named),
         inputs={part: len(inputs) for part, inputs in groups.items()},
         rows={part: len(rows) for part, rows in parts.items()},
         alike=_alike(classes["train"]) if classes else [],
-        joined=_joined(classes["train"]) if classes else [],
+        joined=_joined(classes["train"]) if classes and not label_sets else [],
+        label_sets=label_sets,
     )
 
 
@@ -265,9 +288,9 @@ def _joined(names: Iterable[str]) -> list[str]:
     ]
 
 
-def _unlabelled(parts: Mapping[str, Sequence[Row]]) -> dict[str, dict[str, int]]:
-    counts = {part: Counter(row.target for row in rows) for part, rows in parts.items()}
-    different = set().union(*counts.values())
+def _unlabelled(counts: Mapping[str, Mapping[str, int]]) -> dict[str, dict[str, int]]:
+    """Of the rows of each target, by part, those that stand for none."""
+    different: set[str] = set().union(*counts.values())
     missing = {target for target in different if target.strip().lower() in MISSING}
     # -1, 0 and 1 may be opinions; -1 beside three classes or more from 0 on is a mark.
     if (
@@ -279,7 +302,7 @@ def _unlabelled(parts: Mapping[str, Sequence[Row]]) -> dict[str, dict[str, int]]
     return {
         part: found
         for part, targets in counts.items()
-        if (found := {target: targets[target] for target in sorted(missing) if targets[target]})
+        if (found := {target: targets[target] for target in sorted(missing) if targets.get(target)})
     }
 
 

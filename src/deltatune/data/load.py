@@ -9,10 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from deltatune.data.cells import as_text, check_labels, check_values, columns_as_text, is_image
+from deltatune.data.cells import as_text, check_labels, check_values, column_of, columns_as_text, is_image
 from deltatune.data.checks import check_rows
 from deltatune.data.conversations import asked_row, conversation_rows
 from deltatune.data.dataset import Dataset
+from deltatune.data.label_cells import LabelCells, find_label_cells
+from deltatune.data.label_sets import LabelSets, label_names
 from deltatune.data.readers import Writing, read_source
 from deltatune.data.rows import Input, Record, Row, Table, fingerprint
 from deltatune.data.splits import limit_rows, split_rows
@@ -22,6 +24,8 @@ from deltatune.recipe.sections import CHAT, PARTS, DataSpec
 from deltatune.recipe.templates import fill_template, template_fields
 from deltatune.tasks import TASKS, tasks_that
 from deltatune.tasks.classes import in_order
+from deltatune.tasks.label_sets import as_text as label_text
+from deltatune.tasks.label_sets import labels_of
 from deltatune.tasks.values import Scale, no_number, number_of
 
 DEFAULT_SHARE = 0.1
@@ -37,6 +41,8 @@ class _Mapping:
     template: str
     target_template: str | None
     images: bool
+    labels: LabelCells | None = None
+    """Where the labels are, of which a row may have any number; `target` is None then."""
 
 
 def load_data(spec: DataSpec, task: str, root: str | Path = ".", *, primary: str = "auto") -> Dataset:
@@ -56,18 +62,25 @@ def load_data(spec: DataSpec, task: str, root: str | Path = ".", *, primary: str
         DataError: Anything is wrong; the message names the file, the row and the field, and what to do.
     """
     notes: list[str] = []
-    parts = _read_parts(spec, task, Path(root), notes)
+    parts, cells = _read_parts(spec, task, Path(root), notes)
     _check_ids(parts)
     if not parts["train"]:
         raise DataError(
             "leaves no training rows.", field="data.split", remedy="Lower the shares or add rows."
         )
-    labels = _labels(parts, notes, TASKS.get(task).reads) if TASKS.get(task).has_classes else None
+    labels = None
+    if cells is not None:
+        labels = label_names(parts["train"], cells.columns if cells.flags else None)
+    elif TASKS.get(task).has_classes:
+        labels = _labels(parts, notes, TASKS.get(task).reads)
     seed = spec.split.seed if spec.split else 0
     limited = {part: limit_rows(rows, getattr(spec.limit, part), seed) for part, rows in parts.items()}
     train, validation, test = (limited[part] for part in PARTS)
     scale = Scale.of([float(row.target) for row in train]) if TASKS.get(task).has_values else None
-    check = check_rows(train, validation, test, labelled=labels is not None, numbers=scale is not None)
+    sets = LabelSets.of(limited, labels, cells.told) if cells is not None and labels is not None else None
+    check = check_rows(
+        train, validation, test, labelled=labels is not None, numbers=scale is not None, label_sets=sets
+    )
     return Dataset(
         train,
         validation,
@@ -119,29 +132,41 @@ def _fields(spec: DataSpec) -> list[str]:
     return [] if spec.template == CHAT else sorted(set(template_fields(spec.template)) - {"input"})
 
 
-def _read_parts(spec: DataSpec, task: str, root: Path, notes: list[str]) -> dict[str, list[Row]]:
+def _read_parts(
+    spec: DataSpec, task: str, root: Path, notes: list[str]
+) -> tuple[dict[str, list[Row]], LabelCells | None]:
     """Read the parts that have a source, and note what a person should know about files and values."""
-    if spec.source is not None:
-        table = _read(spec.source, spec, root)
-        notes += table.warnings
-        parts = {part: _rows(records, table, spec, task, notes) for part, records in table.parts.items()}
-        parts = {"train": parts["all"]} if "all" in parts else parts
-        if "train" not in parts:
-            raise DataError(
-                f"has the parts {', '.join(parts)}, but no train.",
-                field=spec.source,
-                remedy="Name a file for each part: data.train, data.validation, data.test.",
-            )
-    else:
-        parts = {part: _read_part(part, spec, task, root, notes) for part in PARTS if getattr(spec, part)}
-    return _complete(parts, spec, task)
+    tables = _read_tables(spec, root, notes)
+    cells = None
+    if TASKS.get(task).has_label_sets:
+        records = [record for records, _ in tables.values() for record in records]
+        cells = find_label_cells(records, spec, tables["train"][1].target, notes)
+    parts = {part: _rows(*read, spec, task, notes, cells) for part, read in tables.items()}
+    return _complete(parts, spec, task), cells
+
+
+def _read_tables(spec: DataSpec, root: Path, notes: list[str]) -> dict[str, tuple[list[Record], Table]]:
+    """The records of each part that has a source, with what is known of this."""
+    if spec.source is None:
+        return {part: _read_part(part, spec, root, notes) for part in PARTS if getattr(spec, part)}
+    table = _read(spec.source, spec, root)
+    notes += table.warnings
+    tables = {part: (records, table) for part, records in table.parts.items()}
+    tables = {"train": tables["all"]} if "all" in tables else tables
+    if "train" not in tables:
+        raise DataError(
+            f"has the parts {', '.join(tables)}, but no train.",
+            field=spec.source,
+            remedy="Name a file for each part: data.train, data.validation, data.test.",
+        )
+    return tables
 
 
 def _read(source: str, spec: DataSpec, root: Path) -> Table:
     return read_source(_locate(source, spec, root), spec.format, Writing(spec.delimiter, spec.encoding))
 
 
-def _read_part(part: str, spec: DataSpec, task: str, root: Path, notes: list[str]) -> list[Row]:
+def _read_part(part: str, spec: DataSpec, root: Path, notes: list[str]) -> tuple[list[Record], Table]:
     source = getattr(spec, part)
     table = _read(source, spec, root)
     notes += table.warnings
@@ -162,7 +187,7 @@ def _read_part(part: str, spec: DataSpec, task: str, root: Path, notes: list[str
             field=source,
             remedy=f"Name another source as data.{part}.",
         )
-    return _rows(records, table, spec, task, notes)
+    return records, table
 
 
 def _complete(parts: dict[str, list[Row]], spec: DataSpec, task: str) -> dict[str, list[Row]]:
@@ -186,13 +211,18 @@ def _complete(parts: dict[str, list[Row]], spec: DataSpec, task: str) -> dict[st
             shares[part] = DEFAULT_SHARE if share is None else share
     seed = spec.split.seed if spec.split else 0
     rows = parts["train"]
-    classes = [row.target for row in rows] if TASKS.get(task).has_classes else None
-    train, validation, test = split_rows(rows, shares["validation"], shares["test"], seed, classes)
+    classes = sets = None
+    if TASKS.get(task).has_label_sets:
+        sets = [labels_of(row.target) for row in rows]
+    elif TASKS.get(task).has_classes:
+        classes = [row.target for row in rows]
+    train, validation, test = split_rows(rows, shares["validation"], shares["test"], seed, classes, sets)
     taken = {"validation": validation, "test": test}
     for part, share in shares.items():
         if share and not taken[part] and rows:
             raise DataError(
-                f"({share}) leaves no {part} rows: a row{' of each class' if classes else ''} must stay for "
+                f"({share}) leaves no {part} rows: a row"
+                f"{' of each class' if classes else ' of each label' if sets else ''} must stay for "
                 "training.",
                 field=f"data.split.{part}",
                 remedy="Add rows, or give the part a file of its own.",
@@ -206,11 +236,19 @@ def _locate(source: str, spec: DataSpec, root: Path) -> str:
     return str(root / source)
 
 
-def _rows(records: Sequence[Record], table: Table, spec: DataSpec, task: str, notes: list[str]) -> list[Row]:
+def _rows(  # noqa: PLR0917 - what was read, how it is read, and what is said of it
+    records: Sequence[Record],
+    table: Table,
+    spec: DataSpec,
+    task: str,
+    notes: list[str],
+    cells: LabelCells | None,
+) -> list[Row]:
     if TASKS.get(task).conversations:
         return conversation_rows(records, spec)
     columns = spec.columns
-    target = table.target if columns.target == "auto" else columns.target
+    targets = cells.columns if cells else tuple(table.target if n == "auto" else n for n in columns.targets)
+    target = targets[0] if targets and cells is None else None
     mapping = _Mapping(
         input=table.input if columns.input == "auto" else columns.input,
         target=target,
@@ -218,11 +256,13 @@ def _rows(records: Sequence[Record], table: Table, spec: DataSpec, task: str, no
         template=spec.template,
         target_template=spec.target_template,
         images=TASKS.get(task).reads == "images",
+        labels=cells,
     )
-    if spec.template != CHAT and target in template_fields(spec.template) and target != mapping.input:
-        raise DataError(
-            f"shows the target ({{{target}}}) to the model.", field="data.template", remedy="Take it out."
-        )
+    for name in template_fields(spec.template) if spec.template != CHAT else ():
+        if name in targets and name != mapping.input:
+            raise DataError(
+                f"shows the target ({{{name}}}) to the model.", field="data.template", remedy="Take it out."
+            )
     notes += check_values(records, _used(mapping), target if TASKS.get(task).has_classes else None)
     _refuse_unlabelled(records, mapping)
     if TASKS.get(task).has_values:
@@ -261,12 +301,16 @@ def _require_numbers(records: Sequence[Record], mapping: _Mapping) -> None:
 
 
 def _row(record: Record, mapping: _Mapping, number: str) -> Row:
-    value = _column(record, mapping.input, "data.columns.input")
+    value = column_of(record, mapping.input, "data.columns.input")
     columns = columns_as_text(record)
-    target = "" if mapping.target is None else as_text(_column(record, mapping.target, "data.columns.target"))
+    target = ""
+    if mapping.labels is not None:
+        target = label_text(mapping.labels.of(record))
+    elif mapping.target is not None:
+        target = as_text(column_of(record, mapping.target, "data.columns.target"))
     if mapping.target_template is not None:
         target = _fill(mapping.target_template, columns | {"target": target}, record)
-    row_id = as_text(_column(record, mapping.id, "data.columns.id")) if mapping.id else number
+    row_id = as_text(column_of(record, mapping.id, "data.columns.id")) if mapping.id else number
     return Row(row_id, _input(value, columns, record, mapping), target, columns)
 
 
@@ -294,20 +338,10 @@ def _input(value: Any, columns: dict[str, str], record: Record, mapping: _Mappin
     return text
 
 
-def _column(record: Record, name: str, field: str) -> Any:
-    if name not in record.columns:
-        raise DataError(
-            f"has no column {name!r}.",
-            field=record.where,
-            remedy=f"{nearest(name, record.columns)} Set {field} in the recipe.",
-        )
-    return record.columns[name]
-
-
 def _fill(template: str, columns: Mapping[str, str], record: Record) -> str:
     for name in template_fields(template):
         if name not in columns:
-            _column(Record(record.where, dict(columns)), name, f"the template ({template!r})")
+            column_of(Record(record.where, dict(columns)), name, f"the template ({template!r})")
     return fill_template(template, columns)
 
 

@@ -98,7 +98,10 @@ def read_hub(source: str) -> Table:
 
 
 def _hub_records(data: Any, where: str) -> list[Record]:
-    names = {name: kind.names for name, kind in data.features.items() if hasattr(kind, "int2str")}
+    kinds = {
+        name: getattr(kind, "feature", kind) for name, kind in data.features.items()
+    }  # of lists, of items
+    names = {name: kind.names for name, kind in kinds.items() if hasattr(kind, "int2str")}
     return [
         Record(
             f"{where} row {number}",
@@ -114,6 +117,8 @@ def _hub_records(data: Any, where: str) -> list[Record]:
 def _hub_value(value: Any, names: list[str] | None, where: str) -> Any:
     if names is not None and isinstance(value, int):
         return names[value] if value >= 0 else None  # the Hub's -1 means: not labelled
+    if names is not None and isinstance(value, list):
+        return [_hub_value(item, names, where) for item in value]
     if hasattr(value, "convert"):  # a PIL image
         return convert_picture(value, where)
     return value

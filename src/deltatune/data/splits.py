@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Sequence
 from typing import TypeVar
 
 T = TypeVar("T")
 
 
-def split_rows(
-    rows: Sequence[T], validation: float, test: float, seed: int, classes: Sequence[str] | None = None
+def split_rows(  # noqa: PLR0917 - the order in which everything else passes them
+    rows: Sequence[T],
+    validation: float,
+    test: float,
+    seed: int,
+    classes: Sequence[str] | None = None,
+    label_sets: Sequence[Sequence[str]] | None = None,
 ) -> tuple[list[T], list[T], list[T]]:
     """Split rows into training, validation and test rows by a seeded shuffle.
 
@@ -24,10 +30,17 @@ def split_rows(
         seed: Seed of the shuffle.
         classes: Of each row. If given, each part has every class's share of all rows, as nearly as whole
             rows allow, and the last row of a class stays among the training rows.
+        label_sets: The labels of each row, of which it may have any number. If given, each part has about
+            every label's share of all rows, and the last row of a label stays among the training rows.
     """
     order = shuffled(len(rows), seed)
     counts = [_count(test, len(rows)), _count(validation, len(rows))]
-    if classes is None:
+    if label_sets is not None:
+        sets = [list(labels) or [""] for labels in label_sets]  # to have none is told apart as a label is
+        tested = _deal(order, sets, counts[0])
+        gone = set(tested)
+        held_out = _deal([index for index in order if index not in gone], sets, counts[1])
+    elif classes is None:
         tested, held_out = order[: counts[0]], order[counts[0] : sum(counts)]
     else:
         queues: dict[str, list[int]] = {}
@@ -58,6 +71,53 @@ def _draw(queues: dict[str, list[int]], count: int) -> list[int]:
     for name, queue in queues.items():
         del queue[: takes[name]]
     return drawn
+
+
+def _deal(order: Sequence[int], label_sets: Sequence[Sequence[str]], count: int) -> list[int]:
+    """Take `count` indices so that of every label about its share is taken: iterative stratification.
+
+    Sechidis et al. 2011, for two parts: the rows of the label that fewest of the rows left have come first,
+    and each goes to the part that lacks more of this label, or else more rows. The last row of a label is not
+    taken; fewer rows are, where all others hold such a label.
+    """
+    share = count / max(1, len(order))
+    there = Counter(label for index in order for label in label_sets[index])
+    lacks = {label: (share * n, (1 - share) * n) for label, n in there.items()}
+    left = dict(there)
+    rows_of: dict[str, list[int]] = {label: [] for label in there}
+    for index in order:
+        for label in label_sets[index]:
+            rows_of[label].append(index)
+    taken: dict[int, None] = {}  # a set in the order of taking
+    dealt: set[int] = set()
+
+    def may_go(index: int) -> bool:
+        return len(taken) < count and all(there[label] > 1 for label in label_sets[index])
+
+    def take(index: int) -> None:
+        taken[index] = None
+        there.subtract(label_sets[index])
+
+    while left:
+        rarest = min(left, key=left.__getitem__)
+        for index in (index for index in rows_of[rarest] if index not in dealt):
+            dealt.add(index)
+            wanted, kept = lacks[rarest]
+            rows_wanted, rows_kept = count - len(taken), len(order) - len(dealt) - count + len(taken) + 1
+            goes = may_go(index) and (wanted, rows_wanted) > (kept, rows_kept)
+            if goes:
+                take(index)
+            for label in label_sets[index]:
+                wanted, kept = lacks[label]
+                lacks[label] = (wanted - 1, kept) if goes else (wanted, kept - 1)
+                left[label] -= 1
+        del left[rarest]
+    for index in order:  # what rounding left to take
+        if len(taken) == count:
+            break
+        if index not in taken and may_go(index):
+            take(index)
+    return list(taken)
 
 
 def limit_rows(rows: Sequence[T], limit: int | None, seed: int) -> list[T]:

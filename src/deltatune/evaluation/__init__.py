@@ -9,12 +9,14 @@ from deltatune.evaluation.metrics import (
     Scores,
     class_metric,
     classification_metrics,
+    label_set_metric,
+    label_set_metrics,
     text_metric,
     text_metrics,
     value_metric,
     value_metrics,
 )
-from deltatune.evaluation.run import Evaluation, Prediction, answer, evaluate, loss_on
+from deltatune.evaluation.run import Evaluation, Prediction, answer, evaluate, loss_on, threshold_on
 
 __all__ = [
     "METRICS",
@@ -29,12 +31,15 @@ __all__ = [
     "evaluate",
     "generate",
     "higher_is_better",
+    "label_set_metric",
+    "label_set_metrics",
     "loss_on",
     "metric_keys",
     "primary_metric",
     "probabilities",
     "text_metric",
     "text_metrics",
+    "threshold_on",
     "value_metric",
     "value_metrics",
 ]

@@ -47,6 +47,7 @@ def evaluate(  # noqa: PLR0917 - the order in which everything else passes them
     encoder: BatchEncoder,
     spec: EvaluationSettings,
     progress: Progress | None = None,
+    threshold: float | None = None,
 ) -> Evaluation:
     """Evaluate by the kind of answer that the encoder's task asks for.
 
@@ -61,6 +62,7 @@ def evaluate(  # noqa: PLR0917 - the order in which everything else passes them
         encoder: The encoder that made them.
         spec: Metrics, batch size and decoding.
         progress: Called with (steps done, steps in total); a row is one step.
+        threshold: What `threshold_on` gave for validation rows.
 
     Raises:
         RecipeError: An unknown metric, or one that does not fit the task.
@@ -71,7 +73,7 @@ def evaluate(  # noqa: PLR0917 - the order in which everything else passes them
         raise DataError("there are no rows to evaluate.", remedy="Check data.split and data.limit.")
     keys = metric_keys(spec, encoder.task, targets=any(row.target for row in rows))
     started = time.perf_counter()
-    job = Job(model, encoded, encoder, spec.batch_size, progress)
+    job = Job(model, encoded, encoder, spec.batch_size, progress, threshold)
     scored = _kind(encoder).evaluate(job, rows, keys, spec)
     losses = scored.losses
     predictions = [
@@ -96,15 +98,17 @@ def evaluate(  # noqa: PLR0917 - the order in which everything else passes them
     )
 
 
-def answer(
+def answer(  # noqa: PLR0917
     model: Model,
     rows: Sequence[Row],
     encoded: EncodedRows,
     encoder: BatchEncoder,
     spec: EvaluationSettings,
+    threshold: float | None = None,
 ) -> list[Prediction]:
     """Predict for rows without references; arguments as of `evaluate`."""
-    answers = _kind(encoder).answer(Job(model, encoded, encoder, spec.batch_size), spec)
+    job = Job(model, encoded, encoder, spec.batch_size, threshold=threshold)
+    answers = _kind(encoder).answer(job, spec)
     return [_prediction(row, "", given) for row, given in zip(rows, answers, strict=True)]
 
 
@@ -125,6 +129,16 @@ def loss_on(
         TrainingError: The loss is not finite.
     """
     return _kind(encoder).mean_loss(Job(model, encoded, encoder, batch_size, progress))
+
+
+def threshold_on(
+    model: Model, encoded: EncodedRows, encoder: BatchEncoder, batch_size: int = 32
+) -> float | None:
+    """The probability from which on labels are given, as these rows choose it: validation rows, never others.
+
+    None where a row has one answer.
+    """
+    return _kind(encoder).threshold(Job(model, encoded, encoder, batch_size))
 
 
 def _kind(encoder: BatchEncoder) -> Kind:

@@ -1,6 +1,7 @@
 """The majority: every row is given the largest class of the training rows. What reading the rows must beat.
 
     logits = log p, where p are the shares of the classes among the training rows (one row more of each)
+    logits = log p / (1 - p) of labels of which a row may have several (one row more with each, and without)
 
 Oracle: counting.
 """
@@ -23,12 +24,13 @@ from deltatune.errors import TargetError
 
 
 class Shares(Delta):
-    """Answers with the logarithms of the classes' shares, whatever comes in."""
+    """Answers with the logarithms of the classes' shares, or labels' log odds, whatever comes in."""
 
     log_shares: Tensor
 
-    def __init__(self, classes: int) -> None:
+    def __init__(self, classes: int, sets: bool = False) -> None:
         super().__init__()
+        self.sets = sets
         self.register_buffer("log_shares", torch.full((classes,), -math.log(classes)))
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
@@ -39,20 +41,21 @@ class Shares(Delta):
 class Majority(Adapter):
     """An adapter that counts."""
 
-    def see_classes(self, rows: Sequence[int]) -> None:
+    def see_classes(self, rows: Sequence[int], of: int) -> None:
         """Take the shares, of one row more for each class, so that none is impossible."""
         counts = torch.tensor(rows, dtype=torch.float64) + 1
         for delta in self.deltas.values():
             if isinstance(delta, Shares):
-                delta.log_shares.copy_((counts / counts.sum()).log())
+                without = of + 2 - counts if delta.sets else counts.sum()
+                delta.log_shares.copy_((counts / without).log())
 
 
 class MajorityConfig(MethodConfig):
-    """The largest class of the training rows, always. There are no settings."""
+    """The largest class of the training rows, or the labels that most of them have, always; no settings."""
 
     name: ClassVar[str] = "majority"
     title: ClassVar[str] = "Nothing: every row is given the largest class of the training rows."
-    formula: ClassVar[str] = "logits = log(shares of the classes)"
+    formula: ClassVar[str] = "logits = log(shares of the classes); of sets of labels, of each its log odds"
     when: ClassVar[str] = (
         "In every comparison of classifiers, to which it is added by itself: a method that does not beat it "
         "tells no rows apart."
@@ -73,7 +76,8 @@ class MajorityConfig(MethodConfig):
                 field="majority",
                 remedy="It is for tasks that tell classes apart.",
             )
-        return Majority({path: Shares(classes) for path in last})
+        sets = getattr(view.config, "problem_type", None) == "multi_label_classification"
+        return Majority({path: Shares(classes, sets) for path in last})
 
 
 def _width(module: Any) -> int:

@@ -18,6 +18,10 @@ def set_outputs(config: PreTrainedConfig, task: str, labels: Sequence[str] | Non
         config.num_labels = 1
         config.problem_type = "regression"
     elif labels:
+        if TASKS.get(task).has_label_sets:
+            config.problem_type = "multi_label_classification"
+        elif config.problem_type is not None:  # of what the base was before
+            config.problem_type = "single_label_classification"
         config.id2label = dict(enumerate(labels))
         config.label2id = {label: index for index, label in enumerate(labels)}
 

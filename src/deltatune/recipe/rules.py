@@ -372,8 +372,8 @@ def _of_classes(recipe: RecipeFields) -> Iterator[Conflict]:
             why = "has a loss of its own" if task.has_classes else "has no classes to weigh"
             yield field, f"({value}) is for {' and '.join(fitting)}; {task.name} {why}: leave it out."
     positive = recipe.evaluation.positive
-    if positive is not None and not task.has_classes:
+    if positive is not None and (not task.has_classes or task.has_label_sets):
         yield (
             "evaluation.positive",
-            f"({positive}) is for {' and '.join(fitting)}; {task.name} has no classes: leave it out.",
+            f"({positive}) is for {' and '.join(fitting)}; {task.name} has none such: leave it out.",
         )

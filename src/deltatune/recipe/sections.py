@@ -44,7 +44,7 @@ Metric = Literal[
     "rouge1_f", "rouge1_p", "rouge1_r", "rouge2_f", "rouge2_p", "rouge2_r",
     "rougeL_f", "rougeL_p", "rougeL_r",
     "bleu", "chrf", "exact_match", "stop_rate", "repetition_rate", "mean_length",
-    "accuracy", "macro_f1", "mcc", "balanced_accuracy", "sensitivity", "specificity",
+    "accuracy", "macro_f1", "micro_f1", "mcc", "balanced_accuracy", "sensitivity", "specificity",
     "roc_auc", "average_precision", "ece", "brier", "mse", "mae", "r2", "pearson", "spearman",
     "loss", "perplexity",
 ]  # fmt: skip
@@ -358,8 +358,8 @@ class EvaluationSpec(Decoding):
     metrics: Literal["auto"] | Annotated[list[Metric | Literal["rouge"]], Field(min_length=1)] = "auto"
     """Metrics to report, `rouge` meaning all of its kinds; `auto`: all that fit the task."""
     primary: Literal["auto"] | Metric = "auto"
-    """The metric that ranks a comparison; `auto`: rougeL_f, accuracy for classification, mse for
-    regression."""
+    """The metric that ranks a comparison; `auto`: rougeL_f, accuracy for classification, micro_f1 for
+    several labels a row, mse for regression."""
     select_by: Metric = "loss"
     """The validation metric that selects the best checkpoint and stops early."""
     positive: ClassName | None = None

@@ -130,6 +130,27 @@ class Majority(Record):
     """What it reaches on the test rows, from 0 to 1."""
 
 
+class LabelSets(Record):
+    """Rows with any number of labels."""
+
+    written: str
+    """How their source writes the labels, in words."""
+    without: dict[str, int]
+    """Rows without a label, by part."""
+    most: int
+    """Labels of the training row that has most."""
+    mean: Number
+    """Labels of a training row, on average."""
+    one_each: bool
+    """Whether each row has exactly one."""
+    always: list[str]
+    """Labels that all training rows have."""
+    never: list[str]
+    """Labels that the recipe names and no training row has."""
+    unknown: dict[str, dict[str, int]]
+    """Labels that no training row has, by the other parts, with the rows that have them."""
+
+
 class Contradictions(Record):
     """Inputs with several labels among the training rows."""
 
@@ -174,6 +195,8 @@ class DataPreview(Record):
     """Classes whose names differ in writing only."""
     joined_classes: list[str]
     """Classes whose names consist of other classes' names."""
+    label_sets: LabelSets | None
+    """Where a row has any number of labels; `classes` then counts the rows of each label."""
     majority: Majority | None
     """Null if targets are free texts."""
     contradictions: Contradictions

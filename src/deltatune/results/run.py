@@ -72,6 +72,9 @@ class RunResult(_Run):
     """Of a training step."""
     selected: Selected
     """Which step's state was kept."""
+    threshold: float | None = None
+    """Where a row may have several labels, the probability from which on one is given, as the validation rows
+    chose it (0.5 without any); null elsewhere."""
     rates: Rates | None = None
     """Peak learning rates; null if nothing is trained."""
     new_heads: list[str] = Field(default_factory=list)

@@ -7,6 +7,7 @@ id or by a path that does not lead out of its folder; that code runs only the us
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -30,6 +31,7 @@ from deltatune.recipe.schema import MethodEntry
 from deltatune.recipe.wanted import FILE
 from deltatune.runs.loaded import NAME, LoadedRun
 from deltatune.tasks import TASKS
+from deltatune.tasks.label_sets import HALF
 from deltatune.tasks.values import Scale
 from deltatune.training.given.machine import computes_bfloat16
 
@@ -83,6 +85,12 @@ def load_without_run(folder: Path, given: Given, *, as_trained: bool, trust_remo
     _require_head(model, base)
     model.eval()
     scale = _scale(recipe, given)
+    if TASKS.get(recipe.task).has_label_sets:
+        warnings.warn(
+            f"the adapter does not tell from which probability on labels are given ({recipe.task}), as the "
+            f"result of its run does: {HALF} is taken.",
+            stacklevel=3,
+        )
     encoder = Encoder(recipe.task, base.processor, recipe.data, base.labels, base.facts, scale)
     return LoadedRun(folder, recipe, base, model, encoder, None, folder.name, saved.method)
 
@@ -94,7 +102,7 @@ def _recipe(saved: SavedAdapter, place: Path, given: Given, *, trust_remote_code
     kind = saved.peft.get("task_type")
     own = [name for name, task in TASKS.items() if task.peft_type and task.peft_type == kind]
     if given.recipe is None:
-        task = given.task or next(iter(own), None)
+        task = given.task or next(iter(_as_the_base_says(own, model)), None)
         if task is None or task not in TASKS:
             raise AdapterError(
                 "the adapter does not tell what it is for." if task is None else f"{task!r} is no task.",
@@ -120,6 +128,19 @@ def _recipe(saved: SavedAdapter, place: Path, given: Given, *, trust_remote_code
         template = given.template or made.data.template
         rows = {"data": made.data.model_copy(update={"template": template})}
     return made.model_copy(update={"model": model, "methods": [entry], "quantization": None, **rows})
+
+
+def _as_the_base_says(tasks: list[str], model: ModelSpec) -> list[str]:
+    """Of the tasks that an adapter may be for, those that its base was trained for, if it says so."""
+    if len(tasks) < 2:
+        return tasks
+    with contextlib.suppress(ModelError):  # loading it will tell
+        problem = read_config(model).problem_type
+        if problem == "multi_label_classification":
+            return [name for name in tasks if TASKS.get(name).has_label_sets]
+        if problem == "regression":
+            return [name for name in tasks if TASKS.get(name).has_values]
+    return tasks
 
 
 def _model(saved: SavedAdapter, place: Path, given: Given) -> ModelSpec:

@@ -30,6 +30,11 @@ class LoadedRun:
     method: str
 
     @property
+    def threshold(self) -> float | None:
+        """The probability from which on a label is given, where a row may have several."""
+        return self.result.threshold if self.result else None
+
+    @property
     def labels(self) -> list[str] | None:
         """Its classes, as its rows name them; None for texts."""
         return self.result.data.labels if self.result else self.base.labels

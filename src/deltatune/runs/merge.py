@@ -102,6 +102,14 @@ def merge(
     return done.model_copy(update={"folder": str(out)})
 
 
+def _meanings(loaded: LoadedRun) -> dict[str, float]:
+    """What the model's outputs mean: nothing else in the folder tells."""
+    if loaded.threshold is not None:
+        return {"label_threshold": loaded.threshold}
+    scale = loaded.encoder.scale
+    return {} if scale is None else {"target_mean": scale.mean, "target_sd": scale.sd}
+
+
 def _merge(  # noqa: PLR0917
     folder: Path,
     out: Path,
@@ -126,8 +134,7 @@ def _merge(  # noqa: PLR0917
     merged = loaded.model.merged()
     assert isinstance(merged, PreTrainedModel)
     _require_fit(merged, dtype)
-    if (scale := loaded.encoder.scale) is not None:  # nothing else in the folder tells what its output means
-        merged.config.update({"target_mean": scale.mean, "target_sd": scale.sd})
+    merged.config.update(_meanings(loaded))
     nn.Module.to(merged, DTYPES[dtype])
     batch, compared_on = _batch(loaded)
     with torch.inference_mode():

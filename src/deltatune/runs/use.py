@@ -88,7 +88,8 @@ def evaluate_run(
         shown = reached
 
     with fast_cpu():  # as the run itself was evaluated
-        found = evaluate(loaded.model, rows, encoded, loaded.encoder, loaded.recipe.evaluation, advance)
+        spec = loaded.recipe.evaluation
+        found = evaluate(loaded.model, rows, encoded, loaded.encoder, spec, advance, loaded.threshold)
     observer.finish("Evaluating")
     if predictions is not None:
         write_lines(meant(predictions), [prediction.as_dict() for prediction in found.predictions])
@@ -122,10 +123,10 @@ def predict(
         given: As of `load_run`.
 
     Yields:
-        One for each input, in order: the generated text with whether the model ended it, or the class with
-        the probability of each; or what is wrong with the input, while the others go on. Its id is that of
-        the recipe's `data.columns.id`, where the input has this column, or else its number, from 0; that of
-        an image is its path in the folder.
+        One for each input, in order: the generated text with whether the model ended it, or the class or
+        labels with the probability of each; or what is wrong with the input, while the others go on. Its id
+        is that of the recipe's `data.columns.id`, where the input has this column, or else its number, from
+        0; that of an image is its path in the folder.
 
     Raises:
         AdapterError: The folder holds no finished run, or the run wants to run code.
@@ -261,4 +262,4 @@ def _encoded(loaded: LoadedRun, made: list[Row | Failed]) -> tuple[Encoded | Non
 def _answers(loaded: LoadedRun, rows: list[Row], encoded: Encoded) -> list[Prediction]:
     """What the model makes of rows."""
     spec = loaded.recipe.evaluation.model_copy(update={"batch_size": BATCH})
-    return answer(loaded.model, rows, encoded, loaded.encoder, spec)
+    return answer(loaded.model, rows, encoded, loaded.encoder, spec, loaded.threshold)

@@ -18,6 +18,7 @@ TASKS: Registry[Task] = Registry(
         "causal-lm": "deltatune.tasks.causal_lm:TASK",
         "conversation": "deltatune.tasks.conversation:TASK",
         "text-classification": "deltatune.tasks.text_classification:TASK",
+        "multi-label-classification": "deltatune.tasks.multi_label_classification:TASK",
         "text-regression": "deltatune.tasks.text_regression:TASK",
         "image-classification": "deltatune.tasks.image_classification:TASK",
     },

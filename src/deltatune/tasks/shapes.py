@@ -23,6 +23,8 @@ class BatchShape:
     """Whether a row is shorter than the longest; if none is, Transformers leaves masks out."""
     image: tuple[int, int, int] | None = None
     """Channels, height and width."""
+    outputs: int = 1
+    """Numbers or labels that each row has, where it may have several; 1 where it is not known how many."""
 
     @property
     def of_a_row(self) -> int:

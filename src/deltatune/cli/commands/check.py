@@ -116,9 +116,18 @@ def _show_numbers(found: DataPreview) -> None:
     for part in parts:
         counts = [_tokens(model.tokens[part], found.rows[part]) for model in found.models]
         described[f"{part} tokens"] = counts
+    sets = found.label_sets
+    if sets:
+        described["labels"] = (
+            f"{sets.written or 'none'}; {sets.mean:.3g} to a training row on average, {sets.most:,} at most"
+        )
+        bare = [f"{part} {count:,}" for part, count in sets.without.items() if count]
+        described["without labels"] = ", ".join(bare) or "no row"
     for part, classes in (found.classes or {}).items():
-        if classes:
-            described[f"{part} classes"] = _balance(classes)
+        if classes and sets:
+            described[f"{part} labels"] = _balance(classes, found.rows[part])
+        elif classes:
+            described[f"{part} classes"] = _balance(classes, sum(classes.values()))
     if majority := found.majority:
         described["baseline"] = (
             f"always answering {majority.label!r} reaches an accuracy of {majority.accuracy:.1%}"
@@ -146,8 +155,7 @@ def _tokens(count: TokenCounts, rows: int) -> str:
     )
 
 
-def _balance(classes: dict[str, int]) -> str:
-    total = sum(classes.values())
+def _balance(classes: dict[str, int], total: int) -> str:
     shown = [f"{label} {count:,} ({count / total:.1%})" for label, count in classes.items()]
     more = len(shown) - SHOWN_CLASSES
     return ", ".join(shown[:SHOWN_CLASSES]) + (f" and {more} more" if more > 0 else "")

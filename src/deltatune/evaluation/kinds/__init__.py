@@ -12,6 +12,7 @@ KINDS: Registry[Kind] = Registry(
     {
         "text": "deltatune.evaluation.kinds.texts:KIND",
         "classes": "deltatune.evaluation.kinds.classes:KIND",
+        "label_sets": "deltatune.evaluation.kinds.label_sets:KIND",
         "values": "deltatune.evaluation.kinds.values:KIND",
     },
     group="deltatune.kinds",

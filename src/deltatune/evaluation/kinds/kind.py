@@ -25,7 +25,7 @@ class Answer(NamedTuple):
     """What a model makes of a row, as predictions.jsonl has it."""
 
     text: str
-    """The text, the name of the class, or the number as it is written."""
+    """The text, the name of the class, the labels, or the number as it is written."""
     stopped: bool | None = None
     """Whether the model ended the text itself; None where it writes none."""
     tokens: int = 0
@@ -56,6 +56,8 @@ class Job:
     encoder: BatchEncoder
     batch_size: int = 32
     progress: Progress | None = None
+    threshold: float | None = None
+    """The probability from which on a label is given, where a row may have several; None: one half."""
 
     def batches(self) -> Iterator[tuple[list[int], dict[str, Tensor]]]:
         """Numbers of rows and their batch on the model's device, the longest rows first."""
@@ -116,3 +118,7 @@ class Kind(Protocol):
             TrainingError: The loss is not finite.
         """
         ...
+
+    def threshold(self, job: Job) -> float | None:
+        """From which probability on a label is given, as validation rows choose it; None: there is none."""
+        return None

@@ -1,6 +1,7 @@
-"""Metrics of generated texts, of predicted classes and of predicted numbers: one file for each."""
+"""Metrics of generated texts, of predicted classes, sets of labels and numbers: one file for each."""
 
 from deltatune.evaluation.metrics.classes import class_metric, classification_metrics
+from deltatune.evaluation.metrics.label_sets import label_set_metric, label_set_metrics
 from deltatune.evaluation.metrics.registry import METRICS, Metric, Scores, corpus_metric
 from deltatune.evaluation.metrics.texts import text_metric, text_metrics
 from deltatune.evaluation.metrics.values import value_metric, value_metrics
@@ -16,6 +17,8 @@ __all__ = [
     "class_metric",
     "classification_metrics",
     "corpus_metric",
+    "label_set_metric",
+    "label_set_metrics",
     "text_metric",
     "text_metrics",
     "value_metric",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from deltatune.evaluation.corpus import CorpusMetric
@@ -43,22 +43,47 @@ class Metric:
     """By kind of answer (`Task.scored_as`): (answers, references, what else the kind gives) to scores."""
     corpus: Mapping[str, CorpusMetric] = field(default_factory=dict)
     """By key: how a number that is no mean over rows follows from sums over them."""
+    corpus_of: Mapping[str, Mapping[str, CorpusMetric]] = field(default_factory=dict)
+    """The same by kind of answer, for kinds whose answers are read in another way."""
 
 
 METRICS: Registry[Metric] = Registry("metric")
 """Metrics by the name that a recipe's `evaluation.metrics` bears."""
 
 
-def corpus_metric(key: str) -> CorpusMetric | None:
-    """How the number of this key follows from sums over rows; None if it is a mean, or of losses."""
+def add_function(
+    name: str,
+    keys: Mapping[str, bool | None],
+    kind: str,
+    function: Callable[..., Scores],
+    corpus: Mapping[str, CorpusMetric] | None = None,
+) -> None:
+    """Register a metric of a kind of answer under a name that another kind may have taken before."""
+    metric = METRICS.get(name) if name in METRICS else Metric(keys)
+    if name in METRICS:
+        METRICS.remove(name)
+    functions = {**metric.functions, kind: function}
+    METRICS.add(
+        name, replace(metric, functions=functions, corpus_of={**metric.corpus_of, kind: corpus or {}})
+    )
+
+
+def corpus_metric(key: str, kind: str = "") -> CorpusMetric | None:
+    """How the number of this key follows from sums over rows; None if it is a mean, or of losses.
+
+    Args:
+        key: The number.
+        kind: The kind of answers, which may be read in another way than texts, classes and numbers are.
+    """
     for name in METRICS.names():
-        if key in METRICS.get(name).corpus:
-            return METRICS.get(name).corpus[key]
+        corpus = METRICS.get(name).corpus_of.get(kind, METRICS.get(name).corpus)
+        if key in corpus:
+            return corpus[key]
     return None
 
 
 def score(
-    kind: str, names: Sequence[str], outputs: Sequence[Any], truths: Sequence[Any], *more: Sequence[str]
+    kind: str, names: Sequence[str], outputs: Sequence[Any], truths: Sequence[Any], *more: Any
 ) -> Scores:
     """Run each named metric's function of `kind` and put the results together.
 

@@ -128,8 +128,10 @@ def runs_of(recipe: Recipe, entry: MethodEntry) -> int:
 
 def _predictions(recipe: Recipe, dataset: Dataset) -> int:
     if dataset.labels is not None:
-        longest = sorted((len(json.dumps(label)) for label in dataset.labels), reverse=True)[:MOST_CLASSES]
-        written = sum(longest) + len(longest) * PROBABILITY
+        sets = TASKS.get(recipe.task).has_label_sets
+        longest = sorted((len(json.dumps(label)) for label in dataset.labels), reverse=True)
+        longest = longest if sets else longest[:MOST_CLASSES]
+        written = sum(longest) * (2 if sets else 1) + len(longest) * PROBABILITY
     elif TASKS.get(recipe.task).writes_text:
         written = recipe.evaluation.max_new_tokens * TOKEN
     else:

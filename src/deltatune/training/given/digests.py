@@ -107,6 +107,8 @@ def tokens_digest(parts: Mapping[str, Encoded], processor: Any) -> str:
             for key in ("input_ids", "labels", "prompt_length", "label"):
                 value = feature.get(key, [])
                 digest.update(array("q", value if isinstance(value, list) else [value]).tobytes() + b"\0")
+            if "label_set" in feature:
+                digest.update(array("q", [feature["outputs"], *feature["label_set"]]).tobytes() + b"\0")
             if "value" in feature:
                 digest.update(array("d", [feature["value"]]).tobytes())
     if hasattr(processor, "image_mean"):

@@ -49,8 +49,8 @@ class Logits:
 
 def logits(model: AdaptedModel, batch: Mapping[str, Tensor]) -> Tensor:
     """The logits that the loss is computed from, in float32: [n_labelled, vocabulary] or [rows, classes]."""
-    of_classes = batch["labels"].dim() == 1
-    values = model.class_logits(batch) if of_classes else model.labelled_logits(batch)[0]
+    of_rows = batch["labels"].dim() == 1 or batch["labels"].is_floating_point()  # not of tokens
+    values = model.class_logits(batch) if of_rows else model.labelled_logits(batch)[0]
     return values.float()
 
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
+from itertools import chain
 
 import torch
 
 from deltatune import units
 from deltatune.files import write_text
 from deltatune.memory.fit import fits
+from deltatune.tasks import TASKS
+from deltatune.tasks.label_sets import labels_of
 from deltatune.training.before.expected_memory import ample_memory, predicted_run
 from deltatune.training.before.forecast import this_machine
 from deltatune.training.given.class_names import weights_of
@@ -35,8 +38,10 @@ def begin(run: Run, pause: Pause | None = None) -> Begun:
     torch.manual_seed(run.seed)
     trains, labels = run.config.trains, run.data.dataset.labels
     if labels:
-        counts = Counter(row.target for row in run.data.dataset.train)
-        run.adapter.see_classes([counts[label] for label in labels])
+        targets = [row.target for row in run.data.dataset.train]
+        sets = TASKS.get(run.recipe.task).has_label_sets
+        counts = Counter(chain.from_iterable(map(labels_of, targets)) if sets else targets)
+        run.adapter.see_classes([counts[label] for label in labels], len(targets))
     ample = trains and ample_memory(run.context, run.entry, run.base, run.seed)
     step = None if ample else predicted(run)
     run.model.eval()

@@ -8,11 +8,13 @@ from deltatune.checkpoint.folders import remove
 from deltatune.checkpoint.inspection import CERTIFICATE
 from deltatune.checkpoint.manifest import checksums, vouch
 from deltatune.checkpoint.saved import TENSORS
-from deltatune.evaluation import Evaluation, evaluate, loss_on
+from deltatune.evaluation import Evaluation, evaluate, loss_on, threshold_on
 from deltatune.evaluation.monotony import one_answer
 from deltatune.files import as_json, sha256, text_sha256, write_lines, write_text
 from deltatune.models.fingerprint import fingerprint
 from deltatune.results import PausedRun, RunResult
+from deltatune.tasks import TASKS
+from deltatune.tasks.label_sets import HALF
 from deltatune.training.given.folder import KIND, WRITES, peak_before
 from deltatune.training.loop.steps import Progress
 from deltatune.training.single.begin import predicted
@@ -53,7 +55,8 @@ def _result(begun: Begun, progress: Progress, peak: int) -> RunResult:
     if begun.trainer is not None:
         run.certificate.final_budget(run.adapter)
     _save(run)
-    evaluation, validation = _evaluate(run, progress)
+    threshold = _threshold(run)
+    evaluation, validation = _evaluate(run, progress, threshold)
     monotonous = one_answer(evaluation.predictions) if run.config.trains else None
     if monotonous:
         run.observer.warn(f"{run.entry.name} {monotonous}")
@@ -69,6 +72,7 @@ def _result(begun: Begun, progress: Progress, peak: int) -> RunResult:
         predicted=step,
         evaluation=evaluation,
         validation=validation,
+        threshold=threshold,
         one_answer=monotonous,
         description=description,
     )
@@ -91,7 +95,20 @@ def _check_base(run: Run) -> None:
     run.certificate.base_unchanged(run.base.fingerprint, now)
 
 
-def _evaluate(run: Run, progress: Progress) -> tuple[Evaluation, dict[str, float]]:
+def _threshold(run: Run) -> float | None:
+    """The probability from which on a label is given, where a row may have several: never by test rows."""
+    if not TASKS.get(run.recipe.task).has_label_sets:
+        return None
+    if not run.data.dataset.validation:
+        run.observer.warn(
+            f"there are no validation rows to choose a threshold by: labels are given from {HALF} on."
+        )
+        return HALF
+    encoded = run.data.encoded("validation")
+    return threshold_on(run.model, encoded, run.encoder, run.recipe.evaluation.batch_size)
+
+
+def _evaluate(run: Run, progress: Progress, threshold: float | None) -> tuple[Evaluation, dict[str, float]]:
     """The test rows, once; and the validation rows' loss for runs that did not measure it."""
     task, data = f"Evaluating {run.entry.name}", run.data.dataset
     run.observer.start(task, 2 * len(data.test))
@@ -105,12 +122,13 @@ def _evaluate(run: Run, progress: Progress) -> tuple[Evaluation, dict[str, float
 
     started = time.perf_counter()
     test = run.data.encoded("test")
-    evaluation = evaluate(run.model, data.test, test, run.encoder, run.recipe.evaluation, advance)
+    spec = run.recipe.evaluation
+    evaluation = evaluate(run.model, data.test, test, run.encoder, spec, advance, threshold)
     run.observer.finish(task)
     run.observer.log(f"{run.entry.name}: evaluated in {time.perf_counter() - started:.0f} s")
     write_lines(run.out / "predictions.jsonl", [p.as_dict() for p in evaluation.predictions])
     validation = progress.best_validation
     if not validation and data.validation:
         encoded = run.data.encoded("validation")
-        validation = loss_on(run.model, encoded, run.encoder, run.recipe.evaluation.batch_size)
+        validation = loss_on(run.model, encoded, run.encoder, spec.batch_size)
     return evaluation, validation

@@ -36,6 +36,7 @@ def finished(
     predicted: dict[str, int] | None,
     evaluation: Evaluation,
     validation: dict[str, float],
+    threshold: float | None,
     one_answer: str | None,
     description: str | None,
 ) -> RunResult:
@@ -48,6 +49,7 @@ def finished(
         predicted: Bytes by part of a training step; None if nothing is trained or they cannot be told.
         evaluation: Of the test rows.
         validation: Metrics on the validation rows, by key.
+        threshold: The probability from which on they have labels given; None where a row has one answer.
         one_answer: What is said of it if it has one answer for almost all rows.
         description: What the delta became, of methods that can say it.
     """
@@ -75,6 +77,7 @@ def finished(
             by=run.recipe.evaluation.select_by,
             stopped_early=progress.stopped,
         ),
+        threshold=threshold,
         rates=Rates(lr=rates.lr, head_lr=rates.head) if rates else None,
         new_heads=list(run.base.loaded.new_modules),
         one_answer=one_answer,
