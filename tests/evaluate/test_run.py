@@ -29,6 +29,7 @@ class Settings:
     batch_size: int = 3
     max_new_tokens: int = 5
     num_beams: int = 1
+    positive: str | None = None
 
 
 @pytest.mark.parametrize("name", ["t5", "llama"])

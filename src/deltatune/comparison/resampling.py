@@ -11,7 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from deltatune.comparison.scores import Floats, Sample
+from deltatune.comparison.ranked import RankedSample, RankedSamples
+from deltatune.comparison.scores import AnySample, Floats, Sample, Samples
 from deltatune.comparison.seeds import SeedSpread
 
 _CELLS_AT_ONCE = 2_000_000  # weights drawn at a time: 16 MB
@@ -46,7 +47,7 @@ class Needed(NamedTuple):
 class Draws:
     """Scores of the methods of a comparison as other examples and seeds would have made them."""
 
-    def __init__(self, samples: Sequence[Sample], resamples: int, seed: int) -> None:
+    def __init__(self, samples: Sequence[AnySample], resamples: int, seed: int) -> None:
         self.samples, self.resamples, self.seed = samples, resamples, seed
         self.scores = _resampled(samples, resamples, seed)
         self.means = [sample.mean() for sample in samples]
@@ -123,11 +124,10 @@ def _least(suffices: Callable[[float], bool], there: int) -> int | None:
     return high
 
 
-def _resampled(samples: Sequence[Sample], resamples: int, seed: int) -> list[Floats]:
+def _resampled(samples: Sequence[AnySample], resamples: int, seed: int) -> list[Floats]:
     """Scores of resampled corpora, averaged over seeds, [resamples] each; all samples share the examples.
 
-    Drawing n examples with replacement is the same as drawing how often each occurs (multinomial), which
-    turns the sums over resampled examples, of all methods and seeds, into one matrix product.
+    Drawing n examples with replacement is the same as drawing how often each occurs (multinomial).
     """
     examples = samples[0].examples
     for sample in samples:
@@ -136,56 +136,51 @@ def _resampled(samples: Sequence[Sample], resamples: int, seed: int) -> list[Flo
                 f"{examples} scores against {sample.examples}; they must be of the same examples."
             )
     random = np.random.default_rng(seed)
-    columns, places = _columns([sample.values for sample in samples])
+    together = _together(samples)
     drawn: list[list[Floats]] = [[] for _ in samples]
-    for size in _chunks(resamples, max(examples, columns.shape[1])):
+    for size in _chunks(resamples, together.width):
         weights = random.multinomial(examples, np.full(examples, 1 / examples), size=size).astype(np.float64)
-        sums = weights @ columns
-        for sample, place, parts in zip(samples, places, drawn, strict=True):
-            by_seed = sums[:, place].reshape(size, sample.seeds, -1)
-            parts.append(sample.score(by_seed).mean(axis=1))
+        for parts, by_seed in zip(drawn, together.drawn(weights), strict=True):
+            parts.append(by_seed.mean(axis=1))
     wider = math.sqrt(examples / max(1, examples - 1))
     found = []
     for sample, parts in zip(samples, drawn, strict=True):
-        center = sample.mean()
-        found.append(center + (np.concatenate(parts) - center) * wider)
+        center, draws = sample.mean(), np.concatenate(parts)
+        middle = float(draws.mean()) if sample.biased else center
+        found.append(center + (draws - middle) * wider)
     return found
 
 
-def _columns(values: Sequence[Floats]) -> tuple[Floats, list[slice]]:
-    """Numbers [seeds, examples, numbers] of all samples side by side, [examples, all], and where each is."""
-    flat = [each.transpose(1, 0, 2).reshape(each.shape[1], -1) for each in values]
-    ends = np.cumsum([each.shape[1] for each in flat])
-    starts = [0, *ends[:-1]]
-    return np.concatenate(flat, axis=1), [slice(a, b) for a, b in zip(starts, ends, strict=True)]
-
-
 def _swapped(
-    samples: Sequence[Sample], pairs: Sequence[tuple[int, int]], resamples: int, seed: int
+    samples: Sequence[AnySample], pairs: Sequence[tuple[int, int]], resamples: int, seed: int
 ) -> Iterator[tuple[Floats, float]]:
-    """Per pair, differences after swapping the two in randomly chosen examples, and the one unswapped.
-
-    Both from numbers averaged over seeds, since the numbers of seeds may differ. The examples that are
-    swapped are the same for all pairs, so the sums over them are made once for each method.
-    """
+    """Per pair, differences after swapping the two in randomly chosen examples, and the one unswapped."""
     random = np.random.default_rng((seed, 1))
     examples = samples[0].examples
-    columns, places = _columns([sample.values.mean(axis=0, keepdims=True) for sample in samples])
-    totals = columns.sum(axis=0)
+    together = _together(samples)
     found = np.empty((len(pairs), resamples))
     start = 0
-    for size in _chunks(resamples, max(examples, columns.shape[1])):
+    for size in _chunks(resamples, together.swap_width):
         swap = random.integers(0, 2, size=(size, examples), dtype=np.int8).astype(np.float64)
-        chosen = swap @ columns
-        for row, (i, j) in enumerate(pairs):
-            a, b = places[i], places[j]
-            moved = chosen[:, b] - chosen[:, a]
-            score = samples[i].score
-            found[row, start : start + size] = score(totals[a] + moved) - score(totals[b] - moved)
+        found[:, start : start + size] = together.swapped(pairs, swap)
         start += size
-    for row, (i, j) in enumerate(pairs):
-        score = samples[i].score
-        yield found[row], float(score(totals[places[i]]) - score(totals[places[j]]))
+    observed = together.swapped(pairs, np.zeros((1, examples)))[:, 0]
+    for row in range(len(pairs)):
+        yield found[row], float(observed[row])
+
+
+def _together(samples: Sequence[AnySample]) -> Samples | RankedSamples:
+    """All of a comparison are of one metric, so of one kind.
+
+    Raises:
+        TypeError: They are not.
+    """
+    if all(isinstance(sample, Sample) for sample in samples):
+        return Samples([sample for sample in samples if isinstance(sample, Sample)])
+    ranked = [sample for sample in samples if isinstance(sample, RankedSample)]
+    if len(ranked) < len(samples):
+        raise TypeError("samples of a metric of sums cannot be compared with those of a ranking.")
+    return RankedSamples(ranked)
 
 
 def _chunks(resamples: int, examples: int) -> Iterator[int]:

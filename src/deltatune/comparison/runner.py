@@ -34,6 +34,7 @@ from deltatune.report.load import mean_step_memory
 from deltatune.report.ranking import RANK_RULE
 from deltatune.results import SCHEMA, AnyResult, Leaderboard, LeaderboardRow, MeanCost, Pair, RunResult
 from deltatune.tasks import TASKS
+from deltatune.tasks.classes import positive_last
 from deltatune.training import Context
 from deltatune.training.given.folder import ANEW, clear_folder, require_own_run
 from deltatune.training.given.folder import WRITES as RUN_WRITES
@@ -211,9 +212,10 @@ def leaderboard(
     done = {row.name: row for row in rows if row.status == "done"}
     files = {name: [out / folder / "predictions.jsonl" for folder in row.runs] for name, row in done.items()}
     groups = row_groups([paths[0] for paths in files.values()], ids)
-    labels = finished[0].data.labels if finished else None
-    kind = TASKS.get(recipe.task).scored_as
-    found = {name: read_sample(paths, primary, ids, labels, kind) for name, paths in files.items()}
+    task, labels = TASKS.get(recipe.task), finished[0].data.labels if finished else None
+    if labels and task.has_classes:
+        labels = positive_last(labels, recipe.evaluation.positive)
+    found = {name: read_sample(paths, primary, ids, labels, task.scored_as) for name, paths in files.items()}
     samples = {name: sample.grouped(groups) for name, sample in found.items() if sample is not None}
     guesses = {name: samples.pop(name) for name, row in done.items() if row.random_head and name in samples}
     bounds = {

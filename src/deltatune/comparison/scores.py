@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,14 +9,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from deltatune.comparison.ranked import RankedSample
 from deltatune.errors import DataError
 from deltatune.evaluation.corpus import ROW_METRICS
-from deltatune.evaluation.metrics import corpus_metric
+from deltatune.evaluation.metrics import chance_metric, corpus_metric
+from deltatune.evaluation.metrics.chances import ByRank, ClassChances
 from deltatune.results import Prediction, read_predictions
 
 Floats = NDArray[np.float64]
-_PICTURE = re.compile(r"\[image, \d+ x \d+ pixels\]")
-"""What stands for an image in predictions that have no groups: it says nothing of which one it was."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,6 +29,8 @@ class Sample:
         low: No score is lower.
         high: No score is higher.
         rows_each: How many test rows an example is, on average: rows of one group are drawn as one example.
+        biased: Whether the score leans to one side with few rows. A resample of a biased score has its bias
+            twice, so draws are moved back until their mean is the score.
     """
 
     values: Floats
@@ -37,6 +38,7 @@ class Sample:
     low: float
     high: float
     rows_each: float = 1.0
+    biased: bool = False
 
     @classmethod
     def of(cls, scores: ArrayLike | Sample) -> Sample:
@@ -81,6 +83,11 @@ class Sample:
         """How many test examples there are: rows, or groups of them."""
         return self.values.shape[1]
 
+    @property
+    def varies(self) -> bool:
+        """Whether seeds differ in any example."""
+        return bool((self.values != self.values[:1]).any())
+
     def by_seed(self) -> Floats:
         """The score of each seed's run, [seeds]."""
         return self.score(self.values.sum(axis=1))
@@ -97,6 +104,74 @@ class Sample:
         return self.by_seed()[:, None] - self.score(without)
 
 
+AnySample = Sample | RankedSample
+"""What a method scored on the test rows, in a form that can be resampled."""
+
+
+class Samples:
+    """Several methods on the same examples.
+
+    Drawing n examples with replacement is the same as drawing how often each occurs (multinomial), which
+    turns the sums over resampled examples, of all methods and seeds, into one matrix product.
+    """
+
+    def __init__(self, samples: Sequence[Sample]) -> None:
+        self.samples = samples
+        self._columns, self._places = _side_by_side([sample.values for sample in samples])
+        # The numbers of seeds may differ, so what two methods exchange is averaged over them.
+        means = [sample.values.mean(axis=0, keepdims=True) for sample in samples]
+        self._means, self._at = _side_by_side(means)
+        self._totals = self._means.sum(axis=0)
+
+    @property
+    def width(self) -> int:
+        """Numbers that a draw keeps at once."""
+        return max(self._columns.shape)
+
+    @property
+    def swap_width(self) -> int:
+        """The same where methods are swapped."""
+        return max(self._means.shape)
+
+    def drawn(self, weights: Floats) -> list[Floats]:
+        """Of each method the scores [draws, seeds] of resamples, which have an example so many times.
+
+        Args:
+            weights: [draws, examples].
+        """
+        sums = weights @ self._columns
+        return [
+            sample.score(sums[:, place].reshape(len(weights), sample.seeds, -1))
+            for sample, place in zip(self.samples, self._places, strict=True)
+        ]
+
+    def swapped(self, pairs: Sequence[tuple[int, int]], swap: Floats) -> Floats:
+        """Differences [pairs, draws] after the two of a pair have exchanged examples.
+
+        The examples are the same for all pairs, so the sums over them are made once for each method.
+
+        Args:
+            pairs: Of methods.
+            swap: 1 where an example is exchanged, else 0, [draws, examples].
+        """
+        chosen, totals = swap @ self._means, self._totals
+        found = np.empty((len(pairs), len(swap)))
+        for row, (i, j) in enumerate(pairs):
+            a, b = self._at[i], self._at[j]
+            moved = chosen[:, b] - chosen[:, a]
+            score = self.samples[i].score
+            found[row] = score(totals[a] + moved) - score(totals[b] - moved)
+        return found
+
+
+def _side_by_side(values: Sequence[Floats]) -> tuple[Floats, list[slice]]:
+    """Numbers [seeds, examples, numbers] of all samples side by side, [examples, all], and where each is."""
+    flat = [each.transpose(1, 0, 2).reshape(each.shape[1], -1) for each in values]
+    ends = np.cumsum([each.shape[1] for each in flat])
+    starts = [0, *ends[:-1]]
+    return np.concatenate(flat, axis=1), [slice(a, b) for a, b in zip(starts, ends, strict=True)]
+
+
 def _mean(sums: Floats) -> Floats:
     found: Floats = sums[..., 0] / sums[..., 1]
     return found
@@ -108,14 +183,14 @@ def read_sample(
     ids: Sequence[str] | None = None,
     labels: Sequence[str] | None = None,
     kind: str = "",
-) -> Sample | None:
+) -> AnySample | None:
     """Read the predictions of a method's runs, one file a seed.
 
     Args:
         predictions: The files.
         metric: Its key.
         ids: Of the test rows, in the order in which the sample shall have them; by default the first file's.
-        labels: All classes of the data, of a classification.
+        labels: All classes of the data, of a classification, of two the positive one behind.
         kind: The kind of answers (`Task.scored_as`).
 
     Returns:
@@ -135,6 +210,8 @@ def read_sample(
         if any(number is None for run in numbers for row in run for number in row):
             return None
         return row_sample(metric, numbers)
+    if chance_metric(metric) is not None:
+        return chance_sample(metric, runs, labels or ())
     if corpus_metric(metric, kind) is None:
         return None
     texts = [[row.prediction for row in run] for run in runs]
@@ -168,7 +245,7 @@ def row_groups(predictions: Sequence[Path], ids: Sequence[str]) -> list[int]:
     readings = []
     for path in predictions:
         rows = _in_order(_rows(path), ids, path)
-        keys = [_group(row) for row in rows]
+        keys = [row.of_input for row in rows]
         if len(set(keys)) < len(keys) and keys not in readings:
             readings.append(keys)
     changed = bool(readings)
@@ -182,12 +259,6 @@ def row_groups(predictions: Sequence[Path], ids: Sequence[str]) -> list[int]:
         changed = labels != before
     numbers = {label: number for number, label in enumerate(dict.fromkeys(labels))}
     return [numbers[label] for label in labels]
-
-
-def _group(row: Prediction) -> Hashable:
-    if row.group is not None:
-        return row.group
-    return ("row", row.id) if _PICTURE.fullmatch(row.input) else row.input
 
 
 def _rows(path: Path) -> list[Prediction]:
@@ -242,3 +313,30 @@ def corpus_sample(
     assert corpus is not None
     values = np.stack([corpus.statistics(texts, references, labels) for texts in predictions])
     return Sample(values, corpus.score, corpus.low, corpus.high)
+
+
+def chance_sample(
+    metric: str, runs: Sequence[Sequence[Prediction]], labels: Sequence[str]
+) -> AnySample | None:
+    """Make the sample of a metric of the probabilities of classes; None if rows have none.
+
+    Args:
+        metric: The key of one that follows from them (`chance_metric`).
+        runs: Predictions of the same rows in the same order, [seeds][rows].
+        labels: All classes of the data, of two the positive one behind.
+    """
+    chances = chance_metric(metric)
+    if chances is None or not labels:
+        return None
+    given = []
+    for run in runs:
+        probabilities = [row.probabilities for row in run if row.probabilities]
+        if len(probabilities) < len(run):
+            return None
+        predictions, references = [row.prediction for row in run], [row.reference for row in run]
+        given.append(ClassChances.of(probabilities, predictions, references, labels))
+    if isinstance(chances, ByRank):
+        scores, positive = zip(*(chances.scores(each) for each in given), strict=True)
+        return RankedSample.of(np.stack(scores), positive[0], chances.curve)
+    values = np.stack([chances.statistics(each) for each in given])
+    return Sample(values, chances.score, 0.0, chances.high, biased=chances.biased)

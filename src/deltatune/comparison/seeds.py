@@ -26,7 +26,7 @@ from statistics import NormalDist
 
 import numpy as np
 
-from deltatune.comparison.scores import Floats, Sample
+from deltatune.comparison.scores import AnySample, Floats
 
 _UNLIKENESS = (np.arange(14) + 0.5) * 3 / 14  # the standard deviation of log sigma^2 between methods
 _INVERSE_FREEDOM = _UNLIKENESS**2 / 2  # 1 / d0
@@ -58,7 +58,7 @@ class SeedSpread:
     varying: int
 
     @classmethod
-    def of(cls, samples: Sequence[Sample], draws: int, seed: int) -> SeedSpread:
+    def of(cls, samples: Sequence[AnySample], draws: int, seed: int) -> SeedSpread:
         """Estimate it. A method with one seed, or whose seeds agree in every row (untuned), has none.
 
         Args:
@@ -67,7 +67,7 @@ class SeedSpread:
             seed: Of the draws.
         """
         random = np.random.default_rng((seed, 2))
-        moving = [i for i, sample in enumerate(samples) if _varies(sample)]
+        moving = [i for i, sample in enumerate(samples) if sample.seeds > 1 and sample.varies]
         variances, typical = np.zeros((len(samples), draws)), np.zeros(len(samples))
         seeds = np.array([sample.seeds for sample in samples], dtype=np.float64)
         if not moving:
@@ -117,11 +117,7 @@ class SeedSpread:
         return math.sqrt(total) * (student(1 - level / 2, freedom) + student(power, freedom))
 
 
-def _varies(sample: Sample) -> bool:
-    return sample.seeds > 1 and bool((sample.values != sample.values[:1]).any())
-
-
-def _owing_to_rows(sample: Sample) -> float:
+def _owing_to_rows(sample: AnySample) -> float:
     """Variance of one run's score owing to rows on which seeds differ by chance, by the jackknife.
 
     That of an interaction of rows and seeds: what is left of each row's influence when the mean of the row

@@ -2,7 +2,8 @@
 
 What is compared are samples (`Sample`): numbers of each test example whose sums give a score. For a metric
 that is a mean over examples these are its scores; for BLEU, chrF and macro F1 they are counts, and every
-resampled corpus is scored as a corpus.
+resampled corpus is scored as a corpus. Areas under curves, in which every row is held against every other,
+are no function of sums: their rows are weighted by how often a resample has each (`RankedSample`).
 
 Two methods are scored on the same examples, so examples are drawn in pairs: an example that is hard for both
 then cancels out. Rows of one group (of equal input) are one example (`Sample.grouped`): they are drawn
@@ -35,16 +36,17 @@ from itertools import combinations
 import numpy as np
 from numpy.typing import ArrayLike
 
+from deltatune.comparison.ranked import RankedSample
 from deltatune.comparison.resampling import Difference, Draws, Interval, Needed
-from deltatune.comparison.scores import Sample
+from deltatune.comparison.scores import AnySample, Sample
 from deltatune.results import Pair
 
 _DRAWS_A_PAIR = 100  # so that the smallest corrected p is .02
 
 
 def paired_bootstrap(
-    a: ArrayLike | Sample,
-    b: ArrayLike | Sample,
+    a: ArrayLike | AnySample,
+    b: ArrayLike | AnySample,
     *,
     resamples: int = 10_000,
     seed: int = 0,
@@ -68,12 +70,12 @@ def paired_bootstrap(
     Raises:
         ValueError: Unequal numbers of examples, none, or a score that is not finite.
     """
-    samples = [Sample.of(a), Sample.of(b)]
+    samples = [_sample(a), _sample(b)]
     return Draws(samples, resamples, seed).differences([(0, 1)], confidence)[0]
 
 
 def bootstrap_interval(
-    scores: ArrayLike | Sample, *, resamples: int = 10_000, seed: int = 0, confidence: float = 0.95
+    scores: ArrayLike | AnySample, *, resamples: int = 10_000, seed: int = 0, confidence: float = 0.95
 ) -> Interval:
     """Percentile interval of a score: of the mean of `scores`, or of the sample's own.
 
@@ -90,7 +92,7 @@ def bootstrap_interval(
 
 
 def intervals(
-    scores: Mapping[str, ArrayLike | Sample],
+    scores: Mapping[str, ArrayLike | AnySample],
     *,
     resamples: int = 10_000,
     seed: int = 0,
@@ -107,8 +109,13 @@ def intervals(
     Raises:
         ValueError: Unequal numbers of examples, none, or a score that is not finite.
     """
-    samples = [Sample.of(values) for values in scores.values()]
+    samples = [_sample(values) for values in scores.values()]
     return dict(zip(scores, Draws(samples, resamples, seed).intervals(confidence), strict=True))
+
+
+def _sample(scores: ArrayLike | AnySample) -> AnySample:
+    """A sample, of the scores of a mean over examples if it is none."""
+    return scores if isinstance(scores, RankedSample) else Sample.of(scores)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -126,7 +133,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def pairwise(
-    scores: Mapping[str, ArrayLike | Sample],
+    scores: Mapping[str, ArrayLike | AnySample],
     *,
     resamples: int = 10_000,
     seed: int = 0,
@@ -148,7 +155,7 @@ def pairwise(
     Raises:
         ValueError: Unequal numbers of examples, none, or a score that is not finite.
     """
-    names, samples = list(scores), [Sample.of(values) for values in scores.values()]
+    names, samples = list(scores), [_sample(values) for values in scores.values()]
     pairs = list(combinations(range(len(names)), 2))
     if not pairs:
         return []

@@ -38,6 +38,10 @@ class EvaluationSettings(Protocol):
     def num_beams(self) -> int:
         """1 is greedy decoding."""
 
+    @property
+    def positive(self) -> str | None:
+        """Of two classes the positive one; None: the second."""
+
 
 def metric_keys(spec: EvaluationSettings, task: str, *, targets: bool = True) -> list[str]:
     """Keys that an evaluation with these settings will have. Call it before training, to fail early.

@@ -29,6 +29,14 @@ _STYLES = {
     "mean_length": Style("Mean length", 1, 1),
     "accuracy": Style("Accuracy", 100, 1, f"{THIN}%"),
     "macro_f1": Style("Macro F1", 100, 1),
+    "mcc": Style("MCC", 1, 3),
+    "balanced_accuracy": Style("Balanced accuracy", 100, 1, f"{THIN}%"),
+    "sensitivity": Style("Sensitivity", 100, 1, f"{THIN}%"),
+    "specificity": Style("Specificity", 100, 1, f"{THIN}%"),
+    "roc_auc": Style("ROC AUC", 1, 3),
+    "average_precision": Style("Average precision", 1, 3),
+    "ece": Style("ECE", 1, 3),
+    "brier": Style("Brier score", 1, 3),
     "mse": Style("MSE", 1, 3),
     "mae": Style("MAE", 1, 3),
     "r2": Style("R\u00b2", 1, 3),
@@ -37,6 +45,8 @@ _STYLES = {
     "loss": Style("Loss", 1, 3),
     "perplexity": Style("Perplexity", 1, 2),
 }
+LOWER_FIRST = {"loss", "perplexity", "repetition_rate", "mean_length", "mse", "mae", "ece", "brier"}
+"""Metrics of which a lower value comes first: it is better, or, of a length, as good as another."""
 _PARTS = {"f": "F", "p": "precision", "r": "recall"}
 
 

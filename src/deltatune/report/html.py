@@ -127,7 +127,7 @@ class _Page:
 
     def first_order(self, key: str) -> str:
         """How a click sorts by the metric `key`: the best first."""
-        lower = key in {"loss", "perplexity", "repetition_rate", "mean_length"}
+        lower = key in display.LOWER_FIRST
         if key == self.key:
             lower = not self.comparison.higher_is_better
         return "ascending" if lower else "descending"

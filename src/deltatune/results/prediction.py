@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
@@ -13,6 +14,8 @@ from deltatune.errors import DataError
 from deltatune.phrasing import first_problem
 from deltatune.results.record import SCHEMA
 
+_PICTURE = re.compile(r"\[image, \d+ x \d+ pixels\]")
+"""What stands for an image in predictions that have no groups: it says nothing of which one it was."""
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 
@@ -48,6 +51,16 @@ class Prediction:
     """Rows of one group depend on each other and count as one in statistics: those of equal input."""
     schema: int = SCHEMA
     """Version of the line."""
+
+    @property
+    def of_input(self) -> Hashable:
+        """The same for rows of one input: they depend on each other, and count as one in statistics.
+
+        In files of version 0.1 the input itself, or the row where an image is only noted.
+        """
+        if self.group is not None:
+            return self.group
+        return ("row", self.id) if _PICTURE.fullmatch(self.input) else self.input
 
     def as_dict(self) -> dict[str, Any]:
         """The line; of a text without `probabilities`."""

@@ -41,6 +41,7 @@ class ImageClassification(Task):
 
     scored_as: ClassVar = "classes"
     metrics: ClassVar = (*classes.METRICS, "loss")
+    more_metrics: ClassVar = classes.MORE_METRICS
     primary: ClassVar = "accuracy"
 
     def encode(self, row: Row, tools: Tools, supervised: bool) -> tuple[Feature, Cuts]:

@@ -38,6 +38,7 @@ class TextClassification(Task):
 
     scored_as: ClassVar = "classes"
     metrics: ClassVar = (*classes.METRICS, "loss")
+    more_metrics: ClassVar = classes.MORE_METRICS
     primary: ClassVar = "accuracy"
 
     def encode(self, row: Row, tools: Tools, supervised: bool) -> tuple[Feature, Cuts]:

@@ -52,6 +52,7 @@ def _describe(task: Task) -> dict[str, Any]:
         "base": task.auto_class,
         "head": "a new one for the classes, where the base has none for them" if task.new_head else "its own",
         "metrics": list(task.metrics),
+        "more_metrics": list(task.more_metrics),
         "primary": task.primary,
         "without_effect": [*task.senseless, *task.without_effect],
         "example": task.example,
@@ -68,6 +69,7 @@ def _explain(task: dict[str, Any]) -> None:
             "base": f"loaded by {task['base']} of Transformers",
             "head": task["head"],
             "metrics": f"{', '.join(task['metrics'])}; {task['primary']} decides",
+            "on request": ", ".join(task["more_metrics"]) or "none besides",
             "no use for": ", ".join(task["without_effect"]) or "nothing: all fields of a recipe count",
         },
     )

@@ -13,10 +13,9 @@ from deltatune.evaluation.keys import scoring
 from deltatune.evaluation.kinds.kind import Answer, Decoding, Job, Kind, Scored
 from deltatune.evaluation.loss import RowLoss, finite
 from deltatune.evaluation.metrics import classification_metrics
+from deltatune.evaluation.metrics.chances import MOST_CLASSES
+from deltatune.tasks.classes import positive_last
 from deltatune.tasks.task import Row
-
-MOST_CLASSES = 100
-"""So many probabilities of a row are kept: a line stays readable with a thousand classes."""
 
 
 class Classes(Kind):
@@ -38,7 +37,11 @@ class Classes(Kind):
             losses[row] = -scores[labels.index(rows[row].target)]
         references = [row.target for row in rows]
         scored = classification_metrics(
-            [answer.text for answer in answers], references, scoring(keys), labels
+            [answer.text for answer in answers],
+            references,
+            scoring(keys),
+            positive_last(labels, decoding.positive),
+            [answer.probabilities or {} for answer in answers],
         )
         if "loss" not in keys:
             return Scored(answers, references, scored)

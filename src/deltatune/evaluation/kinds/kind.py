@@ -75,7 +75,7 @@ class Job:
 
 
 class Decoding(Protocol):
-    """The part of a recipe's `evaluation` section that says how texts are written."""
+    """The part of a recipe's `evaluation` section that says how texts are written, and what is sought."""
 
     @property
     def max_new_tokens(self) -> int:
@@ -84,6 +84,10 @@ class Decoding(Protocol):
     @property
     def num_beams(self) -> int:
         """1 is greedy decoding."""
+
+    @property
+    def positive(self) -> str | None:
+        """Of two classes the positive one; None: the second."""
 
 
 class Kind(Protocol):

@@ -2,7 +2,7 @@
 
 from deltatune.evaluation.metrics.classes import class_metric, classification_metrics
 from deltatune.evaluation.metrics.label_sets import label_set_metric, label_set_metrics
-from deltatune.evaluation.metrics.registry import METRICS, Metric, Scores, corpus_metric
+from deltatune.evaluation.metrics.registry import METRICS, Metric, Scores, chance_metric, corpus_metric
 from deltatune.evaluation.metrics.texts import text_metric, text_metrics
 from deltatune.evaluation.metrics.values import value_metric, value_metrics
 
@@ -14,6 +14,7 @@ __all__ = [
     "METRICS",
     "Metric",
     "Scores",
+    "chance_metric",
     "class_metric",
     "classification_metrics",
     "corpus_metric",

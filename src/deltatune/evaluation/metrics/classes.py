@@ -12,13 +12,16 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-
-import numpy as np
+from typing import Any
 
 from deltatune.evaluation.corpus import CorpusMetric, Floats
 from deltatune.evaluation.generation import Generation
+from deltatune.evaluation.metrics import confusion
+from deltatune.evaluation.metrics.chances import BINS, CHANCES, ChanceMetric, ClassChances
+from deltatune.evaluation.metrics.confusion import class_counts
 from deltatune.evaluation.metrics.registry import METRICS, Metric, Scores, score
 from deltatune.evaluation.metrics.texts import squeeze
+from deltatune.tasks.classes import BINARY
 from deltatune.tasks.classes import METRICS as CLASS_METRICS
 
 ClassFunction = Callable[[Sequence[str], Sequence[str], Sequence[str]], Scores]
@@ -31,7 +34,12 @@ def class_metric(
     """Register a metric of predicted against true labels; generated texts are compared as labels."""
 
     def register(function: ClassFunction) -> ClassFunction:
-        functions: dict[str, Callable[..., Scores]] = {"classes": function, "text": _on_text(function)}
+        def of_labels(
+            predictions: Sequence[str], labels: Sequence[str], classes: Sequence[str], _: Any
+        ) -> Scores:
+            return function(predictions, labels, classes)
+
+        functions: dict[str, Callable[..., Scores]] = {"classes": of_labels, "text": _on_text(function)}
         METRICS.add(name, Metric(keys, functions, corpus or {}))
         return function
 
@@ -46,38 +54,6 @@ def _on_text(function: ClassFunction) -> Callable[[Sequence[Generation], Sequenc
     return score
 
 
-def macro_f1_statistics(
-    predictions: Sequence[str], references: Sequence[str], labels: Sequence[str] = ()
-) -> Floats:
-    """Per row and class: is it right, predicted, true; [rows, 3 x classes].
-
-    Args:
-        predictions: One a row.
-        references: One a row.
-        labels: All classes of the data; those of the references count anyway.
-    """
-    guesses, truths = ([" ".join(text.split()) for text in texts] for texts in (predictions, references))
-    known = {*truths, *(" ".join(label.split()) for label in labels)}
-    classes = {label: index for index, label in enumerate(sorted(known))}
-    found = np.zeros((len(truths), 3, len(classes)))
-    for row, (guess, truth) in enumerate(zip(guesses, truths, strict=True)):
-        found[row, 2, classes[truth]] = 1
-        if guess in classes:
-            found[row, 1, classes[guess]] = 1
-        if guess == truth:
-            found[row, 0, classes[truth]] = 1
-    return found.reshape(len(truths), -1)
-
-
-def macro_f1_score(sums: Floats) -> Floats:
-    """Unweighted mean of F1 over the classes that occur in the (resampled) references or predictions."""
-    right, guessed, true = np.moveaxis(sums.reshape(*sums.shape[:-1], 3, -1), -2, 0)
-    there = guessed + true > 0
-    f1 = 2 * right / np.maximum(guessed + true, 1e-300)
-    scores: Floats = np.where(there, f1, 0).sum(axis=-1) / np.maximum(there.sum(axis=-1), 1)
-    return scores
-
-
 @class_metric("accuracy", keys={"accuracy": True})
 def accuracy(predictions: Sequence[str], labels: Sequence[str], _: Sequence[str]) -> Scores:
     """Share of rows with the right label. A generated text must be the label, but for whitespace."""
@@ -88,7 +64,7 @@ def accuracy(predictions: Sequence[str], labels: Sequence[str], _: Sequence[str]
 @class_metric(
     "macro_f1",
     keys={"macro_f1": True},
-    corpus={"macro_f1": CorpusMetric(macro_f1_statistics, macro_f1_score, 1.0)},
+    corpus={"macro_f1": CorpusMetric(class_counts, confusion.macro_f1, 1.0)},
 )
 def macro_f1(predictions: Sequence[str], labels: Sequence[str], classes: Sequence[str]) -> Scores:
     """Unweighted mean of F1 over all classes of the data, those without a row among the labels included.
@@ -106,11 +82,62 @@ def macro_f1(predictions: Sequence[str], labels: Sequence[str], classes: Sequenc
     return Scores({"macro_f1": sum(scores) / len(scores)})
 
 
+def _count_metric(key: str, score: Callable[[Floats], Floats], low: float = 0.0) -> None:
+    """Register a metric that follows from sums of `class_counts`, and is between `low` and 1."""
+
+    def function(predictions: Sequence[str], labels: Sequence[str], classes: Sequence[str]) -> Scores:
+        value = float(score(class_counts(predictions, labels, classes).sum(axis=0)))
+        return Scores({key: value}, signatures=_signed(key, classes))
+
+    class_metric(key, {key: True}, {key: CorpusMetric(class_counts, score, 1.0, low)})(function)
+
+
+def _chance_metric(key: str, metric: ChanceMetric, *, higher: bool) -> None:
+    """Register a metric of the probabilities of classes."""
+
+    def function(
+        predictions: Sequence[str],
+        labels: Sequence[str],
+        classes: Sequence[str],
+        probabilities: Sequence[Mapping[str, float]] | None,
+    ) -> Scores:
+        if probabilities is None:
+            raise ValueError(f"{key} needs the probabilities of the classes.")
+        value = metric.value(ClassChances.of(probabilities, predictions, labels, classes))
+        return Scores({key: value}, signatures=_signed(key, classes))
+
+    METRICS.add(key, Metric({key: higher}, {"classes": function}, chances={key: metric}))
+
+
+def _signed(key: str, classes: Sequence[str]) -> dict[str, str]:
+    """What must be known to compare the numbers with others'."""
+    binary = len(classes) == BINARY
+    side = f"positive:{classes[1]}" if binary else "mean:classes"
+    signatures = {
+        "sensitivity": side,
+        "specificity": side,
+        "average_precision": side,
+        "roc_auc": "classes:2" if binary else "each:against-rest|mean:classes",
+        "ece": f"bins:{BINS}|width:equal|of:highest",
+        "brier": "of:positive" if binary else "sum:classes",
+    }
+    return {key: signatures[key]} if key in signatures else {}
+
+
+_count_metric("mcc", confusion.matthews, -1.0)
+_count_metric("balanced_accuracy", confusion.balanced_accuracy)
+_count_metric("sensitivity", confusion.sensitivity)
+_count_metric("specificity", confusion.specificity)
+for _key, _metric in CHANCES.items():
+    _chance_metric(_key, _metric, higher=_metric.higher)
+
+
 def classification_metrics(
     predictions: Sequence[str],
     labels: Sequence[str],
     names: Sequence[str] | None = None,
     classes: Sequence[str] | None = None,
+    probabilities: Sequence[Mapping[str, float]] | None = None,
 ) -> Scores:
     """Score predicted labels (names, one a row) against the true ones.
 
@@ -118,9 +145,11 @@ def classification_metrics(
         predictions: One a row.
         labels: The true ones.
         names: Names of metrics; by default all of classes.
-        classes: All classes of the data; by default those among `labels`.
+        classes: All classes of the data, of two the positive one behind; by default those among `labels`.
+        probabilities: Of each row by class, for metrics of these.
 
     Raises:
-        ValueError: Unequal numbers of predictions and labels, or none.
+        ValueError: Unequal numbers of predictions and labels, or none; or a metric lacks probabilities.
     """
-    return score("classes", names or CLASS_METRICS, predictions, labels, classes or sorted(set(labels)))
+    known = classes or sorted(set(labels))
+    return score("classes", names or CLASS_METRICS, predictions, labels, known, probabilities)

@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 import numpy as np
 
 from deltatune.evaluation.corpus import CorpusMetric, Floats
-from deltatune.evaluation.metrics.classes import macro_f1_score
+from deltatune.evaluation.metrics.confusion import macro_f1 as macro_f1_score
 from deltatune.evaluation.metrics.registry import Scores, add_function, score
 from deltatune.tasks.label_sets import METRICS as NAMES
 from deltatune.tasks.label_sets import labels_of

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from deltatune.evaluation.corpus import CorpusMetric
+from deltatune.evaluation.metrics.chances import ChanceMetric
 from deltatune.registry import Registry
 
 
@@ -45,6 +46,8 @@ class Metric:
     """By key: how a number that is no mean over rows follows from sums over them."""
     corpus_of: Mapping[str, Mapping[str, CorpusMetric]] = field(default_factory=dict)
     """The same by kind of answer, for kinds whose answers are read in another way."""
+    chances: Mapping[str, ChanceMetric] = field(default_factory=dict)
+    """By key: how a number follows from the probabilities of classes."""
 
 
 METRICS: Registry[Metric] = Registry("metric")
@@ -79,6 +82,14 @@ def corpus_metric(key: str, kind: str = "") -> CorpusMetric | None:
         corpus = METRICS.get(name).corpus_of.get(kind, METRICS.get(name).corpus)
         if key in corpus:
             return corpus[key]
+    return None
+
+
+def chance_metric(key: str) -> ChanceMetric | None:
+    """How the number of this key follows from probabilities of classes; None if it does from others."""
+    for name in METRICS.names():
+        if key in METRICS.get(name).chances:
+            return METRICS.get(name).chances[key]
     return None
 
 

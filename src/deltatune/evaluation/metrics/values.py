@@ -48,13 +48,14 @@ def moments(predictions: Floats, references: Floats) -> Floats:
 
 def rank_moments(predictions: Floats, references: Floats) -> Floats:
     """The `moments` of ranks; equal numbers share the mean of theirs."""
-    return moments(_ranks(predictions), _ranks(references))
+    return moments(ranks(predictions), ranks(references))
 
 
-def _ranks(numbers: Floats) -> Floats:
+def ranks(numbers: Floats) -> Floats:
+    """Ranks from the smallest number on, from 1; equal numbers share the mean of theirs."""
     _, places, counts = np.unique(numbers, return_inverse=True, return_counts=True)
-    ranks: Floats = (np.cumsum(counts) - (counts - 1) / 2)[places]
-    return ranks
+    found: Floats = (np.cumsum(counts) - (counts - 1) / 2)[places]
+    return found
 
 
 def correlation(sums: Floats) -> Floats:

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from deltatune.data.dataset import Dataset
-from deltatune.evaluation.kinds.classes import MOST_CLASSES
+from deltatune.evaluation.metrics.chances import MOST_CLASSES
 from deltatune.memory.predict import Prediction, Setup
 from deltatune.recipe.schema import MethodEntry, Recipe
 from deltatune.recipe.spaces import searched
