@@ -76,6 +76,17 @@ def test_what_is_too_long_leaves_the_conversation_as_it_was(run: Callable, runs:
     assert done.out.count("lora: ") == 1
 
 
+def test_bytes_that_are_no_text_leave_the_conversation_as_it_was(run: Callable, runs: list[Path]) -> None:
+    said = "h\udcff\nmedals\0?\n/system \udcff\nmedals?\n"
+    done = run("chat", runs[1], "--max-new-tokens", 2, stdin=said)
+    assert done.code == 0, done.err
+    assert done.err.count("what you said: it is not text in UTF-8. Say it in another way.") == 2
+    assert "what you said: it holds NUL" in done.err
+    assert done.out.count("lora: ") == 1
+    refused = run("chat", runs[1], "--system", "\udcff", stdin="medals?\n")
+    assert (refused.code, "it is not text in UTF-8" in refused.err) == (2, True)
+
+
 def test_runs_that_do_not_talk_are_refused(
     run: Callable, t5_folder: Path, tmp_path: Path, runs: list[Path]
 ) -> None:

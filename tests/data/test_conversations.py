@@ -17,6 +17,7 @@ from deltatune.recipe import DataSpec
 ASKED, ANSWERED = {"role": "user", "content": "what?"}, {"role": "assistant", "content": "that"}
 TURNS = [ASKED, ANSWERED]
 SYSTEM = {"role": "system", "content": "be short"}
+BAD = {"role": "assistant", "content": "bad"}
 
 
 def load(path: Path, *rows: dict[str, Any], **spec: Any) -> Dataset:
@@ -58,6 +59,16 @@ def messages(path: Path, row: dict[str, Any], **spec: Any) -> list[dict[str, Any
             "prompt-completion (columns 'prompt', 'completion')",
         ),
         ({"input": "what?", "target": "that"}, "prompt-completion (columns 'input', 'target')"),
+        ({"rejected": [ASKED, BAD], "chosen": TURNS}, "messages (column 'chosen')"),
+        ({"prompt": "what?", "rejected": [ASKED, BAD], "chosen": TURNS}, "messages (column 'chosen')"),
+        (
+            {"rejected": [BAD], "chosen": [ANSWERED], "prompt": [ASKED]},
+            "prompt-completion (columns 'prompt', 'chosen')",
+        ),
+        (
+            {"rejected": "bad", "chosen": "that", "question": "what?"},
+            "prompt-completion (columns 'question', 'chosen')",
+        ),
     ],
 )
 def test_a_form_is_told_by_its_columns(tmp_path: Path, row: dict[str, Any], form: str) -> None:
@@ -71,6 +82,21 @@ def test_a_form_is_told_by_its_columns(tmp_path: Path, row: dict[str, Any], form
 def test_alpacas_input_stands_behind_its_instruction(tmp_path: Path) -> None:
     row = {"instruction": "Add.", "input": "1 and 2", "output": "3", "system": "be short"}
     assert [m["content"] for m in messages(tmp_path, row)] == ["be short", "Add.\n\n1 and 2", "3"]
+
+
+@pytest.mark.parametrize("history", [[["a", "b"], ["c", 4]], '[["a", "b"], ["c", 4]]'])
+def test_what_was_asked_before_an_instruction_is_read(tmp_path: Path, history: Any) -> None:
+    """LLaMA-Factory's column; without it the answer would be learned without what it answers."""
+    row = {"instruction": "Add.", "input": "1 and 2", "output": "3", "history": history}
+    assert [m["content"] for m in messages(tmp_path, row)] == ["a", "b", "c", "4", "Add.\n\n1 and 2", "3"]
+    for none in ([], None, "", "of Rome"):
+        assert len(messages(tmp_path, {**row, "history": none})) == 2
+
+
+def test_rejected_answers_are_not_taken_by_themselves(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="holds no conversation"):
+        load(tmp_path, {"rejected": [ASKED, BAD]})
+    assert messages(tmp_path, {"rejected": [ASKED, BAD]}, columns={"input": "rejected"}) == [ASKED, BAD]
 
 
 def test_columns_may_be_named(tmp_path: Path) -> None:
@@ -186,7 +212,10 @@ IMAGE = {"role": "user", "content": [{"type": "image_url", "image_url": "x"}]}
         ({"messages": [ASKED, ANSWERED | {"tool_calls": [{"id": "1"}]}]}, "calls a tool without a name"),
         ({"messages": TURNS, "tools": "f"}, "column 'tools': holds no list of tools"),
         ({"text": "a", "label": "b"}, r"holds no conversation; it has the columns 'text', 'label'\."),
-        ({"messages": []}, "holds no conversation"),
+        ({"messages": []}, "line 1, column 'messages': holds no message at all"),
+        ({"messages": "that"}, "line 1, column 'messages': holds no list of messages but 'that'"),
+        ({"conversation": [["what?", "that"]]}, "message 1: is no message but"),
+        ({"instruction": "a", "output": "b", "history": [["c"]]}, "column 'history': holds no pairs"),
     ],
 )
 def test_what_is_no_conversation_is_refused(tmp_path: Path, row: dict[str, Any], said: str) -> None:

@@ -4,8 +4,10 @@
 |---|---|
 | messages | a list of `{role, content}`, with `tool_calls`, and `tools` beside it |
 | sharegpt | a list of `{from, value}` |
-| alpaca | `instruction`, `input` (may be empty or missing), `output`; Dolly's `context` and `response` |
+| alpaca | `instruction`, `input` and `history` (may be missing), `output`; Dolly's `context` and `response` |
 | prompt-completion | `prompt` and `completion`, texts or lists of messages; other pairs of names too |
+
+Of preference data the `chosen` answer is learned, and `rejected` is never taken by itself.
 
 Lists may also stand as JSON in a text, as in CSV. A text `system` beside them is a first message. Each
 form is told by the columns of the first row.
@@ -18,7 +20,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from deltatune.data.cells import as_text, columns_as_text
-from deltatune.data.messages import Turn, parsed, said, shown, turn_of
+from deltatune.data.messages import Turn, parsed, role_of, said, shown, turn_of
 from deltatune.data.rows import Conversation, Record, Row
 from deltatune.errors import DataError
 from deltatune.recipe.sections import CONVERSATION_FORMS, ColumnsSpec, DataSpec
@@ -26,9 +28,13 @@ from deltatune.recipe.sections import CONVERSATION_FORMS, ColumnsSpec, DataSpec
 LISTS = ("messages", "conversations", "conversation", "chat", "dialog", "dialogue")
 """Columns of lists, the likeliest first; another that holds one does as well."""
 PAIRS = (
-    ("prompt", "completion"), ("prompt", "response"), ("question", "answer"), ("input", "target"),
+    ("prompt", "completion"), ("prompt", "response"), ("question", "answer"), ("prompt", "chosen"),
+    ("question", "chosen"), ("input", "target"),
 )  # fmt: skip
-"""Columns of what is asked and what is answered."""
+"""Columns of what is asked and what is answered; the last may be alpaca's too."""
+
+
+_OF_LISTS = ("messages", "sharegpt")
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +116,9 @@ def find_form(record: Record, spec: DataSpec, *, answered: bool = True) -> Form:
     for form in _named(columns, named) or _known(columns, answered):
         if wanted in (None, form.name) and all(name in columns for name in form.columns):
             return form
+    meant = [name for name in LISTS if name in columns and not _kind(columns[name])]
+    if meant and named.input == "auto" and wanted in (None, *_OF_LISTS):
+        return Form(wanted or "messages", (meant[0],))  # it holds none, and why is told where it is read
     as_what = f" written as {wanted}" if wanted else ""
     raise DataError(
         f"holds no conversation{as_what}; it has the columns {', '.join(map(repr, columns))}.",
@@ -133,16 +142,23 @@ def _named(columns: Mapping[str, Any], named: ColumnsSpec) -> list[Form]:
 def _known(columns: Mapping[str, Any], answered: bool) -> list[Form]:
     """The forms that the columns themselves may be."""
     names = dict.fromkeys([*(name for name in LISTS if name in columns), *columns])
-    pairs = {name for pair in PAIRS for name in pair}
+    names.pop("rejected", None)
+    pairs = {name for pair in PAIRS for name in pair} - ({"chosen"} if _is_whole(columns) else set())
     forms = [Form(kind, (name,)) for name in names if name not in pairs and (kind := _kind(columns[name]))]
-    forms += [Form("prompt-completion", pair) for pair in PAIRS[:3]]
+    forms += [Form("prompt-completion", pair) for pair in PAIRS[:-1]]
     forms += [Form("alpaca", ("instruction", answer)) for answer in ("output", "response")]
-    forms.append(Form("prompt-completion", PAIRS[3]))
+    forms.append(Form("prompt-completion", PAIRS[-1]))
     if not answered:
-        forms += [Form("prompt-completion", pair[:1]) for pair in PAIRS[:3]]
-        forms += [Form("alpaca", ("instruction",)), Form("prompt-completion", PAIRS[3][:1])]
+        forms += [Form("prompt-completion", pair[:1]) for pair in PAIRS[:-1]]
+        forms += [Form("alpaca", ("instruction",)), Form("prompt-completion", PAIRS[-1][:1])]
     # A column of a pair may hold a whole conversation.
     return forms + [Form(kind, (name,)) for name in names if name in pairs and (kind := _kind(columns[name]))]
+
+
+def _is_whole(columns: Mapping[str, Any]) -> bool:
+    """Whether a chosen conversation begins with what was asked, which else stands in a column beside it."""
+    items = parsed(columns.get("chosen"))
+    return _kind(items) is not None and role_of(items[0]) != "assistant"
 
 
 def _kind(value: Any) -> str | None:
@@ -201,11 +217,12 @@ def read(record: Record, form: Form, *, answered: bool = True) -> Conversation:
             raise DataError(
                 f"has no column {name!r}, as the first row does.", field=where, remedy="Mend or remove it."
             )
-    if form.name in ("messages", "sharegpt"):
+    if form.name in _OF_LISTS:
         messages = _messages(columns[form.columns[0]], where, form.columns[0])
     elif form.name == "alpaca":
         asked = [as_text(columns.get(name)) for name in ("instruction", "input", "context")]
-        messages = [Turn.of("user", "\n\n".join(filter(str.strip, asked)))]
+        messages = _history(columns.get("history"), where)
+        messages.append(Turn.of("user", "\n\n".join(filter(str.strip, asked))))
         messages += [Turn.of("assistant", as_text(columns[name])) for name in form.columns[1:]]
     else:
         asked_for = _said_by(columns[form.columns[0]], "user", where, form.columns[0])
@@ -223,6 +240,24 @@ def read(record: Record, form: Form, *, answered: bool = True) -> Conversation:
         _tools(columns, where),
         str(form),
     )
+
+
+def _history(value: Any, where: str) -> list[Turn]:
+    """What was asked and answered before, as LLaMA-Factory has it: a list of pairs. A text is none."""
+    pairs = parsed(value)
+    if not isinstance(pairs, list):
+        return []
+    turns = []
+    for pair in pairs:
+        if not isinstance(pair, list) or len(pair) != 2:
+            raise DataError(
+                f"holds no pairs but {as_text(pair)[:40]!r}.",
+                field=f"{where}, column 'history'",
+                remedy='Write [["what was asked", "what was answered"], ...].',
+            )
+        asked, answer = map(as_text, pair)
+        turns += [Turn.of("user", asked), Turn.of("assistant", answer)]
+    return turns
 
 
 def _require_answers(turns: Sequence[Turn], where: str) -> None:

@@ -56,6 +56,12 @@ def parsed(value: Any) -> Any:
     return value
 
 
+def role_of(item: Mapping[str, Any]) -> str | None:
+    """Whose a message is; None if it does not say so, or by a name that is not known."""
+    name = item.get("role", item.get("from"))
+    return ROLES.get(name.strip().lower()) if isinstance(name, str) else None
+
+
 def turn_of(item: Any, where: str) -> Turn:
     """Make a message of what a row holds.
 
@@ -68,9 +74,8 @@ def turn_of(item: Any, where: str) -> Turn:
             field=where,
             remedy='Write {"role": ..., "content": ...}.',
         )
-    name = item.get("role", item.get("from"))
-    role = ROLES.get(name.strip().lower()) if isinstance(name, str) else None
-    if role is None:
+    if (role := role_of(item)) is None:
+        name = item.get("role", item.get("from"))
         raise DataError(
             f"has the role {name!r}." if name is not None else "has no role.",
             field=where,

@@ -14,9 +14,10 @@ from deltatune.data.chat import Chats, chat_template
 from deltatune.data.conversations import Conversation, shown
 from deltatune.data.rows import Row
 from deltatune.data.tokens import TextTokens
-from deltatune.errors import AdapterError
+from deltatune.errors import AdapterError, DataError
 from deltatune.evaluation.generation import PLAIN_DECODING
 from deltatune.recipe.given import Given
+from deltatune.runs.inputs import checked
 from deltatune.runs.load import attach_run, load_run
 from deltatune.runs.loaded import NAME
 from deltatune.tasks import tasks_that
@@ -93,6 +94,14 @@ class Talk:
         """Who may answer."""
         return list(self._adapters)
 
+    def begin(self, system: str | None) -> None:
+        """Begin anew, with a system message or without one.
+
+        Raises:
+            DataError: It is no text.
+        """
+        self.messages = [] if system is None else [{"role": "system", "content": _written(system)}]
+
     def say(self, text: str, most: int, write: Callable[[str], None]) -> Reply:
         """Say something, and have it answered by the speaker.
 
@@ -102,9 +111,10 @@ class Talk:
             write: Is given the answer piece by piece.
 
         Raises:
-            DataError: The template refuses the conversation, or it is too long; it is as before then.
+            DataError: It is no text, the template refuses the conversation, or it is too long; it is as
+                before then.
         """
-        self.messages.append({"role": "user", "content": text})
+        self.messages.append({"role": "user", "content": _written(text)})
         try:
             reply = self.reply(self.speaker, most, write)
         except BaseException:
@@ -130,6 +140,17 @@ class Talk:
             written = self._model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), **arguments)
         answer = written[0, len(prompt) :].tolist()
         return Reply(self._tokens.decode(answer), bool(set(answer) & set(self._tokens.eos_ids)), cut)
+
+
+def _written(text: str) -> str:
+    """What was written, which a terminal or a pipe may give as bytes that are no text.
+
+    Raises:
+        DataError: They are none.
+    """
+    if isinstance(problem := checked(text), DataError):
+        raise DataError(problem.what, field="what you said", remedy="Say it in another way.")
+    return text
 
 
 def _free(name: str, taken: Any) -> str:

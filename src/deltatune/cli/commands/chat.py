@@ -60,7 +60,7 @@ def chat(
     talk = Talk(runs, trust_remote_code=trust_remote_code, given=Given(base=base))
     others = ", ".join(talk.names[1:])
     output.line(f"{talk.speaker} answers; also here: {others}. /help shows what you can do.", "dim")
-    _begin(talk, system)
+    talk.begin(system)
     for said in _turns():
         try:
             if not said.startswith("/"):
@@ -93,10 +93,10 @@ def _obey(talk: Talk, said: str, most: int) -> bool:
     if command == "/help":
         output.line(HELP)
     elif command == "/reset":
-        _begin(talk, None)
+        talk.begin(None)
         output.line("The conversation begins anew.", "dim")
     elif command == "/system":
-        _begin(talk, rest or None)
+        talk.begin(rest or None)
         output.line("The conversation begins anew.", "dim")
     elif command == "/switch":
         _switch(talk, rest)
@@ -105,10 +105,6 @@ def _obey(talk: Talk, said: str, most: int) -> bool:
     else:
         output.line(f"{command} is not known.\n{HELP}", "yellow")
     return True
-
-
-def _begin(talk: Talk, system: str | None) -> None:
-    talk.messages = [] if system is None else [{"role": "system", "content": system}]
 
 
 def _switch(talk: Talk, name: str) -> None:
