@@ -15,8 +15,10 @@ from transformers import AutoModelForSequenceClassification
 import deltatune as dt
 from deltatune.core.loss import loss_of
 from deltatune.core.model import AdaptedModel
+from deltatune.data.checks import check_rows
 from deltatune.data.encode import Encoder
 from deltatune.data.load import load_data
+from deltatune.data.rows import Row
 from deltatune.errors import DeltatuneError
 from deltatune.evaluation import loss_on
 from deltatune.models.load import load_base
@@ -299,6 +301,40 @@ def test_numbers_without_a_spread_are_refused(bert_folder: Path, targets: list[f
 def test_metrics_of_other_targets_are_refused(bert_folder: Path, changes: dict[str, Any]) -> None:
     with pytest.raises(DeltatuneError, match="for other tasks"):
         recipe_of(bert_folder, **changes)
+
+
+@pytest.mark.parametrize(
+    ("targets", "told"),
+    [
+        ([*range(39), 1e9], "the target 1000000000 of training row 39 makes 97% of the variance of all 40"),
+        ([-999, *range(39)], "the target -999 of training row 0 makes 97% of the variance of all 40"),
+        ([*range(39), 60], None),
+        ([0, 1] * 20, None),
+    ],
+)
+def test_a_number_that_decides_everything_is_told(targets: list[float], told: str | None) -> None:
+    rows = [Row(str(number), "x", str(float(target)), {}) for number, target in enumerate(targets)]
+    found = check_rows(rows, [], [], numbers=True).warnings()
+    spread = [text for text in found if "variance" in text]
+    assert told in spread[0] if told else not spread, found
+
+
+def test_held_out_numbers_that_are_far_from_those_that_are_learned_are_told() -> None:
+    parts = [
+        [Row(f"{part}{number}", f"{part} {number}", target, {}) for number, target in enumerate(targets)]
+        for part, targets in (("a", ["0", "1", "2"]), ("b", ["1", "9"]), ("c", ["-1e308", "500", "1"]))
+    ]
+    [warning] = [text for text in check_rows(*parts, numbers=True).warnings() if "deviations" in text]
+    assert "2 of 3 test rows have targets more than 10 standard deviations" in warning
+    assert "(row c0: -1e+308)" in warning
+
+
+def test_check_shows_how_numbers_are_spread(bert_folder: Path, tmp_path: Path) -> None:
+    found = dt.check(recipe_of(bert_folder))
+    assert found.numbers is not None
+    train = found.numbers["train"]
+    assert train.least < train.median < train.most
+    assert found.classes is None
 
 
 def test_numbers_are_no_classes_however_few_they_are(bert_folder: Path) -> None:

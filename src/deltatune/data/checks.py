@@ -18,6 +18,7 @@ from deltatune.data.label_sets import LabelSets
 from deltatune.data.leakage import SHOWN, Leak, excerpt, leaks
 from deltatune.data.rows import Row
 from deltatune.data.shift import Shift, shifts, warning
+from deltatune.data.spread import Spreads
 from deltatune.tasks import tasks_that
 from deltatune.tasks.label_sets import labels_of
 
@@ -75,6 +76,8 @@ class DataCheck:
     """Classes whose names consist of other classes' names."""
     label_sets: LabelSets | None = None
     """Where a row has any number of labels: `classes` then counts the rows of each label."""
+    spreads: Spreads | None = None
+    """Of targets that are numbers."""
 
     @property
     def majority(self) -> tuple[str, float] | None:
@@ -117,6 +120,7 @@ class DataCheck:
                 f"little{advice}."
             )
         found += self.label_sets.warnings() if self.label_sets else ()
+        found += self.spreads.far if self.spreads else ()
         return found + self._writing() + self._rare() + self._absent() + self._shared()
 
     @property
@@ -195,6 +199,7 @@ class DataCheck:
             "alike_classes": self.alike,
             "joined_classes": self.joined,
             "label_sets": self.label_sets and self.label_sets.as_dict(),
+            "numbers": self.spreads and self.spreads.as_dict(),
             "majority": majority and {"label": majority[0], "accuracy": majority[1]},
             "contradictions": {
                 "inputs": len(self.contradictions),
@@ -251,6 +256,7 @@ def check_rows(
         alike=_alike(classes["train"]) if classes else [],
         joined=_joined(classes["train"]) if classes and not label_sets else [],
         label_sets=label_sets,
+        spreads=Spreads.of(parts) if numbers else None,
     )
 
 

@@ -151,6 +151,19 @@ class LabelSets(Record):
     """Labels that no training row has, by the other parts, with the rows that have them."""
 
 
+class NumberSpread(Record):
+    """How the numbers of a part are spread, in the data's units."""
+
+    least: Number
+    """The smallest."""
+    most: Number
+    """The largest."""
+    mean: Number
+    """Their mean."""
+    median: Number
+    """Their median."""
+
+
 class Contradictions(Record):
     """Inputs with several labels among the training rows."""
 
@@ -197,6 +210,8 @@ class DataPreview(Record):
     """Classes whose names consist of other classes' names."""
     label_sets: LabelSets | None
     """Where a row has any number of labels; `classes` then counts the rows of each label."""
+    numbers: dict[str, NumberSpread] | None = None
+    """By part; null if targets are no numbers."""
     majority: Majority | None
     """Null if targets are free texts."""
     contradictions: Contradictions

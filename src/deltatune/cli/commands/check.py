@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.text import Text
 
+from deltatune import units
 from deltatune.cli import output
 from deltatune.cli.options import Json, Overrides, Quiet, RecipeFile
 from deltatune.cli.progress import watching
@@ -128,6 +129,11 @@ def _show_numbers(found: DataPreview) -> None:
             described[f"{part} labels"] = _balance(classes, found.rows[part])
         elif classes:
             described[f"{part} classes"] = _balance(classes, sum(classes.values()))
+    for part, spread in (found.numbers or {}).items():
+        described[f"{part} numbers"] = (
+            f"{units.number(float(spread.least))} to {units.number(float(spread.most))}; mean "
+            f"{units.number(float(spread.mean))}, median {units.number(float(spread.median))}"
+        )
     if majority := found.majority:
         described["baseline"] = (
             f"always answering {majority.label!r} reaches an accuracy of {majority.accuracy:.1%}"
