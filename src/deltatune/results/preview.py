@@ -208,7 +208,7 @@ class DataPreview(Record):
     """Classes whose names differ in writing only."""
     joined_classes: list[str]
     """Classes whose names consist of other classes' names."""
-    label_sets: LabelSets | None
+    label_sets: LabelSets | None = None
     """Where a row has any number of labels; `classes` then counts the rows of each label."""
     numbers: dict[str, NumberSpread] | None = None
     """By part; null if targets are no numbers."""
