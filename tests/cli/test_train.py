@@ -57,6 +57,7 @@ PLAN = {
     "supervised_tokens": 8000,
     "truncated_inputs": 0,
     "truncated_targets": 0,
+    "padding": {"share": 0.38, "packed": True},
     "metrics": ["rougeL_f", "bleu"],
 }
 

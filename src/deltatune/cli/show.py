@@ -52,9 +52,19 @@ def plan(name: str, planned: dict[str, Any]) -> None:
             "rows": ", ".join(f"{part} {count:,}" for part, count in planned["rows"].items()),
             "tokens": f"{planned['tokens_per_epoch']:,} an epoch, {planned['supervised_tokens']:,} of them "
             f"supervised; {cut}",
+            **_padding(planned["padding"]),
             "metrics": ", ".join(planned["metrics"]),
         },
     )
+
+
+def _padding(found: dict[str, Any] | None) -> dict[str, str]:
+    """What padding comes to; nothing of tasks that do not pack rows."""
+    if found is None:
+        return {}
+    from deltatune.results import Padding
+
+    return {"padding": Padding.model_validate(found).text}
 
 
 def _budget(found: dict[str, Any] | None) -> dict[str, str]:

@@ -5,6 +5,8 @@ model's own eager attention, and over a lean form of the latter (fast/lean_atten
 learned for the calling module, widen the mask and the position bias, and hand over; without it they change
 nothing. Models that do not ask the table have ways of their own (own_attention.py). Caches keep holding the
 input's keys only: cached generation equals the uncached, with any padding.
+
+Where the rows of a batch are packed into one (fast/packing.py), the same functions set them apart first.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from transformers.masking_utils import eager_mask, sdpa_mask
 
 from deltatune.core.adapter import KeysValues
 from deltatune.core.fast import lean_attention
+from deltatune.core.fast.layout import Layout, in_force, layout
 from deltatune.core.learned import Learned, widen
 from deltatune.core.own_attention import way_into
 from deltatune.core.taps import Active, call_arguments
@@ -203,6 +206,23 @@ def _attend(  # noqa: PLR0917  (the order is Transformers')
     attention_mask: Tensor | None,
     **rest: Any,
 ) -> tuple[Tensor, Tensor | None]:
+    how = layout()
+    if how is None:
+        return _attend_in_rows(inner, module, query, key, value, attention_mask, **rest)
+    query, key, value = (how.heads_apart(part) for part in (query, key, value))
+    mixed, _ = _attend_in_rows(inner, module, query, key, value, attention_mask, **rest)
+    return how.packed(mixed), None
+
+
+def _attend_in_rows(  # noqa: PLR0917
+    inner: Callable[..., tuple[Tensor, Tensor | None]],
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    **rest: Any,
+) -> tuple[Tensor, Tensor | None]:
     tap = _TAPS.get(module)
     learned = tap.collect(query, key) if tap is not None else None
     if learned is None:
@@ -260,16 +280,31 @@ def _over_lean(
 def _full_sdpa_mask(*args: Any, **kwargs: Any) -> Tensor | None:
     """Transformers' mask for SDPA, without leaving out a causal mask that SDPA could imply."""
     kwargs["allow_is_causal_skip"] = False
-    mask: Tensor | None = sdpa_mask(*args, **kwargs)
+    mask: Tensor | None = sdpa_mask(*args, **_apart(kwargs))
     return mask
+
+
+def _full_eager_mask(*args: Any, **kwargs: Any) -> Tensor | None:
+    """Transformers' mask for eager attention."""
+    mask: Tensor | None = eager_mask(*args, **_apart(kwargs))
+    return mask
+
+
+def _apart(asked: dict[str, Any]) -> dict[str, Any]:
+    """What a mask is asked for; where rows are packed, one for rows apart, as attention sees them."""
+    how = layout()
+    if how is None:
+        return asked
+    sizes = {"batch_size": how.rows, "q_length": how.length, "kv_length": how.length}
+    return {**asked, **sizes, "attention_mask": how.mask.bool()}
 
 
 AttentionInterface.register(OVER_SDPA, _over_sdpa)
 AttentionInterface.register(OVER_EAGER, _over_eager)
 AttentionInterface.register(OVER_LEAN, _over_lean)
 AttentionMaskInterface.register(OVER_SDPA, _full_sdpa_mask)
-AttentionMaskInterface.register(OVER_EAGER, eager_mask)
-AttentionMaskInterface.register(OVER_LEAN, eager_mask)
+AttentionMaskInterface.register(OVER_EAGER, _full_eager_mask)
+AttentionMaskInterface.register(OVER_LEAN, _full_eager_mask)
 
 
 def tokens_of_a_row(batch: Mapping[str, Any], config: Any) -> int:
@@ -291,13 +326,25 @@ class AttentionSwitch:
         self._configs = list({id(m.config): m.config for m in modules}.values())
         self._before: list[tuple[Any, str]] = []
 
-    @contextlib.contextmanager
-    def eager(self) -> Iterator[None]:
+    def eager(self) -> contextlib.AbstractContextManager[None]:
         """Within the block, what attends by SDPA attends by matrix products and a softmax."""
+        return self._switched({"sdpa": OVER_LEAN, OVER_SDPA: OVER_LEAN})
+
+    @contextlib.contextmanager
+    def packed(self, how: Layout | None) -> Iterator[None]:
+        """Within the block, attention takes rows that are packed in this way; None: rows as they are."""
+        if how is None:
+            yield
+            return
+        with self._switched({name: tapped for tapped, name in ORIGINAL.items()}), in_force(how):
+            yield
+
+    @contextlib.contextmanager
+    def _switched(self, other: Mapping[str, str]) -> Iterator[None]:
+        """Within the block, each attention that `other` names is the one that it names it by."""
         before = [config._attn_implementation for config in self._configs]
         for config, implementation in zip(self._configs, before, strict=True):
-            if implementation in ("sdpa", OVER_SDPA):
-                config._attn_implementation = OVER_LEAN
+            config._attn_implementation = other.get(implementation, implementation)
         try:
             yield
         finally:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from deltatune.core.fast.layout import layout
 from deltatune.errors import AdapterError
 
 
@@ -94,7 +95,12 @@ class Dropout(Noise):
         if not self._drops:
             return None
         # Whole numbers to the end: operations on booleans are not vectorized on CPUs.
-        words = self.words(x.numel(), x.device)
+        how, tokens = layout(), x.shape[:-1].numel()
+        if how is not None and tokens in how.drawn:
+            places, of = how.drawn[tokens]
+            words = self.words(of * x.shape[-1], x.device).view(of, -1).index_select(0, places)
+        else:
+            words = self.words(x.numel(), x.device)
         return words.ge_(self._dropped - 2**15).to(torch.int8).neg_().view(x.shape)
 
     def forward(self, x: Tensor) -> Tensor:

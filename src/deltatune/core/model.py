@@ -250,7 +250,8 @@ class AdaptedModel(nn.Module):
         for adapter in cut:
             adapter.cut(True)
         try:
-            yield
+            with self.fast.packing.use(False):  # nobody could tell whose a token is
+                yield
         finally:
             for adapter in cut:
                 adapter.cut(False)

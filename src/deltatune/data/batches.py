@@ -1,4 +1,4 @@
-"""The order of rows in an epoch."""
+"""The order of rows in an epoch, and how much of its batches is padding."""
 
 from __future__ import annotations
 
@@ -38,3 +38,20 @@ def batches(
     if bucket_by_length:
         generator.shuffle(result)
     return result
+
+
+def padding_share(lengths: Sequence[int], order: Sequence[Sequence[int]], at_once: int) -> float:
+    """The share of padding in what a model gets, from 0 to 1, if it gets `at_once` rows of a batch at a time.
+
+    Args:
+        lengths: Length of each row in tokens.
+        order: The batches, as row indices.
+        at_once: Rows of a micro-batch.
+    """
+    tokens = places = 0
+    for rows in order:
+        for start in range(0, len(rows), at_once):
+            of_these = [lengths[row] for row in rows[start : start + at_once]]
+            tokens += sum(of_these)
+            places += len(of_these) * max(of_these)
+    return 1 - tokens / places if places else 0.0

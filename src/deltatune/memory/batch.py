@@ -40,9 +40,15 @@ class Largest:
 
 
 def largest_micro_batch(
-    encoded: Encoded, task: str, spec: TrainSpec, seed: int, *, after_first: bool = False
+    encoded: Encoded,
+    task: str,
+    spec: TrainSpec,
+    seed: int,
+    *,
+    packed: bool = False,
+    after_first: bool = False,
 ) -> Largest:
-    """Find the largest micro-batch of the first epoch, by the sizes that it has once collated.
+    """Find the largest micro-batch of the first epoch, by the sizes that it has once collated, or packed.
 
     Of an epoch that `max_steps` cuts short, batches that are never reached do not count.
 
@@ -51,6 +57,7 @@ def largest_micro_batch(
         task: The recipe's task.
         spec: How they are arranged in batches.
         seed: The run's.
+        packed: Whether the rows of a micro-batch are packed into one.
         after_first: Leave the first step's batch out, unless it is the only one.
     """
     size = spec.micro_batch_size or spec.batch_size
@@ -62,6 +69,9 @@ def largest_micro_batch(
     for rows in order:
         micro = [rows[start : start + size] for start in range(0, len(rows), size)]
         step = tuple(shape_of([encoded.features[row] for row in part], task) for part in micro)
+        if packed:
+            counts = (sum(encoded.lengths[row] for row in part) for part in micro)
+            step = tuple(replace(shape, tokens=n) for shape, n in zip(step, counts, strict=True))
         work.append(_work(step))
         for part, shape in zip(micro, step, strict=True):
             if best is None or _size(shape) > _size(best.shape):
@@ -70,12 +80,21 @@ def largest_micro_batch(
     return replace(best, share=statistics.mean(work) / _work(best.step))
 
 
+def largest_micro_batches(
+    encoded: Encoded, task: str, spec: TrainSpec, seed: int, *, packed: bool
+) -> tuple[Largest, Largest]:
+    """The largest micro-batch, and that of all steps but the first; as `largest_micro_batch`."""
+    whole = largest_micro_batch(encoded, task, spec, seed, packed=packed)
+    return whole, largest_micro_batch(encoded, task, spec, seed, packed=packed, after_first=True)
+
+
 def _work(step: tuple[BatchShape, ...]) -> int:
     return sum(_size(shape)[0] for shape in step)
 
 
 def _size(shape: BatchShape) -> tuple[int, int]:
-    return shape.rows * max(shape.length + shape.target_length, 1), shape.labelled
+    padded = shape.rows * max(shape.length + shape.target_length, 1)
+    return padded if shape.tokens is None else shape.tokens, shape.labelled
 
 
 def shape_of(features: Sequence[Feature], task: str) -> BatchShape:

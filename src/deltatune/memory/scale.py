@@ -14,6 +14,7 @@ from typing import Any
 
 from transformers import PreTrainedConfig
 
+from deltatune.core.model import AdaptedModel
 from deltatune.memory.account import PARTS, Memory
 from deltatune.memory.base import fake_mode
 from deltatune.memory.predict import Prediction, Setup, planned_model, predict
@@ -50,11 +51,15 @@ def computed_dtype(setup: Setup) -> str:
     """The precision that the base is loaded in: float32 where its own code cannot compute in bfloat16."""
     if setup.dtype != "bfloat16" or setup.quantization is not None:
         return setup.dtype
+    with fake_mode():
+        return setup.dtype if computes_in_its_dtype(shallow_model(setup).base) else "float32"
+
+
+def shallow_model(setup: Setup) -> AdaptedModel:
+    """The base of a setup with two layers of a stack, on fake tensors; `fake_mode` is in force."""
     depths = {name: min(2, depth) for name, depth in depths_of(setup.config).items()}
-    shallow = with_depths(setup.config, depths)
-    with quiet(), fake_mode():
-        base = planned_model(setup.changed(config=shallow)).base
-        return setup.dtype if computes_in_its_dtype(base) else "float32"
+    with quiet():
+        return planned_model(setup.changed(config=with_depths(setup.config, depths)))
 
 
 def _sum(least: Prediction, terms: Sequence[tuple[Prediction, int]]) -> Prediction:

@@ -45,6 +45,10 @@ class FakeAccountant(Accountant):
         if func is torch.ops.aten.index.Tensor and args[1] and args[1][0].dtype == torch.bool:
             mask = args[1][0]
             return args[0].new_empty((self._shape.labelled, *args[0].shape[mask.dim() :]))
+        if func is torch.ops.aten.masked_select.default and self._shape.tokens is not None:
+            # Places of packed rows (core/fast/packing.py), and of a prompt before each of them.
+            before = args[0].numel() - self._shape.rows * self._shape.length
+            return args[0].new_empty((self._shape.tokens + before,))
         if str(func) == "bitsandbytes.int8_vectorwise_quant.default":
             return _without_outliers(args[0])
         if str(func) == "bitsandbytes.int8_mixed_scaled_mm.default":
@@ -91,7 +95,8 @@ def account_step(
         batches = [TASKS.get(task).blank(shape) for shape in shapes]  # as in the trainer, from the start
         for index, (shape, batch) in enumerate(zip(shapes, batches, strict=True)):
             accounts.about(shape)
-            logits, targets = logits_for(model, batch, task, autocast=autocast)
+            with model.fast.packing.use(shape.tokens is not None):
+                logits, targets = logits_for(model, batch, task, autocast=autocast)
             accounts.mark("loss")
             loss = loss_of(task, logits, targets)
             del logits, targets

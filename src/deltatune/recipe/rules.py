@@ -201,6 +201,9 @@ def _task(recipe: RecipeFields) -> Iterator[Conflict]:
             yield field, f"has format {kind}, which holds images; they need the task {' or '.join(fitting)}."
     yield from _senseless(recipe)
     yield from _conversations(recipe)
+    if data.packing is True and not task.packs:
+        fitting = tasks_that(lambda task: task.packs)
+        yield "data.packing", f"(true) is for the task {' or '.join(fitting)}; {task.name} pads its rows."
     if data.columns.target is None and not task.plain_text:
         fitting = tasks_that(lambda task: task.plain_text)
         yield (

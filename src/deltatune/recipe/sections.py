@@ -184,7 +184,7 @@ class Reading(Section):
 class DataSpec(Reading):
     """Where the rows come from and how a row becomes an input and a target."""
 
-    later = ("train_on", "chat_template", "separator")
+    later = ("train_on", "chat_template", "separator", "packing")
 
     source: Text | None = None
     """One file, folder, `hub:ID[#CONFIG][@REVISION]` or `bundled:NAME`. Its own train, validation and test
@@ -224,6 +224,11 @@ class DataSpec(Reading):
     chat_template: Text | None = None
     """The template that writes a conversation, in place of the tokenizer's own: a file with a Jinja template,
     the template itself, or `plain` (User: ... Assistant: ...) for models that have none."""
+
+    packing: Bool | Literal["auto"] | None = None
+    """Whether the rows of a micro-batch stand behind each other in one, so that no padding is computed; none
+    sees another, and a step is made of the same rows. For decoders. Null, or `auto`: on CPUs, if at least a
+    tenth of an epoch would be padding."""
 
     @field_validator("encoding")
     @classmethod

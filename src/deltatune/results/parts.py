@@ -53,6 +53,22 @@ class Budget(Record):
         return None
 
 
+class Padding(Record):
+    """What padding comes to in the first epoch of a run."""
+
+    share: float
+    """Of the tokens that a model gets if rows are padded, those that are padding: from 0 to 1."""
+    packed: bool
+    """Whether the rows of a micro-batch are packed into one, so that only attention sees padding."""
+
+    @property
+    def text(self) -> str:
+        """For people."""
+        if self.packed:
+            return f"{self.share:.0%} -> 0% by packing (attention alone sees padded rows)"
+        return f"{self.share:.0%} of what goes through the model"
+
+
 class Origin(Record):
     """What a run started from, as its result and its resume state tell."""
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import Field
 
-from deltatune.results.parts import StepBytes
+from deltatune.results.parts import Padding, StepBytes
 from deltatune.results.record import Record
 
 
@@ -118,6 +118,8 @@ class PlannedEntry(Record):
     """Whether a step's tensors and the overhead stay within the limit."""
     warnings: list[str]
     """What must be known of the lengths of its rows."""
+    padding: Padding | None = None
+    """What padding comes to; null of tasks that do not pack rows, and where the rows are not known."""
     step_seconds: float | None = None
     """Seconds of a mean step; left out if times were not asked for, or nothing is trained."""
     seconds: float | None = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from deltatune.results.parts import Padding
 from deltatune.results.record import Number, Record
 
 
@@ -57,6 +58,8 @@ class Reading(Record):
     """Some training rows, token by token."""
     tokens: dict[str, TokenCounts]
     """By part (`train`, `validation`, `test`); empty for images."""
+    padding: Padding | None = None
+    """Of training rows, in batches of the first entry that reads them so; null of tasks that do not pack."""
 
 
 class Conversations(Record):

@@ -18,6 +18,7 @@ from deltatune.results.parts import (
     GitState,
     Metrics,
     Origin,
+    Padding,
     PausedCost,
     PausedMetrics,
     PausedSelection,
@@ -68,6 +69,8 @@ class RunResult(_Run):
     """What metrics were computed by, such as sacreBLEU's signature, by name."""
     cost: Cost
     """Parameters, memory, time, size."""
+    padding: Padding | None = None
+    """What padding came to; null of tasks that do not pack rows, and of runs of version 0.1."""
     memory: StepMemory | None = None
     """Of a training step."""
     selected: Selected

@@ -25,6 +25,8 @@ class BatchShape:
     """Channels, height and width."""
     outputs: int = 1
     """Numbers or labels that each row has, where it may have several; 1 where it is not known how many."""
+    tokens: int | None = None
+    """Tokens of all rows without padding, if rows are packed into one; None: they are padded."""
 
     @property
     def of_a_row(self) -> int:
@@ -33,7 +35,8 @@ class BatchShape:
 
     def with_rows(self, rows: int) -> Self:
         """The same lengths for another number of rows."""
-        return replace(self, rows=rows, labelled=-(-self.labelled * rows // self.rows))
+        tokens = None if self.tokens is None else -(-self.tokens * rows // self.rows)
+        return replace(self, rows=rows, labelled=-(-self.labelled * rows // self.rows), tokens=tokens)
 
     def of_images(self, pixels: Any) -> Self:
         """The same rows, of images as those in the tensor `pixels` [rows, channels, height, width]."""
@@ -45,8 +48,13 @@ class BatchShape:
         target = 0 if self.target_length else -(-self.labelled // self.rows)
         if target >= self.length - 1:  # plain text, all of which is learned
             half = self.length // 2
-            return replace(self, length=half, labelled=self.rows * (half - 1), most_labelled=None), 0
-        return replace(self, length=target + (self.length - target) // 2), target
+            shorter = self._with_length(half)
+            return replace(shorter, labelled=self.rows * (half - 1), most_labelled=None), 0
+        return self._with_length(target + (self.length - target) // 2), target
+
+    def _with_length(self, length: int) -> Self:
+        tokens = None if self.tokens is None else -(-self.tokens * length // self.length)
+        return replace(self, length=length, tokens=tokens)
 
     def inputs(self) -> dict[str, Any]:
         """What a model reads of a batch of these sizes: zeros, or nothing under fake tensors."""

@@ -147,6 +147,8 @@ class Task(Protocol):
     """Whether inputs may go through the tokenizer's chat template."""
     conversations: ClassVar[bool] = False
     """Whether a row is a conversation, which a chat template writes as a whole."""
+    packs: ClassVar[bool] = False
+    """Whether the rows of a batch may stand behind each other in one (`core/fast/packing.py`)."""
     unit: ClassVar[str] = "tokens"
     """What training's speed is counted in."""
 

@@ -124,6 +124,8 @@ def _show_numbers(found: DataPreview) -> None:
         )
         bare = [f"{part} {count:,}" for part, count in sets.without.items() if count]
         described["without labels"] = ", ".join(bare) or "no row"
+    if padding := [model.padding.text for model in found.models if model.padding]:
+        described["padding"] = padding
     for part, classes in (found.classes or {}).items():
         if classes and sets:
             described[f"{part} labels"] = _balance(classes, found.rows[part])

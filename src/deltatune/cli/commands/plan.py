@@ -238,6 +238,8 @@ def _say_disk(found: Plan) -> None:
 def _advise(entry: PlannedEntry) -> None:
     """What to change, if the entry does not fit; how many steps fit into the time."""
     name = entry.name
+    if entry.padding is not None and entry.padding.packed:
+        output.line(f"{name}: padding {entry.padding.text}.")
     if entry.steps_in_time is not None:
         output.line(f"{name}: about {entry.steps_in_time:,} steps fit into the time.")
     proposal = entry.proposal

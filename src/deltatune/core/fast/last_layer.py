@@ -16,9 +16,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from deltatune.core import roles
+from deltatune.core.fast.layout import Layout, layout
+from deltatune.core.fast.places import choose, put_back
 from deltatune.core.fast.recompute import Recomputation
 from deltatune.core.sites import BaseView, stacks
 from deltatune.core.taps import first, replace_first
@@ -85,7 +86,7 @@ class LastLayer:
         if most > WORTHWHILE * keep.shape[1]:
             return contextlib.nullcontext()
         places = keep.int().argsort(dim=1, descending=True, stable=True)[:, :most]
-        return self._only(places, keep.shape[1])
+        return self._only(places, keep)
 
     def at_first(self, rows: int) -> contextlib.AbstractContextManager[None]:
         """Within the block, work at the first position of each of `rows` rows, if the classifier reads it."""
@@ -109,14 +110,15 @@ class LastLayer:
             self._whole = False
 
     @contextlib.contextmanager
-    def _only(self, places: Tensor, length: int | None) -> Iterator[None]:
+    def _only(self, places: Tensor, keep: Tensor | None) -> Iterator[None]:
         """Within the block, one forward pass works at `places` [rows, n].
 
-        Not if rows have another length than `length` in it, since a prompt stands before them.
+        Not if rows have another length than those of `keep` in it, since a prompt stands before them. Where
+        rows are packed, the pass works at the tokens that `keep` [rows, length] names.
         """
         handles: list[Any] = []
         for begin, end in self._parts:
-            part = _Part(places, length)
+            part = _Part(places, keep)
             handles.append(begin.register_forward_pre_hook(part.choose, with_kwargs=True, prepend=True))
             handles.append(end.register_forward_hook(part.put_back))
         try:
@@ -129,62 +131,48 @@ class LastLayer:
 class _Part:
     """Modules that work at chosen positions, and the hooks before and behind them."""
 
-    def __init__(self, places: Tensor, length: int | None) -> None:
-        self._places, self._length = places, length
+    def __init__(self, places: Tensor, keep: Tensor | None) -> None:
+        self._places, self._keep = places, keep
         self._flat: Tensor | None = None
         self._shape: tuple[int, ...] = ()
 
     def choose(self, module: nn.Module, args: Any, kwargs: Any) -> Any:
         """Hand over the chosen positions of x [rows, length, width], or of [rows * length, width]."""
         x = first(args, kwargs)
-        rows, n = self._places.shape
         width, shape = x.shape[-1], x.shape[:-1]
-        length = shape.numel() // rows
-        if shape not in ((rows, length), (rows * length,)) or self._length not in (None, length):
+        how = layout()
+        flat = self._in_rows(shape) if how is None else self._packed(how)
+        if flat is None:
             return None
-        starts = torch.arange(0, rows * length, length, device=x.device)
-        self._flat = (self._places.to(x.device) + starts[:, None]).flatten()
-        self._shape = shape
-        chosen = _Choose.apply(x.reshape(-1, width), self._flat)
-        return replace_first(args, kwargs, chosen.view(*((rows, n) if len(shape) == 2 else (-1,)), width))
+        self._flat, self._shape = flat, shape
+        rows = shape[0] if len(shape) == 2 else 1
+        chosen = choose(x.reshape(-1, width), flat)
+        return replace_first(args, kwargs, chosen.view(*((rows, -1) if len(shape) == 2 else (-1,)), width))
+
+    def _in_rows(self, shape: torch.Size) -> Tensor | None:
+        """The chosen places among all of rows that stand one below the other."""
+        rows = len(self._places)
+        length = shape.numel() // rows
+        known = None if self._keep is None else self._keep.shape[1]
+        if shape not in ((rows, length), (rows * length,)) or known not in (None, length):
+            return None
+        starts = torch.arange(0, rows * length, length, device=self._places.device)
+        return (self._places + starts[:, None]).flatten()
+
+    def _packed(self, how: Layout) -> Tensor | None:
+        """The chosen places among the tokens of packed rows."""
+        if self._keep is None or self._keep.shape != (how.rows, how.length):
+            return None
+        kept = self._keep.flatten().index_select(0, how.places)
+        chosen = torch.arange(how.tokens, device=kept.device)[kept]
+        rows, most = self._places.shape
+        first = torch.arange(0, rows * most, most, device=kept.device)[:, None]
+        among = (self._keep.cumsum(dim=1) - 1 + first).flatten().index_select(0, how.places)
+        how.drawn[len(chosen)] = among[kept], rows * most
+        return chosen
 
     def put_back(self, module: nn.Module, args: Any, output: Tensor) -> Tensor | None:
         """Give what was made of them in its places."""
         if self._flat is None:
             return None
-        width = output.shape[-1]
-        whole: Tensor = _PutBack.apply(output.reshape(-1, width), self._flat, self._shape)
-        return whole
-
-
-class _Choose(torch.autograd.Function):
-    """x [all, width] -> [n, width]: its rows at `flat` [n], which are distinct."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, flat: Tensor) -> Tensor:
-        ctx.save_for_backward(flat)
-        ctx.of = len(x)
-        return x.index_select(0, flat)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        [flat] = ctx.saved_tensors
-        return grad.new_zeros(ctx.of, grad.shape[1]).index_copy_(0, flat, grad), None
-
-
-class _PutBack(torch.autograd.Function):
-    """y [n, width] -> [*shape, width]: its rows at `flat` [n], and zeros elsewhere."""
-
-    @staticmethod
-    def forward(ctx: Any, y: Tensor, flat: Tensor, shape: tuple[int, ...]) -> Tensor:
-        ctx.save_for_backward(flat)
-        whole = y.new_zeros(*shape, y.shape[1])
-        _ = whole.view(-1, y.shape[1]).index_copy_(0, flat, y)
-        return whole
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        [flat] = ctx.saved_tensors
-        return grad.reshape(-1, grad.shape[-1]).index_select(0, flat), None, None
+        return put_back(output.reshape(-1, output.shape[-1]), self._flat, self._shape)

@@ -13,6 +13,7 @@ from deltatune.core.attention import LONG_UP_TO, AttentionSwitch, tokens_of_a_ro
 from deltatune.core.fast.labelled_head import LabelledHead
 from deltatune.core.fast.last_layer import LastLayer
 from deltatune.core.fast.lean import Lean
+from deltatune.core.fast.packing import Packing
 from deltatune.core.fast.recompute import Recomputation
 from deltatune.core.sites import BaseView
 
@@ -31,7 +32,8 @@ class FastPaths:
         self._view = view
         self._attention = attention
         self.lean = Lean(view.base)
-        self.recomputation = Recomputation(view.base, self.lean)
+        self.packing = Packing(view, attention.packed)
+        self.recomputation = Recomputation(view.base, self.lean, attention.packed)
         self.last_layer = LastLayer(view, self.recomputation)
         self.head = LabelledHead(view.base)
 
@@ -39,7 +41,11 @@ class FastPaths:
     def training(self, batch: Mapping[str, Any]) -> Iterator[None]:
         """Within the block the base computes a batch as in training: the same to rounding, in less."""
         eager = self._attends_eagerly(batch)
-        with self.lean.on(), self._attention.eager() if eager else contextlib.nullcontext():
+        with (
+            self.lean.on(),
+            self._attention.eager() if eager else contextlib.nullcontext(),
+            self.packing.on(),
+        ):
             yield
 
     def _attends_eagerly(self, batch: Mapping[str, Any]) -> bool:

@@ -2,12 +2,13 @@
 
 Transformers recomputes a layer only while the layer's own `training` is set, which would also switch on the
 dropout that some layers apply by hand. So the flag is set, and cleared while the layer's forward pass runs.
-What the base computes in another way in training (lean.py), it does so both times.
+What the base computes in another way in training (lean.py, packing.py), it does so both times.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from deltatune.core.fast.layout import Layout, layout
 from deltatune.core.fast.lean import Lean
 from deltatune.errors import TargetError
 
@@ -25,11 +27,18 @@ class Recomputation:
     Args:
         base: A Transformers model.
         lean: What its training changes in it.
+        packed: As of `packing.Packing`.
     """
 
-    def __init__(self, base: nn.Module, lean: Lean) -> None:
+    def __init__(
+        self,
+        base: nn.Module,
+        lean: Lean,
+        packed: Callable[[Layout | None], AbstractContextManager[None]],
+    ) -> None:
         self._base = base
         self._lean = lean
+        self._packed = packed
         self._layers: list[Any] = []
 
     @property
@@ -53,7 +62,9 @@ class Recomputation:
         self._layers = layers
         for layer in layers:
             layer.gradient_checkpointing = True
-            layer._gradient_checkpointing_func = partial(_recompute, layer, keep_eval, self._lean)
+            layer._gradient_checkpointing_func = partial(
+                _recompute, layer, keep_eval, self._lean, self._packed
+            )
 
     def off(self) -> None:
         """Leave no trace in the layers."""
@@ -68,12 +79,21 @@ class Recomputation:
             layer.training = training
 
 
-def _recompute(layer: nn.Module, keep_eval: bool, lean: Lean, forward: Callable[..., Any], *args: Any) -> Any:
+def _recompute(
+    layer: nn.Module,
+    keep_eval: bool,
+    lean: Lean,
+    packed: Callable[[Layout | None], AbstractContextManager[None]],
+    forward: Callable[..., Any],
+    *args: Any,
+) -> Any:
+    how = layout()
+
     def run(*inputs: Any) -> Any:
         before = layer.training
         layer.training = before and not keep_eval
         try:
-            with lean.on():
+            with lean.on(), packed(how):
                 return forward(*inputs)
         finally:
             layer.training = before

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutput
 
+from deltatune.core.fast.layout import layout
 from deltatune.core.loss import logits_for
 from deltatune.core.model import AdaptedModel
 from deltatune.core.sites import stacks
@@ -89,12 +90,12 @@ class Trunk:
             hidden: As `record` gave it; what it holds where a row is padded does not matter.
         """
         # Handed over rather than kept, since the layers behind may let go of it before the pass is over.
-        held = [self._as_output(hidden)]
+        held = [hidden]
         del hidden
         before = [module.__dict__.get("forward") for module in self._modules]
         for module in self._modules:
-            module.forward = lambda *args, **kwargs: held[0]
-        self._modules[-1].forward = lambda *args, **kwargs: held.pop()
+            module.forward = lambda *args, **kwargs: self._as_output(held[0])
+        self._modules[-1].forward = lambda *args, **kwargs: self._as_output(_laid_out(held.pop()))
         try:
             yield
         finally:
@@ -102,6 +103,12 @@ class Trunk:
                 del module.forward
                 if own is not None:
                     module.forward = own
+
+
+def _laid_out(hidden: Tensor) -> Tensor:
+    """The hidden states as rows stand in the pass that they are put into."""
+    how = layout()
+    return hidden if how is None else how.packed(hidden)
 
 
 class _Reached(Exception):

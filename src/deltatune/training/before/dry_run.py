@@ -9,6 +9,7 @@ from deltatune.evaluation import metric_keys
 from deltatune.observer import Observer, Silent
 from deltatune.recipe.schema import MethodEntry, Recipe
 from deltatune.recipe.sections import PARTS
+from deltatune.training.before.packing import padding_of
 from deltatune.training.given.attach import attach
 from deltatune.training.given.context import Context
 
@@ -38,8 +39,13 @@ def plan(
         data = context.data(entry, base)
         encoded = data.encoded("train")
         steps = entry.train.steps(len(encoded.lengths))
+        padding = None
         if trained:
             adapter.start(steps)
+            padding = padding_of(
+                recipe.task, recipe.data, entry.train,
+                lengths=encoded.lengths, view=lambda: model.view, seed=seed,
+            )  # fmt: skip
         return {
             "method": entry.method,
             "model": base.spec.name,
@@ -56,6 +62,7 @@ def plan(
             "lr": entry.train.peak_lr(config.default_lr),
             "head_lr": head_lr if config.trains and base.loaded.new_modules else None,
             "steps": steps if trained else 0,
+            "padding": padding and padding.as_dict(),
             "rows": {part: len(getattr(data.dataset, part)) for part in PARTS},
             "tokens_per_epoch": sum(encoded.lengths),
             "supervised_tokens": encoded.report.supervised_tokens,

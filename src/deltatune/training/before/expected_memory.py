@@ -11,6 +11,7 @@ from deltatune.memory.fit import fits
 from deltatune.memory.scale import predict_scaled
 from deltatune.recipe.schema import MethodEntry
 from deltatune.training.before.forecast import setup_of, this_machine
+from deltatune.training.before.packing import padding_of
 from deltatune.training.given.context import Context, SharedBase
 
 COPIES, TOKENS = 8, 16
@@ -28,7 +29,13 @@ def predicted_run(
     data, task, model = context.data(entry, base), context.recipe.task, base.loaded.model
     train = data.encoded("train")
     pixels = data.encoder.collate(train.features[:1]).get("pixel_values")
-    largest = largest_micro_batch(train, task, entry.train, seed, after_first=True).with_images(pixels)
+    padding = padding_of(
+        task, context.recipe.data, entry.train,
+        lengths=train.lengths, view=lambda: base.adapted().view, seed=seed,
+    )  # fmt: skip
+    packed = padding is not None and padding.packed
+    largest = largest_micro_batch(train, task, entry.train, seed, packed=packed, after_first=True)
+    largest = largest.with_images(pixels)
     setup = setup_of(task, base.spec, entry, method, model.config).changed(
         shape=largest.shape,
         exact=largest.step,

@@ -14,6 +14,7 @@ from transformers import PreTrainedConfig
 
 from deltatune import quant
 from deltatune.core.method import MethodConfig
+from deltatune.core.sites import BaseView
 from deltatune.data.dataset import Dataset
 from deltatune.data.encode import Encoded, Encoder
 from deltatune.errors import DeltatuneError, ModelError
@@ -21,7 +22,7 @@ from deltatune.memory.base import fake_mode, stores_head
 from deltatune.memory.batch import Largest, largest_micro_batch, longest_allowed
 from deltatune.memory.fit import OVERHEAD, Predict, changes, fits, propose
 from deltatune.memory.predict import Prediction, Setup, planned_model
-from deltatune.memory.scale import computed_dtype, predict_scaled
+from deltatune.memory.scale import computed_dtype, predict_scaled, shallow_model
 from deltatune.memory.shapes import SHAPES, shape_named
 from deltatune.models.labels import set_outputs
 from deltatune.models.processor import load_processor
@@ -30,12 +31,13 @@ from deltatune.models.tasks import possible_tasks, supports
 from deltatune.observer import Observer, Silent
 from deltatune.recipe.schema import MethodEntry, Recipe
 from deltatune.recipe.sections import PARTS, ModelSpec
-from deltatune.results import ComparisonDisk, Machine, Plan, PlannedEntry, UnplannedEntry
+from deltatune.results import ComparisonDisk, Machine, Padding, Plan, PlannedEntry, UnplannedEntry
 from deltatune.tasks import TASKS
 from deltatune.tasks.shapes import BatchShape
 from deltatune.training.before.disk import Disk, disk_of, disk_of_all
 from deltatune.training.before.longest_rows import new_tokens, require_positions
 from deltatune.training.before.machine_speed import MachineSpeed
+from deltatune.training.before.packing import padding_of
 from deltatune.training.given.budget import sized_for
 from deltatune.training.given.context import base_dtype, eager_up_to
 from deltatune.training.given.machine import total_memory
@@ -113,8 +115,21 @@ class Planned:
         """The largest micro-batch: of the first epoch, or the largest that the recipe allows."""
         if self.encoded is None:
             return Largest([], longest_allowed(self.recipe, entry, self.config), ())
-        seed, task = self.recipe.seeds[0], self.recipe.task
-        return largest_micro_batch(self.encoded, task, entry.train, seed).with_images(self.pixels)
+        seed, task, padding = self.recipe.seeds[0], self.recipe.task, self.padding(entry)
+        packed = padding is not None and padding.packed
+        found = largest_micro_batch(self.encoded, task, entry.train, seed, packed=packed)
+        return found.with_images(self.pixels)
+
+    def padding(self, entry: MethodEntry) -> Padding | None:
+        """What padding comes to in a run, if the rows are known and the task may pack them.
+
+        Raises:
+            TargetError: The recipe asks for packing, and this base cannot do it.
+        """
+        if self.encoded is None:
+            return None
+        setup = setup_of(self.recipe.task, self.spec, entry, settings_of(entry), self.config)
+        return planned_padding(setup, self.recipe, entry, self.encoded)
 
     def steps(self, entry: MethodEntry) -> int | None:
         """Optimizer steps of a run, if the number of rows is known."""
@@ -266,6 +281,7 @@ def _entry(
         "disk": disk.as_dict(),
         "fits": fits(found.memory.total, limit),
         "warnings": warnings,
+        "padding": planned.padding(entry) if setup.method.trains else None,
     }
     clock = rates if setup.method.trains else None
     share = planned.largest(entry).share
@@ -285,6 +301,18 @@ def _entry(
             if steps is not None and seconds is not None and step < seconds < step * steps:
                 result["proposal"]["settings"] |= {"train.max_steps": int(seconds / step)}
     return PlannedEntry.model_validate(result), disk
+
+
+def planned_padding(setup: Setup, recipe: Recipe, entry: MethodEntry, encoded: Encoded) -> Padding | None:
+    """What padding comes to in a run of the entry on rows that are encoded; as `padding_of`."""
+
+    def view() -> BaseView:
+        with fake_mode():
+            return shallow_model(setup).view
+
+    return padding_of(
+        recipe.task, recipe.data, entry.train, lengths=encoded.lengths, view=view, seed=recipe.seeds[0]
+    )
 
 
 def _remembering() -> Predict:

@@ -13,16 +13,16 @@ from deltatune.data.encode import Encoded, Encoder
 from deltatune.data.rows import Row
 from deltatune.data.splits import limit_rows
 from deltatune.errors import DataError
-from deltatune.memory.predict import planned_room
+from deltatune.memory.predict import Setup, planned_room
 from deltatune.models.labels import set_outputs
 from deltatune.models.processor import load_processor, processor_name
 from deltatune.observer import Observer, Silent
 from deltatune.recipe.schema import MethodEntry, Recipe
 from deltatune.recipe.sections import PARTS
 from deltatune.recipe.spaces import readings_of
-from deltatune.results import DataPreview
+from deltatune.results import DataPreview, Padding
 from deltatune.tasks import TASKS
-from deltatune.training.before.forecast import setup_of, sized
+from deltatune.training.before.forecast import planned_padding, setup_of, sized
 from deltatune.training.before.longest_rows import new_tokens, require_positions
 from deltatune.training.given.readings import RunData, read_data, reading_label, whose
 from deltatune.training.given.start import settings_of
@@ -58,19 +58,26 @@ def preview(recipe: Recipe, samples: int = 5, observer: Observer | None = None) 
             for part in PARTS:
                 if TASKS.get(recipe.task).reads == "text" and getattr(dataset, part):
                     tokens[part] = _counts(rows.encoded(part))
+            padding: list[Padding | None] = []
             for entry in used if tokens else ():
                 if data in readings_of(recipe, entry):
-                    warnings += _require_positions(recipe, entry, rows, of_model.config)
+                    setup = _setup(recipe, entry, rows, of_model.config)
+                    warnings += _require_positions(recipe, entry, rows, setup)
+                    if setup.method.trains:
+                        padding.append(planned_padding(setup, recipe, entry, rows.encoded("train")))
             found = [_sample(encoder, row) for row in limit_rows(dataset.train, samples, seed=0)]
             label = reading_label(recipe, data)
-            models.append({"model": spec.name, "reading": label, "samples": found, "tokens": tokens})
+            models.append({
+                "model": spec.name, "reading": label, "samples": found, "tokens": tokens,
+                "padding": next(iter(padding), None),
+            })  # fmt: skip
     first = next(iter(datasets.values()))
     assert first.check is not None
     content = {
         "task": recipe.task,
         "rows": {part: len(getattr(first, part)) for part in PARTS},
         "conversations": _conversations(first),
-        **models[0],
+        **{name: value for name, value in models[0].items() if name != "padding"},
         "models": models,
         **first.check.as_dict(),
         "warnings": list(dict.fromkeys(warnings)),
@@ -78,18 +85,20 @@ def preview(recipe: Recipe, samples: int = 5, observer: Observer | None = None) 
     return DataPreview.model_validate(content)
 
 
-def _require_positions(
-    recipe: Recipe, entry: MethodEntry, rows: RunData, config: PreTrainedConfig
-) -> list[str]:
+def _setup(recipe: Recipe, entry: MethodEntry, rows: RunData, config: PreTrainedConfig) -> Setup:
+    """The entry on its model."""
+    config = copy.deepcopy(config)
+    set_outputs(config, recipe.task, rows.dataset.labels)
+    return setup_of(recipe.task, recipe.model_of(entry), entry, settings_of(entry), config)
+
+
+def _require_positions(recipe: Recipe, entry: MethodEntry, rows: RunData, setup: Setup) -> list[str]:
     """Refuse rows that are longer than the base's positions, with the entry's own tokens; return warnings.
 
     Raises:
         DataError: There are such rows.
         DeltatuneError: The entry's method cannot act on this base.
     """
-    config = copy.deepcopy(config)
-    set_outputs(config, recipe.task, rows.dataset.labels)
-    setup = setup_of(recipe.task, recipe.model_of(entry), entry, settings_of(entry), config)
     room = planned_room(sized(setup.changed(processor=rows.encoder.processor), entry))
     parts = {part: rows.encoded(part) for part in PARTS if getattr(rows.dataset, part)}
     try:

@@ -50,6 +50,8 @@ class Progress:
     """Rows that go through the model at once."""
     keeps_trunk: bool = True
     """Whether outputs of frozen layers may be kept: a run that began without them goes on so."""
+    packs: bool = False
+    """Whether the rows of a micro-batch are packed into one: states of version 0.1 are of padded rows."""
     raced: int = 1
     """Most runs that ever made a step together, this one included."""
 

@@ -6,7 +6,7 @@ import contextlib
 import math
 import time
 from collections.abc import Callable, Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from deltatune.core.model import AdaptedModel
 from deltatune.data.batches import batches
 from deltatune.data.encode import Encoded, Encoder
 from deltatune.errors import TrainingError
-from deltatune.memory.batch import largest_micro_batch
+from deltatune.memory.batch import largest_micro_batches
 from deltatune.observer import Observer
 from deltatune.recipe.kinds import seconds_of
 from deltatune.recipe.schema import TrainSpec
@@ -91,6 +91,8 @@ class Trainer:
     """Whether it goes on from a saved delta, which is kept if training makes nothing better of it."""
     class_weights: Tensor | None = None
     """What a training row of each class counts for, [classes]; None: all the same."""
+    progress: Progress = field(default_factory=Progress)
+    """Where it stands; `packs` is settled before the first step, and by a state that is loaded."""
 
     def __post_init__(self) -> None:
         self.paused, self._saved_at = False, time.monotonic()
@@ -104,13 +106,11 @@ class Trainer:
         )
         self.per_epoch = self.spec.steps_per_epoch(len(self.train.lengths))
         self.total = self.spec.steps(len(self.train.lengths))
-        task, spec = self.encoder.task, self.spec
-        self._largest = largest_micro_batch(self.train, task, spec, self.seed)
-        to_measure = largest_micro_batch(self.train, task, spec, self.seed, after_first=True).rows
-        self.memory = StepMemory(to_measure, self.model, self.adapter, self.optimizer)
+        task, spec, packed = self.encoder.task, self.spec, self.progress.packs
+        self._largest, measured = largest_micro_batches(self.train, task, spec, self.seed, packed=packed)
+        self.memory = StepMemory(measured.rows, self.model, self.adapter, self.optimizer)
         self._fired = self.model.fired()
         self.trunk: TrunkCache | None = None
-        self.progress = Progress()
         self.micro = MicroBatches(spec, self.adapter, self.observer)
         # Full fine-tuning keeps its own parameters in float32 and computes in the base's precision.
         with self.model.using():  # else its parameters stand in the places of the base's
@@ -231,7 +231,7 @@ class Trainer:
     def _try(self, size: int) -> None:
         rows = self._largest.rows[:size]
         batch = self.encoder.collate([self.train.features[row] for row in rows])
-        with self._replaying(rows):
+        with self._replaying(rows), self.model.fast.packing.use(self.progress.packs):
             try_batch(self.model, self.adapter, batch, self.encoder.task, autocast=self._autocast)
 
     def _asked_to_pause(self) -> bool:
@@ -330,7 +330,7 @@ class Trainer:
     def _loss_sum(self, rows: list[int], batch: dict[str, Tensor]) -> Tensor:
         batch = {key: value.to(self.model.device) for key, value in batch.items()}
         task, weights = self.encoder.task, self.class_weights
-        with self._replaying(rows):
+        with self._replaying(rows), self.model.fast.packing.use(self.progress.packs):
             return summed_loss(self.model, batch, task, autocast=self._autocast, weights=weights)
 
     def _replaying(self, rows: list[int]) -> contextlib.AbstractContextManager[None]:

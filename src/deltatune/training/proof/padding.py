@@ -44,7 +44,7 @@ def check_padding(
     Raises:
         TrainingError: The scores differ by more than rounding.
     """
-    features = _some(encoded, int(getattr(model.view.config, "vocab_size", 1)))[:batch_size]
+    features = short_rows(encoded, model)[:batch_size]
     if len(features) < 2:
         why = "batches are of one row" if batch_size < 2 else "all rows have the same length"
         certificate.check(LINE, True, f"nothing is padded, since {why}", "", {"rows": len(features)})
@@ -76,8 +76,9 @@ def check_padding(
     )
 
 
-def _some(encoded: Encoded, vocabulary: int) -> list[Feature]:
+def short_rows(encoded: Encoded, model: AdaptedModel) -> list[Feature]:
     """The shortest rows, one of each length: their padding differs. Images are all alike."""
+    vocabulary = int(getattr(model.view.config, "vocab_size", 1))
     by_length: dict[int, Feature] = {}
     total = 0
     for row in sorted(range(len(encoded.lengths)), key=encoded.lengths.__getitem__):
@@ -98,13 +99,14 @@ def _scores(model: AdaptedModel, encoder: Encoder, features: Sequence[Feature]) 
     The logits of the classes or at the labels; and, of decoder-only models, those of the first token behind
     each prompt: prompts are padded on the other side.
     """
-    scores = [logits(model, _on(model, encoder.collate(features)))]
+    scores = [logits(model, on_device(model, encoder.collate(features)))]
     if TASKS.get(encoder.task).continues and all(feature["prompt_length"] for feature in features):
-        scores.append(next_token_logits(model, _on(model, encoder.collate_prompts(features))).float())
+        scores.append(next_token_logits(model, on_device(model, encoder.collate_prompts(features))).float())
     return scores
 
 
-def _on(model: AdaptedModel, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+def on_device(model: AdaptedModel, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The batch where the model is."""
     return {name: tensor.to(model.device) for name, tensor in batch.items()}
 
 

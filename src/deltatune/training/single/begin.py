@@ -10,17 +10,21 @@ import torch
 from deltatune import units
 from deltatune.files import write_text
 from deltatune.memory.fit import fits
+from deltatune.results import Padding
 from deltatune.tasks import TASKS
 from deltatune.tasks.label_sets import labels_of
 from deltatune.training.before.expected_memory import ample_memory, predicted_run
 from deltatune.training.before.forecast import this_machine
+from deltatune.training.before.packing import cannot_pack, padding_of
 from deltatune.training.given.class_names import weights_of
 from deltatune.training.given.folder import CHECKPOINTS
 from deltatune.training.loop.checkpoints import Checkpoints
 from deltatune.training.loop.micro_batches import code_explained
 from deltatune.training.loop.optimizer import Rates
+from deltatune.training.loop.steps import Progress
 from deltatune.training.loop.trainer import Pause, Trainer
 from deltatune.training.loop.validation import Validation
+from deltatune.training.proof.packing import try_packing
 from deltatune.training.proof.padding import check_padding
 from deltatune.training.single.parts import Begun, Run
 from deltatune.training.single.result import rows_used
@@ -57,6 +61,7 @@ def begin(run: Run, pause: Pause | None = None) -> Begun:
     if not trains:
         write_text(run.out / "metrics.jsonl", "")
         return Begun(run, None, ample, step)
+    padding = _padding(run)
     trainer = Trainer(
         model=run.model,
         name=run.name,
@@ -75,8 +80,32 @@ def begin(run: Run, pause: Pause | None = None) -> Begun:
         pause=pause,
         continues=run.origin is not None,
         class_weights=weights_of(run.entry.train, run.data.dataset, run.encoder.labels),
+        progress=Progress(packs=padding is not None and padding.packed),
     )
-    return Begun(run, trainer, ample, step)
+    return Begun(run, trainer, ample, step, padding)
+
+
+def _padding(run: Run) -> Padding | None:
+    """What padding comes to, and whether the rows of micro-batches are packed, tried on some of them.
+
+    Raises:
+        TargetError: The recipe asks for it, and this base cannot do it.
+    """
+    rows = run.data.encoded("train")
+    padding = padding_of(
+        run.recipe.task, run.recipe.data, run.entry.train,
+        lengths=rows.lengths, view=lambda: run.model.view, seed=run.seed,
+    )  # fmt: skip
+    if padding is None or not padding.packed:
+        return padding
+    why = try_packing(run.certificate, run.model, run.encoder, rows)
+    if why is not None and run.recipe.data.packing is True:
+        raise cannot_pack(why)
+    if why is not None:
+        padding = padding.model_copy(update={"packed": False})
+    reason = "" if why is None else f"; rows are not packed, since {why}"
+    run.observer.log(f"{run.entry.name}: padding {padding.text}{reason}.")
+    return padding
 
 
 def _validation(run: Run) -> Validation | None:

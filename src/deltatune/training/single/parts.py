@@ -17,7 +17,7 @@ from deltatune.errors import TrainingError
 from deltatune.files import write_json
 from deltatune.observer import Observer
 from deltatune.recipe.schema import MethodEntry, Recipe
-from deltatune.results import BaseUsed, Origin
+from deltatune.results import BaseUsed, Origin, Padding
 from deltatune.tasks import TASKS
 from deltatune.training.given.budget import Budget
 from deltatune.training.given.context import Context, SharedBase
@@ -123,3 +123,5 @@ class Begun:
     """Whether memory is so ample that the prediction of a step can wait for the end."""
     predicted: dict[str, int] | None
     """Bytes by part of a training step, unless they are to be predicted at the end, or nothing is trained."""
+    padding: Padding | None = None
+    """What padding comes to in training; None if nothing is trained, or the task does not pack rows."""

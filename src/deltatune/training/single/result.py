@@ -13,6 +13,7 @@ from deltatune.results import (
     Cost,
     DataUsed,
     Metrics,
+    Padding,
     PausedCost,
     PausedMetrics,
     PausedRun,
@@ -71,6 +72,7 @@ def finished(
         metrics=Metrics(validation=validation, test=evaluation.metrics),
         signatures=evaluation.signatures,
         cost=_cost(run, progress, peak, evaluation.seconds),
+        padding=_padding(begun, progress),
         memory=_memory(run.entry.train, predicted, progress),
         selected=Selected(
             step=progress.step if progress.best is None else progress.best_step,
@@ -157,6 +159,11 @@ def _cost(run: Run, progress: Progress, peak: int, evaluation_seconds: float) ->
         micro_batch_size=progress.micro_batch,
         epochs=progress.step * run.entry.train.batch_size / len(run.data.dataset.train),
     )
+
+
+def _padding(begun: Begun, progress: Progress) -> Padding | None:
+    """What padding came to; a run that went on packed its rows, or not, as it had begun."""
+    return begun.padding and begun.padding.model_copy(update={"packed": progress.packs})
 
 
 def _memory(spec: TrainSpec, predicted: dict[str, int] | None, progress: Progress) -> StepMemory:

@@ -1,0 +1,152 @@
+"""A training step on conversations of many lengths: rows packed into one, against padded rows.
+
+LoRA on all linear layers. The batches are those of a run, at random and by length; both ways compute each of
+them in turn, forward and backward, in one process. Reported are the share of padding, floating-point
+operations of matrix products, the seconds of both ways (of each batch the best of three turns), and their
+ratios batch by batch.
+
+    python benchmarks/packing.py --batches 6
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import random
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from deltatune.core.loss import summed_loss
+from deltatune.core.model import AdaptedModel
+from deltatune.data.batches import batches, padding_share
+from deltatune.data.bundled import review_chats
+from deltatune.observer import Silent
+from deltatune.recipe import parse_recipe
+from deltatune.training import Context
+from deltatune.training.given.attach import attach
+from deltatune.training.given.machine import fast_cpu, versions
+
+MODEL = "bundled:smollm2-135m"
+CHATS, BATCH = 200, 4
+WAYS = {"padded": False, "packed": True}
+
+
+def chats() -> list[dict[str, Any]]:
+    """Conversations of 1 to 8 turns about film reviews; a few are long, most are short."""
+    generator = random.Random(0)
+    pool = [row for row in review_chats() if len(row["messages"]) >= 2]
+    made = []
+    while len(made) < CHATS:
+        turns = min(8, 1 + int(generator.expovariate(0.7)))
+        messages: list[Any] = []
+        while len(messages) < 2 * turns:
+            messages += [m for m in generator.choice(pool)["messages"] if m["role"] != "system"]
+        made.append({"messages": messages[: 2 * turns]})
+    return made
+
+
+def step(model: AdaptedModel, batch: dict[str, Tensor], *, packed: bool) -> float:
+    """Seconds of a forward and a backward pass."""
+    model.zero_grad()
+    started = time.perf_counter()
+    with model.fast.packing.use(packed):
+        summed_loss(model, batch, "conversation").backward()
+    return time.perf_counter() - started
+
+
+def flops(model: AdaptedModel, batch: dict[str, Tensor], *, packed: bool) -> int:
+    """Floating-point operations of a step's matrix products."""
+    with FlopCounterMode(display=False) as counter:
+        step(model, batch, packed=packed)
+    return int(counter.get_total_flops())
+
+
+def measure(rows: list[Any], lengths: list[int], model: AdaptedModel, encoder: Any, *, by_length: bool,
+            count: int) -> dict[str, Any]:  # fmt: skip
+    """Both ways in turn on the first batches of an epoch."""
+    whole = batches(lengths, BATCH, 0, 0, by_length)
+    order = whole[:count]
+    seconds: dict[str, list[float]] = {way: [] for way in WAYS}
+    work = dict.fromkeys(WAYS, 0)
+    by_batch = []
+    for number, indices in enumerate(order):
+        batch = encoder.collate([rows[index] for index in indices])
+        ways = list(WAYS.items())
+        taken: dict[str, list[float]] = {way: [] for way in WAYS}
+        for turn in range(3):
+            for way, packed in ways if (turn + number) % 2 else ways[::-1]:
+                taken[way].append(step(model, batch, packed=packed))
+        best = {way: min(times) for way, times in taken.items()}
+        for way, packed in WAYS.items():
+            seconds[way].append(best[way])
+            work[way] += flops(model, batch, packed=packed)
+        padding = padding_share(lengths, [indices], BATCH)
+        by_batch.append({"padding": round(padding, 4), "ratio": round(best["packed"] / best["padded"], 4)})
+    return {
+        "by_length": by_length,
+        "padding_of_the_epoch": padding_share(lengths, whole, BATCH),
+        "padding": padding_share(lengths, order, BATCH),
+        "tokens": sum(lengths[index] for indices in order for index in indices),
+        "seconds": {way: sum(times) for way, times in seconds.items()},
+        "flops": work,
+        "flops_ratio": work["packed"] / work["padded"],
+        "ratio": sum(seconds["packed"]) / sum(seconds["padded"]),
+        "median_ratio": statistics.median(entry["ratio"] for entry in by_batch),
+        "batches": by_batch,
+    }
+
+
+def main() -> None:
+    """Measure and print one JSON object."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--batches", type=int, default=6)
+    parser.add_argument("--method", default="lora")
+    parser.add_argument("--precision", default="fp32")
+    parser.add_argument("--out", type=Path, default=None, help="write the JSON here as well")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "chats.jsonl"
+        file.write_text("\n".join(map(json.dumps, chats())), encoding="utf-8")
+        targets = {"targets": ["all-linear"]} if arguments.method == "lora" else {}
+        recipe = parse_recipe({
+            "task": "conversation", "model": MODEL, "methods": [{arguments.method: targets}],
+            "data": {"source": str(file), "split": {"validation": 0, "test": 0.02}, "max_input_tokens": 512},
+            "train": {"batch_size": BATCH, "precision": arguments.precision},
+        })  # fmt: skip
+        context, [entry] = Context.open(recipe, Silent()), recipe.methods
+        base = context.base(entry)
+        model = base.adapted()
+        attach(context, entry, base, model, name="run", seed=0)
+        data = context.data(entry, base)
+        train = data.encoded("train")
+        model.train()
+        with fast_cpu():
+            found = [
+                measure(train.features, train.lengths, model, data.encoder, by_length=by_length,
+                        count=arguments.batches)
+                for by_length in (False, True)
+            ]  # fmt: skip
+    content = {
+        "model": MODEL, "method": arguments.method, "precision": arguments.precision, "batch": BATCH,
+        "lengths": {"median": statistics.median(train.lengths), "longest": max(train.lengths)},
+        "processor": platform.processor() or platform.machine(), "threads": torch.get_num_threads(),
+        "found": found, "versions": versions(),
+    }  # fmt: skip
+    text = json.dumps(content, indent=2)
+    print(text)
+    if arguments.out:
+        arguments.out.write_text(text + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
