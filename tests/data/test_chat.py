@@ -185,12 +185,29 @@ def test_tools_that_a_template_leaves_out_are_told() -> None:
     ]
     found = encoded(encoder_of("smollm2"), {"messages": result, "tools": WITH_TOOLS["tools"]})
     [warning] = found.report.fidelity.warnings(1, "training")
-    assert "does not write the tools, or the calls of them, of 1 of 1 training conversations" in warning
+    assert (
+        "does not write all of 1 of 1 training conversations (row 0: the template leaves out the " in warning
+    )
     with pytest.raises(
         DataError, match=r"an answer that says nothing: the template leaves out the call of 'weather'"
     ):
         encoded(encoder_of("smollm2"), WITH_TOOLS)
     assert not encoded(encoder_of("qwen"), WITH_TOOLS).report.fidelity.warnings(1, "training")
+
+
+@pytest.mark.parametrize("marked", [True, False])
+def test_messages_that_a_template_leaves_out_are_told(marked: bool) -> None:
+    """Llama 2's keeps the last of several system messages, and no tool's."""
+    twice = [{"role": "system", "content": "be short"}, {"role": "system", "content": "be  kind"}, *TAIL]
+    found = encoded(encoder_of("llama2", marked=marked), {"messages": twice}, MANY_TURNS)
+    [warning] = found.report.fidelity.warnings(2, "training")
+    assert (
+        "all of 1 of 2 training conversations (row 0: the template leaves out message 1, of the system)"
+        in (warning)
+    )
+    for family in ("qwen", "smollm2", "llama3"):
+        found = encoded(encoder_of(family, marked=marked), {"messages": twice}, MANY_TURNS)
+        assert not found.report.fidelity.warnings(2, "training")
 
 
 def test_the_reference_of_a_call_is_what_the_template_writes() -> None:

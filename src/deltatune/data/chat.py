@@ -8,6 +8,7 @@ that lies in an answer with some of its letters belongs to it, as in Transformer
 
 from __future__ import annotations
 
+import json
 import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
@@ -50,7 +51,7 @@ class Chat(NamedTuple):
     cut: bool
     """Whether turns were left out."""
     left_out: str
-    """What the template does not write of tools, in words; else empty."""
+    """What the template does not write of it, in words; else empty."""
 
 
 class _Read(NamedTuple):
@@ -271,12 +272,21 @@ class Chats:
         return first + 1
 
     def _left_out(self, read: _Read, talk: Conversation, row: Row) -> str:
-        """What the template does not write of tools and their calls: some know none, and say nothing."""
+        """What the template does not write: some know no tools, or one system message, and say nothing."""
         bare = self._render(talk.messages, replace(talk, tools=()), row) if talk.tools else read.text
         calls = [call["function"]["name"] for each in talk.messages for call in each.get("tool_calls", ())]
         if missing := next((name for name in calls if name not in bare), None):
             return f"the template leaves out the call of {missing!r}"
-        return "the template leaves out the tools" if talk.tools and bare == read.text else ""
+        if talk.tools and bare == read.text:
+            return "the template leaves out the tools"
+        text = _letters(read.text)
+        for number, message in enumerate(talk.messages, start=1):
+            # What is thought in earlier answers is left out by design; results of tools may stand as JSON.
+            wanted = message["content"] if message["role"] != "assistant" else ""
+            ways = (wanted, json.dumps(wanted, ensure_ascii=False)[1:-1])
+            if not any(_letters(way) in text for way in ways):
+                return f"the template leaves out message {number}, of the {message['role']}"
+        return ""
 
     @cached_property
     def _closing(self) -> int:
@@ -313,6 +323,11 @@ class Chats:
                 field=f"row {row.id}",
                 remedy="Mend or remove it, or name another template as data.chat_template.",
             ) from error
+
+
+def _letters(text: str) -> str:
+    """A text without its blanks, which templates add and take away."""
+    return "".join(text.split())
 
 
 def chat_template(given: str | None) -> str | None:

@@ -44,7 +44,7 @@ class Fidelity:
     special_targets: Found = field(default_factory=Found)
     """Targets in which special tokens are written."""
     left_out: Found = field(default_factory=Found)
-    """Conversations of which the chat template leaves out tools, or calls of them."""
+    """Conversations of which the chat template leaves out tools, calls of them, or whole messages."""
 
     def look_at_input(self, row: Row, text: str, ids: list[int], tokens: TextTokens) -> None:
         """Take an input into account."""
@@ -99,10 +99,10 @@ class Fidelity:
             )
         if self.left_out.rows:
             said.append(
-                f"the chat template{tokens} does not write the tools, or the calls of them, of "
-                f"{self.left_out.rows} of {rows} {part} conversations ({self.left_out.example}): a model "
-                "does not see them. Take a model whose template knows tools, or name one as "
-                "data.chat_template."
+                f"the chat template{tokens} does not write all of {self.left_out.rows} of {rows} {part} "
+                f"conversations ({self.left_out.example}), and what it leaves out a model does not see. Take "
+                "a model whose template writes it, name a template as data.chat_template, or put several "
+                "system messages into one."
             )
         if self.unknown_inputs.rows > FEW * rows:
             said.append(
