@@ -195,3 +195,21 @@ def test_in_the_types_that_autocast_chooses(architecture: str) -> None:
     loss.backward()
     assert abs(loss.item() - exact.item()) < 0.05 * abs(exact.item())
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.adapter("a").parameters())
+
+
+@pytest.mark.parametrize("architecture", ["bloom", "deberta-v2"])
+@pytest.mark.parametrize("order", [("prefix", "lora"), ("lora", "prefix")])
+def test_beside_a_change_of_the_projections(architecture: str, order: tuple[str, str]) -> None:
+    """LoRA of query, key and value acts on the input's keys alone, as it does when it is merged."""
+    settings = {"prefix": {"n_tokens": N, "init_std": 0.5}, "lora": {"targets": ["query", "key", "value"]}}
+    batch = tiny.batch(architecture)
+    model = AdaptedModel(tiny.model(architecture))
+    for name in order:
+        tiny.perturb(model.attach(name, METHODS.get(name)(**settings[name]), seed=1))
+    model.use(*order)
+    found = model(**batch).logits
+    other = AdaptedModel(model.merged("lora"))
+    adapter = other.attach("prefix", METHODS.get("prefix")(**settings["prefix"]))
+    adapter.load_state_dict(model.adapter("prefix").state_dict())
+    real = batch["attention_mask"].bool() if architecture == "bloom" else slice(None)
+    close(found[real], other(**batch).logits[real])
