@@ -20,12 +20,13 @@ Settings = dict[str, Any]
 
 
 class Cell(NamedTuple):
-    """A field of the map: text, shade (0 to 9, None for no value), tooltip, and whether it is outlined."""
+    """A field of the map: text, shade (0 to 9; None: no value), tip, whether it is outlined, a line below."""
 
     text: str
     level: int | None = None
     tip: str = ""
     best: bool = False
+    under: str = ""
 
 
 class Heat(NamedTuple):

@@ -13,6 +13,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from deltatune.report import charts, display, figures, heat
+from deltatune.report.classes import classes
 from deltatune.report.costs import take
 from deltatune.report.examples import examples
 from deltatune.report.load import Comparison, Method
@@ -60,6 +61,7 @@ def render_html(comparison: Comparison) -> str:
         curves=figures.curves(comparison, page.order, page.series),
         memory=memory(page.order),
         costs=figures.against_cost(comparison, page.series),
+        classes=classes(comparison, page.series),
         heats=[*heat.grids(comparison), *heat.learned_ranks(comparison)],
     )
 
