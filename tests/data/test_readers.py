@@ -16,7 +16,7 @@ import pytest
 from deltatune.data import files, read_source
 from deltatune.data.readers import Writing
 from deltatune.errors import DataError
-from deltatune.recipe.rules import format_by_name
+from deltatune.recipe.formats import format_by_name
 
 ROWS = [{"input": f"q{number}", "target": f"a{number}"} for number in range(4)]
 LINES = "\n".join(map(json.dumps, ROWS))

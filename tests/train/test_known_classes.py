@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import BertConfig, BertForSequenceClassification
 
+from deltatune.data.memory import keep_rows
 from deltatune.models import load
 from deltatune.recipe import Recipe
 from deltatune.runs import evaluate_run, merge, predict
@@ -84,3 +85,17 @@ def test_a_run_of_before_has_the_head_that_it_was_trained_with(
     (tmp_path / "run/result.json").write_text(json.dumps(old), encoding="utf-8")
     (tmp_path / "run/manifest.json").unlink()  # which 0.1 did not write
     assert evaluate_run(tmp_path / "run") == pytest.approx(result.metrics.test)
+
+
+def test_the_majority_is_counted_in_the_order_of_the_bases_outputs(
+    make_recipe: Make, tmp_path: Path, classifier: Path
+) -> None:
+    words = sorted(WORDS)
+    rows = [{"input": f"{number} {word}", "target": word} for number in range(8) for word in words]
+    rows += [{"input": f"{number} more", "target": words[0]} for number in range(40)]
+    data = {"source": str(keep_rows(rows)), "format": "jsonl", "split": {"validation": 0.1, "test": 0.2}}
+    recipe = make_recipe(task="text-classification", model=str(classifier), methods=["majority"], data=data)
+    result = run(recipe, recipe.methods[0], 0, tmp_path / "run")
+    assert result.data.labels == words[::-1]
+    [answer] = predict(tmp_path / "run", ["any"])
+    assert answer.prediction == words[0]

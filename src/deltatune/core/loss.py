@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from deltatune.tasks import TASKS
+from deltatune.tasks.task import IGNORED
 
 if TYPE_CHECKING:
     from deltatune.core.model import AdaptedModel
@@ -117,7 +118,8 @@ def weight_of(batch: dict[str, Tensor], task: str, weights: Tensor | None) -> fl
     """
     if weights is None:
         return count_targets(batch, task)
-    return float(weights[batch["labels"].to(weights.device)].double().sum())
+    labels = batch["labels"].to(weights.device)
+    return float(weights[labels[labels != IGNORED]].double().sum())
 
 
 def logits_for(

@@ -299,16 +299,18 @@ class AdaptedModel(nn.Module):
     def labelled_logits(
         self, batch: Mapping[str, Tensor], states: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Logits at the labelled positions only: the output head sees no others.
+        """Logits at the labelled positions only: a language model's output head sees no others.
 
         Args:
             batch: The collated batch; `labels` [rows, length] holds -100 where there is nothing to predict.
             states: What `encoder_states` gave for this batch; by default the encoder runs.
 
         Returns:
-            (logits [n_labelled, vocabulary], targets [n_labelled]), row after row.
+            (logits [n_labelled, vocabulary or classes], targets [n_labelled]), row after row.
         """
         inputs, keep, targets = labelled_inputs(self.view, batch, states)
+        if self.view.labels_tokens:  # whose head has few outputs, and is read nearly everywhere
+            return self(**inputs).logits[keep], targets[keep]
         head = self.base.get_output_embeddings()
         if self._active.batch_rows is not None and self._hooks.act_at(head):
             # Chosen positions have no rows any more by which the head's deltas could be told apart.

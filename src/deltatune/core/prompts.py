@@ -78,9 +78,10 @@ class PromptTap:
                 # First of all hooks: the positions that others shift count the prompt as well.
                 backbone.register_forward_pre_hook(self._insert_into_text, with_kwargs=True, prepend=True),
             ]
-            if view.is_decoder_only:
+            if view.is_decoder_only or view.labels_tokens:
                 self._handles.append(backbone.register_forward_hook(self._remove_from_text))
         self._is_causal = view.is_decoder_only
+        self._foretells = not view.labels_tokens
 
     def remove(self) -> None:
         """Take the hooks off."""
@@ -197,10 +198,10 @@ class PromptTap:
         if order is None:
             output["last_hidden_state"] = states[:, self._width :]
             return output
-        # What foretells a token is the state just before it, which may be that of the prompt's last.
         places = order.argsort(dim=1)[:, self._width :]
-        before = torch.cat([places[:, 1:] - 1, places[:, -1:]], dim=1)
-        output["last_hidden_state"] = states[torch.arange(len(states), device=states.device)[:, None], before]
+        if self._foretells:  # a token's is the state just before it, which may be that of the prompt's last
+            places = torch.cat([places[:, 1:] - 1, places[:, -1:]], dim=1)
+        output["last_hidden_state"] = states[torch.arange(len(states), device=states.device)[:, None], places]
         return output
 
     def _widen_cross_mask(self, module: nn.Module, args: Any, kwargs: Any) -> Any:

@@ -75,6 +75,11 @@ class BaseView:
         return not self.is_encoder_decoder and not self.is_vision and not self._is_bert_like
 
     @property
+    def labels_tokens(self) -> bool:
+        """Whether the base tells of each token which class it is of, so that labels stand at the tokens."""
+        return type(self.base).__name__.endswith("ForTokenClassification")
+
+    @property
     def _is_bert_like(self) -> bool:
         kind = type(self.config)
         if kind in MODEL_FOR_MASKED_LM_MAPPING:

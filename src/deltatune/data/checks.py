@@ -216,6 +216,7 @@ def check_rows(
     labelled: bool = False,
     numbers: bool = False,
     label_sets: LabelSets | None = None,
+    tagged: bool = False,
 ) -> DataCheck:
     """Look at all rows once; ten thousand short texts take seconds.
 
@@ -226,6 +227,7 @@ def check_rows(
         labelled: Whether the task is to classify, so that targets are classes however few the rows are.
         numbers: Whether targets are numbers, so that they are no classes however few they are.
         label_sets: What was found out about targets that are sets of labels.
+        tagged: Whether targets are tags of words, so that they are no classes of rows however few they are.
 
     Raises:
         DataError: An image is missing or broken.
@@ -239,7 +241,7 @@ def check_rows(
         for part, rows in parts.items()
     }
     classes = None
-    if labelled or (not numbers and _are_classes(train)):
+    if labelled or (not numbers and not tagged and _are_classes(train)):
         classes = {part: dict(counts.most_common()) for part, counts in named.items()}
     return DataCheck(
         leaks=leaks(train, validation, test),
@@ -250,7 +252,7 @@ def check_rows(
         shifts=shifts(classes)
         if classes and not label_sets and len(classes["train"]) <= MOST_CLASSES
         else [],
-        unlabelled={} if numbers else _unlabelled(named),
+        unlabelled={} if numbers or tagged else _unlabelled(named),
         inputs={part: len(inputs) for part, inputs in groups.items()},
         rows={part: len(rows) for part, rows in parts.items()},
         alike=_alike(classes["train"]) if classes else [],

@@ -6,6 +6,7 @@ training makes up for it, and every metric of texts is short of its maximum.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from deltatune.data.rows import Row
@@ -17,6 +18,7 @@ FEW = 0.01
 MOST_UNKNOWN = 0.5
 """Share of training targets with unknown tokens beyond which training is refused."""
 _SHOWN = 40
+_NAMED = 3
 
 
 @dataclass(slots=True)
@@ -45,6 +47,29 @@ class Fidelity:
     """Targets in which special tokens are written."""
     left_out: Found = field(default_factory=Found)
     """Conversations of which the chat template leaves out tools, calls of them, or whole messages."""
+    lost_words: Found = field(default_factory=Found)
+    """Rows with words that become no token of their own."""
+    words: int = 0
+    """Words that have tags."""
+    words_lost: int = 0
+    """Those of them that become no token of their own."""
+    words_cut: int = 0
+    """Those that lie beyond the limit of a row."""
+
+    def look_at_words(self, row: Row, count: int, lost: Sequence[str], cut: int) -> None:
+        """Take a row's words into account.
+
+        Args:
+            row: The row.
+            count: How many there are.
+            lost: Those that become no token of their own.
+            cut: How many lie beyond the limit.
+        """
+        self.words += count
+        self.words_lost += len(lost)
+        self.words_cut += cut
+        if lost:
+            self.lost_words.add(row, ", ".join(map(_excerpt, lost[:_NAMED])))
 
     def look_at_input(self, row: Row, text: str, ids: list[int], tokens: TextTokens) -> None:
         """Take an input into account."""
@@ -103,6 +128,18 @@ class Fidelity:
                 f"conversations ({self.left_out.example}), and what it leaves out a model does not see. Take "
                 "a model whose template writes it, name a template as data.chat_template, or put several "
                 "system messages into one."
+            )
+        held_out = "" if part == "training" else ", and count as predictions of O"
+        if self.words_cut:
+            said.append(
+                f"{self.words_cut:,} of {self.words:,} {part} words lie beyond data.max_input_tokens"
+                f"{tokens}: their tags are lost{held_out}."
+            )
+        if self.words_lost:
+            said.append(
+                f"{self.words_lost:,} of {self.words:,} {part} words become no token{tokens} of their own "
+                f"({self.lost_words.example}): they are signs without width, or one with the word before. "
+                f"Their tags are lost{held_out}."
             )
         if self.unknown_inputs.rows > FEW * rows:
             said.append(

@@ -18,6 +18,8 @@ from deltatune.data.label_sets import LabelSets, label_names
 from deltatune.data.readers import Writing, read_source
 from deltatune.data.rows import Input, Record, Row, Table, fingerprint
 from deltatune.data.splits import limit_rows, split_rows
+from deltatune.data.tag_set import tag_labels
+from deltatune.data.tagged import asked_words, tagged_rows
 from deltatune.errors import DataError, nearest
 from deltatune.recipe.load import is_remote
 from deltatune.recipe.sections import CHAT, PARTS, DataSpec
@@ -71,6 +73,8 @@ def load_data(spec: DataSpec, task: str, root: str | Path = ".", *, primary: str
     labels = None
     if cells is not None:
         labels = label_names(parts["train"], cells.columns if cells.flags else None)
+    elif TASKS.get(task).tags_words:
+        labels = tag_labels(parts, notes)
     elif TASKS.get(task).has_classes:
         labels = _labels(parts, notes, TASKS.get(task).reads)
     seed = spec.split.seed if spec.split else 0
@@ -78,8 +82,15 @@ def load_data(spec: DataSpec, task: str, root: str | Path = ".", *, primary: str
     train, validation, test = (limited[part] for part in PARTS)
     scale = Scale.of([float(row.target) for row in train]) if TASKS.get(task).has_values else None
     sets = LabelSets.of(limited, labels, cells.told) if cells is not None and labels is not None else None
+    tagged = TASKS.get(task).tags_words
     check = check_rows(
-        train, validation, test, labelled=labels is not None, numbers=scale is not None, label_sets=sets
+        train,
+        validation,
+        test,
+        labelled=labels is not None and not tagged,
+        numbers=scale is not None,
+        label_sets=sets,
+        tagged=tagged,
     )
     return Dataset(
         train,
@@ -107,6 +118,8 @@ def prompt_row(value: str | Path | Mapping[str, Any], spec: DataSpec, task: str,
     """
     if TASKS.get(task).conversations:
         return asked_row(value if isinstance(value, Mapping) else str(value), spec, row_id)
+    if TASKS.get(task).tags_words:
+        return asked_words(value if isinstance(value, Mapping) else str(value), spec, row_id)
     name = "input" if spec.columns.input == "auto" else spec.columns.input
     images = TASKS.get(task).reads == "images"
     if isinstance(value, Mapping):
@@ -214,7 +227,7 @@ def _complete(parts: dict[str, list[Row]], spec: DataSpec, task: str) -> dict[st
     classes = sets = None
     if TASKS.get(task).has_label_sets:
         sets = [labels_of(row.target) for row in rows]
-    elif TASKS.get(task).has_classes:
+    elif TASKS.get(task).has_classes and not TASKS.get(task).tags_words:
         classes = [row.target for row in rows]
     train, validation, test = split_rows(rows, shares["validation"], shares["test"], seed, classes, sets)
     taken = {"validation": validation, "test": test}
@@ -246,6 +259,8 @@ def _rows(  # noqa: PLR0917 - what was read, how it is read, and what is said of
 ) -> list[Row]:
     if TASKS.get(task).conversations:
         return conversation_rows(records, spec)
+    if TASKS.get(task).tags_words:
+        return tagged_rows(records, table, spec, notes)
     columns = spec.columns
     targets = cells.columns if cells else tuple(table.target if n == "auto" else n for n in columns.targets)
     target = targets[0] if targets and cells is None else None

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from deltatune.cache import ROWS, cache_root, make_cache_folder
+from deltatune.data.tag_names import named, names_of_lists
 from deltatune.errors import DataError
 from deltatune.files import sha256, text_sha256, write_text
 
@@ -35,7 +36,11 @@ def keep_rows(rows: Any, *, field: str = "data") -> Path:
     Raises:
         DataError: They are no rows, there are none, or a value is neither text nor number nor made of these.
     """
-    lines = [_line(row, f"{field}, row {number}") for number, row in enumerate(as_records(rows, field))]
+    names = names_of_lists(getattr(rows, "features", None))  # of a datasets.Dataset
+    records = (
+        named(row, names) if names and isinstance(row, Mapping) else row for row in as_records(rows, field)
+    )
+    lines = [_line(row, f"{field}, row {number}") for number, row in enumerate(records)]
     if not lines:
         raise DataError("holds no rows.", field=field, remedy="Give one mapping a row.")
     text = "".join(lines)

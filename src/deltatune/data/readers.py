@@ -13,7 +13,7 @@ from deltatune.data.json_rows import parse_rows
 from deltatune.data.rows import Record, Table
 from deltatune.data.tables import LISTS, TABLES, flatten_table, parse_delimited
 from deltatune.errors import DataError, nearest
-from deltatune.recipe.rules import TEXT_FORMATS, format_by_name
+from deltatune.recipe.formats import TEXT_FORMATS, format_by_name
 from deltatune.recipe.sections import Format
 from deltatune.registry import Registry
 
@@ -41,6 +41,7 @@ READERS: Registry[Reader] = Registry(
         "json": "deltatune.data.readers:read_json",
         "parquet": "deltatune.data.remote:read_parquet",
         "table-folder": "deltatune.data.readers:read_table_folder",
+        "conll": "deltatune.data.conll:read_conll",
         "sentence-label": "deltatune.data.readers:read_sentence_label",
         "image-folder": "deltatune.data.images:read_image_folder",
         "npz": "deltatune.data.archives:read_npz",

@@ -12,6 +12,7 @@ from deltatune.data.decode import convert_picture
 from deltatune.data.files import check_file, most_unpacked, too_large
 from deltatune.data.images import PART_NAMES
 from deltatune.data.rows import Record, Table
+from deltatune.data.tag_names import features_of_parquet, named, names_of_lists
 from deltatune.errors import DataError
 
 _POINTER = 8
@@ -35,6 +36,7 @@ def read_parquet(source: str) -> Table:
         with parquet.ParquetFile(path) as opened:
             twice = [name for name, count in Counter(opened.schema_arrow.names).items() if count > 1]
             rows = [] if twice else list(_parquet_rows(opened, path))
+            names = names_of_lists(features_of_parquet(opened.schema_arrow.metadata))
     except (OSError, ValueError, NotImplementedError, MemoryError, pyarrow.ArrowException) as error:
         raise DataError(
             f"is not readable as Parquet ({str(error).strip() or type(error).__name__}).",
@@ -46,7 +48,7 @@ def read_parquet(source: str) -> Table:
             f"has the column {twice[0]!r} twice.", field=source, remedy="Give every column a name of its own."
         )
     records = [
-        Record(f"{path.name}, row {number}", {str(name): value for name, value in row.items()})
+        Record(f"{path.name}, row {number}", named({str(name): value for name, value in row.items()}, names))
         for number, row in enumerate(rows)
     ]
     return Table({"all": records})
@@ -66,8 +68,8 @@ def _parquet_rows(opened: Any, path: Path) -> Iterator[dict[str, Any]]:
 def read_hub(source: str) -> Table:
     """Load a data set of the Hugging Face Hub: `hub:ID`, `hub:ID#CONFIG`, `hub:ID#CONFIG@REVISION`.
 
-    Its splits train, validation (val, dev) and test become the parts. Class labels become their names. No
-    code of the data set is run.
+    Its splits train, validation (val, dev) and test become the parts. Class labels become their names, also
+    those in lists (tags). No code of the data set is run.
     """
     match = HUB_ID.fullmatch(source)
     if match is None:
@@ -131,7 +133,13 @@ def read_bundled(source: str) -> Table:
     rows = load_bundled(source)
     columns = rows[0] if rows else {}
     records = [Record(f"{source}, row {number}", dict(row)) for number, row in enumerate(rows)]
-    pairs = [("table", "title"), ("sentence", "label"), ("text", "title"), ("text", "label")]
+    pairs = [
+        ("tokens", "tags"),
+        ("table", "title"),
+        ("sentence", "label"),
+        ("text", "title"),
+        ("text", "label"),
+    ]
     own = next((pair for pair in pairs if set(pair) <= set(columns)), ("input", "target"))
     return Table({"all": records}, *own)
 

@@ -60,6 +60,20 @@ class Conversation:
 
 
 @dataclass(frozen=True, slots=True)
+class Words:
+    """The words of a row's text, each with a tag."""
+
+    places: tuple[tuple[int, int], ...]
+    """Where each starts and ends in the text, in characters."""
+    tags: tuple[str, ...] = ()
+    """One a word; none where they are asked for."""
+    form: str = ""
+    """How its source writes them, in words."""
+    widened: int = 0
+    """Spans that begin or end within a word, and count as reaching over all of it."""
+
+
+@dataclass(frozen=True, slots=True)
 class Row:
     """One example."""
 
@@ -73,6 +87,13 @@ class Row:
     """All columns of the source as text; images are left out."""
     conversation: Conversation | None = None
     """Where a row is one; `input` and `target` then show what comes before its last answer, and this."""
+    words: Words | None = None
+    """Where words have tags; `target` then has these, with a blank between them."""
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The classes that its targets name, where it has such: its own, or each word's."""
+        return (self.target,) if self.words is None else self.words.tags
 
     def input_bytes(self) -> bytes:
         """Give the input as bytes: for comparing rows and for fingerprints."""

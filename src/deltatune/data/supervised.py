@@ -42,8 +42,8 @@ def supervision(encoder: Encoder, encoded: Encoded) -> Supervision:
     rows = len(encoded.features)
     task = TASKS.get(encoder.task)
     if not task.writes_text:
-        labelled = sum(map(task.supervised, encoded.features))
-        return Supervision(rows, labelled, rows - labelled, ended=None, cut=0)
+        counts = list(map(task.supervised, encoded.features))
+        return Supervision(rows, sum(counts), counts.count(0), ended=None, cut=0)
     import torch
 
     ends = torch.tensor(encoder.eos_ids)

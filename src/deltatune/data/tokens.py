@@ -6,6 +6,7 @@ import re
 from collections.abc import Container, Sequence
 from typing import TYPE_CHECKING, Any
 
+from deltatune.data.pieces import Pieces, Places, pieces_of
 from deltatune.errors import DataError
 
 if TYPE_CHECKING:
@@ -63,6 +64,10 @@ class TextTokens:
         if len(ids) <= limit:
             return ids, False
         return list(self.tokenizer(text, truncation=True, max_length=limit)["input_ids"]), True
+
+    def of_words(self, text: str, places: Places, limit: int) -> Pieces:
+        """Tokenise a text as the model's input, and find its words in it; see `pieces_of`."""
+        return pieces_of(self.tokenizer, text, places, limit)
 
     def target(self, text: str, limit: int, *, as_target: bool) -> tuple[list[int], bool]:
         """Tokenise a text to produce: its ids and exactly one end token, at most `limit` in all.

@@ -153,6 +153,8 @@ def _prediction(row: Row, reference: str, answer: Answer) -> Prediction:
         answer.text,
         answer.stopped,
         probabilities=answer.probabilities,
+        spans=answer.spans,
+        words=answer.words,
     )
 
 

@@ -3,36 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import PurePath
 from typing import Any
 
 from deltatune.recipe.axes import section_of
 from deltatune.recipe.choosing_rules import choosing_conflicts
 from deltatune.recipe.fields import RecipeFields
+from deltatune.recipe.formats import ONE_PART_FORMATS, TEXT_FORMATS, format_by_name
 from deltatune.recipe.messages import Conflict
-from deltatune.recipe.sections import CHAT, CONVERSATION_FORMS, IMAGE_FORMATS, DataSpec, Format
+from deltatune.recipe.sections import CHAT, CONVERSATION_FORMS, IMAGE_FORMATS, DataSpec
 from deltatune.recipe.spaces import ends, searched_axes
 from deltatune.recipe.templates import template_fields
 from deltatune.tasks import TASKS, tasks_that
-
-SUFFIXES: dict[str, Format] = {
-    ".csv": "csv",
-    ".tsv": "tsv",
-    ".jsonl": "jsonl",
-    ".ndjson": "jsonl",
-    ".json": "json",
-    ".parquet": "parquet",
-    ".txt": "sentence-label",
-    ".npz": "npz",
-}
-"""What `format: auto` makes of a file's suffix."""
-ONE_PART_FORMATS = ("csv", "tsv", "jsonl", "json", "parquet", "sentence-label", "table-folder")
-"""Formats that never bring parts of their own, so that one source needs a split."""
-
-TEXT_FORMATS = ("csv", "tsv", "jsonl", "json", "sentence-label", "table-folder")
-"""Formats whose files are texts, in an encoding."""
-PACKED = (".gz", ".bz2", ".xz", ".zst")
-"""Suffixes of packed files; the one before tells the format."""
 
 LONGEST_NAME = 200
 """Bytes; file systems allow 255, and a folder's name has a seed and what is tried in it too."""
@@ -42,18 +23,6 @@ SHOWN = 40
 DEFAULT_TEMPLATE = "{input}"
 OF_TARGETS = ("data.max_target_tokens", "evaluation.num_beams", "evaluation.max_new_tokens")
 """Fields about targets and about what is written in their place."""
-
-
-def format_by_name(name: str, declared: Format = "auto") -> Format:
-    """Tell a source's format from its name alone; `auto` is returned for folders and unknown suffixes."""
-    if declared not in ("auto", *CONVERSATION_FORMS):
-        return declared
-    if name.startswith("bundled:"):
-        return "bundled"
-    if name.startswith("hub:"):
-        return "hub"
-    path = PurePath(name.lower())
-    return SUFFIXES.get(PurePath(path.stem if path.suffix in PACKED else path).suffix, "auto")
 
 
 def find_conflicts(recipe: RecipeFields) -> list[Conflict]:
@@ -199,6 +168,7 @@ def _task(recipe: RecipeFields) -> Iterator[Conflict]:
         if task.reads == "text" and kind in IMAGE_FORMATS:
             fitting = tasks_that(lambda task: task.reads == "images")
             yield field, f"has format {kind}, which holds images; they need the task {' or '.join(fitting)}."
+        yield from _tagged(field, kind, recipe)
     yield from _senseless(recipe)
     yield from _conversations(recipe)
     if data.packing is True and not task.packs:
@@ -236,6 +206,20 @@ def _several_targets(recipe: RecipeFields) -> Iterator[Conflict]:
         yield "data.separator", f"({data.separator!r}) is of no use beside a column for each label."
 
 
+def _tagged(field: str, kind: str, recipe: RecipeFields) -> Iterator[Conflict]:
+    """Files with a word a line are for tasks about words."""
+    task = TASKS.get(recipe.task)
+    if kind == "conll" and not task.tags_words:
+        fitting = tasks_that(lambda task: task.tags_words)
+        yield field, f"has format conll, which holds tagged words; they need the task {' or '.join(fitting)}."
+    if kind in ("sentence-label", "table-folder") and task.tags_words:
+        yield (
+            field,
+            f"has format {kind}, which holds no tags; set data.format to conll if the file has a word and "
+            "its tag in each line.",
+        )
+
+
 def _conversations(recipe: RecipeFields) -> Iterator[Conflict]:
     """What says how conversations are written and learned is for tasks about them."""
     data = recipe.data
@@ -268,8 +252,8 @@ def _text_files(data: DataSpec, formats: set[str]) -> Iterator[Conflict]:
     """What says how text is written is of no use to other files."""
     if data.encoding is not None and not formats & {*TEXT_FORMATS, "auto"}:
         yield "data.encoding", f"is for text; {', '.join(sorted(formats))} has an encoding of its own."
-    if data.delimiter is not None and not formats & {"csv", "tsv", "table-folder", "auto"}:
-        yield "data.delimiter", f"is for csv, tsv and tables; {', '.join(sorted(formats))} has none."
+    if data.delimiter is not None and not formats & {"csv", "tsv", "table-folder", "conll", "auto"}:
+        yield "data.delimiter", f"is for csv, tsv, conll and tables; {', '.join(sorted(formats))} has none."
 
 
 def _metrics(recipe: RecipeFields) -> Iterator[Conflict]:
@@ -375,8 +359,9 @@ def _of_classes(recipe: RecipeFields) -> Iterator[Conflict]:
             why = "has a loss of its own" if task.has_classes else "has no classes to weigh"
             yield field, f"({value}) is for {' and '.join(fitting)}; {task.name} {why}: leave it out."
     positive = recipe.evaluation.positive
-    if positive is not None and (not task.has_classes or task.has_label_sets):
+    if positive is not None and (not task.has_classes or task.has_label_sets or task.tags_words):
         yield (
             "evaluation.positive",
-            f"({positive}) is for {' and '.join(fitting)}; {task.name} has none such: leave it out.",
+            f"({positive}) is for tasks that tell classes of rows apart, and {task.name} does not: leave it "
+            "out.",
         )

@@ -39,6 +39,7 @@ Format = Literal[
     "sharegpt",
     "alpaca",
     "prompt-completion",
+    "conll",
 ]
 Metric = Literal[
     "rouge1_f", "rouge1_p", "rouge1_r", "rouge2_f", "rouge2_p", "rouge2_r",
@@ -46,6 +47,7 @@ Metric = Literal[
     "bleu", "chrf", "exact_match", "stop_rate", "repetition_rate", "mean_length",
     "accuracy", "macro_f1", "micro_f1", "mcc", "balanced_accuracy", "sensitivity", "specificity",
     "roc_auc", "average_precision", "ece", "brier", "mse", "mae", "r2", "pearson", "spearman",
+    "entity_f1", "entity_precision", "entity_recall", "entity_macro_f1", "token_accuracy",
     "loss", "perplexity",
 ]  # fmt: skip
 

@@ -11,6 +11,7 @@ from typing import NamedTuple
 from markupsafe import Markup
 
 from deltatune.report import display
+from deltatune.report.entities import predicted_entities, true_entities
 from deltatune.report.load import Comparison, Method
 from deltatune.results import Prediction
 
@@ -40,6 +41,8 @@ class Example(NamedTuple):
     answers: list[Answer]
     reader: str = ""
     """Whose input it is, where methods have templates of their own."""
+    tagged: bool = False
+    """Whether words have tags, so that entities are marked."""
 
 
 def examples(comparison: Comparison) -> list[Example]:
@@ -96,6 +99,8 @@ def _words(tokens: Sequence[str]) -> list[str]:
 
 def _example(line: Prediction) -> Example:
     shown = display.shorten(line.input, LONGEST)
+    if line.words is not None:
+        return Example(line.id, shown, true_entities(line), [], tagged=True)
     return Example(line.id, shown, line.reference, [])
 
 
@@ -103,9 +108,13 @@ def _answer(comparison: Comparison, method: Method, line: Prediction) -> Answer:
     score = _own_score(line, comparison.primary)
     text = display.shorten(line.prediction, LONGEST)
     reference = display.shorten(line.reference, LONGEST)
+    if line.words is not None:
+        shown = predicted_entities(line)
+    else:
+        shown = marked(text, reference) if text.strip() else Markup("")
     return Answer(
         method,
-        marked(text, reference) if text.strip() else Markup(""),
+        shown,
         "" if score is None else display.metric(comparison.primary, score, unit=False),
         line.prediction.split() == line.reference.split(),
         line.stopped is False,

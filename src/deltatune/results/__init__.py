@@ -56,7 +56,7 @@ from deltatune.results.plan import (
     RunDisk,
     UnplannedEntry,
 )
-from deltatune.results.prediction import Prediction, read_predictions, whole_predictions
+from deltatune.results.prediction import Prediction, Span, read_predictions, whole_predictions
 from deltatune.results.preview import DataPreview, Reading, ShownRow, ShownToken, TokenCounts
 from deltatune.results.record import SCHEMA, Record
 from deltatune.results.run import AnyResult, FailedRun, PausedRun, RunResult, run_result
@@ -118,6 +118,7 @@ __all__ = [
     "Selected",
     "ShownRow",
     "ShownToken",
+    "Span",
     "StepBytes",
     "StepMemory",
     "StoppedTrial",

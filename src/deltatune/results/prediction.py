@@ -16,7 +16,29 @@ from deltatune.results.record import SCHEMA
 
 _PICTURE = re.compile(r"\[image, \d+ x \d+ pixels\]")
 """What stands for an image in predictions that have no groups: it says nothing of which one it was."""
+_LEFT_OUT = ("probabilities", "spans", "words")
+"""Keys that a line has only where they say something."""
 Finite = Annotated[float, Field(allow_inf_nan=False)]
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """An entity that the model finds in a text."""
+
+    text: str
+    """Its words."""
+    label: str
+    """Its class."""
+    start: int
+    """Its first character in the input, from 0."""
+    end: int
+    """The one behind its last."""
+    score: Finite
+    """Mean probability of its words' tags."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """As a line holds it."""
+        return {name: getattr(self, name) for name in ("text", "label", "start", "end", "score")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,9 +55,9 @@ class Prediction:
     input: str
     """The row's text; of an image a note of its size, or its file."""
     reference: str
-    """The reference text, or name of the label."""
+    """The reference text, or name of the label; of tagged words their tags, with blanks between."""
     prediction: str
-    """The generated text, or name of the label that is predicted."""
+    """The generated text, or name of the label that is predicted, or the tags that are, as of `reference`."""
     stopped: bool | None = None
     """Whether the model ended the text itself; null in classification."""
     scores: dict[str, Finite] = field(default_factory=dict)
@@ -44,13 +66,18 @@ class Prediction:
     """Negative log-likelihood of the reference, in nats, summed over its tokens; null if no loss was asked
     for."""
     tokens: int | None = None
-    """How many tokens that sum has (1 in classification), in the model's own tokenizer."""
+    """How many tokens that sum has (1 in classification, words where these have tags), in the model's own
+    tokenizer."""
     probabilities: dict[str, float] | None = None
     """Of each class, or of the 100 most probable ones; left out for texts."""
     group: str | None = None
     """Rows of one group depend on each other and count as one in statistics: those of equal input."""
     schema: int = SCHEMA
     """Version of the line."""
+    spans: list[Span] | None = None
+    """Of tagged words the entities that are predicted; left out elsewhere."""
+    words: list[tuple[int, int]] | None = None
+    """Where each tagged word starts and ends in the input, in characters; left out elsewhere."""
 
     @property
     def of_input(self) -> Hashable:
@@ -63,7 +90,7 @@ class Prediction:
         return ("row", self.id) if _PICTURE.fullmatch(self.input) else self.input
 
     def as_dict(self) -> dict[str, Any]:
-        """The line; of a text without `probabilities`."""
+        """The line, without what is left out."""
         values = {
             "id": self.id,
             "input": self.input,
@@ -74,12 +101,12 @@ class Prediction:
             "nll": self.nll,
             "tokens": self.tokens,
             "probabilities": self.probabilities,
+            "spans": None if self.spans is None else [span.as_dict() for span in self.spans],
+            "words": None if self.words is None else [list(place) for place in self.words],
             "group": self.group,
             "schema": self.schema,
         }
-        if self.probabilities is None:
-            del values["probabilities"]
-        return values
+        return {key: value for key, value in values.items() if value is not None or key not in _LEFT_OUT}
 
 
 PREDICTION: TypeAdapter[Prediction] = TypeAdapter(Prediction)

@@ -45,6 +45,8 @@ class TokenCounts(Record):
     """Rows whose input is cut off."""
     truncated_targets: int
     """Rows whose target is cut off."""
+    lost_words: int | None = None
+    """Words with tags that become no token, or lie beyond the limit; null where words have no tags."""
 
 
 class Reading(Record):
@@ -75,6 +77,21 @@ class Conversations(Record):
     """Answers that may be learned."""
     with_tools: int
     """Conversations with tools."""
+
+
+class TaggedWords(Record):
+    """What tagged words consist of."""
+
+    forms: list[str]
+    """How their sources write them."""
+    scheme: str
+    """Of the tags: `IOB1`, `IOB2`, `IOBES`, `BILOU`, `IO`, or `words`, where each is for itself."""
+    words: dict[str, int]
+    """By part, how many there are."""
+    entities: dict[str, dict[str, int]]
+    """By part, how many there are of each class, the most frequent one first."""
+    ill_formed: dict[str, int]
+    """By part, tags that cannot stand where they do; such a tag begins an entity."""
 
 
 class RepeatedRow(Record):
@@ -184,6 +201,8 @@ class DataPreview(Record):
     rows: dict[str, int]
     """Rows by part."""
     conversations: Conversations | None
+    """Null of other data."""
+    tags: TaggedWords | None = None
     """Null of other data."""
     model: str
     """As of `models`, the first one."""

@@ -16,7 +16,7 @@ from deltatune.data.json_rows import check_content, parse_items
 from deltatune.data.readers import PLAIN, Writing, find_format, read_source
 from deltatune.data.tables import LISTS, parse_rows_apart
 from deltatune.errors import DataError
-from deltatune.recipe.rules import format_by_name
+from deltatune.recipe.formats import format_by_name
 
 Asked = str | Path | Mapping[str, Any] | DataError
 """An input: a text, an image file, a row's columns; or what is wrong with it."""

@@ -20,6 +20,7 @@ TASKS: Registry[Task] = Registry(
         "text-classification": "deltatune.tasks.text_classification:TASK",
         "multi-label-classification": "deltatune.tasks.multi_label_classification:TASK",
         "text-regression": "deltatune.tasks.text_regression:TASK",
+        "token-classification": "deltatune.tasks.token_classification:TASK",
         "image-classification": "deltatune.tasks.image_classification:TASK",
     },
     group="deltatune.tasks",

@@ -45,6 +45,10 @@ class Row(Protocol):
     def conversation(self) -> Any:
         """What was said, as `deltatune.data.rows.Conversation`, where the task is about that."""
 
+    @property
+    def words(self) -> Any:
+        """The words and their tags, as `deltatune.data.rows.Words`, where the task is about these."""
+
 
 class Tools(Protocol):
     """What an encoder (`deltatune.data.encode.Encoder`) has for its task."""
@@ -105,6 +109,9 @@ class Fidelity(Protocol):
     def look_at_target(self, row: Any, text: str, ids: list[int], tokens: Any, *, cut: bool) -> None:
         """Take a target into account."""
 
+    def look_at_words(self, row: Any, count: int, lost: Sequence[str], cut: int) -> None:
+        """Take words into account that have no token, or lie beyond the limit."""
+
 
 class Task(Protocol):
     """All that is particular to a task. Whoever writes one derives from this, for the defaults below."""
@@ -134,7 +141,7 @@ class Task(Protocol):
     reads: ClassVar[Literal["text", "images"]] = "text"
     """What a model reads of a row."""
     has_classes: ClassVar[bool] = False
-    """Whether a row's target is the name of one of the data's classes."""
+    """Whether a row's target is the name of one of the data's classes; or each word's, as of `tags_words`."""
     has_label_sets: ClassVar[bool] = False
     """Of a task with classes: whether a row may have any number of them, and not just one."""
     has_values: ClassVar[bool] = False
@@ -149,6 +156,8 @@ class Task(Protocol):
     """Whether a row is a conversation, which a chat template writes as a whole."""
     packs: ClassVar[bool] = False
     """Whether the rows of a batch may stand behind each other in one (`core/fast/packing.py`)."""
+    tags_words: ClassVar[bool] = False
+    """Whether it is words that have targets: tags, which are the data's classes."""
     unit: ClassVar[str] = "tokens"
     """What training's speed is counted in."""
 

@@ -26,6 +26,7 @@ OF_CLASS: dict[str, Kind] = {
     "AutoModelForSeq2SeqLM": "t5",
     "AutoModelForCausalLM": "llama",
     "AutoModelForSequenceClassification": "bert",
+    "AutoModelForTokenClassification": "bert",
     "AutoModelForImageClassification": "vit",
 }
 """Class of Transformers that loads a task's base -> the kind that it loads."""

@@ -268,8 +268,11 @@ def it_answers(trial: _Trial) -> None:
         if not isinstance(answer, Prediction):
             raise AssertionError(f"row {row.id} has no prediction: {answer}")
         labels = trial.dataset.labels
-        sets = trial.task.has_label_sets
-        given = labels_of(answer.prediction) if sets else [answer.prediction]
+        given = [answer.prediction]
+        if trial.task.has_label_sets:
+            given = labels_of(answer.prediction)
+        elif trial.task.tags_words:
+            given = answer.prediction.split()
         fits = labels is None or set(given) <= set(labels)
         expect(fits, f"row {row.id} is answered with {answer.prediction!r}, which is none of {labels}")
 

@@ -144,6 +144,21 @@ MODELS: dict[str, Tiny] = {
         ("Mixtral", "ForCausalLM"), {**_LLAMA, "num_local_experts": EXPERTS}, ("attention_dropout",)
     ),
 }
+_TAGS = "ForTokenClassification"
+TAGGERS: dict[str, Tiny] = {
+    "bert-tags": Tiny(("Bert", _TAGS), _BERT, _BERT_DROPOUT, _HEAD),
+    "roberta-tags": Tiny(("Roberta", _TAGS), _BERT, _BERT_DROPOUT, _HEAD),
+    "deberta-v2-tags": Tiny(
+        ("DebertaV2", _TAGS), MODELS["deberta-v2"].settings, _BERT_DROPOUT, _HEAD, eager=True
+    ),
+    "gpt2-tags": Tiny(
+        ("GPT2", _TAGS), {**MODELS["gpt2"].settings, "num_labels": CLASSES}, MODELS["gpt2"].dropout, _HEAD
+    ),
+    "llama-tags": Tiny(
+        ("Llama", _TAGS), {**_LLAMA, "num_labels": CLASSES}, ("attention_dropout",), ("score",)
+    ),
+}
+"""The same with a head that tells of each token which class it is of."""
 CORE = ("t5", "bart", "llama", "gpt2", "bert", "vit")
 """One of each kind, for what need not be shown on all."""
 ARCHITECTURES = tuple(MODELS)
@@ -170,9 +185,11 @@ ATTENTION: dict[str, tuple[int, int]] = {
     **dict.fromkeys(_GROUPED, (2, KV_HEADS * _WIDTH)),
 }
 """(attention modules, width of their keys)."""
+QUERY_VALUE |= {name: QUERY_VALUE[name.removesuffix("-tags")] for name in TAGGERS}
+ATTENTION |= {name: ATTENTION[name.removesuffix("-tags")] for name in TAGGERS}
 _HEAD_SIZE = D * CLASSES + CLASSES
 HEAD_PARAMETERS: dict[str, int] = {
-    **dict.fromkeys(CLASSIFIERS, _HEAD_SIZE),
+    **dict.fromkeys((*CLASSIFIERS, *TAGGERS), _HEAD_SIZE),
     "roberta": D * D + D + _HEAD_SIZE,
     "dinov2": 2 * D * CLASSES + CLASSES,
 }
@@ -183,7 +200,7 @@ UNUSED = {"marian": "embed_positions", "dinov2": "mask_token", "clip": "post_lay
 
 @functools.cache
 def _built(name: str, dropout: float, attention: str) -> nn.Module:
-    spec = MODELS[name]
+    spec = _spec(name)
     config = spec.config(dropout)
     made = getattr(transformers, "".join(spec.classes))
     config._attn_implementation = "eager" if spec.eager or not made._supports_sdpa else attention
@@ -203,7 +220,11 @@ def model(name: str, *, dropout: float = 0.0, attention: str = "sdpa") -> Any:
 
 def heads(name: str) -> tuple[str, ...]:
     """The modules that would be newly initialised for the task."""
-    return MODELS[name].heads
+    return _spec(name).heads
+
+
+def _spec(name: str) -> Tiny:
+    return TAGGERS[name] if name in TAGGERS else MODELS[name]
 
 
 def batch(name: str, *, rows: int = 4, length: int = 7, seed: int = 0) -> dict[str, Tensor]:
@@ -220,6 +241,10 @@ def batch(name: str, *, rows: int = 4, length: int = 7, seed: int = 0) -> dict[s
     found = {"input_ids": ids, "attention_mask": mask}
     if name in CLASSIFIERS:
         return {**found, "labels": torch.arange(rows) % CLASSES}
+    if name in TAGGERS:  # of each word's first token, and none of the first and the last
+        labels = (ids % CLASSES).masked_fill(mask == 0, -100)
+        labels[:, [0, 3]] = -100
+        return {**found, "labels": labels}
     if name in CAUSAL:
         labels = ids.masked_fill(mask == 0, -100)
         labels[:, :2] = -100  # the part that is not to be learned

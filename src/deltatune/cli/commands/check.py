@@ -113,6 +113,7 @@ def _show_numbers(found: DataPreview) -> None:
             f"{talks.most_messages:,} at most; {talks.learned_answers:,} answers may be learned"
             f"{f'; {n:,} with tools' if (n := talks.with_tools) else ''}"
         )
+    described |= _tags(found)
     parts = [part for part in found.rows if part in found.tokens]
     for part in parts:
         counts = [_tokens(model.tokens[part], found.rows[part]) for model in found.models]
@@ -160,7 +161,26 @@ def _tokens(count: TokenCounts, rows: int) -> str:
         f"(median), {count.longest:,} at most; cut off: {count.truncated_inputs:,} inputs "
         f"({count.truncated_inputs / rows:.1%}), {count.truncated_targets:,} targets "
         f"({count.truncated_targets / rows:.1%})"
+        f"{'' if count.lost_words is None else f'; {count.lost_words:,} words without a token'}"
     )
+
+
+def _tags(found: DataPreview) -> dict[str, str]:
+    """How words are tagged, and the entities of each part; nothing of other data."""
+    if found.tags is None:
+        return {}
+    words = found.tags.words
+    return {"tags": f"{', '.join(found.tags.forms)}; scheme {found.tags.scheme}"} | {
+        f"{part} entities": _entities(entities, words[part])
+        for part, entities in found.tags.entities.items()
+        if words[part]
+    }
+
+
+def _entities(classes: dict[str, int], words: int) -> str:
+    """Of each class how many there are, in how many words."""
+    total = sum(classes.values())
+    return f"{total:,} in {words:,} words{': ' if classes else ''}{_balance(classes, total)}"
 
 
 def _balance(classes: dict[str, int], total: int) -> str:

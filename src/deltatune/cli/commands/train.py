@@ -279,9 +279,10 @@ def predict(
       $ deltatune predict ./peft-adapter --base ./llama --template "Title: {input}" < tables.txt
 
     [bold]Lines[/bold]: id, input and prediction; of a text whether the model ended it (stopped), of a
-    class the probabilities. The id is that of the recipe's id column, where the input
-    has it, or its number, from 0; of a folder's image its path there. An input that
-    cannot be used is a line with id, input and error, and the others go on.
+    class the probabilities, of tagged words the entities (spans) with their characters.
+    The id is that of the recipe's id column, where the input has it, or its number, from
+    0; of a folder's image its path there. An input that cannot be used is a line with id,
+    input and error, and the others go on.
 
     Exit code: 0, or 2 if an input could not be used. [bold]--json[/bold] changes how errors are
     printed; the lines are JSON without it.
@@ -309,13 +310,12 @@ def _record(prediction: Prediction | Failed) -> dict[str, Any]:
     """A line of what `predict` prints."""
     if hasattr(prediction, "error"):
         return {"id": prediction.id, "input": prediction.input, "error": prediction.error}
-    known = prediction.probabilities
-    return {
-        "id": prediction.id,
-        "input": prediction.input,
-        "prediction": prediction.prediction,
-        **({"stopped": prediction.stopped} if known is None else {"probabilities": known}),
-    }
+    record = {"id": prediction.id, "input": prediction.input, "prediction": prediction.prediction}
+    if prediction.spans is not None:
+        return record | {"spans": [span.as_dict() for span in prediction.spans]}
+    if prediction.probabilities is not None:
+        return record | {"probabilities": prediction.probabilities}
+    return record | {"stopped": prediction.stopped}
 
 
 def _inputs(arguments: list[str] | None, file: Path | None) -> Iterable[Asked] | Path:

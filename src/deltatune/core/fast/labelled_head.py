@@ -75,7 +75,7 @@ def decoder_inputs(base: Any, labels: Tensor) -> Tensor:
 def labelled_inputs(
     view: BaseView, batch: Mapping[str, Tensor], states: Tensor | None = None
 ) -> tuple[dict[str, Any], Tensor, Tensor]:
-    """What a language model gets for a batch, and where its logits are looked at.
+    """What a model with labels at tokens gets for a batch, and where its logits are looked at.
 
     Args:
         view: The base.
@@ -91,6 +91,8 @@ def labelled_inputs(
         inputs["encoder_outputs"] = (states,)
     if view.is_encoder_decoder:
         inputs["decoder_input_ids"] = decoder_inputs(view.base, labels)
+        return inputs, labels != -100, labels
+    if view.labels_tokens:
         return inputs, labels != -100, labels
     targets = torch.nn.functional.pad(labels[:, 1:], (0, 1), value=-100)
     return inputs, targets != -100, targets

@@ -14,6 +14,7 @@ KINDS: Registry[Kind] = Registry(
         "classes": "deltatune.evaluation.kinds.classes:KIND",
         "label_sets": "deltatune.evaluation.kinds.label_sets:KIND",
         "values": "deltatune.evaluation.kinds.values:KIND",
+        "tags": "deltatune.evaluation.kinds.tags:KIND",
     },
     group="deltatune.kinds",
 )

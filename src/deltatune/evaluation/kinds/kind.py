@@ -18,6 +18,7 @@ from deltatune.evaluation.interfaces import (
 )
 from deltatune.evaluation.loss import RowLoss
 from deltatune.evaluation.metrics import Scores
+from deltatune.results import Span
 from deltatune.tasks.task import Row
 
 
@@ -25,13 +26,17 @@ class Answer(NamedTuple):
     """What a model makes of a row, as predictions.jsonl has it."""
 
     text: str
-    """The text, the name of the class, the labels, or the number as it is written."""
+    """The text, the name of the class, the labels, the number as it is written, or the tags of the words."""
     stopped: bool | None = None
     """Whether the model ended the text itself; None where it writes none."""
     tokens: int = 0
     """How many it wrote."""
     probabilities: dict[str, float] | None = None
     """Of each class, or of the most probable ones."""
+    spans: list[Span] | None = None
+    """The entities that tags mean."""
+    words: list[tuple[int, int]] | None = None
+    """Where each tagged word starts and ends in the input."""
 
 
 class Scored(NamedTuple):

@@ -12,6 +12,7 @@ from deltatune.data.dataset import Dataset
 from deltatune.data.encode import Encoded, Encoder
 from deltatune.data.rows import Row
 from deltatune.data.splits import limit_rows
+from deltatune.data.tag_set import described
 from deltatune.errors import DataError
 from deltatune.memory.predict import Setup, planned_room
 from deltatune.models.labels import set_outputs
@@ -77,6 +78,7 @@ def preview(recipe: Recipe, samples: int = 5, observer: Observer | None = None) 
         "task": recipe.task,
         "rows": {part: len(getattr(first, part)) for part in PARTS},
         "conversations": _conversations(first),
+        "tags": _tags(recipe, first),
         **{name: value for name, value in models[0].items() if name != "padding"},
         "models": models,
         **first.check.as_dict(),
@@ -125,8 +127,16 @@ def _conversations(dataset: Dataset) -> dict[str, Any] | None:
     }
 
 
+def _tags(recipe: Recipe, dataset: Dataset) -> dict[str, Any] | None:
+    """How words are tagged; None of other data."""
+    if not TASKS.get(recipe.task).tags_words:
+        return None
+    return described({part: getattr(dataset, part) for part in PARTS}, dataset.labels or [])
+
+
 def _counts(encoded: Encoded) -> dict[str, Any]:
     report = encoded.report
+    seen = report.fidelity
     return {
         "total": sum(encoded.lengths),
         "supervised": report.supervised_tokens,
@@ -134,6 +144,7 @@ def _counts(encoded: Encoded) -> dict[str, Any]:
         "longest": max(encoded.lengths),
         "truncated_inputs": report.truncated_inputs,
         "truncated_targets": report.truncated_targets,
+        "lost_words": seen.words_lost + seen.words_cut if seen.words else None,
     }
 
 

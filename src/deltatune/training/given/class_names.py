@@ -62,6 +62,6 @@ def weights_of(spec: TrainSpec, dataset: Dataset, labels: Sequence[str] | None) 
         dataset: The rows.
         labels: The classes in the order of the model's outputs.
     """
-    rows = Counter(row.target for row in dataset.train)
+    rows = Counter(name for row in dataset.train for name in row.class_names)
     weights = class_weights(spec.class_weights, labels, rows) if labels else None
     return None if weights is None else torch.tensor(weights, dtype=torch.float32)

@@ -116,7 +116,10 @@ class Proof:
             labels += f", {share:.1%} of which end with the end token"
             labels += f" ({supervision.cut:,} were cut)" if supervision.cut else ""
         else:
-            labels = f"{supervision.tokens:,} of {_many(supervision.rows, 'row')} have a label"
+            labelled = supervision.rows - supervision.silent
+            labels = f"{labelled:,} of {_many(supervision.rows, 'row')} have a label"
+            if supervision.tokens > labelled:  # of each word
+                labels = f"{supervision.tokens:,} labels in {labelled:,} of {_many(supervision.rows, 'row')}"
         self.check(
             "supervised labels",
             supervision.sound,

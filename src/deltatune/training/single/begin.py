@@ -40,11 +40,12 @@ def begin(run: Run, pause: Pause | None = None) -> Begun:
     name = f"{run.entry.name} (seed {run.seed})"
     run.context.hold(name, run.about_base, rows_used(run), run.base.fingerprint, run.origin)
     torch.manual_seed(run.seed)
-    trains, labels = run.config.trains, run.data.dataset.labels
+    trains, labels = run.config.trains, run.encoder.labels  # in the order of the model's outputs
     if labels:
         targets = [row.target for row in run.data.dataset.train]
         sets = TASKS.get(run.recipe.task).has_label_sets
-        counts = Counter(chain.from_iterable(map(labels_of, targets)) if sets else targets)
+        names = map(labels_of, targets) if sets else (row.class_names for row in run.data.dataset.train)
+        counts = Counter(chain.from_iterable(names))
         run.adapter.see_classes([counts[label] for label in labels], len(targets))
     ample = trains and ample_memory(run.context, run.entry, run.base, run.seed)
     step = None if ample else predicted(run)
