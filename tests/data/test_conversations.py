@@ -44,6 +44,10 @@ def messages(path: Path, row: dict[str, Any], **spec: Any) -> list[dict[str, Any
             "sharegpt (column 'conversations')",
         ),
         ({"conversations": TURNS}, "messages (column 'conversations')"),
+        (
+            {"conversations": {"from": ["human", "gpt"], "value": ["what?", "that"]}},
+            "sharegpt (column 'conversations')",
+        ),
         ({"instruction": "what?", "input": "", "output": "that"}, "alpaca (columns 'instruction', 'output')"),
         ({"instruction": "what?", "output": "that"}, "alpaca (columns 'instruction', 'output')"),
         (
@@ -213,6 +217,15 @@ IMAGE = {"role": "user", "content": [{"type": "image_url", "image_url": "x"}]}
         ({"messages": TURNS, "tools": "f"}, "column 'tools': holds no list of tools"),
         ({"text": "a", "label": "b"}, r"holds no conversation; it has the columns 'text', 'label'\."),
         ({"messages": []}, "line 1, column 'messages': holds no message at all"),
+        ({"messages": str(TURNS)}, "holds no list of messages.*how Python writes a list.*to_json"),
+        ({"messages": {"role": ["user"], "content": ["a", "b"]}}, "holds no list of messages"),
+        ({"instruction": "a", "output": ["b"]}, r"column 'output': holds no text but '\[\"b\"\]'"),
+        ({"instruction": {"a": 1}, "output": "b"}, "column 'instruction': holds no text"),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "text", "text": None}]}, ANSWERED]},
+            "message 1: has a part of text that holds none",
+        ),
+        ({"messages": [ASKED, {"role": "x" * 99, "content": "y"}]}, "has the role 'x{40}'"),
         ({"messages": "that"}, "line 1, column 'messages': holds no list of messages but 'that'"),
         ({"conversation": [["what?", "that"]]}, "message 1: is no message but"),
         ({"instruction": "a", "output": "b", "history": [["c"]]}, "column 'history': holds no pairs"),

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from deltatune.data.cells import as_text, columns_as_text
-from deltatune.data.messages import Turn, parsed, role_of, said, shown, turn_of
+from deltatune.data.messages import Turn, listed, parsed, role_of, said, shown, turn_of
 from deltatune.data.rows import Conversation, Record, Row
 from deltatune.errors import DataError
 from deltatune.recipe.sections import CONVERSATION_FORMS, ColumnsSpec, DataSpec
@@ -157,13 +157,13 @@ def _known(columns: Mapping[str, Any], answered: bool) -> list[Form]:
 
 def _is_whole(columns: Mapping[str, Any]) -> bool:
     """Whether a chosen conversation begins with what was asked, which else stands in a column beside it."""
-    items = parsed(columns.get("chosen"))
+    items = listed(columns.get("chosen"))
     return _kind(items) is not None and role_of(items[0]) != "assistant"
 
 
 def _kind(value: Any) -> str | None:
     """Which list of messages a cell holds, if it is one."""
-    items = parsed(value)
+    items = listed(value)
     if not isinstance(items, list) or not items or not isinstance(items[0], dict):
         return None
     return "messages" if "role" in items[0] else "sharegpt" if "from" in items[0] else None
@@ -220,10 +220,11 @@ def read(record: Record, form: Form, *, answered: bool = True) -> Conversation:
     if form.name in _OF_LISTS:
         messages = _messages(columns[form.columns[0]], where, form.columns[0])
     elif form.name == "alpaca":
-        asked = [as_text(columns.get(name)) for name in ("instruction", "input", "context")]
+        asked = [_text(columns.get(name), where, name) for name in ("instruction", "input", "context")]
         messages = _history(columns.get("history"), where)
         messages.append(Turn.of("user", "\n\n".join(filter(str.strip, asked))))
-        messages += [Turn.of("assistant", as_text(columns[name])) for name in form.columns[1:]]
+        answers = [_text(columns[name], where, name) for name in form.columns[1:]]
+        messages += [Turn.of("assistant", answer) for answer in answers]
     else:
         asked_for = _said_by(columns[form.columns[0]], "user", where, form.columns[0])
         messages = [Turn(turn.message, learned=False) for turn in asked_for]
@@ -271,6 +272,17 @@ def _require_answers(turns: Sequence[Turn], where: str) -> None:
             )
 
 
+def _text(value: Any, where: str, column: str) -> str:
+    """A cell that is one text; what has parts would be learned as its JSON."""
+    if isinstance(value, list | dict):
+        raise DataError(
+            f"holds no text but {as_text(value)[:40]!r}.",
+            field=f"{where}, column {column!r}",
+            remedy="Write it as a text; as JSON in a text, if that is what is to be said.",
+        )
+    return as_text(value)
+
+
 def _said_by(value: Any, role: str, where: str, column: str) -> list[Turn]:
     """A text as one turn of `role`, or a list of messages."""
     if _kind(value) is not None:
@@ -281,7 +293,7 @@ def _said_by(value: Any, role: str, where: str, column: str) -> list[Turn]:
 
 
 def _messages(value: Any, where: str, column: str) -> list[Turn]:
-    items = parsed(value)
+    items = listed(value)
     if not isinstance(items, list) or not items:
         raise _no_messages(where, column, value)
     return [turn_of(item, f"{where}, message {number}") for number, item in enumerate(items, start=1)]
@@ -294,7 +306,10 @@ def _no_messages(where: str, column: str, value: Any) -> DataError:
         if text not in ("", "[]")
         else "holds no message at all.",
         field=f"{where}, column {column!r}",
-        remedy='Write [{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}].',
+        remedy="That is how Python writes a list, and pandas into a CSV. Save the rows as JSON lines: "
+        "to_json(path, orient='records', lines=True)."
+        if text.startswith(("[{'", "{'"))
+        else 'Write [{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}].',
     )
 
 

@@ -56,6 +56,17 @@ def parsed(value: Any) -> Any:
     return value
 
 
+def listed(value: Any) -> Any:
+    """A cell as `parsed` gives it; of an object of lists, which `datasets` may make, the list of objects."""
+    found = parsed(value)
+    if isinstance(found, dict) and found and all(isinstance(column, list) for column in found.values()):
+        try:
+            return [dict(zip(found, items, strict=True)) for items in zip(*found.values(), strict=True)]
+        except ValueError:
+            return found
+    return found
+
+
 def role_of(item: Mapping[str, Any]) -> str | None:
     """Whose a message is; None if it does not say so, or by a name that is not known."""
     name = item.get("role", item.get("from"))
@@ -77,7 +88,7 @@ def turn_of(item: Any, where: str) -> Turn:
     if (role := role_of(item)) is None:
         name = item.get("role", item.get("from"))
         raise DataError(
-            f"has the role {name!r}." if name is not None else "has no role.",
+            f"has the role {str(name)[:40]!r}." if name is not None else "has no role.",
             field=where,
             remedy=f"Roles are system, user, assistant and tool; also known: {', '.join(ROLES)}.",
         )
@@ -119,9 +130,11 @@ def _part(part: Any, where: str) -> str:
         return part
     if isinstance(part, dict) and part.get("type", "text") == "text" and isinstance(part.get("text"), str):
         return str(part["text"])
-    kind = part.get("type") if isinstance(part, dict) else type(part).__name__
+    kind = part.get("type", "text") if isinstance(part, dict) else type(part).__name__
     raise DataError(
-        f"has a part of the type {kind!r}; only text can be learned.",
+        "has a part of text that holds none."
+        if kind == "text"
+        else f"has a part of the type {str(kind)[:40]!r}; only text can be learned.",
         field=where,
         remedy="Remove the row, or put the part's text in its place.",
     )
