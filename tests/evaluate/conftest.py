@@ -69,6 +69,8 @@ class Row:
     id: str
     input: Any
     target: str
+    pair: str | None = None
+    references: tuple[str, ...] = ()
 
 
 def pad(rows: list[list[int]], value: int, *, left: bool = False) -> torch.Tensor:

@@ -14,7 +14,7 @@ from deltatune.recipe.sections import DataSpec, ModelSpec
 from deltatune.recipe.spaces import readings_of, searched
 from deltatune.results import RunResult
 from deltatune.tasks import TASKS
-from deltatune.tasks.task import IGNORED
+from deltatune.tasks.task import IGNORED, each_reference
 from deltatune.training import Context
 from deltatune.training.given.readings import reading_label
 
@@ -120,7 +120,7 @@ def _targets(context: Context, measured: _Measured) -> list[list[int]]:
         [label for label in feature["labels"] if label != IGNORED]
         if "labels" in feature
         else list(feature["input_ids"][feature["prompt_length"] :])
-        for feature in encoded.features
+        for feature in each_reference(encoded.features)
     ]
 
 

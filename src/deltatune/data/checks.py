@@ -339,8 +339,15 @@ def truncation_warnings(report: EncodeReport, part: str = "training", tokens: st
     counts = {"inputs": report.truncated_inputs, "targets": report.truncated_targets}
     return [
         f"{count} of {report.rows} {part} {what} {verb} longer than data.max_{what[:-1]}_tokens{tokens} and "
-        f"{verb} cut off ({count / report.rows:.0%})."
+        f"{verb} cut off ({count / report.rows:.0%}{_of_pairs(report) if what == 'inputs' else ''})."
         for what, count in counts.items()
         for verb in ("is" if count == 1 else "are",)
         if count > CUT * report.rows
     ]
+
+
+def _of_pairs(report: EncodeReport) -> str:
+    """Which text of pairs was cut, and how often."""
+    if report.truncated_texts is None:
+        return ""
+    return "; the first text of {:,} rows, the second of {:,}".format(*report.truncated_texts)

@@ -20,6 +20,10 @@ class Dataset:
     """Classification: the labels of the training rows; a label's index is its class. Otherwise None."""
     scale: Scale | None = None
     """Regression: mean and standard deviation of the training rows' targets. Otherwise None."""
+    pair: tuple[str, str] | None = None
+    """The columns of the two texts that a row has; None where it has one."""
+    references: dict[str, tuple[int, int]] | None = None
+    """By part, inputs and texts that are right for them; None where each input has one."""
     fingerprint: str = ""
     """SHA-256 of ids, inputs and targets of all parts."""
     warnings: list[str] = field(default_factory=list)

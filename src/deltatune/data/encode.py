@@ -8,7 +8,7 @@ with their end token, and the end token must be learned.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from deltatune.data.chat import Chats, chat_template
@@ -19,7 +19,7 @@ from deltatune.data.tokens import TextTokens
 from deltatune.errors import DataError, SilentRowError
 from deltatune.recipe.sections import CHAT, DataSpec
 from deltatune.tasks import TASKS, tasks_that
-from deltatune.tasks.task import Cuts, Feature
+from deltatune.tasks.task import OTHERS, Cuts, Feature, each_reference
 from deltatune.tasks.values import Scale
 
 if TYPE_CHECKING:
@@ -41,6 +41,8 @@ class EncodeReport:
     """Tokens that the loss counts; in classification, labels."""
     truncated_inputs: int
     truncated_targets: int
+    truncated_texts: tuple[int, int] | None = None
+    """Rows whose first and whose second text is cut; None where rows have one text."""
     fidelity: Fidelity = field(default_factory=Fidelity)
     """What the tokenizer cannot write of the texts; of rows for prediction nothing is said."""
 
@@ -161,7 +163,8 @@ class Encoder:
         features = [feature for feature, _ in encoded]
         if self._tokens is not None and self._tokens.vocabulary is not None:
             for row, feature in zip(rows, features, strict=True):
-                self._require_embedded(row, feature["input_ids"], self._tokens.vocabulary)
+                for of in each_reference([feature]):
+                    self._require_embedded(row, of["input_ids"], self._tokens.vocabulary)
         if self._pixels is not None:  # a broken image is found now, not in the midst of training
             resized = self._pixels.keep([row.input for row in rows])
             for feature, kept in zip(features, resized, strict=True):
@@ -169,15 +172,22 @@ class Encoder:
         fidelity = Fidelity()
         if supervised:
             for row, (feature, cuts) in zip(rows, encoded, strict=True):
-                self._task.look(fidelity, row, feature, cuts, self)
+                for variant, of in zip(_variants(row), each_reference([feature]), strict=True):
+                    self._task.look(fidelity, variant, of, cuts, self)
+        cut_texts = [feature["cut_texts"] for feature in features if "cut_texts" in feature]
         return Encoded(
             features=features,
-            lengths=[self._task.length(feature) for feature in features],
+            lengths=[max(map(self._task.length, each_reference([feature]))) for feature in features],
             report=EncodeReport(
                 rows=len(rows),
-                supervised_tokens=sum(map(self._task.supervised, features)) if supervised else 0,
+                supervised_tokens=sum(map(self._task.supervised, each_reference(features)))
+                if supervised
+                else 0,
                 truncated_inputs=sum(cut[0] for _, cut in encoded),
                 truncated_targets=sum(cut[1] for _, cut in encoded),
+                truncated_texts=(sum(a for a, _ in cut_texts), sum(b for _, b in cut_texts))
+                if cut_texts
+                else None,
                 fidelity=fidelity,
             ),
         )
@@ -187,9 +197,15 @@ class Encoder:
         encoded, silent = [], []
         for row in rows:
             try:
-                encoded.append(self._task.encode(row, self, supervised))
+                variants = _variants(row) if supervised else [row]
+                each = [self._task.encode(variant, self, supervised) for variant in variants]
             except SilentRowError as error:
                 silent.append((row.id, error))
+                continue
+            feature, *rest = [feature for feature, _ in each]
+            if rest:
+                feature[OTHERS] = rest
+            encoded.append((feature, (any(cut for _, (cut, _) in each), any(cut for _, (_, cut) in each))))
         if not silent:
             return encoded
         first, others = silent[0][1], [id_ for id_, _ in silent[1:]]
@@ -205,9 +221,10 @@ class Encoder:
         """Make a batch for training or for the loss, padded on the right to its longest row.
 
         Returns:
-            `input_ids` and `attention_mask` [rows, length] or `pixel_values` [rows, channels, height, width];
-            `labels` as the task has them: tokens [rows, length], -100 where nothing is supervised, indices of
-            classes [rows], or numbers [rows] in float32. All whole numbers are int64.
+            `input_ids` and `attention_mask` [rows, length], of pairs `token_type_ids` where the model knows
+            them; or `pixel_values` [rows, channels, height, width]; `labels` as the task has them: tokens
+            [rows, length], -100 where nothing is supervised, indices of classes [rows], or numbers [rows] in
+            float32. All whole numbers are int64.
         """
         return self._task.collate(features, self)
 
@@ -242,3 +259,8 @@ class Encoder:
                 field=f"row {row.id}",
                 remedy="Take it out of the text, or resize the model's embeddings and save it anew.",
             )
+
+
+def _variants(row: Row) -> list[Row]:
+    """The row with each text that is right for it as its target."""
+    return [replace(row, target=text) for text in row.references] if row.references else [row]

@@ -27,11 +27,13 @@ class Found:
 
     rows: int = 0
     example: str = ""
+    _last: str | None = None
 
     def add(self, row: Row, text: str) -> None:
-        """Count a row."""
+        """Count a row; one that is added again for another of its references counts once."""
         self.example = self.example or f"row {row.id}: {text}"
-        self.rows += 1
+        self.rows += row.id != self._last
+        self._last = row.id
 
 
 @dataclass(slots=True)
@@ -47,6 +49,8 @@ class Fidelity:
     """Targets in which special tokens are written."""
     left_out: Found = field(default_factory=Found)
     """Conversations of which the chat template leaves out tools, calls of them, or whole messages."""
+    joined: Found = field(default_factory=Found)
+    """Pairs of texts that the tokenizer writes with nothing in between."""
     lost_words: Found = field(default_factory=Found)
     """Rows with words that become no token of their own."""
     words: int = 0
@@ -128,6 +132,12 @@ class Fidelity:
                 f"conversations ({self.left_out.example}), and what it leaves out a model does not see. Take "
                 "a model whose template writes it, name a template as data.chat_template, or put several "
                 "system messages into one."
+            )
+        if self.joined.rows:
+            said.append(
+                f"the tokenizer{tokens} writes the two texts of a pair with nothing in between "
+                f"({self.joined.example}): a model cannot tell where the second begins. Write both into one "
+                "text by data.template, with words or a sign between the two columns."
             )
         held_out = "" if part == "training" else ", and count as predictions of O"
         if self.words_cut:

@@ -2,7 +2,8 @@
 
 Texts: MinHash (Broder 1997) over runs of five characters finds candidates, banded as in locality-sensitive
 hashing (Leskovec, Rajaraman & Ullman, "Mining of Massive Datasets", chapter 3); a candidate counts if the
-runs of both texts truly overlap. Case and blanks are ignored, and so is what all inputs share at their
+runs of both texts truly overlap, and of rows of two texts those of the first and those of the second: one
+premise stands with several hypotheses. Case and blanks are ignored, and so is what all inputs share at their
 beginning and end: a recipe's template would make short texts look alike.
 
 Images: equal bytes, or thumbnails that nearly coincide after the mean of all has been taken off. Without
@@ -135,7 +136,7 @@ def _compare(  # noqa: PLR0917
 def _duplicate(rows: Sequence[Row], index: int, other: int, similarity: float) -> Duplicate:
     a, b = rows[index], rows[other]
     texts = isinstance(a.input, str) and isinstance(b.input, str)
-    shown = apart(str(a.input), str(b.input)) if texts else (excerpt(a), excerpt(b))
+    shown = apart(a.input_text(), b.input_text()) if texts else (excerpt(a), excerpt(b))
     return Duplicate(a.id, b.id, round(similarity, 3), *shown)
 
 
@@ -167,14 +168,18 @@ class _Texts:
     """Texts as hashed character runs, and the bands of their MinHash signatures."""
 
     def __init__(self, rows: Sequence[Row]) -> None:
-        texts = [str(row.input) for row in rows]
-        self.exact = [text.encode() for text in texts]
-        self.runs = [_runs(text) for text in _without_frame([" ".join(t.lower().split()) for t in texts])]
-        self.sets: dict[int, Hashes] = {}
+        self.exact = [row.input_bytes() for row in rows]
+        texts = [[str(row.input) for row in rows]]
+        if any(row.pair is not None for row in rows):
+            texts.append([row.pair or "" for row in rows])
+        self.runs = [[_runs(text) for text in _without_frame(_plain(column))] for column in texts]
+        """Of each text of a row, of all rows."""
+        self.sets: dict[tuple[int, int], Hashes] = {}
         random = np.random.default_rng(0)
         factors = random.integers(1, 2**63, (_BANDS * _ROWS, 1), dtype=np.uint64) | np.uint64(1)
         shifts = random.integers(0, 2**63, (_BANDS * _ROWS, 1), dtype=np.uint64)
-        self.bands = [self._bands(runs, factors, shifts) for runs in self.runs]
+        whole = zip(*self.runs, strict=True)
+        self.bands = [self._bands(np.concatenate(runs), factors, shifts) for runs in whole]
 
     @staticmethod
     def _bands(runs: Hashes, factors: Hashes, shifts: Hashes) -> list[tuple[int, bytes]]:
@@ -215,18 +220,29 @@ class _Texts:
         return found
 
     def similarity(self, one: int, other: int) -> float:
-        """Jaccard similarity of two texts' sets of runs; 0 if their sizes alone keep it below `SIMILAR`."""
-        a, b = self._distinct(one), self._distinct(other)
+        """Jaccard similarity of two rows' sets of runs; of two texts that of the less similar ones."""
+        return min(self._similarity(text, one, other) for text in range(len(self.runs)))
+
+    def _similarity(self, text: int, one: int, other: int) -> float:
+        """That of one of the row's texts; 0 if the sizes of the sets alone keep it below `SIMILAR`."""
+        a, b = self._distinct(text, one), self._distinct(text, other)
+        if not len(a) or not len(b):
+            return float(len(a) == len(b))
         if min(len(a), len(b)) / max(len(a), len(b)) < SIMILAR:
             return 0.0  # it cannot reach what counts, whatever they have in common
         common = len(np.intersect1d(a, b, assume_unique=True))
         return common / (len(a) + len(b) - common)
 
-    def _distinct(self, index: int) -> Hashes:
+    def _distinct(self, text: int, index: int) -> Hashes:
         """The set of a text's runs; most texts never have a candidate, and need none."""
-        if index not in self.sets:
-            self.sets[index] = np.unique(self.runs[index])
-        return self.sets[index]
+        if (text, index) not in self.sets:
+            self.sets[text, index] = np.unique(self.runs[text][index])
+        return self.sets[text, index]
+
+
+def _plain(texts: Sequence[str]) -> list[str]:
+    """Texts without what does not count: case and blanks."""
+    return [" ".join(text.lower().split()) for text in texts]
 
 
 def _without_frame(texts: Sequence[str]) -> list[str]:

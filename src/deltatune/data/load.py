@@ -3,48 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from deltatune.data.cells import as_text, check_labels, check_values, column_of, columns_as_text, is_image
+from deltatune.data.cells import check_labels, check_values
 from deltatune.data.checks import check_rows
 from deltatune.data.conversations import asked_row, conversation_rows
 from deltatune.data.dataset import Dataset
 from deltatune.data.label_cells import LabelCells, find_label_cells
 from deltatune.data.label_sets import LabelSets, label_names
+from deltatune.data.making import ColumnMap, make_row, refuse_unlabelled, require_numbers, used_columns
+from deltatune.data.pairs import LABEL, named_pair, read_apart, require_both, said_of_pairs
 from deltatune.data.readers import Writing, read_source
-from deltatune.data.rows import Input, Record, Row, Table, fingerprint
+from deltatune.data.references import (
+    counted,
+    each_apart,
+    items,
+    put_together,
+)
+from deltatune.data.rows import Record, Row, Table, fingerprint
 from deltatune.data.splits import limit_rows, split_rows
 from deltatune.data.tag_set import tag_labels
 from deltatune.data.tagged import asked_words, tagged_rows
 from deltatune.errors import DataError, nearest
 from deltatune.recipe.load import is_remote
 from deltatune.recipe.sections import CHAT, PARTS, DataSpec
-from deltatune.recipe.templates import fill_template, template_fields
-from deltatune.tasks import TASKS, tasks_that
+from deltatune.recipe.templates import template_fields
+from deltatune.tasks import TASKS
 from deltatune.tasks.classes import in_order
-from deltatune.tasks.label_sets import as_text as label_text
 from deltatune.tasks.label_sets import labels_of
-from deltatune.tasks.values import Scale, no_number, number_of
+from deltatune.tasks.values import Scale
 
 DEFAULT_SHARE = 0.1
-
-
-@dataclass(frozen=True, slots=True)
-class _Mapping:
-    """Which column is what, with `auto` resolved for one source."""
-
-    input: str
-    target: str | None
-    id: str | None
-    template: str
-    target_template: str | None
-    images: bool
-    labels: LabelCells | None = None
-    """Where the labels are, of which a row may have any number; `target` is None then."""
 
 
 def load_data(spec: DataSpec, task: str, root: str | Path = ".", *, primary: str = "auto") -> Dataset:
@@ -93,12 +83,14 @@ def load_data(spec: DataSpec, task: str, root: str | Path = ".", *, primary: str
         tagged=tagged,
     )
     return Dataset(
-        train,
+        learned := each_apart(train),
         validation,
         test,
         labels=labels,
         scale=scale,
-        fingerprint=fingerprint(train, validation, test),
+        pair=read_apart(train[0].columns, spec, task),
+        references=counted(limited),
+        fingerprint=fingerprint(learned, validation, test),
         warnings=[*dict.fromkeys(notes), *check.warnings(primary)],
         check=check,
     )
@@ -130,8 +122,9 @@ def prompt_row(value: str | Path | Mapping[str, Any], spec: DataSpec, task: str,
         columns = {name: Path(value) if images else str(value)}
         if not images:
             columns |= {field: str(value) for field in _sole_field(spec)}
-    mapping = _Mapping(name, None, None, spec.template, None, images)
-    return _row(Record(f"input {row_id}", columns), mapping, row_id)
+    name, pair = read_apart(columns, spec, task) or (name, None)
+    mapping = ColumnMap(name, None, None, spec.template, None, images, pair=pair)
+    return make_row(Record(f"input {row_id}", columns), mapping, row_id)
 
 
 def _sole_field(spec: DataSpec) -> list[str]:
@@ -261,103 +254,39 @@ def _rows(  # noqa: PLR0917 - what was read, how it is read, and what is said of
         return conversation_rows(records, spec)
     if TASKS.get(task).tags_words:
         return tagged_rows(records, table, spec, notes)
-    columns = spec.columns
-    targets = cells.columns if cells else tuple(table.target if n == "auto" else n for n in columns.targets)
+    columns, there = spec.columns, records[0].columns
+    pair = named_pair(there, spec, task, table.input)
+    apart = read_apart(there, spec, task, table.input)
+    own = LABEL if pair and table.target not in there and LABEL in there else table.target
+    targets = cells.columns if cells else tuple(own if n == "auto" else n for n in columns.targets)
     target = targets[0] if targets and cells is None else None
-    mapping = _Mapping(
-        input=table.input if columns.input == "auto" else columns.input,
+    mapping = ColumnMap(
+        input=pair[0] if pair else table.input if columns.input == "auto" else columns.input,
         target=target,
         id=columns.id,
         template=spec.template,
         target_template=spec.target_template,
         images=TASKS.get(task).reads == "images",
         labels=cells,
+        pair=apart[1] if apart else None,
+        several=TASKS.get(task).several_references,
     )
     for name in template_fields(spec.template) if spec.template != CHAT else ():
         if name in targets and name != mapping.input:
             raise DataError(
                 f"shows the target ({{{name}}}) to the model.", field="data.template", remedy="Take it out."
             )
-    notes += check_values(records, _used(mapping), target if TASKS.get(task).has_classes else None)
-    _refuse_unlabelled(records, mapping)
+    if mapping.several and target is not None:
+        notes += check_values(list(items(records, target)), [target], None)
+    notes += check_values(records, used_columns(mapping), target if TASKS.get(task).has_classes else None)
+    notes += said_of_pairs(there, spec, task)
+    refuse_unlabelled(records, mapping)
+    if mapping.pair is not None:
+        require_both(records, mapping.pair)
     if TASKS.get(task).has_values:
-        _require_numbers(records, mapping)
-    return [_row(record, mapping, str(number)) for number, record in enumerate(records)]
-
-
-def _used(mapping: _Mapping) -> list[str]:
-    """The columns that become text for a model to read or to write."""
-    templates = [mapping.template if mapping.template != CHAT else None, mapping.target_template]
-    named = [name for template in templates if template for name in template_fields(template)]
-    return [name for name in (mapping.input, mapping.target, mapping.id, *named) if name is not None]
-
-
-def _refuse_unlabelled(records: Sequence[Record], mapping: _Mapping) -> None:
-    """Rows that teach nothing and judge nothing; how many there are says what to do about them."""
-    name = mapping.target
-    if name is None:
-        return
-    empty = [r for r in records if name in r.columns and not as_text(r.columns[name]).strip()]
-    if empty:
-        others = f", as have {len(empty) - 1} more of {len(records)} rows" if empty[1:] else ""
-        raise DataError(
-            f"has an empty target (column {name!r}){others}.",
-            field=empty[0].where,
-            remedy="Fill or remove it.",
-        )
-
-
-def _require_numbers(records: Sequence[Record], mapping: _Mapping) -> None:
-    """Refuse rows whose target says no number."""
-    name = mapping.target
-    for record in records if name is not None else ():
-        if name in record.columns and number_of(text := as_text(record.columns[name])) is None:
-            raise no_number(text, f"{record.where}, column {name!r}")
-
-
-def _row(record: Record, mapping: _Mapping, number: str) -> Row:
-    value = column_of(record, mapping.input, "data.columns.input")
-    columns = columns_as_text(record)
-    target = ""
-    if mapping.labels is not None:
-        target = label_text(mapping.labels.of(record))
-    elif mapping.target is not None:
-        target = as_text(column_of(record, mapping.target, "data.columns.target"))
-    if mapping.target_template is not None:
-        target = _fill(mapping.target_template, columns | {"target": target}, record)
-    row_id = as_text(column_of(record, mapping.id, "data.columns.id")) if mapping.id else number
-    return Row(row_id, _input(value, columns, record, mapping), target, columns)
-
-
-def _input(value: Any, columns: dict[str, str], record: Record, mapping: _Mapping) -> Input:
-    if mapping.images:
-        if not isinstance(value, np.ndarray | Path):
-            raise DataError(
-                f"holds no image but {str(value)[:40]!r}.",
-                field=f"{record.where}, column {mapping.input}",
-                remedy="Use an image-folder, npz or Hub data set with images, or another task.",
-            )
-        return value
-    if is_image(value):
-        fitting = tasks_that(lambda task: task.reads == "images")
-        raise DataError(
-            "holds an image.",
-            field=f"{record.where}, column {mapping.input}",
-            remedy=f"Images need a task that reads images, such as {fitting[0]}.",
-        )
-    text = columns[mapping.input]
-    if mapping.template != CHAT:
-        text = _fill(mapping.template, columns | {"input": text}, record)
-    if not text.strip():
-        raise DataError("has an empty input.", field=record.where, remedy="Fill or remove it.")
-    return text
-
-
-def _fill(template: str, columns: Mapping[str, str], record: Record) -> str:
-    for name in template_fields(template):
-        if name not in columns:
-            column_of(Record(record.where, dict(columns)), name, f"the template ({template!r})")
-    return fill_template(template, columns)
+        require_numbers(records, mapping)
+    rows = [make_row(record, mapping, str(number)) for number, record in enumerate(records)]
+    return put_together(rows) if mapping.several and mapping.id is not None else rows
 
 
 def _check_ids(parts: Mapping[str, Sequence[Row]]) -> None:

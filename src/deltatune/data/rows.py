@@ -89,6 +89,10 @@ class Row:
     """Where a row is one; `input` and `target` then show what comes before its last answer, and this."""
     words: Words | None = None
     """Where words have tags; `target` then has these, with a blank between them."""
+    pair: str | None = None
+    """The second text, where the model reads two."""
+    references: tuple[str, ...] = ()
+    """All texts that are right, where there are several; `target` is the first."""
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -98,20 +102,23 @@ class Row:
     def input_bytes(self) -> bytes:
         """Give the input as bytes: for comparing rows and for fingerprints."""
         if isinstance(self.input, str):
-            return self.input.encode()
+            text = self.input.encode()
+            # The length tells where the second text begins, so that no two pairs have the same bytes.
+            return text if self.pair is None else b"%d %b%b" % (len(text), text, self.pair.encode())
         if isinstance(self.input, Path):
             return self.input.read_bytes()
         return repr(self.input.shape).encode() + self.input.tobytes()
 
     def content_bytes(self) -> list[bytes]:
-        """Give all that is learned from: input, target, and the conversation that they are of."""
+        """Give all that is learned from: input, target or references, the conversation that they are of."""
         told = [] if self.conversation is None else [self.conversation.as_bytes()]
-        return [self.input_bytes(), self.target.encode(errors="surrogatepass"), *told]
+        texts = [text.encode(errors="surrogatepass") for text in self.references or (self.target,)]
+        return [self.input_bytes(), *texts, *told]
 
     def input_text(self) -> str:
-        """Give the input as a person would note it: the text, the file's path, or an image's id and size."""
+        """Give the input as a person would note it: the texts, the file's path, or an image's id and size."""
         if isinstance(self.input, str | Path):
-            return str(self.input)
+            return str(self.input) if self.pair is None else f"{self.input} | {self.pair}"
         return f"image {self.id} ({'x'.join(map(str, self.input.shape))})"
 
 

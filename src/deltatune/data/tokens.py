@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Container, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from deltatune.data.pieces import Pieces, Places, pieces_of
@@ -38,6 +39,9 @@ class TextTokens:
     ) -> None:
         self.tokenizer = tokenizer
         self.vocabulary = of_model.vocabulary if of_model else None
+        # Asked for where the model has them: since Transformers 5 the tokenizers of ALBERT and XLNet do not
+        # give them by themselves. None: as the tokenizer does.
+        self._types = of_model.token_types if of_model else None
         added = tokenizer.added_tokens_decoder.items()
         self._special_ids = {*tokenizer.all_special_ids, *(id_ for id_, token in added if token.special)}
         texts = {*tokenizer.all_special_tokens, *(token.content for _, token in added if token.special)}
@@ -68,6 +72,59 @@ class TextTokens:
     def of_words(self, text: str, places: Places, limit: int) -> Pieces:
         """Tokenise a text as the model's input, and find its words in it; see `pieces_of`."""
         return pieces_of(self.tokenizer, text, places, limit)
+
+    def with_pair(
+        self, first: str, second: str, limit: int
+    ) -> tuple[dict[str, list[int]], tuple[bool, bool]]:
+        """Tokenise two texts as the tokenizer writes pairs, at most `limit` ids; the longer one is cut first.
+
+        Returns:
+            `input_ids`, and `token_type_ids` where the model knows to which text a token belongs; and which
+            of the texts were cut.
+
+        Raises:
+            DataError: The limit leaves no room beside the special tokens.
+        """
+        types, cut = self._types, (False, False)
+        coded = self.tokenizer(first, second, return_token_type_ids=types, verbose=False)
+        if len(coded["input_ids"]) > limit:
+            lengths = self._lengths(coded, first, second)
+            room = limit - (len(coded["input_ids"]) - sum(lengths))
+            if room < 2:
+                raise DataError(
+                    f"({limit}) leaves no room for two texts beside the special tokens of a pair.",
+                    field="data.max_input_tokens",
+                    remedy=f"Raise it to {limit + 2 - room} at least; better to what the texts have.",
+                )
+            coded = self.tokenizer(
+                first, second, return_token_type_ids=types, truncation="longest_first", max_length=limit
+            )
+            # The longer one until both have half of the room; of an odd room one of them has a token more.
+            cut = (
+                lengths[0] > max(room - lengths[1], room // 2),
+                lengths[1] > max(room - lengths[0], room // 2),
+            )
+        return {name: list(coded[name]) for name in ("input_ids", "token_type_ids") if name in coded}, cut
+
+    def _lengths(self, coded: Any, *texts: str) -> list[int]:
+        """How many tokens of `coded` are of each text; slow tokenizers do not tell, and write each alone."""
+        if not coded.is_fast:
+            return [len(self.bare(text)) for text in texts]
+        of = coded.sequence_ids()
+        return [of.count(number) for number in range(len(texts))]
+
+    @cached_property
+    def parts_pairs(self) -> bool:
+        """Whether anything tells where the second text of a pair begins: a token between them, or types."""
+        coded, _ = self.with_pair("a", "b", limit=64)
+        ids, joined = coded["input_ids"], [*self.bare("a"), *self.bare("b")]
+        beside = any(ids[place : place + len(joined)] == joined for place in range(len(ids)))
+        return not beside or len(set(coded.get("token_type_ids", ()))) > 1
+
+    @property
+    def pad_type(self) -> int:
+        """The token type of what fills up batches."""
+        return int(getattr(self.tokenizer, "pad_token_type_id", 0) or 0)
 
     def target(self, text: str, limit: int, *, as_target: bool) -> tuple[list[int], bool]:
         """Tokenise a text to produce: its ids and exactly one end token, at most `limit` in all.

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +21,7 @@ from numpy.typing import NDArray
 LARGEST_EXPONENT = 700.0
 """exp() of more is infinite in float64, and infinity is not JSON."""
 Floats = NDArray[np.float64]
-_Statistics = Callable[[Sequence[str], Sequence[str], Sequence[str]], Floats]
+_Statistics = Callable[[Sequence[str], Sequence[Any], Sequence[str]], Floats]
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,8 @@ class CorpusMetric:
     """The best possible score."""
     low: float = 0.0
     """The worst."""
+    several: bool = False
+    """Whether the references may be lists of them; otherwise the first of each row is given."""
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ class RowLoss:
     nll: float
     """Negative log-likelihood of its labels, in nats, summed; of a number the loss of the task."""
     tokens: int
-    """Number of its labels: tokens of the reference, or 1 of a class or number."""
+    """Number of its labels: tokens of its references, or 1 of a class or number."""
 
 
 def mean(rows: Sequence[RowLoss]) -> float:

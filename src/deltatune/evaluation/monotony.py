@@ -22,7 +22,8 @@ def one_answer(predictions: Sequence[Prediction]) -> str | None:
     if len(predictions) < FEW:
         return None
     [(answer, count)] = Counter(p.prediction for p in predictions).most_common(1)
-    share, real = count / len(predictions), sum(p.reference == answer for p in predictions) / len(predictions)
+    right = sum(answer in (p.references or [p.reference]) for p in predictions)
+    share, real = count / len(predictions), right / len(predictions)
     if not answer or share < MOST or share < real + BEYOND:
         return None
     shown = answer if len(answer) <= SHOWN else f"{answer[: SHOWN - 1]}…"

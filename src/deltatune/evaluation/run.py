@@ -82,10 +82,11 @@ def evaluate(  # noqa: PLR0917 - the order in which everything else passes them
             scores={key: values[index] for key, values in scored.scores.examples.items() if key in keys},
             nll=losses[index].nll if losses else None,
             tokens=losses[index].tokens if losses else None,
-            group=_group(row.input),
+            group=_group(row.input, row.pair),
+            references=list(texts) if len(texts) > 1 else None,
         )
-        for index, (row, reference, answer) in enumerate(
-            zip(rows, scored.references, scored.answers, strict=True)
+        for index, (row, reference, answer, texts) in enumerate(
+            zip(rows, scored.references, scored.answers, scored.several or [()] * len(rows), strict=True)
         )
     ]
     metrics = scored.scores.values | (scored.means or {})
@@ -155,13 +156,14 @@ def _prediction(row: Row, reference: str, answer: Answer) -> Prediction:
         probabilities=answer.probabilities,
         spans=answer.spans,
         words=answer.words,
+        pair=row.pair,
     )
 
 
-def _group(value: Any) -> str:
-    """The same for the same input, be it a text, the file of an image, or an image."""
+def _group(value: Any, pair: str | None) -> str:
+    """The same for the same input, be it a text, a pair of texts, the file of an image, or an image."""
     if isinstance(value, str):
-        content = value.encode()
+        content = value.encode() if pair is None else f"{len(value)} {value}{pair}".encode()
     elif isinstance(value, Path):
         content = value.read_bytes()
     else:

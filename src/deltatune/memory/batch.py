@@ -13,6 +13,7 @@ from transformers import PreTrainedConfig
 from deltatune.data.batches import batches
 from deltatune.data.encode import Encoded
 from deltatune.data.pixels import channels_of
+from deltatune.models.tasks import has_token_types
 from deltatune.recipe.schema import MethodEntry, Recipe
 from deltatune.recipe.sections import TrainSpec
 from deltatune.tasks import TASKS
@@ -107,7 +108,8 @@ def longest_allowed(recipe: Recipe, entry: MethodEntry, config: PreTrainedConfig
     spec, task = entry.train, TASKS.get(recipe.task)
     shape = task.longest(spec.micro_batch_size or spec.batch_size, recipe.data_of(entry), recipe.has_targets)
     if task.reads != "images":
-        return shape
+        paired = recipe.data.columns.pair is not None
+        return replace(shape, typed=paired and has_token_types(config, recipe.task))
     return replace(shape, image=image_of(config, recipe.model.image_size))
 
 

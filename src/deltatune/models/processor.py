@@ -9,7 +9,7 @@ from transformers import AutoConfig, GenerationConfig, PreTrainedConfig
 
 from deltatune.models.quiet import quiet
 from deltatune.models.source import Source, explained, locate, processor_of
-from deltatune.models.tasks import check_task
+from deltatune.models.tasks import check_task, has_token_types
 from deltatune.tasks import TASKS
 
 if TYPE_CHECKING:
@@ -30,6 +30,8 @@ class ModelFacts:
     """Ids that end a text: of its generation config first, where chat models name the end of a turn."""
     vocabulary: int | None = None
     """Rows of the embedding table; None before the weights are loaded."""
+    token_types: bool = True
+    """Whether it tells by `token_type_ids` to which of two texts a token belongs."""
 
 
 def model_facts(source: Source, config: PreTrainedConfig, task: str) -> ModelFacts:
@@ -46,7 +48,7 @@ def model_facts(source: Source, config: PreTrainedConfig, task: str) -> ModelFac
         for ids in (stored, *(getattr(part, "eos_token_id", None) for part in parts))
         for id_ in _listed(ids)
     ]
-    return ModelFacts(config, tuple(dict.fromkeys(ends)))
+    return ModelFacts(config, tuple(dict.fromkeys(ends)), token_types=has_token_types(config, task))
 
 
 def _listed(ids: Any) -> list[int]:

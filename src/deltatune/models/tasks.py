@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import transformers
@@ -9,6 +10,9 @@ from transformers import PreTrainedConfig
 
 from deltatune.errors import ModelError
 from deltatune.tasks import TASKS
+
+_RELATIVE = ("xlnet", "funnel")
+"""Architectures that have no table of token types: attention tells whether two tokens are of one text."""
 
 
 def model_class(task: str) -> Any:
@@ -19,6 +23,19 @@ def model_class(task: str) -> Any:
 def supports(config: PreTrainedConfig, task: str) -> bool:
     """Whether a base of this configuration can do a task."""
     return TASKS.get(task).supports(config, type(config) in model_class(task)._model_mapping)
+
+
+def has_token_types(config: PreTrainedConfig, task: str) -> bool:
+    """Whether a base of this configuration tells by `token_type_ids` to which of two texts a token belongs.
+
+    RoBERTa has the argument and one type, DeBERTa-v3 none, and GPT-2 takes types for words.
+    """
+    if getattr(config, "type_vocab_size", 2 if config.model_type in _RELATIVE else 0) < 2:
+        return False
+    mapping = model_class(task)._model_mapping
+    if type(config) not in mapping:
+        return True
+    return "token_type_ids" in inspect.signature(mapping[type(config)].forward).parameters
 
 
 def possible_tasks(config: PreTrainedConfig) -> list[str]:

@@ -7,6 +7,7 @@ from typing import Any
 
 from deltatune.recipe.axes import section_of
 from deltatune.recipe.choosing_rules import choosing_conflicts
+from deltatune.recipe.column_rules import column_conflicts
 from deltatune.recipe.fields import RecipeFields
 from deltatune.recipe.formats import ONE_PART_FORMATS, TEXT_FORMATS, format_by_name
 from deltatune.recipe.messages import Conflict
@@ -30,6 +31,7 @@ def find_conflicts(recipe: RecipeFields) -> list[Conflict]:
     conflicts = [
         *_sources(recipe.data),
         *_templates(recipe),
+        *column_conflicts(recipe),
         *_without_effect(recipe),
         *_task(recipe),
         *_lists(recipe),
@@ -78,15 +80,13 @@ def _sources(data: DataSpec) -> Iterator[Conflict]:
 
 
 def _templates(recipe: RecipeFields) -> Iterator[Conflict]:
-    columns, target = recipe.data.columns, recipe.data.target_template
+    target = recipe.data.target_template
     for field, template in _shown(recipe):
         yield from _template(field, template, recipe)
     if target == CHAT:
         yield "data.target_template", "cannot be 'chat': only the input is wrapped as a chat turn."
     elif target is not None:
         yield from _fields("data.target_template", target)[1]
-    if columns.input in columns.targets and columns.input != "auto":
-        yield "data.columns", f"input and target are the same column ({columns.input!r})."
 
 
 def _shown(recipe: RecipeFields) -> Iterator[tuple[str, str]]:
@@ -180,30 +180,7 @@ def _task(recipe: RecipeFields) -> Iterator[Conflict]:
             "data.columns.target",
             f"is null, but {task.name} needs a target; only {' or '.join(fitting)} can learn plain text.",
         )
-    yield from _several_targets(recipe)
     yield from _metrics(recipe)
-
-
-def _several_targets(recipe: RecipeFields) -> Iterator[Conflict]:
-    """Rows with several targets are for tasks that learn them."""
-    data, task = recipe.data, TASKS.get(recipe.task)
-    names = data.columns.target
-    if isinstance(names, tuple):
-        twice = next((name for name in names if names.count(name) > 1), None)
-        if twice is not None:
-            yield "data.columns.target", f"names {twice!r} twice."
-        if not task.several_targets:
-            fitting = tasks_that(lambda task: task.several_targets)
-            yield (
-                "data.columns.target",
-                f"names {len(names)} columns, and {task.name} has one target; several are for "
-                f"{' or '.join(fitting)}.",
-            )
-    if data.separator is not None and not task.has_label_sets:
-        fitting = tasks_that(lambda task: task.has_label_sets)
-        yield "data.separator", f"({data.separator!r}) is for {' or '.join(fitting)}; leave it out."
-    if data.separator is not None and isinstance(names, tuple):
-        yield "data.separator", f"({data.separator!r}) is of no use beside a column for each label."
 
 
 def _tagged(field: str, kind: str, recipe: RecipeFields) -> Iterator[Conflict]:

@@ -137,7 +137,13 @@ class ColumnsSpec(Section):
     """Which columns of the data mean what."""
 
     input: Text = "auto"
-    """The column that the model reads. `auto`: the format's own (`table`, `sentence`, `image`) or `input`."""
+    """The column that the model reads. `auto`: the format's own (`table`, `sentence`, `image`) or `input`; of
+    pairs also `premise`, `sentence1` and the like."""
+    pair: Text | None = None
+    """Of classification and regression of texts: the column of a second text, which the model reads as its
+    tokenizer writes pairs. Null: none, unless `input` is `auto` and the columns are named as pairs commonly
+    are (`premise` and `hypothesis`, `sentence1` and `sentence2`). A template that names this column writes
+    both into one text instead."""
     target: Text | Annotated[tuple[Text, ...], Field(min_length=1)] | None = "auto"
     """The column to produce: a text, or the label of a classification. `auto`: the format's own (`title`,
     `label`), else `target`. A list, in tasks whose rows have several targets: a column for each. Null, in
@@ -151,6 +157,12 @@ class ColumnsSpec(Section):
         return (
             self.target if isinstance(self.target, tuple) else () if self.target is None else (self.target,)
         )
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without the field that recipes written down before did not have, where it says nothing."""
+        content: dict[str, Any] = handler(self)
+        return {key: value for key, value in content.items() if key != "pair" or value is not None}
 
 
 class LimitSpec(Section):

@@ -37,12 +37,14 @@ class Example(NamedTuple):
 
     id: str
     input: str
-    reference: str
+    references: list[str]
     answers: list[Answer]
     reader: str = ""
     """Whose input it is, where methods have templates of their own."""
     tagged: bool = False
     """Whether words have tags, so that entities are marked."""
+    pair: str | None = None
+    """The second text of the row, where it has two."""
 
 
 def examples(comparison: Comparison) -> list[Example]:
@@ -98,16 +100,18 @@ def _words(tokens: Sequence[str]) -> list[str]:
 
 
 def _example(line: Prediction) -> Example:
-    shown = display.shorten(line.input, LONGEST)
+    texts = [display.shorten(text, LONGEST) for text in (line.input, line.pair) if text is not None]
     if line.words is not None:
-        return Example(line.id, shown, true_entities(line), [], tagged=True)
-    return Example(line.id, shown, line.reference, [])
+        return Example(line.id, texts[0], [true_entities(line)], [], tagged=True)
+    pair = texts[1] if texts[1:] else None
+    return Example(line.id, texts[0], line.references or [line.reference], [], pair=pair)
 
 
 def _answer(comparison: Comparison, method: Method, line: Prediction) -> Answer:
     score = _own_score(line, comparison.primary)
     text = display.shorten(line.prediction, LONGEST)
-    reference = display.shorten(line.reference, LONGEST)
+    references = line.references or [line.reference]
+    reference = display.shorten(_nearest(line.prediction, references), LONGEST)
     if line.words is not None:
         shown = predicted_entities(line)
     else:
@@ -116,9 +120,22 @@ def _answer(comparison: Comparison, method: Method, line: Prediction) -> Answer:
         method,
         shown,
         "" if score is None else display.metric(comparison.primary, score, unit=False),
-        line.prediction.split() == line.reference.split(),
+        any(line.prediction.split() == text.split() for text in references),
         line.stopped is False,
         len(text),
+    )
+
+
+def _nearest(text: str, references: Sequence[str]) -> str:
+    """The reference that has most words in common with a text; the first of those that have as many."""
+    if len(references) == 1:
+        return references[0]
+    words = _words(_TOKENS.findall(text[:LONGEST]))
+    return max(
+        references,
+        key=lambda reference: SequenceMatcher(
+            None, _words(_TOKENS.findall(reference[:LONGEST])), words, autojunk=False
+        ).ratio(),
     )
 
 

@@ -119,6 +119,8 @@ class DataUsed(Record):
     """All classes, in the order of the head; null for texts and numbers."""
     scale: Scale | None = None
     """What numbers are standardised by; null for other targets."""
+    pair: list[str] | None = None
+    """Columns of the two texts of a row; null where it has one."""
     train: int | None = None
     """Training rows."""
     validation: int | None = None

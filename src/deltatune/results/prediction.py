@@ -16,7 +16,7 @@ from deltatune.results.record import SCHEMA
 
 _PICTURE = re.compile(r"\[image, \d+ x \d+ pixels\]")
 """What stands for an image in predictions that have no groups: it says nothing of which one it was."""
-_LEFT_OUT = ("probabilities", "spans", "words")
+_LEFT_OUT = ("probabilities", "spans", "words", "pair", "references")
 """Keys that a line has only where they say something."""
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 
@@ -63,8 +63,8 @@ class Prediction:
     scores: dict[str, Finite] = field(default_factory=dict)
     """Numbers of this row by metric key, for the metrics that are means over rows."""
     nll: Finite | None = None
-    """Negative log-likelihood of the reference, in nats, summed over its tokens; null if no loss was asked
-    for."""
+    """Negative log-likelihood of the reference, or of all of them, in nats, summed over the tokens; null if
+    no loss was asked for."""
     tokens: int | None = None
     """How many tokens that sum has (1 in classification, words where these have tags), in the model's own
     tokenizer."""
@@ -72,6 +72,10 @@ class Prediction:
     """Of each class, or of the 100 most probable ones; left out for texts."""
     group: str | None = None
     """Rows of one group depend on each other and count as one in statistics: those of equal input."""
+    pair: str | None = None
+    """The row's second text; left out where it has one."""
+    references: list[str] | None = None
+    """All texts that are right, `reference` first; left out where there is one."""
     schema: int = SCHEMA
     """Version of the line."""
     spans: list[Span] | None = None
@@ -87,14 +91,16 @@ class Prediction:
         """
         if self.group is not None:
             return self.group
-        return ("row", self.id) if _PICTURE.fullmatch(self.input) else self.input
+        return ("row", self.id) if _PICTURE.fullmatch(self.input) else (self.input, self.pair)
 
     def as_dict(self) -> dict[str, Any]:
         """The line, without what is left out."""
         values = {
             "id": self.id,
             "input": self.input,
+            "pair": self.pair,
             "reference": self.reference,
+            "references": self.references,
             "prediction": self.prediction,
             "stopped": self.stopped,
             "scores": self.scores,

@@ -47,6 +47,8 @@ class TokenCounts(Record):
     """Rows whose target is cut off."""
     lost_words: int | None = None
     """Words with tags that become no token, or lie beyond the limit; null where words have no tags."""
+    truncated_texts: list[int] | None = None
+    """Rows whose first, and whose second text is cut off; null where rows have one text."""
 
 
 class Reading(Record):
@@ -204,6 +206,10 @@ class DataPreview(Record):
     """Null of other data."""
     tags: TaggedWords | None = None
     """Null of other data."""
+    pair: list[str] | None = None
+    """Columns of the two texts of a row; null where it has one."""
+    references: dict[str, list[int]] | None = None
+    """By part, inputs and texts that are right for them; null where each input has one."""
     model: str
     """As of `models`, the first one."""
     reading: str

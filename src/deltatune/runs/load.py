@@ -12,6 +12,7 @@ from deltatune.data.encode import Encoder
 from deltatune.errors import AdapterError
 from deltatune.models.fingerprint import fingerprint
 from deltatune.models.load import load_base
+from deltatune.recipe import Recipe
 from deltatune.recipe.given import Given
 from deltatune.recipe.wanted import FILE, run_recipe
 from deltatune.runs.foreign import is_without_run, load_without_run
@@ -53,6 +54,8 @@ def load_run(
             f"'{folder / FILE}' was changed since the run wrote it: what it says now holds.", stacklevel=2
         )
     recipe = run_recipe(folder, trust_remote_code=trust_remote_code)
+    if result.data.pair is not None:  # which the recipe may leave to the names of the columns
+        recipe = _reading_pairs(recipe, *result.data.pair)
     labels = result.data.labels
     # A delta acts on any precision, but it has learned to make up for the rounding of the base it saw.
     [entry] = recipe.methods
@@ -66,6 +69,12 @@ def load_run(
     model.eval()
     encoder = Encoder(recipe.task, base.processor, recipe.data, labels, base.facts, result.data.scale)
     return LoadedRun(folder, recipe, base, model, encoder, result, result.name, result.method)
+
+
+def _reading_pairs(recipe: Recipe, first: str, second: str) -> Recipe:
+    """The recipe with the columns of the two texts by their names."""
+    columns = recipe.data.columns.model_copy(update={"input": first, "pair": second})
+    return recipe.model_copy(update={"data": recipe.data.model_copy(update={"columns": columns})})
 
 
 def attach_run(loaded: LoadedRun, folder: Path, name: str) -> None:

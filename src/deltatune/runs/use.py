@@ -207,7 +207,7 @@ def _room(loaded: LoadedRun, parts: Mapping[str, Encoded], new: int) -> list[str
 
 
 def _columns(value: str | Path | Mapping[str, Any], recipe: Recipe) -> str | Path | Mapping[str, Any]:
-    """The input, or the columns in it if the template names several, which one text cannot fill.
+    """The input, or the columns in it if the model reads several, which one text cannot fill.
 
     Raises:
         DataError: It is no object in JSON then.
@@ -216,6 +216,10 @@ def _columns(value: str | Path | Mapping[str, Any], recipe: Recipe) -> str | Pat
     if isinstance(value, Mapping):
         return value
     fields = [] if spec.template == CHAT else sorted(set(template_fields(spec.template)))
+    pair, reads = spec.columns.pair, "run's template names"
+    if pair is not None and pair not in fields:
+        fields = [spec.columns.input if name == "input" else name for name in fields] + [pair]
+        reads = "run reads"
     if len(fields) < 2:
         return value
     try:
@@ -224,7 +228,7 @@ def _columns(value: str | Path | Mapping[str, Any], recipe: Recipe) -> str | Pat
         columns = None
     if not isinstance(columns, dict):
         raise DataError(
-            f"{str(value)[:40]!r} is one text, and the run's template names {', '.join(fields)}.",
+            f"{str(value)[:40]!r} is one text, and the {reads} {', '.join(fields)}.",
             field="INPUT",
             remedy=f"Give an object in JSON: {json.dumps(dict.fromkeys(fields, '...'))}.",
         )

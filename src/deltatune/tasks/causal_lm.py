@@ -58,6 +58,7 @@ class CausalLM(Task):
 
     plain_text: ClassVar = True
     chat: ClassVar = True
+    several_references: ClassVar = True
     senseless: ClassVar = tokens.IMAGE_SIZE
 
     writes_text: ClassVar = True

@@ -21,6 +21,8 @@ class BatchShape:
     """Those of the row that has most of them; None: all rows have about as many."""
     padded: bool = True
     """Whether a row is shorter than the longest; if none is, Transformers leaves masks out."""
+    typed: bool = False
+    """Whether each token bears the number of the text that it is of."""
     image: tuple[int, int, int] | None = None
     """Channels, height and width."""
     outputs: int = 1
@@ -62,5 +64,5 @@ class BatchShape:
 
         if self.image is not None:
             return {"pixel_values": torch.zeros(self.rows, *self.image)}
-        names = ("input_ids", "attention_mask")
+        names = ("input_ids", "attention_mask", *(("token_type_ids",) if self.typed else ()))
         return {name: torch.zeros(self.rows, self.length, dtype=torch.long) for name in names}

@@ -7,7 +7,7 @@ given to it, the `Tools` of an encoder and the `Model`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 from deltatune.tasks.shapes import BatchShape
@@ -17,6 +17,15 @@ if TYPE_CHECKING:
 
 Feature = dict[str, Any]
 """One encoded row; its keys are the task's own affair, but for `input_ids`, which text has."""
+OTHERS = "others"
+"""The key of a feature's features with its other references as targets, where a row has several."""
+
+
+def each_reference(features: Iterable[Feature]) -> list[Feature]:
+    """Each feature, behind it those of its other references: as many sequences as there are references."""
+    return [each for feature in features for each in (feature, *feature.get(OTHERS, ()))]
+
+
 Cuts = tuple[bool, bool]
 """Whether a row's input and its target were truncated."""
 IGNORED = -100
@@ -38,8 +47,16 @@ class Row(Protocol):
         """The text that the model reads, with the template applied; or an image."""
 
     @property
+    def pair(self) -> str | None:
+        """The second text, where the model reads two."""
+
+    @property
     def target(self) -> str:
         """The text to produce, or the label's name; empty if there is none."""
+
+    @property
+    def references(self) -> tuple[str, ...]:
+        """All texts that are right, where there are several; `target` is the first."""
 
     @property
     def conversation(self) -> Any:
@@ -102,6 +119,8 @@ class Fidelity(Protocol):
 
     left_out: Any
     """Conversations of which the chat template leaves something out."""
+    joined: Any
+    """Pairs of texts of which nothing tells where the second begins."""
 
     def look_at_input(self, row: Any, text: str, ids: list[int], tokens: Any) -> None:
         """Take an input into account."""
@@ -150,6 +169,10 @@ class Task(Protocol):
     """Whether `data.columns.target` may name several columns."""
     plain_text: ClassVar[bool] = False
     """Whether rows may lack a target (`data.columns.target: null`), so that the text itself is learned."""
+    several_references: ClassVar[bool] = False
+    """Whether several texts may be right for one input."""
+    pairs: ClassVar[bool] = False
+    """Whether a row may have a second text (`data.columns.pair`), which the tokenizer writes beside it."""
     chat: ClassVar[bool] = False
     """Whether inputs may go through the tokenizer's chat template."""
     conversations: ClassVar[bool] = False

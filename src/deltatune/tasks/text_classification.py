@@ -21,7 +21,10 @@ class TextClassification(Task):
     when: ClassVar = (
         "Sentiment, topics, intents; bases such as BERT, RoBERTa, DeBERTa, and decoder-only models."
     )
-    rows: ClassVar = "A text (`input`, `sentence`) and the name of its class (`target`, `label`)."
+    rows: ClassVar = (
+        "A text (`input`, `sentence`), or two (`pair`; `premise` and `hypothesis`), and the name of the "
+        "class (`target`, `label`)."
+    )
     example: ClassVar = (
         "task: text-classification\nmodel: bundled:minilm\n"
         "data: {source: reviews.csv, split: {test: 0.1}, columns: {input: text, target: label}}\n"
@@ -32,6 +35,7 @@ class TextClassification(Task):
     peft_type: ClassVar = "SEQ_CLS"
     new_head: ClassVar = True
 
+    pairs: ClassVar = True
     has_classes: ClassVar = True
     senseless: ClassVar = {**tokens.IMAGE_SIZE, **classes.SENSELESS}
     without_effect: ClassVar = classes.WITHOUT_EFFECT

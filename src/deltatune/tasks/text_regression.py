@@ -23,7 +23,10 @@ class TextRegression(Task):
         "The loss is the squared error in standard deviations of the training rows' numbers; metrics and "
         "predictions are in the data's units."
     )
-    rows: ClassVar = "A text (`input`, `sentence`) and a number (`target`), as text or as a number of JSON."
+    rows: ClassVar = (
+        "A text (`input`, `sentence`), or two (`pair`; `sentence1` and `sentence2`), and a number "
+        "(`target`), as text or as a number of JSON."
+    )
     example: ClassVar = (
         "task: text-regression\nmodel: bundled:minilm\n"
         "data: {source: reviews.csv, split: {test: 0.1}, columns: {input: text, target: stars}}\n"
@@ -34,6 +37,7 @@ class TextRegression(Task):
     peft_type: ClassVar = "SEQ_CLS"
     new_head: ClassVar = True
 
+    pairs: ClassVar = True
     has_values: ClassVar = True
     senseless: ClassVar = {**tokens.IMAGE_SIZE, **values.SENSELESS}
     without_effect: ClassVar = values.WITHOUT_EFFECT

@@ -42,6 +42,7 @@ class TextToText(Task):
     needs: ClassVar = "an encoder-decoder"
     peft_type: ClassVar = "SEQ_2_SEQ_LM"
 
+    several_references: ClassVar = True
     senseless: ClassVar = tokens.IMAGE_SIZE
 
     writes_text: ClassVar = True

@@ -263,7 +263,7 @@ def it_answers(trial: _Trial) -> None:
         expect(bool(encoder.encode(asked, supervised=False).features), "images cannot be encoded")
         return
     run, _ = trial.trained
-    answers = api.predict(run, [str(row.input) for row in asked])
+    answers = api.predict(run, [str(row.input) if row.pair is None else row.columns for row in asked])
     for row, answer in zip(asked, answers, strict=True):
         if not isinstance(answer, Prediction):
             raise AssertionError(f"row {row.id} has no prediction: {answer}")

@@ -240,6 +240,8 @@ def batch(name: str, *, rows: int = 4, length: int = 7, seed: int = 0) -> dict[s
     ids = ids * mask
     found = {"input_ids": ids, "attention_mask": mask}
     if name in CLASSIFIERS:
+        if name == "bert":  # rows of two texts, of which the first has three tokens
+            found["token_type_ids"] = (torch.arange(length) > 2).long() * mask
         return {**found, "labels": torch.arange(rows) % CLASSES}
     if name in TAGGERS:  # of each word's first token, and none of the first and the last
         labels = (ids % CLASSES).masked_fill(mask == 0, -100)

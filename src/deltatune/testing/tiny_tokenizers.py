@@ -3,13 +3,15 @@
 All are byte-level BPE, so that every text can be encoded and decoded without loss. They differ in the special
 tokens and in what a call adds by itself:
 
-| kind  | pad   | bos               | eos             | a call gives     |
-|-------|-------|-------------------|-----------------|------------------|
-| t5    | 0     | none              | 1               | text eos         |
-| bart  | 1     | 0                 | 2               | bos text eos     |
-| llama | none  | 1                 | 2               | bos text         |
-| gpt2  | none  | 0 (the same)      | 0 (the same)    | text             |
-| bert  | 0     | none              | none            | [CLS] text [SEP] |
+| kind  | pad   | bos               | eos             | a call gives     | of a pair                   |
+|-------|-------|-------------------|-----------------|------------------|-----------------------------|
+| t5    | 0     | none              | 1               | text eos         | text eos text eos           |
+| bart  | 1     | 0                 | 2               | bos text eos     | bos text eos eos text eos   |
+| llama | none  | 1                 | 2               | bos text         | bos text bos text           |
+| gpt2  | none  | 0 (the same)      | 0 (the same)    | text             | text text                   |
+| bert  | 0     | none              | none            | [CLS] text [SEP] | [CLS] text [SEP] text [SEP] |
+
+Of a pair, BERT's gives token types too.
 """
 
 from __future__ import annotations
@@ -55,6 +57,12 @@ SPECIALS: dict[Kind, tuple[list[str], dict[str, str], str | None]] = {
         "[CLS] $A [SEP]",
     ),
 }
+PAIRS: dict[Kind, str] = {
+    "t5": "$A </s> $B </s>",
+    "bart": "<s> $A </s> </s> $B </s>",
+    "llama": "<s> $A <s> $B",
+    "bert": "[CLS]:0 $A:0 [SEP]:0 $B:1 [SEP]:1",
+}
 CHAT_TEMPLATE = (
     "{% for message in messages %}<s>{{ message['role'] }}: {{ message['content'] }}\n{% endfor %}"
     "{% if add_generation_prompt %}assistant: {% endif %}"
@@ -70,7 +78,10 @@ def tiny_tokenizer(kind: Kind, *, chat: bool = False) -> PreTrainedTokenizerFast
         chat: Whether it has a chat template (for llama).
     """
     _, names, _ = SPECIALS[kind]
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(_trained(kind)), **names)
+    inputs = ["input_ids", *(["token_type_ids"] if kind == "bert" else []), "attention_mask"]
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer.from_str(_trained(kind)), model_input_names=inputs, **names
+    )
     if chat:
         tokenizer.chat_template = CHAT_TEMPLATE
     return tokenizer
@@ -89,5 +100,7 @@ def _trained(kind: Kind) -> str:
     tokenizer.train_from_iterator(SENTENCES, trainer)
     if template is not None:
         used = [(name, specials.index(name)) for name in specials if name in template]
-        tokenizer.post_processor = processors.TemplateProcessing(single=template, special_tokens=used)
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single=template, pair=PAIRS[kind], special_tokens=used
+        )
     return str(tokenizer.to_str())

@@ -107,13 +107,7 @@ def _show_numbers(found: DataPreview) -> None:
         "task": found.task,
         "rows": rows,
     }
-    if talks := found.conversations:
-        described["conversations"] = (
-            f"{', '.join(talks.forms)}; {talks.median_messages:g} messages (median), "
-            f"{talks.most_messages:,} at most; {talks.learned_answers:,} answers may be learned"
-            f"{f'; {n:,} with tools' if (n := talks.with_tools) else ''}"
-        )
-    described |= _tags(found)
+    described |= _of_rows(found) | _tags(found)
     parts = [part for part in found.rows if part in found.tokens]
     for part in parts:
         counts = [_tokens(model.tokens[part], found.rows[part]) for model in found.models]
@@ -155,11 +149,32 @@ def _show_numbers(found: DataPreview) -> None:
             output.line(f"{one}, {other}", "dim")
 
 
+def _of_rows(found: DataPreview) -> dict[str, str]:
+    """What rows consist of, where it is more than a text and a target."""
+    described = {}
+    if talks := found.conversations:
+        described["conversations"] = (
+            f"{', '.join(talks.forms)}; {talks.median_messages:g} messages (median), "
+            f"{talks.most_messages:,} at most; {talks.learned_answers:,} answers may be learned"
+            f"{f'; {n:,} with tools' if (n := talks.with_tools) else ''}"
+        )
+    if found.pair:
+        described["pairs"] = (
+            f"{found.pair[0]!r} and {found.pair[1]!r} of each row, as the tokenizer writes pairs"
+        )
+    if found.references:
+        counts = [f"{part} {n:,} for {of:,} inputs" for part, (of, n) in found.references.items() if of]
+        described["references"] = f"{', '.join(counts)}; each is learned, and judged is by all of an input"
+    return described
+
+
 def _tokens(count: TokenCounts, rows: int) -> str:
+    texts = count.truncated_texts
+    of_pairs = f"; the first text of {texts[0]:,}, the second of {texts[1]:,}" if texts else ""
     return (
         f"{count.total:,}, {count.supervised:,} learned; a row has {count.median_length:,g} "
         f"(median), {count.longest:,} at most; cut off: {count.truncated_inputs:,} inputs "
-        f"({count.truncated_inputs / rows:.1%}), {count.truncated_targets:,} targets "
+        f"({count.truncated_inputs / rows:.1%}{of_pairs}), {count.truncated_targets:,} targets "
         f"({count.truncated_targets / rows:.1%})"
         f"{'' if count.lost_words is None else f'; {count.lost_words:,} words without a token'}"
     )

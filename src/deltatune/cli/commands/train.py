@@ -310,7 +310,12 @@ def _record(prediction: Prediction | Failed) -> dict[str, Any]:
     """A line of what `predict` prints."""
     if hasattr(prediction, "error"):
         return {"id": prediction.id, "input": prediction.input, "error": prediction.error}
-    record = {"id": prediction.id, "input": prediction.input, "prediction": prediction.prediction}
+    record = {
+        "id": prediction.id,
+        "input": prediction.input,
+        **({} if prediction.pair is None else {"pair": prediction.pair}),
+        "prediction": prediction.prediction,
+    }
     if prediction.spans is not None:
         return record | {"spans": [span.as_dict() for span in prediction.spans]}
     if prediction.probabilities is not None:

@@ -19,7 +19,7 @@ from deltatune.evaluation.interfaces import (
 from deltatune.evaluation.loss import RowLoss
 from deltatune.evaluation.metrics import Scores
 from deltatune.results import Span
-from deltatune.tasks.task import Row
+from deltatune.tasks.task import Feature, Row
 
 
 class Answer(NamedTuple):
@@ -50,6 +50,8 @@ class Scored(NamedTuple):
     """One a row; none if no loss is asked for."""
     means: dict[str, float] | None = None
     """Metrics that are made of the losses, by key."""
+    several: Sequence[Sequence[str]] = ()
+    """All references of each row, of which `references` has the first; none where each row has one."""
 
 
 @dataclass(frozen=True)
@@ -66,17 +68,21 @@ class Job:
 
     def batches(self) -> Iterator[tuple[list[int], dict[str, Tensor]]]:
         """Numbers of rows and their batch on the model's device, the longest rows first."""
+        for rows in self.in_turn():
+            yield rows, self.batch([self.encoded.features[row] for row in rows])
+
+    def in_turn(self) -> Iterator[list[int]]:
+        """Numbers of the rows of each batch, the longest rows first."""
         done = 0
         for rows in longest_first(self.encoded.lengths, self.batch_size):
-            yield rows, self.batch(rows)
+            yield rows
             done += len(rows)
             if self.progress:
                 self.progress(done, len(self.encoded.lengths))
 
-    def batch(self, rows: Sequence[int]) -> dict[str, Tensor]:
-        """These rows as a batch on the model's device."""
-        batch = self.encoder.collate([self.encoded.features[row] for row in rows])
-        return to_device(batch, self.model.device)
+    def batch(self, features: list[Feature]) -> dict[str, Tensor]:
+        """A batch on the model's device."""
+        return to_device(self.encoder.collate(features), self.model.device)
 
 
 class Decoding(Protocol):

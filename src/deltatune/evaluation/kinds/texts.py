@@ -16,12 +16,12 @@ from deltatune.evaluation.kinds.kind import Answer, Decoding, Job, Kind, Scored
 from deltatune.evaluation.loss import RowLoss, mean
 from deltatune.evaluation.metrics import Scores, text_metrics
 from deltatune.tasks import TASKS
-from deltatune.tasks.task import Row
+from deltatune.tasks.task import Row, each_reference
 from deltatune.tasks.tokens import LOSSES
 
 
 class Texts(Kind):
-    """Write, and compare with the reference; the loss is that of the reference's tokens."""
+    """Write, and compare with the references; the loss is that of their tokens."""
 
     def answer(self, job: Job, decoding: Decoding) -> Sequence[Answer]:
         """What the model writes."""
@@ -29,13 +29,15 @@ class Texts(Kind):
 
     def evaluate(self, job: Job, rows: Sequence[Row], keys: Sequence[str], decoding: Decoding) -> Scored:
         """Write and score; nothing is written if only losses are asked for, or rows are plain text."""
-        features = job.encoded.features
-        targets = [feature.get("reference", row.target) for row, feature in zip(rows, features, strict=True)]
-        references = [job.encoder.reference(target) for target in targets]
+        pairs = zip(rows, job.encoded.features, strict=True)
+        targets = [row.references or (feature.get("reference", row.target),) for row, feature in pairs]
+        several = [tuple(map(job.encoder.reference, texts)) for texts in targets]
+        references = [texts[0] for texts in several]
         names = scoring(keys)
         if not names or not any(row.target for row in rows):
             losses = row_losses(job)
-            return Scored([Answer("")] * len(rows), references, Scores({}), losses, summed(losses))
+            answers = [Answer("")] * len(rows)
+            return Scored(answers, references, Scores({}), losses, summed(losses), several)
         wants_loss = any(key in LOSSES for key in keys)
         losses = [RowLoss(0.0, 0)] * len(rows)
 
@@ -45,11 +47,11 @@ class Texts(Kind):
                 losses[row] = loss
 
         generations = _write(job, decoding, also=lose if wants_loss else None)
-        scores = text_metrics(generations, references, names)
+        scores = text_metrics(generations, several, names)
         answers = list(map(_answer, generations))
         if not wants_loss:
-            return Scored(answers, references, scores)
-        return Scored(answers, references, scores, losses, summed(losses))
+            return Scored(answers, references, scores, several=several)
+        return Scored(answers, references, scores, losses, summed(losses), several)
 
     def mean_loss(self, job: Job) -> dict[str, float]:
         """Loss a token, in nats; `perplexity` is its exponential."""
@@ -59,21 +61,37 @@ class Texts(Kind):
 def row_losses(job: Job) -> list[RowLoss]:
     """What each row adds to the loss, in the order of the rows."""
     losses = [RowLoss(0.0, 0)] * len(job.encoded.lengths)
-    for rows, batch in job.batches():
-        for row, loss in zip(rows, _losses(job, batch), strict=True):
+    for rows in job.in_turn():
+        for row, loss in zip(rows, batch_losses(job, rows), strict=True):
             losses[row] = loss
     return losses
 
 
 def batch_losses(job: Job, rows: Sequence[int], states: Tensor | None = None) -> list[RowLoss]:
-    """The losses of `rows` as one batch.
+    """The losses of `rows` as one batch; of rows with several references, of one for each in its turn.
+
+    A row's loss is then summed over the tokens of all its references, as they are learned: each weighs as
+    much as a token of any other row.
 
     Args:
         job: The model and the rows.
         rows: Row numbers.
         states: What the model's encoder made of the same batch, if that is known.
     """
-    return _losses(job, job.batch(rows), states)
+    losses = [RowLoss(0.0, 0)] * len(rows)
+    variants = [each_reference([job.encoded.features[row]]) for row in rows]
+    width = max(len(feature["input_ids"]) for feature, *_ in variants)
+    for turn in range(max(map(len, variants))):
+        places = [place for place, features in enumerate(variants) if len(features) > turn]
+        batch = job.batch([variants[place][turn] for place in places])
+        of_places = states
+        if states is not None and len(places) < len(rows):  # and their padding may be less
+            missing = width - batch["input_ids"].shape[1]
+            of_places = states[places, : states.shape[1] - missing]
+        for place, loss in zip(places, _losses(job, batch, of_places), strict=True):
+            before = losses[place]
+            losses[place] = RowLoss(before.nll + loss.nll, before.tokens + loss.tokens)
+    return losses
 
 
 def _losses(job: Job, batch: dict[str, Tensor], states: Tensor | None = None) -> list[RowLoss]:

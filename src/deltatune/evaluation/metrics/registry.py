@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -48,6 +48,9 @@ class Metric:
     """The same by kind of answer, for kinds whose answers are read in another way."""
     chances: Mapping[str, ChanceMetric] = field(default_factory=dict)
     """By key: how a number follows from the probabilities of classes."""
+    several: Callable[..., Scores] | None = None
+    """Of texts: (generations, references of each row) to scores, where rows have several. None: a row's
+    number is the best that any of its references gives; what is no mean over rows is of the first ones."""
 
 
 METRICS: Registry[Metric] = Registry("metric")
@@ -103,10 +106,14 @@ def score(
     """
     if len(outputs) != len(truths) or not truths:
         raise ValueError(f"{len(outputs)} predictions for {len(truths)} references; one each is needed.")
-    together = Scores({})
-    for name in names:
-        scores = METRICS.get(name).functions[kind](outputs, truths, *more)
-        together.values.update(scores.values)
-        together.examples.update(scores.examples)
-        together.signatures.update(scores.signatures)
-    return together
+    return together(METRICS.get(name).functions[kind](outputs, truths, *more) for name in names)
+
+
+def together(found: Iterable[Scores]) -> Scores:
+    """What several metrics found, as one."""
+    whole = Scores({})
+    for scores in found:
+        whole.values.update(scores.values)
+        whole.examples.update(scores.examples)
+        whole.signatures.update(scores.signatures)
+    return whole

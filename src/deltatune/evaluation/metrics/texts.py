@@ -21,7 +21,7 @@ import numpy as np
 
 from deltatune.evaluation.corpus import CorpusMetric, Floats
 from deltatune.evaluation.generation import Generation
-from deltatune.evaluation.metrics.registry import METRICS, Metric, Scores, score
+from deltatune.evaluation.metrics.registry import METRICS, Metric, Scores, score, together
 from deltatune.tasks.tokens import TEXT_METRICS
 
 ROUGE_TYPES = ("rouge1", "rouge2", "rougeL")
@@ -30,13 +30,27 @@ _NGRAMS = 4
 _BETA2 = 4.0  # chrF2 weighs recall twice as much as precision
 
 
+References = Sequence[str | Sequence[str]]
+"""Of each row the text that is right for it, or all texts that are."""
+
+
 def text_metric(
-    name: str, keys: Mapping[str, bool | None], corpus: Mapping[str, CorpusMetric] | None = None
+    name: str,
+    keys: Mapping[str, bool | None],
+    corpus: Mapping[str, CorpusMetric] | None = None,
+    several: Callable[[Sequence[Generation], References], Scores] | None = None,
 ) -> Callable[[TextFunction], TextFunction]:
-    """Register a metric of generated texts against references."""
+    """Register a metric of generated texts against references.
+
+    Args:
+        name: What a recipe calls it.
+        keys: As of `Metric`.
+        corpus: As of `Metric`.
+        several: The function for rows with several references. Default: the best that any of them gives.
+    """
 
     def register(function: TextFunction) -> TextFunction:
-        METRICS.add(name, Metric(keys, {"text": function}, corpus or {}))
+        METRICS.add(name, Metric(keys, {"text": function}, corpus or {}, several=several))
         return function
 
     return register
@@ -47,24 +61,37 @@ def squeeze(text: str) -> str:
     return " ".join(text.split())
 
 
-def bleu_statistics(predictions: Sequence[str], references: Sequence[str], _: Sequence[str] = ()) -> Floats:
+def bleu_statistics(predictions: Sequence[str], references: References, _: Sequence[str] = ()) -> Floats:
     """SacreBLEU's numbers of each row: length, reference's length, 4 counts of matches, 4 of n-grams."""
     from sacrebleu.metrics import BLEU
 
     return _segments(BLEU(), predictions, references)
 
 
-def chrf_statistics(predictions: Sequence[str], references: Sequence[str], _: Sequence[str] = ()) -> Floats:
+def chrf_statistics(predictions: Sequence[str], references: References, _: Sequence[str] = ()) -> Floats:
     """SacreBLEU's numbers of each row: n-grams, the reference's n-grams and matches, for n of 1 to 6."""
     from sacrebleu.metrics import CHRF
 
     return _segments(CHRF(), predictions, references)
 
 
-def _segments(metric: Any, predictions: Sequence[str], references: Sequence[str]) -> Floats:
+def _segments(metric: Any, predictions: Sequence[str], references: References) -> Floats:
     # Without a public way to these numbers; the tests compare what becomes of them with corpus_score.
-    rows = metric._extract_corpus_statistics(list(predictions), [list(references)])
+    rows = metric._extract_corpus_statistics(list(predictions), _streams(references))
     return np.asarray(rows, dtype=np.float64)
+
+
+def _lists(references: References) -> list[Sequence[str]]:
+    return [[texts] if isinstance(texts, str) else texts for texts in references]
+
+
+def _streams(references: References) -> list[list[str | None]]:
+    """What sacreBLEU wants: lists of references, each as long as the corpus; None where a row has no more."""
+    lists = _lists(references)
+    return [
+        [texts[number] if number < len(texts) else None for texts in lists]
+        for number in range(max(map(len, lists)))
+    ]
 
 
 def bleu_score(sums: Floats) -> Floats:
@@ -91,29 +118,38 @@ def chrf_score(sums: Floats) -> Floats:
     return np.where(below > 0, 100 * (1 + _BETA2) * precision * recall / np.where(below > 0, below, 1), 0.0)
 
 
-@text_metric("rouge", keys={f"{kind}_{part}": True for kind in ROUGE_TYPES for part in "fpr"})
+def _rouge(generations: Sequence[Generation], references: References) -> Scores:
+    """ROUGE of texts with any number of references: of each kind that of the reference with the highest F."""
+    from rouge_score import rouge_scorer
+
+    lists = _lists(references)
+    texts = [text for of_row in lists for text in of_row]
+    foreign = any(re.search(r"\w", text) and not re.search(r"[a-z0-9]", text.lower()) for text in texts)
+    tokenizer = _UnicodeWords() if foreign else None
+    scorer = rouge_scorer.RougeScorer(list(ROUGE_TYPES), use_stemmer=True, tokenizer=tokenizer)
+    examples: dict[str, list[float]] = {key: [] for key in METRICS.get("rouge").keys}
+    for generation, of_row in zip(generations, lists, strict=True):
+        for kind, of_kind in scorer.score_multi(of_row, generation.text).items():
+            examples[f"{kind}_f"].append(float(of_kind.fmeasure))
+            examples[f"{kind}_p"].append(float(of_kind.precision))
+            examples[f"{kind}_r"].append(float(of_kind.recall))
+    words = "unicode" if foreign else "default"
+    several = "refs:best|" if len(texts) > len(lists) else ""
+    signature = f"{several}stemmer:porter|tok:{words}|agg:mean|version:{version('rouge-score')}"
+    return Scores.per_example(examples, {"rouge": signature})
+
+
+@text_metric("rouge", keys={f"{kind}_{part}": True for kind in ROUGE_TYPES for part in "fpr"}, several=_rouge)
 def rouge(generations: Sequence[Generation], references: Sequence[str]) -> Scores:
     """ROUGE-1, -2 and -L (Lin 2004), F, precision and recall in 0..1, mean over rows; by rouge-score.
 
     With Porter stemming, as in the summarisation literature. rouge-score drops every letter outside a-z, and
     so scores 0 for most of the world's scripts: when a reference has letters or digits but none that it
     keeps, all texts are split into Unicode words instead, and the signature says so. The choice rests on
-    the references alone and is therefore the same for all models that are compared.
+    the references alone and is therefore the same for all models that are compared. Of several references
+    that with the highest F counts, for each kind, as rouge-score has it.
     """
-    from rouge_score import rouge_scorer
-
-    foreign = any(re.search(r"\w", text) and not re.search(r"[a-z0-9]", text.lower()) for text in references)
-    tokenizer = _UnicodeWords() if foreign else None
-    scorer = rouge_scorer.RougeScorer(list(ROUGE_TYPES), use_stemmer=True, tokenizer=tokenizer)
-    examples: dict[str, list[float]] = {key: [] for key in METRICS.get("rouge").keys}
-    for generation, reference in zip(generations, references, strict=True):
-        for kind, of_kind in scorer.score(reference, generation.text).items():
-            examples[f"{kind}_f"].append(float(of_kind.fmeasure))
-            examples[f"{kind}_p"].append(float(of_kind.precision))
-            examples[f"{kind}_r"].append(float(of_kind.recall))
-    words = "unicode" if foreign else "default"
-    signature = f"stemmer:porter|tok:{words}|agg:mean|version:{version('rouge-score')}"
-    return Scores.per_example(examples, {"rouge": signature})
+    return _rouge(generations, references)
 
 
 class _UnicodeWords:
@@ -141,31 +177,48 @@ def _porter() -> Callable[[str], str]:
     return stem
 
 
-@text_metric("bleu", keys={"bleu": True}, corpus={"bleu": CorpusMetric(bleu_statistics, bleu_score, 100.0)})
-def bleu(generations: Sequence[Generation], references: Sequence[str]) -> Scores:
-    """Corpus BLEU in 0..100 (Papineni et al. 2002) by sacreBLEU (Post 2018), one reference a text."""
+def _bleu(generations: Sequence[Generation], references: References) -> Scores:
     from sacrebleu.metrics import BLEU
 
     return _sacrebleu("bleu", BLEU(), generations, references)
 
 
-@text_metric("chrf", keys={"chrf": True}, corpus={"chrf": CorpusMetric(chrf_statistics, chrf_score, 100.0)})
-def chrf(generations: Sequence[Generation], references: Sequence[str]) -> Scores:
-    """Corpus chrF2 in 0..100 (Popovic 2015) by sacreBLEU: n-grams of characters, for any script."""
+@text_metric(
+    "bleu",
+    keys={"bleu": True},
+    corpus={"bleu": CorpusMetric(bleu_statistics, bleu_score, 100.0, several=True)},
+    several=_bleu,
+)
+def bleu(generations: Sequence[Generation], references: Sequence[str]) -> Scores:
+    """Corpus BLEU in 0..100 (Papineni et al. 2002) by sacreBLEU (Post 2018), of one reference or several."""
+    return _bleu(generations, references)
+
+
+def _chrf(generations: Sequence[Generation], references: References) -> Scores:
     from sacrebleu.metrics import CHRF
 
     return _sacrebleu("chrf", CHRF(), generations, references)
 
 
-def _sacrebleu(key: str, metric: Any, generations: Sequence[Generation], references: Sequence[str]) -> Scores:
-    # sacreBLEU wants a list of reference *sets*, each as long as the corpus: one set here.
-    scored = metric.corpus_score([g.text for g in generations], [list(references)])
+@text_metric(
+    "chrf",
+    keys={"chrf": True},
+    corpus={"chrf": CorpusMetric(chrf_statistics, chrf_score, 100.0, several=True)},
+    several=_chrf,
+)
+def chrf(generations: Sequence[Generation], references: Sequence[str]) -> Scores:
+    """Corpus chrF2 in 0..100 (Popovic 2015) by sacreBLEU: n-grams of characters, for any script."""
+    return _chrf(generations, references)
+
+
+def _sacrebleu(key: str, metric: Any, generations: Sequence[Generation], references: References) -> Scores:
+    scored = metric.corpus_score([g.text for g in generations], _streams(references))
     return Scores({key: float(scored.score)}, signatures={key: str(metric.get_signature())})
 
 
 @text_metric("exact_match", keys={"exact_match": True})
 def exact_match(generations: Sequence[Generation], references: Sequence[str]) -> Scores:
-    """Share of texts equal to their reference, runs of whitespace counting as one space."""
+    """Share of texts equal to their reference, or to any of them; whitespace counts as one space."""
     pairs = zip(generations, references, strict=True)
     return Scores.per_example({"exact_match": [float(squeeze(g.text) == squeeze(text)) for g, text in pairs]})
 
@@ -202,13 +255,15 @@ def mean_length(generations: Sequence[Generation], references: Sequence[str]) ->
 
 
 def text_metrics(
-    generations: Sequence[Generation], references: Sequence[str], names: Sequence[str] | None = None
+    generations: Sequence[Generation],
+    references: References,
+    names: Sequence[str] | None = None,
 ) -> Scores:
     """Score generated texts.
 
     Args:
         generations: Made by `generate`, one a row.
-        references: One a row.
+        references: One a row, or of each row all that are right.
         names: Names of metrics; by default every one meant for free text.
 
     Raises:
@@ -221,4 +276,30 @@ def text_metrics(
                 f"Text metrics score Generation objects made by generate(), not {type(generation).__name__}. "
                 "Text taken from teacher-forced logits has seen the reference, so its score means nothing."
             )
-    return score("text", names or TEXT_METRICS, generations, references)
+    lists = _lists(references)
+    firsts = [texts[0] for texts in lists]
+    if len(lists) != len(generations) or all(len(texts) == 1 for texts in lists):
+        return score("text", names or TEXT_METRICS, generations, firsts)
+    return together(_of_several(METRICS.get(name), generations, lists) for name in names or TEXT_METRICS)
+
+
+def _of_several(
+    metric: Metric, generations: Sequence[Generation], references: Sequence[Sequence[str]]
+) -> Scores:
+    """A metric of rows with several references, by its own function or as the best of each row's."""
+    if metric.several is not None:
+        return metric.several(generations, references)
+    turns = [
+        metric.functions["text"](
+            generations, [texts[number] if number < len(texts) else texts[0] for texts in references]
+        )
+        for number in range(max(map(len, references)))
+    ]
+    examples = {}
+    for key in turns[0].examples:
+        best = min if metric.keys[key] is False else max
+        examples[key] = [
+            best(numbers) for numbers in zip(*(turn.examples[key] for turn in turns), strict=True)
+        ]
+    means = Scores.per_example(examples).values
+    return Scores(turns[0].values | means, examples, turns[0].signatures)

@@ -18,7 +18,7 @@ from deltatune.models.positions import Room, room_of
 from deltatune.recipe.schema import Recipe
 from deltatune.recipe.sections import PARTS
 from deltatune.tasks import TASKS
-from deltatune.tasks.task import INPUT, NEW, TARGET
+from deltatune.tasks.task import INPUT, NEW, TARGET, each_reference
 from deltatune.training.given.context import Context, SharedBase
 
 _METHOD = "method"
@@ -73,7 +73,7 @@ def require_positions(room: Room, task: str, parts: Mapping[str, Encoded], new: 
     """
     positions, base, warnings = room.positions, room.base, []
     for part, encoded in parts.items():
-        needs = _needs(TASKS.get(task).places(encoded.features, new), room)
+        needs = _needs(TASKS.get(task).places(each_reference(encoded.features), new), room)
         for need in needs:
             if need.there is not None and need.total > need.there:
                 raise DataError(

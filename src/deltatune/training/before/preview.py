@@ -79,6 +79,10 @@ def preview(recipe: Recipe, samples: int = 5, observer: Observer | None = None) 
         "rows": {part: len(getattr(first, part)) for part in PARTS},
         "conversations": _conversations(first),
         "tags": _tags(recipe, first),
+        "pair": first.pair and list(first.pair),
+        "references": None
+        if first.references is None
+        else {part: list(counts) for part, counts in first.references.items()},
         **{name: value for name, value in models[0].items() if name != "padding"},
         "models": models,
         **first.check.as_dict(),
@@ -145,6 +149,7 @@ def _counts(encoded: Encoded) -> dict[str, Any]:
         "truncated_inputs": report.truncated_inputs,
         "truncated_targets": report.truncated_targets,
         "lost_words": seen.words_lost + seen.words_cut if seen.words else None,
+        "truncated_texts": report.truncated_texts and list(report.truncated_texts),
     }
 
 

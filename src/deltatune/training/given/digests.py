@@ -17,6 +17,7 @@ from deltatune.data.encode import Encoded
 from deltatune.data.rows import Row
 from deltatune.errors import ChangedError
 from deltatune.recipe.sections import PARTS
+from deltatune.tasks.task import each_reference
 
 ANEW = "Restore it, or start anew with --overwrite."
 
@@ -103,12 +104,14 @@ def tokens_digest(parts: Mapping[str, Encoded], processor: Any) -> str:
     digest = hashlib.sha256()
     for part, encoded in parts.items():
         digest.update(f"{part} {len(encoded.features)}\0".encode())
-        for feature in encoded.features:
+        for feature in each_reference(encoded.features):
             for key in ("input_ids", "labels", "prompt_length", "label"):
                 value = feature.get(key, [])
                 digest.update(array("q", value if isinstance(value, list) else [value]).tobytes() + b"\0")
             if "label_set" in feature:
                 digest.update(array("q", [feature["outputs"], *feature["label_set"]]).tobytes() + b"\0")
+            if "token_type_ids" in feature:
+                digest.update(array("q", feature["token_type_ids"]).tobytes() + b"\0")
             if "value" in feature:
                 digest.update(array("d", [feature["value"]]).tobytes())
     if hasattr(processor, "image_mean"):

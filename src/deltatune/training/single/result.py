@@ -127,6 +127,7 @@ def rows_used(run: Run) -> DataUsed:
         reading=run.data.reading,
         labels=run.encoder.labels,
         scale=run.encoder.scale,
+        pair=data.pair and list(data.pair),
         train=len(data.train),
         validation=len(data.validation),
         test=len(data.test),
