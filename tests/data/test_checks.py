@@ -173,7 +173,7 @@ def test_classes_are_counted_and_the_majority_is_the_baseline() -> None:
     assert check.majority == ("no", 0.9)
     assert check.warnings() == [
         "always answering 'no' is right in 90% of the test rows, so accuracy tells little; set "
-        "evaluation.primary to macro_f1."
+        "evaluation.primary to macro_f1 or mcc."
     ]
     assert check.warnings("macro_f1") == [
         "always answering 'no' is right in 90% of the test rows, so accuracy tells little."

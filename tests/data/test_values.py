@@ -44,7 +44,7 @@ def test_a_conversation_is_not_learned_as_json(tmp_path: Path, messages: Any, co
 def test_a_list_is_no_label(tmp_path: Path) -> None:
     rows = [{"input": f"x{number}", "target": ["a", "b"][: 1 + number % 2]} for number in range(8)]
     with pytest.raises(
-        DataError, match=r"column 'target': holds \[\"a\"\]: a class is one name.*Several labels"
+        DataError, match=r"column 'target': holds \[\"a\"\]: a class is one name.*multi-label"
     ):
         load(tmp_path, rows, "text-classification")
 
@@ -129,6 +129,7 @@ def rows(*targets: str) -> list[Row]:
     "pair",
     [
         ("1", "1.0"), ("1", "01"), ("pos", "pos "), ("pos", "Pos"), ("new  york", "new york"),
+        ("1", "True"), ("0.0", "false"),
         (unicodedata.normalize("NFC", "café"), unicodedata.normalize("NFD", "café")),
     ],
 )  # fmt: skip

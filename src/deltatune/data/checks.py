@@ -38,6 +38,8 @@ CUT = 0.01
 """Share of rows cut off that is worth a warning."""
 SHARED = 0.01
 """Share of the test rows that repeat another one's input from which on they count as fewer than they are."""
+SWITCHES = {"true": "1", "false": "0"}
+"""How a program may have written a switch beside another's numbers."""
 JOINTS = "|;,"
 """What stands between several labels that were written into one cell."""
 
@@ -114,7 +116,8 @@ class DataCheck:
             found.append(warning(self.classes, self.shifts))
         if self.majority and self.majority[1] >= LOPSIDED:
             label, share = self.majority
-            advice = "" if primary == "macro_f1" else "; set evaluation.primary to macro_f1"
+            misled = primary in ("auto", "accuracy", "exact_match", "loss", "perplexity")
+            advice = "; set evaluation.primary to macro_f1 or mcc" if misled else ""
             found.append(
                 f"always answering {label!r} is right in {share:.0%} of the test rows, so accuracy tells "
                 f"little{advice}."
@@ -273,10 +276,11 @@ def _by_input(rows: Sequence[Row]) -> dict[bytes, list[Row]]:
 
 
 def _alike(names: Iterable[str]) -> list[list[str]]:
-    """Names that are one but for case, blanks, the composition of letters, or how a number is written."""
+    """Names that are one but for case, blanks, composition of letters, or how a number or switch is put."""
     groups: dict[str, list[str]] = defaultdict(list)
     for name in names:
         plain = " ".join(unicodedata.normalize("NFKC", name).casefold().split())
+        plain = SWITCHES.get(plain, plain)
         with contextlib.suppress(ValueError, OverflowError):
             plain = repr(float(plain))
         groups[plain].append(name)
