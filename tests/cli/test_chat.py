@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import io
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import deltatune as dt
+from deltatune.cli.app import app
 from deltatune.cli.commands.chat import Voice
 from deltatune.printable import printable
+from deltatune.runs.chat import Talk
 from tests.tasks.test_conversation import chat_folder, chats
 from tests.tiny_recipe import t5_folder
 
@@ -74,6 +79,30 @@ def test_what_is_too_long_leaves_the_conversation_as_it_was(run: Callable, runs:
     assert done.code == 0
     assert "tokens in its last turn, and 512 are allowed" in done.err
     assert done.out.count("lora: ") == 1
+
+
+def test_ctrl_c_stops_an_answer_and_not_the_talk(
+    runs: list[Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    reply, said = Talk.reply, []
+
+    def interrupted(talk: Talk, *arguments: Any) -> Any:
+        said.append([message["content"] for message in talk.messages])
+        if talk.messages[-1]["content"] == "songs?":
+            raise KeyboardInterrupt
+        return reply(talk, *arguments)
+
+    monkeypatch.setattr(Talk, "reply", interrupted)
+    monkeypatch.setattr(sys, "stdin", Terminal("songs?\nmedals?\n"))
+    with pytest.raises(SystemExit) as stop:
+        app(["chat", str(runs[1]), "--max-new-tokens", "2"], prog_name="deltatune")
+    assert not stop.value.code
+    assert said == [["songs?"], ["medals?"]]
+    assert "(stopped; this turn does not count)" in capsys.readouterr().out
 
 
 def test_bytes_that_are_no_text_leave_the_conversation_as_it_was(run: Callable, runs: list[Path]) -> None:

@@ -51,6 +51,7 @@ def chat(
       $ echo "What is LoRA?" | deltatune chat out/chats/runs/lora-s0
 
     [bold]While it runs[/bold]: /switch NAME, /compare, /system TEXT, /reset, /help, /quit.
+    Ctrl-C stops an answer; where none is being written, it ends the talk.
     """
     from deltatune.recipe.given import Given
     from deltatune.runs.chat import Talk
@@ -69,6 +70,10 @@ def chat(
                 return
         except DataError as error:  # the conversation is as it was, and goes on
             output.error(output.describe(error))
+        except KeyboardInterrupt:
+            if not sys.stdin.isatty():
+                raise
+            output.line(" (stopped; this turn does not count)", "dim")
 
 
 def _turns() -> Iterator[str]:
