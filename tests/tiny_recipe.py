@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,17 @@ from deltatune.recipe import Recipe, parse_recipe
 from deltatune.testing.folders import save_tiny
 
 WORDS = ("medals", "goals", "songs", "ships", "stars", "rivers", "books", "trains")
+
+
+@pytest.fixture(autouse=True)
+def unpredicted(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs are trained without their prediction of memory, which takes longer than they do on a tiny base.
+
+    What is marked with `predicts` has it.
+    """
+    if request.node.get_closest_marker("predicts") is None:
+        module = importlib.import_module("deltatune.training.single.begin")
+        monkeypatch.setattr(module, "predicted_run", lambda *_: None)
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,5 @@
 """The tiny recipe's fixtures."""
 
-from tests.tiny_recipe import llama_folder, make_recipe, rows, t5_folder
+from tests.tiny_recipe import llama_folder, make_recipe, rows, t5_folder, unpredicted
 
-__all__ = ["llama_folder", "make_recipe", "rows", "t5_folder"]
+__all__ = ["llama_folder", "make_recipe", "rows", "t5_folder", "unpredicted"]

@@ -22,9 +22,9 @@ from deltatune.runs import load_run
 from deltatune.training import run
 from deltatune.training.given.extend import extension, open_extension
 from tests.fuzz import mutations
-from tests.tiny_recipe import make_recipe, rows, t5_folder
+from tests.tiny_recipe import make_recipe, rows, t5_folder, unpredicted
 
-__all__ = ["make_recipe", "rows", "t5_folder"]
+__all__ = ["make_recipe", "rows", "t5_folder", "unpredicted"]
 
 pytestmark = [pytest.mark.timeout(600), pytest.mark.filterwarnings("ignore")]
 Make = Callable[..., Recipe]

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.tiny_recipe import make_recipe, rows, t5_folder  # noqa: F401  (fixtures)
+from tests.tiny_recipe import make_recipe, rows, t5_folder, unpredicted  # noqa: F401  (fixtures)
 from torch import Tensor
 from torch.nn import functional as F
 

@@ -25,6 +25,7 @@ from deltatune.training.before.machine_speed import MachineSpeed
 from deltatune.training.loop.micro_batches import out_of_memory_explained, try_batch
 from deltatune.training.loop.trainer import Trainer
 
+pytestmark = pytest.mark.predicts
 begin_module: Any = importlib.import_module("deltatune.training.single.begin")
 predicted_module: Any = importlib.import_module("deltatune.training.before.expected_memory")
 

@@ -190,6 +190,7 @@ def test_not_where_nothing_is_spared(make_recipe: Make, tmp_path: Path, change: 
     assert not observer.kept
 
 
+@pytest.mark.predicts
 def test_the_predicted_memory_stays_true(make_recipe: Make, bert_recipe: Make, tmp_path: Path) -> None:
     """The lower layers leave nothing for the backward pass, so they are not part of the peak.
 
