@@ -33,6 +33,7 @@ import random
 import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -120,13 +121,17 @@ def read_grid(folders: Sequence[Path], by: str) -> list[Recorded]:
     return [run for run in found if run.seed == first]
 
 
+def _at(up: bool, runs: Sequence[Recorded], share: float) -> dict[Recorded, Standing]:
+    return {run: run.at(share, up) for run in runs}
+
+
 def measure(runs: Sequence[Recorded], spec: HalvingSpec, draws: int, size: int, up: bool) -> Outcome:
     """Halve random parts of the grid."""
     draw, same, losses, saved = random.Random(0), 0, [], []
     for _ in range(draws):
         pool = draw.sample(list(runs), size)
         ends = {run: order(run.at(1.0, up), higher_is_better=up) for run in pool}
-        kept, decisions = halve(pool, spec, lambda run, share: run.at(share, up), higher_is_better=up)
+        kept, decisions = halve(pool, spec, partial(_at, up), higher_is_better=up)
         winner, found = min(pool, key=ends.__getitem__), min(kept, key=ends.__getitem__)
         stopped_at = {run: run.at(d.share, up).step for d in decisions for run in d.stopped}
         done = sum(stopped_at.get(run, run.steps) for run in pool)

@@ -26,12 +26,7 @@ if TYPE_CHECKING:
     from deltatune.board import Board, ShownPlan, ShownPreview, Trained
     from deltatune.core.method import MethodConfig
     from deltatune.recipe.given import Given
-    from deltatune.results import (
-        CertifiedFolder,
-        MergedModel,
-        Prediction,
-        SavedDelta,
-    )
+    from deltatune.results import CertifiedFolder, MergedModel, Prediction, SavedDelta
     from deltatune.runs import Failed, LoadedRun
     from deltatune.runs.merge import Dtype
 
@@ -134,6 +129,7 @@ def compare(
     out: str | Path,
     *,
     overwrite: bool = False,
+    join: bool = False,
     quiet: bool = False,
 ) -> Board:
     """Train all methods of a recipe with every seed and rank them, as `deltatune compare`.
@@ -144,6 +140,7 @@ def compare(
         recipe: As of `make_recipe`.
         out: The comparison's folder.
         overwrite: Start anew.
+        join: Share the folder with every other process that joins: each takes the runs that no one is at.
         quiet: Show no progress.
 
     Returns:
@@ -158,7 +155,7 @@ def compare(
 
     made = make_recipe(recipe)
     with watching(quiet=quiet) as observer:
-        board = compare_all(made, Path(out), overwrite=overwrite, observer=observer)
+        board = compare_all(made, Path(out), overwrite=overwrite, join=join, observer=observer)
     return Board.at(Path(out), board)
 
 

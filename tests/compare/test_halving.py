@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -18,11 +18,10 @@ STEPS = 90
 def reach(curves: Mapping[str, tuple[float | None, ...]]):
     """Curves hold the values after 1/9, 1/3 (or 1/2) and all of the steps; one without any fails."""
 
-    def at(name: str, share: float) -> Standing | None:
-        if not curves[name]:
-            return None
+    def at(names: Sequence[str], share: float) -> dict[str, Standing]:
         index = 0 if share < 0.2 else 1 if share <= 0.5 else 2
-        return Standing((10, 30, STEPS)[index], STEPS, curves[name][index])
+        step = (10, 30, STEPS)[index]
+        return {name: Standing(step, STEPS, curves[name][index]) for name in names if curves[name]}
 
     return at
 

@@ -148,7 +148,8 @@ class Machine:
 
     def work(self, recipe: Recipe, out: Path) -> None:
         context = SimpleNamespace(recipe=recipe, observer=Silent())
-        self.pick = module.search(context, recipe.methods[0], SPACE, out)  # type: ignore[arg-type]
+        team = SimpleNamespace(out=out)
+        self.pick = module.search(context, team, recipe.methods[0], SPACE)  # type: ignore[arg-type]
 
 
 def test_two_machines_share_the_trials_and_choose_alike(
@@ -156,7 +157,9 @@ def test_two_machines_share_the_trials_and_choose_alike(
 ) -> None:
     machines, both = {name: Machine() for name in ("one", "two")}, threading.Barrier(2, timeout=60)
 
-    def attempt(context: Any, entry: Any, seed: int, folder: Path, pause: Any) -> PausedRun:
+    def attempt(  # noqa: PLR0917
+        context: Any, team: Any, entry: Any, seed: int, folder: Path, pause: Any
+    ) -> PausedRun:
         name, rate = threading.current_thread().name, entry.train.lr
         machines[name].ran.append(rate)
         if len(machines[name].ran) == 1:

@@ -1,4 +1,4 @@
-"""One process at a time works in a folder.
+"""One process at a time works in a folder, or several that have agreed to share it.
 
 The lock is the kernel's (flock), on a file in the folder: it ends with the process, however that ends. The
 file says who holds it, and goes with the lock; one that a killed process left locks nothing.
@@ -11,6 +11,7 @@ import errno
 import json
 import os
 import socket
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,9 @@ from deltatune.errors import DeltatuneError, InUseError
 from deltatune.files import storing
 
 NAME = ".deltatune-lock"
+REMEDY = "Wait for it, end it, or choose another folder."
+POLL = 0.2
+"""Seconds between looks at a lock that others hold."""
 MOST = 1000
 """Bytes of a lock; a name of a host has at most 255."""
 _NO_LINK = getattr(os, "O_NOFOLLOW", 0)  # absent on Windows
@@ -31,34 +35,57 @@ class Lock:
         folder: The folder, which is there.
         warn: Is told where locks are not supported: work goes on without one.
         name: Of the lock's file in it.
+        remedy: What to do if another process holds it.
+        join: Whether to share the folder with those that join it as well. The first of them holds it alone
+            until it calls `share`; the others wait for that.
 
     Raises:
-        InUseError: Another process holds it.
+        InUseError: Another process holds it, and does not share it.
         DeltatuneError: A file of somebody else's has its name.
         StorageError: The file cannot be written.
     """
 
-    def __init__(self, folder: Path, warn: Callable[[str], None], *, name: str = NAME) -> None:
-        self._path = folder / name
+    def __init__(
+        self,
+        folder: Path,
+        warn: Callable[[str], None],
+        *,
+        name: str = NAME,
+        remedy: str = REMEDY,
+        join: bool = False,
+    ) -> None:
+        self._path, self._remedy, self._join = folder / name, remedy, join
         self._descriptor: int | None = None
+        self.shared = False
         with storing(self._path):
             self._take(warn)
+
+    @property
+    def held(self) -> bool:
+        """Whether there is a lock: some file systems have none."""
+        return self._descriptor is not None
 
     def _take(self, warn: Callable[[str], None]) -> None:
         while self._descriptor is None:
             descriptor = self._open()
             try:
-                _flock(descriptor)
+                self.shared = not self._alone(descriptor)
             except BlockingIOError:
                 os.close(descriptor)
                 raise InUseError(
                     f"another process{_holder(self._path)} is at work in '{self._path.parent}'.",
                     field="--out",
-                    remedy="Wait for it, end it, or choose another folder.",
+                    remedy=self._remedy,
                 ) from None
             except (OSError, ImportError) as error:  # no such locks on this file system, or on this system
                 os.close(descriptor)
                 self._path.unlink(missing_ok=True)
+                if self._join:
+                    raise DeltatuneError(
+                        f"'{self._path.parent}' cannot be locked ({error}): processes cannot share it.",
+                        field="--join",
+                        remedy="Choose a folder on a file system that has locks, or leave --join out.",
+                    ) from error
                 warn(
                     f"'{self._path.parent}' cannot be locked ({error}): see to it that no other process "
                     "works in it."
@@ -68,9 +95,37 @@ class Lock:
                 self._descriptor = descriptor
             else:  # its holder has just removed it
                 os.close(descriptor)
-        holder = {"pid": os.getpid(), "host": socket.gethostname()}
-        os.ftruncate(self._descriptor, 0)
-        os.pwrite(self._descriptor, json.dumps(holder).encode(), 0)
+        if not self.shared:
+            holder = {"pid": os.getpid(), "host": socket.gethostname(), "joins": self._join}
+            os.ftruncate(self._descriptor, 0)
+            os.pwrite(self._descriptor, json.dumps(holder).encode(), 0)
+
+    def _alone(self, descriptor: int) -> bool:
+        """Lock the file; tell whether for this process alone.
+
+        Raises:
+            BlockingIOError: Another process holds it, and does not share it.
+        """
+        while True:
+            try:
+                _flock(descriptor)
+                return True
+            except BlockingIOError:
+                if not self._join:
+                    raise
+            try:
+                _flock(descriptor, shared=True)
+                return False
+            except BlockingIOError:  # the first of those that join will share it; anyone else will not
+                if not _joins(os.pread(descriptor, MOST, 0)):
+                    raise
+            time.sleep(POLL)
+
+    def share(self) -> None:
+        """Let others join."""
+        if self._descriptor is not None:
+            _flock(self._descriptor, shared=True)
+            self.shared = True
 
     def _open(self) -> int:
         """Open the file, which is written over: it must be a lock, and no link to something else.
@@ -98,7 +153,9 @@ class Lock:
     def release(self) -> None:
         """Let others have the folder; again, it does nothing."""
         if self._descriptor is not None:
-            with contextlib.suppress(OSError):  # the folder may have gone, or be read-only by now
+            with contextlib.suppress(OSError):  # others share it; the folder may have gone, or be read-only
+                if self.shared:
+                    _flock(self._descriptor)
                 self._path.unlink(missing_ok=True)
             os.close(self._descriptor)
             self._descriptor = None
@@ -110,10 +167,18 @@ class Lock:
         self.release()
 
 
-def _flock(descriptor: int) -> None:
+def _flock(descriptor: int, *, shared: bool = False) -> None:
     import fcntl  # absent on Windows
 
-    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+
+
+def _joins(content: bytes) -> bool:
+    """Whether the holder that a lock names shares it, or has not yet written who it is."""
+    try:
+        return bool(json.loads(content)["joins"]) if content else True
+    except (ValueError, KeyError, TypeError):
+        return False
 
 
 def _is_at(descriptor: int, path: Path) -> bool:

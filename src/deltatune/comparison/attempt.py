@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deltatune.checkpoint.manifest import mark
+from deltatune.comparison.team import Team
 from deltatune.errors import DeltatuneError, HaltError
 from deltatune.files import make_folder, require_disk, write_json, write_text
 from deltatune.recipe.schema import MethodEntry
@@ -40,14 +41,16 @@ def run_folder(entry: MethodEntry, seed: int, variant: str = "") -> str:
     return f"runs/{entry.slug}{f'--{variant}' if variant else ''}-s{seed}"
 
 
-def attempt(
-    context: Context, entry: MethodEntry, seed: int, folder: Path, pause: Pause | None = None
+def attempt(  # noqa: PLR0917 - the order in which everything else passes them
+    context: Context, team: Team, entry: MethodEntry, seed: int, folder: Path, pause: Pause | None = None
 ) -> AnyResult:
     """Train one run, or go on with it; give its result, whatever became of it.
 
     Raises:
-        HaltError: As of `failure`.
+        HaltError: As of `failure`; an `InUseError` if another process is at the run.
     """
+    if failed := team.failure(folder):
+        return failed
     try:
         return run(
             context.recipe,

@@ -20,6 +20,7 @@ from deltatune.checkpoint.folders import remove
 from deltatune.comparison.attempt import Pick, attempt, run_folder
 from deltatune.comparison.halving import Standing, halve, order
 from deltatune.comparison.search import search
+from deltatune.comparison.team import Team
 from deltatune.errors import RecipeError
 from deltatune.evaluation import higher_is_better
 from deltatune.files import CHECKSUM, is_intact, read_json, sealed, write_json
@@ -74,7 +75,7 @@ class Chosen:
     """What was stopped, and the steps that it saved."""
 
 
-def choose(context: Context, out: Path) -> Chosen:
+def choose(context: Context, team: Team) -> Chosen:
     """Tune, search and halve as the recipe says.
 
     What candidates reached is written down as it comes, so that the same call after an interruption takes
@@ -93,15 +94,17 @@ def choose(context: Context, out: Path) -> Chosen:
             field="tune" if recipe.tune else "search" if recipe.search else "halving",
             remedy="Name a file for them (data.validation), or a share of the training rows.",
         )
-    for entry in recipe.by_model():
+
+    def look_for(entry: MethodEntry) -> None:
         if space := searched(recipe, entry):
-            picks[entry.name] = search(context, entry, space, out)
-    contest = _Contest(context, out)
+            picks[entry.name] = search(context, team, entry, space)
+
+    team.each(recipe.by_model(), look_for, "searches")
+    contest = _Contest(context, team)
     pools = [pool for pool in _pools(recipe) if len(pool) > 1]
     for pool in pools:
         alive = contest.halve(pool, recipe.halving) if recipe.halving else pool
-        for candidate in alive:
-            contest.reach(candidate, 1.0)
+        contest.reach(alive, 1.0)
     for entry in recipe.methods:
         mine = [c for pool in pools for c in pool if c.entry.name == entry.name]
         if not mine:
@@ -145,7 +148,7 @@ class _Contest:
     """Trains candidates part of the way and remembers, on disk, how they stood there."""
 
     context: Context
-    out: Path
+    team: Team
     stopped: set[Candidate] = field(default_factory=set)
     failed: dict[str, str] = field(default_factory=dict)
     decisions: list[Decision] = field(default_factory=list)
@@ -155,30 +158,41 @@ class _Contest:
         self.seed = self.recipe.seeds[0]
         self.by = self.recipe.evaluation.select_by
         self.up = higher_is_better(self.by)
-        self.path = self.out / JOURNAL
-        self.known = _read_journal(self.path) if self.path.exists() else {}
+        self.path = self.team.out / JOURNAL
+        self.known: dict[str, dict[str, Standing]] = {}
+        self._read()
 
     def folder(self, candidate: Candidate) -> Path:
         """The folder of the candidate's run with the first seed."""
-        return self.out / run_folder(candidate.entry, self.seed, candidate.variant)
+        return self.team.out / run_folder(candidate.entry, self.seed, candidate.variant)
 
-    def reach(self, candidate: Candidate, share: float) -> Standing | None:
-        """Train a candidate to its first validation at this share of its steps; None if it failed."""
-        reached = self.known.setdefault(candidate.label, {})
+    def reach(self, candidates: Sequence[Candidate], share: float) -> dict[Candidate, Standing]:
+        """Train candidates to their first validations at this share of their steps; leave out what failed."""
         key = f"{share:.4f}"
-        if key not in reached:
-            self.context.observer.stage(f"{candidate.label}, to {share:.0%} of its steps")
 
-            def there(progress: Progress, steps: int) -> bool:
-                return progress.stopped or progress.evaluated >= share * steps
+        def there(progress: Progress, steps: int) -> bool:
+            return progress.stopped or progress.evaluated >= share * steps
 
-            result = attempt(self.context, candidate.entry, self.seed, self.folder(candidate), there)
+        def train(candidate: Candidate) -> None:
+            label, folder = candidate.label, self.folder(candidate)
+            if key in self.known.get(label, {}):
+                return
+            self.team.require_free(folder)
+            self._read()
+            if key in self.known.get(label, {}):  # by another process
+                return
+            self.context.observer.stage(f"{label}, to {share:.0%} of its steps")
+            result = attempt(self.context, self.team, candidate.entry, self.seed, folder, there)
             if isinstance(result, FailedRun):  # not written down: called again, it is tried again
-                self.failed[candidate.label] = result.message
-                return None
-            reached[key] = Standing.of(result)
-            self._write()
-        return reached[key]
+                self.failed[label] = result.message
+                return
+            with self.team.desk():
+                self._read()
+                self.known.setdefault(label, {})[key] = Standing.of(result)
+                self._write()
+
+        self.team.each(candidates, train, "configurations")
+        return {c: self.known[c.label][key] for c in candidates if key in self.known.get(c.label, {})}
 
     def halve(self, pool: Sequence[Candidate], spec: HalvingSpec) -> list[Candidate]:
         """Train the pool in stages, of which each is for the best of the one before."""
@@ -218,8 +232,9 @@ class _Contest:
 
     def clear(self, losers: Sequence[Candidate]) -> None:
         """Remove the states that nobody goes on from."""
-        for candidate in losers:
-            remove(self.folder(candidate) / "resume")
+        with self.team.desk():
+            for candidate in losers:
+                remove(self.folder(candidate) / "resume")
 
     def latest(self, candidate: Candidate) -> Standing | None:
         """Where the candidate stood last."""
@@ -321,6 +336,12 @@ class _Contest:
             "steps": standing.steps if standing else None,
             "error": self.failed.get(candidate.label),
         }
+
+    def _read(self) -> None:
+        """Know what the journal knows, others' entries included."""
+        if self.path.exists():
+            for label, reached in _read_journal(self.path).items():
+                self.known.setdefault(label, {}).update(reached)
 
     def _write(self) -> None:
         plain = {

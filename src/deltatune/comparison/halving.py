@@ -63,7 +63,7 @@ def order(standing: Standing, *, higher_is_better: bool) -> float:
 def halve(
     pool: Sequence[T],
     spec: HalvingSpec,
-    reach: Callable[[T, float], Standing | None],
+    reach: Callable[[Sequence[T], float], dict[T, Standing]],
     *,
     higher_is_better: bool,
 ) -> tuple[list[T], list[Decision[T]]]:
@@ -72,7 +72,8 @@ def halve(
     Args:
         pool: The configurations that compete.
         spec: How many go on, and when.
-        reach: Trains a configuration to its first validation at a share of its steps; None if it failed.
+        reach: Trains configurations to their first validations at a share of their steps; gives how those
+            stand that did not fail, in their order.
         higher_is_better: The direction of validation results.
 
     Returns:
@@ -81,7 +82,7 @@ def halve(
     alive, decisions = list(pool), []
     before: dict[T, int] = {}
     for share in spec.shares():
-        found = {one: standing for one in alive if (standing := reach(one, share)) is not None}
+        found = reach(alive, share)
         alive = list(found)
         steps = {one: standing.step for one, standing in found.items()}
         # Where validations are far apart, two shares may end at the same one: no news, no decision.

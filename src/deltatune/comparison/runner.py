@@ -21,8 +21,9 @@ from deltatune.comparison.choice import Chosen, choose
 from deltatune.comparison.require_comparable import require_comparable, require_same_data
 from deltatune.comparison.scores import read_sample, row_groups, row_ids
 from deltatune.comparison.statistics import intervals, pairwise, shared_ranks, tie_matrix
+from deltatune.comparison.team import Team
 from deltatune.comparison.together import attempt_all
-from deltatune.errors import DeltatuneError, RecipeError
+from deltatune.errors import DeltatuneError, InUseError, RecipeError
 from deltatune.evaluation import higher_is_better, primary_metric
 from deltatune.files import make_folder, read_json, require_disk, write_json, write_text
 from deltatune.observer import Observer, Silent
@@ -50,7 +51,12 @@ VOUCHED = ("leaderboard.json", "choosing.json", "recipe.yaml")
 
 
 def compare(
-    recipe: Recipe, out: Path, *, overwrite: bool = False, observer: Observer | None = None
+    recipe: Recipe,
+    out: Path,
+    *,
+    overwrite: bool = False,
+    join: bool = False,
+    observer: Observer | None = None,
 ) -> Leaderboard:
     """Run every method with every seed, write leaderboard.json and report.html.
 
@@ -63,6 +69,7 @@ def compare(
         recipe: The recipe.
         out: The comparison's folder.
         overwrite: Start anew: once the data are read, remove what an earlier comparison left in the folder.
+        join: Share the folder with other processes that join: each takes the runs that no one is at.
         observer: Is told of the progress.
 
     Returns:
@@ -77,8 +84,8 @@ def compare(
     """
     observer = observer or Silent()
     primary = primary_metric(recipe.evaluation, recipe.task, targets=recipe.has_targets)
-    with Lock(make_folder(out), observer.warn), _disk_named(out):
-        return _compare(recipe, out, primary, observer, overwrite=overwrite)
+    with Team(make_folder(out), observer, join=join) as team, _disk_named(out):
+        return _compare(recipe, team, primary, overwrite=overwrite)
 
 
 @contextlib.contextmanager
@@ -93,9 +100,41 @@ def _disk_named(out: Path) -> Iterator[None]:
         raise
 
 
-def _compare(recipe: Recipe, out: Path, primary: str, observer: Observer, *, overwrite: bool) -> Leaderboard:
+def _compare(recipe: Recipe, team: Team, primary: str, *, overwrite: bool) -> Leaderboard:
     """The comparison, in a folder that is locked."""
-    written, recipe = recipe, with_baselines(recipe)
+    context = _prepared(recipe, team, overwrite=overwrite) if team.first else _joined(recipe, team, overwrite)
+    context.joined = team.joins
+    team.open()
+    recipe, observer, out = context.recipe, context.observer, team.out
+    chosen = choose(context, team)
+    picks = [chosen.picks[entry.name] for entry in recipe.by_model() if entry.name in chosen.picks]
+    # Seeds are the outer loop: runs of one seed take turns, so that a machine's load, which changes over the
+    # hours, meets all methods alike.
+    starters = [
+        Starter(pick.entry, seed, out / run_folder(pick.entry, seed, pick.variant))
+        for _, of_model in groupby(picks, key=lambda pick: recipe.model_of(pick.entry))
+        for seed, pick in product(recipe.seeds, list(of_model))
+    ]
+    observer.start("Comparing", len(starters))
+    results: dict[str, list[AnyResult]] = {}
+    for starter, result in zip(starters, attempt_all(context, team, starters), strict=True):
+        results.setdefault(starter.entry.name, []).append(result)
+    observer.finish("Comparing")
+    with team.desk():
+        board = leaderboard(context, chosen, results, out, primary)
+        if any(row.status == "done" and row.rank is None and not row.random_head for row in board.rows):
+            observer.warn(
+                f"{primary} has no value for each test row, so the rows are sorted by it, not ranked."
+            )
+        write_json(out / "leaderboard.json", board.as_dict())
+        vouch(out, KIND, checksums(out, VOUCHED))
+        write_report(out)
+    return board
+
+
+def _prepared(recipe: Recipe, team: Team, *, overwrite: bool) -> Context:
+    """Put the folder in order, which no other process works in, and read the data."""
+    written, recipe, out, observer = recipe, with_baselines(recipe), team.out, team.observer
     require_own(out, KIND, WRITES, _comparison_of_0_1)
     settle(out)
     if not overwrite:
@@ -111,27 +150,27 @@ def _compare(recipe: Recipe, out: Path, primary: str, observer: Observer, *, ove
     if overwrite:
         _remove(out, observer)
     write_text(out / "recipe.yaml", as_written(written.dump()))
-    chosen = choose(context, out)
-    picks = [chosen.picks[entry.name] for entry in recipe.by_model() if entry.name in chosen.picks]
-    # Seeds are the outer loop: runs of one seed take turns, so that a machine's load, which changes over the
-    # hours, meets all methods alike.
-    starters = [
-        Starter(pick.entry, seed, out / run_folder(pick.entry, seed, pick.variant))
-        for _, of_model in groupby(picks, key=lambda pick: recipe.model_of(pick.entry))
-        for seed, pick in product(recipe.seeds, list(of_model))
-    ]
-    observer.start("Comparing", len(starters))
-    results: dict[str, list[AnyResult]] = {}
-    for starter, result in zip(starters, attempt_all(context, starters), strict=True):
-        results.setdefault(starter.entry.name, []).append(result)
-    observer.finish("Comparing")
-    board = leaderboard(context, chosen, results, out, primary)
-    if any(row.status == "done" and row.rank is None and not row.random_head for row in board.rows):
-        observer.warn(f"{primary} has no value for each test row, so the rows are sorted by it, not ranked.")
-    write_json(out / "leaderboard.json", board.as_dict())
-    vouch(out, KIND, checksums(out, VOUCHED))
-    write_report(out)
-    return board
+    return context
+
+
+def _joined(recipe: Recipe, team: Team, overwrite: bool) -> Context:
+    """Read the data, beside the processes that are at the comparison.
+
+    Raises:
+        InUseError: Another is at it, and the folder is to be emptied.
+        RecipeError: They have another recipe.
+    """
+    if overwrite:
+        raise InUseError(
+            f"other processes are at work in '{team.out}'.",
+            field="--overwrite",
+            remedy="Leave it out to join them; or wait for them, or choose another folder.",
+        )
+    _require_own(recipe, team.out)
+    context = Context.open(with_baselines(recipe), team.observer)
+    require_same_inputs(team.out, context)
+    require_comparable(context)
+    return context
 
 
 def _require_own(recipe: Recipe, out: Path) -> None:
@@ -283,6 +322,11 @@ def _warnings(
             "tokens, of the steps that they made together, and says nothing of what it takes alone; the peak "
             "memory of each alone is not known."
         )
+    if joined := sorted({run.name for run in finished if run.cost.joined}):
+        found.append(
+            f"{', '.join(joined)}: trained while other processes were at the comparison. Those on one "
+            "machine share its time, so their times say little of what each takes alone."
+        )
     for name, answers in _answers(finished).items():
         found += [f"{name} {answer}" for answer in answers]
     random = [row.name for row in rows if row.random_head]
@@ -333,7 +377,7 @@ def _row(pick: Pick, runs: Sequence[AnyResult], recipe: Recipe) -> LeaderboardRo
         tuning=pick.tuning,
         random_head=entry.method == "untuned" and any(run.new_heads for run in done),
     )
-    if failed or any(run.cost.raced > 1 for run in done):
+    if failed or any(run.cost.raced > 1 or run.cost.joined for run in done):
         return row
     return row.model_copy(update={"train_seconds": [run.cost.train_seconds for run in done]})
 

@@ -9,6 +9,7 @@ so that they choose the same settings.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import time
@@ -22,6 +23,7 @@ from deltatune.checkpoint.folders import remove
 from deltatune.comparison.attempt import Pick, attempt, run_folder
 from deltatune.comparison.halving import Standing
 from deltatune.comparison.study import PERCENT, POLL, open_study
+from deltatune.comparison.team import Team
 from deltatune.evaluation import higher_is_better
 from deltatune.methods import METHODS
 from deltatune.recipe.axes import SECTIONS, by_section, point_label
@@ -47,23 +49,27 @@ class _Surplus(Exception):
     """There are trials enough."""
 
 
-def search(context: Context, entry: MethodEntry, space: Mapping[str, Any], out: Path) -> Pick:
+def search(context: Context, team: Team, entry: MethodEntry, space: Mapping[str, Any]) -> Pick:
     """Try settings for an entry and give the best, by validation rows and the first seed.
 
     Args:
         context: Data and bases of the comparison.
+        team: The processes at it. In our own database one of them makes the trials of an entry, one after
+            another, so that each rests on all before.
         entry: The entry.
         space: Field -> list of values, or `{from, to, scale}`.
-        out: The comparison's folder.
 
     Raises:
+        InUseError: Another process makes them.
         RecipeError: Optuna is not installed, or the storage cannot be used.
         KeyboardInterrupt: Interrupted; the same call goes on.
     """
     spec = context.recipe.search
     assert spec is not None
-    study = _Search(context, entry, space, out, spec, open_study(context, entry, out, spec))
-    study.run()
+    shared = spec.storage is not None
+    with contextlib.nullcontext() if shared else team.claim(f"search-{entry.slug}"):
+        study = _Search(context, team, entry, space, spec, open_study(context, entry, team.out, spec))
+        study.run()
     return study.pick()
 
 
@@ -83,9 +89,9 @@ def apply_settings(recipe: Recipe, entry: MethodEntry, settings: Mapping[str, An
 @dataclass
 class _Search:
     context: Context
+    team: Team
     entry: MethodEntry
     space: Mapping[str, Any]
-    out: Path
     spec: SearchSpec
     study: optuna.Study
 
@@ -163,7 +169,9 @@ class _Search:
 
         settings = {field: _suggest(trial, field, axis) for field, axis in self.space.items()}
         entry, folder = self._with(settings), self._folder(settings)
-        result = attempt(self.context, entry, self.context.recipe.seeds[0], folder, self._pause(trial))
+        result = attempt(
+            self.context, self.team, entry, self.context.recipe.seeds[0], folder, self._pause(trial)
+        )
         if isinstance(result, FailedRun):
             trial.set_user_attr(FAILED, result.message)
             raise _Failed(result.message)
@@ -204,7 +212,7 @@ class _Search:
         return apply_settings(self.context.recipe, self.entry, settings)
 
     def _folder(self, settings: Mapping[str, Any]) -> Path:
-        return self.out / run_folder(self.entry, self.context.recipe.seeds[0], _variant(settings))
+        return self.team.out / run_folder(self.entry, self.context.recipe.seeds[0], _variant(settings))
 
     def pick(self) -> Pick:
         """The best trial's settings and what the search cost; the entry as it is if no trial succeeded."""

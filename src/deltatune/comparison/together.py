@@ -6,6 +6,7 @@ from collections.abc import Hashable, Iterator, Sequence
 from pathlib import Path
 
 from deltatune.comparison.attempt import attempt, failure
+from deltatune.comparison.team import Team
 from deltatune.recipe.schema import MethodEntry
 from deltatune.results import AnyResult
 from deltatune.training import Context
@@ -16,10 +17,15 @@ from deltatune.training.race.race import can_race, race
 from deltatune.training.race.width import width
 
 
-def attempt_all(context: Context, starters: Sequence[Starter]) -> list[AnyResult]:
-    """Train all runs, or go on with them; give the result of each, in their order."""
+def attempt_all(context: Context, team: Team, starters: Sequence[Starter]) -> list[AnyResult]:
+    """Train all runs, or go on with them; give the result of each, in their order.
+
+    Of a team each process takes single runs: who trains what with whom would be chance, and with it the
+    rounding of results.
+    """
     results: dict[Path, AnyResult] = {}
-    for group in _groups(context, starters):
+
+    def train(group: Sequence[Starter]) -> None:
         names = [f"{starter.entry.name}, seed {starter.seed}" for starter in group]
         outcomes: Sequence[Outcome] = [None]
         if len(group) > 1:
@@ -28,13 +34,17 @@ def attempt_all(context: Context, starters: Sequence[Starter]) -> list[AnyResult
         for starter, name, outcome in zip(group, names, outcomes, strict=True):
             entry, seed, out = starter.entry, starter.seed, starter.out
             if outcome is None:
+                team.require_free(out)
                 context.observer.stage(name)
-                results[out] = attempt(context, entry, seed, out)
+                results[out] = attempt(context, team, entry, seed, out)
             elif isinstance(outcome, Exception):
                 results[out] = failure(context, entry, seed, out, outcome)
             else:
                 results[out] = outcome
             context.observer.advance("Comparing")
+
+    alone = ([starter] for starter in starters)
+    team.each(alone if team.joins else _groups(context, starters), train, "runs")
     return [results[starter.out] for starter in starters]
 
 

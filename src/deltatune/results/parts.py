@@ -170,6 +170,8 @@ class Cost(Record):
     """How the peak was measured."""
     raced: int = 1
     """Most runs that made a step together, this one included."""
+    joined: bool = False
+    """Whether other processes could be at the same comparison; those on one machine share its time."""
     race_peak_memory_bytes: int | None = None
     """Peak of all runs that were trained at once."""
     train_seconds: float

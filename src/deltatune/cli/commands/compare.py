@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,12 +13,16 @@ import typer
 
 from deltatune.cli import output
 from deltatune.cli.options import DryRun, Json, Overrides, Quiet, RecipeFile
-from deltatune.cli.progress import watching
+from deltatune.cli.progress import Events, watching
 from deltatune.errors import DeltatuneError, nearest
 from deltatune.report import FORMATS
 
 if TYPE_CHECKING:
+    from deltatune.observer import Observer
     from deltatune.recipe import Recipe
+    from deltatune.results import Leaderboard
+
+MOST_WORKERS = 1000
 
 Anew = Annotated[
     bool,
@@ -34,6 +41,27 @@ def compare(
     overrides: Overrides = None,
     dry_run: DryRun = False,
     overwrite: Anew = False,
+    join: Annotated[
+        bool,
+        typer.Option(
+            "--join",
+            help="Share the folder with every other command that joins, on this machine or on any that sees "
+            "the folder: each takes the runs that no one is at.",
+        ),
+    ] = False,
+    workers: Annotated[
+        str | None,
+        typer.Option(
+            "--workers",
+            metavar="N",
+            help="Train by N processes that join: one for each GPU, or each with its part of the cores. "
+            "[bold]auto[/bold]: as many as GPUs or cores, and as memory lasts by prediction.",
+            show_default=False,
+        ),
+    ] = None,
+    events: Annotated[
+        bool, typer.Option("--events", help="Print progress on stdout, a JSON object a line.", hidden=True)
+    ] = False,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -53,6 +81,7 @@ def compare(
       $ deltatune compare recipe.yaml --dry-run
       $ deltatune compare recipe.yaml --out out/tables --set seeds=\[0,1,2]
       $ deltatune compare recipe.yaml --set tune.lr=4
+      $ deltatune compare recipe.yaml --join     [dim]# in each of several terminals or jobs[/dim]
 
     [bold]Files[/bold] in the folder of the comparison:
       report.html       one page: table, curves, cost, examples side by side
@@ -71,7 +100,26 @@ def compare(
     if dry_run:
         _plan(loaded, as_json=as_json, quiet=quiet)
         return
-    _compare(loaded, out or Path("out", recipe.stem), overwrite=overwrite, as_json=as_json, quiet=quiet)
+    out = out or Path("out", recipe.stem)
+    watched = contextlib.nullcontext(Events()) if events else watching(quiet=quiet)
+    if workers is None:
+
+        def run_all(observer: Observer) -> Leaderboard:
+            from deltatune.comparison.runner import compare
+
+            return compare(loaded, out, overwrite=overwrite, join=join, observer=observer)
+
+    else:
+        given = [part for override in overrides or [] for part in ("--set", override)]
+        command = ["compare", str(recipe), "--out", str(out), *given, *(["--overwrite"] if overwrite else [])]
+
+        def run_all(observer: Observer) -> Leaderboard:
+            from deltatune.comparison.workers import automatic, compare_by_workers
+
+            count = automatic(loaded, observer) if workers == "auto" else _count(workers)
+            return compare_by_workers(command, out, count, observer)
+
+    _compare(run_all, out, watched, as_json=as_json)
 
 
 def _plan(recipe: Recipe, *, as_json: bool, quiet: bool) -> None:
@@ -113,13 +161,33 @@ def _choosing(recipe: Recipe) -> list[str]:
     return words
 
 
-def _compare(recipe: Recipe, out: Path, *, overwrite: bool, as_json: bool, quiet: bool) -> None:
+def _count(workers: str) -> int:
+    """The number of workers that a user gives.
+
+    Raises:
+        DeltatuneError: It is none.
+    """
+    if not workers.isdecimal() or not 1 <= int(workers) <= MOST_WORKERS:
+        raise DeltatuneError(
+            f"{workers!r} is no number of workers.",
+            field="--workers",
+            remedy=f"Give a whole number from 1 to {MOST_WORKERS}, or auto.",
+        )
+    return int(workers)
+
+
+def _compare(
+    run_all: Callable[[Observer], Leaderboard],
+    out: Path,
+    watched: AbstractContextManager[Observer],
+    *,
+    as_json: bool,
+) -> None:
     from deltatune.cli import show
-    from deltatune.comparison.runner import compare as run_all
 
     output.resumable_by(f"Run the same command again to continue the comparison in '{out}'.")
-    with watching(quiet=quiet) as observer:
-        board = run_all(recipe, out, overwrite=overwrite, observer=observer)
+    with watched as observer:
+        board = run_all(observer)
     if as_json:
         output.emit_json(board.as_dict())
     else:
@@ -228,4 +296,10 @@ def demo(
     if dry_run:
         _plan(loaded, as_json=as_json, quiet=quiet)
         return
-    _compare(loaded, out, overwrite=overwrite, as_json=as_json, quiet=quiet)
+
+    def run_all(observer: Observer) -> Leaderboard:
+        from deltatune.comparison.runner import compare
+
+        return compare(loaded, out, overwrite=overwrite, observer=observer)
+
+    _compare(run_all, out, watching(quiet=quiet), as_json=as_json)

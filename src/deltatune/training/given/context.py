@@ -84,6 +84,8 @@ class Context:
     observer: Observer
     datasets: dict[str, Dataset]
     """The rows by template: the same ones in the same order, with other words around their inputs."""
+    joined: bool = False
+    """Whether other processes may be at the same comparison, on this machine or others."""
     _shared: _OnModel | None = None
     _warned: set[str] = field(default_factory=set)
     _noted: dict[str, tuple[str, str]] = field(default_factory=dict)

@@ -151,6 +151,7 @@ def _cost(run: Run, progress: Progress, peak: int, evaluation_seconds: float) ->
         peak_memory_bytes=None if race else peak,
         memory_kind=run.memory.kind,
         raced=progress.raced,
+        joined=run.context.joined,
         race_peak_memory_bytes=peak if race else None,
         train_seconds=progress.seconds,
         evaluation_seconds=evaluation_seconds,

@@ -1,0 +1,254 @@
+"""A comparison by several processes that this one starts: each joins the comparison (team.py).
+
+They share nothing but the folder, so a process that dies harms no other, and its run is gone on with. Each
+has a GPU of its own, or its part of the processor's cores.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import subprocess
+import sys
+import threading
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from deltatune.comparison.team import REMEDY
+from deltatune.errors import DeltatuneError
+from deltatune.files import read_json
+from deltatune.observer import Observer
+from deltatune.recipe.schema import Recipe
+from deltatune.results import Leaderboard
+from deltatune.training.before.forecast import forecast, this_machine
+from deltatune.training.given import cgroups
+
+SHARE = 0.8
+"""Of the memory that is there, what workers may take together by prediction."""
+FAILED_RUNS = 2
+"""The exit code of a comparison in which a run failed, or of a user's mistake."""
+_LINES = 20
+"""Lines of a worker's stderr that are kept for a message."""
+
+
+def automatic(recipe: Recipe, observer: Observer) -> int:
+    """How many workers there should be: one for each GPU; else one for each core, as far as memory lasts.
+
+    Two workers of one thread took 0.66 to 0.77 of the time of one with two threads (docs/performance.md).
+    """
+    if gpus := _gpus():
+        return len(gpus)
+    runs = len(recipe.methods) * len(recipe.seeds)
+    plan = forecast(recipe, observer=observer)
+    steps = [entry.memory.total for entry in plan.planned]
+    room = int(this_machine().memory_bytes * SHARE / max(steps)) if steps else 1
+    return max(1, min(runs, _cores(), room))
+
+
+def compare_by_workers(command: Sequence[str], out: Path, count: int, observer: Observer) -> Leaderboard:
+    """Start workers and wait for them.
+
+    Args:
+        command: Arguments of `deltatune` that compare, without `--join`. The first worker gets all; those
+            that come later none that start anew.
+        out: The comparison's folder.
+        count: How many workers.
+        observer: Is told of the progress of all.
+
+    Returns:
+        What leaderboard.json holds.
+
+    Raises:
+        DeltatuneError: No worker came to the end; or the first one refused to begin, with its message.
+        KeyboardInterrupt: Interrupted; the same call goes on.
+    """
+    told: queue.Queue[tuple[_Worker, dict[str, Any] | None]] = queue.Queue()
+    workers = [_Worker(number, _environment(number, count), told) for number in range(count)]
+    display = _Display(observer)
+    try:
+        workers[0].begin(command)
+        later = [part for part in command if part != "--overwrite"]
+        left = 1
+        while left:
+            worker, event = told.get()
+            if event is not None:
+                display.show(worker, event)
+                if workers[-1].process is None and count > 1:  # the first one has the folder
+                    for other in workers[1:]:
+                        other.begin(later)
+                    left += count - 1
+                continue
+            left -= 1
+            display.ended(worker)
+            if worker.code not in (0, FAILED_RUNS):
+                observer.warn(
+                    f"Worker {worker.number + 1} ended with {_said(worker.code)}; others go on with its run."
+                )
+    finally:
+        for worker in workers:
+            worker.end()
+    if not any(worker.came_to_its_end for worker in workers):
+        raise _failure(workers, out)
+    return Leaderboard.of(
+        read_json(out / "leaderboard.json", remedy=REMEDY), f"'{out}'/leaderboard.json", remedy=REMEDY
+    )
+
+
+def _failure(workers: Sequence[_Worker], out: Path) -> DeltatuneError:
+    for worker in workers:
+        if worker.error:
+            told = worker.error
+            return DeltatuneError(told["message"], field=told.get("field"), remedy=told.get("remedy"))
+    said = "\n".join(workers[0].stderr)
+    return DeltatuneError(
+        f"no worker came to the end of the comparison in '{out}'. The first one said:\n{said}",
+        remedy="Compare with fewer --workers if memory was short; the same command goes on.",
+    )
+
+
+@dataclass(eq=False)
+class _Worker:
+    """A process that joins the comparison."""
+
+    number: int
+    environment: dict[str, str]
+    told: queue.Queue[tuple[_Worker, dict[str, Any] | None]]
+    code: int | None = None
+    error: dict[str, Any] | None = None
+    stderr: deque[str] = field(default_factory=lambda: deque(maxlen=_LINES))
+    process: subprocess.Popen[str] | None = None
+
+    def begin(self, command: Sequence[str]) -> None:
+        """Start it, and listen to it."""
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "deltatune", *command, "--join", "--events", "--json"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            stdin=subprocess.DEVNULL,
+            text=True,
+            env=self.environment,
+        )
+        threading.Thread(target=self._listen, args=(self.process,), daemon=True).start()
+
+    def _listen(self, process: subprocess.Popen[str]) -> None:
+        reader = threading.Thread(target=self._keep, args=(process,), daemon=True)
+        reader.start()
+        for event in _events(process):
+            if "error" in event:
+                self.error = event["error"]
+            else:
+                self.told.put((self, event))
+        self.code = process.wait()
+        reader.join()
+        self.told.put((self, None))
+
+    def _keep(self, process: subprocess.Popen[str]) -> None:
+        assert process.stderr is not None
+        for line in process.stderr:
+            self.stderr.append(line.rstrip())
+
+    @property
+    def came_to_its_end(self) -> bool:
+        """Whether it compared all; a run may have failed."""
+        return self.code == 0 or (self.code == FAILED_RUNS and self.error is None)
+
+    def end(self) -> None:
+        """Let it save its state and end, if it is still there."""
+        if self.process is not None and self.process.poll() is None:
+            self.process.terminate()
+            self.process.wait()
+
+
+def _events(process: subprocess.Popen[str]) -> Iterator[dict[str, Any]]:
+    assert process.stdout is not None
+    for line in process.stdout:
+        try:
+            event = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(event, dict) and event.keys() & {"do", "error"}:
+            yield event
+
+
+class _Display:
+    """The progress of all workers in one display."""
+
+    def __init__(self, observer: Observer) -> None:
+        self.observer = observer
+        self.compared = 0
+        """Runs that are known to be done."""
+        self.counts: dict[_Worker, int] = {}
+        self.tasks: dict[_Worker, set[str]] = {}
+        self.said: set[str] = set()
+
+    def show(self, worker: _Worker, event: dict[str, Any]) -> None:
+        """Show what a worker told."""
+        do, text = event["do"], event.get("text", "")
+        if do in ("warn", "log"):
+            if text not in self.said:  # each worker reads the data, and warns of them
+                self.said.add(text)
+                getattr(self.observer, do)(text)
+        elif do == "stage":
+            self.observer.stage(f"[{worker.number + 1}] {text}")
+        elif text == "Comparing":
+            self._compare(worker, event)
+        else:
+            self._task(worker, f"[{worker.number + 1}] {text}", event)
+
+    def _compare(self, worker: _Worker, event: dict[str, Any]) -> None:
+        """Each worker counts all runs, its own and others': the one that knows most is shown."""
+        if event["do"] == "start":
+            if not self.counts:
+                self.observer.start("Comparing", event["total"])
+            self.counts[worker] = 0
+        elif event["do"] == "advance":
+            self.counts[worker] += event["amount"]
+            if (most := max(self.counts.values())) > self.compared:
+                self.observer.advance("Comparing", most - self.compared)
+                self.compared = most
+
+    def _task(self, worker: _Worker, name: str, event: dict[str, Any]) -> None:
+        tasks = self.tasks.setdefault(worker, set())
+        if event["do"] == "start":
+            tasks.add(name)
+            self.observer.start(name, event["total"], event["done"])
+        elif name in tasks and event["do"] == "advance":
+            self.observer.advance(name, event["amount"], event["numbers"])
+        elif name in tasks:
+            tasks.remove(name)
+            self.observer.finish(name)
+
+    def ended(self, worker: _Worker) -> None:
+        """Take the bars of a worker away."""
+        for name in self.tasks.pop(worker, set()):
+            self.observer.finish(name)
+
+
+def _environment(number: int, count: int) -> dict[str, str]:
+    """What a worker may take of the machine."""
+    environment = dict(os.environ)
+    if gpus := _gpus():
+        return environment | {"CUDA_VISIBLE_DEVICES": gpus[number % len(gpus)]}
+    return environment | {"OMP_NUM_THREADS": str(max(1, _cores() // count))}
+
+
+def _gpus() -> list[str]:
+    """The GPUs that may be used, by the names that CUDA gives them."""
+    import torch
+
+    if visible := os.environ.get("CUDA_VISIBLE_DEVICES"):
+        return [name for name in visible.split(",") if name]
+    return [str(number) for number in range(torch.cuda.device_count())]
+
+
+def _cores() -> int:
+    given = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(cgroups.processors_granted() or given, given)
+
+
+def _said(code: int | None) -> str:
+    return f"signal {-code}" if code is not None and code < 0 else f"exit code {code}"

@@ -1,0 +1,255 @@
+"""Several processes at one comparison: each run is trained once, and a killed one's is gone on with."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from deltatune.checkpoint.lock import Lock
+from deltatune.checkpoint.manifest import mark
+from deltatune.comparison import workers
+from deltatune.comparison.runner import compare
+from deltatune.errors import InUseError, RecipeError
+from deltatune.observer import Silent
+from deltatune.recipe import Recipe
+from tests.compare.test_runner import comparable
+from tests.faults.test_lock import holder
+
+Make = Callable[..., Recipe]
+
+
+class Told(Silent):
+    def __init__(self) -> None:
+        self.stages: list[str] = []
+        self.waits = threading.Event()
+
+    def stage(self, text: str) -> None:
+        self.stages.append(text)
+        if text.startswith("Waiting"):
+            self.waits.set()
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[subprocess.Popen[str]]:
+    """Another process is at work in the folder until the block ends, or it is killed."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if folder.parent.name == "runs":
+        mark(folder.parents[1], "comparison")
+    process = holder(folder)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def logged(run: Path) -> list[int]:
+    lines = map(json.loads, (run / "metrics.jsonl").read_text("utf-8").splitlines())
+    return [line["step"] for line in lines if "lr" in line]
+
+
+def test_who_does_not_join_has_the_folder_alone(make_recipe: Make, tmp_path: Path) -> None:
+    recipe, out = make_recipe("train.max_steps=1", methods=["untuned"]), tmp_path / "out"
+    with held(out), pytest.raises(InUseError, match="--join"):
+        compare(recipe, out, join=True)
+    compare(recipe, out)
+    joined = Lock(out, print, join=True)
+    joined.share()
+    with pytest.raises(InUseError, match=r"--join"):
+        compare(recipe, out)
+    compare(recipe, out, join=True)
+    assert (out / ".deltatune-lock").exists()  # one is still there
+    with pytest.raises(InUseError, match="--overwrite"):
+        compare(recipe, out, join=True, overwrite=True)
+    with pytest.raises(RecipeError, match="another recipe"):
+        compare(make_recipe("train.max_steps=2", methods=["untuned"]), out, join=True)
+    joined.release()
+    assert not (out / ".deltatune-lock").exists()
+    compare(recipe, out, overwrite=True)
+
+
+def test_what_another_is_at_is_left_to_it_and_taken_over_when_it_dies(
+    make_recipe: Make, tmp_path: Path
+) -> None:
+    recipe = make_recipe("train.epochs=1", methods=["lora", "prompt"], seeds=[0, 1])
+    told, boards = Told(), []
+    out = tmp_path / "joined"
+    with held(out / "runs/lora-s0") as other:
+        work = threading.Thread(target=lambda: boards.append(compare(recipe, out, join=True, observer=told)))
+        work.start()
+        assert told.waits.wait(120)
+        others = [folder for folder in (out / "runs").iterdir() if (folder / "result.json").exists()]
+        assert sorted(folder.name for folder in others) == ["lora-s1", "prompt-s0", "prompt-s1"]
+        assert not any("lora, seed 0" in stage for stage in told.stages)
+        other.send_signal(signal.SIGKILL)
+        work.join(120)
+    alone = compare(recipe, tmp_path / "alone")
+    assert comparable(boards[0]) == comparable(alone)
+    assert any("other processes" in warning for warning in boards[0].warnings)
+    assert all(len(logged(run)) == len(set(logged(run))) for run in (out / "runs").iterdir())
+
+
+def test_a_choice_by_two_that_take_turns_is_the_choice_of_one(make_recipe: Make, tmp_path: Path) -> None:
+    recipe = make_recipe(
+        "train.epochs=2",
+        methods=[{"lora": {}, "grid": {"r": [1, 2, 4]}}, "prompt"],
+        halving={},
+        tune={"lr": 2},
+    )
+    alone = comparable(compare(recipe, tmp_path / "alone"))
+    tried = sorted(folder.name for folder in (tmp_path / "alone/runs").glob("prompt--*-s0"))
+    out, told = tmp_path / "joined", Told()
+    boards: list[Any] = []
+    with held(out / "runs" / tried[0]) as other:
+        work = threading.Thread(target=lambda: boards.append(compare(recipe, out, join=True, observer=told)))
+        work.start()
+        waited = told.waits.wait(120)
+        other.kill()
+        work.join(200)
+    assert waited
+    assert comparable(boards[0]) == alone
+
+
+def test_a_failure_is_tried_once_by_all(make_recipe: Make, tmp_path: Path) -> None:
+    recipe, out = (
+        make_recipe("train.epochs=1", "methods.0.lora.targets=[nothing]", methods=[{"lora": {}}]),
+        tmp_path / "out",
+    )
+    board = compare(recipe, out, join=True)
+    assert board.rows[0].status == "failed"
+    before = (out / "runs/lora-s0/result.json").stat().st_mtime_ns
+    first = Lock(out, print, join=True)
+    first.share()
+    assert compare(recipe, out, join=True).rows[0].status == "failed"
+    assert (out / "runs/lora-s0/result.json").stat().st_mtime_ns == before
+    first.release()
+    compare(recipe, out, join=True)  # a new start tries it again
+    assert (out / "runs/lora-s0/result.json").stat().st_mtime_ns != before
+
+
+@pytest.mark.slow
+def test_two_commands_one_of_them_killed_end_as_one(make_recipe: Make, tmp_path: Path) -> None:
+    recipe = make_recipe(
+        "train.epochs=4",
+        "train.checkpoint_every=2",
+        methods=["lora", "adalora", "prefix", "prompt"],
+        seeds=[0, 1],
+    )
+    path, out = tmp_path / "recipe.yaml", tmp_path / "joined"
+    path.write_text(yaml.safe_dump(recipe.dump()), "utf-8")
+
+    def begin() -> subprocess.Popen[bytes]:
+        command = [
+            sys.executable,
+            "-m",
+            "deltatune",
+            "compare",
+            str(path),
+            "--out",
+            str(out),
+            "--join",
+            "--quiet",
+        ]
+        return subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"})
+
+    first, second = begin(), begin()
+    while not any((run / "resume/state.json").exists() for run in out.glob("runs/*")):
+        time.sleep(0.05)
+    first.kill()
+    first.wait()
+    assert second.wait(timeout=280) == 0
+    board = json.loads((out / "leaderboard.json").read_bytes())
+    alone = comparable(compare(recipe, tmp_path / "alone"))
+    assert {row["name"]: row["metrics"] for row in board["rows"]} == {
+        row["name"]: row["metrics"] for row in alone["rows"]
+    }
+    for run in out.glob("runs/*"):
+        assert logged(run) == sorted(set(logged(run)))
+        of_alone = tmp_path / "alone" / "runs" / run.name / "adapter"
+        for file in ("delta.safetensors", "adapter_model.safetensors"):
+            if (of_alone / file).exists():
+                assert (run / "adapter" / file).read_bytes() == (of_alone / file).read_bytes()
+
+
+@pytest.mark.slow
+def test_workers_end_as_one_process_and_refuse_as_one(make_recipe: Make, tmp_path: Path) -> None:
+    recipe = make_recipe("train.epochs=1", methods=["lora", "prompt", "bitfit"], seeds=[0, 1])
+    path, out = tmp_path / "recipe.yaml", tmp_path / "out"
+    path.write_text(yaml.safe_dump(recipe.dump()), "utf-8")
+    command = [sys.executable, "-m", "deltatune", "compare", str(path), "--out", str(out), "--workers", "2"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=280, check=True)
+    assert "[1]" in done.stderr
+    assert "Comparing: 6/6" in done.stderr
+    board = json.loads((out / "leaderboard.json").read_bytes())
+    alone = comparable(compare(recipe, tmp_path / "alone"))
+    metrics = {row["name"]: row["metrics"] for row in alone["rows"]}
+    assert {row["name"]: row["metrics"] for row in board["rows"]} == metrics
+    command += ["--set", "train.lr=0.5"]
+    refused = subprocess.run(command, capture_output=True, text=True, timeout=280, check=False)
+    assert refused.returncode == 2
+    assert "differs in train" in " ".join(refused.stderr.split())
+    assert "Traceback" not in refused.stderr
+
+
+def test_the_progress_of_workers_is_shown_once() -> None:
+    class Heard(Silent):
+        def __init__(self) -> None:
+            self.lines: list[Any] = []
+
+        def warn(self, text: str) -> None:
+            self.lines.append(text)
+
+        def start(self, task: str, total: int, done: int = 0) -> None:
+            self.lines.append((task, total))
+
+        def advance(self, task: str, amount: int = 1, numbers: dict[str, float] | None = None) -> None:
+            self.lines.append((task, "+", amount))
+
+        def finish(self, task: str) -> None:
+            self.lines.append((task, "over"))
+
+    heard: Any = Heard()
+    display, told = workers._Display(heard), workers.queue.Queue()
+    first, second = (workers._Worker(number, {}, told) for number in (0, 1))
+    for worker in (first, second):
+        display.show(worker, {"do": "warn", "text": "few rows"})
+        display.show(worker, {"do": "start", "text": "Comparing", "total": 3, "done": 0})
+    display.show(first, {"do": "start", "text": "Training", "total": 9, "done": 2})
+    for worker in (first, second, second, first):
+        display.show(worker, {"do": "advance", "text": "Comparing", "amount": 1})
+    display.show(first, {"do": "advance", "text": "Training", "amount": 4, "numbers": {"loss": 1.0}})
+    display.ended(first)
+    assert heard.lines == [
+        "few rows",
+        ("Comparing", 3),
+        ("[1] Training", 9),
+        ("Comparing", "+", 1),
+        ("Comparing", "+", 1),
+        ("[1] Training", "+", 4),
+        ("[1] Training", "over"),
+    ]
+
+
+@pytest.mark.parametrize("given", ["0", "-1", "two", "1.5", "1001", ""])
+def test_a_number_of_workers_is_a_number(make_recipe: Make, tmp_path: Path, given: str) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(make_recipe().dump()), "utf-8")
+    from typer.testing import CliRunner
+
+    from deltatune.cli.app import app
+
+    done = CliRunner().invoke(app, ["compare", str(path), "--out", str(tmp_path / "out"), "--workers", given])
+    assert done.exit_code == 2
+    assert not (tmp_path / "out").exists()
