@@ -10,7 +10,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from transformers import ByT5Tokenizer, PreTrainedTokenizerFast
 
 from deltatune.data.pieces import pieces_of
-from deltatune.data.split_words import joined, split_words
+from deltatune.data.split_words import joined, split_words, splitting_of
 from deltatune.testing.tiny_tokenizers import SENTENCES
 from tests.wordpiece import wordpiece
 
@@ -169,3 +169,28 @@ def test_words_of_no_letters_have_no_token_or_one_of_their_own(kind: str) -> Non
 )
 def test_words_of_a_text(text: str, words: list[str]) -> None:
     assert [text[start:end] for start, end in split_words(text)] == words
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (
+            'Angela\'s 5.5 km-run, ("now")...',
+            ["Angela", "'s", "5.5", "km-run", ",", "(", '"', "now", '"', ")", "..."],
+        ),
+        ("see http://a.b/c?d=1, @me #tag!", ["see", "http://a.b/c?d=1", ",", "@me", "#tag", "!"]),
+        ("I don't, they'll", ["I", "do", "n't", ",", "they", "'ll"]),
+        ("the U.S. :)", ["the", "U.S.", ":", ")"]),
+        ("東京 is big.", ["東", "京", "is", "big", "."]),
+        ("' . ''", ["'", ".", "'", "'"]),
+    ],
+)
+def test_words_as_conll_has_them(text: str, words: list[str]) -> None:
+    assert [text[start:end] for start, end in split_words(text, "edges")] == words
+
+
+def test_how_words_were_split_is_told_by_their_ends() -> None:
+    assert splitting_of(["Angela", "'s", "car", "is", "red", ".", "Mr.", "X", ":)"]) == "edges"
+    assert splitting_of(["Angela's", "car", "is", "red,", "and", "fast."]) == "blanks"
+    text = "red, fast."
+    assert [text[start:end] for start, end in split_words(text, "blanks")] == ["red,", "fast."]

@@ -282,3 +282,15 @@ def test_words_can_count_by_their_tag(bert_folder: Path) -> None:
         theirs = torch.nn.functional.cross_entropy(logits.transpose(1, 2), batch["labels"], weights)
         ours = summed_loss(model, batch, recipe.task, weights=weights)
     assert ours.item() / weight_of(batch, recipe.task, weights) == pytest.approx(theirs.item(), rel=1e-5)
+
+
+def test_a_text_is_split_as_the_training_rows_were(trained: tuple[Path, Any], tmp_path: Path) -> None:
+    run, result = trained
+    assert result.data.splitting == "edges"
+    [answer] = dt.predict(run, ["(Anna's 5.5)"])
+    assert isinstance(answer, Prediction)
+    assert answer.words == [(0, 1), (1, 5), (5, 7), (8, 11), (11, 12)]
+    path = tmp_path / "asked.conll"
+    path.write_text("Rome O\n.\tO\n\nBonn O\n".replace("\t", " "))
+    answers = dt.predict(run, path)
+    assert [each.input for each in answers] == ["Rome .", "Bonn"]

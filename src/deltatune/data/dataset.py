@@ -30,3 +30,5 @@ class Dataset:
     """What the user should know, such as test rows that are also training rows."""
     check: DataCheck | None = None
     """What the warnings rest on."""
+    splitting: str | None = None
+    """How texts are split into tagged words such as these (`deltatune.data.split_words`); else None."""

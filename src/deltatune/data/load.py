@@ -24,7 +24,7 @@ from deltatune.data.references import (
 from deltatune.data.rows import Record, Row, Table, fingerprint
 from deltatune.data.splits import limit_rows, split_rows
 from deltatune.data.tag_set import tag_labels
-from deltatune.data.tagged import asked_words, tagged_rows
+from deltatune.data.tagged import asked_words, splitting_of_rows, tagged_rows
 from deltatune.errors import DataError, nearest
 from deltatune.recipe.load import is_remote
 from deltatune.recipe.sections import CHAT, PARTS, DataSpec
@@ -93,10 +93,17 @@ def load_data(spec: DataSpec, task: str, root: str | Path = ".", *, primary: str
         fingerprint=fingerprint(learned, validation, test),
         warnings=[*dict.fromkeys(notes), *check.warnings(primary)],
         check=check,
+        splitting=splitting_of_rows(train) if tagged else None,
     )
 
 
-def prompt_row(value: str | Path | Mapping[str, Any], spec: DataSpec, task: str, row_id: str = "0") -> Row:
+def prompt_row(
+    value: str | Path | Mapping[str, Any],
+    spec: DataSpec,
+    task: str,
+    row_id: str = "0",
+    splitting: str | None = None,
+) -> Row:
     """Make a row without target from a user's input, as for prediction.
 
     Args:
@@ -104,6 +111,7 @@ def prompt_row(value: str | Path | Mapping[str, Any], spec: DataSpec, task: str,
         spec: The recipe's data section, whose template is applied.
         task: The recipe's task.
         row_id: The row's name.
+        splitting: How a text is split into words where these have tags, as of `Dataset`.
 
     Raises:
         DataError: The input is empty, or lacks a column that the template names.
@@ -111,7 +119,7 @@ def prompt_row(value: str | Path | Mapping[str, Any], spec: DataSpec, task: str,
     if TASKS.get(task).conversations:
         return asked_row(value if isinstance(value, Mapping) else str(value), spec, row_id)
     if TASKS.get(task).tags_words:
-        return asked_words(value if isinstance(value, Mapping) else str(value), spec, row_id)
+        return asked_words(value if isinstance(value, Mapping) else str(value), spec, row_id, splitting)
     name = "input" if spec.columns.input == "auto" else spec.columns.input
     images = TASKS.get(task).reads == "images"
     if isinstance(value, Mapping):

@@ -69,6 +69,8 @@ class Words:
     """One a word; none where they are asked for."""
     form: str = ""
     """How its source writes them, in words."""
+    given: bool = True
+    """Whether they are given one by one, and not as a text."""
     widened: int = 0
     """Spans that begin or end within a word, and count as reaching over all of it."""
 

@@ -20,7 +20,7 @@ from deltatune.data.json_rows import check_content
 from deltatune.data.messages import parsed
 from deltatune.data.rows import Record, Row, Table, Words
 from deltatune.data.spans import Span, span_of, tags_of
-from deltatune.data.split_words import joined, split_words
+from deltatune.data.split_words import EDGES, SIGNS, joined, split_words, splitting_of
 from deltatune.errors import DataError
 from deltatune.recipe.sections import DataSpec
 
@@ -80,8 +80,25 @@ def tagged_rows(records: Sequence[Record], table: Table, spec: DataSpec, notes: 
     return rows
 
 
-def asked_words(value: str | Mapping[str, Any], spec: DataSpec, row_id: str) -> Row:
+def splitting_of_rows(rows: Sequence[Row]) -> str:
+    """How a text is split into words such as those of these rows; all are words where some rows are."""
+    given = [row for row in rows if row.words is not None and row.words.given]
+    words = (
+        str(row.input)[start:end] for row in given if row.words is not None for start, end in row.words.places
+    )
+    return splitting_of(words) if given else SIGNS
+
+
+def asked_words(
+    value: str | Mapping[str, Any], spec: DataSpec, row_id: str, splitting: str | None = None
+) -> Row:
     """Make a row of what is to be tagged: a text, or a row with `tokens` or a `text`.
+
+    Args:
+        value: The text or row.
+        spec: The recipe's data section.
+        row_id: The row's name.
+        splitting: How a text is split into words; None, where that is not known: as CoNLL files are.
 
     Raises:
         DataError: There are no words.
@@ -104,7 +121,7 @@ def asked_words(value: str | Mapping[str, Any], spec: DataSpec, row_id: str) -> 
             return Row(row_id, text, "", {}, words=Words(places))
         value = record.columns[name]
     text = str(value)
-    places = tuple(split_words(text))
+    places = tuple(split_words(text, splitting or EDGES))
     if not places:
         raise DataError("has no words.", field=where, remedy="Give a text.")
     return Row(row_id, text, "", {}, words=Words(places))
@@ -160,7 +177,7 @@ def _row(record: Record, form: Form, id_column: str | None, number: str) -> Row:
         for name, value in record.columns.items()
         if isinstance(value, str | int | float) and name not in (form.input, form.target)
     }
-    words_of_row = Words(places, tuple(tags), str(form), widened)
+    words_of_row = Words(places, tuple(tags), str(form), form.name == "words", widened)
     return Row(row_id, text, " ".join(tags), others, words=words_of_row)
 
 

@@ -121,6 +121,8 @@ class DataUsed(Record):
     """What numbers are standardised by; null for other targets."""
     pair: list[str] | None = None
     """Columns of the two texts of a row; null where it has one."""
+    splitting: str | None = None
+    """How texts are split into words where these have tags: `signs`, `edges` or `blanks`; null elsewhere."""
     train: int | None = None
     """Training rows."""
     validation: int | None = None

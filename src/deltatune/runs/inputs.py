@@ -61,6 +61,10 @@ def read_inputs(path: Path, writing: Writing = PLAIN) -> Iterator[Asked]:
         for records in read_source(str(path), kind, writing).parts.values():
             yield from (record.columns for record in records)
         return
+    if kind == "conll":
+        table = read_source(str(path), kind, writing)
+        yield from ({"tokens": record.columns[table.input]} for record in table.parts["all"])
+        return
     otherwise = () if writing.encoding is None else (writing.encoding,)
     text = read_text(path, otherwise=otherwise, errors="surrogateescape")
     if kind in ("csv", "tsv"):

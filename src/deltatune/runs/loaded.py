@@ -40,6 +40,11 @@ class LoadedRun:
         return self.result.data.labels if self.result else self.base.labels
 
     @property
+    def splitting(self) -> str | None:
+        """How texts are split into words, where these have tags and it is known."""
+        return self.result.data.splitting if self.result else None
+
+    @property
     def names_rows(self) -> bool:
         """Whether it says where rows are; an adapter without a run need not."""
         return bool(self.recipe.data.source or self.recipe.data.train)

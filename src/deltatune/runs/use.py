@@ -170,15 +170,16 @@ def _names_a_file(text: str) -> bool:
 
 
 def _predict(loaded: LoadedRun, chunk: list[tuple[str, Asked]]) -> list[Prediction | Failed]:
-    made = [_row(loaded.recipe, name, value) for name, value in chunk]
+    made = [_row(loaded, name, value) for name, value in chunk]
     encoded, made = _encoded(loaded, made)
     rows = [row for row in made if isinstance(row, Row)]
     answers = iter(_answers(loaded, rows, encoded) if encoded is not None else [])
     return [one if isinstance(one, Failed) else next(answers) for one in made]
 
 
-def _row(recipe: Recipe, row_id: str, value: Asked) -> Row | Failed:
+def _row(loaded: LoadedRun, row_id: str, value: Asked) -> Row | Failed:
     """The row that an input makes, or what is wrong with it."""
+    recipe = loaded.recipe
     images = TASKS.get(recipe.task).reads == "images"
     value = checked(value, images=images)
     if isinstance(value, DataError):
@@ -189,7 +190,7 @@ def _row(recipe: Recipe, row_id: str, value: Asked) -> Row | Failed:
             row_id = str(columns.get(recipe.data.columns.id or "", row_id))
             if images and not any(map(is_image, columns.values())):
                 columns = _image(columns, recipe.data)
-        return prompt_row(columns, recipe.data, recipe.task, row_id)
+        return prompt_row(columns, recipe.data, recipe.task, row_id, loaded.splitting)
     except DataError as error:
         shown = json.dumps(value, ensure_ascii=False, default=str) if isinstance(value, Mapping) else value
         return Failed(row_id, str(shown), _said(error))

@@ -128,6 +128,7 @@ def rows_used(run: Run) -> DataUsed:
         labels=run.encoder.labels,
         scale=run.encoder.scale,
         pair=data.pair and list(data.pair),
+        splitting=data.splitting,
         train=len(data.train),
         validation=len(data.validation),
         test=len(data.test),
