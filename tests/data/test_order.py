@@ -25,6 +25,18 @@ def test_batches_hold_each_row_once_and_only_one_is_small(
     assert result == batches(list(lengths), size, seed, epoch, bucket)
 
 
+@given(LENGTHS.filter(bool), st.integers(2, 40), st.booleans())
+def test_even_batches_are_as_many_and_differ_by_one_row_at_most(
+    lengths: list[int], size: int, bucket: bool
+) -> None:
+    even, plain = (batches(lengths, size, 0, 0, bucket, evenly=evenly) for evenly in (True, False))
+    assert sorted(chain(*even)) == list(range(len(lengths)))
+    assert len(even) == len(plain)
+    sizes = [len(batch) for batch in even]
+    assert max(sizes) <= size
+    assert max(sizes) - min(sizes) <= 1
+
+
 @pytest.mark.parametrize("bucket", [True, False])
 def test_epochs_and_seeds_differ(bucket: bool) -> None:
     lengths = [1 + index % 17 for index in range(200)]

@@ -16,6 +16,7 @@ from deltatune.checkpoint.folders import atomic_folder, reading, write_tensors
 from deltatune.checkpoint.holder import Holder
 from deltatune.checkpoint.saved import CONFIG, OURS, SCHEMA, TENSORS, SavedAdapter, read_adapter
 from deltatune.core.method import MethodConfig
+from deltatune.core.new_heads import is_bare
 from deltatune.errors import AdapterError
 from deltatune.files import sealed, sha256, write_json
 from deltatune.models.bundled import public_name
@@ -61,6 +62,8 @@ def save_adapter(
     peft_type = config.peft_type if exported else f"DELTATUNE_{config.name.upper()}"
     fields, tensors = exported or ({}, adapter.stored())
     task = next((t for end, t in _TASK_TYPES if type(model.base).__name__.endswith(end)), None)
+    if is_bare(model.base) and not (model.view.is_vision or model.view.is_encoder_decoder):
+        task = "FEATURE_EXTRACTION"  # peft's model for it hands text alone to its base
     prefix = _prefix(peft_type)
     with atomic_folder(folder) as temporary:
         keys = {k if k.startswith(_AT_ROOT) else prefix + k: t for k, t in tensors.items()}

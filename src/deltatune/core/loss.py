@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -48,6 +49,22 @@ def loss_of(task: str, outputs: Tensor, targets: Tensor, weights: Tensor | None 
     """
     loss = TASKS.get(task).loss(outputs, targets)
     return summed_cross_entropy(outputs, targets, weights) if loss is None else loss
+
+
+def gradients_at(
+    task: str, outputs: Sequence[Tensor], targets: Sequence[Tensor]
+) -> tuple[Tensor, list[Tensor]]:
+    """The loss of several micro-batches together, summed over their targets, and its gradient at each output.
+
+    Args:
+        task: Whose loss spans rows.
+        outputs: What the model gave for each micro-batch.
+        targets: Of each.
+    """
+    leaves = [part.detach().requires_grad_() for part in outputs]
+    with torch.enable_grad():
+        loss = loss_of(task, torch.cat(leaves), torch.cat(list(targets)))
+    return loss.detach(), list(torch.autograd.grad(loss, leaves))
 
 
 def summed_cross_entropy(logits: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:

@@ -24,6 +24,7 @@ from deltatune.core.generation import generate_behind_prompt
 from deltatune.core.hooks import Hooks
 from deltatune.core.method import MethodConfig
 from deltatune.core.new_heads import add_heads
+from deltatune.core.pooling import text_vectors
 from deltatune.core.sites import BaseView
 from deltatune.core.swap import OwnParameters
 from deltatune.core.taps import Active, Route
@@ -44,9 +45,9 @@ class AdaptedModel(nn.Module):
         original: Of a quantized base: reads the weight [d_out, d_in] that the module at a path had before;
             only methods that start from what quantizing took away need it.
         base_dropout: Whether the frozen base drops activations in training, as its pretraining did.
-        eager_up_to: Training on a CPU, rows of at most so many tokens are attended to by matrix products and
-            a softmax in place of SDPA, whose backward pass is slow there; the same to rounding. A base in
-            bfloat16 takes longer rows in this way as well. 0: never.
+        eager_up_to: Training on a CPU, rows of at most so many tokens (in bfloat16 more) are attended to by
+            matrix products in place of SDPA, whose backward pass is slow there. 0: never.
+        pooling: How vectors of texts are made of their tokens' states: `mean`, `cls` or `last`.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class AdaptedModel(nn.Module):
         original: Callable[[str], Tensor] | None = None,
         base_dropout: bool = False,
         eager_up_to: int = EAGER_UP_TO,
+        pooling: str = "mean",
     ) -> None:
         if not hasattr(base, "config"):
             raise ModelError(
@@ -70,7 +72,7 @@ class AdaptedModel(nn.Module):
         self.view = BaseView(base, heads, processor, original=original, without_adapters=self.using)
         self.adapters = nn.ModuleDict()
         self.configs: dict[str, MethodConfig] = {}
-        self.base_dropout = base_dropout
+        self.base_dropout, self.pooling = base_dropout, pooling
         self._active = Active()
         self._hooks = Hooks(self.view, self._active)
         self._own = OwnParameters(base)
@@ -267,10 +269,10 @@ class AdaptedModel(nn.Module):
         return self
 
     def forward(self, *, adapters: Sequence[str | None] | None = None, **batch: Any) -> Any:
-        """The base's forward pass with the active adapters; arguments and result are the base's own.
+        """The base's forward pass with the active adapters; its arguments and result are the base's own.
 
         Args:
-            adapters: For each row the adapter that acts on it (None: none), instead of the active ones.
+            adapters: For each row the adapter that acts (None: none), instead of the active ones.
             batch: The base's arguments.
         """
         if adapters is not None:
@@ -285,11 +287,9 @@ class AdaptedModel(nn.Module):
         return self.base(**batch)
 
     def encoder_states(self, batch: Mapping[str, Tensor]) -> Tensor | None:
-        """What an encoder-decoder base's encoder makes of a batch without labels, deltas acting.
+        """What an encoder-decoder base's encoder makes of a batch without labels, [rows, length, d_model].
 
-        Returns:
-            [rows, length, d_model], prompts included; None for other bases. `generate` takes it as the
-            `last_hidden_state` of `encoder_outputs`.
+        None of other bases. Deltas act and prompts are included. `generate` takes it in `encoder_outputs`.
         """
         if not self.view.is_encoder_decoder:
             return None
@@ -311,8 +311,7 @@ class AdaptedModel(nn.Module):
         inputs, keep, targets = labelled_inputs(self.view, batch, states)
         if self.view.labels_tokens:  # whose head has few outputs, and is read nearly everywhere
             return self(**inputs).logits[keep], targets[keep]
-        head = self.base.get_output_embeddings()
-        if self._active.batch_rows is not None and self._hooks.act_at(head):
+        if self._active.batch_rows is not None and self._hooks.act_at(self.base.get_output_embeddings()):
             # Chosen positions have no rows any more by which the head's deltas could be told apart.
             return self(**inputs, use_cache=False).logits[keep], targets[keep]
         with self.fast.at_labels(keep):
@@ -326,12 +325,13 @@ class AdaptedModel(nn.Module):
             logits: Tensor = self(**inputs).logits
         return logits
 
+    def text_vectors(self, batch: Mapping[str, Tensor]) -> Tensor:
+        """Unit vectors [rows, texts, width] of texts whose `input_ids` are [rows, texts, length]."""
+        return text_vectors(self, batch, self._hooks.prompt)
+
     @property
     def may_drop_rows(self) -> bool:
-        """Whether `generate` can go on with some of its rows, behind their part of the cache.
-
-        Not if rows are routed; nor behind a prompt, which is in the cache but not among the ids.
-        """
+        """Whether `generate` can go on with some rows: not if they are routed, nor behind a cached prompt."""
         return self._active.batch_rows is None and self._hooks.prompt is None
 
     @torch.inference_mode()

@@ -7,9 +7,11 @@ a copy; its start depends on the run's seed, and is the same for all methods of 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers.models.auto.modeling_auto import MODEL_MAPPING
 
 from deltatune.core.adapter import Adapter
 from deltatune.core.delta import ModuleCopy
@@ -67,9 +69,9 @@ def _copy_of(adapter: Adapter, path: str, name: str) -> Tensor | None:
 def head_modules(view: BaseView) -> dict[str, nn.Module]:
     """A classifier's head by path: its new modules; or, where it is trained, all outside of the backbone.
 
-    Empty for models of language.
+    Empty for models of language and for those without a head.
     """
-    if view.base.get_output_embeddings() is not None:
+    if view.base.get_output_embeddings() is not None or is_bare(view.base):
         return {}
     backbone, new = view.base.base_model_prefix, tuple(f"{head}." for head in view.heads)
     return {
@@ -78,6 +80,13 @@ def head_modules(view: BaseView) -> dict[str, nn.Module]:
         if (f"{path}.".startswith(new) if new else path.split(".")[0] not in ("", backbone))
         and next(module.parameters(recurse=False), None) is not None
     }
+
+
+def is_bare(base: Any) -> bool:
+    """Whether a base has no head at all, as `AutoModel` loads it."""
+    mapping: Any = MODEL_MAPPING
+    kind = type(base.config)
+    return kind in mapping and mapping[kind] is type(base)
 
 
 def head_parameters(adapter: Adapter, view: BaseView) -> Iterator[nn.Parameter]:

@@ -9,7 +9,9 @@ that begin the input. Vision models get them behind the class token of the embed
 
 from __future__ import annotations
 
+import contextlib
 import inspect
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,6 +60,9 @@ class PromptTap:
         self.active = active
         self.prompts: dict[str, Prompt] = {}
         self.calls = 0
+        self.mask: Tensor | None = None
+        """Which places of the latest pass are seen, [batch, n + length]; None if no prompt was put in."""
+        self._keeps = False
         self._width = 0
         self._order_of_rows: Tensor | None = None
         base = view.base
@@ -82,6 +87,15 @@ class PromptTap:
                 self._handles.append(backbone.register_forward_hook(self._remove_from_text))
         self._is_causal = view.is_decoder_only
         self._foretells = not view.labels_tokens
+
+    @contextlib.contextmanager
+    def kept(self) -> Iterator[None]:
+        """Within the block, the states of a decoder-only model are those of the prompt as well."""
+        self._keeps, before = True, self._keeps
+        try:
+            yield
+        finally:
+            self._keeps = before
 
     def remove(self) -> None:
         """Take the hooks off."""
@@ -161,7 +175,7 @@ class PromptTap:
         return torch.cat([rank, own.expand(len(rank), -1)], dim=1).argsort(dim=1, stable=True)
 
     def _insert_into_text(self, module: nn.Module, args: Any, kwargs: Any) -> Any:
-        self._width = 0
+        self._width, self.mask = 0, None
         if not self.active.of(self.prompts) or self.active.suspended:
             return None
         call = call_arguments(module, args, kwargs)
@@ -176,6 +190,7 @@ class PromptTap:
         extended = self.extend(embeds, call.get("attention_mask"), call.get("input_ids"))
         assert extended is not None
         seen, mask, self._order_of_rows = extended.seen, extended.mask, extended.order
+        self.mask = mask
         self._width = seen.shape[1]
         call |= {"input_ids": None, "inputs_embeds": extended.embeds, "attention_mask": mask}
         if call.get("global_attention_mask") is not None:  # Longformer: what all tokens see, and sees all
@@ -192,7 +207,7 @@ class PromptTap:
         return (), call
 
     def _remove_from_text(self, module: nn.Module, args: Any, output: Any) -> Any:
-        if not self._width:
+        if not self._width or self._keeps:
             return output
         states, order = output["last_hidden_state"], self._order_of_rows
         if order is None:

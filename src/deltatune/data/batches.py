@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 import random
 from collections.abc import Sequence
 
@@ -10,7 +12,13 @@ POOL = 50
 
 
 def batches(
-    lengths: Sequence[int], batch_size: int, seed: int, epoch: int, bucket_by_length: bool = True
+    lengths: Sequence[int],
+    batch_size: int,
+    seed: int,
+    epoch: int,
+    bucket_by_length: bool = True,
+    *,
+    evenly: bool = False,
 ) -> list[list[int]]:
     """Arrange row indices in batches; each index occurs exactly once.
 
@@ -24,6 +32,8 @@ def batches(
         seed: The run's seed.
         epoch: Counted from 0.
         bucket_by_length: Whether rows of similar length go together.
+        evenly: Whether as many batches have as even sizes as can be: where rows are compared with the others
+            of their step, a last one of one row would teach nothing.
     """
     if batch_size < 1:
         raise ValueError(f"batch_size is {batch_size}; it must be at least 1")
@@ -34,7 +44,9 @@ def batches(
         pool = batch_size * POOL
         pools = [order[start : start + pool] for start in range(0, len(order), pool)]
         order = [index for rows in pools for index in sorted(rows, key=lengths.__getitem__)]
-    result = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+    count = math.ceil(len(order) / batch_size)
+    ends = [len(order) * n // count if evenly else batch_size * n for n in range(count + 1)]
+    result = [order[start:end] for start, end in itertools.pairwise(ends)]
     if bucket_by_length:
         generator.shuffle(result)
     return result

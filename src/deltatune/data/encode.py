@@ -164,7 +164,8 @@ class Encoder:
         if self._tokens is not None and self._tokens.vocabulary is not None:
             for row, feature in zip(rows, features, strict=True):
                 for of in each_reference([feature]):
-                    self._require_embedded(row, of["input_ids"], self._tokens.vocabulary)
+                    for ids in (of["input_ids"], *of.get("beside", ())):
+                        self._require_embedded(row, ids, self._tokens.vocabulary)
         if self._pixels is not None:  # a broken image is found now, not in the midst of training
             resized = self._pixels.keep([row.input for row in rows])
             for feature, kept in zip(features, resized, strict=True):

@@ -14,6 +14,7 @@ from deltatune.data.label_cells import LabelCells, find_label_cells
 from deltatune.data.label_sets import LabelSets, label_names
 from deltatune.data.making import ColumnMap, make_row, refuse_unlabelled, require_numbers, used_columns
 from deltatune.data.pairs import LABEL, named_pair, read_apart, require_both, said_of_pairs
+from deltatune.data.positives import SCORES, asked_column, columns_of, require_contrast
 from deltatune.data.readers import Writing, read_source
 from deltatune.data.references import (
     counted,
@@ -72,13 +73,14 @@ def load_data(spec: DataSpec, task: str, root: str | Path = ".", *, primary: str
     train, validation, test = (limited[part] for part in PARTS)
     scale = Scale.of([float(row.target) for row in train]) if TASKS.get(task).has_values else None
     sets = LabelSets.of(limited, labels, cells.told) if cells is not None and labels is not None else None
+    require_contrast(train, task)
     tagged = TASKS.get(task).tags_words
     check = check_rows(
         train,
         validation,
         test,
         labelled=labels is not None and not tagged,
-        numbers=scale is not None,
+        numbers=scale is not None or TASKS.get(task).has_scores,
         label_sets=sets,
         tagged=tagged,
     )
@@ -126,6 +128,8 @@ def prompt_row(
         columns = dict(value)
         known = (name, "table", "sentence", "text", "image", *_fields(spec))
         name = next((key for key in known if key in columns), name)
+        if TASKS.get(task).finds_targets and name not in columns:
+            name = asked_column(columns) or name
     else:
         columns = {name: Path(value) if images else str(value)}
         if not images:
@@ -265,11 +269,15 @@ def _rows(  # noqa: PLR0917 - what was read, how it is read, and what is said of
     columns, there = spec.columns, records[0].columns
     pair = named_pair(there, spec, task, table.input)
     apart = read_apart(there, spec, task, table.input)
-    own = LABEL if pair and table.target not in there and LABEL in there else table.target
+    known = SCORES if TASKS.get(task).has_scores else (LABEL,)
+    own = next((n for n in (table.target, *known) if pair and n in there), table.target)
     targets = cells.columns if cells else tuple(own if n == "auto" else n for n in columns.targets)
+    found = columns_of(records, table, columns) if TASKS.get(task).finds_targets else None
+    targets = (found.positive,) if found else targets
     target = targets[0] if targets and cells is None else None
+    named = table.input if columns.input == "auto" else columns.input
     mapping = ColumnMap(
-        input=pair[0] if pair else table.input if columns.input == "auto" else columns.input,
+        input=found.anchor if found else pair[0] if pair else named,
         target=target,
         id=columns.id,
         template=spec.template,
@@ -278,6 +286,7 @@ def _rows(  # noqa: PLR0917 - what was read, how it is read, and what is said of
         labels=cells,
         pair=apart[1] if apart else None,
         several=TASKS.get(task).several_references,
+        negatives=found.negatives if found else (),
     )
     for name in template_fields(spec.template) if spec.template != CHAT else ():
         if name in targets and name != mapping.input:
@@ -291,7 +300,7 @@ def _rows(  # noqa: PLR0917 - what was read, how it is read, and what is said of
     refuse_unlabelled(records, mapping)
     if mapping.pair is not None:
         require_both(records, mapping.pair)
-    if TASKS.get(task).has_values:
+    if TASKS.get(task).has_values or TASKS.get(task).has_scores:
         require_numbers(records, mapping)
     rows = [make_row(record, mapping, str(number)) for number, record in enumerate(records)]
     return put_together(rows) if mapping.several and mapping.id is not None else rows

@@ -35,6 +35,8 @@ class ColumnMap:
     labels: LabelCells | None = None
     """Where the labels are, of which a row may have any number; `target` is None then."""
     pair: str | None = None
+    negatives: tuple[str, ...] = ()
+    """Columns of texts that the input shall not be near to."""
     several: bool = False
     """Whether a list of texts in the target's column is references."""
 
@@ -44,7 +46,7 @@ def used_columns(mapping: ColumnMap) -> list[str]:
     templates = [mapping.template if mapping.template != CHAT else None, mapping.target_template]
     named = [name for template in templates if template for name in template_fields(template)]
     whole = (mapping.input, mapping.pair, None if mapping.several else mapping.target, mapping.id)
-    return [name for name in (*whole, *named) if name is not None]
+    return [name for name in (*whole, *mapping.negatives, *named) if name is not None]
 
 
 def refuse_unlabelled(records: Sequence[Record], mapping: ColumnMap) -> None:
@@ -79,11 +81,16 @@ def make_row(record: Record, mapping: ColumnMap, number: str) -> Row:
     value = column_of(record, mapping.input, "data.columns.input")
     columns = columns_as_text(record)
     texts = _targets(record, mapping)
+    others = [columns[name] for name in mapping.negatives]
     if mapping.target_template is not None:
-        texts = [_fill(mapping.target_template, columns | {"target": text}, record) for text in texts]
+        texts, others = (
+            [_fill(mapping.target_template, columns | {"target": text}, record) for text in part]
+            for part in (texts, others)
+        )
     row_id = as_text(column_of(record, mapping.id, "data.columns.id")) if mapping.id else number
     pair = None if mapping.pair is None else _second(record, mapping.pair, columns)
-    row = Row(row_id, _input(value, columns, record, mapping), texts[0], columns, pair=pair)
+    text, negatives = _input(value, columns, record, mapping), tuple(others)
+    row = Row(row_id, text, texts[0], columns, pair=pair, negatives=negatives)
     return with_references(row, texts) if texts[1:] else row
 
 

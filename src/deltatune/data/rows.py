@@ -95,6 +95,8 @@ class Row:
     """The second text, where the model reads two."""
     references: tuple[str, ...] = ()
     """All texts that are right, where there are several; `target` is the first."""
+    negatives: tuple[str, ...] = ()
+    """Texts that the input shall not be near to, beside the target, where that is learned."""
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -115,7 +117,8 @@ class Row:
         """Give all that is learned from: input, target or references, the conversation that they are of."""
         told = [] if self.conversation is None else [self.conversation.as_bytes()]
         texts = [text.encode(errors="surrogatepass") for text in self.references or (self.target,)]
-        return [self.input_bytes(), *texts, *told]
+        others = [text.encode(errors="surrogatepass") for text in self.negatives]
+        return [self.input_bytes(), *texts, *told, *others]
 
     def input_text(self) -> str:
         """Give the input as a person would note it: the texts, the file's path, or an image's id and size."""

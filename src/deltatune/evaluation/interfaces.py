@@ -91,6 +91,9 @@ class Model(Protocol):
     def class_logits(self, batch: dict[str, Tensor]) -> Tensor:
         """Logits of a classifier, [rows, classes]; of a model that tells a number, [rows, 1]."""
 
+    def text_vectors(self, batch: dict[str, Tensor]) -> Tensor:
+        """Unit vectors of texts, [rows, texts, width]."""
+
 
 @contextlib.contextmanager
 def evaluating(model: Model) -> Iterator[None]:

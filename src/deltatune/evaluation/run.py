@@ -91,7 +91,7 @@ def evaluate(  # noqa: PLR0917 - the order in which everything else passes them
     ]
     metrics = scored.scores.values | (scored.means or {})
     return Evaluation(
-        metrics={key: metrics[key] for key in keys},
+        metrics={key: metrics[key] for key in keys if key in metrics},
         predictions=predictions,
         signatures=scored.scores.signatures,
         seconds=time.perf_counter() - started,
@@ -156,6 +156,8 @@ def _prediction(row: Row, reference: str, answer: Answer) -> Prediction:
         probabilities=answer.probabilities,
         spans=answer.spans,
         words=answer.words,
+        nearest=answer.nearest,
+        vector=answer.vector,
         pair=row.pair,
     )
 

@@ -14,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from deltatune.models.load import DTYPES, unquantized
+from deltatune.models.pooling import take_off_pooler
 from deltatune.models.quiet import quiet
 from deltatune.models.resolution import interpolate_positions
 from deltatune.models.tasks import model_class
@@ -68,6 +69,8 @@ def fake_base(
     # Out of the mode: what a constructor makes with torch.tensor would be on meta, and not fake.
     with quiet(), unset_fake_temporarily(), torch.device("meta"):
         model: PreTrainedModel = model_class(task).from_config(copy.deepcopy(config), dtype=wanted, **options)
+    if TASKS.get(task).embeds:
+        take_off_pooler(model)
     _to_fake(model)
     if image_size is not None:
         interpolate_positions(model, image_size, type(model).__name__)

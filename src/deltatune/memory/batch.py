@@ -62,7 +62,8 @@ def largest_micro_batch(
         after_first: Leave the first step's batch out, unless it is the only one.
     """
     size = spec.micro_batch_size or spec.batch_size
-    order = batches(encoded.lengths, spec.batch_size, seed, 0, spec.bucket_by_length)[: spec.max_steps]
+    evenly, by_length = TASKS.get(task).spans_rows, spec.bucket_by_length
+    order = batches(encoded.lengths, spec.batch_size, seed, 0, by_length, evenly=evenly)[: spec.max_steps]
     if after_first and len(order) > 1:
         order = order[1:]
     best: Largest | None = None
@@ -94,7 +95,7 @@ def _work(step: tuple[BatchShape, ...]) -> int:
 
 
 def _size(shape: BatchShape) -> tuple[int, int]:
-    padded = shape.rows * max(shape.length + shape.target_length, 1)
+    padded = shape.rows * shape.texts * max(shape.length + shape.target_length, 1)
     return padded if shape.tokens is None else shape.tokens, shape.labelled
 
 

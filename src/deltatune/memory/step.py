@@ -14,7 +14,7 @@ from transformers.utils import import_utils
 
 from deltatune import quant
 from deltatune.core.adapter import Adapter
-from deltatune.core.loss import logits_for, loss_of
+from deltatune.core.loss import gradients_at, logits_for, loss_of
 from deltatune.core.model import AdaptedModel
 from deltatune.memory.account import Accountant, Memory
 from deltatune.tasks import TASKS
@@ -93,12 +93,15 @@ def account_step(
     with accounted(accounts, model, adapter, optimizer):
         model.train()
         batches = [TASKS.get(task).blank(shape) for shape in shapes]  # as in the trainer, from the start
+        at_outputs: list[Tensor] = []
+        if TASKS.get(task).spans_rows and len(batches) > 1:
+            at_outputs = _gradients_of_whole(model, shapes, batches, task, accounts, autocast=autocast)
         for index, (shape, batch) in enumerate(zip(shapes, batches, strict=True)):
             accounts.about(shape)
             with model.fast.packing.use(shape.tokens is not None):
                 logits, targets = logits_for(model, batch, task, autocast=autocast)
             accounts.mark("loss")
-            loss = loss_of(task, logits, targets)
+            loss = (logits * at_outputs[index]).sum() if at_outputs else loss_of(task, logits, targets)
             del logits, targets
             penalty = adapter.penalty() if index == 0 else None
             total = loss if penalty is None else loss + penalty
@@ -115,6 +118,26 @@ def account_step(
                 adapter.after_step(2)
             optimizer.zero_grad(set_to_none=True)
     return accounts.memory()
+
+
+def _gradients_of_whole(
+    model: AdaptedModel,
+    shapes: Sequence[BatchShape],
+    batches: Sequence[dict[str, Tensor]],
+    task: str,
+    accounts: FakeAccountant,
+    *,
+    autocast: bool,
+) -> list[Tensor]:
+    """The first pass of a loss that spans micro-batches, without a graph."""
+    outputs, targets = [], []
+    for shape, batch in zip(shapes, batches, strict=True):
+        accounts.about(shape)
+        with torch.no_grad():
+            output, target = logits_for(model, batch, task, autocast=autocast)
+        outputs.append(output)
+        targets.append(target)
+    return gradients_at(task, outputs, targets)[1]
 
 
 @contextlib.contextmanager

@@ -17,6 +17,7 @@ from transformers import (
 
 from deltatune.errors import ModelError
 from deltatune.models.labels import base_labels, in_base_order, named, set_outputs
+from deltatune.models.pooling import pooling_of, take_off_pooler
 from deltatune.models.processor import ModelFacts, model_facts
 from deltatune.models.quiet import quiet
 from deltatune.models.resolution import interpolate_positions
@@ -64,6 +65,8 @@ class LoadedBase:
     """What the model's files say of what it reads."""
     warnings: list[str]
     """What a person should know of how it was loaded."""
+    pooling: str = "mean"
+    """How vectors of texts are made of it (`deltatune.core.pooling`), where a task asks for them."""
 
 
 def load_base(
@@ -136,7 +139,7 @@ def load_base(
     model.eval().requires_grad_(False)
     if dtype == "bfloat16" and quantization is None and not computes_in_its_dtype(model):
         return load_base(spec, task, labels, seed=seed, as_spelled=as_spelled)
-    if not TASKS.get(task).new_head:
+    if model.can_generate():
         _plain_generation(model)
     if reads == "text":
         _check_vocabulary(model, processor, source.name)
@@ -146,7 +149,9 @@ def load_base(
         embeddings: Any = model.get_input_embeddings()
         facts = replace(facts, vocabulary=embeddings.weight.shape[0])
     warnings += _kept_output(task, new_modules, source.name)
-    return LoadedBase(model, processor, source.name, new_modules, labels, facts, warnings)
+    pooling, said = pooling_of(source, spec.pooling, task)
+    warnings += said
+    return LoadedBase(model, processor, source.name, new_modules, labels, facts, warnings, pooling)
 
 
 def _require_no_delta(model: PreTrainedModel, name: str) -> None:
@@ -236,6 +241,9 @@ def _load_model(
         **options,
         **source.options,
     )
+    if TASKS.get(task).embeds:
+        take_off_pooler(loaded[0])
+        loaded[1]["missing_keys"] = {key for key in loaded[1]["missing_keys"] if not _POOLER.search(key)}
     return loaded
 
 

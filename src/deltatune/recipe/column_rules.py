@@ -15,6 +15,7 @@ def column_conflicts(recipe: RecipeFields) -> Iterator[Conflict]:
     if columns.input in columns.targets and columns.input != "auto":
         yield "data.columns", f"input and target are the same column ({columns.input!r})."
     yield from _pair(recipe)
+    yield from _negative(recipe)
     yield from _several_targets(recipe)
 
 
@@ -58,3 +59,35 @@ def _several_targets(recipe: RecipeFields) -> Iterator[Conflict]:
         yield "data.separator", f"({data.separator!r}) is for {' or '.join(fitting)}; leave it out."
     if data.separator is not None and isinstance(names, tuple):
         yield "data.separator", f"({data.separator!r}) is of no use beside a column for each label."
+
+
+def _negative(recipe: RecipeFields) -> Iterator[Conflict]:
+    """Texts that are not to be found are for tasks that find texts, each in a column of its own."""
+    columns, task = recipe.data.columns, TASKS.get(recipe.task)
+    if columns.negative is not None and not task.finds_targets:
+        fitting = tasks_that(lambda task: task.finds_targets)
+        named = ", ".join(columns.negatives) or "[]"
+        yield "data.columns.negative", f"({named}) is for the task {' or '.join(fitting)}."
+    for name, others in (("input", (columns.input,)), ("target", columns.targets)):
+        for twice in {*columns.negatives} & {*others}:
+            yield "data.columns", f"negative and {name} are the same column ({twice!r})."
+
+
+def vector_conflicts(recipe: RecipeFields) -> Iterator[Conflict]:
+    """Pooling is for tasks about vectors, and a loss among the rows of a step needs several of them."""
+    task = TASKS.get(recipe.task)
+    if not task.embeds:
+        fitting = tasks_that(lambda task: task.embeds)
+        for model in recipe.models:
+            if model.pooling is not None:
+                yield "model.pooling", f"({model.pooling}) is for the tasks {' and '.join(fitting)}."
+    if task.spans_rows:
+        for index, entry in enumerate(recipe.methods):
+            if entry.train.batch_size == 1:
+                same = recipe.train.batch_size == 1
+                where = "train" if same else f"methods.{index}.train"
+                yield (
+                    f"{where}.batch_size",
+                    f"(1) leaves nothing to compare: {task.name} learns by the other rows of a step. Take as "
+                    "many as you can; train.micro_batch_size keeps the memory small, with the same result.",
+                )

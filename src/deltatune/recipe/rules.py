@@ -7,7 +7,7 @@ from typing import Any
 
 from deltatune.recipe.axes import section_of
 from deltatune.recipe.choosing_rules import choosing_conflicts
-from deltatune.recipe.column_rules import column_conflicts
+from deltatune.recipe.column_rules import column_conflicts, vector_conflicts
 from deltatune.recipe.fields import RecipeFields
 from deltatune.recipe.formats import ONE_PART_FORMATS, TEXT_FORMATS, format_by_name
 from deltatune.recipe.messages import Conflict
@@ -36,6 +36,7 @@ def find_conflicts(recipe: RecipeFields) -> list[Conflict]:
         *_task(recipe),
         *_lists(recipe),
         *_training(recipe),
+        *vector_conflicts(recipe),
         *choosing_conflicts(recipe),
         *_quantization(recipe),
         *_starts(recipe),

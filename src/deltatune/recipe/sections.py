@@ -48,6 +48,7 @@ Metric = Literal[
     "accuracy", "macro_f1", "micro_f1", "mcc", "balanced_accuracy", "sensitivity", "specificity",
     "roc_auc", "average_precision", "ece", "brier", "mse", "mae", "r2", "pearson", "spearman",
     "entity_f1", "entity_precision", "entity_recall", "entity_macro_f1", "token_accuracy",
+    "mrr_at_10", "recall_at_1", "recall_at_5", "recall_at_10", "triplet_accuracy",
     "loss", "perplexity",
 ]  # fmt: skip
 
@@ -87,6 +88,8 @@ class Section(BaseModel):
 class ModelSpec(Section):
     """Which pretrained model is the base. In a recipe, a plain string means its name."""
 
+    later = ("pooling",)
+
     name: Text
     """`bundled:NAME`, a local folder (`./my-model`) or the id of a model on the Hugging Face Hub."""
     revision: str | None = None
@@ -99,6 +102,10 @@ class ModelSpec(Section):
     image_size: Annotated[int, Strict(), Field(ge=8)] | None = None
     """Edge in pixels of the squares that an image model reads; null: its own. Half the edge is a quarter of
     the work. Position embeddings are interpolated, so it must be a multiple of the model's patches."""
+
+    pooling: Literal["mean", "cls", "last"] | None = None
+    """How a vector of a text is made of its tokens' states: their mean, the first or the last. Null: as the
+    base's files for Sentence Transformers say, else the mean."""
 
     @model_validator(mode="before")
     @classmethod
@@ -136,6 +143,8 @@ class SplitSpec(Section):
 class ColumnsSpec(Section):
     """Which columns of the data mean what."""
 
+    later = ("pair", "negative")
+
     input: Text = "auto"
     """The column that the model reads. `auto`: the format's own (`table`, `sentence`, `image`) or `input`; of
     pairs also `premise`, `sentence1` and the like."""
@@ -148,8 +157,16 @@ class ColumnsSpec(Section):
     """The column to produce: a text, or the label of a classification. `auto`: the format's own (`title`,
     `label`), else `target`. A list, in tasks whose rows have several targets: a column for each. Null, in
     tasks that can learn plain text: there is none, the model learns the input itself."""
+    negative: Text | tuple[Text, ...] | None = None
+    """Of embedding: the column, or columns, of texts that the input shall not be near to. Null: `negative`,
+    `negative_1` and so on, where rows have them; `[]`: none."""
     id: Text | None = None
     """The column that names a row in messages and predictions. Null: the row's number."""
+
+    @property
+    def negatives(self) -> tuple[str, ...]:
+        """Names of the columns of texts that the input shall not be near to, as far as they are named."""
+        return (self.negative,) if isinstance(self.negative, str) else self.negative or ()
 
     @property
     def targets(self) -> tuple[str, ...]:
@@ -157,12 +174,6 @@ class ColumnsSpec(Section):
         return (
             self.target if isinstance(self.target, tuple) else () if self.target is None else (self.target,)
         )
-
-    @model_serializer(mode="wrap")
-    def _as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Without the field that recipes written down before did not have, where it says nothing."""
-        content: dict[str, Any] = handler(self)
-        return {key: value for key, value in content.items() if key != "pair" or value is not None}
 
 
 class LimitSpec(Section):

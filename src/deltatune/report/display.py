@@ -42,6 +42,11 @@ _STYLES = {
     "r2": Style("R\u00b2", 1, 3),
     "pearson": Style("Pearson", 1, 3),
     "spearman": Style("Spearman", 1, 3),
+    "mrr_at_10": Style("MRR@10", 100, 1),
+    "recall_at_1": Style("Recall@1", 100, 1, f"{THIN}%"),
+    "recall_at_5": Style("Recall@5", 100, 1, f"{THIN}%"),
+    "recall_at_10": Style("Recall@10", 100, 1, f"{THIN}%"),
+    "triplet_accuracy": Style("Triplet accuracy", 100, 1, f"{THIN}%"),
     "loss": Style("Loss", 1, 3),
     "perplexity": Style("Perplexity", 1, 2),
 }

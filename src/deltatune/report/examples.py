@@ -116,6 +116,8 @@ def _answer(comparison: Comparison, method: Method, line: Prediction) -> Answer:
         shown = predicted_entities(line)
     else:
         shown = marked(text, reference) if text.strip() else Markup("")
+    for place, other in enumerate((line.nearest or ())[1:], start=2):  # of a search, the next nearest
+        shown += Markup('<br><span class="dim">{}. {}</span>').format(place, display.shorten(other, LONGEST))
     return Answer(
         method,
         shown,

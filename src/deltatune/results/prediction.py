@@ -16,7 +16,7 @@ from deltatune.results.record import SCHEMA
 
 _PICTURE = re.compile(r"\[image, \d+ x \d+ pixels\]")
 """What stands for an image in predictions that have no groups: it says nothing of which one it was."""
-_LEFT_OUT = ("probabilities", "spans", "words", "pair", "references")
+_LEFT_OUT = ("probabilities", "spans", "words", "pair", "references", "nearest", "vector")
 """Keys that a line has only where they say something."""
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 
@@ -70,6 +70,10 @@ class Prediction:
     tokenizer."""
     probabilities: dict[str, float] | None = None
     """Of each class, or of the 100 most probable ones; left out for texts."""
+    nearest: tuple[str, ...] | None = None
+    """Of a search, the texts that are nearest to the input, the nearest first; left out of all else."""
+    vector: list[Finite] | None = None
+    """Of a text whose vector is asked for; left out of all else."""
     group: str | None = None
     """Rows of one group depend on each other and count as one in statistics: those of equal input."""
     pair: str | None = None
@@ -109,6 +113,8 @@ class Prediction:
             "probabilities": self.probabilities,
             "spans": None if self.spans is None else [span.as_dict() for span in self.spans],
             "words": None if self.words is None else [list(place) for place in self.words],
+            "nearest": self.nearest,
+            "vector": self.vector,
             "group": self.group,
             "schema": self.schema,
         }

@@ -73,7 +73,7 @@ def load_without_run(folder: Path, given: Given, *, as_trained: bool, trust_remo
             field="--base",
             remedy="Name the model that the adapter was trained on.",
         ) from error
-    model = AdaptedModel(base.model, base.new_modules, processor=base.processor)
+    model = AdaptedModel(base.model, base.new_modules, processor=base.processor, pooling=base.pooling)
     try:
         load_adapter(model, place, NAME, fingerprint=fingerprint(base.model))
     except AdapterError as error:

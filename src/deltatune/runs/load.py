@@ -64,7 +64,7 @@ def load_run(
     dtype = "bfloat16" if bfloat16 else "float32"
     before = "head" not in result.model.model_fields_set  # runs of before compared labels to the letter
     base = load_base(recipe.model, recipe.task, labels, dtype=dtype, quantization=bits, as_spelled=before)
-    model = AdaptedModel(base.model, base.new_modules, processor=base.processor)
+    model = AdaptedModel(base.model, base.new_modules, processor=base.processor, pooling=base.pooling)
     load_adapter(model, folder / "adapter", NAME, fingerprint=fingerprint(base.model))
     model.eval()
     encoder = Encoder(recipe.task, base.processor, recipe.data, labels, base.facts, result.data.scale)

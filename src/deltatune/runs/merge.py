@@ -19,6 +19,7 @@ from deltatune.checkpoint.lock import Lock
 from deltatune.checkpoint.manifest import NAME as MANIFEST
 from deltatune.checkpoint.manifest import checksums, read_manifest, vouch
 from deltatune.core.fast.labelled_head import decoder_inputs
+from deltatune.core.model import AdaptedModel
 from deltatune.data.chat import chat_template
 from deltatune.data.load import load_data
 from deltatune.errors import DataError, DeltatuneError, ModelError, TrainingError
@@ -30,6 +31,8 @@ from deltatune.recipe.sections import ModelSpec
 from deltatune.results import MergedModel
 from deltatune.runs.load import attach_run, load_run
 from deltatune.runs.loaded import NAME, LoadedRun
+from deltatune.runs.sentence_files import write_sentence_files
+from deltatune.tasks import TASKS, Task
 from deltatune.training.proof.certificate import Proof
 from deltatune.training.proof.equal_logits import ROUNDING, Logits, rounding
 
@@ -136,26 +139,22 @@ def _merge(  # noqa: PLR0917
     _require_fit(merged, dtype)
     merged.config.update(_meanings(loaded))
     nn.Module.to(merged, DTYPES[dtype])
-    batch, compared_on = _batch(loaded)
+    task, (batch, compared_on) = TASKS.get(loaded.recipe.task), _batch(loaded)
     with torch.inference_mode():
-        side_by_side = loaded.model(**batch).logits
+        side_by_side = task.outputs(loaded.model, batch)
         with loaded.model.using():
-            plain = loaded.model(**batch).logits
+            plain = task.outputs(loaded.model, batch)
     share = max(rounding(loaded.model), ROUNDING[DTYPES[dtype]])
     wanted = Logits(side_by_side, plain, compared_on, share)
     certificate = _certificate(loaded, out, [str(path) for path in others])
     try:
         with quiet(), atomic_folder(out) as temporary:
             certificate.path = temporary / CERTIFICATE
-            merged.save_pretrained(temporary)
-            if template := chat_template(loaded.recipe.data.chat_template):
-                loaded.base.processor.chat_template = template
-            loaded.base.processor.save_pretrained(temporary)
-            again = type(merged).from_pretrained(temporary, dtype=DTYPES[dtype]).eval()
+            _write(merged, temporary, loaded, width=side_by_side.shape[-1])
+            again = type(merged).from_pretrained(temporary, dtype=DTYPES[dtype])
+            typed = {k: v.to(DTYPES[dtype]) if v.is_floating_point() else v for k, v in batch.items()}
             with torch.inference_mode():
-                found = again(
-                    **{k: v.to(DTYPES[dtype]) if v.is_floating_point() else v for k, v in batch.items()}
-                ).logits
+                found = task.outputs(AdaptedModel(again, pooling=loaded.base.pooling), typed)
             remedy = (
                 "Keep the delta beside its base; please report it."
                 if dtype == "fp32"
@@ -176,7 +175,7 @@ def _merge(  # noqa: PLR0917
     if loaded.recipe.methods[0].quantization is not None and not others:
         trained = load_run(folder, trust_remote_code=trust_remote_code).model
         with torch.inference_mode():
-            quantized = wanted.distance(trained(**batch).logits)
+            quantized = wanted.distance(task.outputs(trained, batch))
     return MergedModel(
         folder=str(out),
         parameters=sum(p.numel() for p in merged.parameters()),
@@ -186,6 +185,16 @@ def _merge(  # noqa: PLR0917
         logit_scale=float(side_by_side.std()),
         max_abs_difference_to_quantized=quantized,
     )
+
+
+def _write(merged: PreTrainedModel, folder: Path, loaded: LoadedRun, *, width: int) -> None:
+    """Write the model, what makes its inputs, and of vectors [..., width] how they are pooled."""
+    merged.save_pretrained(folder)
+    if template := chat_template(loaded.recipe.data.chat_template):
+        loaded.base.processor.chat_template = template
+    loaded.base.processor.save_pretrained(folder)
+    if TASKS.get(loaded.recipe.task).embeds:
+        write_sentence_files(folder, loaded.base.pooling, width, loaded.recipe.data)
 
 
 def _require_apart(out: Path, spec: ModelSpec) -> None:
@@ -227,9 +236,10 @@ def require_replaceable(out: Path) -> None:
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
     plain = out.is_dir() and not any(path.is_dir() for path in out.iterdir())
-    known = read_manifest(out) if plain else None
+    known = read_manifest(out) if out.is_dir() else None
     if known is not None and known.kind == KIND:
-        others = {path.name for path in out.iterdir()} - {MANIFEST, *known.files}
+        there = [path for path in out.rglob("*") if path.is_symlink() or not path.is_dir()]
+        others = {path.relative_to(out).as_posix() for path in there} - {MANIFEST, *known.files}
         if others:
             raise DeltatuneError(
                 f"'{out}' holds {', '.join(sorted(others))}, which `merge` did not write.",
@@ -277,7 +287,7 @@ def _batch(loaded: LoadedRun) -> tuple[dict[str, Tensor], str]:
         note = f"{len(rows)} test rows"
     except DataError:
         batch, note = (
-            _random_batch(loaded.base.model),
+            _random_batch(loaded.base.model, TASKS.get(loaded.recipe.task)),
             f"random inputs (the data are {'gone' if loaded.names_rows else 'not named'})",
         )
     labels = batch.pop("labels", None)
@@ -286,11 +296,13 @@ def _batch(loaded: LoadedRun) -> tuple[dict[str, Tensor], str]:
     return batch, note
 
 
-def _random_batch(model: PreTrainedModel) -> dict[str, Tensor]:
+def _random_batch(model: PreTrainedModel, task: Task) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(0)
     if model.main_input_name == "pixel_values":
         size = model.config.image_size
         return {"pixel_values": torch.randn(ROWS, 3, size, size, generator=generator)}
     ids = torch.randint(3, model.config.vocab_size, (ROWS, 32), generator=generator)
     batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    if task.embeds:
+        return {name: tensor[:, None] for name, tensor in batch.items()}
     return batch | ({"labels": ids[:, :8]} if model.config.is_encoder_decoder else {})

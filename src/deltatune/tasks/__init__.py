@@ -21,6 +21,8 @@ TASKS: Registry[Task] = Registry(
         "multi-label-classification": "deltatune.tasks.multi_label_classification:TASK",
         "text-regression": "deltatune.tasks.text_regression:TASK",
         "token-classification": "deltatune.tasks.token_classification:TASK",
+        "embedding": "deltatune.tasks.embedding:TASK",
+        "text-similarity": "deltatune.tasks.text_similarity:TASK",
         "image-classification": "deltatune.tasks.image_classification:TASK",
     },
     group="deltatune.tasks",

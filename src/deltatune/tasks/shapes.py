@@ -23,6 +23,8 @@ class BatchShape:
     """Whether a row is shorter than the longest; if none is, Transformers leaves masks out."""
     typed: bool = False
     """Whether each token bears the number of the text that it is of."""
+    texts: int = 1
+    """Texts of a row, each of which is a row to the model."""
     image: tuple[int, int, int] | None = None
     """Channels, height and width."""
     outputs: int = 1

@@ -59,6 +59,10 @@ class Row(Protocol):
         """All texts that are right, where there are several; `target` is the first."""
 
     @property
+    def negatives(self) -> tuple[str, ...]:
+        """Texts that the input shall not be near to, beside the target."""
+
+    @property
     def conversation(self) -> Any:
         """What was said, as `deltatune.data.rows.Conversation`, where the task is about that."""
 
@@ -113,6 +117,9 @@ class Model(Protocol):
     ) -> tuple[Tensor, Tensor]:
         """Logits [n, vocabulary] at the labels of a language model, and these [n], row after row."""
 
+    def text_vectors(self, batch: dict[str, Tensor]) -> Tensor:
+        """Unit vectors [rows, texts, width] of texts whose `input_ids` are [rows, texts, length]."""
+
 
 class Fidelity(Protocol):
     """What a tokenizer cannot write, gathered over rows, as `deltatune.data.fidelity.Fidelity`."""
@@ -153,6 +160,8 @@ class Task(Protocol):
     """The kind of base, for messages: `an encoder-decoder`; empty if it goes without saying."""
     peft_type: ClassVar[str | None] = None
     """What peft calls it (`task_type`)."""
+    embeds: ClassVar[bool] = False
+    """Whether the base gives vectors of texts, by pooling its tokens' states (`model.pooling`)."""
     new_head: ClassVar[bool] = False
     """Whether the base gets a head that its checkpoint may lack, and that every method trains besides."""
 
@@ -173,6 +182,11 @@ class Task(Protocol):
     """Whether several texts may be right for one input."""
     pairs: ClassVar[bool] = False
     """Whether a row may have a second text (`data.columns.pair`), which the tokenizer writes beside it."""
+    finds_targets: ClassVar[bool] = False
+    """Whether a row's target is a text that its input shall be near to, and may have others beside it that it
+    shall not (`data.columns.negative`)."""
+    has_scores: ClassVar[bool] = False
+    """Whether a row's target is a number of which the order among rows is learned."""
     chat: ClassVar[bool] = False
     """Whether inputs may go through the tokenizer's chat template."""
     conversations: ClassVar[bool] = False
@@ -206,6 +220,8 @@ class Task(Protocol):
     """Metrics that a recipe may name besides."""
     losses: ClassVar[tuple[str, ...]] = ("loss",)
     """Metrics that are made of losses."""
+    spans_rows: ClassVar[bool] = False
+    """Whether the loss of a row depends on the others of its step, as that of in-batch negatives does."""
     primary: ClassVar[str]
     """The metric that decides a comparison unless the recipe says otherwise."""
 
@@ -271,6 +287,11 @@ class Task(Protocol):
     def logits(self, model: Model, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """What the loss of a batch is computed from: (outputs [n, ...], targets [n, ...]), row after row."""
         ...
+
+    def outputs(self, model: Any, batch: dict[str, Tensor]) -> Tensor:
+        """All that a model gives for a batch without labels, by which two ways to compute it are compared."""
+        found: Tensor = model(**batch).logits
+        return found
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor | None:
         """The loss of what `logits` gave, summed over its rows; None: cross-entropy with class indices."""

@@ -28,6 +28,7 @@ OF_CLASS: dict[str, Kind] = {
     "AutoModelForSequenceClassification": "bert",
     "AutoModelForTokenClassification": "bert",
     "AutoModelForImageClassification": "vit",
+    "AutoModel": "bert",
 }
 """Class of Transformers that loads a task's base -> the kind that it loads."""
 

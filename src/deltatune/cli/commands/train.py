@@ -279,7 +279,8 @@ def predict(
       $ deltatune predict ./peft-adapter --base ./llama --template "Title: {input}" < tables.txt
 
     [bold]Lines[/bold]: id, input and prediction; of a text whether the model ended it (stopped), of a
-    class the probabilities, of tagged words the entities (spans) with their characters.
+    class the probabilities, of tagged words the entities (spans) with their characters; where
+    texts are embedded id, input and vector.
     The id is that of the recipe's id column, where the input has it, or its number, from
     0; of a folder's image its path there. An input that cannot be used is a line with id,
     input and error, and the others go on.
@@ -310,6 +311,8 @@ def _record(prediction: Prediction | Failed) -> dict[str, Any]:
     """A line of what `predict` prints."""
     if hasattr(prediction, "error"):
         return {"id": prediction.id, "input": prediction.input, "error": prediction.error}
+    if prediction.vector is not None:
+        return {"id": prediction.id, "input": prediction.input, "vector": prediction.vector}
     record = {
         "id": prediction.id,
         "input": prediction.input,

@@ -15,6 +15,8 @@ KINDS: Registry[Kind] = Registry(
         "label_sets": "deltatune.evaluation.kinds.label_sets:KIND",
         "values": "deltatune.evaluation.kinds.values:KIND",
         "tags": "deltatune.evaluation.kinds.tags:KIND",
+        "neighbours": "deltatune.evaluation.kinds.neighbours:KIND",
+        "cosines": "deltatune.evaluation.kinds.cosines:KIND",
     },
     group="deltatune.kinds",
 )

@@ -37,6 +37,10 @@ class Answer(NamedTuple):
     """The entities that tags mean."""
     words: list[tuple[int, int]] | None = None
     """Where each tagged word starts and ends in the input."""
+    nearest: tuple[str, ...] | None = None
+    """Of a search, the texts that are nearest to the row's."""
+    vector: list[float] | None = None
+    """Of a text alone."""
 
 
 class Scored(NamedTuple):

@@ -2,6 +2,7 @@
 
 from deltatune.evaluation.metrics.classes import class_metric, classification_metrics
 from deltatune.evaluation.metrics.label_sets import label_set_metric, label_set_metrics
+from deltatune.evaluation.metrics.neighbours import neighbour_metric, neighbour_metrics
 from deltatune.evaluation.metrics.registry import METRICS, Metric, Scores, chance_metric, corpus_metric
 from deltatune.evaluation.metrics.tags import tag_metric, tag_metrics
 from deltatune.evaluation.metrics.texts import text_metric, text_metrics
@@ -21,6 +22,8 @@ __all__ = [
     "corpus_metric",
     "label_set_metric",
     "label_set_metrics",
+    "neighbour_metric",
+    "neighbour_metrics",
     "tag_metric",
     "tag_metrics",
     "text_metric",

@@ -24,12 +24,22 @@ _ROUNDING = 1e-13  # of a sum of squares: a variance that is a smaller share of 
 
 
 def value_metric(
-    name: str, keys: Mapping[str, bool | None], corpus: Mapping[str, CorpusMetric] | None = None
+    name: str,
+    keys: Mapping[str, bool | None],
+    corpus: Mapping[str, CorpusMetric] | None = None,
+    kinds: Sequence[str] = ("values",),
 ) -> Callable[[ValueFunction], ValueFunction]:
-    """Register a metric of predicted against true numbers, in the data's units."""
+    """Register a metric of predicted against true numbers, in the data's units.
+
+    Args:
+        name: What a recipe calls it.
+        keys: Its numbers, each with whether higher is better.
+        corpus: How those that are no means over rows follow from sums over them.
+        kinds: The kinds of answers that it is for.
+    """
 
     def register(function: ValueFunction) -> ValueFunction:
-        METRICS.add(name, Metric(keys, {"values": function}, corpus or {}))
+        METRICS.add(name, Metric(keys, dict.fromkeys(kinds, function), corpus or {}))
         return function
 
     return register
@@ -119,6 +129,7 @@ def r2(predictions: Sequence[float], references: Sequence[float]) -> Scores:
     "pearson",
     keys={"pearson": True},
     corpus={"pearson": CorpusMetric(_of_texts(moments), correlation, 1.0, -1.0)},
+    kinds=("values", "cosines"),
 )
 def pearson(predictions: Sequence[float], references: Sequence[float]) -> Scores:
     """Pearson's correlation; 0 if one side is the same number in all rows."""
@@ -129,6 +140,7 @@ def pearson(predictions: Sequence[float], references: Sequence[float]) -> Scores
     "spearman",
     keys={"spearman": True},
     corpus={"spearman": CorpusMetric(_of_texts(rank_moments), correlation, 1.0, -1.0)},
+    kinds=("values", "cosines"),
 )
 def spearman(predictions: Sequence[float], references: Sequence[float]) -> Scores:
     """Spearman's correlation of ranks; 0 if one side is the same number in all rows."""

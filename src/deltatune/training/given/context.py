@@ -62,6 +62,7 @@ class SharedBase:
             original=self.original,
             base_dropout=base_dropout,
             eager_up_to=eager_up_to(self.spec),
+            pooling=base.pooling,
         )
 
 

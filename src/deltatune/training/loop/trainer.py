@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from torch import Tensor
 from deltatune import quant
 from deltatune.checkpoint.resume import load_state, save_state
 from deltatune.core.fast.trunk import trunk_of
-from deltatune.core.loss import summed_loss, weight_of
+from deltatune.core.loss import weight_of
 from deltatune.core.model import AdaptedModel
 from deltatune.data.batches import batches
 from deltatune.data.encode import Encoded, Encoder
@@ -30,6 +30,7 @@ from deltatune.training.given.digests import Inputs
 from deltatune.training.loop.accelerate import Accelerate
 from deltatune.training.loop.checkpoints import Checkpoints
 from deltatune.training.loop.log import RunLog
+from deltatune.training.loop.losses import Losses
 from deltatune.training.loop.micro_batches import (
     MicroBatches,
     code_explained,
@@ -119,6 +120,7 @@ class Trainer:
         self._quantized = quant.describe(self.model.base) is not None
         self._method = self.model.configs[self.name].name
         self._autocast = bool(self.adapter.own) and dtype != torch.float32
+        self.losses = Losses(self.model, self.adapter.clock, task, self.class_weights, self._autocast)
 
     @property
     def resume_folder(self) -> Path:
@@ -231,7 +233,7 @@ class Trainer:
     def _try(self, size: int) -> None:
         rows = self._largest.rows[:size]
         batch = self.encoder.collate([self.train.features[row] for row in rows])
-        with self._replaying(rows), self.model.fast.packing.use(self.progress.packs):
+        with self._passing(rows):
             try_batch(self.model, self.adapter, batch, self.encoder.task, autocast=self._autocast)
 
     def _asked_to_pause(self) -> bool:
@@ -239,7 +241,8 @@ class Trainer:
 
     def _order(self, epoch: int) -> list[list[int]]:
         size, by_length = self.spec.batch_size, self.spec.bucket_by_length
-        return batches(self.train.lengths, size, self.seed, epoch, by_length)
+        evenly = TASKS.get(self.encoder.task).spans_rows
+        return batches(self.train.lengths, size, self.seed, epoch, by_length, evenly=evenly)
 
     def _due(self, every: str | int, end_of_epoch: bool) -> bool:
         return end_of_epoch if every == "epoch" else self.progress.step % int(every) == 0
@@ -310,11 +313,10 @@ class Trainer:
         micro = [(part, self.encoder.collate([self.train.features[row] for row in part])) for part in parts]
         weight = sum(weight_of(part, self.encoder.task, self.class_weights) for _, part in micro)
         total_loss = 0.0
-        for index, (part, batch) in enumerate(micro):
-            loss = self._loss_sum(part, batch) / weight
+        for index, (value, loss) in enumerate(self.losses.parts(micro, weight, self._passing)):
             penalty = self.adapter.penalty() if index == 0 else None
             self.memory.forward_done()
-            total_loss += float(loss.detach())
+            total_loss += value
             self._require_finite(total_loss)
             self.accelerate.backward(loss if penalty is None else loss + penalty)
         return total_loss, micro, weight
@@ -324,17 +326,14 @@ class Trainer:
         """Mean loss of the step's rows, with the dropout masks that the step had."""
         self.train_mode()
         self.adapter.clock.tick -= len(answer.batches)
-        losses = [self._loss_sum(part, batch) for part, batch in answer.batches]
-        return float(torch.stack(losses).sum()) / answer.weight
+        return self.losses.total(answer.batches, self._passing) / answer.weight
 
-    def _loss_sum(self, rows: list[int], batch: dict[str, Tensor]) -> Tensor:
-        batch = {key: value.to(self.model.device) for key, value in batch.items()}
-        task, weights = self.encoder.task, self.class_weights
-        with self._replaying(rows), self.model.fast.packing.use(self.progress.packs):
-            return summed_loss(self.model, batch, task, autocast=self._autocast, weights=weights)
-
-    def _replaying(self, rows: list[int]) -> contextlib.AbstractContextManager[None]:
-        return self.trunk.replaying(rows) if self.trunk else contextlib.nullcontext()
+    @contextlib.contextmanager
+    def _passing(self, rows: list[int]) -> Iterator[None]:
+        """Within the block, one forward pass on `rows` goes the ways that this run's do."""
+        kept = self.trunk.replaying(rows) if self.trunk else contextlib.nullcontext()
+        with kept, self.model.fast.packing.use(self.progress.packs):
+            yield
 
     def _clip(self) -> float:
         limit = self.spec.max_grad_norm

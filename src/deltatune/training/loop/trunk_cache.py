@@ -182,10 +182,10 @@ class _Recorder:
             for into, row, n in zip(padded, hidden, rows, strict=True):
                 into[:n] = row[:n]
             with torch.no_grad(), self._model.using(), self._model.fast.training(batch):
-                plain = logits(self._model, batch)
+                plain = logits(self._model, batch, self._encoder.task)
                 self._trunk.record(self._batch(others), self._encoder.task)
                 with self._trunk.replaying(padded):
-                    replayed = logits(self._model, batch)
+                    replayed = logits(self._model, batch, self._encoder.task)
         except Exception:  # whatever an unknown architecture makes of this, it can be trained without
             return None
         # The same rows in the same batch: there is no sum in another order, so a tenth is ample.

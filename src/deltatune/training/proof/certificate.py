@@ -194,7 +194,7 @@ class Proof:
             {"parts": len(parts), "unchanged": still},
         )
 
-    def trains_the_base(self, model: AdaptedModel, batch: Mapping[str, Tensor]) -> None:
+    def trains_the_base(self, model: AdaptedModel, batch: Mapping[str, Tensor], task: str) -> None:
         """What training computes of the base in another way (parts, attention, last layer) gives its logits.
 
         Judged by norms: of millions of logits in bfloat16, the one that rounding moves most may move by more
@@ -203,12 +203,13 @@ class Proof:
         Args:
             model: The model, in eval mode.
             batch: A collated batch with labels, on the model's device.
+            task: The recipe's task.
         """
         with torch.no_grad(), model.using():
             with model.fast.training(batch):
-                found = logits(model, batch)
+                found = logits(model, batch, task)
             with model.fast.last_layer.whole():
-                wanted = logits(model, batch)
+                wanted = logits(model, batch, task)
             limit = rounding(model)
         if not wanted.isfinite().all():
             require_finite_weights(model)
@@ -251,7 +252,14 @@ class Proof:
         )
 
     def reloaded(
-        self, model: AdaptedModel, name: str, folder: Path, batch: Mapping[str, Tensor], fingerprint: str
+        self,
+        model: AdaptedModel,
+        name: str,
+        folder: Path,
+        batch: Mapping[str, Tensor],
+        *,
+        task: str,
+        fingerprint: str,
     ) -> None:
         """The delta moves the logits, and read back from its files it gives those that it gave before.
 
@@ -260,19 +268,20 @@ class Proof:
             name: The adapter that was saved.
             folder: Where to.
             batch: A collated batch with labels, on the model's device.
+            task: The recipe's task.
             fingerprint: Hash of the base.
         """
         line, remedy = "same after reload", "The file does not hold what was trained; please report it."
         with torch.no_grad():
-            before = logits(model, batch)
+            before = logits(model, batch, task)
             with model.using():
-                plain = logits(model, batch)
+                plain = logits(model, batch, task)
             trained = Logits(before, plain, _many(len(batch["labels"]), "row"), rounding(model))
             if any(model.adapter(name).trainable()):
                 self.logits_moved(trained)
             try:
                 load_adapter(model, folder, RELOADED, fingerprint=fingerprint)
-                after = logits(model, batch)
+                after = logits(model, batch, task)
             except AdapterError as error:
                 self.check(line, False, f"it cannot be read back: {error.what.rstrip('.')}", remedy)
             finally:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from deltatune import quant
+from deltatune.core.loss import logits_for
 from deltatune.core.model import AdaptedModel
 from deltatune.errors import TrainingError
 
@@ -47,11 +48,9 @@ class Logits:
         return min(rounded, effect / 2) if effect else rounded
 
 
-def logits(model: AdaptedModel, batch: Mapping[str, Tensor]) -> Tensor:
-    """The logits that the loss is computed from, in float32: [n_labelled, vocabulary] or [rows, classes]."""
-    of_rows = batch["labels"].dim() == 1 or batch["labels"].is_floating_point()  # not of tokens
-    values = model.class_logits(batch) if of_rows else model.labelled_logits(batch)[0]
-    return values.float()
+def logits(model: AdaptedModel, batch: Mapping[str, Tensor], task: str) -> Tensor:
+    """What the task's loss is computed from, in float32: [n_labelled, vocabulary], [rows, classes] ..."""
+    return logits_for(model, dict(batch), task)[0].float()
 
 
 def require_finite_weights(model: AdaptedModel) -> None:

@@ -35,9 +35,9 @@ def try_packing(certificate: Proof, model: AdaptedModel, encoder: Encoder, encod
     try:
         with torch.no_grad():
             with model.fast.packing.use(False), model.fast.training(batch):
-                padded = logits(model, batch)
+                padded = logits(model, batch, encoder.task)
             with model.fast.packing.use(True), model.fast.training(batch):
-                packed = logits(model, batch)
+                packed = logits(model, batch, encoder.task)
     except Exception as error:  # whatever an unknown architecture makes of this, it can be trained without
         return f"the code of {base} does not run on packed rows ({type(error).__name__})"
     limit = rounding(model)

@@ -99,7 +99,7 @@ def _scores(model: AdaptedModel, encoder: Encoder, features: Sequence[Feature]) 
     The logits of the classes or at the labels; and, of decoder-only models, those of the first token behind
     each prompt: prompts are padded on the other side.
     """
-    scores = [logits(model, on_device(model, encoder.collate(features)))]
+    scores = [logits(model, on_device(model, encoder.collate(features)), encoder.task)]
     if TASKS.get(encoder.task).continues and all(feature["prompt_length"] for feature in features):
         scores.append(next_token_logits(model, on_device(model, encoder.collate_prompts(features))).float())
     return scores

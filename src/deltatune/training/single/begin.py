@@ -54,7 +54,7 @@ def begin(run: Run, pause: Pause | None = None) -> Begun:
         run.certificate.targets(run.model, run.name)
         run.certificate.supervised(run.data.supervised)
         with code_explained(run.model, None):
-            run.certificate.trains_the_base(run.model, run.shortest_rows())
+            run.certificate.trains_the_base(run.model, run.shortest_rows(), run.recipe.task)
     rows, at_once = run.data.encoded("train"), _rows_at_once(run)
     with code_explained(run.model, run.entry.method if trains else None):
         check_padding(run.certificate, run.model, run.encoder, rows, at_once)

@@ -83,7 +83,9 @@ def _save(run: Run) -> None:
     folder, digest = run.out / "adapter", run.base.fingerprint
     run.write_delta(folder)
     run.certificate.about["delta"] = {"sha256": sha256(folder / TENSORS)}
-    run.certificate.reloaded(run.model, run.name, folder, run.shortest_rows(), digest)
+    run.certificate.reloaded(
+        run.model, run.name, folder, run.shortest_rows(), task=run.recipe.task, fingerprint=digest
+    )
 
 
 def _check_base(run: Run) -> None:

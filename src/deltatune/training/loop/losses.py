@@ -1,0 +1,102 @@
+"""The loss of a step's rows, where they go through the model in micro-batches.
+
+The loss of most tasks is a sum over rows, so each micro-batch has a loss of its own. Where a row's loss
+depends on the other rows of its step (`Task.spans_rows`), the gradient is that of the whole batch all the
+same, by the gradient cache of Gao et al. (2021, arXiv 2101.06983): all rows go through the model without a
+graph, the loss of them all is taken back to what the model gave, and each micro-batch goes through again,
+with the same dropout, to take that gradient on. It costs a forward pass more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+
+import torch
+from torch import Tensor
+
+from deltatune.core.delta import Clock
+from deltatune.core.loss import gradients_at, logits_for, loss_of, summed_loss
+from deltatune.core.model import AdaptedModel
+from deltatune.tasks import TASKS
+from deltatune.training.loop.state import load_random_state, random_state
+from deltatune.training.loop.steps import MicroBatch
+
+Passing = Callable[[list[int]], AbstractContextManager[None]]
+"""Within its block, one forward pass on these rows goes the ways that the run's do."""
+
+
+class Losses:
+    """Takes the losses of a run's steps.
+
+    Args:
+        model: The model, with the run's adapter in force and in training mode.
+        clock: The adapter's, which says what dropout it draws.
+        task: The recipe's task.
+        weights: What a row of each class counts for, as of `loss_of`; no loss that spans rows has classes.
+        autocast: As of `logits_for`.
+    """
+
+    def __init__(
+        self, model: AdaptedModel, clock: Clock, task: str, weights: Tensor | None, autocast: bool
+    ) -> None:
+        self._model, self._clock, self._task, self._autocast = model, clock, task, autocast
+        self._weights = weights
+        self._spans_rows = TASKS.get(task).spans_rows
+
+    def parts(
+        self, micro: Sequence[MicroBatch], weight: float, passing: Passing
+    ) -> Iterator[tuple[float, Tensor]]:
+        """Go through a step's micro-batches, each when it is asked for.
+
+        Args:
+            micro: All of the step.
+            weight: What the mean loss is over: all targets of the step, each with its class's weight.
+            passing: Of the run.
+
+        Yields:
+            For each micro-batch, its share of the mean loss, and a number whose gradient is that share's.
+        """
+        if not self._spans_rows or len(micro) == 1:
+            for rows, batch in micro:
+                loss = self._summed(rows, batch, passing) / weight
+                yield float(loss.detach()), loss
+            return
+        before, tick = random_state(), self._clock.tick
+        total, gradients = gradients_at(self._task, *self._outputs(micro, passing))
+        load_random_state(before)
+        self._clock.tick = tick
+        for (rows, batch), gradient in zip(micro, gradients, strict=True):
+            with passing(rows):
+                outputs, _ = logits_for(self._model, self._on(batch), self._task, autocast=self._autocast)
+            share = float(total) / weight / len(micro)
+            yield share, (outputs.to(gradient.dtype) * gradient).sum() / weight
+
+    @torch.no_grad()
+    def total(self, micro: Sequence[MicroBatch], passing: Passing) -> float:
+        """The loss of a step, summed over its targets."""
+        if self._spans_rows:
+            outputs, targets = self._outputs(micro, passing)
+            return float(loss_of(self._task, torch.cat(outputs), torch.cat(targets)))
+        losses = [self._summed(rows, batch, passing) for rows, batch in micro]
+        return float(torch.stack(losses).sum())
+
+    def _summed(self, rows: list[int], batch: dict[str, Tensor], passing: Passing) -> Tensor:
+        """The loss of one micro-batch, summed over its targets."""
+        task, weights, on_device = self._task, self._weights, self._on(batch)
+        with passing(rows):
+            return summed_loss(self._model, on_device, task, autocast=self._autocast, weights=weights)
+
+    @torch.no_grad()
+    def _outputs(self, micro: Sequence[MicroBatch], passing: Passing) -> tuple[list[Tensor], list[Tensor]]:
+        """What the model gives for each micro-batch, and its targets."""
+        outputs, targets = [], []
+        for rows, batch in micro:
+            with passing(rows):
+                found = logits_for(self._model, self._on(batch), self._task, autocast=self._autocast)
+            outputs.append(found[0])
+            targets.append(found[1])
+        return outputs, targets
+
+    def _on(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {key: value.to(self._model.device) for key, value in batch.items()}
