@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,8 @@ from deltatune.core.model import AdaptedModel
 from deltatune.errors import DataError, RecipeError
 from deltatune.observer import Silent
 from deltatune.recipe import Recipe, parse_recipe
+from deltatune.results import RunResult
+from deltatune.tasks import TASKS
 from deltatune.tasks.classes import class_weights
 from deltatune.testing import tiny
 from deltatune.training import Context, run
@@ -91,13 +95,57 @@ def test_a_step_is_the_same_in_any_micro_batches_and_among_others(
         assert_same(tmp_path / f"race-{name}", alone[name])
 
 
-def test_evaluation_is_not_weighted(make_classifier: Make, tmp_path: Path) -> None:
-    recipe = make_classifier("train.class_weights=balanced")
-    result = run(recipe, recipe.methods[0], 0, tmp_path)
-    rows = [
-        json.loads(line) for line in (tmp_path / "predictions.jsonl").read_text(encoding="utf-8").splitlines()
-    ]
+class StopAfter(Silent):
+    """Presses Ctrl-C after some steps."""
+
+    def __init__(self, steps: int) -> None:
+        self.left = steps
+
+    def advance(self, task: str, amount: int = 1, numbers: dict[str, float] | None = None) -> None:
+        self.left -= bool("Training" in task and numbers)
+        if self.left == 0:
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_evaluation_is_not_weighted_and_memory_and_resuming_are_as_ever(
+    make_classifier: Make, tmp_path: Path
+) -> None:
+    recipe = make_classifier("train.class_weights=balanced", "train.max_steps=3")
+    entry, delta = recipe.methods[0], "adapter/adapter_model.safetensors"
+    result = run(recipe, entry, 0, tmp_path / "whole")
+    assert isinstance(result, RunResult)
+    lines = (tmp_path / "whole/predictions.jsonl").read_text(encoding="utf-8").splitlines()
+    rows = [json.loads(line) for line in lines]
     assert result.metrics.test["loss"] == pytest.approx(sum(row["nll"] for row in rows) / len(rows))
+    assert result.memory.predicted.total == pytest.approx(result.memory.measured.total, rel=0.01)
+    with pytest.raises(KeyboardInterrupt):
+        run(recipe, entry, 0, tmp_path / "parts", observer=StopAfter(2))
+    run(recipe, entry, 0, tmp_path / "parts", resume=True)
+    assert (tmp_path / "parts" / delta).read_bytes() == (tmp_path / "whole" / delta).read_bytes()
+    assert steps(tmp_path / "parts") == steps(tmp_path / "whole")
+    other = make_classifier("train.class_weights={medals: 2}", "train.max_steps=3")
+    with pytest.raises(RecipeError, match="train"):
+        run(other, other.methods[0], 0, tmp_path / "parts", resume=True)
+
+
+def test_a_loss_of_its_own_is_not_weighted() -> None:
+    class Own(type(TASKS.get(TASK))):  # type: ignore[misc]
+        def loss(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+            return outputs.sum()
+
+    assert TASKS.get(TASK).weighs_classes
+    assert TASKS.get("image-classification").weighs_classes
+    assert not Own().weighs_classes
+    assert not TASKS.get("text-regression").weighs_classes
+
+
+def test_weights_may_be_an_axis(make_classifier: Make) -> None:
+    grid = make_classifier(
+        methods=[{"lora": {}, "grid": {"train.class_weights": [None, "balanced", {"medals": 2.0}]}}]
+    )
+    assert [e.train.class_weights for e in grid.methods] == [None, "balanced", {"medals": 2.0}]
+    assert len({entry.name for entry in grid.methods}) == 3
+    assert parse_recipe(grid.dump()) == grid
 
 
 def test_weights_are_written_where_they_are_given(make_classifier: Make) -> None:

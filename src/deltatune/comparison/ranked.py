@@ -97,7 +97,14 @@ class RankedSample:
 
     def weighted(self, weights: Floats) -> Floats:
         """Scores of resamples that have each example so many times, [draws, examples] to [draws, seeds]."""
-        of_rows = weights.T[self.groups]
+        return self.areas(self.of_rows(weights))
+
+    def of_rows(self, weights: Floats) -> NDArray[np.float32]:
+        """How many times resamples have each row, [draws, examples] to [rows, draws]."""
+        return np.ascontiguousarray(weights.T, dtype=np.float32)[self.groups]
+
+    def areas(self, of_rows: NDArray[np.float32]) -> Floats:
+        """Scores [draws, seeds] of resamples that have each row so many times, [rows, draws]."""
         areas = [self.curve.macro(scores, self.positive, of_rows) for scores in self.scores]
         return np.stack(areas, axis=1)
 
@@ -121,7 +128,8 @@ class RankedSamples:
 
     def drawn(self, weights: Floats) -> list[Floats]:
         """Of each method the scores [draws, seeds] of resamples, [draws, examples]."""
-        return [sample.weighted(weights) for sample in self.samples]
+        of_rows = self.samples[0].of_rows(weights)
+        return [sample.areas(of_rows) for sample in self.samples]
 
     def swapped(self, pairs: Sequence[tuple[int, int]], swap: Floats) -> Floats:
         """Differences [pairs, draws] after the two of a pair have exchanged examples.
@@ -134,7 +142,7 @@ class RankedSamples:
             pairs: Of methods.
             swap: 1 where an example is exchanged, else 0, [draws, examples].
         """
-        moved = swap.T[self.samples[0].groups]
+        moved = np.ascontiguousarray(swap.T)[self.samples[0].groups]
         return np.stack([self._swapped(pair, moved) for pair in pairs])
 
     def _swapped(self, pair: tuple[int, int], moved: Floats) -> Floats:

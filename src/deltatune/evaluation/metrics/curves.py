@@ -147,7 +147,8 @@ def _by_effects(curve: Curve, a: Floats, b: Floats, positive: Flags, moved: Floa
             counted += 1
             effects[flags] += _below(ours, theirs, flags, ~flags) / (2 * pairs)
             effects[~flags] -= _below(ours, theirs, ~flags, flags) / (2 * pairs)
-    found: Floats = (1 - 2 * moved).T @ (effects / max(counted, 1))
+    effects /= max(counted, 1)
+    found: Floats = effects.sum() - 2 * (effects @ moved)
     return found
 
 
