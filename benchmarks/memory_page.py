@@ -1,4 +1,4 @@
-"""Writes docs/memory.md and its figure: measured on bundled models, predicted for Llamas of 7B to 65B.
+"""Writes docs/memory.md and its figure: measured on bundled models, predicted for published ones up to 540B.
 
     python benchmarks/memory_accuracy.py      # its table is in the page
     python benchmarks/memory_page.py          # about two minutes on two cores
@@ -22,18 +22,25 @@ from deltatune.memory.base import is_untied
 from deltatune.memory.batch import largest_micro_batch
 from deltatune.memory.predict import Setup, predict
 from deltatune.memory.scale import predict_scaled
-from deltatune.memory.shapes import shape_named
+from deltatune.memory.shapes import SHAPES, shape_named
 from deltatune.methods import METHODS
 from deltatune.models.load import load_base
+from deltatune.recipe import parse_recipe
 from deltatune.recipe.sections import ModelSpec, QuantizationSpec, TrainSpec
 from deltatune.report import display
 from deltatune.report.stacked import NOTES, PARTS, Bar, standalone
 from deltatune.tasks.shapes import BatchShape
+from deltatune.training.before.forecast import forecast, shape_recipe
 
 DOCS = Path(__file__).parents[1] / "docs"
 TEMPLATE = Path(__file__).parent / "memory_page.md"
 BUNDLED = (("bundled:t5-small", "text-to-text"), ("bundled:smollm2-135m", "causal-lm"))
 LLAMAS = ("llama-7b", "llama-13b", "llama-33b", "llama-65b")
+STUDIED = (
+    "gpt-3-175b", "pangu-alpha-207b", "opt-175b", "palm-540b", "bloom-176b", "mt-nlg-530b", "gopher-280b",
+    "chinchilla-70b", "galactica-120b", "lamda-137b", "jurassic-1-178b", "llama-65b", "glm-130b", "t5-11b",
+)  # fmt: skip
+"""The models of a table of large language models that a study of these methods prints."""
 ROWS, LENGTH = 4, 96
 NF4 = QuantizationSpec(format="nf4")
 
@@ -76,11 +83,10 @@ def bundled(name: str, task: str) -> list[dict[str, Any]]:
 
 def published(name: str) -> list[dict[str, Any]]:
     """Predicted memory of each method, a row of 512 tokens with checkpointing."""
-    task, config = shape_named(name)
-    found = []
+    config, found = shape_named(name), []
     for label, (method, bits) in methods(64).items():
         setup = Setup(
-            config, task, method, BatchShape(1, 512, 0, 128), dtype="bfloat16", quantization=bits,
+            config, "causal-lm", method, BatchShape(1, 512, 0, 128), dtype="bfloat16", quantization=bits,
             checkpointing=True,
         )  # fmt: skip
         memory = predict_scaled(setup).memory.as_dict()
@@ -95,6 +101,26 @@ def table(rows: list[dict[str, Any]], key: str) -> str:
     for row in rows:
         cells = [display.size(row[key][part]) for part in (*PARTS, "total")]
         lines.append(f"| {row['model']} | {row['method']} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def studied(names: tuple[str, ...] = STUDIED) -> str:
+    """A Markdown table of what `deltatune plan --shape NAME` says, and of the shapes."""
+    lines = [
+        "| shape | published | counted | layers x width | full | LoRA | QLoRA | planned as | source |",
+        "|---|---:|---:|---|---:|---:|---:|---|---|",
+    ]
+    for name in names:
+        shape, config = SHAPES[name], shape_named(name)
+        plan = forecast(parse_recipe(shape_recipe(name)), shape=name, memory=10**15)
+        sizes = [display.size(entry.memory.total) for entry in plan.planned]
+        count = f"{plan.planned[0].total_parameters / 1e9:.1f}B"
+        count += f" and {shape.lacks / 1e9:.1f}B that it lacks" if shape.lacks else ""
+        size = f"{config.num_hidden_layers} x {config.hidden_size:,}"
+        published = shape.published + ("" if shape.embeddings_counted else " beside embeddings")
+        cells = [name, published, count, size, *sizes, shape.stands_for or "itself", shape.source]
+        lines.append(f"| {' | '.join(cells)} |")
+        print(lines[-1], flush=True)
     return "\n".join(lines)
 
 
@@ -131,7 +157,8 @@ def main() -> None:
     page = TEMPLATE.read_text(encoding="utf-8").format(
         cases=cases, count=found["cases"], median=f"{found['median_error']:.3%}",
         worst=f"{found['worst_error']:.3%}", torch=found["torch"], small=table(small, "measured"),
-        large=table(large, "predicted"), bundled=f"{max(errors):.3%}", rows=ROWS, length=LENGTH,
+        large=table(large, "predicted"), studied=studied(), bundled=f"{max(errors):.3%}",
+        rows=ROWS, length=LENGTH,
         notes="\n".join(f"- **{part}**: {note}." for part, note in NOTES.items()),
     )  # fmt: skip
     (DOCS / "memory.md").write_text(page, encoding="utf-8")

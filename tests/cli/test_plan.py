@@ -109,4 +109,4 @@ def test_a_published_model_is_planned_in_full_with_lora_and_on_four_bits(run: Ca
     assert done.code == 0, done.err
     found = Plan.model_validate_json(done.out)
     full, lora, qlora = (entry.memory.total for entry in found.planned)
-    assert full > 4 * lora > 12 * qlora
+    assert full > 4 * lora > 6 * qlora  # of T5, the way back of a feed-forward part is not quantized

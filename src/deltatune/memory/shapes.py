@@ -111,7 +111,7 @@ SHAPES: dict[str, Shape] = {
     ),
     "pangu-alpha-207b": Shape(
         _opt(16384, 64, 128, 40000, activation_function="gelu", max_position_embeddings=1024),
-        "Zeng et al. 2021, PanGu-alpha, table 2",
+        "Zeng et al. 2021, PanGu-alpha, its table of sizes",
         "207B",
         f"{_GPT_3_LIKE}; PanGu's last layer asks by position",
     ),
@@ -139,7 +139,7 @@ SHAPES: dict[str, Shape] = {
     ),
     "mt-nlg-530b": Shape(
         _opt(20480, 105, 128, 50257, activation_function="gelu"),
-        "Smith et al. 2022, Megatron-Turing NLG 530B, section 3.2",
+        "Smith et al. 2022, Megatron-Turing NLG 530B",
         "530B",
         _GPT_3_LIKE,
     ),
@@ -151,7 +151,7 @@ SHAPES: dict[str, Shape] = {
     ),
     "galactica-120b": Shape(
         _opt(10240, 96, 80, 50000, activation_function="gelu", enable_bias=False),
-        "Taylor et al. 2022, Galactica, section 4 and table 5",
+        "Taylor et al. 2022, Galactica, its table of sizes",
         "120B",
     ),
     "lamda-137b": Shape(
@@ -175,7 +175,6 @@ SHAPES: dict[str, Shape] = {
     "llama3-70b": Shape(
         _llama(8192, 28672, 80, 64, num_key_value_heads=8, vocab_size=128256), _LLAMA_3, "70B"
     ),
-    # The tokenizer has 150,000 tokens; the rows of the table are those of the released configuration.
     "glm-130b": Shape(
         {
             "model_type": "glm",
@@ -191,7 +190,7 @@ SHAPES: dict[str, Shape] = {
             "pad_token_id": None,
             "tie_word_embeddings": True,
         },
-        "Zeng et al. 2022, GLM-130B, section 2 and its appendix on the configuration",
+        "Zeng et al. 2022, GLM-130B; widths of the released configuration",
         "130B",
         "a GLM-4 of its widths, with GELU; the norms of GLM-130B stand behind the parts of a layer",
     ),
