@@ -18,14 +18,18 @@ from deltatune.core.loss import loss_of
 from deltatune.core.model import AdaptedModel
 from deltatune.data.encode import Encoder
 from deltatune.data.load import load_data
+from deltatune.errors import DeltatuneError
 from deltatune.evaluation import loss_on
 from deltatune.models.load import load_base
+from deltatune.observer import Silent
 from deltatune.recipe import Recipe
-from deltatune.results import Prediction, read_predictions
+from deltatune.recipe.sections import SplitSpec
+from deltatune.results import Prediction, RunResult, read_predictions
 from deltatune.runs import evaluate_run
 from deltatune.tasks import TASKS
 from deltatune.tasks.label_sets import labels_of
 from deltatune.testing import task_checks
+from deltatune.training import run as run_entry
 
 TASK = "multi-label-classification"
 WORDS = {"bad": "angry", "good": "glad", "song": "music", "book": "print", "ship": "sea"}
@@ -100,7 +104,9 @@ def flags(texts: list[str], labels: list[str]) -> np.ndarray:
     return np.array([[label in labels_of(text) for label in labels] for text in texts])
 
 
-def test_from_rows_to_labels_by_a_threshold_of_validation_rows(bert_folder: Path, tmp_path: Path) -> None:
+def test_from_rows_to_labels_by_a_threshold_of_validation_rows(
+    bert_folder: Path, tmp_path: Path, run: Callable
+) -> None:
     methods, train = [{"full": {}}], {"epochs": 12, "lr": 5e-3, "head_lr": 1e-2, "batch_size": 32}
     recipe = recipe_of(bert_folder, tagged(160), methods=methods, train=train)
     result = dt.train(recipe, tmp_path / "run", quiet=True)
@@ -140,3 +146,118 @@ def test_from_rows_to_labels_by_a_threshold_of_validation_rows(bert_folder: Path
     assert config["problem_type"] == "multi_label_classification"
     assert config["label_threshold"] == threshold
     assert list(config["id2label"].values()) == labels
+
+    # The merged model is a base with labels of its own, and the adapter lies alone.
+    others = [label.upper() for label in reversed(labels)]
+    base = load_base(recipe_of(tmp_path / "merged").model, TASK, others)
+    assert (base.new_modules, base.labels) == ([], [label.upper() for label in labels])
+    (tmp_path / "run/adapter").rename(tmp_path / "adapter")
+    asked = ("predict", tmp_path / "adapter", "--base", bert_folder, lines[0].input)
+    with pytest.warns(UserWarning, match="does not tell from which probability on labels are given"):
+        alone = run(*asked, "--task", TASK, "--labels", ",".join(labels))
+    assert alone.code == 0, alone.err
+    told = json.loads(alone.out)
+    assert told["probabilities"] == pytest.approx(lines[0].probabilities, rel=1e-4)
+    assert labels_of(told["prediction"]) == [k for k, p in told["probabilities"].items() if p >= 0.5]
+
+
+class Warned(Silent):
+    """Keeps warnings."""
+
+    def __init__(self) -> None:
+        self.warnings: list[str] = []
+
+    def warn(self, text: str) -> None:
+        self.warnings.append(text)
+
+
+def test_without_validation_rows_the_threshold_is_one_half(bert_folder: Path, tmp_path: Path) -> None:
+    rows = tagged(40, ";".join)
+    recipe = recipe_of(bert_folder, rows, methods=["majority"])
+    recipe = recipe.model_copy(
+        update={"data": recipe.data.model_copy(update={"split": SplitSpec(validation=0, test=0.2)})}
+    )
+    said = Warned()
+    result = run_entry(recipe, recipe.methods[0], 0, tmp_path / "run", observer=said)
+    assert isinstance(result, RunResult)
+    assert result.threshold == 0.5
+    wanted = "no validation rows to choose a threshold by: labels are given from 0.5 on"
+    assert any(wanted in text for text in said.warnings)
+    data = load_data(recipe.data, TASK)
+    for line in read_predictions(tmp_path / "run/predictions.jsonl", remedy=""):
+        for label, chance in (line.probabilities or {}).items():
+            with_it = sum(label in labels_of(row.target) for row in data.train)
+            assert chance == pytest.approx((with_it + 1) / (len(data.train) + 2), rel=1e-5)
+
+
+@pytest.mark.slow
+def test_methods_are_compared_by_each_of_its_metrics(bert_folder: Path, tmp_path: Path) -> None:
+    for primary in ("micro_f1", "average_precision"):
+        recipe = recipe_of(
+            bert_folder, tagged(100), methods=["untuned", "full"], evaluation={"primary": primary}
+        )
+        board = dt.compare(recipe, tmp_path / primary, quiet=True)
+        rows = {row.name: row for row in board.rows}
+        assert set(rows) == {"untuned", "full", "majority", "head"}
+        for row in board.rows:
+            assert row.metrics is not None
+            if row.rank is not None:
+                assert row.interval is not None
+                low, high = row.interval
+                assert 0 <= low <= row.metrics[primary] <= high <= 1
+        assert len(board.pairs) == 3
+        page = (tmp_path / primary / "report.html").read_text("utf-8")
+        assert "Label by label" in page
+        assert "labels that do not hold" in page
+
+
+class StopAfter(Silent):
+    """Interrupts the run after some training steps."""
+
+    def __init__(self, steps: int) -> None:
+        self.left = steps
+
+    def advance(self, task: str, amount: int = 1, numbers: dict[str, float] | None = None) -> None:
+        if task == "Training" and numbers:
+            self.left -= 1
+            if self.left == 0:
+                raise KeyboardInterrupt
+
+
+@pytest.mark.slow
+def test_an_interrupted_run_goes_on_bit_for_bit(bert_folder: Path, tmp_path: Path) -> None:
+    recipe = recipe_of(bert_folder, evaluation={"select_by": "micro_f1"})
+    entry = recipe.methods[0]
+    whole = run_entry(recipe, entry, 3, tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        run_entry(recipe, entry, 3, tmp_path / "parts", observer=StopAfter(5))
+    rest = run_entry(recipe, entry, 3, tmp_path / "parts", resume=True)
+    assert isinstance(whole, RunResult)
+    assert isinstance(rest, RunResult)
+    name = "adapter/adapter_model.safetensors"
+    assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "parts" / name).read_bytes()
+    assert (rest.metrics, rest.threshold) == (whole.metrics, whole.threshold)
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"evaluation": {"metrics": ["accuracy"]}}, "for other tasks"),
+        ({"evaluation": {"positive": "a"}}, "evaluation.positive: .* leave it out"),
+        ({"train": {"class_weights": "balanced"}}, "train.class_weights"),
+        (
+            {"task": "text-classification", "data": {"source": "a.csv", "split": {}, "separator": ";"}},
+            "separator",
+        ),
+        (
+            {
+                "task": "text-classification",
+                "data": {"source": "a.csv", "split": {}, "columns": {"target": ["a", "b"]}},
+            },
+            "names 2 columns, and text-classification has one target; several are for multi-label",
+        ),
+    ],
+)
+def test_what_makes_no_sense_is_refused(bert_folder: Path, changes: dict[str, Any], told: str) -> None:
+    with pytest.raises(DeltatuneError, match=told):
+        recipe_of(bert_folder, **changes)

@@ -12,9 +12,10 @@ from numpy.typing import ArrayLike, NDArray
 from deltatune.comparison.ranked import RankedSample
 from deltatune.errors import DataError
 from deltatune.evaluation.corpus import ROW_METRICS
-from deltatune.evaluation.metrics import chance_metric, corpus_metric
+from deltatune.evaluation.metrics import chance_metric, corpus_metric, label_sets
 from deltatune.evaluation.metrics.chances import ByRank, ClassChances
 from deltatune.results import Prediction, read_predictions
+from deltatune.tasks.label_sets import labels_of
 
 Floats = NDArray[np.float64]
 
@@ -211,7 +212,8 @@ def read_sample(
             return None
         return row_sample(metric, numbers)
     if chance_metric(metric) is not None:
-        return chance_sample(metric, runs, labels or ())
+        of_sets = kind == label_sets.KIND
+        return (label_set_sample if of_sets else chance_sample)(metric, runs, labels or ())
     corpus = corpus_metric(metric, kind)
     if corpus is None:
         return None
@@ -315,6 +317,25 @@ def corpus_sample(
     assert corpus is not None
     values = np.stack([corpus.statistics(texts, references, labels) for texts in predictions])
     return Sample(values, corpus.score, corpus.low, corpus.high)
+
+
+def label_set_sample(
+    metric: str, runs: Sequence[Sequence[Prediction]], labels: Sequence[str]
+) -> RankedSample:
+    """Make the sample of a metric of the order of rows by each label's probability.
+
+    Args:
+        metric: A key of `label_sets.RANKED`.
+        runs: Predictions of the same rows in the same order, [seeds][rows].
+        labels: All labels of the data.
+    """
+    references = [labels_of(row.reference) for row in runs[0]]
+    given = []
+    for run in runs:
+        chances = [[(row.probabilities or {}).get(label, 0.0) for label in labels] for row in run]
+        given.append(label_sets.by_label(references, np.array(chances), labels))
+    scores, truths = zip(*given, strict=True)
+    return RankedSample.of(np.stack(scores), truths[0], label_sets.RANKED[metric])
 
 
 def chance_sample(

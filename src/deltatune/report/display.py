@@ -29,6 +29,7 @@ _STYLES = {
     "mean_length": Style("Mean length", 1, 1),
     "accuracy": Style("Accuracy", 100, 1, f"{THIN}%"),
     "macro_f1": Style("Macro F1", 100, 1),
+    "micro_f1": Style("Micro F1", 100, 1),
     "mcc": Style("MCC", 1, 3),
     "balanced_accuracy": Style("Balanced accuracy", 100, 1, f"{THIN}%"),
     "sensitivity": Style("Sensitivity", 100, 1, f"{THIN}%"),

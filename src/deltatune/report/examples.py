@@ -14,6 +14,7 @@ from deltatune.report import display
 from deltatune.report.entities import predicted_entities, true_entities
 from deltatune.report.load import Comparison, Method
 from deltatune.results import Prediction
+from deltatune.tasks.label_sets import NONE, labels_of
 
 EXAMPLES = 10
 LONGEST = 4000
@@ -95,6 +96,14 @@ def marked(text: str, reference: str) -> Markup:
     return Markup("").join(parts)
 
 
+def marked_labels(text: str, reference: str) -> Markup:
+    """Labels that are given: `<ins>` around those that are not true, and the missing ones in `<del>`."""
+    given, true = labels_of(text), labels_of(reference)
+    parts = [Markup("{}" if label in true else "<ins>{}</ins>").format(label) for label in given]
+    parts += [Markup("<del>{}</del>").format(label) for label in true if label not in given]
+    return Markup(", ").join(parts) if parts else Markup("{}").format(NONE)
+
+
 def _words(tokens: Sequence[str]) -> list[str]:
     return [token.strip().casefold() for token in tokens]
 
@@ -114,6 +123,8 @@ def _answer(comparison: Comparison, method: Method, line: Prediction) -> Answer:
     reference = display.shorten(_nearest(line.prediction, references), LONGEST)
     if line.words is not None:
         shown = predicted_entities(line)
+    elif comparison.has_label_sets:
+        shown = marked_labels(line.prediction, line.reference)
     else:
         shown = marked(text, reference) if text.strip() else Markup("")
     for place, other in enumerate((line.nearest or ())[1:], start=2):  # of a search, the next nearest

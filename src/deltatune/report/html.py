@@ -16,6 +16,7 @@ from deltatune.report import charts, display, figures, heat
 from deltatune.report.classes import classes
 from deltatune.report.costs import take
 from deltatune.report.examples import examples
+from deltatune.report.label_sets import label_sets
 from deltatune.report.load import Comparison, Method
 from deltatune.report.memory import memory
 from deltatune.report.reproduce import reproduce
@@ -57,6 +58,7 @@ def render_html(comparison: Comparison) -> str:
         caveat=caveat(comparison),
         display=display,
         examples=examples(comparison),
+        label_sets=label_sets(comparison),
         again=reproduce(comparison),
         curves=figures.curves(comparison, page.order, page.series),
         memory=memory(page.order),

@@ -21,6 +21,7 @@ from deltatune.results import (
     MeanCost,
     RunResult,
 )
+from deltatune.tasks import TASKS
 
 # Of a recipe's entry; its other fields tell configurations apart.
 _NOT_SETTINGS = {"name", "group", "train", "data", "evaluation", "model"}
@@ -103,6 +104,12 @@ class Comparison:
 
     changed: list[str] = field(default_factory=list)
     """Files that are not what was written, of it and of its runs, in words."""
+
+    @property
+    def has_label_sets(self) -> bool:
+        """Whether a row has any number of labels."""
+        task = self.board.task or ""
+        return task in TASKS and TASKS.get(task).has_label_sets
 
     @property
     def shown_recipe(self) -> str:

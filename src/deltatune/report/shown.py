@@ -142,8 +142,13 @@ def preview_page(preview: DataPreview) -> str:
         ]
         body.append(_table(head, counts, numbers=len(head) - 1) if counts else Markup(""))
     if preview.classes:
-        shares = [[part, _classes(classes)] for part, classes in preview.classes.items() if classes]
-        body.append(_table(["part", "classes"], shares))
+        sets = preview.label_sets is not None  # of which a row may have several
+        shares = [
+            [part, _classes(classes, preview.rows[part] if sets else sum(classes.values()))]
+            for part, classes in preview.classes.items()
+            if classes
+        ]
+        body.append(_table(["part", "labels" if sets else "classes"], shares))
     items = Markup("").join(Markup("<li>{}</li>").format(text) for text in preview.warnings)
     warned = Markup('<ul class="warnings">{}</ul>').format(items) if items else Markup("<p>No warnings.</p>")
     body.append(Markup('<h2>Warnings</h2><div class="card">{}</div>').format(warned))
@@ -159,8 +164,7 @@ def _row(row: ShownRow) -> Markup:
     return Markup('<div class="card row"><p class="note">{}</p>{}</div>').format(note, tokens)
 
 
-def _classes(classes: Mapping[str, int], most: int = 12) -> str:
-    total = sum(classes.values())
+def _classes(classes: Mapping[str, int], total: int, most: int = 12) -> str:
     named = [f"{label} {units.share(count, total)}" for label, count in classes.items()]
     return ", ".join(named[:most]) + (f" and {len(named) - most} more" if len(named) > most else "")
 

@@ -16,7 +16,7 @@ from deltatune.tasks.task import Feature, Row, Tools
 if TYPE_CHECKING:
     from torch import Tensor
 
-METRICS = ("micro_f1", "macro_f1", "exact_match")
+METRICS = ("micro_f1", "macro_f1", "average_precision", "exact_match")
 SENSELESS = {"data.target_template": "is for generated text; the targets of {task} are labels."}
 """Fields of a recipe that sets of labels have no use for."""
 
@@ -36,14 +36,13 @@ def as_text(labels: Iterable[str]) -> str:
 def labels_of(text: str) -> list[str]:
     """The labels of a set that `as_text` wrote; none of an empty text, as rows without a target have it.
 
-    Raises:
-        ValueError: A string of JSON in it is damaged.
+    Of a text that it did not write, what follows a broken string of JSON is one label.
     """
     labels: list[str] = []
     place = len(text) if text == NONE else 0
     while place < len(text):
         if text[place] == '"':
-            label, place = _STRINGS.raw_decode(text, place)
+            label, place = _decoded(text, place)
         else:
             end = text.find(JOINT[0], place)
             end = len(text) if end < 0 else end
@@ -51,6 +50,14 @@ def labels_of(text: str) -> list[str]:
         labels.append(label)
         place += len(JOINT)
     return labels
+
+
+def _decoded(text: str, place: int) -> tuple[str, int]:
+    """The string of JSON that begins at `place`, and where it ends."""
+    try:
+        return _STRINGS.raw_decode(text, place)
+    except ValueError:
+        return text[place:], len(text)
 
 
 def _quoted(label: str) -> str:

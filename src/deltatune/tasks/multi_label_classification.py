@@ -20,9 +20,9 @@ class MultiLabelClassification(Task):
     name: ClassVar = "multi-label-classification"
     title: ClassVar = "A head on a text model tells which labels a text has: any number of them."
     when: ClassVar = (
-        "Tags, topics that overlap, kinds of toxicity; bases such as BERT, RoBERTa, DeBERTa, and decoders "
-        "models. Each label has an output of its own, learned by binary cross-entropy, and is given where "
-        "its probability reaches a threshold, which validation rows choose."
+        "Tags, topics that overlap, kinds of toxicity; bases such as BERT, RoBERTa, DeBERTa, and "
+        "decoder-only models. Each label has an output of its own, learned by binary cross-entropy, and is "
+        "given where its probability reaches a threshold, which validation rows choose."
     )
     rows: ClassVar = (
         "A text (`input`, `sentence`) and its labels (`target`): a list; a text with a comma, semicolon or "

@@ -12,9 +12,11 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from deltatune.evaluation.corpus import CorpusMetric, Floats
 from deltatune.evaluation.metrics.confusion import macro_f1 as macro_f1_score
+from deltatune.evaluation.metrics.curves import CURVES, Curve
 from deltatune.evaluation.metrics.registry import Scores, add_function, score
 from deltatune.tasks.label_sets import METRICS as NAMES
 from deltatune.tasks.label_sets import labels_of
@@ -22,7 +24,10 @@ from deltatune.tasks.label_sets import labels_of
 Sets = Sequence[Collection[str]]
 LabelSetFunction = Callable[[Sets, Sets, Sequence[str], Floats], Scores]
 """(predicted sets, true sets, all labels, probabilities [rows, labels]) to scores."""
+Flags = NDArray[np.bool_]
 KIND = "label_sets"
+RANKED: Mapping[str, Curve] = {"average_precision": CURVES["average_precision"]}
+"""Metrics of the order of rows, by key: no function of sums, so that resamples weigh the rows."""
 
 
 def label_set_metric(
@@ -50,6 +55,16 @@ def counts(predictions: Sets, references: Sets, labels: Sequence[str]) -> Floats
         found[row, 2, [places[label] for label in truth]] = 1
     found[:, 0] = found[:, 1] * found[:, 2]
     return found
+
+
+def by_label(references: Sets, chances: Floats, labels: Sequence[str]) -> tuple[Floats, Flags]:
+    """How likely each label is, and whether it is true, [rows, labels] each.
+
+    Labels that are true of a row and that no model knows come behind the others: they are impossible to it.
+    """
+    truths = counts([()] * len(references), references, labels)[:, 2] > 0
+    strange = np.zeros((len(references), truths.shape[1] - len(labels)))
+    return np.concatenate([chances, strange], axis=1), truths
 
 
 def _micro_score(sums: Floats) -> Floats:
@@ -102,6 +117,16 @@ def macro_f1(predictions: Sets, references: Sets, labels: Sequence[str], _: Floa
     """Unweighted mean of F1 over labels; one that no row has and none is given is left out."""
     sums = _by_label(counts(predictions, references, labels)).sum(axis=0)
     return Scores({"macro_f1": float(macro_f1_score(sums))})
+
+
+@label_set_metric("average_precision", keys={"average_precision": True})
+def average_precision(_: Sets, references: Sets, labels: Sequence[str], chances: Floats) -> Scores:
+    """Mean average precision (mAP): that of each label's order of the rows, over labels that a row has.
+
+    Equals the mean of scikit-learn's `average_precision_score` over these labels. No threshold is in it.
+    """
+    value = RANKED["average_precision"].value(*by_label(references, chances, labels))
+    return Scores({"average_precision": value}, signatures={"average_precision": "mean:labels"})
 
 
 @label_set_metric("exact_match", keys={"exact_match": True})
