@@ -17,7 +17,18 @@ from typer.core import TyperGroup
 
 from deltatune import __version__
 from deltatune.cli import output
-from deltatune.cli.commands import cache, chat, check, compare, delta, plan, reference, tasks, train
+from deltatune.cli.commands import (
+    cache,
+    chat,
+    check,
+    compare,
+    delta,
+    doctor,
+    plan,
+    reference,
+    tasks,
+    train,
+)
 from deltatune.errors import DeltatuneError, Stopped, StorageError
 from deltatune.files import ROOM, disk_error
 
@@ -187,6 +198,7 @@ app.command("chat", rich_help_panel=LOOK)(chat.chat)
 app.command("inspect", rich_help_panel=LOOK)(delta.inspect)
 app.command("merge", rich_help_panel=LOOK)(delta.merge)
 app.command("cache", rich_help_panel=LOOK)(cache.show)
+app.command("doctor", rich_help_panel=LOOK)(doctor.doctor)
 app.command("methods", rich_help_panel=LOOK)(reference.methods)
 app.command("tasks", rich_help_panel=LOOK)(tasks.tasks)
 app.command("schema", rich_help_panel=LOOK)(reference.schema)

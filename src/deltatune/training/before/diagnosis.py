@@ -1,0 +1,179 @@
+"""What this machine can do, what is missing, and how each thing is mended: `deltatune doctor`."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from importlib import metadata
+from pathlib import Path
+
+import torch
+from packaging.requirements import Requirement
+
+from deltatune import cache, units
+from deltatune.results.diagnosis import Advice, Diagnosis, Extra, Speed
+from deltatune.training.given import cgroups
+from deltatune.training.given.machine import (
+    available_memory,
+    computes_bfloat16,
+    fast_cpu,
+    total_memory,
+    versions,
+)
+
+PACKAGE = "deltatune"
+SERVES = {
+    "bundled": "the demo: models and data that come as packages",
+    "peft": "the method peft: adapters of its other types",
+    "parquet": "Parquet files and data frames",
+    "hub": "data from the Hugging Face Hub",
+    "quant": "bases in 4 and 8 bits (QLoRA)",
+    "plots": "charts as PNG and PDF",
+    "trackers": "TensorBoard, trackio and Weights & Biases",
+    "search": "the section search of a recipe",
+}
+"""What each extra is for."""
+SIDE, TRIALS = 1024, 3
+LITTLE_MEMORY, LITTLE_DISK = 4 * 2**30, 5 * 2**30
+"""Below these a small model is hard to train."""
+
+
+def diagnose(*, measure: bool = True) -> Diagnosis:
+    """Look at the machine.
+
+    Args:
+        measure: Whether to time products of matrices, which takes a second.
+    """
+    with fast_cpu():
+        threads = torch.get_num_threads()
+        speed = _speed() if measure else None
+    gpus = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
+    cores = os.cpu_count() or 1
+    bfloat16 = computes_bfloat16()
+    found = Diagnosis(
+        processor=_processor(),
+        cores=cores,
+        granted=_granted(cores),
+        threads=threads,
+        bfloat16=bfloat16,
+        precision="bf16" if bfloat16 else "fp32",
+        gpus=gpus,
+        memory_bytes=total_memory(),
+        free_memory_bytes=available_memory(),
+        gpu_memory_bytes=int(torch.cuda.mem_get_info()[1]) if gpus else None,
+        free_disk_bytes=shutil.disk_usage(Path.cwd()).free,
+        cache=str(cache.cache_root()),
+        offline=_is_set("HF_HUB_OFFLINE") or _is_set("TRANSFORMERS_OFFLINE"),
+        versions=versions(),
+        extras=extras(metadata.requires(PACKAGE) or []),
+        speed=speed,
+        advice=[],
+    )
+    return found.model_copy(update={"advice": list(_advice(found))})
+
+
+def extras(requirements: Sequence[str]) -> list[Extra]:
+    """What each extra for users lacks.
+
+    Args:
+        requirements: Of the package, as its metadata has them: `optuna>=5; extra == "search"`.
+    """
+    missing: dict[str, list[str]] = {name: [] for name in SERVES}
+    for requirement in map(Requirement, requirements):
+        marker = requirement.marker
+        if marker is None or marker.evaluate({"extra": ""}) or _is_there(requirement):
+            continue
+        for name, lacks in missing.items():
+            if marker.evaluate({"extra": name}):
+                lacks.append(f"{requirement.name}{requirement.specifier}")
+    return [Extra(name=name, serves=SERVES[name], missing=lacks) for name, lacks in missing.items()]
+
+
+def _is_there(requirement: Requirement) -> bool:
+    try:
+        return requirement.specifier.contains(metadata.version(requirement.name), prereleases=True)
+    except metadata.PackageNotFoundError:
+        return False
+
+
+def _advice(found: Diagnosis) -> Iterator[Advice]:
+    """What could be better, the most important first."""
+    if not found.gpus and shutil.which("nvidia-smi"):
+        yield Advice(
+            what="There is an NVIDIA driver, and this build of torch uses no GPU.",
+            remedy="pip install --force-reinstall torch, the build for your CUDA (pytorch.org/get-started)",
+        )
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    if not found.gpus and asked.isdigit() and int(asked) < found.granted:
+        yield Advice(
+            what=f"OMP_NUM_THREADS={asked}: {found.granted - int(asked)} of {found.granted} cores are idle.",
+            remedy="unset OMP_NUM_THREADS",
+        )
+    if found.granted < found.cores:
+        yield Advice(
+            what=f"{found.granted} of the machine's {found.cores} cores may be used.",
+            remedy="Ask for more (docker run --cpus, sbatch --cpus-per-task) if training is slow",
+        )
+    if found.free_memory_bytes < LITTLE_MEMORY:
+        yield Advice(
+            what=f"{units.size(found.free_memory_bytes)} of memory are free.",
+            remedy="deltatune plan RECIPE says what a recipe takes; end other programs",
+        )
+    if found.free_disk_bytes < LITTLE_DISK:
+        yield Advice(
+            what=f"{units.size(found.free_disk_bytes)} of disk are free here.",
+            remedy="deltatune cache clear; or write elsewhere with --out",
+        )
+    if found.offline:
+        yield Advice(
+            what="The Hugging Face Hub is switched off: only models and data on this machine can be used.",
+            remedy="unset HF_HUB_OFFLINE TRANSFORMERS_OFFLINE",
+        )
+    if not found.bfloat16:
+        yield Advice(
+            what="This machine computes bfloat16 more slowly than float32, so auto means float32.",
+            remedy="Leave train.precision at auto",
+        )
+    for extra in found.extras:
+        if extra.missing:
+            yield Advice(
+                what=f"Missing for {extra.serves}: {', '.join(extra.missing)}.",
+                remedy=f'pip install "{PACKAGE}[{extra.name}]"',
+            )
+
+
+def _speed() -> Speed:
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    rates = []
+    for dtype in (torch.float32, torch.bfloat16):
+        generator = torch.Generator().manual_seed(0)
+        a, b = (torch.randn(SIDE, SIDE, generator=generator).to(device, dtype) for _ in range(2))
+        seconds = []
+        for _ in range(TRIALS + 1):  # the first one warms up
+            started = time.perf_counter()
+            product = a @ b
+            product[0, 0].item()  # waits for a GPU
+            seconds.append(time.perf_counter() - started)
+        rates.append(2 * SIDE**3 / min(seconds[1:]))
+    return Speed(float32=rates[0], bfloat16=rates[1])
+
+
+def _processor() -> str:
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def _granted(cores: int) -> int:
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else cores
+    return min(allowed, cgroups.processors_granted() or allowed)
+
+
+def _is_set(name: str) -> bool:
+    return os.environ.get(name, "").upper() in {"1", "ON", "YES", "TRUE"}
