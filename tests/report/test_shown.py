@@ -13,6 +13,7 @@ import pytest
 from deltatune.board import ShownPlan, ShownPreview, Trained
 from deltatune.results import RunResult
 from tests.cli.test_plan import FOUND
+from tests.report.classified import write_classes
 from tests.report.synthetic import HOSTILE, write_comparison
 
 EVIL = "<script>x</script>\x1b"
@@ -68,6 +69,17 @@ def test_a_run(tmp_path: Path) -> None:
     for text in ("Training loss", "Validation loss", "ROUGE-L F", "checks passed", "Trained parameters"):
         assert text in found, text
     assert HOSTILE not in found
+
+
+def test_a_run_of_a_classifier_shows_what_it_takes_for_what(tmp_path: Path) -> None:
+    of_texts = write_comparison(tmp_path / "texts")
+    content = json.loads(next(of_texts.glob("runs/*lora*/result.json")).read_text("utf-8"))
+    content |= {"task": "image-classification", "name": "lora"}
+    content["data"]["labels"], content["metrics"]["test"] = [EVIL, "b"], {"accuracy": 0.9}
+    run = write_classes(tmp_path / "classes", labels=(EVIL, "b")) / "runs/lora-s0"
+    found = page(Trained.at(run, RunResult.model_validate(content))._repr_html_())
+    assert "What is taken for what" in found
+    assert 'class="h8 best"' in found
 
 
 @pytest.mark.parametrize("kind", [ShownPlan, ShownPreview, Trained])

@@ -13,6 +13,7 @@ from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
 from deltatune.observer import Silent
 from deltatune.recipe import Recipe, parse_recipe
 from deltatune.runs import Failed, predict
+from deltatune.tasks.classes import MORE_METRICS
 from deltatune.training import run
 from deltatune.training.before.dry_run import plan
 from deltatune.training.before.preview import preview
@@ -59,7 +60,8 @@ def recipe(tmp_path: Path) -> Recipe:
             "model": str(tmp_path / "vit"),
             "data": {"source": str(tmp_path / "data"), "split": {"validation": 0.2, "test": 0.4}},
             "methods": ["lora"],
-            "train": {"epochs": 6, "lr": 0.01, "batch_size": 4},
+            "train": {"epochs": 6, "lr": 0.01, "batch_size": 4, "class_weights": "balanced"},
+            "evaluation": {"metrics": ["accuracy", *MORE_METRICS, "loss"], "positive": "dark"},
         }
     )
 
@@ -69,6 +71,10 @@ def test_a_model_of_one_channel_is_planned_trained_and_used(recipe: Recipe, tmp_
     heard = Heard()
     result = run(recipe, recipe.methods[0], 0, tmp_path / "run", observer=heard)
     assert result.metrics.test["accuracy"] == 1
+    best = {key: result.metrics.test[key] for key in MORE_METRICS if key not in ("ece", "brier")}
+    assert best == dict.fromkeys(best, 1.0)
+    assert result.signatures["average_precision"] == "positive:dark"
+    assert 0 < result.metrics.test["brier"] < 0.25
     assert "images/s" in heard.shown
     assert "tokens/s" not in heard.shown
     assert any("1 file is not used" in text and "dark/notes.txt" in text for text in heard.warned)

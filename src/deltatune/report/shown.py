@@ -11,6 +11,8 @@ from markupsafe import Markup
 from deltatune import units
 from deltatune.printable import printable
 from deltatune.report import charts, display, figures
+from deltatune.report.classes import classes
+from deltatune.report.heat import Cell, Heat
 from deltatune.report.load import Comparison, Method, mean_step_memory
 from deltatune.report.plan import memory_chart
 from deltatune.report.run import Run
@@ -46,10 +48,20 @@ def run_page(folder: Path, result: RunResult) -> str:
 
     key = TASKS.get(result.task).primary if result.task else ""
     key = key if key in result.metrics.test else "loss"
-    row = LeaderboardRow(name=result.name, method=result.method, status="done")
+    row = LeaderboardRow(
+        name=result.name, method=result.method, status="done", metrics=dict(result.metrics.test)
+    )
     method = Method(row, [Run(folder)])
-    board = Leaderboard(primary_metric=key, higher_is_better=higher_is_better(key), rows=[row])
-    drawn = figures.curves(Comparison(folder, board, [method], ""), [method], {result.name: 0})
+    board = Leaderboard(
+        primary_metric=key,
+        higher_is_better=higher_is_better(key),
+        rows=[row],
+        task=result.task,
+        data=result.data,
+    )
+    alone = Comparison(folder, board, [method], "")
+    drawn = figures.curves(alone, [method], {result.name: 0})
+    told = classes(alone, {result.name: 0})
     cost = result.cost
     costs = {
         "Trained parameters": f"{cost.trained_parameters:,} of {cost.total_parameters:,}",
@@ -78,11 +90,32 @@ def run_page(folder: Path, result: RunResult) -> str:
         _table(["", *(part for part, _ in parts)], scores, numbers=2),
         _table(["Cost", ""], [[name, value] for name, value in costs.items()]),
         Markup('<div class="figures">{}</div>').format(curves) if drawn else Markup(""),
+        *(_map(heat) for heat in (told.maps if told else ())),
         Markup('<details class="card"><summary>{} of {} checks passed</summary>{}</details>').format(
             held, len(lines), _table(["check", "", "found"], lines)
         ),
     ]
     return _page(f"{result.name}, seed {result.seed}", body)
+
+
+def _map(heat: Heat) -> Markup:
+    """What is taken for what, as the report shows it."""
+    head = Markup("").join(Markup("<th>{}</th>").format(name) for name in (heat.corner, *heat.columns))
+    rows = Markup("").join(
+        Markup("<tr><th>{}</th>{}</tr>").format(name, Markup("").join(map(_field, cells)))
+        for name, cells in heat.rows
+    )
+    return Markup(
+        '<figure class="card"><figcaption><b>{}</b></figcaption><div class="scroll"><table class="heat">'
+        "<thead><tr>{}</tr></thead><tbody>{}</tbody></table></div></figure>"
+    ).format("What is taken for what: test rows, and their share of the true class", head, rows)
+
+
+def _field(cell: Cell) -> Markup:
+    shade = "none" if cell.level is None else f"h{cell.level}"
+    return Markup('<td class="{}{}" title="{}">{}<small>{}</small></td>').format(
+        shade, " best" if cell.best else "", cell.tip, cell.text, cell.under
+    )
 
 
 def plan_page(plan: Plan) -> str:
