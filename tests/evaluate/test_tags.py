@@ -11,7 +11,6 @@ import pytest
 
 from deltatune.evaluation import metric_keys, tag_metrics
 from deltatune.evaluation.metrics import METRICS, corpus_metric
-from deltatune.evaluation.metrics.tags import by_class
 from deltatune.recipe.sections import EvaluationSpec
 
 KINDS = ("PER", "LOC", "a-b")
@@ -47,15 +46,7 @@ def test_scores_are_those_of_seqeval(tags: list[str]) -> None:
                 "entity_macro_f1": theirs.f1_score(*lists, average="macro") if _some(*lists) else 0.0,
                 "token_accuracy": theirs.accuracy_score(*lists),
             }
-            report = theirs.classification_report(*lists, output_dict=True) if _some(*lists) else {}
         assert tag_metrics(predictions, references, labels=tags).values == pytest.approx(wanted)
-        ours = by_class(predictions, references, tags)
-        of_class = {label: scores for label, scores in report.items() if " avg" not in label}
-        assert ours.keys() == of_class.keys()
-        for label, scores in ours.items():
-            assert scores["f1"] == pytest.approx(of_class[label]["f1-score"])
-            assert scores["precision"] == pytest.approx(of_class[label]["precision"])
-            assert scores["entities"] == of_class[label]["support"]
 
 
 def _some(*sides: list[list[str]]) -> bool:

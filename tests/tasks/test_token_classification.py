@@ -27,9 +27,11 @@ from deltatune.errors import DeltatuneError
 from deltatune.evaluation import loss_on, tag_metrics
 from deltatune.models.load import load_base
 from deltatune.recipe import Recipe
+from deltatune.recipe.given import Given
 from deltatune.recipe.sections import ModelSpec, TrainSpec
 from deltatune.results import Prediction, read_predictions
 from deltatune.runs import evaluate_run
+from deltatune.runs import predict as predict_with
 from deltatune.tasks import TASKS
 from deltatune.tasks.task import IGNORED
 from deltatune.testing import task_checks
@@ -294,3 +296,26 @@ def test_a_text_is_split_as_the_training_rows_were(trained: tuple[Path, Any], tm
     path.write_text("Rome O\n.\tO\n\nBonn O\n".replace("\t", " "))
     answers = dt.predict(run, path)
     assert [each.input for each in answers] == ["Rome .", "Bonn"]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_an_adapter_of_peft_tags_without_a_run(bert_folder: Path, tmp_path: Path) -> None:
+    peft = pytest.importorskip("peft")
+    base = AutoModelForTokenClassification.from_pretrained(bert_folder, num_labels=5)
+    config = peft.LoraConfig(r=2, target_modules=["query"], task_type="TOKEN_CLS")
+    peft.get_peft_model(base, config).save_pretrained(tmp_path / "theirs")
+    given = Given(str(bert_folder), labels=tuple(LABELS))
+    [answer] = predict_with(tmp_path / "theirs", ["Anna saw Rome."], given=given)
+    assert isinstance(answer, Prediction)
+    assert len(answer.prediction.split()) == 4
+    assert set(answer.prediction.split()) <= set(LABELS)
+
+
+@pytest.mark.parametrize("method", ["prompt", pytest.param("lora", marks=pytest.mark.slow)])
+def test_a_decoder_only_base_tags_too(tmp_path: Path, method: str) -> None:
+    base = save_tiny("llama", tmp_path / "llama")
+    recipe = recipe_of(base, tagged(40), methods=[method], train={"max_steps": 3, "precision": "fp32"})
+    result = dt.train(recipe, tmp_path / "run", quiet=True)
+    assert result.new_heads == ["score"]
+    assert all(line.passed for line in result.certificate)
+    assert evaluate_run(tmp_path / "run") == pytest.approx(result.metrics.test, rel=1e-4)

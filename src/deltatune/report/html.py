@@ -15,6 +15,7 @@ from markupsafe import Markup, escape
 from deltatune.report import charts, display, figures, heat
 from deltatune.report.classes import classes
 from deltatune.report.costs import take
+from deltatune.report.entities import entity_classes
 from deltatune.report.examples import examples
 from deltatune.report.label_sets import label_sets
 from deltatune.report.load import Comparison, Method
@@ -64,6 +65,7 @@ def render_html(comparison: Comparison) -> str:
         memory=memory(page.order),
         costs=figures.against_cost(comparison, page.series),
         classes=classes(comparison, page.series),
+        entities=entity_classes(comparison),
         heats=[*heat.grids(comparison), *heat.learned_ranks(comparison)],
     )
 

@@ -87,6 +87,15 @@ class Tagging:
                 label = None
         return entities
 
+    def counts(self, predicted: Sequence[str], true: Sequence[str]) -> dict[str, list[int]]:
+        """Of a sentence's entities, by class: how many are right, predicted, true."""
+        guessed, there = self.entities(predicted), self.entities(true)
+        found: dict[str, list[int]] = {}
+        for place, entities in enumerate((set(guessed) & set(there), guessed, there)):
+            for entity in entities:
+                found.setdefault(entity.label, [0, 0, 0])[place] += 1
+        return found
+
     def classes(self, tags: Iterable[str]) -> list[str]:
         """The classes of entities that the tags name, in order."""
         return sorted({self.split(tag)[1] for tag in tags} - {""})

@@ -58,11 +58,8 @@ def entity_counts(
     classes = {label: index for index, label in enumerate(tagging.classes(known))}
     counts = np.zeros((len(truths), 3, len(classes) + 1))
     for row, (text, truth) in enumerate(zip(predictions, truths, strict=True)):
-        guessed, true = tagging.entities(text.split()), tagging.entities(truth)
-        right = set(guessed) & set(true)
-        for kind, entities in enumerate((right, guessed, true)):
-            for entity in entities:
-                counts[row, kind, classes.get(entity.label, len(classes))] += 1
+        for label, of_class in tagging.counts(text.split(), truth).items():
+            counts[row, :, classes.get(label, len(classes))] += of_class
     return counts
 
 
@@ -155,24 +152,6 @@ def token_accuracy(predictions: Sequence[str], references: Sequence[str], _: Seq
     """Share of all words with the right tag, O included: high where few words are in entities."""
     sums = word_statistics(predictions, references).sum(axis=0)
     return Scores({"token_accuracy": float(accuracy_score(sums))})
-
-
-def by_class(
-    predictions: Sequence[str], references: Sequence[str], labels: Sequence[str]
-) -> dict[str, dict[str, float]]:
-    """Precision, recall and F1 of each class that is there or predicted, and how many `entities` it has."""
-    counts = entity_counts(predictions, references, labels).sum(axis=0)
-    tags = {*labels, *(tag for text in references for tag in text.split())}
-    of_class = {}
-    for label, sums in zip(Tagging.of(labels or tags).classes(tags), counts.T, strict=False):
-        if sums[1] + sums[2] > 0:
-            of_class[label] = {
-                "precision": float(precision_score(sums)),
-                "recall": float(recall_score(sums)),
-                "f1": float(f1_score(sums)),
-                "entities": int(sums[2]),
-            }
-    return of_class
 
 
 def tag_metrics(
