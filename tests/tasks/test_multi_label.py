@@ -30,6 +30,7 @@ from deltatune.tasks import TASKS
 from deltatune.tasks.label_sets import labels_of
 from deltatune.testing import task_checks
 from deltatune.training import run as run_entry
+from tests.contract.cases import CASES, Case
 
 TASK = "multi-label-classification"
 WORDS = {"bad": "angry", "good": "glad", "song": "music", "book": "print", "ship": "sea"}
@@ -261,3 +262,64 @@ def test_an_interrupted_run_goes_on_bit_for_bit(bert_folder: Path, tmp_path: Pat
 def test_what_makes_no_sense_is_refused(bert_folder: Path, changes: dict[str, Any], told: str) -> None:
     with pytest.raises(DeltatuneError, match=told):
         recipe_of(bert_folder, **changes)
+
+
+BY_METHOD = {case.method: case for case in reversed(CASES)}
+"""A case of each method."""
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(case, id=name, marks=[pytest.mark.slow] if name == "peft" else [])
+        for name, case in BY_METHOD.items()
+    ],
+)
+def test_every_method_learns_sets_of_labels(case: Case, bert_folder: Path) -> None:
+    if case.refused("bert"):
+        pytest.skip("this method refuses the architecture")
+    recipe = recipe_of(bert_folder)
+    data = load_data(recipe.data, TASK)
+    base = load_base(recipe.model, TASK, data.labels)
+    encoder = Encoder(TASK, base.processor, recipe.data, base.labels, base.facts)
+    batch = encoder.collate(encoder.encode(data.train[:5]).features)
+    model = AdaptedModel(base.model, base.new_modules, processor=base.processor)
+    adapter = model.attach("a", case.settings(), seed=0).train()
+    adapter.see_classes([3] * len(data.labels or []), 10)
+    adapter.start(10)
+    model.train()
+
+    def loss() -> torch.Tensor:
+        return loss_of(TASK, *TASKS.get(TASK).logits(model, batch))
+
+    trained = dict(adapter.trainable())
+    before = loss()
+    assert torch.isfinite(before)
+    if case.method == "majority":
+        torch.testing.assert_close(model.class_logits(batch).sigmoid(), torch.full((5, len(WORDS)), 4 / 12))
+    if not trained or case.method == "hard_prompt":  # nothing is trained, or by a search
+        return
+    before.backward()
+    parts = [
+        name for name, parameter in trained.items() if parameter.grad is not None and parameter.grad.any()
+    ]
+    assert any("classifier" not in name for name in parts) or case.method == "head", (
+        "more than the head learns"
+    )
+    optimizer = torch.optim.SGD(trained.values(), lr=1e-2)
+    optimizer.step()
+    with torch.no_grad():
+        assert loss() < before
+
+
+@pytest.mark.slow
+def test_whole_runs_of_every_method(bert_folder: Path, tmp_path: Path) -> None:
+    methods = [
+        {case.method: dict(case.config), "name": case.method}
+        for case in BY_METHOD.values()
+        if not case.refused("bert")
+    ]
+    train = {"max_steps": 2, "batch_size": 8, "lr": 0.01}
+    recipe = recipe_of(bert_folder, methods=methods, train=train, together=4)
+    board = dt.compare(recipe, tmp_path / "out", quiet=True)
+    assert [(row.name, row.error) for row in board.rows if row.status != "done"] == []
