@@ -23,7 +23,7 @@ from deltatune.evaluation import loss_on
 from deltatune.models.load import load_base
 from deltatune.observer import Silent
 from deltatune.recipe import Recipe
-from deltatune.recipe.sections import SplitSpec
+from deltatune.recipe.sections import ColumnsSpec, SplitSpec
 from deltatune.results import Prediction, RunResult, read_predictions
 from deltatune.runs import evaluate_run
 from deltatune.tasks import TASKS
@@ -170,6 +170,19 @@ class Warned(Silent):
 
     def warn(self, text: str) -> None:
         self.warnings.append(text)
+
+
+def test_two_texts_have_labels_as_one_has(bert_folder: Path) -> None:
+    rows = [{"first": row["input"], "second": "a good ship", "target": row["target"]} for row in tagged(40)]
+    recipe = recipe_of(bert_folder, rows)
+    columns = ColumnsSpec(input="first", pair="second")
+    recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"columns": columns})})
+    data = load_data(recipe.data, TASK)
+    base = load_base(recipe.model, TASK, data.labels)
+    encoder = Encoder(TASK, base.processor, recipe.data, base.labels, base.facts)
+    batch = encoder.collate(encoder.encode(data.train[:4]).features)
+    assert batch["labels"].shape == (4, len(WORDS))
+    assert batch["token_type_ids"].any(dim=1).all(), "the second text is told apart"
 
 
 def test_without_validation_rows_the_threshold_is_one_half(bert_folder: Path, tmp_path: Path) -> None:

@@ -55,7 +55,8 @@ class Prediction:
     input: str
     """The row's text; of an image a note of its size, or its file."""
     reference: str
-    """The reference text, or name of the label; of tagged words their tags, with blanks between."""
+    """The reference text, or name of the label (of several: `toxic, insult`, `(none)`); of tagged words their
+    tags, with blanks between."""
     prediction: str
     """The generated text, or name of the label that is predicted, or the tags that are, as of `reference`."""
     stopped: bool | None = None
@@ -69,7 +70,8 @@ class Prediction:
     """How many tokens that sum has (1 in classification, words where these have tags), in the model's own
     tokenizer."""
     probabilities: dict[str, float] | None = None
-    """Of each class, or of the 100 most probable ones; left out for texts."""
+    """Of each class, or of the 100 most probable ones; of labels of which a row may have several: all. Left
+    out for texts."""
     nearest: tuple[str, ...] | None = None
     """Of a search, the texts that are nearest to the input, the nearest first; left out of all else."""
     vector: list[Finite] | None = None

@@ -25,8 +25,8 @@ class MultiLabelClassification(Task):
         "given where its probability reaches a threshold, which validation rows choose."
     )
     rows: ClassVar = (
-        "A text (`input`, `sentence`) and its labels (`target`): a list; a text with a comma, semicolon or "
-        "bar between them (`data.separator`); or a column of 0 and 1 for each "
+        "A text (`input`, `sentence`), or two (`pair`), and its labels (`target`): a list; a text with a "
+        "comma, semicolon or bar between them (`data.separator`); or a column of 0 and 1 for each "
         "(`columns: {target: [toxic, insult]}`). A row may have none."
     )
     example: ClassVar = (
@@ -39,6 +39,7 @@ class MultiLabelClassification(Task):
     peft_type: ClassVar = "SEQ_CLS"
     new_head: ClassVar = True
 
+    pairs: ClassVar = True
     has_classes: ClassVar = True
     has_label_sets: ClassVar = True
     several_targets: ClassVar = True
