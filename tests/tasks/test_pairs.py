@@ -56,7 +56,13 @@ def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DELTATUNE_CACHE", str(tmp_path / "cache"))
 
 
-SLOW = ("methods_are_compared", "a_run_proves_itself", "evaluating_again_gives_the_same", "it_answers")
+SLOW = (
+    "methods_are_compared",
+    "check_and_plan_know_it",
+    "a_run_proves_itself",
+    "evaluating_again_gives_the_same",
+    "it_answers",
+)
 
 
 @pytest.mark.parametrize(

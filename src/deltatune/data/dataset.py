@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from deltatune.data.checks import DataCheck
 from deltatune.data.rows import Row
-from deltatune.tasks.values import Scale
+from deltatune.tasks.values import Scale, Scales
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +18,7 @@ class Dataset:
     test: list[Row]
     labels: list[str] | None = None
     """Classification: the labels of the training rows; a label's index is its class. Otherwise None."""
-    scale: Scale | None = None
+    scale: Scale | Scales | None = None
     """Regression: mean and standard deviation of the training rows' targets. Otherwise None."""
     pair: tuple[str, str] | None = None
     """The columns of the two texts that a row has; None where it has one."""

@@ -20,7 +20,7 @@ from deltatune.errors import DataError, SilentRowError
 from deltatune.recipe.sections import CHAT, DataSpec
 from deltatune.tasks import TASKS, tasks_that
 from deltatune.tasks.task import OTHERS, Cuts, Feature, each_reference
-from deltatune.tasks.values import Scale
+from deltatune.tasks.values import Scale, Scales
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -76,7 +76,7 @@ class Encoder:
         spec: DataSpec,
         labels: Sequence[str] | None = None,
         of_model: ModelFacts | None = None,
-        scale: Scale | None = None,
+        scale: Scale | Scales | None = None,
     ) -> None:
         self.task, self.processor, self.spec, self.scale = task, processor, spec, scale
         self._task = TASKS.get(task)

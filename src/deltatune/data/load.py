@@ -33,7 +33,7 @@ from deltatune.recipe.templates import template_fields
 from deltatune.tasks import TASKS
 from deltatune.tasks.classes import in_order
 from deltatune.tasks.label_sets import labels_of
-from deltatune.tasks.values import Scale
+from deltatune.tasks.values import Scales, scale_of_targets
 
 DEFAULT_SHARE = 0.1
 
@@ -71,7 +71,7 @@ def load_data(spec: DataSpec, task: str, root: str | Path = ".", *, primary: str
     seed = spec.split.seed if spec.split else 0
     limited = {part: limit_rows(rows, getattr(spec.limit, part), seed) for part, rows in parts.items()}
     train, validation, test = (limited[part] for part in PARTS)
-    scale = Scale.of([float(row.target) for row in train]) if TASKS.get(task).has_values else None
+    scale = scale_of_targets([row.target for row in train]) if TASKS.get(task).has_values else None
     sets = LabelSets.of(limited, labels, cells.told) if cells is not None and labels is not None else None
     require_contrast(train, task)
     tagged = TASKS.get(task).tags_words
@@ -88,7 +88,7 @@ def load_data(spec: DataSpec, task: str, root: str | Path = ".", *, primary: str
         learned := each_apart(train),
         validation,
         test,
-        labels=labels,
+        labels=list(scale.targets) if isinstance(scale, Scales) else labels,
         scale=scale,
         pair=read_apart(train[0].columns, spec, task),
         references=counted(limited),
@@ -274,7 +274,8 @@ def _rows(  # noqa: PLR0917 - what was read, how it is read, and what is said of
     targets = cells.columns if cells else tuple(own if n == "auto" else n for n in columns.targets)
     found = columns_of(records, table, columns) if TASKS.get(task).finds_targets else None
     targets = (found.positive,) if found else targets
-    target = targets[0] if targets and cells is None else None
+    numbers = targets if TASKS.get(task).has_values and len(targets) > 1 else ()
+    target = targets[0] if targets and cells is None and not numbers else None
     named = table.input if columns.input == "auto" else columns.input
     mapping = ColumnMap(
         input=found.anchor if found else pair[0] if pair else named,
@@ -285,6 +286,7 @@ def _rows(  # noqa: PLR0917 - what was read, how it is read, and what is said of
         images=TASKS.get(task).reads == "images",
         labels=cells,
         pair=apart[1] if apart else None,
+        numbers=numbers,
         several=TASKS.get(task).several_references,
         negatives=found.negatives if found else (),
     )
@@ -293,9 +295,9 @@ def _rows(  # noqa: PLR0917 - what was read, how it is read, and what is said of
             raise DataError(
                 f"shows the target ({{{name}}}) to the model.", field="data.template", remedy="Take it out."
             )
+    notes += check_values(records, used_columns(mapping), target if TASKS.get(task).has_classes else None)
     if mapping.several and target is not None:
         notes += check_values(list(items(records, target)), [target], None)
-    notes += check_values(records, used_columns(mapping), target if TASKS.get(task).has_classes else None)
     notes += said_of_pairs(there, spec, task)
     refuse_unlabelled(records, mapping)
     if mapping.pair is not None:

@@ -19,7 +19,7 @@ from deltatune.recipe.sections import CHAT
 from deltatune.recipe.templates import fill_template, template_fields
 from deltatune.tasks import tasks_that
 from deltatune.tasks.label_sets import as_text as label_text
-from deltatune.tasks.values import no_number, number_of
+from deltatune.tasks.values import no_number, number_of, several_as_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +37,8 @@ class ColumnMap:
     pair: str | None = None
     negatives: tuple[str, ...] = ()
     """Columns of texts that the input shall not be near to."""
+    numbers: tuple[str, ...] = ()
+    """The columns of several numbers, each of which is a target; `target` is None then."""
     several: bool = False
     """Whether a list of texts in the target's column is references."""
 
@@ -46,30 +48,28 @@ def used_columns(mapping: ColumnMap) -> list[str]:
     templates = [mapping.template if mapping.template != CHAT else None, mapping.target_template]
     named = [name for template in templates if template for name in template_fields(template)]
     whole = (mapping.input, mapping.pair, None if mapping.several else mapping.target, mapping.id)
-    return [name for name in (*whole, *mapping.negatives, *named) if name is not None]
+    return [name for name in (*whole, *mapping.negatives, *mapping.numbers, *named) if name is not None]
 
 
 def refuse_unlabelled(records: Sequence[Record], mapping: ColumnMap) -> None:
     """Rows that teach nothing and judge nothing; how many there are says what to do about them."""
-    name = mapping.target
-    if name is None:
-        return
-    empty = [r for r in records if name in r.columns and not as_text(r.columns[name]).strip()]
-    if empty:
-        others = f", as have {len(empty) - 1} more of {len(records)} rows" if empty[1:] else ""
-        raise DataError(
-            f"has an empty target (column {name!r}){others}.",
-            field=empty[0].where,
-            remedy="Fill or remove it.",
-        )
+    for name in mapping.numbers or ([] if mapping.target is None else [mapping.target]):
+        empty = [r for r in records if name in r.columns and not as_text(r.columns[name]).strip()]
+        if empty:
+            others = f", as have {len(empty) - 1} more of {len(records)} rows" if empty[1:] else ""
+            raise DataError(
+                f"has an empty target (column {name!r}){others}.",
+                field=empty[0].where,
+                remedy="Fill or remove it.",
+            )
 
 
 def require_numbers(records: Sequence[Record], mapping: ColumnMap) -> None:
     """Refuse rows whose target says no number."""
-    name = mapping.target
-    for record in records if name is not None else ():
-        if name in record.columns and number_of(text := as_text(record.columns[name])) is None:
-            raise no_number(text, f"{record.where}, column {name!r}")
+    for name in mapping.numbers or ([] if mapping.target is None else [mapping.target]):
+        for record in records:
+            if name in record.columns and number_of(text := as_text(record.columns[name])) is None:
+                raise no_number(text, f"{record.where}, column {name!r}")
 
 
 def make_row(record: Record, mapping: ColumnMap, number: str) -> Row:
@@ -98,6 +98,9 @@ def _targets(record: Record, mapping: ColumnMap) -> list[str]:
     """The text of the target, or the texts of a list of references; empty without a target."""
     if mapping.labels is not None:
         return [label_text(mapping.labels.of(record))]
+    if mapping.numbers:
+        cells = {name: as_text(column_of(record, name, "data.columns.target")) for name in mapping.numbers}
+        return [several_as_text({name: float(text) for name, text in cells.items()})]
     if mapping.target is None:
         return [""]
     value = column_of(record, mapping.target, "data.columns.target")

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from deltatune.data.rows import Row
-from deltatune.tasks.values import as_text
+from deltatune.tasks.values import as_text, numbers_of
 
 DECIDES = 0.5
 """Share of the variance of all training rows from which on one row is named that makes it."""
@@ -42,7 +42,25 @@ class Spreads:
 
     @classmethod
     def of(cls, parts: Mapping[str, Sequence[Row]]) -> Spreads:
-        """Look at the targets of rows, which are finite numbers; the training rows' have a finite spread."""
+        """Look at the targets of rows, which are finite numbers; the training rows' have a finite spread.
+
+        Of several targets each is looked at, and named in what is said; its parts are `train price` and the
+        like.
+        """
+        names = list(numbers_of(parts["train"][0].target))
+        if names == [""]:
+            return cls._of_one(parts)
+        spreads: dict[str, Spread] = {}
+        far: list[str] = []
+        for name in names:
+            of_target = {part: [_alone(row, name) for row in rows] for part, rows in parts.items()}
+            found = cls._of_one(of_target)
+            spreads |= {f"{part} {name}": spread for part, spread in found.parts.items()}
+            far += [f"{name}: {text}" for text in found.far]
+        return cls(spreads, far)
+
+    @classmethod
+    def _of_one(cls, parts: Mapping[str, Sequence[Row]]) -> Spreads:
         values = {part: [float(row.target) for row in rows] for part, rows in parts.items() if rows}
         spreads = {part: _spread(numbers) for part, numbers in values.items()}
         mean = spreads["train"].mean
@@ -57,6 +75,11 @@ class Spreads:
     def as_dict(self) -> dict[str, Any]:
         """By part, for JSON."""
         return {part: vars(spread) for part, spread in self.parts.items()}
+
+
+def _alone(row: Row, name: str) -> Row:
+    """The row with one of its targets."""
+    return replace(row, target=as_text(numbers_of(row.target)[name]))
 
 
 def _spread(numbers: Sequence[float]) -> Spread:

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from deltatune.tasks.values import Scale
+from deltatune.tasks.values import Scale, Scales
 
 Progress = Callable[[int, int], None]
 """Called with (units done, units in total)."""
@@ -39,7 +39,7 @@ class BatchEncoder(Protocol):
         """Names of the classes in the order of the model's outputs; None for text tasks."""
 
     @property
-    def scale(self) -> Scale | None:
+    def scale(self) -> Scale | Scales | None:
         """By what numbers are standardised; None where the model tells none."""
 
     @property

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -91,7 +91,7 @@ def evaluate(  # noqa: PLR0917 - the order in which everything else passes them
     ]
     metrics = scored.scores.values | (scored.means or {})
     return Evaluation(
-        metrics={key: metrics[key] for key in keys if key in metrics},
+        metrics={key: metrics[key] for key in keys if key in metrics} | _of_targets(metrics, keys),
         predictions=predictions,
         signatures=scored.scores.signatures,
         seconds=time.perf_counter() - started,
@@ -140,6 +140,11 @@ def threshold_on(
     None where a row has one answer.
     """
     return _kind(encoder).threshold(Job(model, encoded, encoder, batch_size))
+
+
+def _of_targets(metrics: Mapping[str, float], keys: Sequence[str]) -> dict[str, float]:
+    """Of rows with several targets, the metrics of each, such as `mae[price]`."""
+    return {key: value for key, value in metrics.items() if key.endswith("]") and key.split("[")[0] in keys}
 
 
 def _kind(encoder: BatchEncoder) -> Kind:

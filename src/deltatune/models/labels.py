@@ -13,10 +13,19 @@ SHOWN = 4
 
 
 def set_outputs(config: PreTrainedConfig, task: str, labels: Sequence[str] | None) -> None:
-    """Give a base's head the outputs that the task's targets need: the classes by name, or one number."""
+    """Give a base's head the outputs that the task's targets need: the classes by name, or numbers.
+
+    Args:
+        config: The base's.
+        task: The recipe's task.
+        labels: Names of the classes, or of several numbers; None: one number, or text.
+    """
     if TASKS.get(task).has_values:
-        config.num_labels = 1
+        config.num_labels = len(labels) if labels else 1
         config.problem_type = "regression"
+        if labels:
+            config.id2label = dict(enumerate(labels))
+            config.label2id = {label: index for index, label in enumerate(labels)}
     elif labels:
         if TASKS.get(task).has_label_sets:
             config.problem_type = "multi_label_classification"

@@ -148,7 +148,7 @@ def load_base(
     if reads == "text":
         embeddings: Any = model.get_input_embeddings()
         facts = replace(facts, vocabulary=embeddings.weight.shape[0])
-    warnings += _kept_output(task, new_modules, source.name)
+    warnings += _kept_output(task, new_modules, source.name, labels)
     pooling, said = pooling_of(source, spec.pooling, task)
     warnings += said
     return LoadedBase(model, processor, source.name, new_modules, labels, facts, warnings, pooling)
@@ -164,12 +164,13 @@ def _require_no_delta(model: PreTrainedModel, name: str) -> None:
         )
 
 
-def _kept_output(task: str, new_modules: list[str], name: str) -> list[str]:
-    """Say that a head of one output, of whatever it tells, is the base's own."""
+def _kept_output(task: str, new_modules: list[str], name: str, labels: list[str] | None) -> list[str]:
+    """Say that a head of as many outputs, of whatever they tell, is the base's own."""
+    outputs = f"{len(labels)} outputs" if labels else "one output"
     if not TASKS.get(task).has_values or new_modules:
         return []
     return [
-        f"the head of '{name}' has one output already and is kept: what it gives is taken for standard "
+        f"the head of '{name}' has {outputs} already and is kept: what it gives is taken for standard "
         "deviations from the mean of the training rows' targets."
     ]
 

@@ -6,7 +6,7 @@ from pydantic import Field
 
 from deltatune.files import text_sha256
 from deltatune.results.record import Number, Record
-from deltatune.tasks.values import Scale
+from deltatune.tasks.values import Scale, Scales
 
 BUDGET_NEAR = 0.05
 """A count that differs from the budget by a larger share is warned of."""
@@ -117,7 +117,7 @@ class DataUsed(Record):
     """SHA-256 of the settings by which they are read."""
     labels: list[str] | None
     """All classes, in the order of the head; null for texts and numbers."""
-    scale: Scale | None = None
+    scale: Scale | Scales | None = None
     """What numbers are standardised by; null for other targets."""
     pair: list[str] | None = None
     """Columns of the two texts of a row; null where it has one."""

@@ -32,7 +32,7 @@ from deltatune.recipe.wanted import FILE
 from deltatune.runs.loaded import NAME, LoadedRun
 from deltatune.tasks import TASKS
 from deltatune.tasks.label_sets import HALF
-from deltatune.tasks.values import Scale
+from deltatune.tasks.values import Scale, Scales
 from deltatune.training.given.machine import computes_bfloat16
 
 _RUN = (FILE, "result.json")
@@ -181,7 +181,9 @@ def _base(recipe: Recipe, given: Given, *, dtype: str) -> LoadedBase:
     else. It is never guessed from rows.
     """
     if not TASKS.get(recipe.task).has_classes:
-        return load_base(recipe.model, recipe.task, None, dtype=dtype)
+        numbers = TASKS.get(recipe.task).has_values and given.recipe is not None
+        names = load_data(recipe.data, recipe.task).labels if numbers else None
+        return load_base(recipe.model, recipe.task, names, dtype=dtype)
     config = read_config(recipe.model)
     known = base_labels(config)
     names = _named_classes(config, given)
@@ -194,7 +196,7 @@ def _base(recipe: Recipe, given: Given, *, dtype: str) -> LoadedBase:
     return replace(base, labels=names)
 
 
-def _scale(recipe: Recipe, given: Given) -> Scale | None:
+def _scale(recipe: Recipe, given: Given) -> Scale | Scales | None:
     """What numbers were standardised by, which only the rows that the adapter was trained on tell.
 
     Raises:

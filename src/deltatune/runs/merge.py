@@ -33,6 +33,7 @@ from deltatune.runs.load import attach_run, load_run
 from deltatune.runs.loaded import NAME, LoadedRun
 from deltatune.runs.sentence_files import write_sentence_files
 from deltatune.tasks import TASKS, Task
+from deltatune.tasks.values import Scales
 from deltatune.training.proof.certificate import Proof
 from deltatune.training.proof.equal_logits import ROUNDING, Logits, rounding
 
@@ -105,11 +106,15 @@ def merge(
     return done.model_copy(update={"folder": str(out)})
 
 
-def _meanings(loaded: LoadedRun) -> dict[str, float]:
-    """What the model's outputs mean: nothing else in the folder tells."""
+def _meanings(loaded: LoadedRun) -> dict[str, float | list[float]]:
+    """What the model's outputs mean: nothing else in the folder tells; lists are in their order."""
     if loaded.threshold is not None:
         return {"label_threshold": loaded.threshold}
     scale = loaded.encoder.scale
+    if isinstance(scale, Scales):
+        scales = {name: scale.targets[name] for name in loaded.encoder.labels or scale.targets}
+        means, deviations = ([getattr(each, part) for each in scales.values()] for part in ("mean", "sd"))
+        return {"target_mean": means, "target_sd": deviations}
     return {} if scale is None else {"target_mean": scale.mean, "target_sd": scale.sd}
 
 

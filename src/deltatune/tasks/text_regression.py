@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from deltatune.tasks import tokens, values, whole_texts
@@ -39,6 +40,7 @@ class TextRegression(Task):
 
     pairs: ClassVar = True
     has_values: ClassVar = True
+    several_targets: ClassVar = True
     senseless: ClassVar = {**tokens.IMAGE_SIZE, **values.SENSELESS}
     without_effect: ClassVar = values.WITHOUT_EFFECT
 
@@ -77,11 +79,12 @@ class TextRegression(Task):
 
     def shape(self, features: Sequence[Feature]) -> BatchShape:
         """Lengths of texts."""
-        return whole_texts.shape(features)
+        shape = whole_texts.shape(features)
+        return replace(shape, outputs=max(len(values.listed(f.get("value", 0.0))) for f in features))
 
     def longest(self, rows: int, data: Any, has_targets: bool) -> BatchShape:
         """Texts at their limit."""
-        return whole_texts.longest(rows, data)
+        return replace(whole_texts.longest(rows, data), outputs=max(1, len(data.columns.targets)))
 
     def blank(self, shape: BatchShape) -> dict[str, Tensor]:
         """Texts whose number is the mean."""

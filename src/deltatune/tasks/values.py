@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 
@@ -70,13 +71,84 @@ class Scale:
         decimals = max(0, DIGITS - math.floor(math.log10(self.sd)))
         return round(standardised * self.sd + self.mean, decimals) + 0.0  # without a minus before a zero
 
+    @property
+    def told(self) -> str:
+        """In words."""
+        return f"a mean of {self.mean:.6g} and a standard deviation of {self.sd:.6g}"
+
+
+@dataclass(frozen=True, slots=True)
+class Scales:
+    """Where several targets of a row lie: each is learned in standard deviations of its own."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = {"allow_inf_nan": False, "use_attribute_docstrings": True}
+
+    targets: dict[str, Scale]
+    """By its column, in the order of the recipe."""
+
+    @property
+    def told(self) -> str:
+        """In words."""
+        return "; ".join(f"of {name} {scale.told}" for name, scale in self.targets.items())
+
 
 class Scaled(Protocol):
     """What knows the scale, such as an encoder."""
 
     @property
-    def scale(self) -> Scale | None:
+    def scale(self) -> Scale | Scales | None:
         """By what numbers are standardised."""
+
+    @property
+    def labels(self) -> Sequence[str] | None:
+        """Of several targets their columns, in the order of the model's outputs."""
+
+
+def scale_of_targets(targets: Sequence[str]) -> Scale | Scales:
+    """The scale of training rows' targets, as rows have them.
+
+    Raises:
+        DataError: As of `Scale.of`; of several targets it names which.
+    """
+    rows = [numbers_of(target) for target in targets]
+    names = list(rows[0])
+    if names == [""]:
+        return Scale.of([row[""] for row in rows])
+    scales = {}
+    for name in names:
+        try:
+            scales[name] = Scale.of([row[name] for row in rows])
+        except DataError as error:
+            field = f"{error.field}, column {name!r}"
+            raise DataError(error.what, field=field, remedy=error.remedy) from error
+    return Scales(scales)
+
+
+def numbers_of(target: str) -> dict[str, float]:
+    """The numbers of a row's target by column; of one target alone, under an empty name."""
+    if not target.startswith("{"):
+        return {"": float(target)}
+    return {name: float(value) for name, value in json.loads(target).items()}
+
+
+def several_as_text(numbers: Mapping[str, float]) -> str:
+    """Several numbers as one text: an object of JSON."""
+    pairs = (f"{json.dumps(name, ensure_ascii=False)}: {as_text(value)}" for name, value in numbers.items())
+    return f"{{{', '.join(pairs)}}}"
+
+
+def units_of(outputs: Sequence[float], tools: Scaled) -> dict[str, float]:
+    """What a model gives for a row, in the data's units, by column as `numbers_of` has them."""
+    scale = scale_of(tools)
+    if isinstance(scale, Scale):
+        return {"": scale.outside(outputs[0])}
+    given = dict(zip(tools.labels or scale.targets, outputs, strict=True))
+    return {name: scale.targets[name].outside(given[name]) for name in scale.targets}
+
+
+def written(numbers: Mapping[str, float]) -> str:
+    """Numbers as a prediction has them."""
+    return as_text(numbers[""]) if "" in numbers else several_as_text(numbers)
 
 
 def number_of(text: str) -> float | None:
@@ -105,20 +177,24 @@ def no_number(text: str, field: str) -> DataError:
 
 
 def value_of(row: Row, tools: Tools, supervised: bool) -> Feature:
-    """The number of a row as `value`, standardised; nothing if it has none and needs none.
+    """The number of a row as `value`, standardised, or a list of several; nothing if it needs none.
 
     Raises:
         DataError: It needs one, and its target says none; or it is not known what it is standardised by.
     """
     if not supervised:
         return {}
+    scale = scale_of(tools)
+    if isinstance(scale, Scales):
+        numbers = numbers_of(row.target)
+        return {"value": [scale.targets[name].inside(numbers[name]) for name in tools.labels or numbers]}
     number = number_of(row.target)
     if number is None:
         raise no_number(row.target, f"row {row.id}")
-    return {"value": scale_of(tools).inside(number)}
+    return {"value": scale.inside(number)}
 
 
-def scale_of(tools: Scaled) -> Scale:
+def scale_of(tools: Scaled) -> Scale | Scales:
     """By what values are standardised.
 
     Raises:
@@ -134,7 +210,7 @@ def scale_of(tools: Scaled) -> Scale:
 
 
 def value_batch(features: Sequence[Feature]) -> dict[str, Tensor]:
-    """`labels` [rows] in float32, where the rows have values."""
+    """`labels` [rows] in float32, or of several targets [rows, targets], where the rows have values."""
     import torch
 
     values = [feature["value"] for feature in features if "value" in feature]
@@ -145,19 +221,29 @@ def value_shown(feature: Feature, tools: Tools) -> list[tuple[str, bool]]:
     """A row's number in the data's units, as what is learned."""
     if "value" not in feature:
         return []
-    return [(as_text(scale_of(tools).outside(feature["value"])), True)]
+    return [(written(units_of(listed(feature["value"]), tools)), True)]
+
+
+def listed(value: float | list[float]) -> list[float]:
+    """The values of a row: one, or several."""
+    return value if isinstance(value, list) else [value]
 
 
 def squared_error(outputs: Tensor, targets: Tensor) -> Tensor:
-    """Squared error of outputs [rows, 1] and targets [rows], summed, in float32 or wider."""
+    """Squared error of outputs [rows, targets] and targets [rows], or of several [rows, targets].
+
+    Summed over rows, the mean over targets, in float32 or wider.
+    """
     import torch
 
     wide = torch.promote_types(outputs.dtype, torch.float32)
-    return (outputs.to(wide).squeeze(-1) - targets.to(wide)).square().sum()
+    errors = outputs.to(wide) - targets.to(wide).view(len(targets), -1)
+    return errors.square().mean(dim=1).sum()
 
 
 def blank_batch(shape: BatchShape) -> dict[str, Tensor]:
     """A batch of zeros, every row with the training rows' mean."""
     import torch
 
-    return {**shape.inputs(), "labels": torch.zeros(shape.rows)}
+    sizes = (shape.rows,) if shape.outputs == 1 else (shape.rows, shape.outputs)
+    return {**shape.inputs(), "labels": torch.zeros(sizes)}

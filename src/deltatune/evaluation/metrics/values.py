@@ -11,15 +11,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from statistics import fmean
 
 import numpy as np
 
 from deltatune.evaluation.corpus import CorpusMetric, Floats
 from deltatune.evaluation.metrics.registry import METRICS, Metric, Scores, score
 from deltatune.tasks.values import METRICS as VALUE_METRICS
+from deltatune.tasks.values import numbers_of
 
 ValueFunction = Callable[[Sequence[float], Sequence[float]], Scores]
 """(predictions, true numbers) to scores."""
+_MOMENTS = 6
 _ROUNDING = 1e-13  # of a sum of squares: a variance that is a smaller share of it is none
 
 
@@ -89,13 +92,26 @@ def determination(sums: Floats) -> Floats:
 
 
 def _of_texts(rows: Callable[[Floats, Floats], Floats]) -> Callable[..., Floats]:
-    """The same of numbers as they are written."""
+    """The same of numbers as they are written; of several, those of each target side by side."""
 
     def statistics(predictions: Sequence[str], references: Sequence[str], _: Sequence[str] = ()) -> Floats:
-        guesses, truths = (np.array(list(map(float, texts))) for texts in (predictions, references))
-        return rows(guesses, truths)
+        guesses, truths = (
+            np.array([list(numbers_of(text).values()) for text in texts]).T
+            for texts in (predictions, references)
+        )
+        return np.concatenate([rows(*pair) for pair in zip(guesses, truths, strict=True)], axis=1)
 
     return statistics
+
+
+def _over_targets(score: Callable[[Floats], Floats]) -> Callable[[Floats], Floats]:
+    """The mean of a score of `moments` over targets, whose sums stand side by side."""
+
+    def mean(sums: Floats) -> Floats:
+        of_targets: Floats = score(sums.reshape(*sums.shape[:-1], -1, _MOMENTS)).mean(axis=-1)
+        return of_targets
+
+    return mean
 
 
 @value_metric("mse", keys={"mse": False})
@@ -115,7 +131,7 @@ def mae(predictions: Sequence[float], references: Sequence[float]) -> Scores:
 @value_metric(
     "r2",
     keys={"r2": True},
-    corpus={"r2": CorpusMetric(_of_texts(moments), determination, 1.0, -math.inf)},
+    corpus={"r2": CorpusMetric(_of_texts(moments), _over_targets(determination), 1.0, -math.inf)},
 )
 def r2(predictions: Sequence[float], references: Sequence[float]) -> Scores:
     """Share of the variance that is explained: 0 is as good as the rows' own mean, and 1 the best.
@@ -128,7 +144,7 @@ def r2(predictions: Sequence[float], references: Sequence[float]) -> Scores:
 @value_metric(
     "pearson",
     keys={"pearson": True},
-    corpus={"pearson": CorpusMetric(_of_texts(moments), correlation, 1.0, -1.0)},
+    corpus={"pearson": CorpusMetric(_of_texts(moments), _over_targets(correlation), 1.0, -1.0)},
     kinds=("values", "cosines"),
 )
 def pearson(predictions: Sequence[float], references: Sequence[float]) -> Scores:
@@ -139,7 +155,7 @@ def pearson(predictions: Sequence[float], references: Sequence[float]) -> Scores
 @value_metric(
     "spearman",
     keys={"spearman": True},
-    corpus={"spearman": CorpusMetric(_of_texts(rank_moments), correlation, 1.0, -1.0)},
+    corpus={"spearman": CorpusMetric(_of_texts(rank_moments), _over_targets(correlation), 1.0, -1.0)},
     kinds=("values", "cosines"),
 )
 def spearman(predictions: Sequence[float], references: Sequence[float]) -> Scores:
@@ -168,3 +184,44 @@ def value_metrics(
         ValueError: Unequal numbers of both, or none.
     """
     return score("values", names or VALUE_METRICS, predictions, references)
+
+
+def target_metrics(
+    predictions: Sequence[Mapping[str, float]],
+    references: Sequence[Mapping[str, float]],
+    names: Sequence[str] | None = None,
+) -> Scores:
+    """Score the numbers of rows by target (`deltatune.tasks.values.numbers_of`).
+
+    Of several targets a metric is the mean over them, each in its own units, as scikit-learn's
+    `uniform_average`; and besides, under `mae[price]`, that of each.
+
+    Args:
+        predictions: By target, one mapping a row.
+        references: The true ones.
+        names: Names of metrics; by default all of numbers.
+
+    Raises:
+        ValueError: Unequal numbers of both, or none.
+    """
+    if len(predictions) != len(references) or not references:
+        return value_metrics([], [], names)  # which says so
+    each = {
+        target: value_metrics(_column(predictions, target), _column(references, target), names)
+        for target in references[0]
+    }
+    if "" in each:
+        return each[""]
+    first, scores = next(iter(each.values())), list(each.values())
+    values = {key: fmean(of.values[key] for of in scores) for key in first.values}
+    for key in first.values:
+        values |= {f"{key}[{target}]": of.values[key] for target, of in each.items()}
+    examples = {
+        key: [fmean(row) for row in zip(*(of.examples[key] for of in scores), strict=True)]
+        for key in first.examples
+    }
+    return Scores(values, examples, first.signatures)
+
+
+def _column(rows: Sequence[Mapping[str, float]], target: str) -> list[float]:
+    return [row[target] for row in rows]

@@ -11,7 +11,7 @@ from deltatune.errors import AdapterError, RecipeError
 from deltatune.files import sha256, text_sha256
 from deltatune.recipe.schema import MethodEntry
 from deltatune.results import Origin
-from deltatune.tasks.values import Scale
+from deltatune.tasks.values import Scale, Scales
 from deltatune.training.given.budget import Budget
 from deltatune.training.given.context import Context, SharedBase
 from deltatune.training.given.start import FIELD, Start, read_start
@@ -68,13 +68,10 @@ def attach(
     )
 
 
-def _other_scale(start: Start, scale: Scale | None) -> str:
+def _other_scale(start: Start, scale: Scale | Scales | None) -> str:
     """What must be known where the delta learned numbers that were standardised in another way."""
     was = start.run.data.scale if start.run else None
-    before, now = (
-        f"a mean of {each.mean:.6g} and a standard deviation of {each.sd:.6g}" if each else "none"
-        for each in (was, scale)
-    )
+    before, now = (each.told if each else "none" for each in (was, scale))
     return (
         f"the targets of the run in '{start.path}' had {before}, and those of the training rows here have "
         f"{now}: what its head gives is off by that until it has learned."

@@ -18,6 +18,7 @@ from deltatune.data.rows import Row
 from deltatune.errors import ChangedError
 from deltatune.recipe.sections import PARTS
 from deltatune.tasks.task import each_reference
+from deltatune.tasks.values import listed
 
 ANEW = "Restore it, or start anew with --overwrite."
 
@@ -113,7 +114,7 @@ def tokens_digest(parts: Mapping[str, Encoded], processor: Any) -> str:
             if "token_type_ids" in feature:
                 digest.update(array("q", feature["token_type_ids"]).tobytes() + b"\0")
             if "value" in feature:
-                digest.update(array("d", [feature["value"]]).tobytes())
+                digest.update(array("d", listed(feature["value"])).tobytes())
     if hasattr(processor, "image_mean"):
         digest.update(processor.to_json_string().encode())
     return digest.hexdigest()
