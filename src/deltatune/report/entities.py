@@ -39,7 +39,7 @@ class EntityClasses(NamedTuple):
     judged: list[Judged]
     seeds: int
 
-    def count(self, count: float) -> str:
+    def amount(self, count: float) -> str:
         """A number of entities, which over seeds may be a fraction."""
         return f"{count:,.0f}" if abs(count - round(count)) < 0.05 else f"{count:,.1f}"
 
