@@ -22,11 +22,13 @@ from deltatune.errors import DeltatuneError, TargetError
 from deltatune.memory.predict import Setup, predict
 from deltatune.methods import METHODS
 from deltatune.models.load import load_base
+from deltatune.observer import Silent
 from deltatune.recipe import Recipe
 from deltatune.results import Prediction, read_predictions
 from deltatune.tasks import TASKS, vectors
 from deltatune.testing import task_checks
 from deltatune.testing.folders import save_tiny
+from deltatune.training import run as run_entry
 from deltatune.training.loop.losses import Losses
 from tests.contract.cases import CASES
 
@@ -289,6 +291,76 @@ def test_sentence_transformers_loads_what_is_merged(
     dt.merge(tmp_path / "run", tmp_path / "merged")  # a merged model is replaced, its folders too
 
 
+@pytest.mark.slow
+def test_a_delta_alone_works_in_sentence_transformers(bert_folder: Path, tmp_path: Path) -> None:
+    pytest.importorskip("peft")
+    train = {"max_steps": 4, "batch_size": 8, "precision": "fp32", "lr": 0.01}
+    dt.train(recipe_of(bert_folder, train=train), tmp_path / "run", quiet=True)
+    texts = ["3 good books", "a longer text about ships, songs and stars"]
+    model = sentence_transformer(bert_folder)
+    plain = torch.tensor(model.encode(texts, normalize_embeddings=True))
+    model.load_adapter(str(tmp_path / "run/adapter"))
+    theirs = torch.tensor(model.encode(texts, normalize_embeddings=True))
+    ours = torch.tensor([answer.vector for answer in dt.predict(tmp_path / "run", texts)])
+    torch.testing.assert_close(theirs, ours, atol=1e-5, rtol=1e-5)
+    assert (plain - ours).abs().max() > 1e-3
+
+
+def test_texts_to_be_found_are_embedded_with_their_template(bert_folder: Path, tmp_path: Path) -> None:
+    data = {"source": pairs(), "split": {"test": 0.1}, "target_template": "a {target}"}
+    dt.train(recipe_of(bert_folder, data), tmp_path / "run", quiet=True)
+    asked = [{"positive": "good books"}, {"query": "a good books"}, "a good books", {"other": "x"}]
+    found, query, text, refused = dt.predict(tmp_path / "run", asked)
+    assert isinstance(found, Prediction)
+    assert found.vector == query.vector == text.vector
+    assert "has no column" in refused.error
+
+
+@pytest.mark.slow
+def test_runs_that_share_steps_compare_their_own_rows(bert_folder: Path, tmp_path: Path) -> None:
+    methods = [{"lora": {"r": 2}}, {"lora": {"r": 4}, "name": "other"}, {"prompt": {"n_tokens": 2}}]
+    boards = []
+    for together in (1, 3):
+        recipe = recipe_of(bert_folder, methods=methods, together=together, seeds=[0, 1])
+        dt.compare(recipe, tmp_path / str(together), quiet=True)
+        boards.append(tmp_path / str(together) / "runs")
+    for run in sorted(boards[0].iterdir()):
+        alone, raced = dt_tensors(run), dt_tensors(boards[1] / run.name)
+        for key, tensor in alone.items():
+            torch.testing.assert_close(raced[key], tensor, rtol=1e-2, atol=2e-4)
+
+
+@pytest.mark.slow
+def test_an_interrupted_run_in_micro_batches_goes_on_bit_for_bit(bert_folder: Path, tmp_path: Path) -> None:
+    train = {
+        "max_steps": 6,
+        "batch_size": 8,
+        "micro_batch_size": 3,
+        "precision": "fp32",
+        "base_dropout": True,
+    }
+    recipe = recipe_of(bert_folder, methods=[{"lora": {"dropout": 0.2}}], train=train)
+    run_entry(recipe, recipe.methods[0], 3, tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        run_entry(recipe, recipe.methods[0], 3, tmp_path / "parts", observer=StopAfter(3))
+    run_entry(recipe, recipe.methods[0], 3, tmp_path / "parts", resume=True)
+    whole, parts = dt_tensors(tmp_path / "whole"), dt_tensors(tmp_path / "parts")
+    assert all(torch.equal(whole[key], parts[key]) for key in whole)
+
+
+class StopAfter(Silent):
+    """Interrupts the run after some training steps."""
+
+    def __init__(self, steps: int) -> None:
+        self.left = steps
+
+    def advance(self, task: str, amount: int = 1, numbers: dict[str, float] | None = None) -> None:
+        if task == "Training" and numbers:
+            self.left -= 1
+            if self.left == 0:
+                raise KeyboardInterrupt
+
+
 def test_pooling_is_that_of_sentence_transformers() -> None:
     modules = pytest.importorskip("sentence_transformers.sentence_transformer.modules")
     states = torch.randn(3, 6, 4, generator=torch.Generator().manual_seed(0))
@@ -495,3 +567,23 @@ def test_memory_is_predicted_in_micro_batches(bert_folder: Path) -> None:
     whole, parts = predict(setup), predict(setup.changed(shape=BatchShape(4, 64, texts=2), micro_batches=4))
     assert parts.memory.total < whole.memory.total / 2
     assert parts.total_parameters == whole.total_parameters
+
+
+@pytest.mark.slow
+def test_metrics_of_negatives_need_some(bert_folder: Path, tmp_path: Path) -> None:
+    told = "is about negatives, and the rows have none"
+    with pytest.raises(DeltatuneError, match=told):
+        dt.compare(
+            recipe_of(bert_folder, evaluation={"primary": "triplet_accuracy"}), tmp_path / "out", quiet=True
+        )
+    with pytest.raises(DeltatuneError, match=told):
+        dt.train(
+            recipe_of(bert_folder, evaluation={"select_by": "triplet_accuracy"}), tmp_path / "run", quiet=True
+        )
+
+
+def test_check_says_which_columns_are_compared(bert_folder: Path) -> None:
+    assert dt.check(recipe_of(bert_folder), quiet=True).pair == ["query", "positive"]
+    found = dt.check(recipe_of(bert_folder, task="text-similarity"), quiet=True)
+    assert found.pair == ["sentence1", "sentence2"]
+    assert not [text for text in found.warnings if "class" in text]

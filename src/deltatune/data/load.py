@@ -14,7 +14,7 @@ from deltatune.data.label_cells import LabelCells, find_label_cells
 from deltatune.data.label_sets import LabelSets, label_names
 from deltatune.data.making import ColumnMap, make_row, refuse_unlabelled, require_numbers, used_columns
 from deltatune.data.pairs import LABEL, named_pair, read_apart, require_both, said_of_pairs
-from deltatune.data.positives import SCORES, asked_column, columns_of, require_contrast
+from deltatune.data.positives import SCORES, asked_text, columns_of, require_contrast
 from deltatune.data.readers import Writing, read_source
 from deltatune.data.references import (
     counted,
@@ -73,7 +73,7 @@ def load_data(spec: DataSpec, task: str, root: str | Path = ".", *, primary: str
     train, validation, test = (limited[part] for part in PARTS)
     scale = scale_of_targets([row.target for row in train]) if TASKS.get(task).has_values else None
     sets = LabelSets.of(limited, labels, cells.told) if cells is not None and labels is not None else None
-    require_contrast(train, task)
+    require_contrast(train, task, primary)
     tagged = TASKS.get(task).tags_words
     check = check_rows(
         train,
@@ -128,14 +128,15 @@ def prompt_row(
         columns = dict(value)
         known = (name, "table", "sentence", "text", "image", *_fields(spec))
         name = next((key for key in known if key in columns), name)
-        if TASKS.get(task).finds_targets and name not in columns:
-            name = asked_column(columns) or name
     else:
         columns = {name: Path(value) if images else str(value)}
         if not images:
             columns |= {field: str(value) for field in _sole_field(spec)}
     name, pair = read_apart(columns, spec, task) or (name, None)
-    mapping = ColumnMap(name, None, None, spec.template, None, images, pair=pair)
+    template = spec.template
+    if TASKS.get(task).finds_targets:
+        name, template = asked_text(columns, spec, name)
+    mapping = ColumnMap(name, None, None, template, None, images, pair=pair)
     return make_row(Record(f"input {row_id}", columns), mapping, row_id)
 
 

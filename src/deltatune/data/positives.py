@@ -10,8 +10,9 @@ from typing import Any
 from deltatune.data.cells import as_text
 from deltatune.data.rows import Record, Row, Table
 from deltatune.errors import DataError
-from deltatune.recipe.sections import ColumnsSpec
+from deltatune.recipe.sections import ColumnsSpec, DataSpec
 from deltatune.tasks import TASKS, tasks_that
+from deltatune.tasks.vectors import OF_NEGATIVES
 
 NAMES = (
     ("anchor", "positive"),
@@ -74,6 +75,16 @@ def columns_of(records: Sequence[Record], table: Table, spec: ColumnsSpec) -> Co
     return Columns(anchor, positive, negatives)
 
 
+def told_columns(columns: Mapping[str, str], spec: ColumnsSpec, task: str) -> tuple[str, str] | None:
+    """The columns of anchors and positives, by a row's own, for people; None of other tasks."""
+    if not TASKS.get(task).finds_targets:
+        return None
+    known = _known(columns, Table({}))
+    anchor = known[0] if spec.input == "auto" else spec.input
+    positive = known[1] if spec.target == "auto" else spec.targets[0]
+    return (anchor, positive) if {anchor, positive} <= set(columns) else None
+
+
 def _known(names: Collection[str], table: Table) -> tuple[str, str]:
     """The format's own columns, where they are there; else those that are named as pairs commonly are."""
     if table.input in names and table.target in names:
@@ -82,9 +93,24 @@ def _known(names: Collection[str], table: Table) -> tuple[str, str]:
     return found[0] if found else (table.input, table.target)
 
 
-def asked_column(columns: Mapping[str, Any]) -> str | None:
-    """The column of a row that is only asked about: that of an anchor, as it is commonly named."""
-    return next((first for first, _ in NAMES if first in columns), None)
+def asked_text(columns: Mapping[str, Any], spec: DataSpec, name: str) -> tuple[str, str]:
+    """Of a row that is only asked about, the column of its text, and the template that is put around it.
+
+    That is an anchor; or a text to be found, where the row has no other.
+
+    Args:
+        columns: The row's.
+        spec: The recipe's data section.
+        name: The column of anchors, as far as it is known.
+    """
+    if name in columns:
+        return name, spec.template
+    named = spec.columns.targets if spec.columns.target != "auto" else ("target",)
+    anchors, positives = zip(*NAMES, strict=True)
+    known = [(each, spec.template) for each in anchors] if spec.columns.input == "auto" else []
+    found = [(each, spec.target_template) for each in (*named, *(positives if known else ()))]
+    column, template = next((each for each in (*known, *found) if each[0] in columns), (name, spec.template))
+    return column, (template or "{input}").replace("{target}", "{input}")
 
 
 def _require_negatives(records: Sequence[Record], names: Sequence[str]) -> None:
@@ -101,12 +127,24 @@ def _require_negatives(records: Sequence[Record], names: Sequence[str]) -> None:
             )
 
 
-def require_contrast(rows: Sequence[Row], task: str) -> None:
+def require_contrast(rows: Sequence[Row], task: str, primary: str) -> None:
     """Refuse training rows that leave nothing to tell apart, where a task learns by comparing them.
 
+    Args:
+        rows: The rows.
+        task: The recipe's task.
+        primary: The recipe's `evaluation.primary`.
+
     Raises:
-        DataError: All have the same anchor, the same positive, or the same score.
+        DataError: All have the same anchor, the same positive, or the same score; or there are no negatives,
+            and the metric that decides is about them.
     """
+    if primary == OF_NEGATIVES and not rows[0].negatives:
+        raise DataError(
+            f"({primary}) is about negatives, and the rows have none.",
+            field="evaluation.primary",
+            remedy="Name their column as data.columns.negative, or another metric.",
+        )
     if TASKS.get(task).has_scores and len({float(row.target) for row in rows}) == 1:
         raise DataError(
             f"are all {rows[0].target}: there is no order to learn.",

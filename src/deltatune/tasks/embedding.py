@@ -13,7 +13,7 @@ from deltatune.tasks.task import Cuts, Feature, Fidelity, Model, Row, Task, Tool
 if TYPE_CHECKING:
     from torch import Tensor
 
-METRICS = ("mrr_at_10", "recall_at_1", "recall_at_5", "recall_at_10", "triplet_accuracy")
+METRICS = ("mrr_at_10", "recall_at_1", "recall_at_5", "recall_at_10", vectors.OF_NEGATIVES)
 
 
 class Embedding(Task):

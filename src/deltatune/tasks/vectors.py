@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 SCALE = 20.0
 """Factor on cosines in both losses, a temperature of 0.05: what Sentence Transformers has by default."""
+OF_NEGATIVES = "triplet_accuracy"
+"""The metric that only rows with negatives have."""
 SENSELESS = {"data.target_template": "is for a text; the target of {task} is a number."}
 WITHOUT_EFFECT = ("data.max_target_tokens", "evaluation.num_beams", "evaluation.max_new_tokens")
 

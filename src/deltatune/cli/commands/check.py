@@ -12,6 +12,7 @@ from deltatune import units
 from deltatune.cli import output
 from deltatune.cli.options import Json, Overrides, Quiet, RecipeFile
 from deltatune.cli.progress import watching
+from deltatune.tasks import TASKS
 
 if TYPE_CHECKING:
     from deltatune.results import DataPreview, Reading, ShownRow, TokenCounts
@@ -159,8 +160,8 @@ def _of_rows(found: DataPreview) -> dict[str, str]:
             f"{f'; {n:,} with tools' if (n := talks.with_tools) else ''}"
         )
     if found.pair:
-        described["pairs"] = (
-            f"{found.pair[0]!r} and {found.pair[1]!r} of each row, as the tokenizer writes pairs"
+        described["pairs"] = f"{found.pair[0]!r} and {found.pair[1]!r} of each row, " + (
+            "each with a vector" if TASKS.get(found.task).embeds else "as the tokenizer writes pairs"
         )
     if found.references:
         counts = [f"{part} {n:,} for {of:,} inputs" for part, (of, n) in found.references.items() if of]

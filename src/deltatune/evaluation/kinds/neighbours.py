@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
+from deltatune.errors import DataError
 from deltatune.evaluation.interfaces import evaluating
 from deltatune.evaluation.keys import scoring
 from deltatune.evaluation.kinds.kind import Answer, Decoding, Job, Kind, Scored
@@ -39,6 +40,12 @@ class Neighbours(Kind):
             searches.append(search)
             answers.append(Answer(nearest[0], nearest=nearest))
         scores = neighbour_metrics(searches, positives, scoring(keys))
+        if scoring(keys) and not scores.values:
+            raise DataError(
+                f"({', '.join(keys)}) is about negatives, and the rows have none.",
+                field="evaluation",
+                remedy="Name their column as data.columns.negative, or another metric.",
+            )
         if "loss" not in keys:
             return Scored(answers, positives, scores)
         losses = _losses(vectors, names)

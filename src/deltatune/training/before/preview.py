@@ -10,6 +10,7 @@ from transformers import PreTrainedConfig
 
 from deltatune.data.dataset import Dataset
 from deltatune.data.encode import Encoded, Encoder
+from deltatune.data.positives import told_columns
 from deltatune.data.rows import Row
 from deltatune.data.splits import limit_rows
 from deltatune.data.tag_set import described
@@ -74,12 +75,13 @@ def preview(recipe: Recipe, samples: int = 5, observer: Observer | None = None) 
             })  # fmt: skip
     first = next(iter(datasets.values()))
     assert first.check is not None
+    pair = first.pair or told_columns(first.train[0].columns, recipe.data.columns, recipe.task)
     content = {
         "task": recipe.task,
         "rows": {part: len(getattr(first, part)) for part in PARTS},
         "conversations": _conversations(first),
         "tags": _tags(recipe, first),
-        "pair": first.pair and list(first.pair),
+        "pair": list(pair) if pair else None,
         "references": None
         if first.references is None
         else {part: list(counts) for part, counts in first.references.items()},
