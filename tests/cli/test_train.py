@@ -58,6 +58,7 @@ PLAN = {
     "truncated_inputs": 0,
     "truncated_targets": 0,
     "padding": {"share": 0.38, "packed": True},
+    "tasks": {"choose": ["acc", "acc_norm"]},
     "metrics": ["rougeL_f", "bleu"],
 }
 

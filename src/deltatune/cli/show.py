@@ -16,6 +16,7 @@ from deltatune.cli import output
 from deltatune.report import display
 from deltatune.report.costs import take
 from deltatune.report.load import mean_step_memory, of_board
+from deltatune.report.tasks import TASK_HEADINGS, task_cells
 from deltatune.report.verdict import caveat, verdict
 from deltatune.report.words import plain
 from deltatune.results import (
@@ -53,6 +54,7 @@ def plan(name: str, planned: dict[str, Any]) -> None:
             "tokens": f"{planned['tokens_per_epoch']:,} an epoch, {planned['supervised_tokens']:,} of them "
             f"supervised; {cut}",
             **_padding(planned["padding"]),
+            **({f"task {name}": ", ".join(keys) for name, keys in planned["tasks"].items()}),
             "metrics": ", ".join(planned["metrics"]),
         },
     )
@@ -136,6 +138,19 @@ def result(run: RunResult) -> None:
             "memory of the process": units.size(cost.peak_memory_bytes),
         },
     )
+    if run.tasks:
+        on_tasks(run)
+
+
+def on_tasks(run: RunResult) -> None:
+    """Print what a run scores on the harness's tasks, beside the base alone."""
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    for heading in TASK_HEADINGS:
+        table.add_column(heading, justify="left" if heading in ("task", "metric") else "right")
+    for score in run.tasks:
+        table.add_row(*map(output.text, task_cells(score)))
+    output.line("\nTasks of lm-evaluation-harness", "bold")
+    output.stdout().print(table)
 
 
 def leaderboard(board: Leaderboard, out: Path) -> None:

@@ -92,6 +92,11 @@ class Chats:
                 remedy="Take a model with a fast tokenizer (tokenizer.json).",
             )
 
+    @property
+    def template(self) -> str | None:
+        """The recipe's own template; None: the tokenizer's."""
+        return self._template
+
     def learned(self, row: Row, limit: int, train_on: str | None) -> Chat:
         """Write a row's conversation up to its last answer.
 

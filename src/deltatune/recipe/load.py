@@ -189,7 +189,10 @@ def _resolve_paths(recipe: Recipe, root: Path) -> Recipe:
         )
         for entry in recipe.methods
     ]
+    tasks = recipe.evaluation.tasks
+    tasks = tasks and [str((root / name).resolve()) for name in tasks]
     sections = {
+        "evaluation": recipe.evaluation.model_copy(update={"tasks": tasks}),
         "data": data.model_copy(update=changes),
         "model": _resolve_model(recipe.model, root),
         "methods": entries,

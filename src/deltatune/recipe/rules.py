@@ -172,6 +172,12 @@ def _task(recipe: RecipeFields) -> Iterator[Conflict]:
         yield from _tagged(field, kind, recipe)
     yield from _senseless(recipe)
     yield from _conversations(recipe)
+    if recipe.evaluation.tasks and not task.continues:
+        fitting = tasks_that(lambda task: task.continues)
+        yield (
+            "evaluation.tasks",
+            f"is for the task {' or '.join(fitting)}; {task.name} does not go on with text.",
+        )
     if data.packing is True and not task.packs:
         fitting = tasks_that(lambda task: task.packs)
         yield "data.packing", f"(true) is for the task {' or '.join(fitting)}; {task.name} pads its rows."

@@ -383,7 +383,7 @@ class Decoding(Section):
 class EvaluationSpec(Decoding):
     """What is measured, and how text is generated for it. The test rows are used once, at the end."""
 
-    later = ("positive",)
+    later = ("positive", "tasks")
 
     metrics: Literal["auto"] | Annotated[list[Metric | Literal["rouge"]], Field(min_length=1)] = "auto"
     """Metrics to report, `rouge` meaning all of its kinds; `auto`: all that fit the task."""
@@ -395,5 +395,8 @@ class EvaluationSpec(Decoding):
     positive: ClassName | None = None
     """Of two classes the positive one, for sensitivity, specificity and average precision. Null: the second,
     in the order of numbers or names."""
+    tasks: Annotated[list[Text], Field(min_length=1)] | None = None
+    """Task files of lm-evaluation-harness, or folders of them, with local data: at the end of a run they are
+    scored on the base alone and with the delta. For decoders. Code that they name is not run."""
     batch_size: Count = 32
     """Rows that are evaluated at once."""

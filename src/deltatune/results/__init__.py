@@ -17,6 +17,7 @@ gives them: ROUGE, accuracy and the like from 0 to 1, BLEU and chrF from 0 to 10
 from __future__ import annotations
 
 from deltatune.results.certificate import Certificate, CertificateLine
+from deltatune.results.harness import TaskScore
 from deltatune.results.leaderboard import (
     Decision,
     Halving,
@@ -123,6 +124,7 @@ __all__ = [
     "StepMemory",
     "StoppedTrial",
     "StoredTensor",
+    "TaskScore",
     "TokenCounts",
     "Trial",
     "Tuning",

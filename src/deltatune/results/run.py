@@ -9,6 +9,7 @@ from pydantic import Field
 from deltatune.errors import DeltatuneError
 from deltatune.phrasing import short
 from deltatune.results.certificate import CertificateLine
+from deltatune.results.harness import TaskScore
 from deltatune.results.parts import (
     BaseUsed,
     Budget,
@@ -65,6 +66,8 @@ class RunResult(_Run):
     """The rows."""
     metrics: Metrics
     """By part of the data."""
+    tasks: list[TaskScore] = Field(default_factory=list)
+    """Scores on tasks of lm-evaluation-harness, beside the base's; what each row adds is in tasks.jsonl."""
     signatures: dict[str, str] = Field(default_factory=dict)
     """What metrics were computed by, such as sacreBLEU's signature, by name."""
     cost: Cost

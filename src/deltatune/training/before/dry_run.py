@@ -68,6 +68,7 @@ def plan(
             "supervised_tokens": encoded.report.supervised_tokens,
             "truncated_inputs": encoded.report.truncated_inputs,
             "truncated_targets": encoded.report.truncated_targets,
+            "tasks": context.tasks(),
             "metrics": metric_keys(recipe.evaluation, recipe.task, targets=recipe.has_targets),
             "warnings": [
                 *data.dataset.warnings,

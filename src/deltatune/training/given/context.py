@@ -21,6 +21,8 @@ from deltatune.data.dataset import Dataset
 from deltatune.data.encode import Encoder
 from deltatune.data.load import load_data
 from deltatune.errors import ChangedError
+from deltatune.evaluation.harness import Scored, metrics_of, require_harness
+from deltatune.evaluation.task_files import TaskFile, read_task_files
 from deltatune.models.fingerprint import fingerprint_beside
 from deltatune.models.load import LoadedBase, OriginalWeights, load_base
 from deltatune.observer import Observer
@@ -91,6 +93,12 @@ class Context:
     _warned: set[str] = field(default_factory=set)
     _noted: dict[str, tuple[str, str]] = field(default_factory=dict)
     """What runs rest on -> its digest and the run that noted it."""
+    _tasks: dict[str, list[str]] | None = None
+    """Metrics of the harness's tasks; None: not read yet."""
+    task_files: list[TaskFile] = field(default_factory=list)
+    """The tasks that `tasks` has read."""
+    base_on_tasks: dict[str, dict[str, Scored]] = field(default_factory=dict)
+    """What bases alone score on them, by the hash of the weights."""
 
     @classmethod
     def open(cls, recipe: Recipe, observer: Observer) -> Context:
@@ -114,6 +122,22 @@ class Context:
     def dataset(self) -> Dataset:
         """What all templates have in common: parts, ids, targets, labels; inputs are by one of them."""
         return next(iter(self.datasets.values()))
+
+    def tasks(self) -> dict[str, list[str]]:
+        """The metrics of the harness's tasks that are scored at the end of a run, by name; all is tried now.
+
+        Raises:
+            DataError: A task file cannot be used.
+            DeltatuneError: The harness is not installed.
+        """
+        if self._tasks is None:
+            names = self.recipe.evaluation.tasks or []
+            if names:
+                self.observer.stage("Reading the tasks of the harness")
+                require_harness()
+            self.task_files = read_task_files(names)
+            self._tasks = metrics_of(self.task_files) if names else {}
+        return self._tasks
 
     def base(self, entry: MethodEntry) -> SharedBase:
         """The entry's base, in the precision that its training asks for. One of another model is let go.

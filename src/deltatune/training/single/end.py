@@ -18,6 +18,7 @@ from deltatune.tasks.label_sets import HALF
 from deltatune.training.given.folder import KIND, WRITES, peak_before
 from deltatune.training.loop.steps import Progress
 from deltatune.training.single.begin import predicted
+from deltatune.training.single.on_tasks import score_tasks
 from deltatune.training.single.parts import Begun, Run
 from deltatune.training.single.result import finished, paused_at
 
@@ -57,6 +58,7 @@ def _result(begun: Begun, progress: Progress, peak: int) -> RunResult:
     _save(run)
     threshold = _threshold(run)
     evaluation, validation = _evaluate(run, progress, threshold)
+    on_tasks = score_tasks(run)
     monotonous = one_answer(evaluation.predictions) if run.config.trains else None
     if monotonous:
         run.observer.warn(f"{run.entry.name} {monotonous}")
@@ -72,6 +74,7 @@ def _result(begun: Begun, progress: Progress, peak: int) -> RunResult:
         predicted=step,
         evaluation=evaluation,
         validation=validation,
+        on_tasks=on_tasks,
         threshold=threshold,
         one_answer=monotonous,
         description=description,

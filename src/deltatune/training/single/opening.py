@@ -65,6 +65,7 @@ def open_run(
             out / CERTIFICATE, {"name": entry.name, "method": entry.method, "seed": seed, "delta": None}
         )
         started = datetime.datetime.now(datetime.UTC)
+        context.tasks()
         base = context.base(entry)
         context.data(entry, base).encoded("train")
         model = model or base.adapted(base_dropout=entry.train.base_dropout)

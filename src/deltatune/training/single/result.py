@@ -7,6 +7,7 @@ import datetime
 from deltatune import quant
 from deltatune.checkpoint.saved import TENSORS
 from deltatune.evaluation import Evaluation
+from deltatune.evaluation.harness import require_harness
 from deltatune.recipe.sections import TrainSpec
 from deltatune.results import (
     SCHEMA,
@@ -23,6 +24,7 @@ from deltatune.results import (
     Selected,
     StepBytes,
     StepMemory,
+    TaskScore,
 )
 from deltatune.training.given.machine import git_state, versions
 from deltatune.training.loop.steps import Progress
@@ -37,6 +39,7 @@ def finished(
     predicted: dict[str, int] | None,
     evaluation: Evaluation,
     validation: dict[str, float],
+    on_tasks: list[TaskScore],
     threshold: float | None,
     one_answer: str | None,
     description: str | None,
@@ -51,6 +54,7 @@ def finished(
         evaluation: Of the test rows.
         validation: Metrics on the validation rows, by key.
         threshold: The probability from which on they have labels given; None where a row has one answer.
+        on_tasks: Scores on the harness's tasks.
         one_answer: What is said of it if it has one answer for almost all rows.
         description: What the delta became, of methods that can say it.
     """
@@ -70,7 +74,8 @@ def finished(
         model=run.about_base,
         data=rows_used(run),
         metrics=Metrics(validation=validation, test=evaluation.metrics),
-        signatures=evaluation.signatures,
+        tasks=on_tasks,
+        signatures=evaluation.signatures | ({"lm-eval": require_harness()} if on_tasks else {}),
         cost=_cost(run, progress, peak, evaluation.seconds),
         padding=_padding(begun, progress),
         memory=_memory(run.entry.train, predicted, progress),
