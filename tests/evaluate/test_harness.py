@@ -11,17 +11,24 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from deltatune.cli import show
+from deltatune.comparison.runner import compare
 from deltatune.core.model import AdaptedModel
 from deltatune.data.tokens import TextTokens
 from deltatune.errors import DataError, DeltatuneError, RecipeError
 from deltatune.evaluation import harness
 from deltatune.evaluation.harness import Scored, compared, lines, metrics_of, require_harness, run_tasks
 from deltatune.evaluation.task_files import read_task_files
+from deltatune.files import read_json
 from deltatune.methods import METHODS
 from deltatune.recipe import parse_recipe
+from deltatune.report.html import render_html
+from deltatune.report.load import load
+from deltatune.report.tasks import on_tasks
+from deltatune.report.text import render_markdown
+from deltatune.results import RunResult
 from deltatune.testing import tiny
 from deltatune.testing.tiny_tokenizers import tiny_tokenizer
-from deltatune.training import run
 from deltatune.training.before.dry_run import plan
 from tests.tiny_recipe import llama_folder
 
@@ -151,7 +158,9 @@ def test_methods_without_a_merged_form_are_scored(folder: Path, method: str) -> 
     assert scores[0]["likely"].rows != plain["likely"].rows
 
 
-def test_a_run_scores_the_base_and_the_delta(folder: Path, llama_folder: Path, tmp_path: Path) -> None:
+def test_a_run_scores_the_base_and_the_delta(
+    folder: Path, llama_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     rows = [{"input": f"Which is {number}?", "target": "medals"} for number in range(20)]
     (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
     content = {
@@ -162,8 +171,19 @@ def test_a_run_scores_the_base_and_the_delta(folder: Path, llama_folder: Path, t
     recipe = parse_recipe(content, root=tmp_path)
     assert recipe.evaluation.tasks == [str(folder)]
     assert plan(recipe, recipe.methods[1], 0)["tasks"]["choose"] == ["acc", "acc_norm"]
-    results = [run(recipe, entry, 0, tmp_path / entry.name) for entry in recipe.methods]
-    untuned, lora = ({(s.task, s.metric): s for s in result.tasks} for result in results)  # type: ignore[union-attr]
+    compare(recipe, tmp_path / "out")
+    runs = {path.name.removesuffix("-s0"): path for path in (tmp_path / "out/runs").iterdir()}
+    results = [
+        RunResult.of(read_json(runs[name] / "result.json", remedy=""), "it", remedy="")
+        for name in ("untuned", "lora")
+    ]
+    untuned, lora = ({(s.task, s.metric): s for s in result.tasks} for result in results)
+    comparison = load(tmp_path / "out")
+    assert len(on_tasks(comparison)) == 2 * len(lora)
+    assert "Tasks of lm-evaluation-harness</h2>" in render_html(comparison)
+    assert "| lora | 0 | choose | acc | 6 |" in render_markdown(comparison)
+    show.result(results[1])
+    assert "choose" in capsys.readouterr().out
     assert set(untuned) == set(lora)
     assert {name for name, _ in lora} == set(TASKS)
     assert all(score.difference == 0 for score in untuned.values())
@@ -174,13 +194,13 @@ def test_a_run_scores_the_base_and_the_delta(folder: Path, llama_folder: Path, t
         assert score.high is not None
         assert score.low <= score.high
     assert lora["likely", "perplexity"].delta != lora["likely", "perplexity"].base
-    written = [json.loads(line) for line in (tmp_path / "lora/tasks.jsonl").read_text().splitlines()]
+    written = [
+        json.loads(line) for line in (runs["lora"] / "tasks.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
     chosen = [line for line in written if (line["task"], line["metric"]) == ("choose", "acc")]
     assert [line["row"] for line in chosen] == list(range(len(ROWS)))
     assert sum(line["delta"] for line in chosen) / len(chosen) == lora["choose", "acc"].delta
-    again = json.loads((tmp_path / "lora/result.json").read_text())
-    assert again["tasks"][0]["task"] == "choose"
-    assert again["signatures"]["lm-eval"] == require_harness()
+    assert results[1].signatures["lm-eval"] == require_harness()
 
 
 def test_intervals_are_of_pairs() -> None:

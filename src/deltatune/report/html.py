@@ -23,6 +23,7 @@ from deltatune.report.memory import memory
 from deltatune.report.reproduce import reproduce
 from deltatune.report.run import Run
 from deltatune.report.sheet import series_of
+from deltatune.report.tasks import on_tasks
 from deltatune.report.verdict import caveat, find_pair, needs, verdict
 from deltatune.report.words import Name
 from deltatune.results import AnyResult, CertificateLine, FailedRun, Tuning
@@ -66,6 +67,7 @@ def render_html(comparison: Comparison) -> str:
         costs=figures.against_cost(comparison, page.series),
         classes=classes(comparison, page.series),
         entities=entity_classes(comparison),
+        tasks=on_tasks(comparison),
         heats=[*heat.grids(comparison), *heat.learned_ranks(comparison)],
     )
 

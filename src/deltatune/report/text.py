@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import re
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from deltatune.report import display
 from deltatune.report.costs import take
 from deltatune.report.load import Comparison, Method
 from deltatune.report.reproduce import reproduce
+from deltatune.report.tasks import TASK_HEADINGS, OnTask, on_tasks
 from deltatune.report.verdict import caveat, verdict
 from deltatune.report.words import plain
 
@@ -76,9 +78,19 @@ def render_markdown(comparison: Comparison) -> str:
     title = f"# {len(comparison.methods)} ways to adapt {_cell(comparison.model)}"
     words = _cell(plain(verdict(comparison)))
     parts = [title, *_advice(comparison), words, "\n".join(lines), caveat(comparison)]
+    if tasks := on_tasks(comparison):
+        parts += ["## Tasks of lm-evaluation-harness", _on_tasks(tasks)]
     if comparison.warnings:
         parts += ["## Warnings", "\n".join(f"- {_cell(text)}" for text in comparison.warnings)]
     return "\n\n".join([*parts, "## How to reproduce", _again(comparison)]) + "\n"
+
+
+def _on_tasks(tasks: Sequence[OnTask]) -> str:
+    """The base alone and with the delta, on the same rows."""
+    head = ["method", "seed", *TASK_HEADINGS]
+    rows = [[one.method.name, str(one.seed), *one.cells] for one in tasks]
+    cells = [head, ["---"] * len(head), *([_cell(text) for text in row] for row in rows)]
+    return "\n".join(f"| {' | '.join(row)} |" for row in cells)
 
 
 def _advice(comparison: Comparison) -> list[str]:
