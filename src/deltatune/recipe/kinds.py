@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, Strict
 
@@ -38,3 +38,24 @@ ClassName = Annotated[Text, BeforeValidator(_named)]
 """The name of a class; YAML reads that of some as a number or a switch."""
 Weight = Annotated[float, Strict(), Field(gt=0, allow_inf_nan=False)]
 """What a row of a class counts for."""
+
+Format = Literal[
+    "auto",
+    "csv",
+    "tsv",
+    "jsonl",
+    "json",
+    "parquet",
+    "table-folder",
+    "sentence-label",
+    "image-folder",
+    "npz",
+    "hub",
+    "bundled",
+    "messages",
+    "sharegpt",
+    "alpaca",
+    "prompt-completion",
+    "conll",
+]
+"""Formats of data: of files, and of conversations in them."""

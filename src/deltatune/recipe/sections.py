@@ -20,27 +20,19 @@ from pydantic import (
     model_validator,
 )
 
-from deltatune.recipe.kinds import LARGEST_INT, Bool, ClassName, Count, Duration, Int, Share, Text, Weight
+from deltatune.recipe.kinds import (
+    LARGEST_INT,
+    Bool,
+    ClassName,
+    Count,
+    Duration,
+    Format,
+    Int,
+    Share,
+    Text,
+    Weight,
+)
 
-Format = Literal[
-    "auto",
-    "csv",
-    "tsv",
-    "jsonl",
-    "json",
-    "parquet",
-    "table-folder",
-    "sentence-label",
-    "image-folder",
-    "npz",
-    "hub",
-    "bundled",
-    "messages",
-    "sharegpt",
-    "alpaca",
-    "prompt-completion",
-    "conll",
-]
 Metric = Literal[
     "rouge1_f", "rouge1_p", "rouge1_r", "rouge2_f", "rouge2_p", "rouge2_r",
     "rougeL_f", "rougeL_p", "rougeL_r",
