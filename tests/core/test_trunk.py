@@ -44,7 +44,8 @@ def recorded(model: AdaptedModel, trunk: Trunk, name: str, batch: Mapping[str, T
     for row in range(len(batch["labels"])):
         one = tiny.rows_of(dict(batch), slice(row, row + 1))
         width = int(one["attention_mask"].sum()) if "attention_mask" in one else None
-        keys = ("input_ids", "attention_mask", *(("labels",) if name in tiny.CAUSAL else ()))
+        texts = ("input_ids", "attention_mask", "token_type_ids")
+        keys = (*texts, *(("labels",) if name in tiny.CAUSAL else ()))
         hidden = trunk.record({k: v[:, :width] if k in keys else v for k, v in one.items()}, task_of(name))
         assert hidden is not None
         found.append(hidden[0])

@@ -213,6 +213,19 @@ def test_a_target_of_one_value_is_named(bert_folder: Path) -> None:
         load_data(recipe_of(bert_folder, data=data_of(rows)).data, TASK)
 
 
+def test_a_mean_of_unlike_units_is_warned_of(bert_folder: Path) -> None:
+    recipe = recipe_of(bert_folder)
+    [said] = [text for text in load_data(recipe.data, TASK).warnings if "unlike spreads" in text]
+    assert "so mse, a mean over them in their own units, is next to that of price alone" in said
+    for primary, warned in (("mae", True), ("r2", False)):
+        data = load_data(recipe.data, TASK, primary=primary)
+        assert any("unlike spreads" in text for text in data.warnings) == warned
+    rows = [{**row, "share": row["share"] * 5000} for row in works(20)]
+    assert not any(
+        "unlike" in text for text in load_data(recipe_of(bert_folder, data=data_of(rows)).data, TASK).warnings
+    )
+
+
 def test_one_name_in_a_list_is_one_target(bert_folder: Path) -> None:
     data = load_data(recipe_of(bert_folder, data=data_of(works(20), "price")).data, TASK)
     assert data.labels is None

@@ -72,6 +72,7 @@ def load_data(spec: DataSpec, task: str, root: str | Path = ".", *, primary: str
     limited = {part: limit_rows(rows, getattr(spec.limit, part), seed) for part, rows in parts.items()}
     train, validation, test = (limited[part] for part in PARTS)
     scale = scale_of_targets([row.target for row in train]) if TASKS.get(task).has_values else None
+    spread = scale.warnings(primary) if isinstance(scale, Scales) else []
     sets = LabelSets.of(limited, labels, cells.told) if cells is not None and labels is not None else None
     require_contrast(train, task, primary)
     tagged = TASKS.get(task).tags_words
@@ -93,7 +94,7 @@ def load_data(spec: DataSpec, task: str, root: str | Path = ".", *, primary: str
         pair=read_apart(train[0].columns, spec, task),
         references=counted(limited),
         fingerprint=fingerprint(learned, validation, test),
-        warnings=[*dict.fromkeys(notes), *check.warnings(primary)],
+        warnings=[*dict.fromkeys(notes), *spread, *check.warnings(primary)],
         check=check,
         splitting=splitting_of_rows(train) if tagged else None,
     )

@@ -21,6 +21,8 @@ SENSELESS = {"data.target_template": "is for generated text; the target of {task
 WITHOUT_EFFECT = ("data.max_target_tokens", "evaluation.num_beams", "evaluation.max_new_tokens")
 DIGITS = 4
 """Decimals of a standard deviation to which a prediction is written."""
+UNLIKE = 10.0
+"""Times that one standard deviation is another from which on a mean of errors is that of one target."""
 SIGNIFICANT = 15
 """Digits that a float64 surely has."""
 
@@ -90,6 +92,23 @@ class Scales:
     def told(self) -> str:
         """In words."""
         return "; ".join(f"of {name} {scale.told}" for name, scale in self.targets.items())
+
+    def warnings(self, primary: str) -> list[str]:
+        """Say that the mean of errors over targets of unlike spreads is the error of one of them.
+
+        Args:
+            primary: The recipe's `evaluation.primary`.
+        """
+        by_sd = sorted(self.targets, key=lambda name: self.targets[name].sd)
+        least, most = self.targets[by_sd[0]].sd, self.targets[by_sd[-1]].sd
+        if primary not in ("auto", "mse", "mae") or most < UNLIKE * least:
+            return []
+        ranked = "mse" if primary == "auto" else primary
+        return [
+            f"the targets have unlike spreads (standard deviations of {by_sd[0]}: {least:.3g}, of "
+            f"{by_sd[-1]}: {most:.3g}), so {ranked}, a mean over them in their own units, is next to that of "
+            f"{by_sd[-1]} alone; to rank by all of them set evaluation.primary to r2."
+        ]
 
 
 class Scaled(Protocol):
