@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from sklearn.metrics import f1_score
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import deltatune as dt
 from deltatune.core.loss import loss_of
@@ -23,12 +24,14 @@ from deltatune.evaluation import loss_on
 from deltatune.models.load import load_base
 from deltatune.observer import Silent
 from deltatune.recipe import Recipe
+from deltatune.recipe.given import Given
 from deltatune.recipe.sections import ColumnsSpec, SplitSpec
 from deltatune.results import Prediction, RunResult, read_predictions
 from deltatune.runs import evaluate_run
 from deltatune.tasks import TASKS
 from deltatune.tasks.label_sets import labels_of
 from deltatune.testing import task_checks
+from deltatune.testing.folders import save_tiny
 from deltatune.training import run as run_entry
 from tests.contract.cases import CASES, Case
 
@@ -172,6 +175,19 @@ class Warned(Silent):
         self.warnings.append(text)
 
 
+def test_check_says_how_labels_were_read(bert_folder: Path) -> None:
+    shown = dt.check(recipe_of(bert_folder, tagged(40, " | ".join)), quiet=True).as_dict()
+    sets = shown["label_sets"]
+    assert "a text with a bar between labels in" in sets["written"]
+    assert sum(sets["without"].values()) == sum(not row["target"] for row in tagged(40))
+    assert sum(shown["classes"]["train"].values()) == round(sets["mean"] * shown["rows"]["train"])
+    assert (shown["majority"], shown["shifts"]) == (None, [])
+    learned = [row["tokens"][-1] for row in shown["samples"]]
+    assert all(
+        token["supervised"] and set(labels_of(token["text"])) <= set(WORDS.values()) for token in learned
+    )
+
+
 def test_two_texts_have_labels_as_one_has(bert_folder: Path) -> None:
     rows = [{"first": row["input"], "second": "a good ship", "target": row["target"]} for row in tagged(40)]
     recipe = recipe_of(bert_folder, rows)
@@ -275,6 +291,29 @@ def test_an_interrupted_run_goes_on_bit_for_bit(bert_folder: Path, tmp_path: Pat
 def test_what_makes_no_sense_is_refused(bert_folder: Path, changes: dict[str, Any], told: str) -> None:
     with pytest.raises(DeltatuneError, match=told):
         recipe_of(bert_folder, **changes)
+
+
+@pytest.mark.slow
+def test_an_adapter_of_peft_is_for_what_its_base_was_trained_for(tmp_path: Path) -> None:
+    from peft import LoraConfig, get_peft_model
+
+    folder, labels = save_tiny("bert", tmp_path / "bert"), ["x", "y", "z"]
+    base = AutoModelForSequenceClassification.from_pretrained(
+        folder,
+        problem_type="multi_label_classification",
+        id2label=dict(enumerate(labels)),
+        label2id={label: index for index, label in enumerate(labels)},
+    )
+    base.save_pretrained(folder)
+    adapted = get_peft_model(base, LoraConfig(task_type="SEQ_CLS", r=2, target_modules=["query"]))
+    adapted.save_pretrained(tmp_path / "adapter")
+    with pytest.warns(UserWarning, match=r"on labels are given \(multi-label-classification\)"):
+        [answer] = dt.predict(tmp_path / "adapter", ["a good book"], given=Given(base=str(folder)))
+    inputs = AutoTokenizer.from_pretrained(folder)("a good book", return_tensors="pt")
+    with torch.no_grad():
+        chances = adapted.eval()(**inputs).logits.sigmoid()[0].tolist()
+    assert isinstance(answer, Prediction)
+    assert answer.probabilities == pytest.approx(dict(zip(labels, chances, strict=True)), abs=1e-5)
 
 
 BY_METHOD = {case.method: case for case in reversed(CASES)}
