@@ -72,16 +72,16 @@ class Prediction:
     probabilities: dict[str, float] | None = None
     """Of each class, or of the 100 most probable ones; of labels of which a row may have several: all. Left
     out for texts."""
-    nearest: tuple[str, ...] | None = None
-    """Of a search, the texts that are nearest to the input, the nearest first; left out of all else."""
-    vector: list[Finite] | None = None
-    """Of a text whose vector is asked for; left out of all else."""
     group: str | None = None
     """Rows of one group depend on each other and count as one in statistics: those of equal input."""
     pair: str | None = None
     """The row's second text; left out where it has one."""
     references: list[str] | None = None
     """All texts that are right, `reference` first; left out where there is one."""
+    nearest: tuple[str, ...] | None = None
+    """Of a search, the texts that are nearest to the input, the nearest first; left out of all else."""
+    vector: list[Finite] | None = None
+    """Of a text whose vector is asked for; left out of all else."""
     schema: int = SCHEMA
     """Version of the line."""
     spans: list[Span] | None = None
