@@ -22,6 +22,8 @@ from deltatune.errors import DeltatuneError, TargetError
 from deltatune.memory.predict import Setup, predict
 from deltatune.methods import METHODS
 from deltatune.models.load import load_base
+from deltatune.models.pooling import pooling_of
+from deltatune.models.source import locate
 from deltatune.observer import Silent
 from deltatune.recipe import Recipe
 from deltatune.results import Prediction, read_predictions
@@ -85,14 +87,18 @@ def loaded(recipe: Recipe) -> tuple[AdaptedModel, Encoder, Any]:
     return model, Encoder(recipe.task, base.processor, recipe.data, None, base.facts), data
 
 
-SLOW = {"methods_are_compared": [pytest.mark.slow], "check_and_plan_know_it": [pytest.mark.slow]}
+SLOW = {"methods_are_compared", "check_and_plan_know_it"}
+SLOW_TWICE = SLOW | {"a_run_proves_itself", "evaluating_again_gives_the_same", "it_answers"}
 
 
 @pytest.mark.parametrize(
     "check",
     [
-        pytest.param(check, id=f"{task}-{check}", marks=SLOW.get(check.name, []))
-        for task, rows in (("embedding", pairs(40)), ("text-similarity", scored(40)))
+        pytest.param(check, id=f"{task}-{check}", marks=[pytest.mark.slow] if check.name in slow else [])
+        for task, rows, slow in (
+            ("embedding", pairs(40), SLOW),
+            ("text-similarity", scored(40), SLOW_TWICE),
+        )
         for check in task_checks(TASKS.get(task), rows)
     ],
 )
@@ -474,6 +480,30 @@ def test_a_base_says_how_it_pools(tmp_path: Path, files: dict[str, Any], told: s
     base = load_base(recipe_of(folder).model, "embedding", None)
     assert base.pooling == told
     assert any("Dense" in text for text in base.warnings)
+
+
+@pytest.mark.parametrize(
+    "modules",
+    [
+        "{",
+        "[3]",
+        "{}",
+        '[{"type": "a.Pooling", "path": "../elsewhere"}]',
+        '[{"type": "a.Pooling", "path": "/etc"}]',
+    ],
+)
+def test_files_of_a_base_that_say_nothing_lead_nowhere(tmp_path: Path, modules: str) -> None:
+    folder = save_tiny("bert", tmp_path / "bert")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere/config.json").write_text('{"pooling_mode": "cls"}', "utf-8")
+    (folder / "modules.json").write_text(modules, "utf-8")
+    source = locate(recipe_of(folder).model)
+    if "Pooling" in modules:
+        with pytest.raises(DeltatuneError, match="pools by nothing that is known"):
+            pooling_of(source, None, "embedding")
+    else:
+        assert pooling_of(source, None, "embedding") == ("mean", [])
+    assert pooling_of(source, "last", "embedding") == ("last", [])
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import PurePath
 from typing import Any
 
 from torch import nn
@@ -34,7 +35,7 @@ def pooling_of(source: Source, wanted: str | None, task: str) -> tuple[str, list
         ModelError: Its files ask for something else than a mean, the first or the last token.
     """
     modules = _read(source, _MODULES) if TASKS.get(task).embeds else None
-    if not isinstance(modules, list):
+    if not isinstance(modules, list) or not all(isinstance(part, dict) for part in modules):
         return wanted or "mean", []
     kinds = {str(part.get("type", "")).rpartition(".")[2]: str(part.get("path", "")) for part in modules}
     strange = sorted(set(kinds) - {"Transformer", "Pooling", "Normalize"})
@@ -76,6 +77,8 @@ def _modes(content: dict[str, Any]) -> list[str]:
 def _read(source: Source, name: str) -> Any:
     """The content of a file of the base; None if it has none, or one that is no JSON."""
     options = {key: source.options[key] for key in ("revision", "local_files_only") if key in source.options}
+    if ".." in PurePath(name).parts or PurePath(name).is_absolute():  # anybody may have written it
+        return None
     path = cached_file(
         source.path,
         name,
