@@ -152,11 +152,11 @@ class AttentionTap:
     def collect(self, query: Tensor, key: Tensor) -> Learned | None:
         """What a call sees, by the routes that act.
 
+        Rows that see fewer than the longest are filled up on the left, farthest from the input.
+
         Args:
             query: [batch, heads, queries, head_dim]; only a position bias asks for more than its rows.
             key: Tells rows, type and device.
-
-        Rows that see fewer than the longest are filled up on the left, farthest from the input.
         """
         routes = self.active.of(self.keys_values)
         if not routes:
