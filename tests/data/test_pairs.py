@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -196,6 +197,16 @@ def test_columns_of_common_data_sets_are_known_by_their_names(write: Write, load
     )
     assert load(TASK, source="own.jsonl").pair is None
     assert load("text-to-text", source="own.jsonl").train[0].pair is None
+
+
+def test_a_part_without_rows_is_none(write: Write, load: Load) -> None:
+    write("parts.json", json.dumps({"train": NLI, "validation": [], "test": NLI[:2]}))
+    data = load(TASK, source="parts.json", split=None)
+    assert (len(data.train), data.validation, len(data.test)) == (20, [], 2)
+    assert data.pair == ("premise", "hypothesis")
+    talk = {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Ho"}]}
+    write("parts.json", json.dumps({"train": [talk], "validation": [], "test": []}))
+    assert load("conversation", source="parts.json", split=None).test == []
 
 
 def test_a_template_that_names_the_second_writes_one_text(write: Write, load: Load) -> None:

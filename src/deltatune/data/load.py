@@ -264,6 +264,8 @@ def _rows(  # noqa: PLR0917 - what was read, how it is read, and what is said of
     notes: list[str],
     cells: LabelCells | None,
 ) -> list[Row]:
+    if not records:  # a part of a file, or of a data set of the Hub, may hold none
+        return []
     if TASKS.get(task).conversations:
         return conversation_rows(records, spec)
     if TASKS.get(task).tags_words:

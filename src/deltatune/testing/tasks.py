@@ -277,7 +277,7 @@ def it_answers(trial: _Trial) -> None:
     for row, answer in zip(asked, answers, strict=True):
         if not isinstance(answer, Prediction):
             raise AssertionError(f"row {row.id} has no prediction: {answer}")
-        labels = trial.dataset.labels
+        labels = trial.dataset.labels if trial.task.has_classes else None
         given = [answer.prediction]
         if trial.task.has_label_sets:
             given = labels_of(answer.prediction)
