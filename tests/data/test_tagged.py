@@ -249,6 +249,7 @@ def test_nothing_to_tag(asked: Any) -> None:
         prompt_row(asked, DataSpec(source="x.jsonl"), TASK)
 
 
+@pytest.mark.slow
 def test_numbers_have_the_names_that_their_source_gives_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
