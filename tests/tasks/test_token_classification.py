@@ -24,7 +24,7 @@ from deltatune.core.model import AdaptedModel
 from deltatune.data.encode import Encoder
 from deltatune.data.load import load_data
 from deltatune.errors import DeltatuneError
-from deltatune.evaluation import loss_on, tag_metrics
+from deltatune.evaluation import loss_on, metric_keys, tag_metrics
 from deltatune.models.load import load_base
 from deltatune.recipe import Recipe
 from deltatune.recipe.given import Given
@@ -319,3 +319,10 @@ def test_a_decoder_only_base_tags_too(tmp_path: Path, method: str) -> None:
     assert result.new_heads == ["score"]
     assert all(line.passed for line in result.certificate)
     assert evaluate_run(tmp_path / "run") == pytest.approx(result.metrics.test, rel=1e-4)
+
+
+@pytest.mark.parametrize("key", TASKS.get("token-classification").metrics)
+def test_each_number_may_decide(key: str) -> None:
+    evaluation = {"primary": key, "select_by": key, "metrics": [key]}
+    recipe = recipe_of(Path("bundled:minilm"), {"source": "a.conll", "split": {}}, evaluation=evaluation)
+    assert metric_keys(recipe.evaluation, recipe.task) == [key]

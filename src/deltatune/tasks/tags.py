@@ -19,7 +19,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-METRICS = ("entity", "token_accuracy")
+METRICS = ("entity_f1", "entity_precision", "entity_recall", "entity_macro_f1", "token_accuracy")
 OUTSIDE = "O"
 """The tag of words in no entity."""
 WORDS = "words"

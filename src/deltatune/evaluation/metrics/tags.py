@@ -20,7 +20,6 @@ import numpy as np
 
 from deltatune.evaluation.corpus import CorpusMetric, Floats
 from deltatune.evaluation.metrics.registry import METRICS, Metric, Scores, score
-from deltatune.tasks.tags import METRICS as TAG_METRICS
 from deltatune.tasks.tags import Tagging
 
 TagFunction = Callable[[Sequence[str], Sequence[str], Sequence[str]], Scores]
@@ -172,4 +171,4 @@ def tag_metrics(
         ValueError: Unequal numbers of rows, or none.
     """
     known = sorted({tag for text in (*predictions, *references) for tag in text.split()})
-    return score("tags", names or TAG_METRICS, predictions, references, labels or known)
+    return score("tags", names or ("entity", "token_accuracy"), predictions, references, labels or known)
