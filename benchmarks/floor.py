@@ -27,6 +27,7 @@ from shares import own_code, torch_loss
 from torch import Tensor
 from torch.nn import functional as F
 
+from deltatune.core.devices import device_of
 from deltatune.core.loss import logits_for, summed_cross_entropy
 from deltatune.core.model import AdaptedModel
 from deltatune.methods.lora import LoraConfig
@@ -218,7 +219,10 @@ def main() -> None:
     )
     parser.add_argument("--model", choices=TASKS, default="smollm2-135m")
     parser.add_argument(
-        "--dtype", choices=("bfloat16", "float32"), default=base_dtype("auto"), help="default: what we take"
+        "--dtype",
+        choices=("bfloat16", "float32"),
+        default=base_dtype("auto", device_of()),
+        help="default: what we take",
     )
     parser.add_argument("--rows", type=int, default=8)
     parser.add_argument(

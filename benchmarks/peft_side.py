@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from deltatune.core.devices import device_of
 from deltatune.models.load import load_base
 from deltatune.recipe.schema import MethodEntry
 from deltatune.training import Context
@@ -34,7 +35,7 @@ def peft_trainer(
     from transformers import Trainer, TrainerCallback, TrainingArguments
 
     ours, recipe = context.base(entry), context.recipe
-    dtype = base_dtype("auto") if tuned else "float32"
+    dtype = base_dtype("auto", device_of()) if tuned else "float32"
     base = load_base(recipe.models[0], recipe.task, context.dataset.labels, dtype=dtype)
     lora = entry.build_config()
     paths = ours.adapted().view.select(lora.targets, lora.kinds)

@@ -25,13 +25,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from deltatune.core.delta import Dropout
+from deltatune.core.devices import HOST, computes_bfloat16
 from deltatune.core.loss import count_targets, summed_loss
 from deltatune.core.model import AdaptedModel
 from deltatune.data.batches import batches
 from deltatune.methods.lora import LoraDelta
 from deltatune.observer import Silent
 from deltatune.training import Context
-from deltatune.training.given.machine import computes_bfloat16, fast_cpu, versions
+from deltatune.training.given.machine import fast_cpu, versions
 
 Off = Callable[[AdaptedModel], contextlib.AbstractContextManager[Any]]
 
@@ -185,7 +186,7 @@ def measure(model: str, dropout: float, rounds: int, steps: int, only: str | Non
     recipe = recipe_of(model, "all-linear", dropout)
     context = Context.open(recipe, Silent())
     names = [name for name in SWITCHES if only in (None, name)]
-    if not computes_bfloat16():
+    if not computes_bfloat16(HOST):
         names = [name for name in names if name != IN_BFLOAT16]
     sides = {"": Side(context, "auto", steps), FUSED: Side(context, "auto", steps, fused=False)}
     if IN_BFLOAT16 in names:
@@ -208,7 +209,7 @@ def measure(model: str, dropout: float, rounds: int, steps: int, only: str | Non
         "first_loss_with_and_without": losses,
         "ratios": ratios,
         "without_over_with": {name: statistics.median(values) for name, values in ratios.items()},
-        "versions": versions(),
+        "versions": versions(HOST),
     }
 
 

@@ -26,6 +26,7 @@ from epochs import BATCH, MODELS, content_of
 from floor import TASKS, batch_of
 from torch import Tensor
 
+from deltatune.core.devices import device_of
 from deltatune.core.loss import summed_loss
 from deltatune.core.model import AdaptedModel
 from deltatune.core.sites import stacks
@@ -108,7 +109,9 @@ def compiled(name: str, rounds: int) -> dict[str, Any]:
     """Training steps of LoRA without dropout, whose random numbers torch.compile does not take."""
     steps: list[Callable[[Any], None]] = []
     for compile_layers in (False, True):
-        base = load_base(ModelSpec(name=f"bundled:{name}"), TASKS[name], None, dtype=base_dtype("auto"))
+        base = load_base(
+            ModelSpec(name=f"bundled:{name}"), TASKS[name], None, dtype=base_dtype("auto", device_of())
+        )
         model = AdaptedModel(base.model, base.new_modules)
         adapter = model.attach("delta", LoraConfig(r=8, targets=("all-linear",), dropout=0.0))
         model.train()

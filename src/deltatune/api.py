@@ -30,9 +30,6 @@ if TYPE_CHECKING:
     from deltatune.runs import Failed, LoadedRun
     from deltatune.runs.merge import Dtype
 
-PARTS = ("source", "train", "validation", "test")
-"""Fields of the data section that may be rows in memory."""
-
 
 def make_recipe(recipe: str | Path | Recipe | Mapping[str, Any] | None = None, **sections: Any) -> Recipe:
     """Make a recipe of a file or none, and of sections that stand in it or change it.
@@ -67,7 +64,9 @@ def make_recipe(recipe: str | Path | Recipe | Mapping[str, Any] | None = None, *
         return parse_recipe(content)  # which says what a recipe is
     content = {**content, **sections}
     if "data" in content:
-        content["data"] = _data(content["data"])
+        from deltatune.data.memory import as_section
+
+        content["data"] = as_section(content["data"])
     if "methods" in content:
         content["methods"] = _methods(content["methods"])
     return parse_recipe(content, root=root)
@@ -223,6 +222,7 @@ def evaluate(
     split: Literal["train", "validation", "test"] = "test",
     predictions: str | Path | None = None,
     given: Given | None = None,
+    device: str = "auto",
     trust_remote_code: bool = False,
     quiet: bool = False,
 ) -> dict[str, float]:
@@ -233,6 +233,7 @@ def evaluate(
         split: The rows to evaluate on.
         predictions: A file to write a line for each row to.
         given: Of an adapter without a run: its base, task, classes and recipe.
+        device: Where: `auto` (the first GPU, else the CPU), `cpu`, `cuda`, `cuda:1`, `xpu` or `mps`.
         trust_remote_code: Whether Python code that comes with the base may run.
         quiet: Show no progress.
 
@@ -252,6 +253,7 @@ def evaluate(
             predictions=None if predictions is None else Path(predictions),
             trust_remote_code=trust_remote_code,
             given=given,
+            device=device,
             observer=observer,
         )
 
@@ -262,6 +264,7 @@ def predict(
     inputs: Any,
     *,
     given: Given | None = None,
+    device: str = "auto",
     trust_remote_code: bool = False,
 ) -> list[Prediction | Failed]:
     """Use a trained run.
@@ -271,6 +274,7 @@ def predict(
         inputs: Texts, image files, or mappings with a row's columns; a frame of these; one text or mapping;
             or a file or a folder of images, as a `Path`.
         given: Of an adapter without a run: its base, task, classes and template.
+        device: Where: `auto` (the first GPU, else the CPU), `cpu`, `cuda`, `cuda:1`, `xpu` or `mps`.
         trust_remote_code: Whether Python code that comes with the base may run.
 
     Returns:
@@ -283,7 +287,8 @@ def predict(
     from deltatune.runs import predict as predict_all
 
     asked = inputs if isinstance(inputs, Path) else as_inputs(inputs)
-    return list(predict_all(Path(run), asked, trust_remote_code=trust_remote_code, given=given))
+    found = predict_all(Path(run), asked, trust_remote_code=trust_remote_code, given=given, device=device)
+    return list(found)
 
 
 @alone
@@ -297,6 +302,7 @@ def merge(
     density: float = 0.2,
     dtype: Dtype = "fp32",
     given: Given | None = None,
+    device: str = "cpu",
     trust_remote_code: bool = False,
 ) -> MergedModel:
     """Fold a run's delta, or several put together, into the base, and write a model that needs no deltatune.
@@ -310,6 +316,7 @@ def merge(
         density: Share of each delta that TIES and DARE keep.
         dtype: Of the merged weights.
         given: Of an adapter without a run: its base, task and classes.
+        device: Where deltas are folded; the host has most room.
         trust_remote_code: Whether Python code that comes with the base may run.
 
     Returns:
@@ -330,6 +337,7 @@ def merge(
         dtype=dtype,
         trust_remote_code=trust_remote_code,
         given=given,
+        device=device,
     )
 
 
@@ -353,12 +361,15 @@ def inspect(
 
 
 @alone
-def load(run: str | Path, *, given: Given | None = None, trust_remote_code: bool = False) -> LoadedRun:
+def load(
+    run: str | Path, *, given: Given | None = None, device: str = "auto", trust_remote_code: bool = False
+) -> LoadedRun:
     """Load a run's base with its delta attached; `.model` is an `AdaptedModel`.
 
     Args:
         run: The run's folder, or that of an adapter without a run.
         given: Of an adapter without a run: its base, task, classes and template.
+        device: Where: `auto` (the first GPU, else the CPU), `cpu`, `cuda`, `cuda:1`, `xpu` or `mps`.
         trust_remote_code: Whether Python code that comes with the base may run.
 
     Raises:
@@ -366,21 +377,7 @@ def load(run: str | Path, *, given: Given | None = None, trust_remote_code: bool
     """
     from deltatune.runs import load_run
 
-    return load_run(run, trust_remote_code=trust_remote_code, given=given)
-
-
-def _data(value: Any) -> Any:
-    """A recipe's data section, with rows in memory as the names of their files."""
-    from deltatune.data.memory import is_rows, keep_rows
-
-    if is_rows(value):
-        return {"source": str(keep_rows(value)), "format": "jsonl", "split": {}}
-    if not isinstance(value, Mapping):
-        return str(value) if isinstance(value, Path) else value
-    named = {part: value[part] for part in PARTS if part in value}
-    kept = {part: keep_rows(rows, field=f"data.{part}") for part, rows in named.items() if is_rows(rows)}
-    files = {part: str(rows) for part, rows in named.items() if isinstance(rows, Path)}
-    return {**value, **files, **{part: str(path) for part, path in kept.items()}}
+    return load_run(run, trust_remote_code=trust_remote_code, given=given, device=device)
 
 
 def _methods(value: Any) -> Any:

@@ -127,11 +127,11 @@ def test_auto_takes_as_many_as_pay_and_fit(make_recipe: Make, monkeypatch: pytes
         limit = OVERHEAD + weights + sum(totals[:count])
         monkeypatch.setattr(
             "deltatune.training.race.width.this_machine",
-            lambda limit=limit: Machine(device="cpu", memory_bytes=limit),
+            lambda _, limit=limit: Machine(device="cpu", memory_bytes=limit),
         )
         assert width(context, recipe.methods, 0, "auto") == count
     monkeypatch.setattr(
-        "deltatune.training.race.width.this_machine", lambda: Machine(device="cpu", memory_bytes=0)
+        "deltatune.training.race.width.this_machine", lambda _: Machine(device="cpu", memory_bytes=0)
     )
     assert width(context, recipe.methods, 0, "auto") == 1
     monkeypatch.undo()

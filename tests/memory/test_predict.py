@@ -121,7 +121,7 @@ def test_the_work_of_a_step_is_that_of_the_formula() -> None:
 def test_shorter_state_of_8_bit_adam_counts_on_gpus_only() -> None:
     config, method = llama(64, 128, 2, 4, vocab_size=400), METHODS.get("full")()
     setup = Setup(config, "causal-lm", method, BatchShape(1, 8, 0, 2), optimizer="adamw-8bit")
-    on_cpu, on_gpu = predict(setup), predict(setup.changed(gpu=True))
+    on_cpu, on_gpu = predict(setup), predict(setup.changed(device="cuda"))
     assert on_gpu.memory.parts["optimizer"] < 0.3 * on_cpu.memory.parts["optimizer"]
 
 

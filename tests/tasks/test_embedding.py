@@ -179,7 +179,7 @@ def test_a_cached_batch_has_the_gradient_of_the_whole(bert_folder: Path, task: s
     losses = Losses(model, adapter.clock, task, None, autocast=False)
     total = 0.0
     for value, loss in losses.parts(micro, 10, lambda rows: contextlib.nullcontext()):
-        total += value
+        total += float(value)
         loss.backward()
     assert total == pytest.approx(whole.item(), rel=1e-12)
     assert adapter.clock.tick == start + len(micro)

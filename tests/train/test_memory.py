@@ -210,7 +210,9 @@ def test_only_where_memory_is_ample_the_first_step_comes_before_its_prediction(
     def noted(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         return lambda *args, **options: order.append(name) or function(*args, **options)
 
-    monkeypatch.setattr(predicted_module, "this_machine", lambda: Machine(device="cpu", memory_bytes=memory))
+    monkeypatch.setattr(
+        predicted_module, "this_machine", lambda _: Machine(device="cpu", memory_bytes=memory)
+    )
     monkeypatch.setattr(begin_module, "predicted_run", noted("predicted", begin_module.predicted_run))
     monkeypatch.setattr(Trainer, "_step", noted("step", Trainer._step))
     monkeypatch.setattr(predicted_module, "COPIES", 10_000)  # as if the tiny base were a larger one

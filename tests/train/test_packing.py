@@ -101,6 +101,7 @@ def test_a_run_makes_the_same_steps(make: Make, tmp_path: Path, method: str) -> 
     assert packed.memory.measured.total < padded.memory.measured.total
 
 
+@pytest.mark.predicts
 @pytest.mark.parametrize(
     "method", ["{lora: {targets: [all-linear], dropout: 0.1}}", "full", "prefix", "prompt"]
 )

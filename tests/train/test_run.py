@@ -85,12 +85,12 @@ def test_a_run_is_loaded_in_the_precision_of_its_training(
     recipe = make_recipe("train.precision=bf16", "train.max_steps=2", methods=[method])
     result = run(recipe, recipe.methods[0], 0, tmp_path / "run")
     assert result.model.dtype == "bfloat16"
-    monkeypatch.setattr("deltatune.runs.load.computes_bfloat16", lambda: True)
+    monkeypatch.setattr("deltatune.runs.load.computes_bfloat16", lambda _: True)
     loaded = load_run(tmp_path / "run")
     with loaded.model.using():
         assert next(loaded.model.base.parameters()).dtype == torch.bfloat16
     assert evaluate_run(tmp_path / "run") == pytest.approx(result.metrics.test, rel=1e-5, abs=1e-5)
-    monkeypatch.setattr("deltatune.runs.load.computes_bfloat16", lambda: False)
+    monkeypatch.setattr("deltatune.runs.load.computes_bfloat16", lambda _: False)
     loaded = load_run(tmp_path / "run")
     with loaded.model.using():
         assert next(loaded.model.base.parameters()).dtype == torch.float32

@@ -67,6 +67,24 @@ Overrides = Annotated[
         show_default=False,
     ),
 ]
+Device = Annotated[
+    str,
+    typer.Option(
+        "--device",
+        metavar="NAME",
+        help="Where to compute: auto (the first GPU, else the CPU), cpu, cuda, cuda:1, xpu (Intel's GPUs) or "
+        "mps (Apple's).",
+    ),
+]
+OwnDevice = Annotated[
+    str | None,
+    typer.Option(
+        "--device",
+        metavar="NAME",
+        help="As --set device=NAME: auto, cpu, cuda, cuda:1, xpu (Intel's GPUs) or mps (Apple's).",
+        show_default=False,
+    ),
+]
 Json = Annotated[
     bool,
     typer.Option(
@@ -96,6 +114,11 @@ Overwrite = Annotated[
     bool,
     typer.Option("--overwrite", help="Replace what is in the output folder; without it that is refused."),
 ]
+
+
+def with_device(overrides: list[str] | None, device: str | None) -> list[str]:
+    """The overrides of a recipe with what `--device` says."""
+    return [*(overrides or []), *([] if device is None else [f"device={device}"])]
 
 
 def labels_of(text: str | None) -> tuple[str, ...] | None:

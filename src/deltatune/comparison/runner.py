@@ -177,9 +177,9 @@ def _require_own(recipe: Recipe, out: Path) -> None:
     """Refuse a folder with a comparison of another recipe."""
     path = out / "recipe.yaml"
     if path.exists():
-        # How many are trained at once does not change what is compared.
+        # How many are trained at once, and where, does not change what is compared.
         found = differences(path, recipe.dump(), remedy=ANEW)
-        changed = [key for key in found if key != "together"]
+        changed = [key for key in found if key not in ("together", "device")]
         if changed:
             raise RecipeError(
                 f"the comparison in '{out}' has another recipe; it differs in {', '.join(changed)}.",

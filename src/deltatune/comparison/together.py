@@ -81,4 +81,4 @@ def _base(context: Context, entry: MethodEntry) -> Hashable:
     train = entry.train
     model = context.recipe.model_of(entry).model_dump_json()
     data = context.recipe.data_of(entry)
-    return model, bits, base_dtype(train.precision), train.gradient_checkpointing, data
+    return model, bits, base_dtype(train.precision, context.device), train.gradient_checkpointing, data

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from deltatune.comparison.team import REMEDY
+from deltatune.core.devices import device_of
 from deltatune.errors import DeltatuneError
 from deltatune.files import read_json
 from deltatune.observer import Observer
@@ -45,7 +46,7 @@ def automatic(recipe: Recipe, observer: Observer) -> int:
     runs = len(recipe.methods) * len(recipe.seeds)
     plan = forecast(recipe, observer=observer)
     steps = [entry.memory.total for entry in plan.planned]
-    room = int(this_machine().memory_bytes * SHARE / max(steps)) if steps else 1
+    room = int(this_machine(device_of(recipe.device)).memory_bytes * SHARE / max(steps)) if steps else 1
     return max(1, min(runs, _cores(), room))
 
 

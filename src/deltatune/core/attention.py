@@ -28,6 +28,7 @@ from transformers.masking_utils import eager_mask, sdpa_mask
 from deltatune.core.adapter import KeysValues
 from deltatune.core.fast import lean_attention
 from deltatune.core.fast.layout import Layout, in_force, layout
+from deltatune.core.fast.padding import as_told
 from deltatune.core.learned import Learned, widen
 from deltatune.core.own_attention import way_into
 from deltatune.core.taps import Active, call_arguments
@@ -168,12 +169,12 @@ class AttentionTap:
         if self.active.batch_rows is None:
             keys = torch.cat([k for k, _ in learned.values()], dim=1).to(key.dtype)
             values = torch.cat([v for _, v in learned.values()], dim=1).to(key.dtype)
-            seen = torch.ones(batch, keys.shape[1], dtype=torch.bool, device=key.device)
             bias = None if biases is None else torch.cat(list(biases.values()), dim=3)
-            return Learned(keys.expand(batch, -1, -1, -1), values.expand(batch, -1, -1, -1), seen, bias)
+            return Learned(keys.expand(batch, -1, -1, -1), values.expand(batch, -1, -1, -1), None, bias)
         heads, _, width = next(iter(learned.values()))[0].shape
         n = max(k.shape[1] for k, _ in learned.values())
         seen = torch.zeros(batch, n, dtype=torch.bool, device=key.device)
+        each = 0  # rows that see all of them: known here, where a GPU would have to be asked
         whole = None if biases is None else query.new_zeros(batch, *query.shape[1:3], n)
         blank = key.new_zeros(1, heads, n, width)
         key_rows: list[Tensor] = []
@@ -186,12 +187,13 @@ class AttentionTap:
                 filled = F.pad(tensor.to(key.dtype), (0, 0, short, 0))
                 into.append(filled.expand(rows.stop - rows.start, -1, -1, -1))
             seen[rows, short:] = True
+            each += (rows.stop - rows.start) * (short == 0)
             if whole is not None and biases is not None:
                 whole[rows, :, :, short:] = biases[name]
             done = rows.stop
         for into in (key_rows, value_rows):
             into.append(blank.expand(batch - done, -1, -1, -1))
-        return Learned(torch.cat(key_rows), torch.cat(value_rows), seen, whole)
+        return Learned(torch.cat(key_rows), torch.cat(value_rows), None if each == batch else seen, whole)
 
 
 _TAPS: weakref.WeakKeyDictionary[nn.Module, AttentionTap] = weakref.WeakKeyDictionary()
@@ -227,8 +229,8 @@ def _attend_in_rows(  # noqa: PLR0917
     learned = tap.collect(query, key) if tap is not None else None
     if learned is None:
         return inner(module, query, key, value, attention_mask, **rest)
-    keys, values, seen, bias = learned
-    mask = widen(_explicit(attention_mask, module, query, key, rest), seen, query.shape[2], key.shape[2])
+    keys, values, _, bias = learned
+    mask = widen(_explicit(attention_mask, module, query, key, rest), learned, query.shape[2], key.shape[2])
     rest["is_causal"] = False
     if (given := rest.get("position_bias")) is not None:
         if bias is None:
@@ -279,8 +281,8 @@ def _over_lean(
 
 def _full_sdpa_mask(*args: Any, **kwargs: Any) -> Tensor | None:
     """Transformers' mask for SDPA, without leaving out a causal mask that SDPA could imply."""
-    kwargs["allow_is_causal_skip"] = False
-    mask: Tensor | None = sdpa_mask(*args, **_apart(kwargs))
+    asked = {**as_told(kwargs), "allow_is_causal_skip": False}
+    mask: Tensor | None = sdpa_mask(*args, **_apart(asked))
     return mask
 
 

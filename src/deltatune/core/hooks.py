@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
-from torch import nn
+from torch import Tensor, nn
 
 from deltatune.core.adapter import Adapter
 from deltatune.core.attention import AttentionSwitch, AttentionTap
+from deltatune.core.fast.padding import padding_told
 from deltatune.core.positions import PositionTap
 from deltatune.core.prompts import PromptTap
 from deltatune.core.sites import BaseView
@@ -32,6 +33,11 @@ class Hooks:
         self._position: PositionTap | None = None
         self._prompt: PromptTap | None = None
         self.attention = AttentionSwitch(view.base)
+
+    def padding_told(self, batch: Mapping[str, Tensor]) -> contextlib.AbstractContextManager[None]:
+        """As `padding_told`, unless prompts of different lengths pad rows that were not."""
+        apart = self._active.batch_rows is not None and self._prompt is not None
+        return contextlib.nullcontext() if apart else padding_told(batch)
 
     def hang(self, name: str, adapter: Adapter) -> None:
         """Let an adapter act wherever it has something, while its name is among the active ones."""
@@ -94,6 +100,10 @@ class Hooks:
         """The tap that puts prompts before the embedded input, if an active adapter has one."""
         tap = self._prompt
         return tap if tap is not None and self._active.of(tap.prompts) else None
+
+    def act_at_head(self) -> bool:
+        """Whether an adapter acts on the base's output head."""
+        return self.act_at(self._view.base.get_output_embeddings())
 
     def act_at(self, module: nn.Module) -> bool:
         """Whether active adapters have a delta at this very module."""

@@ -15,30 +15,33 @@ class Learned(NamedTuple):
     """[batch, kv_heads, n, head_dim]."""
     values: Tensor
     """[batch, kv_heads, n, head_dim]."""
-    seen: Tensor
-    """Which of them each row sees, [batch, n]."""
+    seen: Tensor | None
+    """Which of them each row sees, [batch, n]; None if each sees all."""
     bias: Tensor | None
     """Their position bias, [1 or batch, heads, queries, n]; None where it is zero."""
 
 
-def widen(mask: Tensor | None, seen: Tensor, queries: int, keys: int) -> Tensor | None:
+def widen(mask: Tensor | None, learned: Learned, queries: int, keys: int) -> Tensor | None:
     """Put the columns of the learned keys before a mask's own.
 
     Args:
         mask: What each query of the input sees of its keys, [batch or 1, heads or 1, queries or 1, keys]: of
             floats what is added to the scores, else whether it is seen. None: all.
-        seen: Which learned keys each row sees, [batch, n].
+        learned: The learned keys, and which rows see them.
         queries: How many there are.
         keys: How many the input has.
 
     Returns:
         [batch, heads or 1, queries, n + keys], or None if all is seen.
     """
+    batch, _, n, _ = learned.keys.shape
+    device, seen = learned.keys.device, learned.seen
     if mask is None:
-        if bool(seen.all()):
+        if seen is None:
             return None
-        mask = torch.ones(1, 1, 1, keys, dtype=torch.bool, device=seen.device)
-    batch, n = seen.shape
+        mask = torch.ones(1, 1, 1, keys, dtype=torch.bool, device=device)
+    if seen is None:
+        seen = torch.ones(batch, n, dtype=torch.bool, device=device)
     columns = seen[:, None, None, :].expand(batch, mask.shape[1], queries, n)
     if mask.is_floating_point():
         low = torch.finfo(mask.dtype).min

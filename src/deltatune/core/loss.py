@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from deltatune.core.devices import send
 from deltatune.tasks import TASKS
 from deltatune.tasks.task import IGNORED
 
@@ -73,7 +75,7 @@ def summed_cross_entropy(logits: Tensor, targets: Tensor, weights: Tensor | None
     As `F.cross_entropy(logits.float(), targets, weights, reduction="sum")`, but float32 copies are made of
     some rows at a time, and only the logits are kept for the backward pass.
     """
-    of_rows = None if weights is None else weights.to(targets.device)[targets][:, None]
+    of_rows = None if weights is None else send(weights, targets.device)[targets][:, None]
     loss: Tensor = _SummedCrossEntropy.apply(logits, targets, of_rows)
     return loss
 
@@ -81,7 +83,7 @@ def summed_cross_entropy(logits: Tensor, targets: Tensor, weights: Tensor | None
 class _SummedCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, logits: Tensor, targets: Tensor, weights: Tensor | None) -> Tensor:
-        ctx.rows = max(1, _AT_ONCE.get(logits.device.type, _AT_ONCE_ELSEWHERE) // logits.shape[-1])
+        ctx.rows = max(1, logits_at_once(_stands_for.get() or logits.device.type) // logits.shape[-1])
         wide = torch.promote_types(logits.dtype, torch.float32)
         loss = torch.zeros((), dtype=wide, device=logits.device)
         largest, normalizers = [], []  # apart, since rounding their sum would cost a digit
@@ -110,6 +112,25 @@ class _SummedCrossEntropy(torch.autograd.Function):
             shares.scatter_add_(1, of, shares.new_full(of.shape, -1.0))
             out.copy_(shares.mul_(grad if ctx.weights is None else grad * ctx.weights.split(ctx.rows)[at]))
         return grad_logits, None, None
+
+
+_stands_for: ContextVar[str | None] = ContextVar("stands_for", default=None)
+"""The kind of device that a computation is made for, where it is another than that of the tensors."""
+
+
+@contextlib.contextmanager
+def standing_for(device_type: str) -> Iterator[None]:
+    """Within the block losses are computed in the pieces in which a device of that kind computes them."""
+    before = _stands_for.set(device_type)
+    try:
+        yield
+    finally:
+        _stands_for.reset(before)
+
+
+def logits_at_once(device_type: str) -> int:
+    """How many logits are in float32 at a time on a device of that kind."""
+    return _AT_ONCE.get(device_type, _AT_ONCE_ELSEWHERE)
 
 
 _AT_ONCE = {"cpu": 2**19}
@@ -146,10 +167,11 @@ def logits_for(
 
     Args:
         model: With the adapters that act.
-        batch: As the encoder collates it, on the model's device.
+        batch: As the encoder collates it, on the model's device; the labels there or on the host.
         task: The recipe's task.
         autocast: Compute in bfloat16 where parameters are float32 (full fine-tuning of a bfloat16 base).
     """
     context = torch.autocast(model.device.type, torch.bfloat16) if autocast else contextlib.nullcontext()
     with context:
-        return TASKS.get(task).logits(model, batch)
+        outputs, targets = TASKS.get(task).logits(model, batch)
+    return outputs, send(targets, outputs.device)

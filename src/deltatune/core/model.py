@@ -17,6 +17,7 @@ from deltatune import quant
 from deltatune.core import compose
 from deltatune.core.adapter import Adapter
 from deltatune.core.attention import EAGER_UP_TO
+from deltatune.core.devices import own_random_states
 from deltatune.core.fast.labelled_head import labelled_inputs
 from deltatune.core.fast.paths import FastPaths
 from deltatune.core.fold import fold_routes_into_, require_foldable
@@ -116,8 +117,7 @@ class AdaptedModel(nn.Module):
     @property
     def device(self) -> torch.device:
         """Where the base is."""
-        device: torch.device = next(self.base.parameters()).device
-        return device
+        return self.view.device
 
     @property
     def active(self) -> tuple[str, ...]:
@@ -158,7 +158,7 @@ class AdaptedModel(nn.Module):
                 remedy="Use letters, digits, '_' and '-', and a name that is not taken or one of Python's.",
             )
         # Without any adapter in force, so that nothing of another one gets into the start of this one.
-        with self.using(), torch.random.fork_rng(devices=[]):
+        with self.using(), own_random_states():
             torch.manual_seed(seed)
             adapter = config.build(self.view)
             if heads is None:
@@ -279,12 +279,12 @@ class AdaptedModel(nn.Module):
             compose.require_rows(adapters, batch)
             with self.switching(adapters):
                 return self(**batch)
-        if self.training:
-            for name in self.active:
-                self.adapter(name).clock.tick += 1
-            with self.fast.training(batch):
-                return self.base(**batch)
-        return self.base(**batch)
+        if not self.training:
+            return self.base(**batch)
+        for name in self.active:
+            self.adapter(name).clock.tick += 1
+        with self.fast.training(batch):
+            return self.base(**batch)
 
     def encoder_states(self, batch: Mapping[str, Tensor]) -> Tensor | None:
         """What an encoder-decoder base's encoder makes of a batch without labels, [rows, length, d_model].
@@ -302,26 +302,25 @@ class AdaptedModel(nn.Module):
         """Logits at the labelled positions only: a language model's output head sees no others.
 
         Args:
-            batch: The collated batch; `labels` [rows, length] holds -100 where there is nothing to predict.
+            batch: The collated batch; `labels` [rows, length], best on the host, hold -100 but at targets.
             states: What `encoder_states` gave for this batch; by default the encoder runs.
 
         Returns:
             (logits [n_labelled, vocabulary or classes], targets [n_labelled]), row after row.
         """
-        inputs, keep, targets = labelled_inputs(self.view, batch, states)
-        if self.view.labels_tokens:  # whose head has few outputs, and is read nearly everywhere
-            return self(**inputs).logits[keep], targets[keep]
-        if self._active.batch_rows is not None and self._hooks.act_at(self.base.get_output_embeddings()):
-            # Chosen positions have no rows any more by which the head's deltas could be told apart.
-            return self(**inputs, use_cache=False).logits[keep], targets[keep]
-        with self.fast.at_labels(keep):
-            logits = self(**inputs, use_cache=False).logits
-        return logits, targets[keep]
+        labelled, language = labelled_inputs(self.view, batch, states), not self.view.labels_tokens
+        # Other heads have few outputs. Chosen positions have no rows, by which routes are told.
+        chooses = language and not (self._active.batch_rows is not None and self._hooks.act_at_head())
+        chosen = self.fast.at_labels(labelled) if chooses else contextlib.nullcontext()
+        with chosen, self._hooks.padding_told(batch):
+            logits: Tensor = self(**labelled.inputs, **({"use_cache": False} if language else {})).logits
+        return logits if chooses else labelled.of(logits), labelled.targets
 
     def class_logits(self, batch: Mapping[str, Tensor]) -> Tensor:
         """Logits [rows, classes] of a classifier, for a batch with or without `labels`."""
         inputs = {name: value for name, value in batch.items() if name != "labels"}
-        with self.fast.last_layer.at_first(len(next(iter(inputs.values())))):
+        rows = len(next(iter(inputs.values())))
+        with self.fast.last_layer.at_first(rows), self._hooks.padding_told(batch):
             logits: Tensor = self(**inputs).logits
         return logits
 

@@ -69,7 +69,7 @@ def _bloom(module: Any, learned: Learned, call: dict[str, Any]) -> Any:
         **call
         | {
             "alibi": torch.cat([before.repeat(batch, 1, 1), alibi], dim=2),
-            "attention_mask": widen(call.get("attention_mask"), learned.seen, queries, keys),
+            "attention_mask": widen(call.get("attention_mask"), learned, queries, keys),
             "layer_past": _Cache(call.get("layer_past"), learned),
         },
     )
@@ -90,7 +90,7 @@ def _deberta_v2(module: Any, learned: Learned, call: dict[str, Any]) -> Any:
         disentangled_attention_bias=bias,
     )
     mask = call["attention_mask"]
-    call["attention_mask"] = widen(mask, learned.seen, mask.shape[2], mask.shape[3])
+    call["attention_mask"] = widen(mask, learned, mask.shape[2], mask.shape[3])
     return type(module).forward(stand_in, **call)
 
 
@@ -111,7 +111,7 @@ def _deberta(module: Any, learned: Learned, call: dict[str, Any]) -> Any:
         module, in_proj=lambda x: _before(fused, module.in_proj(x), 1), disentangled_att_bias=bias
     )
     mask = call["attention_mask"]
-    mask = widen(mask, learned.seen, mask.shape[2], mask.shape[3])
+    mask = widen(mask, learned, mask.shape[2], mask.shape[3])
     assert mask is not None
     call["attention_mask"] = F.pad(mask, (0, 0, n, 0))
     mixed, shares = type(module).forward(stand_in, **call)

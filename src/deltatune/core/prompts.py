@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from deltatune.core.adapter import Prompt
+from deltatune.core.devices import on_gpu, send
 from deltatune.core.sites import WEIGHTS_INSTEAD, BaseView
 from deltatune.core.taps import Active, cached_length, call_arguments
 from deltatune.errors import TargetError
@@ -37,6 +38,8 @@ class Collected:
     """Which of them stand behind the beginning of the input, [batch, n]."""
     beginnings: tuple[tuple[int, ...], ...]
     """Token ids that count as a beginning."""
+    alike: bool
+    """Whether each row has all of them."""
 
 
 @dataclass(frozen=True)
@@ -114,24 +117,25 @@ class PromptTap:
         if self.active.batch_rows is None:
             names = sorted(learned, key=lambda name: placed[name] is not None)
             vectors = torch.cat([learned[name] for name in names])
-            behind = [placed[name] is not None for name in names for _ in learned[name]]
+            first = sum(len(learned[name]) for name in names if placed[name] is None)
             seen = torch.ones(batch, len(vectors), dtype=torch.long, device=like.device)
-            where = torch.tensor(behind, device=like.device).expand(batch, -1)
-            return Collected(vectors.expand(batch, -1, -1), seen, where, beginnings)
+            where = (torch.arange(len(vectors), device=like.device) >= first).expand(batch, -1)
+            return Collected(vectors.expand(batch, -1, -1), seen, where, beginnings, alike=True)
         n = max(vectors.shape[0] for vectors in learned.values())
         seen = torch.zeros(batch, n, dtype=torch.long, device=like.device)
         where = torch.zeros(batch, n, dtype=torch.bool, device=like.device)
-        pieces, done = [], 0
+        pieces, done, each = [], 0, 0
         blank = like.new_zeros(1, n, like.shape[-1])
         for name, rows in self.active.stretched(routes, batch):
             short = n - learned[name].shape[0]
             pieces.append(blank.expand(rows.start - done, -1, -1))
             pieces.append(F.pad(learned[name], (0, 0, short, 0)).expand(rows.stop - rows.start, -1, -1))
             seen[rows, short:] = 1
+            each += (rows.stop - rows.start) * (short == 0)
             where[rows] = placed[name] is not None
             done = rows.stop
         pieces.append(blank.expand(batch - done, -1, -1))
-        return Collected(torch.cat(pieces), seen, where, beginnings)
+        return Collected(torch.cat(pieces), seen, where, beginnings, alike=each == batch)
 
     def extend(self, embeds: Tensor, mask: Tensor | None, ids: Tensor | None = None) -> Extended | None:
         """Put the active prompts into the embedded input.
@@ -164,7 +168,8 @@ class PromptTap:
         placed = self.active.batch_rows is None and not any(
             self.prompts[route.name].behind is not None for route in self.active.of(self.prompts)
         )
-        if placed and not (self._is_causal and bool((mask[:, 0] == 0).any())):
+        # A GPU is not asked whether a row is padded on the left: that order is right for any row.
+        if placed and not (self._is_causal and (on_gpu(mask.device) or bool((mask[:, 0] == 0).any()))):
             return None
         length = mask.shape[1]
         start = _text_starts(mask, ids, found.beginnings)
@@ -239,7 +244,7 @@ class PromptTap:
         if found is None:
             return None
         vectors = found.vectors
-        if not bool(found.seen.all()):
+        if not found.alike:
             raise TargetError(
                 "prompts of different lengths cannot share a batch of images, which have no attention mask.",
                 remedy="Train them one after another.",
@@ -298,7 +303,7 @@ def _text_starts(mask: Tensor, ids: Tensor | None, beginnings: tuple[tuple[int, 
         places = first[:, None] + torch.arange(len(beginning), device=first.device)
         inside = places[:, -1] < ids.shape[1]
         found = ids.gather(1, places.clamp(max=ids.shape[1] - 1))
-        hit = inside & (found == torch.tensor(beginning, device=ids.device)).all(dim=1)
+        hit = inside & (found == send(torch.tensor(beginning), ids.device)).all(dim=1)
         starts = torch.where(hit, first + len(beginning), starts)
     return starts
 

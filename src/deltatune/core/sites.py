@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_MASKED_LM_MAPPING
 from transformers.pytorch_utils import Conv1D
@@ -63,6 +64,12 @@ class BaseView:
         self.model_type: str = self.config.model_type
         self.is_encoder_decoder = bool(getattr(self.config, "is_encoder_decoder", False))
         self.is_vision = getattr(base, "main_input_name", "input_ids") == "pixel_values"
+
+    @property
+    def device(self) -> torch.device:
+        """Where the base is."""
+        device: torch.device = next(self.base.parameters()).device
+        return device
 
     @cached_property
     def modules(self) -> dict[str, nn.Module]:

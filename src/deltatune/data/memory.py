@@ -19,6 +19,8 @@ from deltatune.data.tag_names import named, names_of_lists
 from deltatune.errors import DataError
 from deltatune.files import sha256, text_sha256, write_text
 
+PARTS = ("source", "train", "validation", "test")
+"""Fields of the data section that may be rows in memory."""
 _MISSING = ("NAType", "NaTType")
 """Of pandas."""
 
@@ -139,3 +141,15 @@ def _plain(value: Any, where: str) -> Any:
         field=where,
         remedy="Give text, numbers, or lists and mappings of these; images need files.",
     )
+
+
+def as_section(value: Any) -> Any:
+    """A recipe's data section, with rows in memory as the names of their files."""
+    if is_rows(value):
+        return {"source": str(keep_rows(value)), "format": "jsonl", "split": {}}
+    if not isinstance(value, Mapping):
+        return str(value) if isinstance(value, Path) else value
+    named = {part: value[part] for part in PARTS if part in value}
+    kept = {part: keep_rows(rows, field=f"data.{part}") for part, rows in named.items() if is_rows(rows)}
+    files = {part: str(rows) for part, rows in named.items() if isinstance(rows, Path)}
+    return {**value, **files, **{part: str(path) for part, path in kept.items()}}

@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutput
 
+from deltatune.core.devices import to_device
+from deltatune.core.fast.padding import padding_told
 from deltatune.evaluation.greedy import greedy_ids
 from deltatune.evaluation.interfaces import (
     BatchEncoder,
@@ -23,7 +25,6 @@ from deltatune.evaluation.interfaces import (
     Progress,
     evaluating,
     longest_first,
-    to_device,
 )
 from deltatune.tasks import TASKS
 
@@ -115,7 +116,7 @@ def generate(
     done = 0
     for rows in longest_first(encoded.lengths, batch_size):
         batch = to_device(encoder.collate_prompts([encoded.features[row] for row in rows]), model.device)
-        with evaluating(model):
+        with evaluating(model), padding_told(batch):
             states = model.encoder_states(batch)
         new = _generate_batch(model, batch, states, encoder, arguments)
         if also:
@@ -144,7 +145,7 @@ def _generate_batch(
     arguments: dict[str, Any],
 ) -> list[list[int]]:
     """New ids of each row, with whatever follows their end."""
-    with evaluating(model):
+    with evaluating(model), padding_told(batch):
         if arguments["num_beams"] == 1 and model.may_drop_rows:
             ids = greedy_ids(model, batch, states, arguments)
         else:

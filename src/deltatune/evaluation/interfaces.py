@@ -117,8 +117,3 @@ def longest_first(lengths: Sequence[int], batch_size: int) -> list[list[int]]:
     """Row numbers in batches, the longest rows first: what runs out of memory does so in the first batch."""
     order = sorted(range(len(lengths)), key=lambda row: -lengths[row])
     return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
-
-
-def to_device(batch: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:
-    """Copy each tensor of a batch to `device`."""
-    return {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}

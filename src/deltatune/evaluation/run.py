@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import time
 from collections.abc import Mapping, Sequence
@@ -11,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from deltatune.core.devices import out_of_memory
 from deltatune.errors import DataError
 from deltatune.evaluation.interfaces import BatchEncoder, EncodedRows, Model, Progress
 from deltatune.evaluation.keys import EvaluationSettings, metric_keys
@@ -74,7 +76,8 @@ def evaluate(  # noqa: PLR0917 - the order in which everything else passes them
     keys = metric_keys(spec, encoder.task, targets=any(row.target for row in rows))
     started = time.perf_counter()
     job = Job(model, encoded, encoder, spec.batch_size, progress, threshold)
-    scored = _kind(encoder).evaluate(job, rows, keys, spec)
+    with _within_memory(encoder, spec.batch_size, spec.num_beams):
+        scored = _kind(encoder).evaluate(job, rows, keys, spec)
     losses = scored.losses
     predictions = [
         replace(
@@ -109,7 +112,8 @@ def answer(  # noqa: PLR0917
 ) -> list[Prediction]:
     """Predict for rows without references; arguments as of `evaluate`."""
     job = Job(model, encoded, encoder, spec.batch_size, threshold=threshold)
-    answers = _kind(encoder).answer(job, spec)
+    with _within_memory(encoder, spec.batch_size, spec.num_beams):
+        answers = _kind(encoder).answer(job, spec)
     return [_prediction(row, "", given) for row, given in zip(rows, answers, strict=True)]
 
 
@@ -129,7 +133,20 @@ def loss_on(
     Raises:
         TrainingError: The loss is not finite.
     """
-    return _kind(encoder).mean_loss(Job(model, encoded, encoder, batch_size, progress))
+    with _within_memory(encoder, batch_size, beams=1):
+        return _kind(encoder).mean_loss(Job(model, encoded, encoder, batch_size, progress))
+
+
+def _within_memory(encoder: BatchEncoder, rows: int, beams: int) -> contextlib.AbstractContextManager[None]:
+    """Within the block, running out of a GPU's memory is an error that says what to change."""
+    task = TASKS.get(encoder.task)
+    ways = [f"evaluation.batch_size={rows // 2} (the same result)"] if rows > 1 else []
+    if task.writes_text:
+        ways += ["evaluation.num_beams=1"] if beams > 1 else []
+        ways.append("a smaller evaluation.max_new_tokens")
+    ways.append("a smaller data.max_input_tokens" if task.reads == "text" else "a smaller model.image_size")
+    what = f"evaluating {rows} rows at once" + (f" with {beams} beams" if beams > 1 else "")
+    return out_of_memory(what, f"Set {', or '.join(ways)}.", "evaluation.batch_size")
 
 
 def threshold_on(

@@ -15,6 +15,7 @@ from transformers import PreTrainedConfig
 from deltatune import quant
 from deltatune.core.adapter import Adapter
 from deltatune.core.fast.trunk import trunk_of
+from deltatune.core.loss import standing_for
 from deltatune.core.method import MethodConfig
 from deltatune.core.model import AdaptedModel
 from deltatune.core.sites import stacks
@@ -54,7 +55,7 @@ class Setup:
     checkpointing: bool = False
     base_dropout: bool = False
     optimizer: str = "adamw"
-    """Of the recipe; forms for GPUs count as such only with `gpu`."""
+    """Of the recipe; forms for Nvidia's GPUs count as such only there."""
     max_grad_norm: float | None = 1.0
     attention: str | None = None
     eager_up_to: int = 0
@@ -69,7 +70,8 @@ class Setup:
     """Newly initialised modules, if they are known."""
     processor: Any = None
     """Tokenizer, for methods that start from a text."""
-    gpu: bool = False
+    device: str = "cpu"
+    """The kind of device that is predicted for: `cpu`, `cuda`, `xpu` or `mps`."""
 
     def changed(self, **fields: Any) -> Setup:
         """The same with other fields."""
@@ -107,13 +109,13 @@ def predict(setup: Setup) -> Prediction:
     Raises:
         TargetError: The method cannot act on this base.
     """
-    with quiet(), warnings.catch_warnings(), fake_mode():
+    with quiet(), warnings.catch_warnings(), fake_mode(), standing_for(setup.device):
         warnings.filterwarnings("ignore", message="Accessing the data pointer of FakeTensor")
         model = planned_model(setup)
         base = model.base
         with Unread():
             adapter = model.attach("plan", setup.method)
-        optimizer = _optimizer(adapter, setup.optimizer if setup.gpu else "adamw")
+        optimizer = _optimizer(adapter, setup.optimizer if setup.device == "cuda" else "adamw")
         if optimizer is not None:
             adapter.start(1_000_000)
             warm_up(adapter, optimizer)

@@ -40,11 +40,13 @@ class FakeAccountant(Accountant):
         """From now on, the answers are about this micro-batch."""
         self._shape = shape
 
-    def call(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Choose positions by a mask, and read a number, without the data."""
+    def call(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:  # noqa: PLR0911
+        """Choose positions, find the places of labels, and read a number, without the data."""
         if func is torch.ops.aten.index.Tensor and args[1] and args[1][0].dtype == torch.bool:
             mask = args[1][0]
             return args[0].new_empty((self._shape.labelled, *args[0].shape[mask.dim() :]))
+        if func is torch.ops.aten.nonzero.default:
+            return args[0].new_empty((self._shape.labelled, args[0].dim()), dtype=torch.long)
         if func is torch.ops.aten.masked_select.default and self._shape.tokens is not None:
             # Places of packed rows (core/fast/packing.py), and of a prompt before each of them.
             before = args[0].numel() - self._shape.rows * self._shape.length

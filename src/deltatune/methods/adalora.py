@@ -91,6 +91,8 @@ class AdaLoraAdapter(Adapter):
         self.step = 0
         self.mask: dict[str, Tensor] | None = None
         """Which triplets live, by site [r_0], since the last allocation."""
+        self._alive: int | None = None
+        """How many; known here, where a GPU would have to be asked. None: not counted yet."""
         self._sensitivity: dict[str, Tensor] = {}
         self._uncertainty: dict[str, Tensor] = {}
 
@@ -167,6 +169,7 @@ class AdaLoraAdapter(Adapter):
         order = torch.cat(list(scores.values())).argsort(descending=True, stable=True)
         alive = torch.zeros(len(order), dtype=torch.bool, device=order.device)
         alive[order[:budget]] = True
+        self._alive = min(budget, len(order))
         parts = torch.split(alive, [len(score) for score in scores.values()])
         self.mask = dict(zip(scores, parts, strict=True))
         self._apply_mask()
@@ -180,7 +183,9 @@ class AdaLoraAdapter(Adapter):
         """Triplets that the last allocation kept (all, before the first)."""
         if self.mask is None:
             return sum(len(delta.lora_E) for delta in self.low_rank.values())
-        return sum(int(alive.sum()) for alive in self.mask.values())
+        if self._alive is None:  # of a mask that was loaded
+            self._alive = sum(int(alive.sum()) for alive in self.mask.values())
+        return self._alive
 
     @property
     def settled(self) -> bool:
@@ -237,6 +242,7 @@ class AdaLoraAdapter(Adapter):
         self.step = int(state["step"])
         self._sensitivity, self._uncertainty = dict(state["sensitivity"]), dict(state["uncertainty"])
         self.mask = dict(state["mask"]) or None
+        self._alive = None
 
 
 class AdaLoraConfig(MethodConfig):

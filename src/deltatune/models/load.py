@@ -15,7 +15,9 @@ from transformers import (
     PreTrainedModel,
 )
 
+from deltatune.core.devices import HOST, own_random_states
 from deltatune.errors import ModelError
+from deltatune.models.fingerprint import fingerprint
 from deltatune.models.labels import base_labels, in_base_order, named, set_outputs
 from deltatune.models.pooling import pooling_of, take_off_pooler
 from deltatune.models.processor import ModelFacts, model_facts
@@ -68,6 +70,13 @@ class LoadedBase:
     pooling: str = "mean"
     """How vectors of texts are made of it (`deltatune.core.pooling`), where a task asks for them."""
 
+    def settle(self, device: torch.device) -> str:
+        """Hash the weights, where they are read fastest, and move the model to `device`; give the hash."""
+        digest = fingerprint(self.model)
+        # Transformers' own signature of `to` hides its argument from type checkers.
+        nn.Module.to(self.model, device)
+        return digest
+
 
 def load_base(
     spec: ModelSpec,
@@ -78,6 +87,7 @@ def load_base(
     quantization: QuantizationSpec | None = None,
     seed: int = 0,
     as_spelled: bool = False,
+    device: torch.device = HOST,
 ) -> LoadedBase:
     """Load a base model for `task` from the hub, a local folder, a GGUF file or a bundled package.
 
@@ -92,6 +102,7 @@ def load_base(
         seed: Fixes the weights of a new classification head. The global random state is left as it was.
         as_spelled: Whether the base's head counts as one of these classes only if it has their spelling and
             their order, which runs of before ask for: their deltas hold a head of their own otherwise.
+        device: Where a quantized base is quantized and stays. Any other is loaded on the host.
 
     Raises:
         ModelError: The model cannot be found, read or used for the task.
@@ -111,7 +122,7 @@ def load_base(
         same_labels = known == labels if as_spelled else ordered is not None
         labels = ordered if same_labels and ordered else labels
     set_outputs(config, task, labels)
-    with quiet(), torch.random.fork_rng(devices=[]):
+    with quiet(), own_random_states():
         torch.manual_seed(seed)
         with explained(source):
             processor = processor_of(source, task, spec.image_size)
@@ -119,7 +130,7 @@ def load_base(
             if quantization is None:
                 model, info = _load_model(source, task, config, options | {"dtype": DTYPES[dtype]})
             else:
-                model, info = _load_quantized(source, task, config, options, quantization)
+                model, info = _load_quantized(source, task, config, options, quantization, device)
             if "gguf_file" in source.options:
                 _forget_gguf(model)
         _require_no_delta(model, source.name)
@@ -248,17 +259,22 @@ def _load_model(
     return loaded
 
 
-def _load_quantized(
-    source: Source, task: str, config: PreTrainedConfig, options: dict[str, Any], spec: QuantizationSpec
+def _load_quantized(  # noqa: PLR0917
+    source: Source,
+    task: str,
+    config: PreTrainedConfig,
+    options: dict[str, Any],
+    spec: QuantizationSpec,
+    device: torch.device,
 ) -> tuple[PreTrainedModel, dict[str, Any]]:
     """Load a model in few bits, all but its output embeddings and heads."""
     with torch.device("meta"):
         kept = unquantized(model_class(task).from_config(config), task)
-    found = loading_options(spec, kept)
+    found = loading_options(spec, kept, device)
     if "gguf_file" not in source.options:
         return _load_model(source, task, config, options | found)
     model, info = _load_model(source, task, config, options | {"dtype": found["dtype"]})
-    quantize_(model, kept, spec)
+    quantize_(model, kept, spec, device)
     return model, info
 
 

@@ -29,17 +29,19 @@ def layers_to_quantize(model: PreTrainedModel, kept: Sequence[str]) -> dict[str,
     }
 
 
-def quantize_(model: PreTrainedModel, kept: Sequence[str], spec: QuantizationSpec) -> None:
-    """Put quantized layers in the places of a model's linear ones, on the GPU if there is one.
+def quantize_(
+    model: PreTrainedModel, kept: Sequence[str], spec: QuantizationSpec, device: torch.device | str = "cpu"
+) -> None:
+    """Put quantized layers in the places of a model's linear ones, on a device.
 
     Args:
         model: Loaded in the type that `spec.compute` says, so that the weights are rounded as in any base.
         kept: Paths of the modules that stay as they are.
         spec: The format.
+        device: Where to; the rest of the model goes there as well.
     """
     from bitsandbytes import nn as formats
 
-    device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else "cpu"
     for path, module in layers_to_quantize(model, kept).items():
         layer: Any = blank_layer(module, spec)
         weight = module.weight.data

@@ -16,10 +16,13 @@ if TYPE_CHECKING:
     from deltatune.recipe.sections import QuantizationSpec
 
 
-def loading_options(spec: QuantizationSpec, skip: list[str] | None = None) -> dict[str, Any]:
+def loading_options(
+    spec: QuantizationSpec, skip: list[str] | None = None, device: torch.device | None = None
+) -> dict[str, Any]:
     """Arguments of `from_pretrained`; each layer is quantized as its weight is read.
 
-    Embeddings, norms and the output head keep the compute type, as in QLoRA (Dettmers et al. 2023).
+    With a GPU as `device` this happens there, by default on the CPU. Embeddings, norms and the output head
+    keep the compute type, as in QLoRA (Dettmers et al. 2023).
 
     Raises:
         RecipeError: The backend is not installed.
@@ -46,8 +49,8 @@ def loading_options(spec: QuantizationSpec, skip: list[str] | None = None) -> di
             llm_int8_skip_modules=skip,
         )
     options: dict[str, Any] = {"quantization_config": config, "dtype": compute}
-    if torch.cuda.is_available():
-        options["device_map"] = {"": torch.cuda.current_device()}
+    if device is not None and device.type != "cpu":
+        options["device_map"] = {"": device}
     return options
 
 

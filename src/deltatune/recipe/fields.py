@@ -10,7 +10,7 @@ from deltatune.errors import RecipeError, nearest
 from deltatune.recipe.axes import SECTIONS
 from deltatune.recipe.choosing import HalvingSpec, SearchSpec, Together, TuneSpec
 from deltatune.recipe.entry import MethodEntry
-from deltatune.recipe.kinds import Bool, Budget, Int
+from deltatune.recipe.kinds import Bool, Budget, Device, Int
 from deltatune.recipe.sections import (
     DataSpec,
     EvaluationSpec,
@@ -63,6 +63,9 @@ class RecipeFields(Section):
     """How many runs of a comparison may be trained at once over one base, in one process: it pays where a
     batch is small. Each has the result that it has alone, to rounding; its training time is its share, and
     its peak memory is not known. `auto`: as many as pay and fit, and one where that is not known."""
+    device: Device = "auto"
+    """Where the runs are: `cpu`, `cuda`, `cuda:1`, `xpu` (Intel's GPUs) or `mps` (Apple's). `auto`: the first
+    GPU that there is, else the CPU. It is no part of what is compared: a run may go on elsewhere."""
 
     @classmethod
     def known_keys(cls) -> list[str]:
@@ -165,6 +168,8 @@ class RecipeFields(Section):
         # As of recipes that were written down before there was a choice.
         if self.together == 1:
             del content["together"]
+        if self.device == "auto":
+            del content["device"]
         if self.baselines:
             del content["baselines"]
         return content

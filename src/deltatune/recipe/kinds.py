@@ -19,6 +19,9 @@ Budget = Count | Annotated[str, Field(pattern=r"^(0*[1-9]\d*(\.\d+)?|0+\.\d*[1-9
 """A number of parameters, or a share of the base's such as `0.5%`."""
 
 
+Device = Annotated[str, Field(pattern=r"^(auto|cpu|mps|(cuda|xpu)(:\d+)?)$")]
+"""`auto`, `cpu`, or a GPU: `cuda` or `cuda:1` (Nvidia, AMD), `xpu` (Intel), `mps` (Apple)."""
+
 Duration = Annotated[str, Field(pattern=r"^(0*[1-9]\d*(\.\d+)?|0+\.\d*[1-9]\d*)\s*(s|min|h)$")]
 """A time such as `30s`, `10min` or `1.5h`."""
 _SECONDS = {"s": 1, "min": 60, "h": 3600}

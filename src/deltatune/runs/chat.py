@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from transformers import TextStreamer
 
+from deltatune.core.devices import AUTO
 from deltatune.data.chat import Chats, chat_template
 from deltatune.data.conversations import Conversation, shown
 from deltatune.data.rows import Row
@@ -56,6 +57,7 @@ class Talk:
         folders: Runs on one base, or adapters without a run.
         trust_remote_code: As of `load_run`.
         given: As of `load_run`, of the first.
+        device: As of `load_run`.
 
     Raises:
         AdapterError: A folder holds no finished run, they are on different bases, or write no text behind
@@ -64,9 +66,14 @@ class Talk:
     """
 
     def __init__(
-        self, folders: Sequence[Path], *, trust_remote_code: bool = False, given: Given | None = None
+        self,
+        folders: Sequence[Path],
+        *,
+        trust_remote_code: bool = False,
+        given: Given | None = None,
+        device: str = AUTO,
     ) -> None:
-        loaded = load_run(folders[0], trust_remote_code=trust_remote_code, given=given)
+        loaded = load_run(folders[0], trust_remote_code=trust_remote_code, given=given, device=device)
         able = tasks_that(lambda task: task.continues)
         if loaded.recipe.task not in able:
             raise AdapterError(

@@ -13,16 +13,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import PreTrainedConfig
 
 from deltatune.checkpoint import foreign
 from deltatune.checkpoint.saved import CONFIG, SavedAdapter, read_adapter
 from deltatune.checkpoint.store import load_adapter
+from deltatune.core.devices import computes_bfloat16
 from deltatune.core.model import AdaptedModel
 from deltatune.data.encode import Encoder
 from deltatune.data.load import load_data
 from deltatune.errors import AdapterError, ModelError, nearest
-from deltatune.models.fingerprint import fingerprint
 from deltatune.models.labels import base_labels, in_base_order, named, spelled_as
 from deltatune.models.load import LoadedBase, load_base, read_config
 from deltatune.recipe import DataSpec, ModelSpec, Recipe, load_recipe, parse_recipe
@@ -33,7 +34,6 @@ from deltatune.runs.loaded import NAME, LoadedRun
 from deltatune.tasks import TASKS
 from deltatune.tasks.label_sets import HALF
 from deltatune.tasks.values import Scale, Scales
-from deltatune.training.given.machine import computes_bfloat16
 
 _RUN = (FILE, "result.json")
 
@@ -45,7 +45,9 @@ def is_without_run(folder: Path) -> bool:
     return (folder / CONFIG).exists() or any(folder.glob(f"*/{CONFIG}"))
 
 
-def load_without_run(folder: Path, given: Given, *, as_trained: bool, trust_remote_code: bool) -> LoadedRun:
+def load_without_run(
+    folder: Path, given: Given, *, as_trained: bool, trust_remote_code: bool, device: torch.device
+) -> LoadedRun:
     """Load the base of an adapter without a run, and attach the adapter.
 
     Args:
@@ -53,6 +55,7 @@ def load_without_run(folder: Path, given: Given, *, as_trained: bool, trust_remo
         given: What the user says of it.
         as_trained: Whether a base that one of our own adapters was trained on in bfloat16 is loaded so.
         trust_remote_code: Whether Python code that comes with the base may run.
+        device: Where the model goes.
 
     Raises:
         AdapterError: Base, task or classes are not known, or the adapter is damaged or of another base.
@@ -62,7 +65,7 @@ def load_without_run(folder: Path, given: Given, *, as_trained: bool, trust_remo
     place = foreign.adapter_folder(folder)
     saved = read_adapter(place)
     recipe = _recipe(saved, place, given, trust_remote_code=trust_remote_code)
-    in_bfloat16 = as_trained and _precision(saved) == "torch.bfloat16" and computes_bfloat16()
+    in_bfloat16 = as_trained and _precision(saved) == "torch.bfloat16" and computes_bfloat16(device)
     try:
         base = _base(recipe, given, dtype="bfloat16" if in_bfloat16 else "float32")
     except ModelError as error:
@@ -73,9 +76,10 @@ def load_without_run(folder: Path, given: Given, *, as_trained: bool, trust_remo
             field="--base",
             remedy="Name the model that the adapter was trained on.",
         ) from error
+    digest = base.settle(device)
     model = AdaptedModel(base.model, base.new_modules, processor=base.processor, pooling=base.pooling)
     try:
-        load_adapter(model, place, NAME, fingerprint=fingerprint(base.model))
+        load_adapter(model, place, NAME, fingerprint=digest)
     except AdapterError as error:
         raise AdapterError(
             f"the adapter does not fit the base '{recipe.model.name}': {error.what}",
@@ -92,7 +96,7 @@ def load_without_run(folder: Path, given: Given, *, as_trained: bool, trust_remo
             stacklevel=3,
         )
     encoder = Encoder(recipe.task, base.processor, recipe.data, base.labels, base.facts, scale)
-    return LoadedRun(folder, recipe, base, model, encoder, None, folder.name, saved.method)
+    return LoadedRun(folder, recipe, base, model, encoder, None, folder.name, saved.method, digest)
 
 
 def _recipe(saved: SavedAdapter, place: Path, given: Given, *, trust_remote_code: bool) -> Recipe:

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from deltatune.checkpoint.manifest import changed_files
 from deltatune.checkpoint.store import load_adapter
+from deltatune.core.devices import AUTO, computes_bfloat16, device_of
 from deltatune.core.model import AdaptedModel
 from deltatune.data.encode import Encoder
 from deltatune.errors import AdapterError
-from deltatune.models.fingerprint import fingerprint
 from deltatune.models.load import load_base
 from deltatune.recipe import Recipe
 from deltatune.recipe.given import Given
@@ -18,7 +18,6 @@ from deltatune.recipe.wanted import FILE, run_recipe
 from deltatune.runs.foreign import is_without_run, load_without_run
 from deltatune.runs.loaded import NAME, LoadedRun
 from deltatune.training.given.folder import finished_result
-from deltatune.training.given.machine import computes_bfloat16
 
 
 def load_run(
@@ -27,6 +26,7 @@ def load_run(
     as_trained: bool = True,
     trust_remote_code: bool = False,
     given: Given | None = None,
+    device: str = AUTO,
 ) -> LoadedRun:
     """Load the base that a run's recipe names, and attach the run's delta.
 
@@ -38,15 +38,19 @@ def load_run(
         trust_remote_code: Whether Python code that comes with the base may run; what the recipe says of it
             counts only as a wish.
         given: What the user says of an adapter without a run: its base, its task, its classes.
+        device: Where the model goes, as a recipe's `device`; that of the run's own recipe does not count,
+            which may have been another machine's.
 
     Raises:
         AdapterError: It is no finished run and no adapter, the delta is damaged or belongs to another base,
             or the run wants to run code.
         ModelError: The base cannot be loaded.
     """
-    folder, given = Path(folder), given or Given()
+    folder, given, place = Path(folder), given or Given(), device_of(device, field="--device")
     if is_without_run(folder):
-        return load_without_run(folder, given, as_trained=as_trained, trust_remote_code=trust_remote_code)
+        return load_without_run(
+            folder, given, as_trained=as_trained, trust_remote_code=trust_remote_code, device=place
+        )
     result = finished_result(folder)
     given.refuse(folder)
     if changed_files(folder, [FILE]):
@@ -60,15 +64,18 @@ def load_run(
     # A delta acts on any precision, but it has learned to make up for the rounding of the base it saw.
     [entry] = recipe.methods
     bits = entry.quantization if as_trained else None
-    bfloat16 = as_trained and result.model.dtype == "bfloat16" and computes_bfloat16()
+    bfloat16 = as_trained and result.model.dtype == "bfloat16" and computes_bfloat16(place)
     dtype = "bfloat16" if bfloat16 else "float32"
     before = "head" not in result.model.model_fields_set  # runs of before compared labels to the letter
-    base = load_base(recipe.model, recipe.task, labels, dtype=dtype, quantization=bits, as_spelled=before)
+    base = load_base(
+        recipe.model, recipe.task, labels, dtype=dtype, quantization=bits, as_spelled=before, device=place
+    )
+    digest = base.settle(place)
     model = AdaptedModel(base.model, base.new_modules, processor=base.processor, pooling=base.pooling)
-    load_adapter(model, folder / "adapter", NAME, fingerprint=fingerprint(base.model))
+    load_adapter(model, folder / "adapter", NAME, fingerprint=digest)
     model.eval()
     encoder = Encoder(recipe.task, base.processor, recipe.data, labels, base.facts, result.data.scale)
-    return LoadedRun(folder, recipe, base, model, encoder, result, result.name, result.method)
+    return LoadedRun(folder, recipe, base, model, encoder, result, result.name, result.method, digest)
 
 
 def _reading_pairs(recipe: Recipe, first: str, second: str) -> Recipe:
@@ -84,7 +91,7 @@ def attach_run(loaded: LoadedRun, folder: Path, name: str) -> None:
         AdapterError: It is no finished run, or one of another base or with other labels.
     """
     if is_without_run(folder):
-        load_adapter(loaded.model, folder, name, fingerprint=fingerprint(loaded.base.model))
+        load_adapter(loaded.model, folder, name, fingerprint=loaded.fingerprint)
         return
     if finished_result(folder).data.labels != loaded.labels:
         raise AdapterError(
@@ -96,4 +103,4 @@ def attach_run(loaded: LoadedRun, folder: Path, name: str) -> None:
             f"the runs in '{loaded.folder}' and '{folder}' have targets with other means or spreads.",
             remedy="Put runs of the same training rows together.",
         )
-    load_adapter(loaded.model, folder / "adapter", name, fingerprint=fingerprint(loaded.base.model))
+    load_adapter(loaded.model, folder / "adapter", name, fingerprint=loaded.fingerprint)

@@ -28,6 +28,8 @@ class LoadedRun:
     name: str
     """Of the run's entry, or of the adapter's folder."""
     method: str
+    fingerprint: str
+    """Hash of the base's weights."""
 
     @property
     def threshold(self) -> float | None:

@@ -18,6 +18,7 @@ from deltatune.checkpoint.lock import NAME as LOCK
 from deltatune.checkpoint.lock import Lock
 from deltatune.checkpoint.manifest import NAME as MANIFEST
 from deltatune.checkpoint.manifest import checksums, read_manifest, vouch
+from deltatune.core.devices import to_device
 from deltatune.core.fast.labelled_head import decoder_inputs
 from deltatune.core.model import AdaptedModel
 from deltatune.data.chat import chat_template
@@ -61,6 +62,7 @@ def merge(
     dtype: Dtype = "fp32",
     trust_remote_code: bool = False,
     given: Given | None = None,
+    device: str = "cpu",
 ) -> MergedModel:
     """Write base and delta as one plain Transformers model.
 
@@ -79,6 +81,8 @@ def merge(
         dtype: Type of the weights that are written. What it rounds counts in the comparison of logits.
         trust_remote_code: As of `load_run`.
         given: As of `load_run`, of the first.
+        device: Where deltas are folded and logits compared. On the host there is most room for a base and
+            its merged copy; a quantized base, which is loaded to compare with, goes to a GPU all the same.
 
     Raises:
         AdapterError: The method cannot be written into weights, the folder holds no finished run, or several
@@ -102,6 +106,7 @@ def merge(
             dtype=dtype,
             trust_remote_code=trust_remote_code,
             given=given,
+            device=device,
         )
     return done.model_copy(update={"folder": str(out)})
 
@@ -129,9 +134,12 @@ def _merge(  # noqa: PLR0917
     dtype: Dtype,
     trust_remote_code: bool,
     given: Given | None,
+    device: str,
 ) -> MergedModel:
     """The merge, with the place of `out` locked."""
-    loaded = load_run(folder, as_trained=False, trust_remote_code=trust_remote_code, given=given)
+    loaded = load_run(
+        folder, as_trained=False, trust_remote_code=trust_remote_code, given=given, device=device
+    )
     _require_apart(out, loaded.recipe.model)
     if others:
         names = [NAME, *(f"other-{index}" for index in range(len(others)))]
@@ -144,7 +152,8 @@ def _merge(  # noqa: PLR0917
     _require_fit(merged, dtype)
     merged.config.update(_meanings(loaded))
     nn.Module.to(merged, DTYPES[dtype])
-    task, (batch, compared_on) = TASKS.get(loaded.recipe.task), _batch(loaded)
+    task, (inputs, compared_on) = TASKS.get(loaded.recipe.task), _batch(loaded)
+    batch = to_device(inputs, loaded.model.device)
     with torch.inference_mode():
         side_by_side = task.outputs(loaded.model, batch)
         with loaded.model.using():
@@ -157,6 +166,7 @@ def _merge(  # noqa: PLR0917
             certificate.path = temporary / CERTIFICATE
             _write(merged, temporary, loaded, width=side_by_side.shape[-1])
             again = type(merged).from_pretrained(temporary, dtype=DTYPES[dtype])
+            nn.Module.to(again, loaded.model.device)
             typed = {k: v.to(DTYPES[dtype]) if v.is_floating_point() else v for k, v in batch.items()}
             with torch.inference_mode():
                 found = task.outputs(AdaptedModel(again, pooling=loaded.base.pooling), typed)
@@ -178,9 +188,7 @@ def _merge(  # noqa: PLR0917
         raise
     difference, quantized = wanted.distance(found), None
     if loaded.recipe.methods[0].quantization is not None and not others:
-        trained = load_run(folder, trust_remote_code=trust_remote_code).model
-        with torch.inference_mode():
-            quantized = wanted.distance(task.outputs(trained, batch))
+        quantized = _distance_as_trained(folder, inputs, wanted, trust_remote_code=trust_remote_code)
     return MergedModel(
         folder=str(out),
         parameters=sum(p.numel() for p in merged.parameters()),
@@ -190,6 +198,17 @@ def _merge(  # noqa: PLR0917
         logit_scale=float(side_by_side.std()),
         max_abs_difference_to_quantized=quantized,
     )
+
+
+def _distance_as_trained(
+    folder: Path, inputs: dict[str, Tensor], wanted: Logits, *, trust_remote_code: bool
+) -> float:
+    """How far the outputs of a run on its quantized base, wherever that is, are from `wanted`."""
+    trained = load_run(folder, trust_remote_code=trust_remote_code)
+    with torch.inference_mode():
+        batch = to_device(inputs, trained.model.device)
+        found = TASKS.get(trained.recipe.task).outputs(trained.model, batch)
+    return wanted.distance(found.to(wanted.wanted.device))
 
 
 def _write(merged: PreTrainedModel, folder: Path, loaded: LoadedRun, *, width: int) -> None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from deltatune.core.devices import AUTO
 from deltatune.data.cells import is_image
 from deltatune.data.encode import Encoded
 from deltatune.data.load import load_data, prompt_row
@@ -41,6 +42,7 @@ def evaluate_run(
     predictions: Path | None = None,
     trust_remote_code: bool = False,
     given: Given | None = None,
+    device: str = AUTO,
     observer: Observer | None = None,
 ) -> dict[str, float]:
     """Evaluate a run's delta, loaded from its files, on a part of its recipe's data.
@@ -51,6 +53,7 @@ def evaluate_run(
         predictions: A file to write a line for each row to, by its id, as a run's predictions.jsonl has it.
         trust_remote_code: As of `load_run`.
         given: As of `load_run`; its recipe says what an adapter without a run is evaluated on.
+        device: As of `load_run`.
         observer: Is told of the progress.
 
     Returns:
@@ -62,7 +65,7 @@ def evaluate_run(
     """
     observer = observer or Silent()
     observer.stage(f"Loading {folder}")
-    loaded = load_run(folder, trust_remote_code=trust_remote_code, given=given)
+    loaded = load_run(folder, trust_remote_code=trust_remote_code, given=given, device=device)
     if not loaded.names_rows:
         raise DataError(
             f"the adapter in '{folder}' has no run that names rows to evaluate it on.",
@@ -87,7 +90,7 @@ def evaluate_run(
         observer.advance("Evaluating", reached - shown)
         shown = reached
 
-    with fast_cpu():  # as the run itself was evaluated
+    with fast_cpu(loaded.model.device):  # as the run itself was evaluated
         spec = loaded.recipe.evaluation
         found = evaluate(loaded.model, rows, encoded, loaded.encoder, spec, advance, loaded.threshold)
     observer.finish("Evaluating")
@@ -111,6 +114,7 @@ def predict(
     *,
     trust_remote_code: bool = False,
     given: Given | None = None,
+    device: str = AUTO,
 ) -> Iterator[Prediction | Failed]:
     """Predict for inputs that go through the run's template, a few at a time.
 
@@ -121,6 +125,7 @@ def predict(
             `deltatune.runs.inputs` reads it.
         trust_remote_code: As of `load_run`.
         given: As of `load_run`.
+        device: As of `load_run`.
 
     Yields:
         One for each input, in order: the generated text with whether the model ended it, or the class or
@@ -134,7 +139,7 @@ def predict(
     """
     if isinstance(inputs, Path) and not inputs.exists():
         raise DataError(f"cannot read '{inputs}': no such file or directory.", field="--file")
-    loaded = load_run(folder, trust_remote_code=trust_remote_code, given=given)
+    loaded = load_run(folder, trust_remote_code=trust_remote_code, given=given, device=device)
     named: Iterator[tuple[str, Asked]]
     if isinstance(inputs, Path):
         spec = loaded.recipe.data

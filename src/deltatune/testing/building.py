@@ -103,7 +103,7 @@ def anatomy(base: nn.Module) -> dict[str, Any]:
     """All that must be the same after an adapter has come and gone."""
     digest = hashlib.sha256()
     for name, tensor in base.state_dict().items():
-        digest.update(name.encode() + tensor.detach().contiguous().numpy().tobytes())
+        digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
     configs: list[Any] = [m.config for m in base.modules() if hasattr(m, "config")]
     return {
         "bytes": digest.hexdigest(),

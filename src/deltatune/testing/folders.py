@@ -19,6 +19,7 @@ from transformers import (
     ViTModel,
 )
 
+from deltatune.core.devices import own_random_states
 from deltatune.testing.tiny_tokenizers import tiny_tokenizer
 
 Kind = Literal["t5", "llama", "bert", "vit"]
@@ -47,7 +48,7 @@ def save_tiny(kind: Kind, folder: Path) -> Path:
         ViTImageProcessorPil(size={"height": 8, "width": 8}).save_pretrained(folder)
     else:
         tiny_tokenizer(kind, chat=kind == "llama").save_pretrained(folder)
-    with torch.random.fork_rng():
+    with own_random_states():
         torch.manual_seed(0)
         _model(kind).save_pretrained(folder)
     return folder

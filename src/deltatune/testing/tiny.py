@@ -15,6 +15,8 @@ import torch
 import transformers
 from torch import Tensor, nn
 
+from deltatune.core.devices import own_random_states
+
 D, FF, LAYERS, HEADS, KV_HEADS, EXPERTS, VOCABULARY, CLASSES, POSITIONS = 16, 32, 2, 4, 2, 3, 48, 3, 64
 IMAGE, PATCH = 16, 4
 
@@ -204,7 +206,7 @@ def _built(name: str, dropout: float, attention: str) -> nn.Module:
     config = spec.config(dropout)
     made = getattr(transformers, "".join(spec.classes))
     config._attn_implementation = "eager" if spec.eager or not made._supports_sdpa else attention
-    with torch.random.fork_rng():
+    with own_random_states():
         torch.manual_seed(0)
         model: nn.Module = made(config)
         for leaf, parameter in model.named_parameters():  # biases and norms that are not all 0 or 1

@@ -11,7 +11,7 @@ import typer
 from rich.table import Table
 
 from deltatune.cli import output
-from deltatune.cli.options import Base, TrustRemoteCode
+from deltatune.cli.options import Base, Device, TrustRemoteCode
 from deltatune.errors import DataError, nearest
 from deltatune.printable import printable
 
@@ -37,6 +37,7 @@ def chat(
         str | None, typer.Option("--system", help="A system message to begin with.", show_default=False)
     ] = None,
     base: Base = None,
+    device: Device = "auto",
     trust_remote_code: TrustRemoteCode = False,
 ) -> None:
     """Talk to a run in the terminal; to several runs, and to their plain base.
@@ -58,7 +59,7 @@ def chat(
 
     console = output.stderr()
     console.print(output.text(f"Loading {', '.join(map(str, runs))}", "dim"))
-    talk = Talk(runs, trust_remote_code=trust_remote_code, given=Given(base=base))
+    talk = Talk(runs, trust_remote_code=trust_remote_code, given=Given(base=base), device=device)
     others = ", ".join(talk.names[1:])
     output.line(f"{talk.speaker} answers; also here: {others}. /help shows what you can do.", "dim")
     talk.begin(system)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from deltatune.cli import output
-from deltatune.cli.options import DryRun, Json, Overrides, Quiet, RecipeFile
+from deltatune.cli.options import DryRun, Json, Overrides, OwnDevice, Quiet, RecipeFile, with_device
 from deltatune.cli.progress import Events, watching
 from deltatune.errors import DeltatuneError, nearest
 from deltatune.report import FORMATS
@@ -39,6 +39,7 @@ def compare(
         typer.Option("--out", help="Folder of the comparison. Default: out/RECIPE.", show_default=False),
     ] = None,
     overrides: Overrides = None,
+    device: OwnDevice = None,
     dry_run: DryRun = False,
     overwrite: Anew = False,
     join: Annotated[
@@ -96,7 +97,7 @@ def compare(
     """
     from deltatune.recipe import load_recipe
 
-    loaded = load_recipe(recipe, overrides or [])
+    loaded = load_recipe(recipe, with_device(overrides, device))
     if dry_run:
         _plan(loaded, as_json=as_json, quiet=quiet)
         return

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from deltatune.cli import output
-from deltatune.cli.options import AdapterTask, Base, Json, Labels, TrustRemoteCode, labels_of
+from deltatune.cli.options import AdapterTask, Base, Device, Json, Labels, TrustRemoteCode, labels_of
 from deltatune.errors import DeltatuneError
 
 
@@ -101,6 +101,7 @@ def merge(
     base: Base = None,
     task: AdapterTask = None,
     labels: Labels = None,
+    device: Device = "cpu",
     trust_remote_code: TrustRemoteCode = False,
     as_json: Json = False,
 ) -> None:
@@ -159,6 +160,7 @@ def merge(
         dtype=dtype.value,
         trust_remote_code=trust_remote_code,
         given=Given(base, task, labels_of(labels)),
+        device=device,
     )
     title = f"Merged {', '.join(map(str, runs))}"
     output.emit_json(done.as_dict()) if as_json else output.fields(title, done.as_dict())

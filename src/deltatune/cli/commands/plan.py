@@ -11,7 +11,7 @@ from rich.table import Table
 
 from deltatune import units
 from deltatune.cli import output
-from deltatune.cli.options import Json, Overrides, Quiet
+from deltatune.cli.options import Json, Overrides, OwnDevice, Quiet, with_device
 from deltatune.cli.progress import watching
 from deltatune.errors import DeltatuneError
 
@@ -65,6 +65,7 @@ def plan(
         typer.Option("--chart", metavar="FILE", help="Write the table as a chart (SVG).", show_default=False),
     ] = None,
     overrides: Overrides = None,
+    device: OwnDevice = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -88,7 +89,7 @@ def plan(
     """
     limit = None if memory is None else _size(memory)
     seconds = None if time is None else _seconds(time)
-    loaded = _recipe(recipe, shape, overrides or [])
+    loaded = _recipe(recipe, shape, with_device(overrides, device))
     from deltatune.training.before.forecast import forecast
 
     with watching(quiet=quiet) as observer:

@@ -15,15 +15,18 @@ from deltatune.cli.options import (
     AdapterRecipe,
     AdapterTask,
     Base,
+    Device,
     DryRun,
     Json,
     Labels,
     Overrides,
     Overwrite,
+    OwnDevice,
     Quiet,
     RunFolder,
     TrustRemoteCode,
     labels_of,
+    with_device,
 )
 from deltatune.cli.progress import watching
 from deltatune.errors import DeltatuneError, RecipeError, nearest
@@ -61,6 +64,7 @@ def train(
         int | None, typer.Option("--seed", help="Default: the recipe's first seed.", show_default=False)
     ] = None,
     overrides: Overrides = None,
+    device: OwnDevice = None,
     dry_run: DryRun = False,
     resume: Annotated[
         bool,
@@ -106,7 +110,7 @@ def train(
     training at once would have been. The finished run stays as it is.
     """
     # As an override, so that it is held to what the recipe allows.
-    changes = [*(overrides or []), *([] if seed is None else [f"seeds=[{seed}]"])]
+    changes = [*with_device(overrides, device), *([] if seed is None else [f"seeds=[{seed}]"])]
     loaded = _trained(recipe, extend, changes, trust_remote_code=trust_remote_code)
     entry = loaded.chosen(method, field="--method")
     chosen_seed = loaded.seeds[0]
@@ -191,6 +195,7 @@ def evaluate(
     task: AdapterTask = None,
     labels: Labels = None,
     recipe: AdapterRecipe = None,
+    device: Device = "auto",
     trust_remote_code: TrustRemoteCode = False,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -225,6 +230,7 @@ def evaluate(
             predictions=predictions,
             trust_remote_code=trust_remote_code,
             given=Given(base, task, labels_of(labels), recipe=recipe),
+            device=device,
             observer=observer,
         )
     output.emit_json(found) if as_json else show.metrics(f"{run}, {split} rows", found)
@@ -259,6 +265,7 @@ def predict(
         ),
     ] = None,
     recipe: AdapterRecipe = None,
+    device: Device = "auto",
     trust_remote_code: TrustRemoteCode = False,
     as_json: Json = False,
 ) -> None:
@@ -294,7 +301,7 @@ def predict(
 
     said = Given(base, task, labels_of(labels), template, recipe)
     count = failed = 0
-    for prediction in predictions(run, given, trust_remote_code=trust_remote_code, given=said):
+    for prediction in predictions(run, given, trust_remote_code=trust_remote_code, given=said, device=device):
         record = _record(prediction)
         count, failed = count + 1, failed + ("error" in record)
         output.emit_json(record, indent=None)

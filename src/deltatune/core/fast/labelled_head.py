@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from deltatune.core.devices import send
 from deltatune.core.sites import BaseView
 from deltatune.errors import ModelError
 
@@ -23,8 +24,8 @@ class LabelledHead:
         self._base: Any = base
 
     @contextlib.contextmanager
-    def select(self, keep: Tensor) -> Iterator[None]:
-        """Within the block the head sees the positions where `keep` [rows, length] is true, row after row.
+    def select(self, places: Tensor) -> Iterator[None]:
+        """Within the block the head sees the positions at `places` [n] of all rows one after another.
 
         Raises:
             ModelError: The base has no output head, or did not call it.
@@ -41,7 +42,7 @@ class LabelledHead:
         def choose(module: nn.Module, args: tuple[Any, ...]) -> tuple[Tensor]:
             nonlocal calls
             calls += 1
-            return (args[0][keep],)
+            return (args[0].flatten(0, 1).index_select(0, places),)
 
         handle = head.register_forward_pre_hook(choose, prepend=True)
         try:
@@ -72,27 +73,41 @@ def decoder_inputs(base: Any, labels: Tensor) -> Tensor:
     return shifted.masked_fill(shifted == -100, config.pad_token_id)
 
 
-def labelled_inputs(
-    view: BaseView, batch: Mapping[str, Tensor], states: Tensor | None = None
-) -> tuple[dict[str, Any], Tensor, Tensor]:
-    """What a model with labels at tokens gets for a batch, and where its logits are looked at.
+class Labelled(NamedTuple):
+    """What a model with labels at tokens gets for a batch, and where its logits are looked at."""
+
+    inputs: dict[str, Any]
+    """The base's arguments."""
+    keep: Tensor
+    """Where there is a label, [rows, length]; where the labels are, so on the host if these stayed there."""
+    places: Tensor
+    """The same as places in all rows one after another, [n], on the base's device."""
+    targets: Tensor
+    """The labels there, [n], on the base's device."""
+
+    def of(self, logits: Tensor) -> Tensor:
+        """Those of logits [rows, length, ...] that are looked at, [n, ...]."""
+        return logits.flatten(0, 1).index_select(0, self.places)
+
+
+def labelled_inputs(view: BaseView, batch: Mapping[str, Tensor], states: Tensor | None = None) -> Labelled:
+    """Find out by the labels, where they are, what a base gets and where it is looked at.
 
     Args:
         view: The base.
         batch: As of `AdaptedModel.labelled_logits`.
         states: What the base's encoder made of it; by default the encoder runs.
-
-    Returns:
-        (the base's arguments, positions with a label [rows, length], targets [rows, length]).
     """
     inputs: dict[str, Any] = {name: value for name, value in batch.items() if name != "labels"}
-    labels = batch["labels"]
+    labels, device = batch["labels"], view.device
     if states is not None:
         inputs["encoder_outputs"] = (states,)
     if view.is_encoder_decoder:
-        inputs["decoder_input_ids"] = decoder_inputs(view.base, labels)
-        return inputs, labels != -100, labels
-    if view.labels_tokens:
-        return inputs, labels != -100, labels
-    targets = torch.nn.functional.pad(labels[:, 1:], (0, 1), value=-100)
-    return inputs, targets != -100, targets
+        inputs["decoder_input_ids"] = send(decoder_inputs(view.base, labels), device)
+    if view.is_encoder_decoder or view.labels_tokens:
+        targets = labels
+    else:
+        targets = torch.nn.functional.pad(labels[:, 1:], (0, 1), value=-100)
+    keep = targets != -100
+    places = keep.flatten().nonzero().squeeze(1)
+    return Labelled(inputs, keep, send(places, device), send(targets.flatten()[places], device))

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from deltatune.core import roles
+from deltatune.core.devices import send
 from deltatune.core.fast.layout import Layout, layout
 from deltatune.core.fast.places import choose, put_back
 from deltatune.core.fast.recompute import Recomputation
@@ -76,7 +77,7 @@ class LastLayer:
         return [(view.modules[begin], view.modules[end]) for begin, end in parts]
 
     def at_labels(self, keep: Tensor) -> contextlib.AbstractContextManager[None]:
-        """Within the block, work where `keep` [rows, length] is true.
+        """Within the block, work where `keep` [rows, length], on the host or the base's device, is true.
 
         Rows with fewer such positions than others get some more, so that all have the same number.
         """
@@ -86,13 +87,13 @@ class LastLayer:
         if most > WORTHWHILE * keep.shape[1]:
             return contextlib.nullcontext()
         places = keep.int().argsort(dim=1, descending=True, stable=True)[:, :most]
-        return self._only(places, keep)
+        return self._only(send(places, self._view.device), keep)
 
     def at_first(self, rows: int) -> contextlib.AbstractContextManager[None]:
         """Within the block, work at the first position of each of `rows` rows, if the classifier reads it."""
         if self._view.is_decoder_only or not self.chooses:
             return contextlib.nullcontext()
-        return self._only(torch.zeros(rows, 1, dtype=torch.long, device=self._view.base.device), None)
+        return self._only(torch.zeros(rows, 1, dtype=torch.long, device=self._view.device), None)
 
     @property
     def chooses(self) -> bool:
@@ -163,13 +164,15 @@ class _Part:
         """The chosen places among the tokens of packed rows."""
         if self._keep is None or self._keep.shape != (how.rows, how.length):
             return None
-        kept = self._keep.flatten().index_select(0, how.places)
+        places = how.places_on(self._keep.device)
+        kept = self._keep.flatten().index_select(0, places)
         chosen = torch.arange(how.tokens, device=kept.device)[kept]
         rows, most = self._places.shape
         first = torch.arange(0, rows * most, most, device=kept.device)[:, None]
-        among = (self._keep.cumsum(dim=1) - 1 + first).flatten().index_select(0, how.places)
-        how.drawn[len(chosen)] = among[kept], rows * most
-        return chosen
+        among = (self._keep.cumsum(dim=1) - 1 + first).flatten().index_select(0, places)
+        device = self._places.device
+        how.drawn[len(chosen)] = send(among[kept], device), rows * most
+        return send(chosen, device)
 
     def put_back(self, module: nn.Module, args: Any, output: Tensor) -> Tensor | None:
         """Give what was made of them in its places."""

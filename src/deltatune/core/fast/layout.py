@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from deltatune.core.devices import on_gpu, send
+from deltatune.core.fast.padding import host_mask
 from deltatune.core.fast.places import choose, put_back
 
 
@@ -23,6 +25,8 @@ class Layout:
     drawn: dict[int, tuple[Tensor, int]] = field(default_factory=dict)
     """By a number of tokens that a delta may get: their places among those that it gets of padded rows, and
     how many these are. Masks of dropout are drawn for padded rows, so that packing does not alter them."""
+    on_host: Tensor | None = None
+    """The host's copy of the places, if it knows them."""
     _of_heads: dict[tuple[int, bool], Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -32,10 +36,18 @@ class Layout:
     def of(cls, mask: Tensor) -> Layout | None:
         """The layout of rows with this attention mask [rows, length]; None if nothing is padded."""
         rows, length = mask.shape
-        every = torch.arange(rows * length, device=mask.device)
+        known = host_mask(mask)
+        of = mask if known is None else known
         # Not `nonzero` or an index: the prediction of memory knows this one by its name (memory/step.py).
-        places = every.masked_select(mask.flatten().bool())
-        return None if len(places) == rows * length else cls(mask, places)
+        places = torch.arange(rows * length, device=of.device).masked_select(of.flatten().bool())
+        if len(places) == rows * length:
+            return None
+        return cls(mask, send(places, mask.device), on_host=None if known is None else places)
+
+    def places_on(self, device: torch.device) -> Tensor:
+        """The places there; a GPU has to be waited for if only it knows them."""
+        known = self.on_host if self.on_host is not None and not on_gpu(device) else self.places
+        return known.to(device)
 
     @property
     def rows(self) -> int:

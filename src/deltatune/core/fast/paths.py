@@ -7,10 +7,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from deltatune.core.attention import LONG_UP_TO, AttentionSwitch, tokens_of_a_row
-from deltatune.core.fast.labelled_head import LabelledHead
+from deltatune.core.fast.labelled_head import Labelled, LabelledHead
 from deltatune.core.fast.last_layer import LastLayer
 from deltatune.core.fast.lean import Lean
 from deltatune.core.fast.packing import Packing
@@ -51,18 +50,13 @@ class FastPaths:
     def _attends_eagerly(self, batch: Mapping[str, Any]) -> bool:
         base = self._view.base
         # What is recomputed in the backward pass must attend as it did in the forward pass.
-        if self.eager_up_to == 0 or self._device.type != "cpu" or self.recomputation.enabled:
+        if self.eager_up_to == 0 or self._view.device.type != "cpu" or self.recomputation.enabled:
             return False
         up_to = max(self.eager_up_to, LONG_UP_TO if base.dtype == torch.bfloat16 else 0)
         return tokens_of_a_row(batch, self._view.config) <= up_to
 
-    @property
-    def _device(self) -> torch.device:
-        device: torch.device = next(self._view.base.parameters()).device
-        return device
-
     @contextlib.contextmanager
-    def at_labels(self, keep: Tensor) -> Iterator[None]:
-        """Within the block the last layer and the output head work where `keep` [rows, length] is true."""
-        with self.last_layer.at_labels(keep), self.head.select(keep):
+    def at_labels(self, labelled: Labelled) -> Iterator[None]:
+        """Within the block the last layer and the output head work where there are labels."""
+        with self.last_layer.at_labels(labelled.keep), self.head.select(labelled.places):
             yield

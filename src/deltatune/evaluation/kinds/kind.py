@@ -8,13 +8,14 @@ from typing import NamedTuple, Protocol
 
 from torch import Tensor
 
+from deltatune.core.ahead import Ahead
+from deltatune.core.devices import to_device
 from deltatune.evaluation.interfaces import (
     BatchEncoder,
     EncodedRows,
     Model,
     Progress,
     longest_first,
-    to_device,
 )
 from deltatune.evaluation.loss import RowLoss
 from deltatune.evaluation.metrics import Scores
@@ -72,8 +73,10 @@ class Job:
 
     def batches(self) -> Iterator[tuple[list[int], dict[str, Tensor]]]:
         """Numbers of rows and their batch on the model's device, the longest rows first."""
-        for rows in self.in_turn():
-            yield rows, self.batch([self.encoded.features[row] for row in rows])
+        parts = longest_first(self.encoded.lengths, self.batch_size)
+        with Ahead(self._collated, self.model.device) as ahead:
+            for rows, (_, batch) in zip(self.in_turn(), ahead.in_turn(parts), strict=True):
+                yield rows, to_device(batch, self.model.device)
 
     def in_turn(self) -> Iterator[list[int]]:
         """Numbers of the rows of each batch, the longest rows first."""
@@ -85,8 +88,11 @@ class Job:
                 self.progress(done, len(self.encoded.lengths))
 
     def batch(self, features: list[Feature]) -> dict[str, Tensor]:
-        """A batch on the model's device."""
+        """A batch on the model's device; its labels stay on the host."""
         return to_device(self.encoder.collate(features), self.model.device)
+
+    def _collated(self, rows: Sequence[int]) -> dict[str, Tensor]:
+        return self.encoder.collate([self.encoded.features[row] for row in rows])
 
 
 class Decoding(Protocol):

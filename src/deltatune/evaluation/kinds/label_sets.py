@@ -76,8 +76,8 @@ def judge(job: Job) -> tuple[Floats, list[RowLoss]]:
     for numbers, batch in job.batches():
         wanted = batch.pop("labels", None)
         with evaluating(job.model):
-            outputs = job.model.class_logits(batch)
-            chances[numbers] = outputs.double().sigmoid().cpu().numpy()
+            outputs = job.model.class_logits(batch).cpu()
+            chances[numbers] = outputs.double().sigmoid().numpy()
             of_rows = [] if wanted is None else losses_of_rows(outputs, wanted).tolist()
         for row, loss in zip(numbers, of_rows, strict=False):
             losses[row] = RowLoss(loss, 1)

@@ -62,7 +62,7 @@ def _tagged(job: Job) -> list[_Tagged]:
         with evaluating(job.model):
             logits, targets = job.model.labelled_logits(batch)
             scores = F.log_softmax(logits.float(), dim=-1)
-            losses = -scores.gather(1, targets[:, None])[:, 0].double().cpu()
+            losses = -scores.gather(1, targets[:, None])[:, 0].cpu().double()
         counts = task.count(batch["labels"]).tolist()  # row after row
         for row, of_row, lost in zip(rows, scores.cpu().split(counts), losses.split(counts), strict=True):
             answer = _answer(job.encoded.features[row], of_row, labels, tagging)

@@ -97,7 +97,7 @@ def batch_losses(job: Job, rows: Sequence[int], states: Tensor | None = None) ->
 def _losses(job: Job, batch: dict[str, Tensor], states: Tensor | None = None) -> list[RowLoss]:
     with evaluating(job.model):
         logits, targets = job.model.labelled_logits(batch, states)
-        losses = F.cross_entropy(logits.float(), targets, reduction="none").double().cpu()
+        losses = F.cross_entropy(logits.float(), targets, reduction="none").cpu().double()
     counts = TASKS.get(job.encoder.task).count(batch["labels"]).tolist()  # row after row
     return [RowLoss(of_row.sum().item(), len(of_row)) for of_row in losses.split(counts)]
 

@@ -15,11 +15,11 @@ import torch
 from packaging.requirements import Requirement
 
 from deltatune import cache, units
+from deltatune.core.devices import computes_bfloat16, device_of, name_of, on_gpu
 from deltatune.results.diagnosis import Advice, Diagnosis, Extra, Speed
 from deltatune.training.given import cgroups
 from deltatune.training.given.machine import (
     available_memory,
-    computes_bfloat16,
     fast_cpu,
     total_memory,
     versions,
@@ -52,8 +52,9 @@ def diagnose(*, measure: bool = True) -> Diagnosis:
         threads = torch.get_num_threads()
         speed = _speed() if measure else None
     gpus = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
-    cores = os.cpu_count() or 1
-    bfloat16 = computes_bfloat16()
+    device, cores = device_of(), os.cpu_count() or 1
+    gpus += [name_of(device)] if on_gpu(device) and not gpus else []  # Intel's or Apple's
+    bfloat16 = computes_bfloat16(device)
     found = Diagnosis(
         processor=_processor(),
         cores=cores,
@@ -64,11 +65,11 @@ def diagnose(*, measure: bool = True) -> Diagnosis:
         gpus=gpus,
         memory_bytes=total_memory(),
         free_memory_bytes=available_memory(),
-        gpu_memory_bytes=int(torch.cuda.mem_get_info()[1]) if gpus else None,
+        gpu_memory_bytes=int(torch.cuda.mem_get_info()[1]) if device.type == "cuda" else None,
         free_disk_bytes=shutil.disk_usage(Path.cwd()).free,
         cache=str(cache.cache_root()),
         offline=_is_set("HF_HUB_OFFLINE") or _is_set("TRANSFORMERS_OFFLINE"),
-        versions=versions(),
+        versions=versions(device),
         extras=extras(metadata.requires(PACKAGE) or []),
         speed=speed,
         advice=[],

@@ -36,7 +36,7 @@ def predicted_run(
     packed = padding is not None and padding.packed
     largest = largest_micro_batch(train, task, entry.train, seed, packed=packed, after_first=True)
     largest = largest.with_images(pixels)
-    setup = setup_of(task, base.spec, entry, method, model.config).changed(
+    setup = setup_of(task, base.spec, entry, method, model.config, base.device).changed(
         shape=largest.shape,
         exact=largest.step,
         untied=is_untied(model),
@@ -66,4 +66,4 @@ def ample_memory(context: Context, entry: MethodEntry, base: SharedBase, seed: i
     shape = largest_micro_batch(train, context.recipe.task, entry.train, seed).shape
     tokens = shape.rows * (shape.length + shape.target_length)
     numbers = quant.parameter_count(base.loaded.model) * (COPIES + tokens / TOKENS)
-    return tokens > 0 and fits(round(4 * numbers), this_machine().memory_bytes)
+    return tokens > 0 and fits(round(4 * numbers), this_machine(base.device).memory_bytes)

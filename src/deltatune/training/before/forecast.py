@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers import PreTrainedConfig
 
 from deltatune import quant
+from deltatune.core.devices import device_of, memory_left, name_of, on_gpu
 from deltatune.core.method import MethodConfig
 from deltatune.core.sites import BaseView
 from deltatune.data.dataset import Dataset
@@ -128,8 +129,12 @@ class Planned:
         """
         if self.encoded is None:
             return None
-        setup = setup_of(self.recipe.task, self.spec, entry, settings_of(entry), self.config)
-        return planned_padding(setup, self.recipe, entry, self.encoded)
+        return planned_padding(self._bare(entry), self.recipe, entry, self.encoded)
+
+    def _bare(self, entry: MethodEntry) -> Setup:
+        """The entry on its model and device, without its rows."""
+        device = device_of(self.recipe.device)
+        return setup_of(self.recipe.task, self.spec, entry, settings_of(entry), self.config, device)
 
     def steps(self, entry: MethodEntry) -> int | None:
         """Optimizer steps of a run, if the number of rows is known."""
@@ -139,7 +144,7 @@ class Planned:
 
     def setup(self, entry: MethodEntry) -> Setup:
         """The entry, ready to be predicted."""
-        setup = setup_of(self.recipe.task, self.spec, entry, settings_of(entry), self.config)
+        setup = self._bare(entry)
         setup = setup.changed(dtype=computed_dtype(setup))
         largest = self.largest(entry)
         setup = setup.changed(
@@ -163,8 +168,13 @@ def sized(setup: Setup, entry: MethodEntry) -> Setup:
     return setup.changed(method=method)
 
 
-def setup_of(
-    task: str, spec: ModelSpec, entry: MethodEntry, method: MethodConfig, config: PreTrainedConfig
+def setup_of(  # noqa: PLR0917
+    task: str,
+    spec: ModelSpec,
+    entry: MethodEntry,
+    method: MethodConfig,
+    config: PreTrainedConfig,
+    device: torch.device,
 ) -> Setup:
     """All that the memory of an entry's step depends on, but the sizes of its batch."""
     train = entry.train
@@ -174,17 +184,17 @@ def setup_of(
         method=method,
         shape=BatchShape(1),
         micro_batches=math.ceil(train.batch_size / (train.micro_batch_size or train.batch_size)),
-        dtype=base_dtype(train.precision),
+        dtype=base_dtype(train.precision, device),
         quantization=entry.quantization,
         checkpointing=train.gradient_checkpointing,
         base_dropout=train.base_dropout,
         optimizer=train.optimizer,
         max_grad_norm=train.max_grad_norm,
         attention=spec.attention,
-        eager_up_to=eager_up_to(spec),
+        eager_up_to=eager_up_to(spec, device),
         image_size=spec.image_size,
         trust_remote_code=spec.trust_remote_code,
-        gpu=torch.cuda.is_available(),
+        device=device.type,
     )
 
 
@@ -217,7 +227,7 @@ def forecast(
         observer.stage("Reading the data")
         datasets = read_data(recipe)
     known: dict[Hashable, Planned] = {}
-    machine = this_machine()
+    machine = this_machine(device_of(recipe.device))
     limit = memory or machine.memory_bytes
     rates = MachineSpeed() if calibrate or seconds is not None else None
     entries: list[PlannedEntry | UnplannedEntry] = []
@@ -352,12 +362,10 @@ def described(setup: Setup, found: Prediction) -> dict[str, Any]:
     }
 
 
-def this_machine() -> Machine:
-    """What training would run on, and the memory that it has."""
-    if torch.cuda.is_available():
-        _, total = torch.cuda.mem_get_info()
-        return Machine(device=torch.cuda.get_device_name(), memory_bytes=int(total))
-    return Machine(device="cpu", memory_bytes=total_memory())
+def this_machine(device: torch.device) -> Machine:
+    """What training would run on, and the memory that it has; of a GPU, what other processes leave of it."""
+    memory = memory_left(device) if on_gpu(device) else total_memory()
+    return Machine(device=name_of(device), memory_bytes=memory)
 
 
 def shape_recipe(name: str) -> Mapping[str, Any]:

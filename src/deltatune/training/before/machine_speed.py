@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from deltatune import quant
+from deltatune.core.devices import on_gpu, own_random_states, synchronize, to_device
 from deltatune.core.loss import summed_loss
 from deltatune.core.model import AdaptedModel
 from deltatune.memory.predict import Setup, predict
@@ -58,15 +59,15 @@ def _small(setup: Setup) -> Setup:
         shape = BatchShape(4, 128, 0, 64)
         return shallow.changed(config=stand_in, task=possible_tasks(stand_in)[0], shape=shape, heads=None)
     rows = setup.shape.rows
-    if not setup.gpu:
+    if not on_gpu(torch.device(setup.device)):
         rows = max(1, min(rows, int(rows * MOST_FLOPS / max(found.flops, 1))))
     return shallow.changed(shape=setup.shape.with_rows(rows))
 
 
 def _timed(setup: Setup) -> float:
     flops = predict(setup).flops
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    with fast_cpu(), torch.random.fork_rng():
+    device = torch.device(setup.device)
+    with fast_cpu(device), own_random_states():
         base = _random_base(setup).to(device)
         model = AdaptedModel(
             base,
@@ -78,15 +79,12 @@ def _timed(setup: Setup) -> float:
         optimizer = torch.optim.AdamW([p for _, p in adapter.trainable()], fused=True)
         seconds = 0.0
         for _ in range(2):
-            batch = {
-                name: value.to(device) for name, value in TASKS.get(setup.task).blank(setup.shape).items()
-            }
+            batch = to_device(TASKS.get(setup.task).blank(setup.shape), device)
             started = time.perf_counter()
             summed_loss(model, batch, setup.task).backward()
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-            if device.type == "cuda":
-                torch.cuda.synchronize()
+            synchronize(device)
             seconds = time.perf_counter() - started  # the first one warms up
             if seconds > ENOUGH_SECONDS:
                 break
@@ -99,5 +97,5 @@ def _random_base(setup: Setup) -> Any:
     dtype = DTYPES[setup.dtype] if spec is None else compute_dtype(spec)
     base = model_class(setup.task).from_config(setup.config, dtype=dtype)
     if spec is not None:
-        quantize_(base, unquantized(base, setup.task), spec)
+        quantize_(base, unquantized(base, setup.task), spec, setup.device)
     return base

@@ -8,6 +8,7 @@ from typing import Any
 
 from transformers import PreTrainedConfig
 
+from deltatune.core.devices import device_of
 from deltatune.data.dataset import Dataset
 from deltatune.data.encode import Encoded, Encoder
 from deltatune.data.positives import told_columns
@@ -97,7 +98,8 @@ def _setup(recipe: Recipe, entry: MethodEntry, rows: RunData, config: PreTrained
     """The entry on its model."""
     config = copy.deepcopy(config)
     set_outputs(config, recipe.task, rows.dataset.labels)
-    return setup_of(recipe.task, recipe.model_of(entry), entry, settings_of(entry), config)
+    device = device_of(recipe.device)
+    return setup_of(recipe.task, recipe.model_of(entry), entry, settings_of(entry), config, device)
 
 
 def _require_positions(recipe: Recipe, entry: MethodEntry, rows: RunData, setup: Setup) -> list[str]:

@@ -8,6 +8,7 @@ from typing import TypeVar
 import torch
 from pydantic import ValidationError
 
+from deltatune.core.devices import own_random_states
 from deltatune.core.method import MethodConfig
 from deltatune.core.new_heads import head_parameters
 from deltatune.core.sites import BaseView
@@ -33,7 +34,7 @@ def count_trained(config: MethodConfig, view: BaseView) -> int:
     Raises:
         DeltatuneError: The base cannot be given such an adapter.
     """
-    with torch.random.fork_rng():
+    with own_random_states():
         try:
             with torch.device("meta"):
                 adapter = config.build(view)

@@ -15,6 +15,7 @@ import torch
 
 from deltatune import quant
 from deltatune.core.attention import EAGER_UP_TO
+from deltatune.core.devices import computes_bfloat16, device_of, name_of, on_gpu
 from deltatune.core.method import MethodConfig
 from deltatune.core.model import AdaptedModel
 from deltatune.data.dataset import Dataset
@@ -30,7 +31,6 @@ from deltatune.recipe.schema import MethodEntry, Recipe
 from deltatune.recipe.sections import DataSpec, ModelSpec
 from deltatune.results import BaseUsed, DataUsed, Origin, RunResult
 from deltatune.training.given.budget import Budget, sized_for
-from deltatune.training.given.machine import computes_bfloat16
 from deltatune.training.given.readings import RunData, read_data, require_part, whose
 from deltatune.training.given.start import read_start, settings_of
 
@@ -63,7 +63,7 @@ class SharedBase:
             processor=base.processor,
             original=self.original,
             base_dropout=base_dropout,
-            eager_up_to=eager_up_to(self.spec),
+            eager_up_to=eager_up_to(self.spec, self.device),
             pooling=base.pooling,
         )
 
@@ -139,24 +139,35 @@ class Context:
             self._tasks = metrics_of(self.task_files) if names else {}
         return self._tasks
 
+    @property
+    def device(self) -> torch.device:
+        """Where the recipe wants its runs."""
+        return device_of(self.recipe.device)
+
     def base(self, entry: MethodEntry) -> SharedBase:
         """The entry's base, in the precision that its training asks for. One of another model is let go.
+
+        So is, on a GPU, one in another precision: it would take memory that the entry's runs are measured by.
 
         Raises:
             ModelError: It cannot be loaded.
         """
-        bits = entry.quantization
-        dtype = base_dtype(entry.train.precision)
+        bits, device = entry.quantization, self.device
+        dtype = base_dtype(entry.train.precision, device)
         key = dtype if bits is None else bits.model_dump_json()
         spec = self.recipe.model_of(entry)
         bases = self._on(spec).bases
         if key not in bases:
+            if on_gpu(device):
+                bases.clear()
+            self._say_precision(entry, device)
             self.observer.stage(f"Loading {spec.name}" + (f" in {bits.format}" if bits else ""))
-            loaded = load_base(spec, self.recipe.task, self.dataset.labels, dtype=dtype, quantization=bits)
+            loaded = load_base(
+                spec, self.recipe.task, self.dataset.labels, dtype=dtype, quantization=bits, device=device
+            )
             for warning in loaded.warnings:
                 self.warn(warning)
             digest = fingerprint_beside(loaded.model)
-            device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
             # Transformers' own signature of `to` hides its argument from type checkers.
             torch.nn.Module.to(loaded.model, device)
             original = OriginalWeights(spec, self.recipe.task, self.dataset.labels)
@@ -168,6 +179,21 @@ class Context:
                 )
             bases[key] = SharedBase(spec, loaded, computed_in, digest, device, original if bits else None)
         return bases[key]
+
+    def _say_precision(self, entry: MethodEntry, device: torch.device) -> None:
+        """Say what follows if a GPU has no instructions for bfloat16."""
+        if device.type != "cuda" or computes_bfloat16(device):
+            return
+        bits = entry.quantization
+        where = f"{name_of(device)} has no instructions for bfloat16"
+        if bits is None and entry.train.precision == "auto":
+            self.warn(
+                f"{where}: the base is computed in float32. (In float16, which it has, T5 and others "
+                "overflow, and small gradients vanish.) quantization=nf4 with compute fp32 takes less memory."
+            )
+        elif entry.train.precision == "bf16" or (bits is not None and bits.compute == "bf16"):
+            slow = "quantization.compute" if bits is not None else "train.precision"
+            self.warn(f"{where} and emulates it, slower than float32: {slow}=fp32 is faster there.")
 
     def _on(self, spec: ModelSpec) -> _OnModel:
         if self._shared is None or self._shared.spec != spec:
@@ -256,13 +282,13 @@ class Context:
             self.observer.warn(warning)
 
 
-def eager_up_to(spec: ModelSpec) -> int:
+def eager_up_to(spec: ModelSpec, device: torch.device) -> int:
     """Tokens of a row up to which training uses eager attention: where SDPA is not asked for, and on CPUs."""
-    return 0 if spec.attention is not None or torch.cuda.is_available() else EAGER_UP_TO
+    return 0 if spec.attention is not None or on_gpu(device) else EAGER_UP_TO
 
 
-def base_dtype(precision: str) -> str:
-    """Name of the base's dtype. `auto`: bfloat16 where the machine computes in it, float32 elsewhere."""
+def base_dtype(precision: str, device: torch.device) -> str:
+    """Name of the base's dtype. `auto`: bfloat16 where the device computes in it, float32 elsewhere."""
     if precision == "auto":
-        return "bfloat16" if computes_bfloat16() else "float32"
+        return "bfloat16" if computes_bfloat16(device) else "float32"
     return {"fp32": "float32", "bf16": "bfloat16"}[precision]

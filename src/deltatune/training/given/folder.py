@@ -69,6 +69,7 @@ def prepare_folder(out: Path, recipe: Recipe, *, resume: bool, overwrite: bool) 
             remedy=ANEW,
         )
     changed = differences(stored, recipe.dump(), remedy=ANEW) if begun else {}
+    changed.pop("device", None)  # where a run goes on is not what it is
     if list(changed) == ["train"] and (longer := _other_length(changed["train"], recipe.dump()["train"])):
         raise RecipeError(
             f"the run in '{out}' has another length: {longer}.",

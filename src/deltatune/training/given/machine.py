@@ -15,6 +15,7 @@ from pathlib import Path
 import psutil
 import torch
 
+from deltatune.core.devices import HOST, forget_peak, name_of, on_gpu, peak_memory
 from deltatune.results import GitState
 from deltatune.training.given import cgroups
 
@@ -31,14 +32,16 @@ _PACKAGES = (
 
 
 @contextlib.contextmanager
-def fast_cpu() -> Iterator[None]:
+def fast_cpu(device: torch.device = HOST) -> Iterator[None]:
     """Within the block, let a CPU compute as fast as it can: products of float32, and the number of threads.
+
+    Where a GPU computes, its products of float32 stay as they are: there the setting is one for TF32.
 
     The number of threads is a rule and not the fastest in a trial: sums differ with it in the last bit, and
     a run that is repeated must give the same numbers.
     """
     precision, threads = torch.get_float32_matmul_precision(), torch.get_num_threads()
-    if not torch.cuda.is_available():
+    if not on_gpu(device):
         torch.set_float32_matmul_precision(_float32_precision(precision))
     torch.set_num_threads(min(threads, cgroups.processors_granted() or threads))
     try:
@@ -66,31 +69,21 @@ def _product_error() -> float:
     return float(((a @ b).double() - exact).norm() / exact.norm())
 
 
-def computes_bfloat16() -> bool:
-    """Whether the GPU, or without one the CPU, has instructions for products of bfloat16.
-
-    A processor without them emulates bfloat16, slower than float32.
-    """
-    if torch.cuda.is_available():
-        return torch.cuda.is_bf16_supported()
-    found: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()  # since torch 2.10
-    return bool(found.get("amx_bf16") or found.get("avx512_bf16"))
-
-
 class PeakMemory:
-    """Measures the peak memory since `start`: of the allocator on CUDA, resident set (RSS) elsewhere.
+    """Measures the peak memory since `start`: of the GPU's allocator, resident set (RSS) elsewhere.
 
     RSS counts everything the process holds: libraries, base, data. Where the system cannot reset its mark,
     the peak is that of the whole process.
     """
 
     def __init__(self, device: torch.device) -> None:
-        self.kind = "cuda" if device.type == "cuda" else "rss"
+        self._device = device
+        self.kind = "rss" if peak_memory(device) is None else device.type
 
     def start(self) -> None:
         """Forget earlier peaks."""
-        if self.kind == "cuda":
-            torch.cuda.reset_peak_memory_stats()
+        forget_peak(self._device)
+        if self.kind != "rss":
             return
         with contextlib.suppress(OSError, AttributeError):
             ctypes.CDLL("libc.so.6").malloc_trim(0)
@@ -99,8 +92,8 @@ class PeakMemory:
 
     def peak(self) -> int:
         """Bytes at the highest point since `start`."""
-        if self.kind == "cuda":
-            return int(torch.cuda.max_memory_allocated())
+        if (of_tensors := peak_memory(self._device)) is not None:
+            return of_tensors
         with contextlib.suppress(OSError):
             for line in Path("/proc/self/status").read_text().splitlines():
                 if line.startswith("VmHWM:"):
@@ -120,15 +113,15 @@ def available_memory() -> int:
     return min(psutil.virtual_memory().available, sys.maxsize if left is None else left)
 
 
-def versions() -> dict[str, str]:
+def versions(device: torch.device = HOST) -> dict[str, str]:
     """Versions of everything that the numbers depend on."""
     known = {"python": platform.python_version(), "platform": platform.platform()}
     for package in _PACKAGES:
         with contextlib.suppress(metadata.PackageNotFoundError):
             known[package] = metadata.version(package)
     known["threads"] = str(torch.get_num_threads())
-    if torch.cuda.is_available():
-        known["gpu"] = torch.cuda.get_device_name()
+    if on_gpu(device):
+        known["gpu"] = name_of(device)
     return known
 
 

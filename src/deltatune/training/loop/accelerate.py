@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import is_initialized
 from torch import Tensor
 
 from deltatune.errors import RecipeError
@@ -38,9 +39,9 @@ class Accelerate:
                     field="train.trackers",
                     remedy='Install it: pip install "deltatune[trackers]".',
                 )
-        self._accelerator = Accelerator(
-            cpu=device.type == "cpu", log_with=list(trackers) or None, project_dir=out
-        )
+        # Accelerate settles on a device once a process. No more than its default one depends on that.
+        on_cpu = device.type == "cpu" and not is_initialized()
+        self._accelerator = Accelerator(cpu=on_cpu, log_with=list(trackers) or None, project_dir=out)
         processes = self._accelerator.num_processes
         if processes > 1:
             raise RecipeError(

@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 
 from deltatune.core.delta import Clock
+from deltatune.core.devices import random_states, set_random_states, to_device
 from deltatune.core.loss import gradients_at, logits_for, loss_of, summed_loss
 from deltatune.core.model import AdaptedModel
 from deltatune.tasks import TASKS
-from deltatune.training.loop.state import load_random_state, random_state
 from deltatune.training.loop.steps import MicroBatch
 
 Passing = Callable[[list[int]], AbstractContextManager[None]]
@@ -46,7 +46,7 @@ class Losses:
 
     def parts(
         self, micro: Sequence[MicroBatch], weight: float, passing: Passing
-    ) -> Iterator[tuple[float, Tensor]]:
+    ) -> Iterator[tuple[Tensor, Tensor]]:
         """Go through a step's micro-batches, each when it is asked for.
 
         Args:
@@ -55,21 +55,22 @@ class Losses:
             passing: Of the run.
 
         Yields:
-            For each micro-batch, its share of the mean loss, and a number whose gradient is that share's.
+            For each micro-batch, its share of the mean loss, which nobody has waited for yet, and a number
+            whose gradient is that share's.
         """
         if not self._spans_rows or len(micro) == 1:
             for rows, batch in micro:
                 loss = self._summed(rows, batch, passing) / weight
-                yield float(loss.detach()), loss
+                yield loss.detach(), loss
             return
-        before, tick = random_state(), self._clock.tick
+        before, tick = random_states(), self._clock.tick
         total, gradients = gradients_at(self._task, *self._outputs(micro, passing))
-        load_random_state(before)
+        set_random_states(before)
         self._clock.tick = tick
         for (rows, batch), gradient in zip(micro, gradients, strict=True):
             with passing(rows):
                 outputs, _ = logits_for(self._model, self._on(batch), self._task, autocast=self._autocast)
-            share = float(total) / weight / len(micro)
+            share = total / weight / len(micro)
             yield share, (outputs.to(gradient.dtype) * gradient).sum() / weight
 
     @torch.no_grad()
@@ -99,4 +100,4 @@ class Losses:
         return outputs, targets
 
     def _on(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        return {key: value.to(self._model.device) for key, value in batch.items()}
+        return to_device(batch, self._model.device)

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from deltatune.core.adapter import Adapter
+from deltatune.core.devices import out_of_memory, own_random_states, ran_out, release_memory, to_device
 from deltatune.core.loss import summed_loss
 from deltatune.core.model import AdaptedModel
-from deltatune.errors import DeltatuneError, TargetError, TrainingError
+from deltatune.errors import DeltatuneError, TargetError
 from deltatune.observer import Observer
 from deltatune.recipe.sections import TrainSpec
 
@@ -31,10 +32,9 @@ def try_batch(
     stays behind, which the run is going to need.
     """
     tick = adapter.clock.tick
-    with torch.random.fork_rng(range(torch.cuda.device_count())):
+    with own_random_states():
         model.train()
-        batch = {name: value.to(model.device) for name, value in batch.items()}
-        summed_loss(model, batch, task, autocast=autocast).backward()
+        summed_loss(model, to_device(batch, model.device), task, autocast=autocast).backward()
     adapter.forget_pass(tick)
 
 
@@ -80,12 +80,21 @@ class MicroBatches:
         spec: The run's training settings.
         adapter: What is trained; a step that is repeated leaves no trace in it.
         observer: Is told of every halving.
+        device: Where the model is.
         size: Rows at once, if an interrupted run had come down to them already.
     """
 
-    def __init__(self, spec: TrainSpec, adapter: Adapter, observer: Observer, size: int = 0) -> None:
+    def __init__(
+        self,
+        spec: TrainSpec,
+        adapter: Adapter,
+        observer: Observer,
+        device: torch.device,
+        size: int = 0,
+    ) -> None:
         self.size = size or spec.micro_batch_size or spec.batch_size
         self._automatic, self._adapter, self._observer = spec.auto_micro_batch, adapter, observer
+        self._device = device
 
     def fitting(self, attempt: Callable[[int], T]) -> T:
         """Call `attempt` with a number of rows at once that the memory holds, and return what it returns.
@@ -97,38 +106,30 @@ class MicroBatches:
         while True:
             try:
                 return attempt(self.size)
-            except torch.OutOfMemoryError:
-                if not self._automatic or self.size == 1:
+            except RuntimeError as error:
+                if not ran_out(error) or not self._automatic or self.size == 1:
                     raise
             # Outside of `except`, whose traceback holds on to the tensors of the attempt.
             self._adapter.forget_pass(tick)
-            torch.cuda.empty_cache()
+            release_memory(self._device)
             self.size = (self.size + 1) // 2
             self._observer.warn(f"The GPU's memory ran out; from now on it gets {self.size} rows at once.")
 
 
-@contextlib.contextmanager
-def out_of_memory_explained(spec: TrainSpec, *, quantized: bool) -> Iterator[None]:
+def out_of_memory_explained(spec: TrainSpec, *, quantized: bool) -> contextlib.AbstractContextManager[None]:
     """Within the block, running out of a GPU's memory is an error that says what to change.
 
     Raises:
         TrainingError: The memory ran out.
     """
-    try:
-        yield
-    except torch.OutOfMemoryError as error:
-        rows = 1 if spec.auto_micro_batch else spec.micro_batch_size or spec.batch_size
-        ways = []
-        if rows > 1:
-            ways += [f"train.micro_batch_size={rows // 2} (the same result)", "train.auto_micro_batch=true"]
-        if not spec.gradient_checkpointing:
-            ways.append("train.gradient_checkpointing=true (the same result, a third slower)")
-        if not quantized:
-            ways.append("quantization=nf4")
-        ways.append("a smaller data.max_input_tokens")
-        raise TrainingError(
-            f"a training step does not fit into the GPU's memory, with {rows} rows at once "
-            f"({str(error).partition('. ')[0]}).",
-            field="train.micro_batch_size",
-            remedy=f"Set {', or '.join(ways)}. `deltatune plan` says what each comes to.",
-        ) from error
+    rows = 1 if spec.auto_micro_batch else spec.micro_batch_size or spec.batch_size
+    ways = []
+    if rows > 1:
+        ways += [f"train.micro_batch_size={rows // 2} (the same result)", "train.auto_micro_batch=true"]
+    if not spec.gradient_checkpointing:
+        ways.append("train.gradient_checkpointing=true (the same result, a third slower)")
+    if not quantized:
+        ways.append("quantization=nf4")
+    ways.append("a smaller data.max_input_tokens")
+    remedy = f"Set {', or '.join(ways)}. `deltatune plan` says what each comes to."
+    return out_of_memory(f"a training step with {rows} rows at once", remedy, "train.micro_batch_size")

@@ -43,23 +43,10 @@ def load_optimizer_state(
     """Take what `optimizer_state` gave."""
     for parameter, saved in zip(parameters, state, strict=True):
         optimizer.state[parameter] = {
-            k: v.to(parameter.device) if k != "step" else v for k, v in saved.items()
+            # The number of steps as well: a fused kernel counts them where the parameters are.
+            key: value.to(parameter.device) if isinstance(value, Tensor) else value
+            for key, value in saved.items()
         }
-
-
-def random_state() -> dict[str, Tensor]:
-    """Of torch's global generators."""
-    state = {"cpu": torch.get_rng_state()}
-    if torch.cuda.is_available():
-        state["cuda"] = torch.cuda.get_rng_state()
-    return state
-
-
-def load_random_state(state: dict[str, Tensor]) -> None:
-    """Take what `random_state` gave, here or on a machine without a GPU."""
-    torch.set_rng_state(state["cpu"])
-    if "cuda" in state and torch.cuda.is_available():
-        torch.cuda.set_rng_state(state["cuda"])
 
 
 @contextlib.contextmanager

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from deltatune.core.adapter import Adapter
+from deltatune.core.devices import forget_peak, peak_memory
 from deltatune.core.model import AdaptedModel
 from deltatune.memory.account import Accountant
 from deltatune.memory.predict import vocabulary
@@ -48,10 +49,8 @@ class StepMemory:
             yield False
             return
         model, adapter, optimizer = self._parts
-        cuda = model.device.type == "cuda"
-        if cuda:
-            self.earlier_peak = torch.cuda.max_memory_allocated()
-            torch.cuda.reset_peak_memory_stats()
+        self.earlier_peak = peak_memory(model.device) or 0
+        forget_peak(model.device)
         with Accountant(vocabulary(model.base)) as accounts, accounted(accounts, model, adapter, optimizer):
             self._accounts = accounts
             try:
@@ -59,8 +58,8 @@ class StepMemory:
             finally:
                 self._accounts = None
         numbers |= accounts.memory().as_dict() | {"kind": "tensors"}
-        if cuda:
-            numbers |= {"allocator": torch.cuda.max_memory_allocated()}
+        if (peak := peak_memory(model.device)) is not None:
+            numbers |= {"allocator": peak}
 
     def _due(self, rows: list[int]) -> bool:
         return self._rows.issubset(rows)

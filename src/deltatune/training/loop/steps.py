@@ -69,8 +69,9 @@ class Request:
 class Gradients:
     """The answer. The gradients themselves are in the parameters."""
 
-    loss: float
-    """The mean loss, without the method's penalty."""
+    losses: list[Tensor]
+    """The mean loss, without the method's penalty, in parts: their sum. On the model's device, so that nobody
+    need wait for them before the step needs them."""
     batches: list[MicroBatch]
     """The micro-batches that it is of."""
     weight: float

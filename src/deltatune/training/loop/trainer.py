@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,12 +14,13 @@ from torch import Tensor
 
 from deltatune import quant
 from deltatune.checkpoint.resume import load_state, save_state
+from deltatune.core.ahead import AHEAD, Ahead
+from deltatune.core.devices import on_gpu, random_states, set_random_states
 from deltatune.core.fast.trunk import trunk_of
 from deltatune.core.loss import weight_of
 from deltatune.core.model import AdaptedModel
 from deltatune.data.batches import batches
 from deltatune.data.encode import Encoded, Encoder
-from deltatune.errors import TrainingError
 from deltatune.memory.batch import largest_micro_batches
 from deltatune.observer import Observer
 from deltatune.recipe.kinds import seconds_of
@@ -29,6 +29,7 @@ from deltatune.tasks import TASKS
 from deltatune.training.given.digests import Inputs
 from deltatune.training.loop.accelerate import Accelerate
 from deltatune.training.loop.checkpoints import Checkpoints
+from deltatune.training.loop.clip import clipped
 from deltatune.training.loop.log import RunLog
 from deltatune.training.loop.losses import Losses
 from deltatune.training.loop.micro_batches import (
@@ -43,9 +44,7 @@ from deltatune.training.loop.state import (
     adapter_state,
     load_adapter_state,
     load_optimizer_state,
-    load_random_state,
     optimizer_state,
-    random_state,
     state_explained,
     state_lines,
 )
@@ -111,8 +110,10 @@ class Trainer:
         self._largest, measured = largest_micro_batches(self.train, task, spec, self.seed, packed=packed)
         self.memory = StepMemory(measured.rows, self.model, self.adapter, self.optimizer)
         self._fired = self.model.fired()
+        self.batches = Ahead(self._collate, self.model.device)
+        self._coming: list[list[int]] = []
         self.trunk: TrunkCache | None = None
-        self.micro = MicroBatches(spec, self.adapter, self.observer)
+        self.micro = MicroBatches(spec, self.adapter, self.observer, self.model.device)
         # Full fine-tuning keeps its own parameters in float32 and computes in the base's precision.
         with self.model.using():  # else its parameters stand in the places of the base's
             dtype = next(self.model.base.parameters()).dtype
@@ -175,6 +176,7 @@ class Trainer:
             yield from self._steps()
         finally:
             self.observer.finish("Training")
+            self.batches.close()
             self.trunk = None
             self.log.close()
         if self.validation is not None and not self.paused:
@@ -211,7 +213,8 @@ class Trainer:
         while progress.step < self.total and not progress.stopped and not self.paused:
             epoch, index = divmod(progress.step, self.per_epoch)
             order = self._order(epoch)
-            for rows in order[index:]:
+            for at, rows in enumerate(order[index:], index):
+                self._coming = order[at : at + 1 + AHEAD]
                 with self.memory.of_step(rows, progress.memory, first=progress.step == 0) as measured:
                     yield from self._step(rows, epoch, alone=measured)
                 last = progress.step == self.total
@@ -227,12 +230,12 @@ class Trainer:
 
     def _try_largest(self) -> None:
         """Where memory can run out with an error, let it do so in the first seconds."""
-        if self.model.device.type == "cuda":
+        if on_gpu(self.model.device):
             self.micro.fitting(self._try)
 
     def _try(self, size: int) -> None:
         rows = self._largest.rows[:size]
-        batch = self.encoder.collate([self.train.features[row] for row in rows])
+        batch = self._collate(rows)
         with self._passing(rows):
             try_batch(self.model, self.adapter, batch, self.encoder.task, autocast=self._autocast)
 
@@ -263,11 +266,11 @@ class Trainer:
         spent = time.perf_counter() - started
         answer = yield Request(rows, alone=alone or self.micro.size < len(rows))
         started = time.perf_counter() - spent - answer.seconds
-        self._require_finite(answer.loss)
         progress.raced = max(progress.raced, answer.raced)
         progress.micro_batch = self.micro.size
-        norm = self._clip()
-        self.adapter.before_step(progress.step + 1, lambda: self._loss_of(answer))
+        limit, step = spec.max_grad_norm, progress.step + 1
+        loss, norm = clipped(answer.losses, self.parameters, limit, step=step, lr=self.rates.lr)
+        self.adapter.before_step(step, lambda: self._loss_of(answer))
         self.optimizer.step()
         progress.step += 1
         extra = self.adapter.after_step(progress.step)
@@ -282,7 +285,7 @@ class Trainer:
             {
                 "step": progress.step,
                 "epoch": epoch + (progress.step - epoch * self.per_epoch) / self.per_epoch,
-                "loss": answer.loss,
+                "loss": loss,
                 "lr": self.rates.lr * share,
                 "grad_norm": norm,
                 "tokens": progress.tokens,
@@ -290,7 +293,7 @@ class Trainer:
                 **extra,
             }
         )
-        shown = {"loss": answer.loss, self._speed: progress.tokens / progress.seconds}
+        shown = {"loss": loss, self._speed: progress.tokens / progress.seconds}
         self.observer.advance("Training", 1, shown)
 
     def gradients(self, rows: list[int]) -> Gradients:
@@ -299,27 +302,27 @@ class Trainer:
         self.train_mode()
         first = self.progress.step == 0
         with code_explained(self.model, self._method) if first else contextlib.nullcontext():
-            loss, micro, weight = self.micro.fitting(lambda size: self._backward(rows, size))
-        return Gradients(loss, micro, weight, time.perf_counter() - started)
+            losses, micro, weight = self.micro.fitting(lambda size: self._backward(rows, size))
+        return Gradients(losses, micro, weight, time.perf_counter() - started)
 
     def train_mode(self) -> None:
         """Switch to training, which an evaluation, of this run or another, may have left."""
         if not self.model.training:
             self.model.train()
 
-    def _backward(self, rows: list[int], size: int) -> tuple[float, list[MicroBatch], float]:
-        """Gradients of the mean loss over `rows`, `size` at once: (loss, micro-batches, what it is over)."""
+    def _backward(self, rows: list[int], size: int) -> tuple[list[Tensor], list[MicroBatch], float]:
+        """Gradients of the mean loss over `rows`, `size` at once: (parts, micro-batches, what it is over)."""
         parts = [rows[at : at + size] for at in range(0, len(rows), size)]
-        micro = [(part, self.encoder.collate([self.train.features[row] for row in part])) for part in parts]
+        self.batches.expect(part[at : at + size] for part in self._coming for at in range(0, len(part), size))
+        micro = [(part, self.batches.batch(part)) for part in parts]
         weight = sum(weight_of(part, self.encoder.task, self.class_weights) for _, part in micro)
-        total_loss = 0.0
+        losses = []
         for index, (value, loss) in enumerate(self.losses.parts(micro, weight, self._passing)):
             penalty = self.adapter.penalty() if index == 0 else None
             self.memory.forward_done()
-            total_loss += value
-            self._require_finite(total_loss)
+            losses.append(value)
             self.accelerate.backward(loss if penalty is None else loss + penalty)
-        return total_loss, micro, weight
+        return losses, micro, weight
 
     @torch.no_grad()
     def _loss_of(self, answer: Gradients) -> float:
@@ -328,26 +331,15 @@ class Trainer:
         self.adapter.clock.tick -= len(answer.batches)
         return self.losses.total(answer.batches, self._passing) / answer.weight
 
+    def _collate(self, rows: Sequence[int]) -> dict[str, Tensor]:
+        return self.encoder.collate([self.train.features[row] for row in rows])
+
     @contextlib.contextmanager
     def _passing(self, rows: list[int]) -> Iterator[None]:
         """Within the block, one forward pass on `rows` goes the ways that this run's do."""
         kept = self.trunk.replaying(rows) if self.trunk else contextlib.nullcontext()
         with kept, self.model.fast.packing.use(self.progress.packs):
             yield
-
-    def _clip(self) -> float:
-        limit = self.spec.max_grad_norm
-        norm = torch.nn.utils.clip_grad_norm_(self.parameters, math.inf if limit is None else limit)
-        self._require_finite(float(norm))
-        return float(norm)
-
-    def _require_finite(self, value: float) -> None:
-        if not math.isfinite(value):
-            raise TrainingError(
-                f"the loss or its gradient is {value} in step {self.progress.step + 1}.",
-                field="train.lr",
-                remedy=f"Lower the learning rate ({self.rates.lr:g}), or use fp32 if the run is in bf16.",
-            )
 
     def _evaluate(self) -> None:
         """Measure on the validation rows, remember the best state, and decide about stopping."""
@@ -373,7 +365,7 @@ class Trainer:
                 "adapter": adapter_state(self.adapter),
                 "best": self.validation.best if self.validation else {},
                 "optimizer": optimizer_state(self.optimizer, self.parameters),
-                "rng": random_state(),
+                "rng": random_states(),
                 "certificate": [line.as_dict() for line in self.certificate.lines],
             },
         )
@@ -388,12 +380,14 @@ class Trainer:
         self.inputs.require_same(state.get("inputs"), self.observer.warn)
         with state_explained(self.resume_folder):
             self.progress = Progress(**state["progress"])
-            self.micro = MicroBatches(self.spec, self.adapter, self.observer, self.progress.micro_batch)
+            self.micro = MicroBatches(
+                self.spec, self.adapter, self.observer, self.model.device, self.progress.micro_batch
+            )
             if self.validation is not None:
                 self.validation.best = state["best"]
             self.certificate.take(state_lines(state["certificate"], self.resume_folder))
             load_adapter_state(self.adapter, state["adapter"], self.model.device)
             load_optimizer_state(self.optimizer, self.parameters, state["optimizer"])
-            load_random_state(state["rng"])
+            set_random_states(state["rng"])
         self.log_digest = state.get("log")
         self._keep_checkpoint()  # a process killed behind the state did not come to it

@@ -17,6 +17,7 @@ from torch import Tensor
 from deltatune import quant
 from deltatune.checkpoint.store import load_adapter
 from deltatune.core.adapter import Adapter
+from deltatune.core.devices import random_states, set_random_states
 from deltatune.core.model import AdaptedModel
 from deltatune.core.sites import BaseView
 from deltatune.data.supervised import Supervision
@@ -350,15 +351,15 @@ def _parts(adapter: Adapter) -> dict[str, list[str]]:
 @torch.no_grad()
 def _without_effect(parameters: Iterable[Tensor], loss: Callable[[], float]) -> bool:
     """Whether the loss stays what it is, to the bit, with all the parameters disturbed."""
-    state, kept = torch.get_rng_state(), [(each, each.clone()) for each in parameters]
+    states, kept = random_states(), [(each, each.clone()) for each in parameters]
     plain = loss()
     for each, _ in kept:
         each.add_(1.0)
-    torch.set_rng_state(state)
+    set_random_states(states)
     disturbed = loss()
     for each, value in kept:
         each.copy_(value)
-    torch.set_rng_state(state)
+    set_random_states(states)
     return disturbed == plain
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import torch
 
+from deltatune.core.devices import to_device
 from deltatune.core.model import AdaptedModel
 from deltatune.data.encode import Encoded, Encoder
 from deltatune.training.proof.certificate import Proof
 from deltatune.training.proof.equal_logits import logits, rounding
-from deltatune.training.proof.padding import on_device, short_rows
+from deltatune.training.proof.padding import short_rows
 
 LINE = "packed as padded"
 
@@ -31,7 +32,7 @@ def try_packing(certificate: Proof, model: AdaptedModel, encoder: Encoder, encod
     rows = short_rows(encoded, model)
     if len(rows) < 2:
         return "all rows have the same length, so that nothing is padded"
-    batch, base = on_device(model, encoder.collate(rows)), type(model.base).__name__
+    batch, base = to_device(encoder.collate(rows), model.device), type(model.base).__name__
     try:
         with torch.no_grad():
             with model.fast.packing.use(False), model.fast.training(batch):

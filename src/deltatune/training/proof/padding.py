@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from deltatune.core.devices import to_device
 from deltatune.core.model import AdaptedModel
 from deltatune.data.encode import Encoded, Encoder
 from deltatune.evaluation.generation import next_token_logits
@@ -99,15 +100,11 @@ def _scores(model: AdaptedModel, encoder: Encoder, features: Sequence[Feature]) 
     The logits of the classes or at the labels; and, of decoder-only models, those of the first token behind
     each prompt: prompts are padded on the other side.
     """
-    scores = [logits(model, on_device(model, encoder.collate(features)), encoder.task)]
+    scores = [logits(model, to_device(encoder.collate(features), model.device), encoder.task)]
     if TASKS.get(encoder.task).continues and all(feature["prompt_length"] for feature in features):
-        scores.append(next_token_logits(model, on_device(model, encoder.collate_prompts(features))).float())
+        prompts = to_device(encoder.collate_prompts(features), model.device)
+        scores.append(next_token_logits(model, prompts).float())
     return scores
-
-
-def on_device(model: AdaptedModel, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The batch where the model is."""
-    return {name: tensor.to(model.device) for name, tensor in batch.items()}
 
 
 def _distance(scores: Tensor, wanted: Tensor) -> float:

@@ -9,6 +9,7 @@ import torch
 
 from deltatune.core.adapter import Adapter
 from deltatune.core.delta import Dropout
+from deltatune.core.devices import synchronize, to_device
 from deltatune.core.loss import count_targets, logits_for, loss_of, weight_of
 from deltatune.memory.batch import shape_of
 from deltatune.training.loop.steps import Gradients
@@ -28,7 +29,7 @@ def joint_gradients(asked: Sequence[tuple[Trainer, list[int]]]) -> list[Gradient
     trainers = [trainer for trainer, _ in asked]
     model, encoder = trainers[0].model, trainers[0].encoder
     features = [trainer.train.features[row] for trainer, rows in asked for row in rows]
-    batch = {name: tensor.to(model.device) for name, tensor in encoder.collate(features).items()}
+    batch = to_device(encoder.collate(features), model.device)
     routes, end = {}, 0
     for trainer, rows in asked:
         routes[trainer.name] = slice(end, end + len(rows))
@@ -49,13 +50,13 @@ def joint_gradients(asked: Sequence[tuple[Trainer, list[int]]]) -> list[Gradient
         del logits
         penalties = [penalty for each in trainers if (penalty := each.adapter.penalty()) is not None]
         torch.stack([*losses, *penalties]).sum().backward()
-    values = torch.stack(losses).tolist()
+    synchronize(model.device)  # else the first run's step would wait, and be said to have taken, for all
     seconds = time.perf_counter() - started
     lengths = [sum(trainer.train.lengths[row] for row in rows) for trainer, rows in asked]
     return [
-        Gradients(loss, [(rows, part)], divisor, seconds * length / sum(lengths), len(asked))
+        Gradients([loss.detach()], [(rows, part)], divisor, seconds * length / sum(lengths), len(asked))
         for (_, rows), loss, part, divisor, length in zip(
-            asked, values, batches, divisors, lengths, strict=True
+            asked, losses, batches, divisors, lengths, strict=True
         )
     ]
 

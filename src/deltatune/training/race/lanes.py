@@ -6,6 +6,7 @@ Each state has the functions that lead on from it. An error in a run is the run'
 from __future__ import annotations
 
 import contextlib
+import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,7 +96,7 @@ def opened(
             resume=True, observer=observer, context=context, model=model, name=name,
         )  # fmt: skip
     except Exception as error:
-        return Out(error)
+        return _out(error)
     if isinstance(run, RunResult):
         return Out(run)
     stack.callback(run.close)
@@ -113,7 +114,7 @@ def started(run: Run) -> Training | Out:
                 return Out(None)
             return Training(begun, begun.trainer, begun.trainer.steps(resume=run.resumes))
     except Exception as error:
-        return Out(error)
+        return _out(error)
 
 
 def advanced(training: Training, gradients: Gradients | None = None) -> Waiting | Trained | Out:
@@ -149,11 +150,20 @@ def ended(trained: Trained, peak: int) -> Out:
         with _acting(trained.begun.run):
             return Out(end(trained.begun, trained.progress, peak))
     except Exception as error:
-        return Out(error)
+        return _out(error)
 
 
 def _failed(training: Training, error: Exception) -> Out:
     training.steps.close()
+    return _out(error)
+
+
+def _out(error: Exception) -> Out:
+    """Out with this error, of which no tensor is left: its traceback would hold them while others train."""
+    each: BaseException | None = error
+    while each is not None:
+        traceback.clear_frames(each.__traceback__)
+        each = each.__cause__ or each.__context__
     return Out(error)
 
 

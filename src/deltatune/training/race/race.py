@@ -15,8 +15,7 @@ import contextlib
 import math
 from collections.abc import Hashable, Mapping, Sequence
 
-import torch
-
+from deltatune.core.devices import own_random_states
 from deltatune.observer import Observer
 from deltatune.recipe.schema import MethodEntry
 from deltatune.training.given.context import Context
@@ -63,7 +62,7 @@ def race(context: Context, starters: Sequence[Starter]) -> list[Outcome]:
             opened(starter, context, model, f"run{place}", stack) for place, starter in enumerate(starters)
         ]
         model.use()  # nobody, between those who are on
-        with fast_cpu(), torch.random.fork_rng(range(torch.cuda.device_count())):
+        with fast_cpu(model.device), own_random_states():
             memory = PeakMemory(model.device)
             lanes = [started(lane) if isinstance(lane, Run) else lane for lane in lanes]
             memory.start()

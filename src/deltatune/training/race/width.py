@@ -6,8 +6,7 @@ import math
 import statistics
 from collections.abc import Sequence
 
-import torch
-
+from deltatune.core.devices import on_gpu
 from deltatune.memory.fit import fits
 from deltatune.recipe.choosing import Together
 from deltatune.recipe.schema import MethodEntry
@@ -39,8 +38,9 @@ def width(context: Context, entries: Sequence[MethodEntry], seed: int, together:
         return together
     if len(entries) < 2:
         return 1
-    base, limit = context.base(entries[0]), this_machine().memory_bytes
-    if not torch.cuda.is_available() and _tokens(context, entries, base) > PAYS_UP_TO:
+    base = context.base(entries[0])
+    limit = this_machine(base.device).memory_bytes
+    if not on_gpu(base.device) and _tokens(context, entries, base) > PAYS_UP_TO:
         return 1
     steps = [predicted_run(context, entry, context.method(entry, base)[0], base, seed) for entry in entries]
     known = [step for step in steps if step is not None]

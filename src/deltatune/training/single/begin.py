@@ -131,7 +131,7 @@ def predicted(run: Run) -> dict[str, int] | None:
     if not run.config.trains:
         return None
     step = predicted_run(run.context, run.entry, run.config, run.base, run.seed)
-    limit = this_machine().memory_bytes
+    limit = this_machine(run.base.device).memory_bytes
     if step is not None and not fits(step["total"], limit):
         run.observer.warn(
             f"{run.entry.name}: a training step takes {units.size(step['total'])}, and there are "

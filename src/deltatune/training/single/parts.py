@@ -12,6 +12,7 @@ from torch import Tensor
 
 from deltatune import quant
 from deltatune.checkpoint.store import save_adapter
+from deltatune.core.devices import to_device
 from deltatune.core.model import AdaptedModel
 from deltatune.errors import TrainingError
 from deltatune.files import write_json
@@ -98,7 +99,7 @@ class Run:
         train = self.data.encoded("train")
         shortest = sorted(range(len(train.lengths)), key=train.lengths.__getitem__)
         features = [train.features[row] for row in shortest[: min(REREAD, self.recipe.evaluation.batch_size)]]
-        return {k: v.to(self.model.device) for k, v in self.encoder.collate(features).items()}
+        return to_device(self.encoder.collate(features), self.model.device)
 
     def write_delta(self, folder: Path) -> None:
         """Write its delta, as it is now, into a folder."""

@@ -91,7 +91,7 @@ def finished(
         method_result=run.adapter.finish(),
         description=description,
         certificate=run.certificate.lines,
-        versions=versions(),
+        versions=versions(run.base.device),
         git=git_state(),
         started=run.started.isoformat(timespec="seconds"),
         finished=_now(),

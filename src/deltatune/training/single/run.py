@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
-
+from deltatune.core.devices import own_random_states
 from deltatune.observer import Observer
 from deltatune.recipe.schema import MethodEntry, Recipe
 from deltatune.results import PausedRun, RunResult
@@ -56,7 +55,7 @@ def run(
     if isinstance(opened, RunResult):
         return opened
     try:
-        with opened.failing(), fast_cpu(), torch.random.fork_rng(range(torch.cuda.device_count())):
+        with opened.failing(), fast_cpu(opened.base.device), own_random_states():
             begun = begin(opened, pause)
             trainer = begun.trainer
             progress = Progress() if trainer is None else trainer.run(resume=opened.resumes)
