@@ -612,6 +612,16 @@ def test_metrics_of_negatives_need_some(bert_folder: Path, tmp_path: Path) -> No
         )
 
 
+def test_all_texts_have_the_limit_of_inputs(bert_folder: Path) -> None:
+    rows = pairs(20)
+    rows[3]["positive"] *= 9
+    data = {"source": rows, "split": {"test": 0.1}, "max_input_tokens": 40}
+    _, encoder, dataset = loaded(recipe_of(bert_folder, data))
+    encoded = encoder.encode([*dataset.train, *dataset.validation, *dataset.test])
+    assert (encoded.report.truncated_inputs, encoded.report.truncated_targets) == (1, 0)
+    assert max(len(ids) for feature in encoded.features for ids in vectors.texts_of(feature)) == 40
+
+
 def test_check_says_which_columns_are_compared(bert_folder: Path) -> None:
     assert dt.check(recipe_of(bert_folder), quiet=True).pair == ["query", "positive"]
     found = dt.check(recipe_of(bert_folder, task="text-similarity"), quiet=True)

@@ -27,12 +27,11 @@ WITHOUT_EFFECT = ("data.max_target_tokens", "evaluation.num_beams", "evaluation.
 def read(texts: Sequence[str], tools: Tools) -> tuple[Feature, Cuts]:
     """The tokens of a row's texts: `input_ids` of the first, `beside` of those behind it.
 
-    All have one limit (`data.max_input_tokens`): they go through one model.
+    All have one limit (`data.max_input_tokens`): they go through one model. A row is cut if one of them is.
     """
     made = [tools.tokens.with_specials(text, tools.spec.max_input_tokens) for text in texts]
-    (first, cut), *others = made
-    feature = {"input_ids": first, "beside": [ids for ids, _ in others]}
-    return feature, (cut, any(was_cut for _, was_cut in others))
+    first, *others = [ids for ids, _ in made]
+    return {"input_ids": first, "beside": others}, (any(cut for _, cut in made), False)
 
 
 def texts_of(feature: Feature) -> list[list[int]]:
