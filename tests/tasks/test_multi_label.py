@@ -365,12 +365,9 @@ def test_every_method_learns_sets_of_labels(case: Case, bert_folder: Path) -> No
 
 
 @pytest.mark.slow
-def test_whole_runs_of_every_method(bert_folder: Path, tmp_path: Path) -> None:
-    methods = [
-        {case.method: dict(case.config), "name": case.method}
-        for case in BY_METHOD.values()
-        if not case.refused("bert")
-    ]
+def test_whole_runs_of_methods_of_every_kind(bert_folder: Path, tmp_path: Path) -> None:
+    names = ("lora", "adalora", "adapter", "prefix", "prompt", "hard_prompt", "diff_pruning", "full")
+    methods = [{name: dict(BY_METHOD[name].config), "name": name} for name in names]
     train = {"max_steps": 2, "batch_size": 8, "lr": 0.01}
     recipe = recipe_of(bert_folder, methods=methods, train=train, together=4)
     board = dt.compare(recipe, tmp_path / "out", quiet=True)
