@@ -13,6 +13,8 @@ TAGS = {
     "IOBES": ["O", *(f"{place}-{kind}" for kind in ("PER", "LOC") for place in "BIES")],
     "IO": ["O", "I-PER", "I-LOC"],
     "untyped": ["O", "B", "I"],
+    "a class like a letter": ["O", "B-E", "I-E"],
+    "underscore": ["O", "B_PER", "I_PER", "B_LOC", "I_LOC"],
 }
 
 
@@ -26,8 +28,23 @@ def test_entities_are_those_of_seqeval_also_of_ill_formed_tags(kind: str) -> Non
     labeling = pytest.importorskip("seqeval.metrics.sequence_labeling")
     tagging = Tagging.of(TAGS[kind])
     for tags in sequences(TAGS[kind], 2000):
-        theirs = [Entity(label, start, end + 1) for label, start, end in labeling.get_entities(tags)]
+        found = labeling.get_entities([tag.replace("_", "-") for tag in tags])
+        theirs = [Entity(label, start, end + 1) for label, start, end in found]
         assert tagging.entities(tags) == theirs, tags
+
+
+@pytest.mark.parametrize("joint", ["-", "_"])
+def test_the_class_may_come_first(joint: str) -> None:
+    labeling = pytest.importorskip("seqeval.metrics.sequence_labeling")
+    tags = ["O", *(f"{kind}{joint}{place}" for kind in ("PER", "a-b") for place in "BI")]
+    tagging = Tagging.of(tags)
+    assert scheme_of([tags]) == "IOB2"
+    assert whole_set(["O", f"X{joint}B"], "IOB2") == ["O", f"X{joint}B", f"X{joint}I"]
+    for sentence in sequences(tags, 300):
+        theirs = labeling.get_entities(
+            [tag.replace(f"{joint}B", "-B").replace(f"{joint}I", "-I") for tag in sentence], suffix=True
+        )
+        assert tagging.entities(sentence) == [(label, start, end + 1) for label, start, end in theirs]
 
 
 def test_bilou_is_iobes_in_other_letters() -> None:
@@ -56,6 +73,8 @@ def test_bare_names_are_runs_beside_o_and_words_without_it() -> None:
         (["B-X I-X L-X", "O U-Y"], "BILOU"),
         (["NN VB NN"], "words"),
         (["O B I I O B"], "IOB2"),
+        (["O B_X I_X B_X O", "B_Y"], "IOB2"),
+        (["O X-I X-I X-B", "Y-I"], "IOB1"),
     ],
 )
 def test_schemes_are_recognised(sentences: list[str], scheme: str) -> None:

@@ -12,7 +12,7 @@ from deltatune.report.calibration import Share
 from deltatune.report.load import Comparison, Method
 from deltatune.results import Prediction
 from deltatune.tasks import TASKS
-from deltatune.tasks.tags import OUTSIDE, Entity, Tagging
+from deltatune.tasks.tags import Entity, Tagging
 
 
 class OfClass(NamedTuple):
@@ -83,20 +83,20 @@ def _classes(runs: list[list[Prediction]], tagging: Tagging, names: Sequence[str
 
 def true_entities(line: Prediction) -> Markup:
     """The input with its entities, each behind its class."""
-    return _marked(line, [(entity, "b") for entity in _entities(line.reference)])
+    return _marked(line, [(entity, "b") for entity in _tagging(line).entities(line.reference.split())])
 
 
 def predicted_entities(line: Prediction) -> Markup:
     """The input with what is predicted: right in `<b>`, missed in `<del>`, and what is none in `<ins>`."""
-    true, guessed = _entities(line.reference), _entities(line.prediction)
+    tagging = _tagging(line)
+    true, guessed = (tagging.entities(text.split()) for text in (line.reference, line.prediction))
     marks = [(entity, "b" if entity in true else "ins") for entity in guessed]
     return _marked(line, marks + [(entity, "del") for entity in true if entity not in guessed])
 
 
-def _entities(text: str) -> list[Entity]:
-    tags = text.split()
-    # Of a row whose words are all in entities it is not told whether bare names are runs: each is shown.
-    return Tagging(alone=OUTSIDE not in tags).entities(tags)
+def _tagging(line: Prediction) -> Tagging:
+    """How a row's tags are read; where none of its words is outside, each bare name is shown for itself."""
+    return Tagging.of([*line.reference.split(), *line.prediction.split()])
 
 
 def _marked(line: Prediction, marks: Sequence[tuple[Entity, str]]) -> Markup:

@@ -9,8 +9,9 @@
 | IO | I-, or the class's bare name, at all: neighbours of one class are one entity |
 | words | the class's bare name, and no tag is O: each word is for itself, as parts of speech are |
 
-Which entities tags mean is what seqeval says by default (as conlleval does): a tag that cannot stand where it
-does begins an entity. So a model's ill-formed tags are neither refused nor lost.
+`B_PER` and `PER-B` are read as `B-PER`, where all tags are written so. Which entities tags mean is what
+seqeval says by default (as conlleval does): a tag that cannot stand where it does begins an entity. So a
+model's ill-formed tags are neither refused nor lost.
 """
 
 from __future__ import annotations
@@ -49,26 +50,48 @@ class Tagging:
     Args:
         alone: Whether a bare name is a word for itself (scheme `words`), and not a part of a run (IO).
         untyped: Whether a bare B, I, E, S, L or U is a place in an entity of the only class.
+        joint: What stands between the place and the class.
+        suffix: Whether the class comes first.
     """
 
     alone: bool = False
     untyped: bool = False
+    joint: str = "-"
+    suffix: bool = False
 
     @classmethod
     def of(cls, labels: Iterable[str]) -> Tagging:
         """That of a data set with these tags; of none: bare names are parts of runs."""
         known = set(labels)
         places = known - {OUTSIDE}
-        return cls(bool(known) and OUTSIDE not in known, bool(places) and places <= _PREFIXES.keys())
+        alone = bool(known) and OUTSIDE not in known
+        if places and places <= _PREFIXES.keys():
+            return cls(alone, untyped=True)
+        for joint, suffix in (("-", False), ("_", False), ("-", True), ("_", True)):
+            tagging = cls(alone, joint=joint, suffix=suffix)
+            if places and all(tagging.letter(tag) for tag in places):
+                return tagging
+        return cls(alone)
+
+    def letter(self, tag: str) -> str:
+        """The letter of a tag that says its place in an entity; empty if it has none."""
+        if tag == OUTSIDE:
+            return ""
+        letter, joint = (tag[-1:], tag[-2:-1]) if self.suffix else (tag[:1], tag[1:2])
+        written = joint == self.joint and len(tag) > len(letter + joint)
+        return letter if letter in _PREFIXES and (written or (self.untyped and tag == letter)) else ""
+
+    def with_letter(self, tag: str, letter: str) -> str:
+        """A tag that has a letter, with another in its place."""
+        return f"{tag[:-1]}{letter}" if self.suffix else f"{letter}{tag[1:]}"
 
     def split(self, tag: str) -> tuple[str, str]:
         """A tag's place in an entity (B, I, E, S, or O) and the class, as in `I-PER`."""
         if tag == OUTSIDE:
             return OUTSIDE, ""
-        if tag[1:2] == "-" and tag[0] in _PREFIXES and len(tag) > 2:
-            return _PREFIXES[tag[0]], tag[2:]
-        if self.untyped and tag in _PREFIXES:
-            return _PREFIXES[tag], "_"
+        if letter := self.letter(tag):
+            label = tag[:-2] if self.suffix else tag[2:]
+            return _PREFIXES[letter], label or "_"
         return ("S" if self.alone else "I"), tag
 
     def entities(self, tags: Sequence[str]) -> list[Entity]:
@@ -105,7 +128,7 @@ def scheme_of(sentences: Sequence[Sequence[str]]) -> str:
     """The scheme of some sentences' tags, by the tags that there are and by what stands before them."""
     labels = {tag for tags in sentences for tag in tags}
     tagging = Tagging.of(labels)
-    letters = {tag[0] for tag in labels if _has_prefix(tag, tagging)}
+    letters = {letter for tag in labels if (letter := tagging.letter(tag))}
     if not letters:
         return WORDS if tagging.alone else "IO"
     if letters & {"L", "U"}:
@@ -154,13 +177,9 @@ def whole_set(labels: Iterable[str], scheme: str) -> list[str]:
     known = set(labels)
     tagging = Tagging.of(known)
     for tag in list(known):
-        if _has_prefix(tag, tagging) and len(tag) > 1:
-            known |= {f"{prefix}{tag[1:]}" for prefix in _PREFIXES_OF.get(scheme, "")}
+        if tagging.letter(tag) and not tagging.untyped:
+            known |= {tagging.with_letter(tag, letter) for letter in _PREFIXES_OF.get(scheme, "")}
     return sorted(known, key=lambda tag: (tag != OUTSIDE, tagging.split(tag)[1], tag))
-
-
-def _has_prefix(tag: str, tagging: Tagging) -> bool:
-    return tag != OUTSIDE and (tag != tagging.split(tag)[1])
 
 
 def _neighbours(tags: Sequence[str], tagging: Tagging) -> Iterator[tuple[tuple[str, str], tuple[str, str]]]:
