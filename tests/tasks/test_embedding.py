@@ -17,7 +17,7 @@ import deltatune as dt
 from deltatune.core.model import AdaptedModel
 from deltatune.core.pooling import pooled
 from deltatune.data.encode import Encoder
-from deltatune.data.load import load_data
+from deltatune.data.load import load_data, prompt_row
 from deltatune.errors import DeltatuneError, TargetError
 from deltatune.memory.predict import Setup, predict
 from deltatune.methods import METHODS
@@ -610,6 +610,17 @@ def test_metrics_of_negatives_need_some(bert_folder: Path, tmp_path: Path) -> No
         dt.train(
             recipe_of(bert_folder, evaluation={"select_by": "triplet_accuracy"}), tmp_path / "run", quiet=True
         )
+
+
+def test_two_texts_that_are_compared_have_one_template(bert_folder: Path) -> None:
+    data = {"source": scored(20), "split": {"test": 0.1}, "template": "query: {input}"}
+    recipe = recipe_of(bert_folder, data, "text-similarity")
+    row = load_data(recipe.data, recipe.task).train[0]
+    assert (row.input, row.pair) == tuple(
+        f"query: {row.columns[name]}" for name in ("sentence1", "sentence2")
+    )
+    asked = prompt_row({"sentence1": "a", "sentence2": "b"}, recipe.data, recipe.task)
+    assert (asked.input, asked.pair) == ("query: a", "query: b")
 
 
 def test_all_texts_have_the_limit_of_inputs(bert_folder: Path) -> None:

@@ -137,7 +137,8 @@ def prompt_row(
     template = spec.template
     if TASKS.get(task).finds_targets:
         name, template = asked_text(columns, spec, name)
-    mapping = ColumnMap(name, None, None, template, None, images, pair=pair)
+    alike = TASKS.get(task).has_scores
+    mapping = ColumnMap(name, None, None, template, None, images, pair=pair, alike=alike)
     return make_row(Record(f"input {row_id}", columns), mapping, row_id)
 
 
@@ -293,6 +294,7 @@ def _rows(  # noqa: PLR0917 - what was read, how it is read, and what is said of
         numbers=numbers,
         several=TASKS.get(task).several_references,
         negatives=found.negatives if found else (),
+        alike=TASKS.get(task).has_scores,
     )
     for name in template_fields(spec.template) if spec.template != CHAT else ():
         if name in targets and name != mapping.input:

@@ -37,6 +37,8 @@ class ColumnMap:
     pair: str | None = None
     negatives: tuple[str, ...] = ()
     """Columns of texts that the input shall not be near to."""
+    alike: bool = False
+    """Whether the template is put around the second text as around the first."""
     numbers: tuple[str, ...] = ()
     """The columns of several numbers, each of which is a target; `target` is None then."""
     several: bool = False
@@ -89,6 +91,8 @@ def make_row(record: Record, mapping: ColumnMap, number: str) -> Row:
         )
     row_id = as_text(column_of(record, mapping.id, "data.columns.id")) if mapping.id else number
     pair = None if mapping.pair is None else _second(record, mapping.pair, columns)
+    if pair is not None and mapping.alike:
+        pair = _fill(mapping.template, columns | {"input": pair}, record)
     text, negatives = _input(value, columns, record, mapping), tuple(others)
     row = Row(row_id, text, texts[0], columns, pair=pair, negatives=negatives)
     return with_references(row, texts) if texts[1:] else row
