@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from pydantic import ValidationError
@@ -16,9 +17,14 @@ def short(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
+def listing(items: Sequence[str], last: str = "and") -> str:
+    """`a`, `a and b`, `a, b and c`."""
+    return f" {last} ".join(filter(None, (", ".join(items[:-1]), *items[-1:])))
+
+
 def rule(detail: Any) -> str:
     """The rule of one of pydantic's findings: `must be a valid integer`."""
-    text = str(detail["msg"]).removeprefix("Input ").replace("should", "must")
+    text = str(detail["msg"]).removeprefix("Input ").removeprefix("String ").replace("should", "must")
     return text.removesuffix(", unable to parse string as an integer")
 
 

@@ -117,7 +117,9 @@ def test_lists_of_lists_stay_json(write: Write, load: Load) -> None:
 def test_other_inputs_with_one_id_are_refused(write: Write, load: Load) -> None:
     rows = [{"input": "x", "target": "a", "key": "k"}, {"input": "y", "target": "b", "key": "k"}]
     write("rows.jsonl", jsonl(rows))
-    with pytest.raises(DataError, match="occurs twice among the train rows"):
+    with pytest.raises(
+        DataError, match="occurs twice among the train rows, with different inputs: 'x' and 'y'"
+    ):
         load(source="rows.jsonl", columns={"id": "key"})
 
 
@@ -142,5 +144,6 @@ def test_all_references_are_encoded(task: str, kind: Any) -> None:
     found = [{**feature, "others": []} for feature in each_reference(encoded.features)]
     assert found == [{**feature, "others": []} for feature in apart.features]
     assert encoded.lengths == [max(apart.lengths[:2]), apart.lengths[2]]
+    assert encoded.report.tokens == sum(apart.lengths)
     assert encoded.report.supervised_tokens == apart.report.supervised_tokens
     assert encoder.encode(rows, supervised=False).features[0].get("others") is None

@@ -128,6 +128,8 @@ def test_the_content_is_left_as_it_was() -> None:
         ("train.evaluate_every=0", ["train.evaluate_every", "'epoch'", "or be greater"]),
         ("train.trackers=[tensorbord]", ["train.trackers.0", "'tensorboard'"]),
         ("train=3", ["train", "3 must be a mapping"]),
+        ("train.class_weights={a: -3}", ["train.class_weights.a", "-3", "greater than 0"]),
+        ("data={source: a.csv, split: {test: 0.1}, separator: ''}", ["data.separator", "'' must have at"]),
         ("model={revision: x}", ["model.name", "missing"]),
         ("task=text2text", ["task", "'text2text'", "Did you mean 'text-to-text'"]),
         ("data.train=a.csv", ["data.source", "data.train", "one source"]),

@@ -240,6 +240,19 @@ def test_training_that_was_for_nothing_or_worse():
     assert "full is worse than the untuned base." in found
 
 
+@pytest.mark.parametrize(
+    ("task", "said"),
+    [
+        ("text-classification", "always answering with the largest class"),
+        ("multi-label-classification", "always giving the same labels"),
+        ("token-classification", "giving every word the commonest tag"),
+    ],
+)
+def test_what_the_majority_does_is_said_of_the_task(task, said):
+    tie = board({"lora": (0.6, 1), "majority": (0.6, 1)}, {frozenset(("lora", "majority"))})
+    assert f"better than {said}." in words(changed(tie, lambda content: content.update(task=task)))
+
+
 def test_lower_is_better():
     found = words(board({"lora": (1.2, 1), "prefix": (1.5, 2)}, metric="loss", higher=False))
     assert found == (

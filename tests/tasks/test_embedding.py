@@ -316,9 +316,12 @@ def test_texts_to_be_found_are_embedded_with_their_template(bert_folder: Path, t
     data = {"source": pairs(), "split": {"test": 0.1}, "target_template": "a {target}"}
     dt.train(recipe_of(bert_folder, data), tmp_path / "run", quiet=True)
     asked = [{"positive": "good books"}, {"query": "a good books"}, "a good books", {"other": "x"}]
-    found, query, text, refused = dt.predict(tmp_path / "run", asked)
+    found, query, text, refused, in_json, other = dt.predict(
+        tmp_path / "run", [*asked, '{"positive": "good books"}', '{"other": "x"}']
+    )
     assert isinstance(found, Prediction)
-    assert found.vector == query.vector == text.vector
+    assert found.vector == query.vector == text.vector == in_json.vector
+    assert other.input == '{"other": "x"}'  # a text like any other
     assert "has no column" in refused.error
 
 
@@ -537,6 +540,7 @@ def broken(row: dict[str, Any]) -> list[dict[str, Any]]:
         (broken({"query": " "}), "embedding", "row 3.*has an empty input|empty input"),
         (broken({"positive": ""}), "embedding", "empty target"),
         (broken({"negative": None}), "embedding", "no text in the column 'negative', as have 1 of 20"),
+        ([*pairs(2), *pairs(18, negative="no {n}")], "embedding", "'negative', as have 2 of 20 rows"),
         ([{**row, "query": "one"} for row in pairs(20)], "embedding", "one anchor .'one'.: there is noth"),
         ([{**row, "positive": "one"} for row in pairs(20)], "embedding", "have one positive"),
         (scored(20), "embedding", "has the column 'score'.*Set task: text-similarity"),

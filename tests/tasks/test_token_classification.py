@@ -162,7 +162,9 @@ def test_from_rows_to_entities_in_a_text(trained: tuple[Path, Any]) -> None:
     for span in answer.spans:
         assert text[span.start : span.end] == span.text
         assert 0 < span.score <= 1
-    [of_tokens] = dt.predict(run, [{"tokens": ["Carl", "visited", "New", "York"]}])
+    row = {"tokens": ["Carl", "visited", "New", "York"]}
+    of_tokens, in_json = dt.predict(run, [row, json.dumps(row)])
+    assert in_json.spans == of_tokens.spans
     assert isinstance(of_tokens, Prediction)
     assert len(of_tokens.prediction.split()) == 4
 

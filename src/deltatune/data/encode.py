@@ -17,6 +17,7 @@ from deltatune.data.pixels import Pixels, channels_of
 from deltatune.data.rows import Row
 from deltatune.data.tokens import TextTokens
 from deltatune.errors import DataError, SilentRowError
+from deltatune.phrasing import listing
 from deltatune.recipe.sections import CHAT, DataSpec
 from deltatune.tasks import TASKS, tasks_that
 from deltatune.tasks.task import OTHERS, Cuts, Feature, each_reference
@@ -45,6 +46,8 @@ class EncodeReport:
     """Rows whose first and whose second text is cut; None where rows have one text."""
     fidelity: Fidelity = field(default_factory=Fidelity)
     """What the tokenizer cannot write of the texts; of rows for prediction nothing is said."""
+    tokens: int = 0
+    """Tokens of all rows, of each of several references with its input."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +126,7 @@ class Encoder:
         if self._chats is None:
             fitting = tasks_that(lambda task: task.conversations)
             raise DataError(
-                "has no conversations.", field="task", remedy=f"Use the task {' or '.join(fitting)}."
+                "has no conversations.", field="task", remedy=f"Use the task {listing(fitting, 'or')}."
             )
         return self._chats
 
@@ -190,6 +193,7 @@ class Encoder:
                 if cut_texts
                 else None,
                 fidelity=fidelity,
+                tokens=sum(map(self._task.length, each_reference(features))),
             ),
         )
 

@@ -73,7 +73,7 @@ def find_label_cells(records: Sequence[Record], spec: DataSpec, target: str, not
     """
     if isinstance(spec.columns.target, tuple):
         names = spec.columns.target
-        return LabelCells(names, flags=True, told=f"a column of 0 and 1 for each of {len(names)} labels")
+        return LabelCells(names, flags=True, told="a column of 0 and 1 for each label")
     [name] = spec.columns.targets
     name = target if name == "auto" else name
     cells = [_listed(record, name) for record in records]

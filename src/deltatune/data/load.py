@@ -14,7 +14,7 @@ from deltatune.data.label_cells import LabelCells, find_label_cells
 from deltatune.data.label_sets import LabelSets, label_names
 from deltatune.data.making import ColumnMap, make_row, refuse_unlabelled, require_numbers, used_columns
 from deltatune.data.pairs import LABEL, named_pair, read_apart, require_both, said_of_pairs
-from deltatune.data.positives import SCORES, asked_text, columns_of, require_contrast
+from deltatune.data.positives import SCORES, asked_text, columns_of, require_contrast, text_columns
 from deltatune.data.readers import Writing, read_source
 from deltatune.data.references import (
     counted,
@@ -25,7 +25,7 @@ from deltatune.data.references import (
 from deltatune.data.rows import Record, Row, Table, fingerprint
 from deltatune.data.splits import limit_rows, split_rows
 from deltatune.data.tag_set import tag_labels
-from deltatune.data.tagged import asked_words, splitting_of_rows, tagged_rows
+from deltatune.data.tagged import asked_words, splitting_of_rows, tagged_rows, word_columns
 from deltatune.errors import DataError, nearest
 from deltatune.recipe.load import is_remote
 from deltatune.recipe.sections import CHAT, PARTS, DataSpec
@@ -36,6 +36,8 @@ from deltatune.tasks.label_sets import labels_of
 from deltatune.tasks.values import Scales, scale_of_targets
 
 DEFAULT_SHARE = 0.1
+_SHOWN = 40
+"""Characters of an input in a message."""
 
 
 def load_data(spec: DataSpec, task: str, root: str | Path = ".", *, primary: str = "auto") -> Dataset:
@@ -140,6 +142,13 @@ def prompt_row(
     alike = TASKS.get(task).has_scores
     mapping = ColumnMap(name, None, None, template, None, images, pair=pair, alike=alike)
     return make_row(Record(f"input {row_id}", columns), mapping, row_id)
+
+
+def asked_columns(spec: DataSpec, task: str) -> Sequence[str]:
+    """Columns that a row to predict for may have in place of a text: words, or a text to be found."""
+    if TASKS.get(task).tags_words:
+        return word_columns(spec)
+    return text_columns(spec) if TASKS.get(task).finds_targets else ()
 
 
 def _sole_field(spec: DataSpec) -> list[str]:
@@ -316,15 +325,19 @@ def _rows(  # noqa: PLR0917 - what was read, how it is read, and what is said of
 
 def _check_ids(parts: Mapping[str, Sequence[Row]]) -> None:
     for part, rows in parts.items():
-        seen: set[str] = set()
+        seen: dict[str, Row] = {}
         for row in rows:
             if row.id in seen:
+                same = seen[row.id].input_bytes() == row.input_bytes()
+                shown = " and ".join(repr(str(each.input)[:_SHOWN]) for each in (seen[row.id], row))
+                inputs = "" if same else f", with different inputs: {shown}"
                 raise DataError(
-                    f"occurs twice among the {part} rows.",
+                    f"occurs twice among the {part} rows{inputs}.",
                     field=f"id {row.id!r}",
-                    remedy="Ids must be unique: choose another data.columns.id, or leave it out.",
+                    remedy="Ids must be unique, but for several references of one input: choose another "
+                    "data.columns.id, or leave it out.",
                 )
-            seen.add(row.id)
+            seen[row.id] = row
 
 
 def _labels(parts: Mapping[str, Sequence[Row]], notes: list[str], reads: str) -> list[str]:

@@ -59,7 +59,8 @@ def columns_of(records: Sequence[Record], table: Table, spec: ColumnsSpec) -> Co
         beside = [second for first, second in NAMES if first == anchor and second in names]
         positive = beside[0] if beside and anchor != table.input else known[1]
     if spec.negative is None:
-        negatives = tuple(name for name in names if _NEGATIVE.fullmatch(name) and name != positive)
+        all_names = dict.fromkeys(name for record in records for name in record.columns)
+        negatives = tuple(name for name in all_names if _NEGATIVE.fullmatch(name) and name != positive)
     else:
         negatives = spec.negatives
     score = next((name for name in SCORES if name in names), None)
@@ -111,6 +112,13 @@ def asked_text(columns: Mapping[str, Any], spec: DataSpec, name: str) -> tuple[s
     found = [(each, spec.target_template) for each in (*named, *(positives if known else ()))]
     column, template = next((each for each in (*known, *found) if each[0] in columns), (name, spec.template))
     return column, (template or "{input}").replace("{target}", "{input}")
+
+
+def text_columns(spec: DataSpec) -> tuple[str, ...]:
+    """Columns of texts, as the recipe names them or as they are commonly named."""
+    named = (spec.columns.input, *spec.columns.targets)
+    common = [name for pair in NAMES for name in pair]
+    return tuple(name for name in ("input", "target", *named, *common) if name != "auto")
 
 
 def _require_negatives(records: Sequence[Record], names: Sequence[str]) -> None:

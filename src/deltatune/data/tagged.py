@@ -105,8 +105,7 @@ def asked_words(
     """
     where = f"input {row_id}"
     if isinstance(value, Mapping):
-        names = (spec.columns.input, *WORDS, *TEXTS)
-        name = next((name for name in names if name in value), None)
+        name = next((name for name in word_columns(spec) if name in value), None)
         if name is None:
             raise DataError(
                 f"has the columns {', '.join(map(repr, value))}, and none is known as words or a text.",
@@ -125,6 +124,11 @@ def asked_words(
     if not places:
         raise DataError("has no words.", field=where, remedy="Give a text.")
     return Row(row_id, text, "", {}, words=Words(places))
+
+
+def word_columns(spec: DataSpec) -> tuple[str, ...]:
+    """Columns of a row's words or text, the likeliest first."""
+    return (spec.columns.input, *WORDS, *TEXTS)
 
 
 def find_form(record: Record, table: Table, spec: DataSpec) -> Form:

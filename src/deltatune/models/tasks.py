@@ -9,6 +9,7 @@ import transformers
 from transformers import PreTrainedConfig
 
 from deltatune.errors import ModelError
+from deltatune.phrasing import listing
 from deltatune.tasks import TASKS
 
 _RELATIVE = ("xlnet", "funnel")
@@ -59,6 +60,6 @@ def check_task(config: PreTrainedConfig, task: str, name: str) -> None:
     if wanted.needs and kind:
         what = f"'{name}' ({model_type}) is {kind}, and {task} needs {wanted.needs}."
     remedy = (
-        f"Set task: {' or '.join(possible)}, or take another model." if possible else "Take another model."
+        f"Set task: {listing(possible, 'or')}, or take another model." if possible else "Take another model."
     )
     raise ModelError(what, field="task", remedy=remedy)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from deltatune.phrasing import listing
 from deltatune.recipe.fields import RecipeFields
 from deltatune.recipe.messages import Conflict
 from deltatune.tasks import TASKS, tasks_that
@@ -35,7 +36,7 @@ def _pair(recipe: RecipeFields) -> Iterator[Conflict]:
             remedy = f"write both into one text, such as data.template: '{{{first}}} {{{columns.pair}}}'."
         yield (
             "data.columns.pair",
-            f"({columns.pair}) is for {' and '.join(fitting)}; {task.name} has no second text: {remedy}",
+            f"({columns.pair}) is for {listing(fitting)}; {task.name} has no second text: {remedy}",
         )
 
 
@@ -52,11 +53,11 @@ def _several_targets(recipe: RecipeFields) -> Iterator[Conflict]:
             yield (
                 "data.columns.target",
                 f"names {len(names)} columns, and {task.name} has one target; several are for "
-                f"{' or '.join(fitting)}.",
+                f"{listing(fitting, 'or')}.",
             )
     if data.separator is not None and not task.has_label_sets:
         fitting = tasks_that(lambda task: task.has_label_sets)
-        yield "data.separator", f"({data.separator!r}) is for {' or '.join(fitting)}; leave it out."
+        yield "data.separator", f"({data.separator!r}) is for {listing(fitting, 'or')}; leave it out."
     if data.separator is not None and isinstance(names, tuple):
         yield "data.separator", f"({data.separator!r}) is of no use beside a column for each label."
 
@@ -67,7 +68,7 @@ def _negative(recipe: RecipeFields) -> Iterator[Conflict]:
     if columns.negative is not None and not task.finds_targets:
         fitting = tasks_that(lambda task: task.finds_targets)
         named = ", ".join(columns.negatives) or "[]"
-        yield "data.columns.negative", f"({named}) is for the task {' or '.join(fitting)}."
+        yield "data.columns.negative", f"({named}) is for the task {listing(fitting, 'or')}."
     for name, others in (("input", (columns.input,)), ("target", columns.targets)):
         for twice in {*columns.negatives} & {*others}:
             yield "data.columns", f"negative and {name} are the same column ({twice!r})."
@@ -80,7 +81,7 @@ def vector_conflicts(recipe: RecipeFields) -> Iterator[Conflict]:
         fitting = tasks_that(lambda task: task.embeds)
         for model in recipe.models:
             if model.pooling is not None:
-                yield "model.pooling", f"({model.pooling}) is for the tasks {' and '.join(fitting)}."
+                yield "model.pooling", f"({model.pooling}) is for the tasks {listing(fitting)}."
     if task.spans_rows:
         for index, entry in enumerate(recipe.methods):
             if entry.train.batch_size == 1:

@@ -41,7 +41,7 @@ def parse_section(kind: type[M], value: Any, where: str) -> M:
     except ValidationError as error:
         problems = gathered(
             (dotted((where, *filter(written, detail["loc"]))), describe(detail, kind, detail["loc"]))
-            for detail in error.errors(include_url=False)
+            for detail in of_fitting_branches(error.errors(include_url=False))
         )
         raise one_error(problems) from error
 
@@ -51,7 +51,7 @@ def settings_error(error: ValidationError, method: type[BaseModel]) -> RecipeErr
     return one_error(
         gathered(
             (dotted(detail["loc"]), describe(detail, method, detail["loc"]))
-            for detail in error.errors(include_url=False)
+            for detail in of_fitting_branches(error.errors(include_url=False))
         )
     )
 
@@ -63,6 +63,18 @@ def gathered(pairs: Iterable[Conflict]) -> dict[str, str]:
         known = problems.get(path)  # a union reports each of its branches
         problems[path] = text if known in (None, text) else _either(known, text)
     return problems
+
+
+def of_fitting_branches(details: Iterable[Any]) -> list[Any]:
+    """Pydantic's findings, without what other branches of a union say of a value that one looked into."""
+    found = list(details)
+    paths = [tuple(filter(written, detail["loc"])) for detail in found]
+    above = {path[:length] for path in paths for length in range(len(path))}
+    return [
+        detail
+        for detail, path in zip(found, paths, strict=True)
+        if path not in above or not detail["type"].endswith(("literal_error", "_type"))
+    ]
 
 
 def one_error(problems: dict[str, str]) -> RecipeError:

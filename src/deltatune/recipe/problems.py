@@ -11,7 +11,16 @@ from pydantic import ValidationError
 from deltatune.errors import RecipeError
 from deltatune.recipe.axes import BITS, SECTIONS, same_for_all
 from deltatune.recipe.grid import Origin
-from deltatune.recipe.messages import Conflict, Path, describe, dotted, gathered, one_error, written
+from deltatune.recipe.messages import (
+    Conflict,
+    Path,
+    describe,
+    dotted,
+    gathered,
+    of_fitting_branches,
+    one_error,
+    written,
+)
 from deltatune.recipe.schema import ENTRY_KEYS, Recipe
 
 
@@ -24,7 +33,9 @@ def as_recipe_error(error: ValidationError, content: Any, origins: Sequence[Orig
         origins: For each expanded entry where it came from; problems are named there.
     """
     problems = gathered(
-        pair for detail in error.errors(include_url=False) for pair in _unfold(detail, content)
+        pair
+        for detail in of_fitting_branches(error.errors(include_url=False))
+        for pair in _unfold(detail, content)
     )
     problems = {path: text for path, text in problems.items() if not _repeats(path, problems)}
     return one_error(_before_expansion(problems, origins))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from deltatune.phrasing import listing
 from deltatune.recipe.axes import section_of
 from deltatune.recipe.choosing_rules import choosing_conflicts
 from deltatune.recipe.column_rules import column_conflicts, vector_conflicts
@@ -119,7 +120,7 @@ def _template(field: str, template: str, recipe: RecipeFields) -> Iterator[Confl
     if template == CHAT:
         if not task.chat:
             fitting = tasks_that(lambda task: task.chat)
-            yield field, f"'chat' is for the task {' or '.join(fitting)} only."
+            yield field, f"'chat' is for the task {listing(fitting, 'or')} only."
         if columns.target is None:
             yield "data.columns.target", "is null, but a chat turn needs an answer as its target."
         return
@@ -168,7 +169,10 @@ def _task(recipe: RecipeFields) -> Iterator[Conflict]:
             )
         if task.reads == "text" and kind in IMAGE_FORMATS:
             fitting = tasks_that(lambda task: task.reads == "images")
-            yield field, f"has format {kind}, which holds images; they need the task {' or '.join(fitting)}."
+            yield (
+                field,
+                f"has format {kind}, which holds images; they need the task {listing(fitting, 'or')}.",
+            )
         yield from _tagged(field, kind, recipe)
     yield from _senseless(recipe)
     yield from _conversations(recipe)
@@ -180,12 +184,12 @@ def _task(recipe: RecipeFields) -> Iterator[Conflict]:
         )
     if data.packing is True and not task.packs:
         fitting = tasks_that(lambda task: task.packs)
-        yield "data.packing", f"(true) is for the task {' or '.join(fitting)}; {task.name} pads its rows."
+        yield "data.packing", f"(true) is for the task {listing(fitting, 'or')}; {task.name} pads its rows."
     if data.columns.target is None and not task.plain_text:
         fitting = tasks_that(lambda task: task.plain_text)
         yield (
             "data.columns.target",
-            f"is null, but {task.name} needs a target; only {' or '.join(fitting)} can learn plain text.",
+            f"is null, but {task.name} needs a target; only {listing(fitting, 'or')} can learn plain text.",
         )
     yield from _metrics(recipe)
 
@@ -195,7 +199,10 @@ def _tagged(field: str, kind: str, recipe: RecipeFields) -> Iterator[Conflict]:
     task = TASKS.get(recipe.task)
     if kind == "conll" and not task.tags_words:
         fitting = tasks_that(lambda task: task.tags_words)
-        yield field, f"has format conll, which holds tagged words; they need the task {' or '.join(fitting)}."
+        yield (
+            field,
+            f"has format conll, which holds tagged words; they need the task {listing(fitting, 'or')}.",
+        )
     if kind in ("sentence-label", "table-folder") and task.tags_words:
         yield (
             field,
@@ -215,7 +222,7 @@ def _conversations(recipe: RecipeFields) -> Iterator[Conflict]:
     for field, value in given.items():
         if value is not None:
             shown = value if len(value) <= SHOWN else f"{value[:SHOWN]}..."
-            yield field, f"({shown}) is for the task {' or '.join(fitting)}; {recipe.task} reads none."
+            yield field, f"({shown}) is for the task {listing(fitting, 'or')}; {recipe.task} reads none."
 
 
 def _senseless(recipe: RecipeFields) -> Iterator[Conflict]:
@@ -341,7 +348,7 @@ def _of_classes(recipe: RecipeFields) -> Iterator[Conflict]:
     for field, value in weights:
         if value is not None and not task.weighs_classes:
             why = "has a loss of its own" if task.has_classes else "has no classes to weigh"
-            yield field, f"({value}) is for {' and '.join(fitting)}; {task.name} {why}: leave it out."
+            yield field, f"({value}) is for {listing(fitting)}; {task.name} {why}: leave it out."
     positive = recipe.evaluation.positive
     if positive is not None and (not task.has_classes or task.has_label_sets or task.tags_words):
         yield (

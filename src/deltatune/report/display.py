@@ -139,11 +139,6 @@ def times(ratio: float) -> str:
     return f"{ratio:.{1 if ratio < 9.95 else 0}f}\u00d7"
 
 
-def listing(items: list[str]) -> str:
-    """`a`, `a and b`, `a, b and c`."""
-    return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} and {items[-1]}" if items else ""
-
-
 def shorten(text: str, limit: int) -> str:
     """At most `limit` characters, with a note of how many more there were."""
     return text if len(text) <= limit else f"{text[:limit]} \u2026 ({len(text) - limit} more characters)"

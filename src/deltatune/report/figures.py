@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from markupsafe import Markup
 
+from deltatune.phrasing import listing
 from deltatune.report import charts, display
 from deltatune.report.charts import Axis, Dot, Line, Point, Scatter
 from deltatune.report.load import Comparison, Method
@@ -161,7 +162,7 @@ def against_cost(
         names = [dot.name for dot in dots if (dot.x, dot.y) in front]
         note = f"{better} and to the left is better. Bars are 95\u202f% intervals."
         if front:
-            who = display.listing(names) if len(names) <= MOST_NAMES else f"{len(names)} of {len(dots)}"
+            who = listing(names) if len(names) <= MOST_NAMES else f"{len(names)} of {len(dots)}"
             note += f" On the Pareto front (line): {who}."
         baseline = _dot(comparison, free, 0.0, None, series) if free else None
         shown = Scatter(dots, axis, decides, baseline, front)

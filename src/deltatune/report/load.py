@@ -22,6 +22,7 @@ from deltatune.results import (
     RunResult,
 )
 from deltatune.tasks import TASKS
+from deltatune.tasks.task import Task
 
 # Of a recipe's entry; its other fields tell configurations apart.
 _NOT_SETTINGS = {"name", "group", "train", "data", "evaluation", "model"}
@@ -106,10 +107,23 @@ class Comparison:
     """Files that are not what was written, of it and of its runs, in words."""
 
     @property
+    def _task(self) -> Task | None:
+        return TASKS.get(self.board.task) if self.board.task in TASKS else None
+
+    @property
     def has_label_sets(self) -> bool:
         """Whether a row has any number of labels."""
-        task = self.board.task or ""
-        return task in TASKS and TASKS.get(task).has_label_sets
+        return self._task is not None and self._task.has_label_sets
+
+    @property
+    def tags_words(self) -> bool:
+        """Whether a row has a tag for each word."""
+        return self._task is not None and self._task.tags_words
+
+    @property
+    def finds_targets(self) -> bool:
+        """Whether a row's text is searched for among those of other rows."""
+        return self._task is not None and self._task.finds_targets
 
     @property
     def shown_recipe(self) -> str:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
+from deltatune.phrasing import listing
 from deltatune.report import display
 from deltatune.report.costs import best, cheapest
-from deltatune.report.display import interval, listing, metric, style
+from deltatune.report.display import interval, metric, style
 from deltatune.report.load import Comparison, Method
 from deltatune.report.ranking import RANK_RULE
 from deltatune.report.words import Name, Sentence
@@ -63,7 +64,7 @@ def verdict(comparison: Comparison) -> list[Sentence]:
     elif len(top) > 1 and bases:
         sentences.append(["So no method is shown to be better than leaving the base untuned."])
     elif len(top) > 1 and any(not method.trained for method in top):
-        sentences.append([f"So no method is shown to be better than {YARDSTICKS['majority']}."])
+        sentences.append([f"So no method is shown to be better than {_yardstick(comparison, 'majority')}."])
     elif len(top) > 1:
         sentences += cheapest(top)
     sentences += _needed(comparison, top)
@@ -299,7 +300,7 @@ def _against(comparison: Comparison, top: list[Method], kind: str) -> list[Sente
             useless.append(method)
         elif pair and pair.lead < 0:
             harmful.append(method)
-    words = YARDSTICKS[kind]
+    words = _yardstick(comparison, kind)
     if kind == "untuned" and len(bases) > 1:
         words = "the base that it tunes"
     elif any(base.row.random_head for base in bases.values()):
@@ -311,6 +312,15 @@ def _against(comparison: Comparison, top: list[Method], kind: str) -> list[Sente
         verb = " is" if len(harmful) == 1 else " are"
         sentences.append([*_names(harmful), f"{verb} worse than {words}."])
     return sentences
+
+
+def _yardstick(comparison: Comparison, kind: str) -> str:
+    """What methods are held against, in words, as it is in this task."""
+    if kind == "majority" and comparison.has_label_sets:
+        return "always giving the same labels"
+    if kind == "majority" and comparison.tags_words:
+        return "giving every word the commonest tag"
+    return YARDSTICKS[kind]
 
 
 def _names(methods: list[Method]) -> Sentence:

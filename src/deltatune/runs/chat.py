@@ -17,6 +17,7 @@ from deltatune.data.rows import Row
 from deltatune.data.tokens import TextTokens
 from deltatune.errors import AdapterError, DataError
 from deltatune.evaluation.generation import PLAIN_DECODING
+from deltatune.phrasing import listing
 from deltatune.recipe.given import Given
 from deltatune.runs.inputs import checked
 from deltatune.runs.load import attach_run, load_run
@@ -79,7 +80,7 @@ class Talk:
             raise AdapterError(
                 f"the run in '{folders[0]}' does the task {loaded.recipe.task}, which is no talk.",
                 field="RUN",
-                remedy=f"Name runs of {' or '.join(able)}.",
+                remedy=f"Name runs of {listing(able, 'or')}.",
             )
         self._model, template = loaded.model, loaded.recipe.data.chat_template
         self._tokens = TextTokens(

@@ -26,6 +26,7 @@ from deltatune.data.load import load_data
 from deltatune.errors import AdapterError, ModelError, nearest
 from deltatune.models.labels import base_labels, in_base_order, named, spelled_as
 from deltatune.models.load import LoadedBase, load_base, read_config
+from deltatune.phrasing import listing
 from deltatune.recipe import DataSpec, ModelSpec, Recipe, load_recipe, parse_recipe
 from deltatune.recipe.given import Given
 from deltatune.recipe.schema import MethodEntry
@@ -125,7 +126,7 @@ def _recipe(saved: SavedAdapter, place: Path, given: Given, *, trust_remote_code
         for tasks, whose in said:
             if tasks and made.task not in tasks:
                 raise AdapterError(
-                    f"its task is {made.task}, and {whose} says {' or '.join(tasks)}.",
+                    f"its task is {made.task}, and {whose} says {listing(tasks, 'or')}.",
                     field="--recipe",
                     remedy="Name a recipe of the adapter's own task.",
                 )

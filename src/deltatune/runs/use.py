@@ -13,7 +13,7 @@ from typing import Any
 from deltatune.core.devices import AUTO
 from deltatune.data.cells import is_image
 from deltatune.data.encode import Encoded
-from deltatune.data.load import load_data, prompt_row
+from deltatune.data.load import asked_columns, load_data, prompt_row
 from deltatune.data.readers import Writing
 from deltatune.data.rows import Row
 from deltatune.errors import DataError
@@ -213,7 +213,7 @@ def _room(loaded: LoadedRun, parts: Mapping[str, Encoded], new: int) -> list[str
 
 
 def _columns(value: str | Path | Mapping[str, Any], recipe: Recipe) -> str | Path | Mapping[str, Any]:
-    """The input, or the columns in it if the model reads several, which one text cannot fill.
+    """The input, or the columns in it: if the model reads several, or a row may be more than a text.
 
     Raises:
         DataError: It is no object in JSON then.
@@ -227,18 +227,26 @@ def _columns(value: str | Path | Mapping[str, Any], recipe: Recipe) -> str | Pat
         fields = [spec.columns.input if name == "input" else name for name in fields] + [pair]
         reads = "run reads"
     if len(fields) < 2:
-        return value
-    try:
-        columns = json.loads(str(value))
-    except (ValueError, RecursionError):
-        columns = None
-    if not isinstance(columns, dict):
+        forms = asked_columns(spec, recipe.task)
+        columns = _object(value) if forms else None
+        return value if columns is None or columns.keys().isdisjoint(forms) else columns
+    columns = _object(value)
+    if columns is None:
         raise DataError(
             f"{str(value)[:40]!r} is one text, and the {reads} {', '.join(fields)}.",
             field="INPUT",
             remedy=f"Give an object in JSON: {json.dumps(dict.fromkeys(fields, '...'))}.",
         )
     return columns
+
+
+def _object(value: str | Path) -> dict[str, Any] | None:
+    """The object that a text is in JSON; None of another text."""
+    try:
+        columns = json.loads(str(value))
+    except (ValueError, RecursionError):
+        return None
+    return columns if isinstance(columns, dict) else None
 
 
 def _image(columns: Mapping[str, Any], spec: DataSpec) -> Path:

@@ -118,7 +118,7 @@ def _show_numbers(found: DataPreview) -> None:
         described["labels"] = (
             f"{sets.written or 'none'}; {sets.mean:.3g} to a training row on average, {sets.most:,} at most"
         )
-        bare = [f"{part} {count:,}" for part, count in sets.without.items() if count]
+        bare = [f"{part} {count:,}" for part in found.rows if (count := sets.without[part])]
         described["without labels"] = ", ".join(bare) or "no row"
     if padding := [model.padding.text for model in found.models if model.padding]:
         described["padding"] = padding
@@ -164,8 +164,13 @@ def _of_rows(found: DataPreview) -> dict[str, str]:
             "each with a vector" if TASKS.get(found.task).embeds else "as the tokenizer writes pairs"
         )
     if found.references:
-        counts = [f"{part} {n:,} for {of:,} inputs" for part, (of, n) in found.references.items() if of]
-        described["references"] = f"{', '.join(counts)}; each is learned, and judged is by all of an input"
+        counts = [
+            f"{part} {n:,} for {of:,} inputs"
+            for part in found.rows
+            for of, n in [found.references[part]]
+            if of
+        ]
+        described["references"] = f"{', '.join(counts)}; each is learned, and an answer is judged by all"
     return described
 
 

@@ -30,6 +30,7 @@ from deltatune.models.processor import load_processor
 from deltatune.models.source import locate
 from deltatune.models.tasks import possible_tasks, supports
 from deltatune.observer import Observer, Silent
+from deltatune.phrasing import listing
 from deltatune.recipe.schema import MethodEntry, Recipe
 from deltatune.recipe.sections import PARTS, ModelSpec
 from deltatune.results import ComparisonDisk, Machine, Padding, Plan, PlannedEntry, UnplannedEntry
@@ -86,8 +87,8 @@ class Planned:
             config = shape_named(shape)
             if not supports(config, recipe.task):
                 raise ModelError(
-                    f"{shape} is a model for {' or '.join(possible_tasks(config))}, and the recipe's task is "
-                    f"{recipe.task}.",
+                    f"{shape} is a model for {listing(possible_tasks(config), 'or')}, and the recipe's task "
+                    f"is {recipe.task}.",
                     field="--shape",
                     remedy="Ask about a shape for this task, or give no recipe.",
                 )

@@ -146,7 +146,7 @@ def _counts(encoded: Encoded) -> dict[str, Any]:
     report = encoded.report
     seen = report.fidelity
     return {
-        "total": sum(encoded.lengths),
+        "total": report.tokens,
         "supervised": report.supervised_tokens,
         "median_length": statistics.median(encoded.lengths),
         "longest": max(encoded.lengths),
