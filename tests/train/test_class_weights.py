@@ -107,6 +107,7 @@ class StopAfter(Silent):
             os.kill(os.getpid(), signal.SIGINT)
 
 
+@pytest.mark.predicts
 def test_evaluation_is_not_weighted_and_memory_and_resuming_are_as_ever(
     make_classifier: Make, tmp_path: Path
 ) -> None:
