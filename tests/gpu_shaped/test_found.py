@@ -5,15 +5,18 @@ from __future__ import annotations
 import contextlib
 import gc
 import json
+import threading
 import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from deltatune.core import devices
+from deltatune.core.ahead import Ahead
 from deltatune.core.devices import computes_bfloat16, device_of, memory_left, own_random_states
 from deltatune.core.loss import summed_cross_entropy
 from deltatune.core.model import AdaptedModel
@@ -23,6 +26,7 @@ from deltatune.evaluation.kinds.texts import Texts
 from deltatune.memory.predict import Setup, predict
 from deltatune.memory.shapes import llama
 from deltatune.methods import METHODS
+from deltatune.models.fingerprint import checksum
 from deltatune.models.load import load_base
 from deltatune.observer import Silent
 from deltatune.recipe import Recipe
@@ -33,7 +37,9 @@ from deltatune.testing import tiny
 from deltatune.training import Context, run
 from deltatune.training.before.forecast import this_machine
 from deltatune.training.given.context import base_dtype
+from deltatune.training.given.machine import deterministic
 from deltatune.training.loop.state import load_optimizer_state, optimizer_state
+from deltatune.training.loop.trunk_cache import TrunkCache
 from deltatune.training.proof.certificate import _without_effect
 from deltatune.training.race.lanes import Out, _out
 from tests.gpu_shaped import pretended
@@ -241,3 +247,57 @@ def test_class_weights_go_where_the_logits_are(gpu: Any) -> None:
     targets = torch.tensor([0, 1, 2, 0]).to(gpu.device)
     summed_cross_entropy(logits, targets, torch.tensor([1.0, 2.0, 3.0])).backward()
     assert gpu.holds(logits.grad)
+
+
+def test_whether_a_base_was_altered_is_told_where_it_is(counting: pretended.Gpu) -> None:
+    """Once a run, without copying the weights: by a sum that any change of one number changes."""
+    base = tiny.model("llama").to(counting.device)
+    base.register_buffer("places", torch.arange(5, device=counting.device))
+    before, waited = checksum(base), counting.waited
+    assert checksum(base) == before
+    assert counting.waited - waited == 1
+    with torch.no_grad():
+        for parameter in [*base.parameters()][::4]:
+            bits = parameter.view(torch.int32).view(-1)
+            bits[-1] ^= 1 << 31
+            assert checksum(base) != before
+            bits[-1] ^= 1 << 31
+    assert checksum(base) == before
+    assert checksum(base.bfloat16()) != before
+
+
+def test_kept_rows_are_brought_without_waiting(counting: pretended.Gpu) -> None:
+    kept = np.arange(24, dtype=np.uint8).reshape(6, 4)
+    like = torch.zeros(1, device=counting.device)
+    cache = TrunkCache(None, kept, [(0, 4), (4, 2)], like, 0.0)  # type: ignore[arg-type]
+    hidden = cache._padded([0, 1])
+    assert counting.holds(hidden)
+    assert hidden.shape == (2, 4, 1)
+    assert counting.waited == 0
+
+
+def test_a_gpu_may_be_asked_for_the_same_each_time(gpu: Any, make_recipe: Make) -> None:
+    assert not make_recipe().train.deterministic
+    with deterministic(torch.device("cpu"), True):
+        assert not torch.are_deterministic_algorithms_enabled()
+    with deterministic(gpu.device, True):
+        assert torch.are_deterministic_algorithms_enabled()
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
+def test_batches_are_made_ahead_by_threads_in_pinned_memory(counting: pretended.Gpu) -> None:
+    made: list[str] = []
+
+    def make(rows: Any) -> dict[str, torch.Tensor]:
+        made.append(threading.current_thread().name)
+        return {"input_ids": torch.tensor(list(rows))}
+
+    parts = [[0, 1], [2, 3], [4, 5]]
+    with Ahead(make, counting.device) as ahead:
+        found = [(rows, batch["input_ids"]) for rows, batch in ahead.in_turn(parts)]
+    assert [ids.tolist() for _, ids in found] == parts
+    assert all(ids.is_pinned() for _, ids in found)
+    assert all(name.startswith("batches") for name in made)
+    with Ahead(make, torch.device("cpu")) as ahead:
+        assert [batch["input_ids"].tolist() for _, batch in ahead.in_turn(parts)] == parts
+    assert made[-1] == threading.current_thread().name

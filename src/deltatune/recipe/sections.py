@@ -310,6 +310,8 @@ class TrainSpec(Section):
     cache_trunk: Bool = True
     """Keep the outputs of the layers below the lowest delta from one epoch to the next, in memory or in a
     temporary file, where there are such layers, several epochs and room. The same result to rounding."""
+    deterministic: Bool = False
+    """On a GPU, take kernels that add in the same order each time, where there are such: slower."""
     early_stopping: Count | None = None
     """Stop after so many evaluations without a better validation result; null to go on."""
     evaluate_every: Literal["epoch"] | Count = "epoch"

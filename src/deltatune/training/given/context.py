@@ -24,7 +24,7 @@ from deltatune.data.load import load_data
 from deltatune.errors import ChangedError
 from deltatune.evaluation.harness import Scored, metrics_of, require_harness
 from deltatune.evaluation.task_files import TaskFile, read_task_files
-from deltatune.models.fingerprint import fingerprint_beside
+from deltatune.models.fingerprint import checksum, fingerprint_beside
 from deltatune.models.load import LoadedBase, OriginalWeights, load_base
 from deltatune.observer import Observer
 from deltatune.recipe.schema import MethodEntry, Recipe
@@ -47,6 +47,8 @@ class SharedBase:
     device: torch.device
     original: OriginalWeights | None = None
     """Of a quantized base: its weights before."""
+    checksum: str | None = None
+    """Of a base on a GPU, where another hash of all weights would take long."""
 
     @property
     def fingerprint(self) -> str:
@@ -177,7 +179,10 @@ class Context:
                     f"Transformers cannot compute {spec.name} in {dtype}: the code of its architecture mixes "
                     f"precisions. It is trained and evaluated in {computed_in}."
                 )
-            bases[key] = SharedBase(spec, loaded, computed_in, digest, device, original if bits else None)
+            bases[key] = SharedBase(
+                spec, loaded, computed_in, digest, device, original if bits else None,
+                checksum=checksum(loaded.model) if on_gpu(device) else None,
+            )  # fmt: skip
         return bases[key]
 
     def _say_precision(self, entry: MethodEntry, device: torch.device) -> None:

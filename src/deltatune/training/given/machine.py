@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import os
 import platform
 import resource
 import subprocess
@@ -49,6 +50,27 @@ def fast_cpu(device: torch.device = HOST) -> Iterator[None]:
     finally:
         torch.set_float32_matmul_precision(precision)
         torch.set_num_threads(threads)
+
+
+@contextlib.contextmanager
+def deterministic(device: torch.device, wanted: bool) -> Iterator[None]:
+    """Within the block, a GPU takes kernels that give the same each time, if `wanted`.
+
+    Torch warns of what has none. CPUs give the same anyway.
+    """
+    if not wanted or not on_gpu(device):
+        yield
+        return
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA's libraries are first used
+    before, warned = (
+        torch.are_deterministic_algorithms_enabled(),
+        torch.is_deterministic_algorithms_warn_only_enabled(),
+    )
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before, warn_only=warned)
 
 
 def _float32_precision(before: str) -> str:

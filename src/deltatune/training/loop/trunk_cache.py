@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from deltatune import units
+from deltatune.core.devices import send, to_device
 from deltatune.core.fast.trunk import Trunk, trunk_of
 from deltatune.core.model import AdaptedModel
 from deltatune.data.encode import Encoder
@@ -74,7 +75,7 @@ class TrunkCache:
         batch = np.zeros((len(rows), length, self._kept.shape[1]), np.uint8)
         for into, (start, n) in zip(batch, places, strict=True):
             into[:n] = self._kept[start : start + n]
-        return torch.from_numpy(batch).view(self._type).to(self._device)
+        return send(torch.from_numpy(batch).view(self._type), self._device)
 
 
 def record_trunk(
@@ -205,7 +206,7 @@ class _Recorder:
 
     def _batch(self, rows: Sequence[int]) -> dict[str, Tensor]:
         batch = self._encoder.collate([self._features[row] for row in rows])
-        return {key: value.to(self._model.device) for key, value in batch.items()}
+        return to_device(batch, self._model.device)
 
 
 def _in_memory(pieces: Iterator[NDArray[np.uint8]], size: int, width: int) -> NDArray[np.uint8]:

@@ -238,15 +238,15 @@ class Proof:
         detail = numbers or "the method has no schedule"
         self.check("final budget", settled, detail if settled else f"not reached ({detail})", remedy, reached)
 
-    def base_unchanged(self, before: str, after: str) -> None:
-        """The base has the bytes that it was loaded with (SHA-256 of its tensors)."""
+    def base_unchanged(self, before: str, after: str, kind: str = "sha256") -> None:
+        """The base has the bytes that it was loaded with: by the SHA-256 of its tensors, or a checksum."""
         same = before == after
         self.check(
             "base unchanged",
             same,
-            f"sha256 {before[:12]} before and after"
+            f"{kind} {before[:12]} before and after"
             if same
-            else f"sha256 {before[:12]} before, {after[:12]} after",
+            else f"{kind} {before[:12]} before, {after[:12]} after",
             "Something wrote into the base's weights, so that nothing measured on it can be trusted; please "
             "report it.",
             {"before": before, "after": after},

@@ -19,7 +19,7 @@ from deltatune.core.devices import own_random_states
 from deltatune.observer import Observer
 from deltatune.recipe.schema import MethodEntry
 from deltatune.training.given.context import Context
-from deltatune.training.given.machine import PeakMemory, fast_cpu
+from deltatune.training.given.machine import PeakMemory, deterministic, fast_cpu
 from deltatune.training.loop.steps import interruptible, recomputing
 from deltatune.training.race.joint import joint_gradients, together_key
 from deltatune.training.race.lanes import (
@@ -62,7 +62,8 @@ def race(context: Context, starters: Sequence[Starter]) -> list[Outcome]:
             opened(starter, context, model, f"run{place}", stack) for place, starter in enumerate(starters)
         ]
         model.use()  # nobody, between those who are on
-        with fast_cpu(model.device), own_random_states():
+        same = deterministic(model.device, any(each.entry.train.deterministic for each in starters))
+        with fast_cpu(model.device), same, own_random_states():
             memory = PeakMemory(model.device)
             lanes = [started(lane) if isinstance(lane, Run) else lane for lane in lanes]
             memory.start()

@@ -11,7 +11,7 @@ from deltatune.checkpoint.saved import TENSORS
 from deltatune.evaluation import Evaluation, evaluate, loss_on, threshold_on
 from deltatune.evaluation.monotony import one_answer
 from deltatune.files import as_json, sha256, text_sha256, write_lines, write_text
-from deltatune.models.fingerprint import fingerprint
+from deltatune.models.fingerprint import checksum, fingerprint
 from deltatune.results import PausedRun, RunResult
 from deltatune.tasks import TASKS
 from deltatune.tasks.label_sets import HALF
@@ -93,11 +93,15 @@ def _save(run: Run) -> None:
 
 def _check_base(run: Run) -> None:
     """The base has the bytes that it was loaded with, after training and evaluation."""
+    base, kind, hashed = run.base, "sha256", fingerprint
+    before = base.fingerprint
+    if base.checksum is not None:
+        before, kind, hashed = base.checksum, "checksum", checksum
     with run.model.using():
-        now = fingerprint(run.base.loaded.model)
-    if now != run.base.fingerprint:
-        run.context.forget(run.base)  # runs to come shall have a sound one
-    run.certificate.base_unchanged(run.base.fingerprint, now)
+        now = hashed(base.loaded.model)
+    if now != before:
+        run.context.forget(base)  # runs to come shall have a sound one
+    run.certificate.base_unchanged(before, now, kind)
 
 
 def _threshold(run: Run) -> float | None:

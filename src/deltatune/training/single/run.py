@@ -9,7 +9,7 @@ from deltatune.observer import Observer
 from deltatune.recipe.schema import MethodEntry, Recipe
 from deltatune.results import PausedRun, RunResult
 from deltatune.training.given.context import Context
-from deltatune.training.given.machine import fast_cpu
+from deltatune.training.given.machine import deterministic, fast_cpu
 from deltatune.training.loop.steps import Progress
 from deltatune.training.loop.trainer import Pause
 from deltatune.training.single.begin import begin
@@ -55,7 +55,9 @@ def run(
     if isinstance(opened, RunResult):
         return opened
     try:
-        with opened.failing(), fast_cpu(opened.base.device), own_random_states():
+        device = opened.base.device
+        same = deterministic(device, entry.train.deterministic)
+        with opened.failing(), fast_cpu(device), same, own_random_states():
             begun = begin(opened, pause)
             trainer = begun.trainer
             progress = Progress() if trainer is None else trainer.run(resume=opened.resumes)
