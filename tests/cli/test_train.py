@@ -6,12 +6,11 @@ import importlib
 import json
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from deltatune.results import RunResult
+from deltatune.results import Prediction, RunResult
 
 CONTENT = {
     "schema": 1,
@@ -149,9 +148,7 @@ def test_evaluate_refuses_an_unknown_split(run: Callable) -> None:
 
 def echo(_: Path, inputs: Any, **__: Any) -> Any:
     for number, text in enumerate(inputs):
-        yield SimpleNamespace(
-            id=str(number), input=text, prediction=f"title\nof {text}", stopped=True, probabilities=None
-        )
+        yield Prediction(str(number), text, "", f"title\nof {text}", True)
 
 
 def test_predict_arguments_stdin_and_file(tmp_path: Path, run: Callable, fake: Callable) -> None:
