@@ -6,6 +6,9 @@ operations of matrix products, the seconds of both ways (of each batch the best 
 ratios batch by batch.
 
     python benchmarks/packing.py --batches 6
+    python benchmarks/packing.py --widths     # four layers of SmolLM2's widths, batches of given lengths
+
+Seconds are of the processor, on one thread, so that what else the machine does matters less.
 """
 
 from __future__ import annotations
@@ -23,11 +26,14 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
+from transformers import LlamaForCausalLM
 
 from deltatune.core.loss import summed_loss
 from deltatune.core.model import AdaptedModel
 from deltatune.data.batches import batches, padding_share
 from deltatune.data.bundled import review_chats
+from deltatune.memory.shapes import llama
+from deltatune.methods import METHODS
 from deltatune.observer import Silent
 from deltatune.recipe import parse_recipe
 from deltatune.training import Context
@@ -37,6 +43,10 @@ from deltatune.training.given.machine import fast_cpu, versions
 MODEL = "bundled:smollm2-135m"
 CHATS, BATCH = 200, 4
 WAYS = {"padded": False, "packed": True}
+LENGTHS = (
+    [128, 127, 127, 126], [128, 122, 118, 114], [128, 115, 109, 109], [128, 100, 90, 90], [128, 60, 50, 40],
+    [300, 270, 250, 240], [300, 120, 100, 80],
+)  # fmt: skip
 
 
 def chats() -> list[dict[str, Any]]:
@@ -56,10 +66,36 @@ def chats() -> list[dict[str, Any]]:
 def step(model: AdaptedModel, batch: dict[str, Tensor], *, packed: bool) -> float:
     """Seconds of a forward and a backward pass."""
     model.zero_grad()
-    started = time.perf_counter()
+    started = time.process_time()
     with model.fast.packing.use(packed):
         summed_loss(model, batch, "conversation").backward()
-    return time.perf_counter() - started
+    return time.process_time() - started
+
+
+def by_widths() -> list[dict[str, Any]]:
+    """Both ways on random weights and tokens, by the lengths of a batch; of nine turns the second best."""
+    torch.manual_seed(0)
+    config = llama(576, 1536, 4, 9, num_key_value_heads=3, vocab_size=4096)
+    model = AdaptedModel(LlamaForCausalLM(config).eval())
+    model.attach("a", METHODS.get("lora")(targets=("all-linear",)))
+    model.train()
+    found = []
+    for lengths in LENGTHS:
+        longest = max(lengths)
+        places = torch.arange(longest)
+        mask = (places < torch.tensor(lengths)[:, None]).long()
+        ids = torch.randint(3, 4096, mask.shape) * mask
+        read = (mask == 0) | (places < torch.tensor(lengths)[:, None] // 2)
+        batch = {"input_ids": ids, "attention_mask": mask, "labels": ids.masked_fill(read, -100)}
+        taken: dict[str, list[float]] = {way: [] for way in WAYS}
+        for turn in range(9):
+            for way, packed in list(WAYS.items())[:: 1 if turn % 2 else -1]:
+                taken[way].append(step(model, batch, packed=packed))
+        seconds = {way: sorted(times)[1] for way, times in taken.items()}
+        padding = padding_share([*lengths], [[*range(len(lengths))]], len(lengths))
+        ratio = seconds["packed"] / seconds["padded"]
+        found.append({"lengths": lengths, "padding": padding, "seconds": seconds, "ratio": ratio})
+    return found
 
 
 def flops(model: AdaptedModel, batch: dict[str, Tensor], *, packed: bool) -> int:
@@ -113,7 +149,13 @@ def main() -> None:
     parser.add_argument("--method", default="lora")
     parser.add_argument("--precision", default="fp32")
     parser.add_argument("--out", type=Path, default=None, help="write the JSON here as well")
+    parser.add_argument("--widths", action="store_true")
     arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    if arguments.widths:
+        with fast_cpu():
+            print(json.dumps(by_widths(), indent=2))
+        return
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "chats.jsonl"
         file.write_text("\n".join(map(json.dumps, chats())), encoding="utf-8")

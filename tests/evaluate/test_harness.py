@@ -30,10 +30,10 @@ from deltatune.results import RunResult
 from deltatune.testing import tiny
 from deltatune.testing.tiny_tokenizers import tiny_tokenizer
 from deltatune.training.before.dry_run import plan
-from tests.tiny_recipe import llama_folder
+from tests.tiny_recipe import llama_folder, unpredicted
 
 pytest.importorskip("lm_eval")
-__all__ = ["llama_folder"]
+__all__ = ["llama_folder", "unpredicted"]
 
 ROWS = [
     {
@@ -103,8 +103,13 @@ def tiny_llama() -> tuple[Any, Any]:
     return LlamaForCausalLM(config).eval(), tokenizer
 
 
-@pytest.mark.parametrize("chat", [False, True])
-@pytest.mark.parametrize("batch_size", [1, 4])
+@pytest.mark.parametrize(
+    ("batch_size", "chat"),
+    [
+        (4, False),
+        *(pytest.param(*case, marks=pytest.mark.slow) for case in ((1, False), (1, True), (4, True))),
+    ],
+)
 def test_rows_get_what_the_model_of_the_harness_gets_on_the_merged_base(
     folder: Path, tmp_path: Path, chat: bool, batch_size: int
 ) -> None:
@@ -139,6 +144,7 @@ def test_rows_get_what_the_model_of_the_harness_gets_on_the_merged_base(
     assert any(found["likely"].rows["perplexity"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["prompt", "prefix"])
 def test_methods_without_a_merged_form_are_scored(folder: Path, method: str) -> None:
     base, tokenizer = tiny_llama()

@@ -77,7 +77,12 @@ def trained(recipe: Recipe, out: Path, **options: Any) -> RunResult:
     return found
 
 
-@pytest.mark.parametrize("method", ["{lora: {targets: [all-linear]}}", "prefix", "prompt"])
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize("method", [
+    "{lora: {targets: [all-linear]}}", pytest.param("prefix", marks=SLOW), pytest.param("prompt", marks=SLOW),
+])  # fmt: skip
 def test_a_run_makes_the_same_steps(make: Make, tmp_path: Path, method: str) -> None:
     changes = (f"methods=[{method}]", "train.micro_batch_size=5", "train.epochs=2", "train.weight_decay=0.01")
     results = {}
@@ -101,11 +106,12 @@ def test_a_run_makes_the_same_steps(make: Make, tmp_path: Path, method: str) -> 
     assert packed.memory.measured.total < padded.memory.measured.total
 
 
+@pytest.mark.parametrize("method", [
+    "{lora: {targets: [all-linear], dropout: 0.1}}", pytest.param("full", marks=SLOW),
+    pytest.param("prefix", marks=SLOW), pytest.param("prompt", marks=SLOW),
+])  # fmt: skip
+@pytest.mark.parametrize("checkpointing", ["false", pytest.param("true", marks=SLOW)])
 @pytest.mark.predicts
-@pytest.mark.parametrize(
-    "method", ["{lora: {targets: [all-linear], dropout: 0.1}}", "full", "prefix", "prompt"]
-)
-@pytest.mark.parametrize("checkpointing", ["false", "true"])
 def test_memory_is_predicted(make: Make, tmp_path: Path, method: str, checkpointing: str) -> None:
     recipe = make(
         f"methods=[{method}]", "data.packing=true", "train.epochs=1", "train.micro_batch_size=4",
@@ -118,7 +124,7 @@ def test_memory_is_predicted(make: Make, tmp_path: Path, method: str, checkpoint
     assert memory.predicted.total == pytest.approx(memory.measured.total, rel=0.01)
 
 
-@pytest.mark.parametrize("stop_at", [1, 4])
+@pytest.mark.parametrize("stop_at", [pytest.param(1, marks=SLOW), 4])
 def test_an_interrupted_run_goes_on_bit_for_bit(make: Make, tmp_path: Path, stop_at: int) -> None:
     recipe = make("methods=[{lora: {dropout: 0.2}}]", "train.micro_batch_size=3", "data.packing=true")
     whole = trained(recipe, tmp_path / "whole")
@@ -151,7 +157,8 @@ def test_a_run_that_began_with_padded_rows_goes_on_with_them(make: Make, tmp_pat
 
 
 @pytest.mark.parametrize(("packing", "bucket", "packed"), [
-    ("auto", "false", True), ("auto", "true", False), ("true", "true", True), ("false", "false", False),
+    ("auto", "false", True), ("auto", "true", False), pytest.param("true", "true", True, marks=SLOW),
+    pytest.param("false", "false", False, marks=SLOW),
 ])  # fmt: skip
 def test_auto_packs_where_much_is_padding(
     make: Make, tmp_path: Path, packing: str, bucket: str, packed: bool
@@ -174,6 +181,7 @@ def test_auto_packs_where_much_is_padding(
     assert reading.padding == result.padding
 
 
+@pytest.mark.slow
 def test_the_plan_counts_it(make: Make) -> None:
     totals = {}
     for packing in ("true", "false"):
@@ -211,7 +219,7 @@ def test_conversations_are_packed(make: Make, tmp_path: Path) -> None:
     assert recipe.data.packing is None
 
 
-@pytest.mark.parametrize("base", ["bloom", "mamba"])
+@pytest.mark.parametrize("base", ["bloom", pytest.param("mamba", marks=SLOW)])
 def test_a_base_that_cannot_pack_is_refused_before_it_is_trained(
     make: Make, tmp_path: Path, base: str
 ) -> None:
