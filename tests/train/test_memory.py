@@ -173,7 +173,7 @@ def test_halved_micro_batches_train_as_if_they_had_been_asked_for(
             raise torch.OutOfMemoryError("CUDA out of memory.")
         return summed_loss(model, batch, *arguments, **options)
 
-    monkeypatch.setattr("deltatune.training.loop.trainer.summed_loss", scarce)
+    monkeypatch.setattr("deltatune.training.loop.losses.summed_loss", scarce)
     observer = Listening()
     automatic = make_recipe(*shared, "train.auto_micro_batch=true", methods=methods)
     result = run(automatic, automatic.methods[0], 0, tmp_path / "automatic", observer=observer)
@@ -195,7 +195,7 @@ def test_a_row_that_does_not_fit_ends_the_run(
     def none(*arguments: Any, **options: Any) -> Tensor:
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
-    monkeypatch.setattr("deltatune.training.loop.trainer.summed_loss", none)
+    monkeypatch.setattr("deltatune.training.loop.losses.summed_loss", none)
     recipe = make_recipe("train.auto_micro_batch=true", methods=["lora"])
     with pytest.raises(TrainingError, match="with 1 rows at once"):
         run(recipe, recipe.methods[0], 0, tmp_path / "run")
