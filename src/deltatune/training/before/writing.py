@@ -1,0 +1,43 @@
+"""Whether there is room for what an evaluation writes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from deltatune import units
+from deltatune.data.encode import Encoded
+from deltatune.memory.fit import fits
+from deltatune.memory.predict import Prediction, Setup
+from deltatune.memory.writing import writing_bytes
+from deltatune.recipe.schema import Recipe
+from deltatune.training.before.longest_rows import new_tokens
+
+
+def writing_too_much(
+    recipe: Recipe, parts: Mapping[str, Encoded], setup: Setup, found: Prediction, limit: int
+) -> list[str]:
+    """A warning if what an evaluation writes does not fit, though a step may.
+
+    Args:
+        recipe: The recipe.
+        parts: The rows by their part; none where they are not read.
+        setup: Of the entry's step.
+        found: What that takes.
+        limit: Bytes to stay within.
+    """
+    written = new_tokens(recipe)
+    if not written:
+        return []
+    spec, held = recipe.evaluation, found.memory.parts
+    read = max((max(part.lengths) for part in parts.values()), default=recipe.data.max_input_tokens)
+    size = 4 if setup.quantization is None and setup.dtype == "float32" else 2
+    vocabulary = int(getattr(setup.config.get_text_config(), "vocab_size", 0))
+    rows = spec.batch_size * spec.num_beams
+    needs = writing_bytes(setup.config, rows, read, written, size, vocabulary)
+    total = held["weights"] + held["delta"] + needs
+    if fits(total, limit):
+        return []
+    return [
+        f"to write texts for {spec.batch_size} rows at once ({spec.num_beams} beams, {written} tokens) takes "
+        f"{units.size(total)}, and there are {units.size(limit)}: lower evaluation.batch_size."
+    ]
