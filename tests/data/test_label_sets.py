@@ -160,6 +160,9 @@ def test_labels_of_held_out_rows_alone_are_counted_as_missed(tmp_path: Path) -> 
     assert any(
         "10 times a test row has a label that no training row has ('strange')" in w for w in data.warnings
     )
+    (tmp_path / "test.jsonl").write_text('{"input": "x", "target": []}', encoding="utf-8")
+    bare = load_data(DataSpec(**files, split={"validation": 0}), TASK)
+    assert any("no test row has a label" in text for text in bare.warnings)
 
 
 def test_five_hundred_labels_are_read(tmp_path: Path) -> None:

@@ -225,6 +225,9 @@ def test_ill_formed_tags_and_unknown_classes_are_said(tmp_path: Path) -> None:
         in ill
     )
     assert "no training row has an entity of Z, and test rows have" in unknown
+    (tmp_path / "test.conll").write_text("A O\nE O\n")
+    warnings = load_data(DataSpec.model_validate(spec), TASK, tmp_path).warnings
+    assert any("no test row has an entity" in text for text in warnings)
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,7 @@ from deltatune.recipe.written import as_written
 from deltatune.testing.tiny_tokenizers import tiny_tokenizer
 from deltatune.training import Context, plan, run
 from deltatune.training.given.extend import extension, open_extension
+from deltatune.training.given.start import other_head
 from deltatune.training.single.opening import open_run
 from deltatune.training.single.parts import Run
 from tests.train.test_run import StopAfter, lines, without_times
@@ -281,7 +282,12 @@ def test_a_new_head_goes_on_from_the_saved_one(make_recipe: Make, tmp_path: Path
         )  # fmt: skip
 
     recipe = classifying("lora")
-    run(recipe, recipe.methods[0], 0, tmp_path / "first")
+    first = run(recipe, recipe.methods[0], 0, tmp_path / "first")
+    assert other_head(first, "text-classification", first.data.labels) is None
+    assert "is of the task text-class" in (
+        other_head(first, "multi-label-classification", first.data.labels) or ""
+    )
+    assert "is of the task text-class" in (other_head(first, "embedding", None) or "")
     recipe = classifying({"lora": {}, "from": str(tmp_path / "first")})
     opened = open_run(recipe, recipe.methods[0], 1, tmp_path / "second")
     assert isinstance(opened, Run)

@@ -122,7 +122,13 @@ class DataCheck:
                 f"always answering {label!r} is right in {share:.0%} of the test rows, so accuracy tells "
                 f"little{advice}."
             )
-        found += self.label_sets.warnings() if self.label_sets else ()
+        if self.label_sets:
+            found += self.label_sets.warnings()
+            found += [
+                f"no {part} row has a label, so that none can be right: micro_f1 says nothing."
+                for part, classes in (self.classes or {}).items()
+                if not classes and self.label_sets.without[part]
+            ]
         found += self.spreads.far if self.spreads else ()
         return found + self._writing() + self._rare() + self._absent() + self._shared()
 

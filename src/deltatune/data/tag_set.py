@@ -51,6 +51,8 @@ def tag_labels(parts: Mapping[str, Sequence[Row]], notes: list[str]) -> list[str
             )
     learned = set(tagging.classes(tags["train"]))
     for part in ("validation", "test"):
+        if tags.get(part) and not tagging.classes(tags[part]):
+            notes.append(f"no {part} row has an entity, so that none can be right: entity_f1 says nothing.")
         unknown = [label for label in tagging.classes(tags.get(part, ())) if label not in learned]
         if unknown:
             more = f" and {len(unknown) - _SHOWN} more" if len(unknown) > _SHOWN else ""

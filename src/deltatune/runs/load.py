@@ -18,6 +18,7 @@ from deltatune.recipe.wanted import FILE, run_recipe
 from deltatune.runs.foreign import is_without_run, load_without_run
 from deltatune.runs.loaded import NAME, LoadedRun
 from deltatune.training.given.folder import finished_result
+from deltatune.training.given.start import other_head
 
 
 def load_run(
@@ -93,12 +94,13 @@ def attach_run(loaded: LoadedRun, folder: Path, name: str) -> None:
     if is_without_run(folder):
         load_adapter(loaded.model, folder, name, fingerprint=loaded.fingerprint)
         return
-    if finished_result(folder).data.labels != loaded.labels:
+    result = finished_result(folder)
+    if other := other_head(result, loaded.recipe.task, loaded.labels):
         raise AdapterError(
-            f"the runs in '{loaded.folder}' and '{folder}' tell other classes apart.",
-            remedy="Put runs of one task together.",
+            f"the run in '{folder}' does not fit that in '{loaded.folder}': it {other}.",
+            remedy="Put runs of one task, with the same classes, together.",
         )
-    if loaded.result is not None and finished_result(folder).data.scale != loaded.result.data.scale:
+    if loaded.result is not None and result.data.scale != loaded.result.data.scale:
         raise AdapterError(
             f"the runs in '{loaded.folder}' and '{folder}' have targets with other means or spreads.",
             remedy="Put runs of the same training rows together.",

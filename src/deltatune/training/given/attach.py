@@ -14,7 +14,7 @@ from deltatune.results import Origin
 from deltatune.tasks.values import Scale, Scales
 from deltatune.training.given.budget import Budget
 from deltatune.training.given.context import Context, SharedBase
-from deltatune.training.given.start import FIELD, Start, read_start
+from deltatune.training.given.start import FIELD, Start, other_head, read_start
 
 
 def attach(
@@ -33,12 +33,12 @@ def attach(
         start_heads_(adapter, model.view, seed)
         return adapter, budget, None
     data = context.data(entry, base)
-    if start.run is not None and start.run.data.labels != base.loaded.labels:
+    other = start.run and other_head(start.run, context.recipe.task, base.loaded.labels)
+    if other:
         raise RecipeError(
-            f"the run in '{start.path}' tells other classes apart: {start.run.data.labels}, and here "
-            f"they are {base.loaded.labels}.",
+            f"the run in '{start.path}' {other}.",
             field=FIELD,
-            remedy="Start from a run with these classes.",
+            remedy="Start from a run of this task, with these classes.",
         )
     if start.run is not None and start.run.data.scale != data.dataset.scale:
         context.warn(_other_scale(start, data.dataset.scale))

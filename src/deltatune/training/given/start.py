@@ -36,6 +36,17 @@ class Start:
     """The result, if the delta is that of a run."""
 
 
+def other_head(run: RunResult, task: str, labels: list[str] | None) -> str | None:
+    """How a run's head differs from one for this task and these labels, in words; None where it does not.
+
+    Equal names do not make equal heads: those of one class a row and of any number learn other numbers.
+    """
+    theirs = run.data.labels
+    if run.task not in (None, task) and (theirs is not None or labels is not None):
+        return f"is of the task {run.task}, and this is {task}"
+    return None if theirs == labels else f"tells other classes apart: {theirs}, and here they are {labels}"
+
+
 def read_start(entry: MethodEntry) -> Start | None:
     """Read the delta that an entry starts from, and check that it can be trained on; None if there is none.
 
