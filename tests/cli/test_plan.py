@@ -72,11 +72,9 @@ def test_mistakes_are_answered(run: Callable, arguments: tuple[str, ...], messag
 def test_a_shape_for_another_task(recipe: Path, run: Callable) -> None:
     done = run("plan", recipe, "--shape", "llama-7b")
     assert done.code == 2
-    message = (
-        "llama-7b is a model for causal-lm or conversation or text-classification or "
-        "multi-label-classification or text-regression, and the recipe's task is text-to-text"
-    )
-    assert message in " ".join(done.err.split())
+    told = " ".join(done.err.split())
+    assert "llama-7b is a model for causal-lm, conversation, text-classification," in told
+    assert "and the recipe's task is text-to-text" in told
 
 
 def test_a_shape_is_planned_without_a_recipe(run: Callable) -> None:

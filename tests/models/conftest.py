@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -23,14 +23,14 @@ from transformers import (
     ViTModel,
 )
 
+from deltatune.recipe.sections import ModelSpec
+
 WORDS = ["<pad>", "</s>", "<unk>", "a", "b", "c", "table", "title"]
 
 
-def spec(name: str | Path, **fields: object) -> SimpleNamespace:
-    """What the recipe's ModelSpec looks like to `load_base`."""
-    defaults = {"name": str(name), "revision": None, "trust_remote_code": False, "attention": None}
-    defaults |= {"image_size": None}
-    return SimpleNamespace(**(defaults | fields))
+def spec(name: str | Path, **fields: Any) -> ModelSpec:
+    """The recipe's ModelSpec with all its defaults."""
+    return ModelSpec(name=str(name), **fields)
 
 
 def _tokenizer(*, pad: bool = True) -> PreTrainedTokenizerFast:

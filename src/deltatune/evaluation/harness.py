@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from deltatune.core.fast.labelled_head import Labelled
 from deltatune.errors import DataError, DeltatuneError
 from deltatune.evaluation.interfaces import evaluating, longest_first
 from deltatune.evaluation.task_files import TaskFile
@@ -321,13 +322,12 @@ def _model_class() -> Any:
                 end = len(own) - 1
                 ids[row, :end], mask[row, :end] = torch.tensor(own[:-1]), 1
                 targets[row, end - count : end] = torch.tensor(own[-count:])
-            device = self._model.device
-            keep = (targets != -100).to(device)
-            with evaluating(self._model), self._model.fast.at_labels(keep):
-                logits = self._model(
-                    input_ids=ids.to(device), attention_mask=mask.to(device), use_cache=False
-                ).logits.float()
-            wanted = targets[targets != -100].to(device)
+            device, keep = self._model.device, targets != -100
+            inputs = {"input_ids": ids.to(device), "attention_mask": mask.to(device)}
+            places, wanted = keep.flatten().nonzero().squeeze(1).to(device), targets[keep].to(device)
+            labelled = Labelled(inputs, keep, places, wanted)
+            with evaluating(self._model), self._model.fast.at_labels(labelled):
+                logits = self._model(**inputs, use_cache=False).logits.float()
             chosen = torch.log_softmax(logits, dim=-1).gather(1, wanted[:, None])[:, 0]
             first = logits.argmax(dim=-1) == wanted
             counts = (targets != -100).sum(dim=1).tolist()

@@ -35,6 +35,7 @@ SERVES = {
     "plots": "charts as PNG and PDF",
     "trackers": "TensorBoard, trackio and Weights & Biases",
     "search": "the section search of a recipe",
+    "lm-eval": "tasks of lm-evaluation-harness (evaluation.tasks)",
 }
 """What each extra is for."""
 SIDE, TRIALS = 1024, 3
