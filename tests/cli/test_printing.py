@@ -43,6 +43,11 @@ def test_control_characters_are_escaped_and_others_stay() -> None:
     assert printable("naïve 漢字 👩‍🚀\t\u05d7\n") == "naïve 漢字 👩‍🚀\t\u05d7\n"
 
 
+@pytest.mark.parametrize("value", [{}, [], {"a": {}}])
+def test_what_is_empty_is_said(value: Any) -> None:
+    assert output.cell(value).endswith("none")
+
+
 def test_json_reads_as_the_same_value() -> None:
     text = printable_json({NASTY: [NASTY]})
     assert json.loads(text) == {NASTY: [NASTY]}

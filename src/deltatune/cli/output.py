@@ -185,7 +185,7 @@ def _flat(values: Mapping[str, Any], indent: str = "") -> Iterable[tuple[str, st
 def cell(value: Any) -> str:
     """A value of any kind in one line."""
     if isinstance(value, Mapping):
-        return ", ".join(f"{key} {cell(item)}" for key, item in value.items())
+        return ", ".join(f"{key} {cell(item)}" for key, item in value.items()) or "none"
     if isinstance(value, Sequence) and not isinstance(value, str):
         return ", ".join(cell(item) for item in value) or "none"
     return number(value)

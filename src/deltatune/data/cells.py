@@ -60,7 +60,7 @@ def column_of(record: Record, name: str, field: str) -> Any:
         raise DataError(
             f"has no column {name!r}.",
             field=record.where,
-            remedy=f"{nearest(name, record.columns)} Set {field} in the recipe.",
+            remedy=f"{nearest(name, record.columns)} Name one so, or set {field} in the recipe.",
         )
     return record.columns[name]
 
