@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from transformers import AutoModelForSequenceClassification
 
 import deltatune as dt
@@ -19,7 +20,7 @@ from deltatune.data.checks import check_rows
 from deltatune.data.encode import Encoder
 from deltatune.data.load import load_data
 from deltatune.data.rows import Row
-from deltatune.errors import DeltatuneError
+from deltatune.errors import DeltatuneError, RecipeError
 from deltatune.evaluation import loss_on
 from deltatune.models.load import load_base
 from deltatune.observer import Silent
@@ -353,3 +354,22 @@ def test_numbers_are_written_in_few_digits() -> None:
         assert Scale(0.0, sd).outside(value / sd) == pytest.approx(told, rel=1e-12)
     assert str(Scale(0.0, 1.0).outside(-1e-9)) == "0.0"
     assert Scale(5.0, 2.0).outside(Scale(5.0, 2.0).inside(7.25)) == 7.25
+
+
+def test_a_recipe_may_minimise_the_absolute_error(bert_folder: Path, tmp_path: Path) -> None:
+    outputs, targets = torch.randn(6, 1), torch.randn(6)
+    chosen = loss_of("text-regression", outputs, targets, chosen="mae")
+    torch.testing.assert_close(chosen, F.l1_loss(outputs[:, 0], targets, reduction="sum"))
+    told = {}
+    for loss in ("auto", "mae"):
+        train = {"max_steps": 1, "batch_size": 8, "precision": "fp32", "loss": loss}
+        recipe = recipe_of(bert_folder, train=train)
+        run_entry(recipe, recipe.methods[0], 0, tmp_path / loss)
+        lines = (tmp_path / loss / "metrics.jsonl").read_text("utf-8").splitlines()
+        told[loss] = next(line["loss"] for line in map(json.loads, lines) if "lr" in line)
+    assert told["auto"] != told["mae"]
+    assert 0.2 < told["mae"] < 2.0  # of numbers in standard deviations
+    with pytest.raises(RecipeError, match=r"train.loss.*\(huber\).*auto or mae"):
+        recipe_of(bert_folder, train={"loss": "huber"})
+    with pytest.raises(RecipeError, match=r"train.loss.*\(mae\) is no loss of causal-lm: write auto"):
+        dt.make_recipe(task="causal-lm", model="gpt2", data="a.csv", methods=["lora"], train={"loss": "mae"})

@@ -13,7 +13,7 @@ from torch.autograd.function import once_differentiable
 
 from deltatune.core.devices import send
 from deltatune.tasks import TASKS
-from deltatune.tasks.task import IGNORED
+from deltatune.tasks.task import AUTO, IGNORED
 
 if TYPE_CHECKING:
     from deltatune.core.model import AdaptedModel
@@ -26,6 +26,7 @@ def summed_loss(
     *,
     autocast: bool = False,
     weights: Tensor | None = None,
+    chosen: str = AUTO,
 ) -> Tensor:
     """The loss summed over the targets of a collated batch, in float32.
 
@@ -35,11 +36,14 @@ def summed_loss(
         task: The recipe's task.
         autocast: Whether to compute in bfloat16.
         weights: As of `loss_of`.
+        chosen: As of `loss_of`.
     """
-    return loss_of(task, *logits_for(model, batch, task, autocast=autocast), weights)
+    return loss_of(task, *logits_for(model, batch, task, autocast=autocast), weights, chosen)
 
 
-def loss_of(task: str, outputs: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
+def loss_of(
+    task: str, outputs: Tensor, targets: Tensor, weights: Tensor | None = None, chosen: str = AUTO
+) -> Tensor:
     """The task's loss of what `logits_for` gave, summed: cross-entropy unless it has another.
 
     Args:
@@ -48,7 +52,10 @@ def loss_of(task: str, outputs: Tensor, targets: Tensor, weights: Tensor | None 
         targets: Their targets.
         weights: What a row of each class counts for, [classes] on any device; None: 1, as in every task
             without classes.
+        chosen: The recipe's `train.loss`: one of the task's `other_losses`, or `auto`.
     """
+    if chosen != AUTO:
+        return TASKS.get(task).other_losses[chosen](outputs, targets)
     loss = TASKS.get(task).loss(outputs, targets)
     return summed_cross_entropy(outputs, targets, weights) if loss is None else loss
 

@@ -16,6 +16,7 @@ from deltatune.recipe.sections import CHAT, CONVERSATION_FORMS, IMAGE_FORMATS, D
 from deltatune.recipe.spaces import ends, searched_axes
 from deltatune.recipe.templates import template_fields
 from deltatune.tasks import TASKS, tasks_that
+from deltatune.tasks.task import AUTO
 
 LONGEST_NAME = 200
 """Bytes; file systems allow 255, and a folder's name has a seed and what is tried in it too."""
@@ -342,13 +343,19 @@ def _training(recipe: RecipeFields) -> Iterator[Conflict]:
 
 
 def _of_classes(recipe: RecipeFields) -> Iterator[Conflict]:
-    """Weights are for cross-entropy of classes, and a positive class is for tasks that tell them apart."""
+    """Weights are for cross-entropy of classes, a positive class and losses for the tasks that have them."""
     task, fitting = TASKS.get(recipe.task), tasks_that(lambda task: task.weighs_classes)
     weights = [("train.class_weights", recipe.train.class_weights), *_own(recipe, "train", "class_weights")]
     for field, value in weights:
         if value is not None and not task.weighs_classes:
             why = "has a loss of its own" if task.has_classes else "has no classes to weigh"
             yield field, f"({value}) is for {listing(fitting)}; {task.name} {why}: leave it out."
+    for field, value in [("train.loss", recipe.train.loss), *_own(recipe, "train", "loss")]:
+        if value not in (AUTO, *task.other_losses):
+            yield (
+                field,
+                f"({value}) is no loss of {task.name}: write {listing([AUTO, *task.other_losses], 'or')}.",
+            )
     positive = recipe.evaluation.positive
     if positive is not None and (not task.has_classes or task.has_label_sets or task.tags_words):
         yield (

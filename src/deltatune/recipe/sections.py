@@ -267,7 +267,7 @@ class DataSpec(Reading):
 class TrainSpec(Section):
     """How deltas are trained. An entry under `methods` may override any field for itself."""
 
-    later = ("class_weights",)
+    later = ("class_weights", "loss")
 
     epochs: Count = 3
     """Passes over the training rows."""
@@ -293,6 +293,8 @@ class TrainSpec(Section):
     """Share of the steps during which the learning rate rises."""
     weight_decay: Annotated[float, Strict(), Field(ge=0, allow_inf_nan=False)] = 0.0
     """AdamW's decoupled weight decay."""
+    loss: Text = "auto"
+    """What is minimised: the task's own loss, or `mae` in a task about numbers (the absolute error)."""
     class_weights: Literal["balanced"] | dict[ClassName, Weight] | None = None
     """What a training row of each class counts for in the loss: `balanced` (all rows / (classes x rows of the
     class)), or `{NAME: WEIGHT}`, 1 for the others. A step's loss is divided by the weights of its rows."""

@@ -108,7 +108,8 @@ class Comparison:
 
     @property
     def _task(self) -> Task | None:
-        return TASKS.get(self.board.task) if self.board.task in TASKS else None
+        task = self.board.task
+        return TASKS.get(task) if task is not None and task in TASKS else None
 
     @property
     def has_label_sets(self) -> bool:

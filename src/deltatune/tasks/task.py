@@ -7,7 +7,7 @@ given to it, the `Tools` of an encoder and the `Model`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 from deltatune.tasks.shapes import BatchShape
@@ -28,6 +28,8 @@ def each_reference(features: Iterable[Feature]) -> list[Feature]:
 
 Cuts = tuple[bool, bool]
 """Whether a row's input and its target were truncated."""
+AUTO = "auto"
+"""The name of a task's own loss in a recipe."""
 IGNORED = -100
 """The label that torch's cross-entropy leaves out."""
 
@@ -220,6 +222,9 @@ class Task(Protocol):
     """Metrics that a recipe may name besides."""
     losses: ClassVar[tuple[str, ...]] = ("loss",)
     """Metrics that are made of losses."""
+    other_losses: ClassVar[Mapping[str, Callable[[Tensor, Tensor], Tensor]]] = {}
+    """Losses that a recipe may choose for training (`train.loss`), by name; each takes and gives what `loss`
+    does. Evaluations measure the task's own."""
     spans_rows: ClassVar[bool] = False
     """Whether the loss of a row depends on the others of its step, as that of in-batch negatives does."""
     primary: ClassVar[str]

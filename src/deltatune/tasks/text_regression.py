@@ -21,8 +21,8 @@ class TextRegression(Task):
     title: ClassVar = "A head on a text model tells a number about a text."
     when: ClassVar = (
         "Ratings, prices, years, similarity; bases such as BERT, RoBERTa, DeBERTa, and decoder-only models. "
-        "The loss is the squared error in standard deviations of the training rows' numbers; metrics and "
-        "predictions are in the data's units."
+        "The loss is the squared error in standard deviations of the training rows' numbers (with "
+        "`train.loss: mae` the absolute one); metrics and predictions are in the data's units."
     )
     rows: ClassVar = (
         "A text (`input`, `sentence`), or two (`pair`; `sentence1` and `sentence2`), and a number "
@@ -44,6 +44,7 @@ class TextRegression(Task):
     senseless: ClassVar = {**tokens.IMAGE_SIZE, **values.SENSELESS}
     without_effect: ClassVar = values.WITHOUT_EFFECT
 
+    other_losses: ClassVar = values.OTHER_LOSSES
     scored_as: ClassVar = "values"
     metrics: ClassVar = (*values.METRICS, "loss")
     primary: ClassVar = "mse"

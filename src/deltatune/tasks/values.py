@@ -260,6 +260,19 @@ def squared_error(outputs: Tensor, targets: Tensor) -> Tensor:
     return errors.square().mean(dim=1).sum()
 
 
+def absolute_error(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Absolute error; arguments and sums as of `squared_error`."""
+    import torch
+
+    wide = torch.promote_types(outputs.dtype, torch.float32)
+    errors = outputs.to(wide) - targets.to(wide).view(len(targets), -1)
+    return errors.abs().mean(dim=1).sum()
+
+
+OTHER_LOSSES = {"mae": absolute_error}
+"""Beside the squared error: what a recipe may choose, by name."""
+
+
 def blank_batch(shape: BatchShape) -> dict[str, Tensor]:
     """A batch of zeros, every row with the training rows' mean."""
     import torch

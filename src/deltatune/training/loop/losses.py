@@ -35,13 +35,20 @@ class Losses:
         task: The recipe's task.
         weights: What a row of each class counts for, as of `loss_of`; no loss that spans rows has classes.
         autocast: As of `logits_for`.
+        chosen: The recipe's `train.loss`, as of `loss_of`; a loss that spans rows has no other.
     """
 
-    def __init__(
-        self, model: AdaptedModel, clock: Clock, task: str, weights: Tensor | None, autocast: bool
+    def __init__(  # noqa: PLR0917 - what decides a loss
+        self,
+        model: AdaptedModel,
+        clock: Clock,
+        task: str,
+        weights: Tensor | None,
+        autocast: bool,
+        chosen: str,
     ) -> None:
         self._model, self._clock, self._task, self._autocast = model, clock, task, autocast
-        self._weights = weights
+        self._weights, self._chosen = weights, chosen
         self._spans_rows = TASKS.get(task).spans_rows
 
     def parts(
@@ -84,9 +91,16 @@ class Losses:
 
     def _summed(self, rows: list[int], batch: dict[str, Tensor], passing: Passing) -> Tensor:
         """The loss of one micro-batch, summed over its targets."""
-        task, weights, on_device = self._task, self._weights, self._on(batch)
+        on_device = self._on(batch)
         with passing(rows):
-            return summed_loss(self._model, on_device, task, autocast=self._autocast, weights=weights)
+            return summed_loss(
+                self._model,
+                on_device,
+                self._task,
+                autocast=self._autocast,
+                weights=self._weights,
+                chosen=self._chosen,
+            )
 
     @torch.no_grad()
     def _outputs(self, micro: Sequence[MicroBatch], passing: Passing) -> tuple[list[Tensor], list[Tensor]]:

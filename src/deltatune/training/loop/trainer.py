@@ -121,7 +121,8 @@ class Trainer:
         self._quantized = quant.describe(self.model.base) is not None
         self._method = self.model.configs[self.name].name
         self._autocast = bool(self.adapter.own) and dtype != torch.float32
-        self.losses = Losses(self.model, self.adapter.clock, task, self.class_weights, self._autocast)
+        weights, clock = self.class_weights, self.adapter.clock
+        self.losses = Losses(self.model, clock, task, weights, self._autocast, self.spec.loss)
 
     @property
     def resume_folder(self) -> Path:

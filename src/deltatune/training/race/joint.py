@@ -42,9 +42,9 @@ def joint_gradients(asked: Sequence[tuple[Trainer, list[int]]]) -> list[Gradient
         trainers[0].train_mode()
         logits, targets = logits_for(model, batch, encoder.task)  # row after row, so run after run
         losses = [
-            loss_of(encoder.task, predicted, wanted, each) / divisor
-            for predicted, wanted, each, divisor in zip(
-                logits.split(counts), targets.split(counts), weights, divisors, strict=True
+            loss_of(encoder.task, predicted, wanted, each, trainer.spec.loss) / divisor
+            for trainer, predicted, wanted, each, divisor in zip(
+                trainers, logits.split(counts), targets.split(counts), weights, divisors, strict=True
             )
         ]
         del logits
