@@ -60,8 +60,10 @@ def command(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     ("arguments", "message"),
     [
         (("train", "missing.yaml"), "missing.yaml"),
-        (("compare", "tables.yaml", "--set", "trian.lr=1"), "trian"),
-        (("compare", "tables.yaml", "--set", "train.lr=fast"), "train.lr"),
+        pytest.param(("compare", "tables.yaml", "--set", "trian.lr=1"), "trian", marks=pytest.mark.slow),
+        pytest.param(
+            ("compare", "tables.yaml", "--set", "train.lr=fast"), "train.lr", marks=pytest.mark.slow
+        ),
         (("train", "tables.yaml", "-m", "loar r4"), "Did you mean 'lora r4'?"),
         (("methods", "lorra"), "Did you mean 'lora'?"),
     ],

@@ -163,7 +163,9 @@ def test_validations_too_far_apart_give_one_decision(make_recipe: Make, tmp_path
     assert {one.step for one in halving.stopped} == {4}
 
 
-@pytest.mark.parametrize("stops", [(3, 9), pytest.param((5, 5, 8), marks=pytest.mark.slow), (1, 16)])
+@pytest.mark.parametrize(
+    "stops", [(3, 9), *(pytest.param(stops, marks=pytest.mark.slow) for stops in ((5, 5, 8), (1, 16)))]
+)
 def test_an_interrupted_choice_ends_as_an_undisturbed_one(
     fast: Make, tmp_path: Path, stops: tuple[int, ...]
 ) -> None:

@@ -249,6 +249,7 @@ def test_hard_inputs(talk: list[dict[str, Any]], marked: bool) -> None:
     assert all(answer in text for answer, text in zip(answers, shown, strict=True))
 
 
+@pytest.mark.slow
 def test_a_row_of_five_megabytes() -> None:
     talk = [{"role": "user", "content": "word " * 1_000_000}, ANSWERED]
     with pytest.raises(SilentRowError, match="tokens in its last answer and the turn before it"):

@@ -51,6 +51,7 @@ def test_the_weights_of_a_gguf_file_are_the_base(tmp_path: Path) -> None:
     assert found.processor("A film.").input_ids == expected.processor("A film.").input_ids
 
 
+@pytest.mark.slow
 def test_a_gguf_file_is_quantized_anew() -> None:
     nf4 = load(file=True, format_name="nf4")
     assert quant.describe(nf4.model) == "nf4 double"
