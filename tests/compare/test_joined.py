@@ -101,6 +101,7 @@ def test_what_another_is_at_is_left_to_it_and_taken_over_when_it_dies(
     assert all(len(logged(run)) == len(set(logged(run))) for run in (out / "runs").iterdir())
 
 
+@pytest.mark.slow
 def test_a_choice_by_two_that_take_turns_is_the_choice_of_one(make_recipe: Make, tmp_path: Path) -> None:
     recipe = make_recipe(
         "train.epochs=2",

@@ -23,7 +23,9 @@ def gap_marks(case: Case, check: str, architecture: str) -> list[Any]:
 
 
 FIRST = {case.method: case.label for case in reversed(CASES)}
-"""The case of a method that goes on all architectures by default; its variants on the core ones."""
+"""The case of a method that goes on all architectures by default; its variants on one of each kind."""
+VARIED = ("t5", "llama", "vit")
+"""An encoder-decoder, a decoder and a model of images."""
 COSTLY = frozenset(
     (
         "bf16_base",
@@ -32,13 +34,17 @@ COSTLY = frozenset(
         "joint_equals_solo",
         "joint_equals_solo_for_two_shapes",
         "joint_equals_solo_with_checkpointing",
+        "labelled_logits_are_exact",
+        "save_load_save",
     )
 )
 """Checks that take long."""
 OF_ADAPTERS = frozenset(
     (
+        "acts",
         "base_unchanged_by_training",
         "detach_leaves_nothing",
+        "gradients_only_in_the_adapter",
         "stacking",
         "switching_is_exact",
         "unrouted_rows_are_plain",
@@ -58,9 +64,14 @@ ONLY = {
 
 def marks_of(case: Case, check: str, architecture: str) -> list[Any]:
     """Declared gaps; slow is what shows little new on an architecture that has a like among the core ones."""
-    spared = check in COSTLY | OF_ADAPTERS or FIRST[case.method] != case.label
+    varied = FIRST[case.method] != case.label
+    spared = check in COSTLY | OF_ADAPTERS
     refused_before = case.refused(architecture) and check != REFUSAL
-    slow = refused_before or (spared and architecture not in tiny.CORE)
+    slow = (
+        refused_before
+        or (spared and architecture not in tiny.CORE)
+        or (varied and architecture not in VARIED)
+    )
     return gap_marks(case, check, architecture) + ([pytest.mark.slow] if slow else [])
 
 

@@ -105,9 +105,9 @@ def test_cells():
 
 def test_half_of_the_title_pairs_are_of_two_tables(titles):
     rows, own = load_bundled("bundled:title-pairs"), {row["id"]: row["title"] for row in titles}
-    assert {(own[row["id"]] == row["title"], row["label"]) for row in rows} == {
-        (True, "belongs"),
-        (False, "another"),
+    assert {(own[row["id"]] == row["title"], row["label"], row["score"]) for row in rows} == {
+        (True, "belongs", 1),
+        (False, "another", 0),
     }
     assert 2 * sum(row["label"] == "belongs" for row in rows) == len(rows) == len({r["title"] for r in rows})
 

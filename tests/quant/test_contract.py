@@ -26,6 +26,8 @@ CHECKS = (
     several.switching_is_exact,
     computing.checkpointing_equals_plain,
 )
+ALSO_PLAIN = ("acts", "gradients_only_in_the_adapter", "every_tap_fires", "detach_leaves_nothing")
+"""Checks that bits decide no more than a plain base does: slow."""
 REFUSED = ("full", "peft")
 FIRST = {case.method: case.label for case in reversed(CASES)}
 
@@ -37,7 +39,7 @@ def table(check: str, architectures: tuple[str, ...] = ARCHITECTURES) -> pytest.
         for architecture in architectures:
             if case.method in REFUSED or case.gap(check, architecture):
                 continue
-            fast = architecture in FAST and FIRST[case.method] == case.label
+            fast = architecture in FAST and FIRST[case.method] == case.label and check not in ALSO_PLAIN
             marks = [] if fast else [pytest.mark.slow]
             params.append(pytest.param(case, architecture, marks=marks, id=f"{case.label}-{architecture}"))
     return pytest.mark.parametrize(("case", "architecture"), params)

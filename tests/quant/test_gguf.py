@@ -40,6 +40,7 @@ def test_quantizing_late_gives_what_quantizing_while_reading_gives(architecture:
     assert fingerprint(model) == fingerprint(expected)
 
 
+@pytest.mark.slow
 def test_the_weights_of_a_gguf_file_are_the_base(tmp_path: Path) -> None:
     """The bundled folder holds the same weights, rounded to bfloat16."""
     found = load_base(smollm2(file=True), "causal-lm", None, dtype="bfloat16")

@@ -48,7 +48,7 @@ def load_bundled(name: str) -> list[dict[str, Any]]:
     Rows of `table-titles` have the columns id, name, table and title; rows of `movie-reviews` id, text and
     label; rows of `review-chats` id and messages; rows of `artworks` id, text and year; rows of
     `art-materials` id, text and materials, a list; rows of `tweet-entities` id, tokens and tags; rows of
-    `title-pairs` id, table, title and label. The order is always the same.
+    `title-pairs` id, table, title, label and score. The order is always the same.
 
     Raises:
         RecipeError: There is no such bundled data set.
@@ -80,11 +80,11 @@ def table_titles() -> list[dict[str, str]]:
     return [dict(row) for row in _table_titles()]
 
 
-def title_pairs() -> list[dict[str, str]]:
+def title_pairs() -> list[dict[str, Any]]:
     """The tables of `table_titles`, half of them with a title that is another's: does it belong to the table?
 
     Tables are put together in twos, and of every second two the titles are exchanged, so that no title tells
-    by itself whether it belongs to its table.
+    by itself whether it belongs to its table. The score is 1 of a title of its own, else 0.
     """
     tables = sorted(table_titles(), key=lambda row: sha256(row["id"].encode()).digest())
     rows = []
@@ -92,7 +92,7 @@ def title_pairs() -> list[dict[str, str]]:
         own = number % 4 < 2
         other = row if own else tables[number + (1 if number % 2 == 0 else -1)]
         kept = {"id": row["id"], "table": row["table"], "title": other["title"]}
-        rows.append({**kept, "label": "belongs" if own else "another"})
+        rows.append({**kept, "label": "belongs" if own else "another", "score": int(own)})
     return rows
 
 

@@ -20,6 +20,7 @@ from deltatune.core.devices import random_states, set_random_states, to_device
 from deltatune.core.loss import gradients_at, logits_for, loss_of, summed_loss
 from deltatune.core.model import AdaptedModel
 from deltatune.tasks import TASKS
+from deltatune.tasks.task import AUTO
 from deltatune.training.loop.steps import MicroBatch
 
 Passing = Callable[[list[int]], AbstractContextManager[None]]
@@ -45,7 +46,7 @@ class Losses:
         task: str,
         weights: Tensor | None,
         autocast: bool,
-        chosen: str,
+        chosen: str = AUTO,
     ) -> None:
         self._model, self._clock, self._task, self._autocast = model, clock, task, autocast
         self._weights, self._chosen = weights, chosen
