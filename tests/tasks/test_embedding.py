@@ -642,3 +642,12 @@ def test_check_says_which_columns_are_compared(bert_folder: Path) -> None:
     found = dt.check(recipe_of(bert_folder, task="text-similarity"), quiet=True)
     assert found.pair == ["sentence1", "sentence2"]
     assert not [text for text in found.warnings if "class" in text]
+
+
+def test_parts_have_as_many_negatives(bert_folder: Path) -> None:
+    rows = pairs(20, negative="no {n}")
+    plain = [{name: text for name, text in row.items() if name != "negative"} for row in pairs(6)]
+    recipe = recipe_of(bert_folder, {"train": rows, "validation": rows[:9], "test": plain})
+    told = r"the test rows.*have 0 negatives each, and the training rows 1"
+    with pytest.raises(DeltatuneError, match=told):
+        load_data(recipe.data, recipe.task)

@@ -14,7 +14,14 @@ from deltatune.data.label_cells import LabelCells, find_label_cells
 from deltatune.data.label_sets import LabelSets, label_names
 from deltatune.data.making import ColumnMap, make_row, refuse_unlabelled, require_numbers, used_columns
 from deltatune.data.pairs import LABEL, named_pair, read_apart, require_both, said_of_pairs
-from deltatune.data.positives import SCORES, asked_text, columns_of, require_contrast, text_columns
+from deltatune.data.positives import (
+    SCORES,
+    asked_text,
+    columns_of,
+    require_contrast,
+    require_like_negatives,
+    text_columns,
+)
 from deltatune.data.readers import Writing, read_source
 from deltatune.data.references import (
     counted,
@@ -76,6 +83,7 @@ def load_data(spec: DataSpec, task: str, root: str | Path = ".", *, primary: str
     scale = scale_of_targets([row.target for row in train]) if TASKS.get(task).has_values else None
     spread = scale.warnings(primary) if isinstance(scale, Scales) else []
     sets = LabelSets.of(limited, labels, cells.told) if cells is not None and labels is not None else None
+    require_like_negatives(limited)
     require_contrast(train, task, primary)
     tagged = TASKS.get(task).tags_words
     check = check_rows(

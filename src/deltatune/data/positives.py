@@ -135,6 +135,23 @@ def _require_negatives(records: Sequence[Record], names: Sequence[str]) -> None:
             )
 
 
+def require_like_negatives(parts: Mapping[str, Sequence[Row]]) -> None:
+    """Refuse parts whose rows have other numbers of negatives: files may have columns of their own.
+
+    Raises:
+        DataError: A part has more or fewer than the training rows.
+    """
+    counts = {part: len(rows[0].negatives) for part, rows in parts.items() if rows}
+    for part, count in counts.items():
+        if count != counts["train"]:
+            raise DataError(
+                f"have {count} negatives each, and the training rows {counts['train']}: all need as many.",
+                field=f"the {part} rows",
+                remedy="Give all files the same columns; or write data.columns.negative: [] to leave "
+                "negatives out.",
+            )
+
+
 def require_contrast(rows: Sequence[Row], task: str, primary: str) -> None:
     """Refuse training rows that leave nothing to tell apart, where a task learns by comparing them.
 
