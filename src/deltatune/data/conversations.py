@@ -21,7 +21,7 @@ from typing import Any
 
 from deltatune.data.cells import as_text, columns_as_text
 from deltatune.data.messages import Turn, listed, parsed, role_of, said, shown, turn_of
-from deltatune.data.rows import Conversation, Record, Row
+from deltatune.data.rows import Conversation, Record, Row, each_row
 from deltatune.errors import DataError
 from deltatune.recipe.sections import CONVERSATION_FORMS, ColumnsSpec, DataSpec
 
@@ -61,17 +61,7 @@ def conversation_rows(records: Sequence[Record], spec: DataSpec) -> list[Row]:
         DataError: A row is no conversation, or has no answer to learn; how many there are is said.
     """
     form = find_form(records[0], spec)
-    rows, wrong = [], []
-    for number, record in enumerate(records):
-        try:
-            rows.append(_row(record, form, spec.columns.id, str(number)))
-        except DataError as error:
-            wrong.append(error)
-    if wrong:
-        first, more = wrong[0], len(wrong) - 1
-        others = f" {more} more of {len(records)} rows cannot be used either." if more else ""
-        raise DataError(f"{first.what}{others}", field=first.field, remedy=first.remedy)
-    return rows
+    return each_row(records, lambda record, number: _row(record, form, spec.columns.id, number))
 
 
 def asked_row(value: str | Mapping[str, Any], spec: DataSpec, row_id: str) -> Row:

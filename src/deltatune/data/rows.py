@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from deltatune.errors import DataError
 
 Image = NDArray[np.uint8]
 """Pixels [height, width] (grey) or [height, width, channels]."""
@@ -125,6 +128,25 @@ class Row:
         if isinstance(self.input, str | Path):
             return str(self.input) if self.pair is None else f"{self.input} | {self.pair}"
         return f"image {self.id} ({'x'.join(map(str, self.input.shape))})"
+
+
+def each_row(records: Sequence[Record], make: Callable[[Record, str], Row]) -> list[Row]:
+    """Make a row of each record; `make` is given the record and its number.
+
+    Raises:
+        DataError: Some cannot be used: what is wrong with the first one, and how many more there are.
+    """
+    rows, wrong = [], []
+    for number, record in enumerate(records):
+        try:
+            rows.append(make(record, str(number)))
+        except DataError as error:
+            wrong.append(error)
+    if wrong:
+        first, more = wrong[0], len(wrong) - 1
+        others = f" {more} more of {len(records)} rows cannot be used either." if more else ""
+        raise DataError(f"{first.what}{others}", field=first.field, remedy=first.remedy)
+    return rows
 
 
 def fingerprint(*parts: list[Row]) -> str:

@@ -18,7 +18,7 @@ from typing import Any
 from deltatune.data.cells import as_text
 from deltatune.data.json_rows import check_content
 from deltatune.data.messages import parsed
-from deltatune.data.rows import Record, Row, Table, Words
+from deltatune.data.rows import Record, Row, Table, Words, each_row
 from deltatune.data.spans import Span, span_of, tags_of
 from deltatune.data.split_words import EDGES, SIGNS, joined, split_words, splitting_of
 from deltatune.errors import DataError
@@ -61,16 +61,7 @@ def tagged_rows(records: Sequence[Record], table: Table, spec: DataSpec, notes: 
             many there are is said.
     """
     form = find_form(records[0], table, spec)
-    rows, wrong = [], []
-    for number, record in enumerate(records):
-        try:
-            rows.append(_row(record, form, spec.columns.id, str(number)))
-        except DataError as error:
-            wrong.append(error)
-    if wrong:
-        first, more = wrong[0], len(wrong) - 1
-        others = f" {more} more of {len(records)} rows cannot be used either." if more else ""
-        raise DataError(f"{first.what}{others}", field=first.field, remedy=first.remedy)
+    rows = each_row(records, lambda record, number: _row(record, form, spec.columns.id, number))
     widened = [row for row in rows if row.words is not None and row.words.widened]
     if widened:
         notes.append(
