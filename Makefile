@@ -46,7 +46,7 @@ matrix: $(STAMP) ## Run the whole contract suite and write methods/matrix.json a
 	$(BIN)/python -m pytest -q -n 2 -m "slow or not slow" -p tests.matrix --matrix tests/contract
 	$(BIN)/python -m tests.methods_page
 
-notebook: $(STAMP) ## Run docs/notebook.ipynb and write what its cells show into it
+notebook: $(STAMP) ## Run docs/notebooks/from-python.ipynb and write what its cells show into it
 	$(BIN)/python -m tests.notebook
 
 check: $(STAMP) ## Lint, formatting, types, import directions

@@ -1,4 +1,4 @@
-"""Writes docs/memory.md and its figure: measured on bundled models, predicted for published ones up to 540B.
+"""Writes docs/measured/memory.md and its figure: measured on bundled models, predicted for published ones up to 540B.
 
     python benchmarks/memory_accuracy.py      # its table is in the page
     python benchmarks/memory_page.py          # about two minutes on two cores
@@ -32,7 +32,7 @@ from deltatune.report.stacked import NOTES, PARTS, Bar, standalone
 from deltatune.tasks.shapes import BatchShape
 from deltatune.training.before.forecast import forecast, shape_recipe
 
-DOCS = Path(__file__).parents[1] / "docs"
+DOCS = Path(__file__).parents[1] / "docs" / "measured"
 TEMPLATE = Path(__file__).parent / "memory_page.md"
 BUNDLED = (("bundled:t5-small", "text-to-text"), ("bundled:smollm2-135m", "causal-lm"))
 LLAMAS = ("llama-7b", "llama-13b", "llama-33b", "llama-65b")

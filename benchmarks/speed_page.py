@@ -1,6 +1,6 @@
-"""Write the measured tables into docs/performance.md, each between its mark and `<!-- end -->`.
+"""Write the measured tables into docs/measured/performance.md, each between its mark and `<!-- end -->`.
 
-python benchmarks/speed_page.py docs/performance.md
+python benchmarks/speed_page.py docs/measured/performance.md
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""docs/notebook.ipynb, run as a notebook is; `make notebook` writes what its cells show into it."""
+"""docs/notebooks/from-python.ipynb, run as a notebook is; `make notebook` writes what its cells show into it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from unittest import mock
 import nbformat
 from nbclient import NotebookClient
 
-PAGE = Path(__file__).parents[1] / "docs" / "notebook.ipynb"
+PAGE = Path(__file__).parents[1] / "docs" / "notebooks" / "from-python.ipynb"
 _SOURCE = Path(__file__).parents[1] / "src"
 
 

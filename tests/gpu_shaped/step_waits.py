@@ -1,6 +1,6 @@
 """Where the host waits for the GPU in a training step, an evaluation's batch and a generated token.
 
-python -m tests.gpu_shaped.step_waits    prints the table of docs/gpu.md
+python -m tests.gpu_shaped.step_waits    prints the table of docs/how-to/gpu.md
 """
 
 from __future__ import annotations

@@ -51,6 +51,6 @@ def test_a_token_waits_for_the_stop_check_alone(
 
 @pytest.mark.slow
 def test_the_page_has_the_table(counting: pretended.Gpu) -> None:
-    page = Path(__file__).parents[2].joinpath("docs/gpu.md").read_text(encoding="utf-8")
+    page = Path(__file__).parents[2].joinpath("docs/how-to/gpu.md").read_text(encoding="utf-8")
     for line in table(counting):
         assert line in page

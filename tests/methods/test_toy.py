@@ -1,4 +1,4 @@
-"""The method of docs/extending.md keeps the contract, with nothing touched; and methods that do not."""
+"""The method of docs/how-to/extending.md keeps the contract, with nothing touched; and methods that do not."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from deltatune.cli.app import app
 
-PAGE = Path(__file__).parents[2] / "docs" / "pitfalls.md"
+PAGE = Path(__file__).parents[2] / "docs" / "concepts" / "pitfalls.md"
 _FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.M | re.S)
 _FILE = re.compile(r"# (\S+\.\w+)\n")
 _NUMBER = re.compile(r"(?<![\w.])-?\d[\d,]*(?:\.\d+)?(?:e[-+]?\d+)?(?![\w])")

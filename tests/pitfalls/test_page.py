@@ -28,9 +28,9 @@ def test_the_page_is_linked_and_lists_its_sections() -> None:
     anchors = [re.sub(r"[^a-z0-9 -]", "", heading.lower()).replace(" ", "-") for heading in SECTIONS]
     assert re.findall(r"\]\(#([^)]+)\)", text) == anchors[2:]
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert "[Pitfalls](docs/pitfalls.md) reproduces two dozen such mistakes" in readme
+    assert "[Pitfalls](docs/concepts/pitfalls.md) reproduces two dozen such mistakes" in readme
     assert len(anchors) - 2 >= 24
-    assert "(pitfalls.md)" in (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
+    assert "(concepts/pitfalls.md)" in (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The kit for tasks, over our own and the one of docs/extending.md; and tasks that break a promise."""
+"""The kit for tasks, over our own and the one of docs/how-to/extending.md; and tasks that break a promise."""
 
 from __future__ import annotations
 
