@@ -1,4 +1,5 @@
-"""Writes docs/measured/memory.md and its figure: measured on bundled models, predicted for published ones up to 540B.
+"""Writes docs/measured/memory.md and its figure: measured on bundled models,
+predicted for published ones up to 540B.
 
     python benchmarks/memory_accuracy.py      # its table is in the page
     python benchmarks/memory_page.py          # about two minutes on two cores

@@ -1,4 +1,7 @@
-"""docs/notebooks/from-python.ipynb, run as a notebook is; `make notebook` writes what its cells show into it."""
+"""docs/notebooks/from-python.ipynb, run as a notebook is.
+
+`make notebook` writes what its cells show into it.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""The method of docs/how-to/extending.md keeps the contract, with nothing touched; and methods that do not."""
+"""The method of docs/how-to/extending.md keeps the contract, with nothing touched.
+
+Other methods do not."""
 
 from __future__ import annotations
 

@@ -39,7 +39,8 @@ _LINES = 20
 def automatic(recipe: Recipe, observer: Observer) -> int:
     """How many workers there should be: one for each GPU; else one for each core, as far as memory lasts.
 
-    Two workers of one thread took 0.66 to 0.77 of the time of one with two threads (docs/measured/performance.md).
+    Two workers of one thread took 0.66 to 0.77 of the time of one with two threads
+    (docs/measured/performance.md).
     """
     if gpus := _gpus():
         return len(gpus)
