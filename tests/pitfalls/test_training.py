@@ -1,10 +1,9 @@
 """What is trained, and what is taught.
 
 `read` runs a section of docs/concepts/pitfalls.md and compares its output with the page. The tests judge
-the variables that it leaves: that the other library's mistake is there, that nobody is told where the page says
-so, that
-the other library is right where the page says so, and that ours is right. Where a new version of peft or
-Transformers mends something, its test fails, and the page is to be changed.
+the variables that it leaves: that the other library's mistake is there, that nobody is told where the page
+says so, that the other library is right where the page says so, and that ours is right. Where a new version
+of peft or Transformers mends something, its test fails, and the page is to be changed.
 """
 
 from __future__ import annotations
