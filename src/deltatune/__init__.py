@@ -13,18 +13,8 @@ from deltatune import _moved
 from deltatune.version import __version__
 
 if TYPE_CHECKING:
-    from deltatune.api import (
-        check,
-        compare,
-        evaluate,
-        inspect,
-        load,
-        make_recipe,
-        merge,
-        plan,
-        predict,
-        train,
-    )
+    from deltatune.api.training import check, compare, make_recipe, plan, train
+    from deltatune.api.using import evaluate, inspect, load, merge, predict
     from deltatune.core.model import AdaptedModel
     from deltatune.data import Row, flatten_table, load_data
     from deltatune.errors import DeltatuneError
@@ -147,20 +137,20 @@ _HOME = {
     "Task": "deltatune.tasks",
     "UntunedConfig": "deltatune.methods.untuned",
     "VeraConfig": "deltatune.methods.vera",
-    "check": "deltatune.api",
+    "check": "deltatune.api.training",
     "combine": "deltatune.methods.combine",
-    "compare": "deltatune.api",
-    "evaluate": "deltatune.api",
+    "compare": "deltatune.api.training",
+    "evaluate": "deltatune.api.using",
     "flatten_table": "deltatune.data",
-    "inspect": "deltatune.api",
-    "load": "deltatune.api",
+    "inspect": "deltatune.api.using",
+    "load": "deltatune.api.using",
     "load_data": "deltatune.data",
     "load_recipe": "deltatune.recipe",
-    "make_recipe": "deltatune.api",
-    "merge": "deltatune.api",
-    "plan": "deltatune.api",
-    "predict": "deltatune.api",
-    "train": "deltatune.api",
+    "make_recipe": "deltatune.api.training",
+    "merge": "deltatune.api.using",
+    "plan": "deltatune.api.training",
+    "predict": "deltatune.api.using",
+    "train": "deltatune.api.training",
 }
 
 _moved.install()
