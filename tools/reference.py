@@ -1,0 +1,200 @@
+"""The reference, made from the command line, the schemas and the lists of the package."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import typer
+
+import deltatune
+from deltatune.cli.app import app
+from deltatune.recipe.json_schema import json_schema
+from deltatune.results.json_schema import KINDS, results_schema
+from deltatune.tasks import TASKS
+
+FILES = {
+    "result": "result.json",
+    "certificate": "certificate.json",
+    "prediction": "predictions.jsonl",
+    "leaderboard": "leaderboard.json",
+}
+
+
+def commands() -> str:
+    """A table of the commands, and a section for each."""
+    group: Any = typer.main.get_command(app)
+    rows = ["| command | what it does |", "|---|---|"]
+    sections = []
+    for name, command in group.commands.items():
+        about = _plain(command.help)
+        first = about.partition("\n\n")[0]
+        rows.append(f"| [`{name}`](#{name}) | {_cell(first)} |")
+        sections.append(_command(name, command, about))
+    return "\n".join([*rows, "", *sections])
+
+
+def _command(name: str, command: Any, about: str) -> str:
+    arguments = [p for p in command.params if p.param_type_name == "argument"]
+    options = [p for p in command.params if p.param_type_name == "option"]
+    usage = " ".join(["deltatune", name, *(_metavar(argument) for argument in arguments), "[OPTIONS]"])
+    parts = [f"## {name}", _paragraphs(about), f"```text\n{usage}\n```"]
+    if arguments:
+        rows = [f"| `{_metavar(each)}` | {_cell(_plain(each.help or ''))} |" for each in arguments]
+        parts.append("\n".join(["| argument | |", "|---|---|", *rows]))
+    rows = [f"| {_flags(each)} | {_cell(_plain(each.help or ''))}{_default(each)} |" for each in options]
+    parts.append("\n".join(["| option | |", "|---|---|", *rows]))
+    return "\n\n".join(parts) + "\n"
+
+
+def _metavar(argument: Any) -> str:
+    name = (argument.metavar or argument.name).upper().strip("[]")
+    name = f"{name}..." if argument.nargs == -1 else name
+    return name if argument.required else f"[{name}]"
+
+
+def _flags(option: Any) -> str:
+    flags = [flag for flag in (*option.opts, *option.secondary_opts) if not flag.startswith("--no-")]
+    value = "" if option.is_flag else f" {(option.metavar or option.name).upper()}"
+    return ", ".join(f"`{flag}{value if flag.startswith('--') else ''}`" for flag in flags)
+
+
+def _default(option: Any) -> str:
+    value = getattr(option.default, "value", option.default)
+    if option.is_flag or value in (None, (), "") or callable(value):
+        return ""
+    return f" Default: `{value}`."
+
+
+def recipe() -> str:
+    """Every field of a recipe, section by section; then the settings of each method."""
+    schema = json_schema()
+    named = schema["$defs"]
+    parts = ["## The whole", _fields(schema)]
+    for name, section in named.items():
+        if not name.startswith("method.") and "properties" in section:
+            parts += [f"## {name}", _described(section), _fields(section)]
+    parts.append("## Settings of methods")
+    for name, section in named.items():
+        if name.startswith("method."):
+            parts += [f"### {name.removeprefix('method.')}", _described(section), _fields(section)]
+    return "\n\n".join(part for part in parts if part)
+
+
+def files() -> str:
+    """Every field of what a run and a comparison write."""
+    parts = []
+    for kind in KINDS:
+        schema = results_schema(kind)
+        parts += [f"## {FILES[kind]}", _described(schema), _fields(schema)]
+        for name, section in schema.get("$defs", {}).items():
+            if "properties" in section:
+                parts += [f"### {kind}: {name}", _described(section), _fields(section)]
+    return "\n\n".join(part for part in parts if part)
+
+
+def _described(schema: dict[str, Any]) -> str:
+    return _plain(schema.get("description", ""))
+
+
+def _fields(schema: dict[str, Any]) -> str:
+    rows = []
+    for name, field in schema.get("properties", {}).items():
+        about = _cell(_plain(field.get("description", "")))
+        rows.append(f"| `{name}` | {_cell(_type(field))} | {_json_default(name, field, schema)} | {about} |")
+    return "\n".join(["| field | type | default | |", "|---|---|---|---|", *rows]) if rows else ""
+
+
+def _json_default(name: str, field: dict[str, Any], schema: dict[str, Any]) -> str:
+    if name in schema.get("required", ()):
+        return "required"
+    value = field.get("default")
+    if isinstance(value, dict):
+        return "" if value else "`{}`"
+    return "" if value is None else f"`{str(value).lower() if isinstance(value, bool) else value}`"
+
+
+def _type(schema: dict[str, Any]) -> str:
+    """A JSON schema as a short phrase."""
+    if "$ref" in schema:
+        return str(schema["$ref"]).rsplit("/", 1)[-1].removeprefix("method.")
+    if "const" in schema:
+        return f"`{schema['const']}`"
+    if "enum" in schema:
+        return ", ".join(f"`{value}`" for value in schema["enum"])
+    for key in ("anyOf", "oneOf", "allOf"):
+        if key in schema:
+            return " or ".join(dict.fromkeys(_type(option) for option in schema[key]))
+    if schema.get("type") == "array":
+        return f"list of {_type(schema['items'])}" if schema.get("items") else "list"
+    kind = schema.get("type", "any")
+    return kind if isinstance(kind, str) else " or ".join(kind)
+
+
+def tasks() -> str:
+    """What each task says of itself."""
+    parts = []
+    for name in TASKS.names():
+        task = TASKS.get(name)
+        metrics = ", ".join(f"`{metric}`" for metric in task.metrics)
+        parts += [
+            f"## {name}",
+            task.title,
+            f"- When: {task.when}\n- Rows: {task.rows}\n- Metrics: {metrics}; `{task.primary}` decides.",
+            f"```yaml\n{task.example.strip()}\n```",
+        ]
+    return "\n\n".join(parts)
+
+
+def python() -> str:
+    """The public names, for mkdocstrings."""
+    homes = {name: module for name, module in deltatune._HOME.items() if name not in ("METHODS", "TASKS")}
+    configs = {name for name in homes if name.endswith("Config")}
+    functions = {name for name in homes if name[0].islower()}
+    groups = {
+        "Functions": functions,
+        "Models, recipes, rows": homes.keys() - configs - functions,
+        "Settings of methods": configs,
+    }
+    parts = []
+    for heading, names in groups.items():
+        parts.append(f"## {heading}")
+        parts += [f"::: {homes[name]}.{name}\n    options:\n      heading_level: 3" for name in sorted(names)]
+    return "\n\n".join(parts)
+
+
+def _plain(text: str | None) -> str:
+    """Help as Markdown: rich's marks become bold, indented examples become blocks."""
+    text = (text or "").replace("\b", "").replace("\\[", "[")
+    return re.sub(r"\[/?(bold|dim|green|red)\]", "", text).strip()
+
+
+def _paragraphs(text: str) -> str:
+    """Paragraphs as they are, indented lines as blocks of text."""
+    out: list[str] = []
+    inside = False
+    for line in text.splitlines():
+        indented = line.startswith("  ") and bool(line.strip())
+        if indented != inside and (line.strip() or inside):
+            out += ["", "```text"] if indented else ["```", ""]
+            inside = indented
+        out.append(line[2:] if inside else _escaped(line))
+    return "\n".join([*out, "```"] if inside else out)
+
+
+def _escaped(text: str) -> str:
+    return text.replace("<", "&lt;")
+
+
+def _cell(text: str) -> str:
+    """Text for a table's cell: one line, and no bar that would end it."""
+    return _escaped(" ".join(text.split())).replace("|", "\\|")
+
+
+def _made() -> Iterable[Callable[[], str]]:
+    return (commands, recipe, files, tasks, python)
+
+
+MADE: dict[str, Callable[[], str]] = {make.__name__: make for make in _made()}
+"""The name in a mark -> what makes its text."""
