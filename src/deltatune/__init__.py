@@ -14,7 +14,7 @@ from deltatune.version import __version__
 
 if TYPE_CHECKING:
     from deltatune.api.training import check, compare, make_recipe, plan, train
-    from deltatune.api.using import evaluate, inspect, load, merge, predict
+    from deltatune.api.using import evaluate, export, inspect, load, merge, predict
     from deltatune.core.model import AdaptedModel
     from deltatune.data import Row, flatten_table, load_data
     from deltatune.errors import DeltatuneError
@@ -90,6 +90,7 @@ __all__ = [
     "combine",
     "compare",
     "evaluate",
+    "export",
     "flatten_table",
     "inspect",
     "load",
@@ -141,6 +142,7 @@ _HOME = {
     "combine": "deltatune.methods.combine",
     "compare": "deltatune.api.training",
     "evaluate": "deltatune.api.using",
+    "export": "deltatune.api.using",
     "flatten_table": "deltatune.data",
     "inspect": "deltatune.api.using",
     "load": "deltatune.api.using",

@@ -14,7 +14,8 @@ SAVED: dict[str, Any] = {
 }  # fmt: skip
 MERGED: dict[str, Any] = {
     "folder": "m", "parameters": 1234, "dtype": "fp32", "compared_on": "8 test rows",
-    "max_abs_logit_difference": 1.5e-6, "logit_scale": 1.0, "max_abs_difference_to_quantized": None,
+    "max_abs_logit_difference": 1.5e-6, "max_abs_logit_effect": 0.5, "logit_scale": 1.0,
+    "max_abs_difference_to_quantized": None,
 }  # fmt: skip
 
 

@@ -14,12 +14,13 @@ Data may be in memory, and methods may be configs. In threads, one works at a ti
 from __future__ import annotations
 
 from deltatune.api.training import check, compare, make_recipe, plan, train
-from deltatune.api.using import evaluate, inspect, load, merge, predict
+from deltatune.api.using import evaluate, export, inspect, load, merge, predict
 
 __all__ = [
     "check",
     "compare",
     "evaluate",
+    "export",
     "inspect",
     "load",
     "make_recipe",

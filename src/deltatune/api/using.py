@@ -10,7 +10,7 @@ from deltatune.alone import alone
 
 if TYPE_CHECKING:
     from deltatune.recipe.given import Given
-    from deltatune.results import CertifiedFolder, MergedModel, Prediction, SavedDelta
+    from deltatune.results import CertifiedFolder, Exported, MergedModel, Prediction, SavedDelta
     from deltatune.runs import Failed, LoadedRun
     from deltatune.runs.merge import Dtype
 
@@ -139,6 +139,64 @@ def merge(
         given=given,
         device=device,
     )
+
+
+@alone
+def export(
+    run: str | Path,
+    out: str | Path,
+    *,
+    target: str,
+    rank: int | None = None,
+    keep: float | str | None = None,
+    dtype: str | None = None,
+    rows: int | None = None,
+    dry_run: bool = False,
+    given: Given | None = None,
+    device: str = "auto",
+    trust_remote_code: bool = False,
+    quiet: bool = False,
+) -> Exported:
+    """Write what a run has learned in a form that other programs read, and measure what that loses.
+
+    Args:
+        run: The run's folder, or that of an adapter without a run.
+        out: The folder of the export. One that an earlier export wrote is replaced.
+        target: `lora`, `peft`, `vllm`, `merged` or another name of `deltatune export --help`.
+        rank: Of a LoRA: its largest rank.
+        keep: Of a LoRA: the share of each update's energy that its rank holds, such as `"99%"`.
+        dtype: Type of the weights that are written, by the target's own names.
+        rows: Test rows to measure the run's metric on; 0 for none. Default: all.
+        dry_run: Write nothing; say what would be written.
+        given: Of an adapter without a run: its base, task, classes and recipe.
+        device: Where: `auto` (the first GPU, else the CPU), `cpu`, `cuda`, `cuda:1`, `xpu` or `mps`.
+        trust_remote_code: Whether Python code that comes with the base may run.
+        quiet: Show no progress.
+
+    Returns:
+        What `out/export.json` holds: what was kept, what was lost, and the run's metric before and after.
+
+    Raises:
+        DeltatuneError: The run's method has no such form, a setting is wrong, or the folder holds no run.
+    """
+    from deltatune.cli.progress import watching
+    from deltatune.exporting.export import export as export_run
+    from deltatune.exporting.export import share
+    from deltatune.exporting.target import Settings
+
+    settings = Settings(rank, None if keep is None else share(keep), dtype, rows)
+    with watching(quiet=quiet) as observer:
+        return export_run(
+            Path(run),
+            Path(out),
+            target=target,
+            settings=settings,
+            dry_run=dry_run,
+            given=given,
+            device=device,
+            trust_remote_code=trust_remote_code,
+            observer=observer,
+        )
 
 
 @alone

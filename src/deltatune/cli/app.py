@@ -24,6 +24,7 @@ from deltatune.cli.commands import (
     compare,
     delta,
     doctor,
+    export,
     plan,
     reference,
     tasks,
@@ -197,6 +198,7 @@ app.command("predict", rich_help_panel=LOOK)(train.predict)
 app.command("chat", rich_help_panel=LOOK)(chat.chat)
 app.command("inspect", rich_help_panel=LOOK)(delta.inspect)
 app.command("merge", rich_help_panel=LOOK)(delta.merge)
+app.command("export", rich_help_panel=LOOK)(export.export)
 app.command("cache", rich_help_panel=LOOK)(cache.show)
 app.command("doctor", rich_help_panel=LOOK)(doctor.doctor)
 app.command("methods", rich_help_panel=LOOK)(reference.methods)

@@ -6,6 +6,7 @@
 | `certificate.json` | `Certificate` |
 | `predictions.jsonl` | a `Prediction` a line |
 | `leaderboard.json` | `Leaderboard` |
+| `export.json` | `Exported` |
 
 What is found out and not written down has types as well: `Plan` (of `plan`), `DataPreview` (of `check`),
 `MergedModel` (of `merge`), `SavedDelta` or `CertifiedFolder` (of `inspect`).
@@ -17,6 +18,7 @@ gives them: ROUGE, accuracy and the like from 0 to 1, BLEU and chrF from 0 to 10
 from __future__ import annotations
 
 from deltatune.results.certificate import Certificate, CertificateLine
+from deltatune.results.exported import Comparison, Exported, ExportedSite, KeptMetric, LeftOut
 from deltatune.results.harness import TaskScore
 from deltatune.results.leaderboard import (
     Decision,
@@ -81,19 +83,24 @@ __all__ = [
     "CertificateLine",
     "CertifiedFolder",
     "Change",
+    "Comparison",
     "ComparisonDisk",
     "Cost",
     "DataPreview",
     "DataUsed",
     "Decision",
     "DeltaBase",
+    "Exported",
+    "ExportedSite",
     "FailedRun",
     "Failure",
     "Fit",
     "GitState",
     "Halving",
+    "KeptMetric",
     "Leaderboard",
     "LeaderboardRow",
+    "LeftOut",
     "Machine",
     "MeanCost",
     "MergedModel",

@@ -21,6 +21,8 @@ class MergedModel(Record):
     """The rows on which it was compared with base and delta side by side, in words."""
     max_abs_logit_difference: float
     """The largest difference of a logit between the two."""
+    max_abs_logit_effect: float
+    """The largest difference that the delta makes to the base's logits, to judge that by."""
     logit_scale: float
     """Standard deviation of the logits, to judge that by."""
     max_abs_difference_to_quantized: float | None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import warnings as messages
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -12,37 +11,29 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from deltatune.checkpoint.folders import atomic_folder, settle
+from deltatune.checkpoint.folders import atomic_folder
 from deltatune.checkpoint.inspection import CERTIFICATE, read_certificate
-from deltatune.checkpoint.lock import NAME as LOCK
-from deltatune.checkpoint.lock import Lock
-from deltatune.checkpoint.manifest import NAME as MANIFEST
-from deltatune.checkpoint.manifest import checksums, read_manifest, vouch
 from deltatune.core.devices import to_device
-from deltatune.core.fast.labelled_head import decoder_inputs
 from deltatune.core.model import AdaptedModel
 from deltatune.data.chat import chat_template
-from deltatune.data.load import load_data
-from deltatune.errors import DataError, DeltatuneError, ModelError, TrainingError
-from deltatune.files import make_folder, text_sha256
+from deltatune.errors import DeltatuneError, ModelError, TrainingError
 from deltatune.methods.combine import combine
 from deltatune.models.quiet import quiet
 from deltatune.recipe.given import Given
-from deltatune.recipe.sections import ModelSpec
 from deltatune.results import MergedModel
 from deltatune.runs.load import attach_run, load_run
 from deltatune.runs.loaded import NAME, LoadedRun
+from deltatune.runs.place import Product, locked_place, require_apart
+from deltatune.runs.sample import sample_batch
 from deltatune.runs.sentence_files import write_sentence_files
-from deltatune.tasks import TASKS, Task
+from deltatune.tasks import TASKS
 from deltatune.tasks.values import Scales
 from deltatune.training.proof.certificate import Proof
 from deltatune.training.proof.equal_logits import ROUNDING, Logits, rounding
 
-ROWS = 8
 Dtype = Literal["fp32", "bf16", "fp16"]
 DTYPES: dict[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 LINE = "merged model is the same"
-KIND = "merged model"
 _OF_0_1 = re.compile(
     r"(config|generation_config|tokenizer|tokenizer_config|special_tokens_map|added_tokens|vocab|spiece"
     r"|preprocessor_config|processor_config|certificate|model(-\d+-of-\d+)?|chat_template|merges"
@@ -91,11 +82,8 @@ def merge(
         TrainingError: The merged model computes something else. The folder then holds the certificate alone.
         ModelError: A weight is too large for `dtype`.
     """
-    place = out.resolve()  # of a link, the folder that it leads to is the model's
-    make_folder(place.parent)
-    with Lock(place.parent, messages.warn, name=f"{LOCK}.{text_sha256(place.name)[:8]}"):
-        settle(place.parent, place.name)
-        require_replaceable(place)
+    with locked_place(out) as place:
+        MERGED.require_replaceable(place)
         done = _merge(
             folder,
             place,
@@ -140,7 +128,7 @@ def _merge(  # noqa: PLR0917
     loaded = load_run(
         folder, as_trained=False, trust_remote_code=trust_remote_code, given=given, device=device
     )
-    _require_apart(out, loaded.recipe.model)
+    require_apart(out, loaded.recipe.model)
     if others:
         names = [NAME, *(f"other-{index}" for index in range(len(others)))]
         for name, other in zip(names[1:], others, strict=True):
@@ -152,7 +140,7 @@ def _merge(  # noqa: PLR0917
     _require_fit(merged, dtype)
     merged.config.update(_meanings(loaded))
     nn.Module.to(merged, DTYPES[dtype])
-    task, (inputs, compared_on) = TASKS.get(loaded.recipe.task), _batch(loaded)
+    task, (inputs, compared_on) = TASKS.get(loaded.recipe.task), sample_batch(loaded)
     batch = to_device(inputs, loaded.model.device)
     with torch.inference_mode():
         side_by_side = task.outputs(loaded.model, batch)
@@ -177,14 +165,14 @@ def _merge(  # noqa: PLR0917
             )
             certificate.equal_logits(LINE, wanted, found, remedy)
             certificate.write()
-            _vouch(temporary)
-            require_replaceable(out)  # still: another command may have begun to work there
+            MERGED.vouch(temporary)
+            MERGED.require_replaceable(out)  # still: another command may have begun to work there
     except TrainingError:
         with atomic_folder(out) as instead:
             certificate.path = instead / CERTIFICATE
             certificate.write()
-            _vouch(instead)
-            require_replaceable(out)
+            MERGED.vouch(instead)
+            MERGED.require_replaceable(out)
         raise
     difference, quantized = wanted.distance(found), None
     if loaded.recipe.methods[0].quantization is not None and not others:
@@ -195,6 +183,7 @@ def _merge(  # noqa: PLR0917
         dtype=dtype,
         compared_on=compared_on,
         max_abs_logit_difference=difference,
+        max_abs_logit_effect=wanted.distance(plain),
         logit_scale=float(side_by_side.std()),
         max_abs_difference_to_quantized=quantized,
     )
@@ -221,19 +210,6 @@ def _write(merged: PreTrainedModel, folder: Path, loaded: LoadedRun, *, width: i
         write_sentence_files(folder, loaded.base.pooling, width, loaded.recipe.data)
 
 
-def _require_apart(out: Path, spec: ModelSpec) -> None:
-    """Refuse to put a model in the place of its base.
-
-    Raises:
-        DeltatuneError: `out` is the folder that the base was loaded from.
-    """
-    base = Path(spec.name).expanduser()
-    if base.exists() and out in (base.resolve(), base.resolve().parent):  # the latter of a .gguf file
-        raise DeltatuneError(
-            f"'{out}' is the base of the run, or holds it.", field="--out", remedy="Choose another folder."
-        )
-
-
 def _require_fit(model: nn.Module, dtype: Dtype) -> None:
     """Refuse a type that some weight becomes infinite in.
 
@@ -251,43 +227,27 @@ def _require_fit(model: nn.Module, dtype: Dtype) -> None:
             )
 
 
-def require_replaceable(out: Path) -> None:
-    """Refuse to put a model in the place of anything but a merged model: the whole folder is replaced.
+class _MergedModel(Product):
+    """A merged model; those of version 0.1 have no manifest and are told by their files."""
 
-    Raises:
-        DeltatuneError: It is a file, or a folder with something that `merge` did not write.
-    """
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
-        return
-    plain = out.is_dir() and not any(path.is_dir() for path in out.iterdir())
-    known = read_manifest(out) if out.is_dir() else None
-    if known is not None and known.kind == KIND:
-        there = [path for path in out.rglob("*") if path.is_symlink() or not path.is_dir()]
-        others = {path.relative_to(out).as_posix() for path in there} - {MANIFEST, *known.files}
-        if others:
-            raise DeltatuneError(
-                f"'{out}' holds {', '.join(sorted(others))}, which `merge` did not write.",
-                field="--out",
-                remedy="Choose another folder, or move that elsewhere.",
-            )
-        return
-    plain = plain and known is None and all(_OF_0_1.fullmatch(path.name) for path in out.iterdir())
+    def require_replaceable(self, out: Path) -> None:
+        """As of every product."""
+        if not _is_of_0_1(out):
+            super().require_replaceable(out)
+
+
+def _is_of_0_1(out: Path) -> bool:
+    """Whether a folder holds the files of a merged model, a certificate of that, and nothing else."""
+    if not out.is_dir() or not all(p.is_file() and _OF_0_1.fullmatch(p.name) for p in out.iterdir()):
+        return False
     try:
-        certificate = read_certificate(out) if plain else None
+        certificate = read_certificate(out)
     except DeltatuneError:
-        certificate = None
-    merged = certificate is not None and any(line.check == LINE for line in certificate.lines)
-    if not merged:
-        raise DeltatuneError(
-            f"'{out}' is not a model that was merged before.",
-            field="--out",
-            remedy="Choose another folder, or remove this one yourself.",
-        )
+        return False
+    return certificate is not None and any(line.check == LINE for line in certificate.lines)
 
 
-def _vouch(folder: Path) -> None:
-    """List the files of a merged model, with their checksums."""
-    vouch(folder, KIND, checksums(folder, [path.name for path in folder.iterdir()]))
+MERGED = _MergedModel("merged model", "merge", "is not a model that was merged before")
 
 
 def _certificate(loaded: LoadedRun, out: Path, others: Sequence[str]) -> Proof:
@@ -299,34 +259,3 @@ def _certificate(loaded: LoadedRun, out: Path, others: Sequence[str]) -> Proof:
     proof = Proof(out / CERTIFICATE, about)
     proof.take(result.certificate if result else [])
     return proof
-
-
-def _batch(loaded: LoadedRun) -> tuple[dict[str, Tensor], str]:
-    """A batch without labels, with what the decoder reads where there is one."""
-    try:
-        if not loaded.names_rows:
-            raise DataError("there are none.")
-        rows = load_data(loaded.recipe.data, loaded.recipe.task).test[:ROWS]
-        batch = loaded.encoder.collate(loaded.encoder.encode(rows).features)
-        note = f"{len(rows)} test rows"
-    except DataError:
-        batch, note = (
-            _random_batch(loaded.base.model, TASKS.get(loaded.recipe.task)),
-            f"random inputs (the data are {'gone' if loaded.names_rows else 'not named'})",
-        )
-    labels = batch.pop("labels", None)
-    if labels is not None and loaded.model.view.is_encoder_decoder:
-        batch["decoder_input_ids"] = decoder_inputs(loaded.base.model, labels)
-    return batch, note
-
-
-def _random_batch(model: PreTrainedModel, task: Task) -> dict[str, Tensor]:
-    generator = torch.Generator().manual_seed(0)
-    if model.main_input_name == "pixel_values":
-        size = model.config.image_size
-        return {"pixel_values": torch.randn(ROWS, 3, size, size, generator=generator)}
-    ids = torch.randint(3, model.config.vocab_size, (ROWS, 32), generator=generator)
-    batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-    if task.embeds:
-        return {name: tensor[:, None] for name, tensor in batch.items()}
-    return batch | ({"labels": ids[:, :8]} if model.config.is_encoder_decoder else {})

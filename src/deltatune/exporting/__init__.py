@@ -1,0 +1,21 @@
+"""Exports: what a run's delta becomes for other programs. A target is a file here and a line in this table.
+
+The table is all that is imported with the package, so that a list of targets costs no torch.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from deltatune.registry import Registry
+
+if TYPE_CHECKING:
+    from deltatune.exporting.target import Target
+
+TARGETS: Registry[Target] = Registry(
+    "target",
+    {
+        "merged": "deltatune.exporting.merged:TARGET",
+    },
+    group="deltatune.targets",
+)
