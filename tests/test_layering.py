@@ -32,7 +32,7 @@ ORDER = [
         "units",
     ),
     *("tasks", "results", "recipe", "quant", "core", "methods", "models", "data", "checkpoint", "memory"),
-    *("evaluation", "report", "training", "runs", "comparison", "exporting", "cli"),
+    *("evaluation", "report", "training", "runs", "comparison", "exporting", "cli", "integrations"),
     *("board", "api", "testing", "__init__", "__main__"),
 ]
 LAZILY = {  # upward, within functions or for the types alone

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from deltatune.core.model import AdaptedModel
     from deltatune.data import Row, flatten_table, load_data
     from deltatune.errors import DeltatuneError
+    from deltatune.integrations.adapting import adapt, trainable
+    from deltatune.integrations.loop import own_loop
     from deltatune.methods import METHODS
     from deltatune.methods.adalora import AdaLoraConfig
     from deltatune.methods.bitfit import BitFitConfig
@@ -86,6 +88,7 @@ __all__ = [
     "UntunedConfig",
     "VeraConfig",
     "__version__",
+    "adapt",
     "check",
     "combine",
     "compare",
@@ -98,9 +101,11 @@ __all__ = [
     "load_recipe",
     "make_recipe",
     "merge",
+    "own_loop",
     "plan",
     "predict",
     "train",
+    "trainable",
 ]
 
 _HOME = {
@@ -138,6 +143,7 @@ _HOME = {
     "Task": "deltatune.tasks",
     "UntunedConfig": "deltatune.methods.untuned",
     "VeraConfig": "deltatune.methods.vera",
+    "adapt": "deltatune.integrations.adapting",
     "check": "deltatune.api.training",
     "combine": "deltatune.methods.combine",
     "compare": "deltatune.api.training",
@@ -150,9 +156,11 @@ _HOME = {
     "load_recipe": "deltatune.recipe",
     "make_recipe": "deltatune.api.training",
     "merge": "deltatune.api.using",
+    "own_loop": "deltatune.integrations.loop",
     "plan": "deltatune.api.training",
     "predict": "deltatune.api.using",
     "train": "deltatune.api.training",
+    "trainable": "deltatune.integrations.adapting",
 }
 
 _moved.install()

@@ -28,12 +28,15 @@ _NAMED_BARE = re.compile(r"(\.lora_(?:embedding_A|embedding_B|E|magnitude_vector
 
 
 def adapter_folder(folder: Path) -> Path:
-    """The folder that the adapter's files lie in: `folder`, or the only one in it (peft names some so).
+    """The folder that the adapter's files lie in: `folder`, its `adapter/`, or the only one in it.
+
+    A trainer's output folder has `adapter/` beside checkpoints; peft names some by the adapter's name.
 
     Raises:
         AdapterError: There are several, or the tensors are in a format that could run code.
     """
     inner = sorted(path.parent for path in folder.glob(f"*/{CONFIG}")) if folder.is_dir() else []
+    inner = [folder / "adapter"] if folder / "adapter" in inner else inner
     if not (folder / CONFIG).exists() and inner:
         if len(inner) > 1:
             raise AdapterError(

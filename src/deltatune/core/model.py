@@ -378,6 +378,7 @@ class AdaptedModel(nn.Module):
         try:
             with self._hooks.off():
                 plain: nn.Module = copy.deepcopy(self.base).eval()
+                plain.__dict__.pop("forward", None)  # a trainer's own, which would go on computing this base
         finally:
             self.gradient_checkpointing(recomputed)
             self._set_routes(active)

@@ -52,6 +52,11 @@ class Proof:
         """Whether a line failed."""
         return not all(line.passed for line in self.lines)
 
+    @property
+    def certificate(self) -> Certificate:
+        """The lines so far, as they are written."""
+        return Certificate(schema_=SCHEMA, **self.about, passed=not self.failed, lines=self.lines)
+
     def take(self, lines: Iterable[CertificateLine]) -> None:
         """Take over lines of the part of a run before an interruption."""
         self._lines |= {line.check: line for line in lines}
@@ -72,9 +77,8 @@ class Proof:
 
     def write(self, *copies: Path) -> None:
         """Write the file, and the same beside what it is about."""
-        content = Certificate(schema_=SCHEMA, **self.about, passed=not self.failed, lines=self.lines)
         for path in (self.path, *copies):
-            write_json(path, content.as_dict())
+            write_json(path, self.certificate.as_dict())
 
     def targets(self, model: AdaptedModel, name: str) -> None:
         """Every selector reached a module that the delta acts on, and something is trained."""
@@ -272,17 +276,30 @@ class Proof:
             task: The recipe's task.
             fingerprint: Hash of the base.
         """
+        rows = _many(len(batch["labels"]), "row")
+        self.reads_back(model, name, folder, lambda: logits(model, batch, task), rows, fingerprint)
+
+    def reads_back(  # noqa: PLR0917
+        self,
+        model: AdaptedModel,
+        name: str,
+        folder: Path,
+        compute: Callable[[], Tensor],
+        rows: str,
+        fingerprint: str,
+    ) -> None:
+        """As `reloaded`, by whatever `compute` makes of the model as it is, in float32, of these rows."""
         line, remedy = "same after reload", "The file does not hold what was trained; please report it."
         with torch.no_grad():
-            before = logits(model, batch, task)
+            before = compute()
             with model.using():
-                plain = logits(model, batch, task)
-            trained = Logits(before, plain, _many(len(batch["labels"]), "row"), rounding(model))
+                plain = compute()
+            trained = Logits(before, plain, rows, rounding(model))
             if any(model.adapter(name).trainable()):
                 self.logits_moved(trained)
             try:
                 load_adapter(model, folder, RELOADED, fingerprint=fingerprint)
-                after = logits(model, batch, task)
+                after = compute()
             except AdapterError as error:
                 self.check(line, False, f"it cannot be read back: {error.what.rstrip('.')}", remedy)
             finally:
