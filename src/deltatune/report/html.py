@@ -17,6 +17,7 @@ from deltatune.report.classes import classes
 from deltatune.report.costs import take
 from deltatune.report.entities import entity_classes
 from deltatune.report.examples import examples
+from deltatune.report.figures import Figure
 from deltatune.report.label_sets import label_sets
 from deltatune.report.load import Comparison, Method
 from deltatune.report.memory import memory
@@ -26,7 +27,7 @@ from deltatune.report.sheet import series_of
 from deltatune.report.tasks import on_tasks
 from deltatune.report.verdict import caveat, find_pair, needs, verdict
 from deltatune.report.words import Name
-from deltatune.results import AnyResult, CertificateLine, FailedRun, Tuning
+from deltatune.results import AnyResult, CertificateLine, FailedRun, PausedRun, Tuning
 
 _HERE = Path(__file__).parent
 _OWN = ("train.", "data.", "evaluation.")
@@ -35,41 +36,72 @@ _DETAILS = ("stop_rate", "repetition_rate", "mean_length")
 
 def render_html(comparison: Comparison) -> str:
     """The whole page, self-contained: styles and charts are within, and nothing is fetched."""
-    page = _Page(comparison)
-    script = (_HERE / "page.js").read_text(encoding="utf-8")
-    environment = Environment(
-        loader=FileSystemLoader(_HERE),
+    page = Page(comparison)
+    return (
+        environment()
+        .get_template("page.html.j2")
+        .render(
+            **shell(),
+            **content(page, figures.curves(comparison, page.order, page.series)),
+            take=take(comparison, Path()),
+            verdict=verdict(comparison),
+            caveat=caveat(comparison),
+        )
+    )
+
+
+def environment(*folders: Path) -> Environment:
+    """What renders templates of these folders and of this one. All values are escaped."""
+    made = Environment(
+        loader=FileSystemLoader([*folders, _HERE]),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {
+    made.filters |= {
         "amount": display.amount, "size": display.size, "duration": display.duration,
         "sentence": _sentence, "breakable": _breakable,
     }  # fmt: skip
-    return environment.get_template("page.html.j2").render(
-        page=page,
-        comparison=comparison,
-        board=comparison.board,
-        style=Markup((_HERE / "page.css").read_text(encoding="utf-8")),
-        script=Markup(script),
-        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-        take=take(comparison, Path()),
-        verdict=verdict(comparison),
-        caveat=caveat(comparison),
-        display=display,
-        examples=examples(comparison),
-        label_sets=label_sets(comparison),
-        again=reproduce(comparison),
-        curves=figures.curves(comparison, page.order, page.series),
-        memory=memory(page.order),
-        costs=figures.against_cost(comparison, page.series),
-        classes=classes(comparison, page.series),
-        entities=entity_classes(comparison),
-        tasks=on_tasks(comparison),
-        heats=[*heat.grids(comparison), *heat.learned_ranks(comparison)],
-    )
+    return made
+
+
+def shell(style: str = "", script: str = "", policy: str = "") -> dict[str, Any]:
+    """What `shell.html.j2` takes: the styles and the script of every page, with those of one.
+
+    Args:
+        style: More rules.
+        script: More of the script.
+        policy: What the page may do beyond a report, as directives of its policy: `; connect-src 'self'`.
+    """
+    script = (_HERE / "page.js").read_text(encoding="utf-8") + script
+    return {
+        "style": Markup((_HERE / "page.css").read_text(encoding="utf-8") + style),
+        "script": Markup(script),
+        "script_hash": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        "policy": Markup(policy),
+    }
+
+
+def content(page: Page, curves: list[Figure]) -> dict[str, Any]:
+    """What `sections.html.j2` takes, with these learning curves."""
+    comparison = page.comparison
+    return {
+        "page": page,
+        "comparison": comparison,
+        "board": comparison.board,
+        "display": display,
+        "examples": examples(comparison),
+        "label_sets": label_sets(comparison),
+        "again": reproduce(comparison),
+        "curves": curves,
+        "memory": memory(page.order),
+        "costs": figures.against_cost(comparison, page.series),
+        "classes": classes(comparison, page.series),
+        "entities": entity_classes(comparison),
+        "tasks": on_tasks(comparison),
+        "heats": [*heat.grids(comparison), *heat.learned_ranks(comparison)],
+    }
 
 
 class _Certificate(NamedTuple):
@@ -94,7 +126,7 @@ class _Certificate(NamedTuple):
         return not self.failed and self.passed == len(self.checks)
 
 
-class _Page:
+class Page:
     """The parts of the page that take more than a template to make."""
 
     def __init__(self, comparison: Comparison) -> None:
@@ -178,6 +210,8 @@ class _Page:
         """What was checked in each run, and whether it held."""
         found = []
         for method, result, run in self.runs():
+            if method.under_way and isinstance(result, PausedRun):  # it goes on
+                continue
             proof = run.certificate
             failed = result if isinstance(result, FailedRun) else None
             found.append(
@@ -205,7 +239,7 @@ class _Page:
 
     def found_by(self, method: Method) -> str:
         """The text that the filter looks through."""
-        status = "done" if method.done else "failed"
+        status = method.row.status if method.done or not method.under_way else "under way"
         return f"{method.shown} {method.on} {method.row.method} {status} {self.config(method)}"
 
 

@@ -36,6 +36,8 @@ class Method:
     runs: list[Run] = field(default_factory=list)
     on: str = ""
     """Short name of its base, where a comparison has several."""
+    under_way: str = ""
+    """Of a method that is not at its end, how far it came, in words."""
 
     @property
     def name(self) -> str:
@@ -63,6 +65,11 @@ class Method:
     def done(self) -> bool:
         """Whether its runs ended well."""
         return self.row.status == "done"
+
+    @property
+    def drawn(self) -> bool:
+        """Whether it stands in charts."""
+        return self.done or bool(self.under_way)
 
     @cached_property
     def cost(self) -> MeanCost:
@@ -169,8 +176,8 @@ class Comparison:
 
     @property
     def failed(self) -> list[Method]:
-        """Methods that did not finish."""
-        return [method for method in self.methods if not method.done]
+        """Methods that did not finish, and will not."""
+        return [method for method in self.methods if not method.done and not method.under_way]
 
     def value(self, method: Method) -> float | None:
         """The metric that decides, of `method`."""
