@@ -32,7 +32,7 @@ ORDER = [
         "units",
     ),
     *("tasks", "results", "recipe", "quant", "core", "methods", "models", "data", "checkpoint", "memory"),
-    *("evaluation", "report", "training", "runs", "comparison", "exporting", "cli", "integrations"),
+    *("evaluation", "report", "training", "runs", "comparison", "watch", "exporting", "cli", "integrations"),
     *("board", "api", "testing", "__init__", "__main__"),
 ]
 LAZILY = {  # upward, within functions or for the types alone
@@ -58,6 +58,7 @@ LIGHT = {
     "results",
     "recipe",
     "report",
+    "watch",
     "cli",
     "board",
     "api",

@@ -29,6 +29,7 @@ from deltatune.cli.commands import (
     reference,
     tasks,
     train,
+    watch,
 )
 from deltatune.errors import DeltatuneError, Stopped, StorageError
 from deltatune.files import ROOM, disk_error
@@ -192,6 +193,7 @@ app.command("check", rich_help_panel=TRAIN)(check.check)
 app.command("plan", rich_help_panel=TRAIN)(plan.plan)
 app.command("train", rich_help_panel=TRAIN)(train.train)
 app.command("compare", rich_help_panel=TRAIN)(compare.compare)
+app.command("watch", rich_help_panel=TRAIN)(watch.watch)
 app.command("report", rich_help_panel=TRAIN)(compare.report)
 app.command("evaluate", rich_help_panel=LOOK)(train.evaluate)
 app.command("predict", rich_help_panel=LOOK)(train.predict)

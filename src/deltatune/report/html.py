@@ -37,17 +37,18 @@ _DETAILS = ("stop_rate", "repetition_rate", "mean_length")
 def render_html(comparison: Comparison) -> str:
     """The whole page, self-contained: styles and charts are within, and nothing is fetched."""
     page = Page(comparison)
-    return (
-        environment()
-        .get_template("page.html.j2")
-        .render(
-            **shell(),
-            **content(page, figures.curves(comparison, page.order, page.series)),
-            take=take(comparison, Path()),
-            verdict=verdict(comparison),
-            caveat=caveat(comparison),
-        )
-    )
+    curves = figures.curves(comparison, page.order, page.series)
+    template = environment().get_template("page.html.j2")
+    return template.render(**shell(), **content(page, curves), **said(comparison))
+
+
+def said(comparison: Comparison) -> dict[str, Any]:
+    """What `verdict.html.j2` takes."""
+    return {
+        "take": take(comparison, Path()),
+        "verdict": verdict(comparison),
+        "caveat": caveat(comparison),
+    }
 
 
 def environment(*folders: Path) -> Environment:
@@ -71,10 +72,10 @@ def shell(style: str = "", script: str = "", policy: str = "") -> dict[str, Any]
 
     Args:
         style: More rules.
-        script: More of the script.
+        script: Of this page; it comes first.
         policy: What the page may do beyond a report, as directives of its policy: `; connect-src 'self'`.
     """
-    script = (_HERE / "page.js").read_text(encoding="utf-8") + script
+    script += (_HERE / "page.js").read_text(encoding="utf-8")
     return {
         "style": Markup((_HERE / "page.css").read_text(encoding="utf-8") + style),
         "script": Markup(script),

@@ -1,0 +1,4 @@
+"""A comparison or a run looked at while it goes on: read from its files, shown as a page that renews itself.
+
+Nothing is written or locked, and no torch is loaded: a watch takes little of the machine that trains.
+"""

@@ -1,0 +1,231 @@
+"""What a watch makes of a folder, whatever is in it, and that it changes nothing there."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from deltatune.watch.page import Pages, live_part
+from deltatune.watch.remaining import Remaining
+from deltatune.watch.standing import Watched
+
+from .under_way import (
+    HOSTILE,
+    SECONDS,
+    hold,
+    write_done,
+    write_failed,
+    write_log,
+    write_paused,
+    write_recipe,
+    write_under_way,
+)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return write_under_way(tmp_path / "out")
+
+
+def phases(folder: Path) -> dict[tuple[str, int | None, str], str]:
+    return {(run.name, run.seed, run.variant): run.phase for run in Watched(folder).look().runs}
+
+
+def gone() -> int:
+    """The number of a process that has ended."""
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return process.pid
+
+
+def test_each_run_stands_where_its_files_say(folder: Path) -> None:
+    assert phases(folder) == {
+        ("untuned", 0, ""): "done",
+        ("untuned", 1, ""): "waiting",
+        ("lora", 0, ""): "training",
+        ("lora", 1, ""): "waiting",
+        (HOSTILE, 0, ""): "waiting",
+        (HOSTILE, 1, ""): "waiting",
+    }
+    (run,) = Watched(folder).look().of("training")
+    assert (run.step, run.steps, run.seconds, run.validation) == (120, 400, 120 * SECONDS, 5 / 100)
+
+
+def test_what_is_left_follows_from_the_logged_steps(folder: Path) -> None:
+    left = Remaining(Watched(folder).look())
+    # 280 steps of one run and 400 of three; beside its steps each takes 240 s, as the one that is done did
+    assert left.seconds == pytest.approx((280 + 3 * 400) * SECONDS + 5 * 240)
+    assert left.share == pytest.approx(120 / 1600)
+
+
+def test_a_watch_reads_on_where_it_was(folder: Path) -> None:
+    watched, path = Watched(folder), folder / "runs" / "lora-s0"
+    assert watched.look().of("training")[0].step == 120
+    with (path / "metrics.jsonl").open("a") as handle:  # the rest of the line that was half written
+        handle.write('ss": 0.5, "epoch": 1.21, "seconds": 60.5}\n')
+    assert watched.look().of("training")[0].step == 121
+    write_log(path, 400, first=122)
+    assert watched.look().of("evaluating")[0].loss == 4 / 400
+    (path / "new").write_text("")
+    (path / "metrics.jsonl").unlink()
+    (path / "new").rename(path / "metrics.jsonl")  # begun anew
+    assert watched.look().of("starting")[0].step == 0
+
+
+def test_a_killed_process_and_an_interrupted_one_are_told(folder: Path) -> None:
+    pid = gone()
+    hold(folder, pid)
+    hold(folder / "runs" / "lora-s0", pid)
+    live = live_part(Watched(folder).look(), folder)
+    assert phases(folder)["lora", 0, ""] == "interrupted"
+    assert live.words == "Not at work: 1 of 6 runs done."
+    assert f"Process {pid}" in live.notes[0]
+    assert live.command == f"deltatune compare {folder / 'recipe.yaml'} --out {folder}"
+
+
+def test_two_processes_share_what_is_left(folder: Path) -> None:
+    alone = Remaining(Watched(folder).look()).seconds
+    write_log(folder / "runs" / "lora-s1", 120)
+    hold(folder / "runs" / "lora-s1", os.getppid())
+    both = Remaining(Watched(folder).look()).seconds
+    assert both == pytest.approx((alone - 120 * SECONDS) / 2)
+
+
+def test_halving_shows_what_it_stopped_once_another_has_gone_on(tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    write_recipe(
+        folder, tune={"lr": 3}, halving={"factor": 3, "rungs": 1, "finish": 1, "among": "entry"}, seeds=[0]
+    )
+    hold(folder)
+    at = {"1e-4": 3.0, "1e-3": 1.0, "0.01": 2.0}
+    reached = {}
+    for rate, value in at.items():
+        run = folder / "runs" / f"lora--lr-{float(rate):g}-s0"
+        write_log(run, 150)
+        write_paused(run, "lora", 150, value)
+        reached[f"lora lr={float(rate):g}"] = {
+            "0.3333": {"step": 150, "steps": 400, "value": value, "seconds": 1.0}
+        }
+    (folder / "choosing.json").write_text(json.dumps({"reached": reached, "checksum": "x"}))
+    variants = {f"lr-{float(rate):g}" for rate in at}
+    assert {variant for (name, _, variant), phase in phases(folder).items() if phase == "paused"} == variants
+    best = folder / "runs" / "lora--lr-0.001-s0"
+    write_log(best, 160)
+    hold(best)
+    found = phases(folder)
+    assert found["lora", 0, "lr-0.001"] == "training"
+    assert found["lora", 0, "lr-0.0001"] == found["lora", 0, "lr-0.01"] == "stopped"
+    assert Remaining(Watched(folder).look()).at_most
+
+
+@pytest.mark.parametrize("name", ["recipe.yaml", "choosing.json", "runs/lora-s0/result.json"])
+@pytest.mark.parametrize("content", ["", "{", "[1]", '{"status": [], "seeds": 3}', "\x00", '{"a": ' * 3000])
+def test_a_damaged_file_is_no_error(folder: Path, name: str, content: str) -> None:
+    (folder / name).write_text(content)
+    page = Pages(Watched(folder)).page().html.decode()
+    assert "lora" in page
+
+
+def test_strange_numbers_are_left_out(folder: Path) -> None:
+    path = folder / "runs" / "lora-s0" / "metrics.jsonl"
+    lines = [
+        '{"step": 1e400}',
+        '{"step": true}',
+        '{"step": 5, "loss": NaN}',
+        f'{{"step": 6, "loss": {"9" * 400}}}',
+    ]
+    path.write_text("\n".join([*lines, '{"step": 7, "epoch": 1e-300, "loss": 1}', ""]))
+    (run,) = Watched(folder).look().of("training")
+    assert (run.step, run.loss, run.steps) == (7, 1.0, None)
+
+
+def test_nothing_is_written_and_links_are_not_followed(folder: Path, tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    write_done(secret, "SECRET", "lora", 1, 0.9)
+    (folder / "runs" / "lora-s1").symlink_to(secret)
+    write_log(folder / "runs" / "odd-s0", 3)
+    (folder / "runs" / "odd-s0" / "result.json").symlink_to(secret / "result.json")
+    (folder / "runs" / "odd-s1").mkdir()
+    os.mkfifo(folder / "runs" / "odd-s1" / "result.json")
+    (folder / "runs" / "loop-s0").symlink_to("loop-s0")
+    before = {path: path.lstat() for path in folder.rglob("*")}
+    page = Pages(Watched(folder)).page().html.decode()
+    assert "SECRET" not in page
+    assert {path: path.lstat() for path in folder.rglob("*")} == before
+
+
+def test_what_has_gone_or_is_none_is_said(tmp_path: Path) -> None:
+    watched = Watched(tmp_path / "later")
+    assert live_part(watched.look(), watched.path).words == "Nothing is here yet."
+    write_under_way(watched.path)
+    assert watched.look().kind == "comparison"
+    (watched.path / "runs").rename(tmp_path / "moved")
+    assert live_part(watched.look(), watched.path).words == "A process has begun; no run has yet."
+
+
+def test_a_single_run(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    write_recipe(folder, methods=[{"lora": {}, "name": "lora", "train": {"epochs": 4}}], seeds=[0])
+    write_log(folder, 100)
+    hold(folder)
+    standing = Watched(folder).look()
+    assert (standing.kind, standing.runs[0].phase, standing.runs[0].steps) == ("run", "training", 400)
+    (folder / ".deltatune-lock").unlink()
+    assert live_part(Watched(folder).look(), folder).command.endswith("--resume")
+    write_done(folder, "lora", "lora", 0, 0.5)
+    assert Watched(folder).look().over
+
+
+def test_what_failed_is_in_the_page_escaped(folder: Path) -> None:
+    for seed in (0, 1):
+        write_failed(folder / "runs" / f"script-document.title-ran-script-s{seed}", HOSTILE, "ia3", seed)
+    page = Pages(Watched(folder)).page().html.decode()
+    assert page.count("<script>") == 1
+    assert "\u202e" not in page
+    assert "What failed" in page
+    assert "TargetError" in page
+
+
+def test_the_page_is_made_anew_only_when_something_changed(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pages, made = Pages(Watched(folder)), []
+    monkeypatch.setattr(Pages, "_render", lambda self, standing: made.append(standing) or "page")
+    for _ in range(3):
+        pages.page()
+        pages._next = 0.0
+    assert len(made) == 1
+    write_log(folder / "runs" / "lora-s0", 130)
+    pages.page()
+    assert len(made) == 2
+
+
+@pytest.mark.slow
+def test_ten_thousand_runs(tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    write_recipe(folder, seeds=[0])
+    write_done(folder / "runs" / "many-s0", "many", "lora", 0, 0.5)
+    text = (folder / "runs" / "many-s0" / "result.json").read_text()
+    for number in range(1, 10_000):
+        run = folder / "runs" / f"many-{number}-s0"
+        run.mkdir()
+        (run / "result.json").write_text(text.replace('"many"', f'"many {number}"'))
+    pages = Pages(Watched(folder))
+    started = time.perf_counter()
+    page = pages.page()
+    first = time.perf_counter() - started
+    pages._next = 0.0
+    started = time.perf_counter()
+    assert pages.page() is page
+    again = time.perf_counter() - started
+    print(f"first {first:.2f} s, again {again:.2f} s, {len(page.html):,} bytes")
+    assert first < 60
+    assert again < 2
+    assert len(page.html) < 3_000_000
+    assert "9,804 more runs are not listed" in page.html.decode()
