@@ -19,7 +19,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help setup demo test bench matrix notebook docs check format clean
+.PHONY: help setup demo test bench matrix notebook docs pictures check format clean
 
 help: ## Show the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
@@ -51,6 +51,11 @@ notebook: $(STAMP) ## Run docs/notebooks/from-python.ipynb and write what its ce
 
 docs: $(STAMP) ## Build the site into out/site, and fail on a warning: a link or an anchor that leads nowhere
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
+
+pictures: $(STAMP) ## Draw docs/pictures anew from the report of the demo, with Chromium; runs the demo if OUT has none
+	test -e $(OUT)/leaderboard.json || $(MAKE) demo
+	$(BIN)/deltatune report $(OUT)
+	$(BIN)/python -m tools.pictures $(OUT)/report.html
 
 check: $(STAMP) ## Lint, formatting, types, import directions
 	$(BIN)/ruff check

@@ -1,68 +1,56 @@
-"""What the README shows works: blocks after `<!-- test -->` are run, in their order, in one empty folder."""
+"""The README is short, complete, and leads somewhere. tests/pages runs its blocks."""
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from deltatune.cli.app import app
 from deltatune.methods import METHODS
+from deltatune.tasks import TASKS
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-# <!-- test --> runs the block; <!-- test: NAME --> writes it to that file, for the blocks after it
-MARKED = re.compile(
-    r"^<!-- test(?:: (?P<file>\S+))? -->\n```(?P<language>\w+)\n(?P<code>.*?)^```$", re.M | re.S
-)
-RUNNERS = {"python": [sys.executable, "-c"], "bash": ["bash", "-euo", "pipefail", "-c"]}
 
 
-def test_every_mark_has_a_block() -> None:
-    assert len(MARKED.findall(README)) == README.count("<!-- test") >= 3
+def page(name: str) -> str:
+    return (ROOT / "docs" / name).read_text(encoding="utf-8")
 
 
-def test_the_marked_blocks_work(tmp_path: Path) -> None:
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    for block in MARKED.finditer(README):
-        if block["file"]:
-            (tmp_path / block["file"]).write_text(block["code"], encoding="utf-8")
-            continue
-        done = subprocess.run(
-            [*RUNNERS[block["language"]], block["code"]],
-            cwd=tmp_path,
-            env={**os.environ, "PATH": path},
-            capture_output=True,
-            text=True,
-            timeout=200,
-            check=False,
-        )
-        assert done.returncode == 0, f"{block['code']}\n{done.stdout}\n{done.stderr}"
+def table(text: str, heading: str) -> str:
+    section = text.split(f"\n## {heading}\n")[1].split("\n## ", maxsplit=1)[0]
+    return "\n".join(line for line in section.splitlines() if line.startswith("|"))
 
 
-def test_the_recipe_is_valid(tmp_path: Path) -> None:
-    from deltatune.recipe import load_recipe
-
-    [code] = [block["code"] for block in MARKED.finditer(README) if block["file"] == "recipe.yaml"]
-    (tmp_path / "recipe.yaml").write_text(code, encoding="utf-8")
-    recipe = load_recipe(tmp_path / "recipe.yaml")
-    assert [entry.name for entry in recipe.methods] == ["untuned", "lora", "lora r64", "prefix"]
+def test_it_is_short() -> None:
+    text = re.sub(
+        r"```.*?```|<!--.*?-->|<picture>.*?</picture>|^\|.*?$|\]\([^)]*\)", "", README, flags=re.S | re.M
+    )
+    assert 400 <= len(text.split()) <= 750
 
 
-def table_of(heading: str) -> set[str]:
-    section = README.split(f"\n## {heading}\n")[1].split("\n## ")[0]
-    return set(re.findall(r"^\| `(\w+)` \|", section, re.M))
+def test_the_tables_of_methods_are_complete() -> None:
+    assert set(re.findall(r"`(\w+)`", table(README, "Methods"))) == set(METHODS.names())
+    rows = re.findall(r"^\| `(\w+)` \|", table(page("how-to/which-method.md"), "All methods"), re.M)
+    assert sorted(rows) == sorted(METHODS.names())
 
 
-def test_the_tables_are_complete() -> None:
-    assert table_of("Methods") == set(METHODS.names())
-    assert table_of("Commands") == {command.name for command in app.registered_commands}
+def test_the_table_of_tasks_is_complete() -> None:
+    named = re.findall(r"`([\w-]+)`", table(page("how-to/recipe.md"), "The task"))
+    assert set(named) == set(TASKS.names())
 
 
-@pytest.mark.parametrize("link", re.findall(r"\]\((?!https?:)([^)#]+)\)", README))
+def test_the_reference_explains_every_command() -> None:
+    from tools.reference import commands
+
+    made = commands()
+    names = [command.name for command in app.registered_commands]
+    assert re.findall(r"^## (\S+)$", made, re.M) == names
+    assert re.findall(r"^\| \[`(\S+)`\]", made, re.M) == names
+
+
+@pytest.mark.parametrize("link", re.findall(r"(?:\]\(|srcset=\"|src=\")(?!https?:)([^)#\"]+)", README))
 def test_links_lead_somewhere(link: str) -> None:
     assert (ROOT / link).exists()

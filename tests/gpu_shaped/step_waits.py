@@ -84,7 +84,9 @@ def pinned(batch: dict[str, Tensor]) -> dict[str, Tensor]:
 def table(gpu: pretended.Gpu) -> Iterator[str]:
     """The rows of the table, as Markdown."""
     yield (
-        "| method | " + " | ".join(f"{name}, a step" for name in TASKS) + " | t5, a token | llama, a token |"
+        "| method | "
+        + " | ".join(f"{name}, per step" for name in TASKS)
+        + " | t5, per token | llama, per token |"
     )
     yield "|---" * 7 + "|"
     for method in METHOD_NAMES:

@@ -159,9 +159,9 @@ def test_a_sample_of_no_grid_is_refused() -> None:
     assert len(labels("methods=[lora]", "grid={train.lr: [0.1, 0.2, 0.3]}", "sample=2")) == 2
 
 
-def test_the_recipe_of_the_readme_is_one() -> None:
-    text = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
-    section = text.partition("## Choosing settings fairly")[2].partition("```yaml\n")[2].partition("```")[0]
+def test_the_recipe_that_compares_fairly_is_one() -> None:
+    page = Path(__file__).parents[2] / "docs" / "how-to" / "compare-fairly.md"
+    section = page.read_text(encoding="utf-8").partition("```yaml\n")[2].partition("```")[0]
     recipe = parse_recipe({**BASE, **yaml.safe_load(section)})
     assert len(recipe.methods) == 8
     assert recipe.tune
