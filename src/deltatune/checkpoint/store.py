@@ -55,6 +55,14 @@ def save_adapter(
         base_name: Hub id or path of the base, for those who load it.
         fingerprint: Hash of the base's weights, checked when it is loaded.
     """
+    with atomic_folder(folder) as temporary:
+        write_adapter(model, name, temporary, base_name=base_name, fingerprint=fingerprint)
+
+
+def write_adapter(
+    model: Holder, name: str, folder: Path, *, base_name: str = "", fingerprint: str | None = None
+) -> None:
+    """Write the adapter's files into a folder that is there; arguments as of `save_adapter`."""
     adapter, config = model.adapter(name), model.configs[name]
     saved = config.for_inference(adapter)
     base_name = base_name or str(getattr(model.base.config, "_name_or_path", ""))
@@ -65,42 +73,41 @@ def save_adapter(
     if is_bare(model.base) and not (model.view.is_vision or model.view.is_encoder_decoder):
         task = "FEATURE_EXTRACTION"  # peft's model for it hands text alone to its base
     prefix = _prefix(peft_type)
-    with atomic_folder(folder) as temporary:
-        keys = {k if k.startswith(_AT_ROOT) else prefix + k: t for k, t in tensors.items()}
-        write_tensors(temporary / TENSORS, keys)
-        write_json(
-            temporary / CONFIG,
+    keys = {k if k.startswith(_AT_ROOT) else prefix + k: t for k, t in tensors.items()}
+    write_tensors(folder / TENSORS, keys)
+    write_json(
+        folder / CONFIG,
+        {
+            "peft_type": peft_type,
+            "task_type": task,
+            "base_model_name_or_path": public_name(base_name),
+            "inference_mode": True,
+            "modules_to_save": adapter.heads() or None,
+            **fields,
+        },
+    )
+    write_json(
+        folder / OURS,
+        sealed(
             {
-                "peft_type": peft_type,
-                "task_type": task,
-                "base_model_name_or_path": public_name(base_name),
-                "inference_mode": True,
-                "modules_to_save": adapter.heads() or None,
-                **fields,
-            },
-        )
-        write_json(
-            temporary / OURS,
-            sealed(
-                {
-                    "schema": SCHEMA,
-                    "deltatune": __version__,
-                    "method": saved.name,
-                    "config": saved.model_dump(mode="json"),
-                    "heads": adapter.heads(),
-                    "base": {
-                        "name": base_name,
-                        "structure": structure(model.base),
-                        "fingerprint": fingerprint,
-                        "dtype": _precision(model),
-                    },
-                    "peft_compatible": exported is not None,
-                    "parameters": sum(t.numel() for t in tensors.values()),
-                    "sha256": sha256(temporary / TENSORS),
-                    "files": {CONFIG: sha256(temporary / CONFIG)},
-                }
-            ),
-        )
+                "schema": SCHEMA,
+                "deltatune": __version__,
+                "method": saved.name,
+                "config": saved.model_dump(mode="json"),
+                "heads": adapter.heads(),
+                "base": {
+                    "name": base_name,
+                    "structure": structure(model.base),
+                    "fingerprint": fingerprint,
+                    "dtype": _precision(model),
+                },
+                "peft_compatible": exported is not None,
+                "parameters": sum(t.numel() for t in tensors.values()),
+                "sha256": sha256(folder / TENSORS),
+                "files": {CONFIG: sha256(folder / CONFIG)},
+            }
+        ),
+    )
 
 
 def _precision(model: Holder) -> str:

@@ -366,11 +366,11 @@ class AdaptedModel(nn.Module):
         """
         require_foldable(self.base)
         routes = compose.all_rows(names, self.adapter) if names else self._active.routes
-        model = self._plain_base()
+        model = self.plain_base()
         fold_routes_into_(model, [(route, self.adapter(route.name)) for route in routes])
         return model
 
-    def _plain_base(self) -> nn.Module:
+    def plain_base(self) -> nn.Module:
         """The base as it was before any adapter, for copying: no hooks, original attention and parameters."""
         active, recomputed = self._active.routes, self.fast.recomputation.enabled
         self._set_routes(())

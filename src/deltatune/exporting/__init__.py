@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 TARGETS: Registry[Target] = Registry(
     "target",
     {
+        "lora": "deltatune.exporting.lora:TARGET",
         "merged": "deltatune.exporting.merged:TARGET",
     },
     group="deltatune.targets",

@@ -15,11 +15,13 @@ from transformers.utils import logging
 def quiet() -> Iterator[None]:
     """Silence Transformers' loading bars, logger and Python warnings; all is restored afterwards.
 
-    So is torch's log of what fails on tensors without data, which is an exception besides.
+    So is torch's log of what fails on tensors without data, which is an exception besides, and that of
+    bitsandbytes, which peft imports, of kernels that nobody asked for.
     """
-    trials = getLogger("torch._subclasses.fake_tensor")
-    of_trials = trials.level
-    trials.setLevel(CRITICAL)
+    loggers = {name: getLogger(name) for name in ("torch._subclasses.fake_tensor", "bitsandbytes")}
+    levels = {name: logger.level for name, logger in loggers.items()}
+    for logger in loggers.values():
+        logger.setLevel(CRITICAL)
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     with warnings.catch_warnings(), _silent_gguf():
         warnings.simplefilter("ignore")
@@ -28,7 +30,8 @@ def quiet() -> Iterator[None]:
         try:
             yield
         finally:
-            trials.setLevel(of_trials)
+            for name, logger in loggers.items():
+                logger.setLevel(levels[name])
             logging.set_verbosity(level)
             if bars:
                 logging.enable_progress_bar()

@@ -24,6 +24,7 @@ from deltatune.results import MergedModel
 from deltatune.runs.load import attach_run, load_run
 from deltatune.runs.loaded import NAME, LoadedRun
 from deltatune.runs.place import Product, locked_place, require_apart
+from deltatune.runs.proof import about, proof_of
 from deltatune.runs.sample import sample_batch
 from deltatune.runs.sentence_files import write_sentence_files
 from deltatune.tasks import TASKS
@@ -252,10 +253,6 @@ MERGED = _MergedModel("merged model", "merge", "is not a model that was merged b
 
 def _certificate(loaded: LoadedRun, out: Path, others: Sequence[str]) -> Proof:
     """The run's own certificate, to go on with; of several runs only what they are."""
-    result = loaded.result
-    about = {"name": loaded.name, "method": loaded.method, "seed": result.seed if result else None}
     if others:
-        return Proof(out / CERTIFICATE, about | {"merged_with": list(others)})
-    proof = Proof(out / CERTIFICATE, about)
-    proof.take(result.certificate if result else [])
-    return proof
+        return Proof(out / CERTIFICATE, about(loaded) | {"merged_with": list(others)})
+    return proof_of(loaded, out / CERTIFICATE)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from deltatune.data.load import asked_columns, load_data, prompt_row
 from deltatune.data.readers import Writing
 from deltatune.data.rows import Row
 from deltatune.errors import DataError
-from deltatune.evaluation import Prediction, answer, evaluate
+from deltatune.evaluation import Evaluation, Prediction, answer, evaluate
 from deltatune.files import meant, write_lines
 from deltatune.models.positions import room_of
 from deltatune.observer import Observer, Silent
@@ -81,22 +81,42 @@ def evaluate_run(
     encoded = loaded.encoder.encode(rows)
     for warning in _room(loaded, {split: encoded}, new_tokens(loaded.recipe)):
         observer.warn(warning)
-    observer.start("Evaluating", len(rows))
+    found = scored(loaded, rows, encoded, observer)
+    if predictions is not None:
+        write_lines(meant(predictions), [prediction.as_dict() for prediction in found.predictions])
+    return found.metrics
+
+
+def scored(
+    loaded: LoadedRun,
+    rows: Sequence[Row],
+    encoded: Encoded,
+    observer: Observer,
+    task: str = "Evaluating",
+) -> Evaluation:
+    """Evaluate the active deltas of a loaded run on rows, as the run itself was evaluated.
+
+    Args:
+        loaded: The run.
+        rows: The rows.
+        encoded: The same, encoded.
+        observer: Is told of the progress, as of `task`.
+        task: The task's name.
+    """
+    observer.start(task, len(rows))
     shown = 0
 
     def advance(done: int, total: int) -> None:
         nonlocal shown
         reached = round(done / total * len(rows))
-        observer.advance("Evaluating", reached - shown)
+        observer.advance(task, reached - shown)
         shown = reached
 
-    with fast_cpu(loaded.model.device):  # as the run itself was evaluated
+    with fast_cpu(loaded.model.device):
         spec = loaded.recipe.evaluation
         found = evaluate(loaded.model, rows, encoded, loaded.encoder, spec, advance, loaded.threshold)
-    observer.finish("Evaluating")
-    if predictions is not None:
-        write_lines(meant(predictions), [prediction.as_dict() for prediction in found.predictions])
-    return found.metrics
+    observer.finish(task)
+    return found
 
 
 @dataclass(frozen=True)

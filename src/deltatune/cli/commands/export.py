@@ -23,7 +23,7 @@ from deltatune.cli.options import (
 from deltatune.errors import DeltatuneError
 
 if TYPE_CHECKING:
-    from deltatune.results import Exported
+    from deltatune.results import Exported, KeptMetric
 
 
 def export(
@@ -82,9 +82,12 @@ def export(
     """Write what a run has learned in a form that other programs read, and measure what that loses.
 
     [bold]Targets[/bold]
+      lora    plain LoRA of any method that changes weights, in peft's format
       merged  a plain Transformers model, as [bold]deltatune merge[/bold] writes it
 
     [bold]Examples[/bold]
+      $ deltatune export out/tables/runs/dora-s0 lora --as lora --rank 16
+      $ deltatune export out/tables/runs/full-s0 lora --as lora --keep 99% --dry-run
       $ deltatune export out/tables/runs/dora-s0 merged --as merged
 
     [bold]Files[/bold]: those of the target, export.json (what was kept and what was lost), certificate.json.
@@ -119,4 +122,54 @@ def export(
 
 def _show(done: Exported) -> None:
     """Print what was written, in words."""
-    output.fields(f"Exported {done.run} as {done.target}", done.as_dict())
+    from deltatune.cli.show import sites
+
+    lines: dict[str, object] = {"method": done.method, "base": done.base}
+    if done.sites:
+        ranks = sorted({site.rank for site in done.sites})
+        span = f"{ranks[0]}" if len(ranks) == 1 else f"{ranks[0]} to {ranks[-1]}"
+        lines["low-rank updates"] = f"{len(done.sites)} layers, rank {span}"
+        lines["kept"] = f"{done.kept:.4%} of the energy of the updates"
+    for name, paths in (("saved whole", done.whole), ("biases", done.biases)):
+        if paths:
+            lines[name] = sites(paths)
+    if done.left_out:
+        lines["left out"] = [f"{part.parameter}: {part.why}" for part in done.left_out]
+    for each in done.compared:
+        lines[f"logits in {each.computed_by}"] = (
+            f"differ by up to {each.largest_difference:.3g}; the delta moves them by up to {each.effect:.3g} "
+            f"({each.on})"
+        )
+    if done.metric:
+        lines[done.metric.metric] = _kept(done.metric)
+    lines |= done.details
+    if done.notes:
+        lines["notes"] = done.notes
+    lines["verdict"] = _verdict(done)
+    head = f"Exported {done.run} as {done.target} to {done.folder}"
+    output.fields(head if done.folder else f"{done.run} as {done.target} (dry run)", lines)
+
+
+def _kept(metric: KeptMetric) -> str:
+    """`0.91 -> 0.90 (-0.01, 95 % interval -0.02 to 0.00, 500 test rows)`."""
+    interval = "" if metric.low is None else f", 95 % interval {metric.low:+.3g} to {metric.high:+.3g}"
+    return (
+        f"{metric.before:.4g} -> {metric.after:.4g} ({metric.difference:+.3g}{interval}, "
+        f"{metric.rows} test rows)"
+    )
+
+
+def _verdict(done: Exported) -> str:
+    """Whether anything was lost."""
+    if done.exact:
+        return "exact: it computes what the run does, to rounding."
+    metric, raised = done.metric, "raise --rank or --keep."
+    if any(2 * each.largest_difference > each.effect for each in done.compared):
+        return f"not exact: outputs are off by more than half of what the delta does; {raised}"
+    if metric is None or metric.low is None or metric.high is None:
+        return "not exact: see what is kept."
+    if metric.low == metric.high == 0:
+        return f"not exact, and {metric.metric} is the same on every test row."
+    if metric.low <= 0 <= metric.high:
+        return f"not exact; that {metric.metric} differs is not shown by these test rows."
+    return f"not exact, and {metric.metric} differs by more than chance; {raised}"

@@ -1,0 +1,147 @@
+"""The target `lora`: any change of weights as plain LoRA, a folder that peft and deltatune read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from deltatune.checkpoint.inspection import CERTIFICATE
+from deltatune.checkpoint.store import load_adapter, write_adapter
+from deltatune.core.model import AdaptedModel
+from deltatune.exporting.in_peft import in_peft, no_peft, version
+from deltatune.exporting.low_rank import EXPORTED, LowRank, attach, low_rank
+from deltatune.exporting.measure import Outputs, kept_metric
+from deltatune.exporting.target import Job, Target, write_result
+from deltatune.quant import describe
+from deltatune.results import Comparison, Exported, KeptMetric
+from deltatune.runs.loaded import LoadedRun
+from deltatune.runs.proof import proof_of
+from deltatune.training.proof.certificate import Proof
+
+SAME, KEPT, IN_PEFT = "exported LoRA is the same", "kept by the export", "peft computes the same"
+REPORT = "The folder does not hold what was made; please report it."
+
+
+class Lora:
+    """Plain LoRA by truncated singular value decomposition."""
+
+    title = "Plain LoRA in peft's format, of any method that changes weights."
+    options = frozenset({"rank", "keep", "rows"})
+
+    def export(self, job: Job) -> Exported:
+        """Decompose, write, load again and measure."""
+        loaded = job.load()
+        made = low_rank(loaded.model, loaded.method, job.settings, job.observer)
+        if job.dry_run:
+            return planned(job, "lora", loaded, made)
+        with job.folder() as folder:
+            attach(loaded.model, made)
+            return write_lora(job, "lora", loaded, made, folder)
+
+
+TARGET: Target = Lora()
+
+
+def planned(job: Job, target: str, loaded: LoadedRun, made: LowRank) -> Exported:
+    """What an export as LoRA would be, before anything is written or measured."""
+    return Exported(
+        **job.about(target, loaded.method, loaded.base.name),
+        folder=None,
+        exact=made.exact,
+        sites=made.sites,
+        whole=made.changes.whole,
+        biases=list(made.changes.biases),
+        left_out=made.changes.left_out,
+        notes=_notes(loaded.model, made),
+    )
+
+
+def write_lora(job: Job, target: str, loaded: LoadedRun, made: LowRank, folder: Path) -> Exported:
+    """Write what is attached as `EXPORTED`, load it again, and measure it.
+
+    Raises:
+        TrainingError: What was read back computes something else than what was made, or an exact export
+            something else than the run.
+    """
+    model = loaded.model
+    write_adapter(model, EXPORTED, folder, base_name=loaded.base.name, fingerprint=loaded.fingerprint)
+    model.detach(EXPORTED)
+    load_adapter(model, folder, EXPORTED, fingerprint=loaded.fingerprint)
+    job.observer.stage("Comparing outputs")
+    outputs, proof = Outputs(loaded), proof_of(loaded, folder / CERTIFICATE)
+    compared = [outputs.comparison(outputs.exported(), "deltatune")]
+    notes = _notes(model, made)
+    if made.exact:
+        proof.equal_logits(SAME, outputs.beside(outputs.run), outputs.exported(), REPORT)
+    notes += _in_peft(loaded, folder, outputs, proof, compared)
+    metric = kept_metric(loaded, job.settings.rows, job.observer)
+    if isinstance(metric, str):
+        notes.append(metric)
+    plan = planned(job, target, loaded, made)
+    done = plan.model_copy(
+        update={
+            "folder": str(job.out),
+            "compared": compared,
+            "metric": metric if isinstance(metric, KeptMetric) else None,
+            "notes": notes,
+        }
+    )
+    if not made.exact:
+        _tell(proof, done)
+    proof.write()
+    write_result(folder, done)
+    return done
+
+
+def _in_peft(
+    loaded: LoadedRun, folder: Path, outputs: Outputs, proof: Proof, compared: list[Comparison]
+) -> list[str]:
+    """Check that peft computes the same as we do with the folder; notes on what it was not asked."""
+    reason = no_peft(loaded)
+    if reason is not None:
+        return [reason]
+    wanted, found = in_peft(loaded, folder, EXPORTED, outputs.batch)
+    proof.equal_logits(
+        IN_PEFT, wanted, found, f"{version()} reads the folder in another way. Please report it."
+    )
+    compared.append(
+        Comparison(
+            computed_by=version(),
+            on=wanted.of,
+            largest_difference=wanted.distance(found),
+            effect=wanted.distance(wanted.plain),
+        )
+    )
+    return []
+
+
+def _tell(proof: Proof, done: Exported) -> None:
+    """Write down what an export that is not exact keeps; that it keeps less than all is no failure."""
+    ours, metric = done.compared[0], done.metric
+    parts = [
+        f"{done.kept:.4%} of the energy of the updates",
+        f"logits differ by up to {ours.largest_difference:.3g}; the delta moves them by {ours.effect:.3g}",
+    ]
+    if metric is not None:
+        parts.append(f"{metric.metric} {metric.before:.4g} -> {metric.after:.4g}")
+    values = {"energy": done.kept, "difference": ours.largest_difference, "effect": ours.effect}
+    proof.check(KEPT, True, "; ".join(parts), "", values)
+
+
+def _notes(model: AdaptedModel, made: LowRank) -> list[str]:
+    """What must be known to use a LoRA of this run."""
+    notes = []
+    formats = describe(model.base)
+    if formats:
+        notes.append(
+            f"The run's base is quantized ({formats}), and updates are those of its weights as they were. So "
+            "the LoRA belongs to the base quantized in this way; on the base as it was before it is off by "
+            "what quantizing lost."
+        )
+    if made.changes.biases:
+        notes.append(
+            "Biases are in the file. peft writes them into the base when it loads the file, and does not "
+            "take them out again when the adapter is switched off."
+        )
+    if not made.factors:
+        notes.append("No layer has a low-rank update: one holds zeros, since peft's LoRA needs a layer.")
+    return notes
