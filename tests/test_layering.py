@@ -32,7 +32,8 @@ ORDER = [
         "units",
     ),
     *("tasks", "results", "recipe", "quant", "core", "methods", "models", "data", "checkpoint", "memory"),
-    *("evaluation", "report", "training", "runs", "comparison", "watch", "exporting", "cli", "integrations"),
+    *("evaluation", "report", "training", "runs", "comparison", "watch", "exporting", "sharing", "starting"),
+    *("cli", "integrations"),
     *("board", "api", "testing", "__init__", "__main__"),
 ]
 LAZILY = {  # upward, within functions or for the types alone
@@ -59,6 +60,8 @@ LIGHT = {
     "recipe",
     "report",
     "watch",
+    "sharing",
+    "starting",
     "cli",
     "board",
     "api",

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from pydantic import PrivateAttr
 
 from deltatune.errors import DeltatuneError
+from deltatune.files import OURS
 from deltatune.results import DataPreview, Leaderboard, Plan, RunResult
 
 if TYPE_CHECKING:
@@ -20,12 +22,41 @@ class Board(Leaderboard):
     """A leaderboard that knows its comparison's folder, and shows itself in a notebook."""
 
     _folder: Path = PrivateAttr()
+    _temporary: tempfile.TemporaryDirectory[str] | None = PrivateAttr(default=None)
+    """Of a packed comparison: where it was unpacked to."""
 
     @classmethod
     def at(cls, folder: Path, board: Leaderboard) -> Self:
         """The leaderboard of the comparison in `folder`."""
         made = cls.model_validate(board.as_dict())
         made._folder = folder
+        return made
+
+    @classmethod
+    def open(cls, folder: Path) -> Self:
+        """The leaderboard of the comparison in `folder`, as its file has it.
+
+        Raises:
+            DeltatuneError: The folder holds no comparison.
+        """
+        from deltatune.report.load import load
+
+        return cls.at(folder, load(folder).board)
+
+    @classmethod
+    def unpacked(cls, path: Path) -> Self:
+        """The leaderboard of a packed comparison, whose files are there as long as it is.
+
+        Raises:
+            DeltatuneError: It holds no comparison, or may not be unpacked.
+        """
+        from deltatune.sharing.archive import unpack
+
+        temporary = tempfile.TemporaryDirectory(prefix=OURS)
+        folder = Path(temporary.name) / path.stem
+        folder.mkdir()
+        made = cls.open(unpack(path, folder).folder)
+        made._temporary = temporary
         return made
 
     @property

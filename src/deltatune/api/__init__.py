@@ -13,6 +13,7 @@ Data may be in memory, and methods may be configs. In threads, one works at a ti
 
 from __future__ import annotations
 
+from deltatune.api.sharing import open_board, pack, push
 from deltatune.api.training import check, compare, make_recipe, plan, train
 from deltatune.api.using import evaluate, export, inspect, load, merge, predict
 
@@ -25,7 +26,10 @@ __all__ = [
     "load",
     "make_recipe",
     "merge",
+    "open_board",
+    "pack",
     "plan",
     "predict",
+    "push",
     "train",
 ]

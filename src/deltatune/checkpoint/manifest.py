@@ -61,10 +61,17 @@ def mark(folder: Path, kind: str) -> None:
     _write(folder, kind, known.id if known else secrets.token_hex(8), {})
 
 
-def vouch(folder: Path, kind: str, files: Mapping[str, str]) -> None:
-    """Write down the checksums of the folder's files, by their paths in it."""
+def vouch(folder: Path, kind: str, files: Mapping[str, str], number: str | None = None) -> None:
+    """Write down the checksums of the folder's files, by their paths in it.
+
+    Args:
+        folder: The folder.
+        kind: What it is.
+        files: The checksums.
+        number: Its id, of a copy; else it keeps its own or gets a new one.
+    """
     known = read_manifest(folder)
-    _write(folder, kind, known.id if known else secrets.token_hex(8), files)
+    _write(folder, kind, number or (known.id if known else secrets.token_hex(8)), files)
 
 
 def _write(folder: Path, kind: str, number: str, files: Mapping[str, str]) -> None:

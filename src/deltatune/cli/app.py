@@ -27,6 +27,7 @@ from deltatune.cli.commands import (
     export,
     plan,
     reference,
+    share,
     tasks,
     train,
     watch,
@@ -201,6 +202,8 @@ app.command("chat", rich_help_panel=LOOK)(chat.chat)
 app.command("inspect", rich_help_panel=LOOK)(delta.inspect)
 app.command("merge", rich_help_panel=LOOK)(delta.merge)
 app.command("export", rich_help_panel=LOOK)(export.export)
+app.command("push", rich_help_panel=LOOK)(share.push)
+app.command("pack", rich_help_panel=LOOK)(share.pack)
 app.command("cache", rich_help_panel=LOOK)(cache.show)
 app.command("doctor", rich_help_panel=LOOK)(doctor.doctor)
 app.command("methods", rich_help_panel=LOOK)(reference.methods)

@@ -17,7 +17,7 @@ from deltatune.recipe.given import Given
 from deltatune.recipe.wanted import FILE, run_recipe
 from deltatune.runs.foreign import is_without_run, load_without_run
 from deltatune.runs.loaded import NAME, LoadedRun
-from deltatune.training.given.folder import finished_result
+from deltatune.training.given.folder import delta_folder, finished_result
 from deltatune.training.given.start import other_head
 
 
@@ -73,7 +73,7 @@ def load_run(
     )
     digest = base.settle(place)
     model = AdaptedModel(base.model, base.new_modules, processor=base.processor, pooling=base.pooling)
-    load_adapter(model, folder / "adapter", NAME, fingerprint=digest)
+    load_adapter(model, delta_folder(folder), NAME, fingerprint=digest)
     model.eval()
     encoder = Encoder(recipe.task, base.processor, recipe.data, labels, base.facts, result.data.scale)
     return LoadedRun(folder, recipe, base, model, encoder, result, result.name, result.method, digest)
@@ -105,4 +105,4 @@ def attach_run(loaded: LoadedRun, folder: Path, name: str) -> None:
             f"the runs in '{loaded.folder}' and '{folder}' have targets with other means or spreads.",
             remedy="Put runs of the same training rows together.",
         )
-    load_adapter(loaded.model, folder / "adapter", name, fingerprint=loaded.fingerprint)
+    load_adapter(loaded.model, delta_folder(folder), name, fingerprint=loaded.fingerprint)

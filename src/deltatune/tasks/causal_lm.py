@@ -54,6 +54,7 @@ class CausalLM(Task):
     auto_class: ClassVar = "AutoModelForCausalLM"
     needs: ClassVar = "a decoder-only model"
     peft_type: ClassVar = "CAUSAL_LM"
+    pipeline: ClassVar = "text-generation"
     packs: ClassVar = True
 
     plain_text: ClassVar = True

@@ -49,6 +49,7 @@ class ConversationTask(Task):
     auto_class: ClassVar = "AutoModelForCausalLM"
     needs: ClassVar = "a decoder-only model"
     peft_type: ClassVar = "CAUSAL_LM"
+    pipeline: ClassVar = "text-generation"
     packs: ClassVar = True
 
     conversations: ClassVar = True

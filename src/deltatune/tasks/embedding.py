@@ -38,6 +38,7 @@ class Embedding(Task):
     auto_class: ClassVar = "AutoModel"
     needs: ClassVar = "an encoder, or a decoder alone"
     peft_type: ClassVar = "FEATURE_EXTRACTION"
+    pipeline: ClassVar = "sentence-similarity"
     embeds: ClassVar = True
 
     finds_targets: ClassVar = True

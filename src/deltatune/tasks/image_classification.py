@@ -27,6 +27,7 @@ class ImageClassification(Task):
     )
 
     auto_class: ClassVar = "AutoModelForImageClassification"
+    pipeline: ClassVar = "image-classification"
     new_head: ClassVar = True
 
     reads: ClassVar = "images"

@@ -37,6 +37,7 @@ class MultiLabelClassification(Task):
 
     auto_class: ClassVar = "AutoModelForSequenceClassification"
     peft_type: ClassVar = "SEQ_CLS"
+    pipeline: ClassVar = "text-classification"
     new_head: ClassVar = True
 
     pairs: ClassVar = True

@@ -162,6 +162,8 @@ class Task(Protocol):
     """The kind of base, for messages: `an encoder-decoder`; empty if it goes without saying."""
     peft_type: ClassVar[str | None] = None
     """What peft calls it (`task_type`)."""
+    pipeline: ClassVar[str | None] = None
+    """What the Hub calls it (`pipeline_tag`); it has no name of its own for every task."""
     embeds: ClassVar[bool] = False
     """Whether the base gives vectors of texts, by pooling its tokens' states (`model.pooling`)."""
     new_head: ClassVar[bool] = False

@@ -33,6 +33,7 @@ class TextClassification(Task):
 
     auto_class: ClassVar = "AutoModelForSequenceClassification"
     peft_type: ClassVar = "SEQ_CLS"
+    pipeline: ClassVar = "text-classification"
     new_head: ClassVar = True
 
     pairs: ClassVar = True

@@ -36,6 +36,7 @@ class TextRegression(Task):
 
     auto_class: ClassVar = "AutoModelForSequenceClassification"
     peft_type: ClassVar = "SEQ_CLS"
+    pipeline: ClassVar = "text-classification"
     new_head: ClassVar = True
 
     pairs: ClassVar = True

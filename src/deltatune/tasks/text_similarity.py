@@ -36,6 +36,7 @@ class TextSimilarity(Task):
     auto_class: ClassVar = "AutoModel"
     needs: ClassVar = "an encoder, or a decoder alone"
     peft_type: ClassVar = "FEATURE_EXTRACTION"
+    pipeline: ClassVar = "sentence-similarity"
     embeds: ClassVar = True
 
     pairs: ClassVar = True

@@ -41,6 +41,7 @@ class TextToText(Task):
     auto_class: ClassVar = "AutoModelForSeq2SeqLM"
     needs: ClassVar = "an encoder-decoder"
     peft_type: ClassVar = "SEQ_2_SEQ_LM"
+    pipeline: ClassVar = "text-generation"
 
     several_references: ClassVar = True
     senseless: ClassVar = tokens.IMAGE_SIZE

@@ -39,6 +39,7 @@ class TokenClassification(Task):
 
     auto_class: ClassVar = "AutoModelForTokenClassification"
     peft_type: ClassVar = "TOKEN_CLS"
+    pipeline: ClassVar = "token-classification"
     new_head: ClassVar = True
 
     has_classes: ClassVar = True

@@ -202,7 +202,9 @@ def report(
     folder: Annotated[
         Path,
         typer.Argument(
-            help="The folder of a comparison (what [bold]compare[/bold] wrote).", show_default=False
+            help="The folder of a comparison (what [bold]compare[/bold] wrote), or a file that "
+            "[bold]pack[/bold] wrote.",
+            show_default=False,
         ),
     ],
     form: Annotated[
@@ -217,8 +219,8 @@ def report(
         Path | None,
         typer.Option(
             "--out",
-            help="Write to this file. Default: report.html or charts.png in the folder; the other formats "
-            "go to stdout.",
+            help="Write to this file. Default: report.html or charts.png in the folder, or beside the packed "
+            "file by its name; the other formats go to stdout.",
             show_default=False,
         ),
     ] = None,
@@ -231,6 +233,7 @@ def report(
       $ deltatune report out/tables --format md > table.md
       $ deltatune report out/tables --format svg > charts.svg
       $ deltatune report out/tables --out charts.png
+      $ deltatune report tables.dtz          [dim]# of a packed comparison: writes tables.html[/dim]
 
     [bold]Files[/bold]: report.html in the folder, one page that needs no network.
     [bold]--json[/bold] prints the leaderboard, as [bold]--format json[/bold] does.
@@ -241,11 +244,30 @@ def report(
         raise DeltatuneError(
             f"{form!r} is not a format of reports.", field="--format", remedy=nearest(form, FORMATS)
         )
+    form = "json" if as_json else form
+    from deltatune import files
+    from deltatune.sharing.pack import opened
+
+    with opened(folder) as unpacked:
+        if unpacked.folder != folder and out is None and form in ("html", "png"):
+            out = _beside(folder, form)
+        if unpacked.kind == "run" and form == "html" and out is not None:
+            from deltatune.report.shown import run_page
+            from deltatune.training.given.folder import finished_result
+
+            page = run_page(unpacked.folder, finished_result(unpacked.folder))
+            files.make_folder(out.parent)
+            files.write_text(files.meant(out), page)
+            output.line(out)
+            return
+        _report(unpacked.folder, form, out)
+
+
+def _report(folder: Path, form: str, out: Path | None) -> None:
+    """Write the report of the comparison in a folder."""
     from deltatune import files
     from deltatune.report import render, write_png, write_report
 
-    if as_json:
-        form = "json"
     if form == "html" and out is None:
         output.line(write_report(folder))
         return
@@ -262,6 +284,24 @@ def report(
     files.make_folder(out.parent)
     files.write_text(files.meant(out), text)
     output.line(out)
+
+
+def _beside(packed: Path, form: str) -> Path:
+    """Where the report of a packed comparison goes unless the user says so.
+
+    Raises:
+        DeltatuneError: There is a file that is no report.
+    """
+    out = packed.with_suffix(f".{form}")
+    if out.is_symlink() or (out.exists() and (form != "html" or not _is_report(out))):
+        raise DeltatuneError(f"'{out}' is there.", field="--out", remedy="Name the file to write with --out.")
+    return out
+
+
+def _is_report(path: Path) -> bool:
+    """Whether a page is one of ours."""
+    with path.open("rb") as handle:
+        return b'<meta name="generator" content="deltatune">' in handle.read(4096)
 
 
 def demo(

@@ -133,6 +133,12 @@ def finished_result(folder: Path) -> RunResult:
     return result
 
 
+def delta_folder(run: Path) -> Path:
+    """Where a run keeps its delta; one that was pushed to the Hub has it at the top, where peft looks."""
+    inner = run / "adapter"
+    return run if not inner.is_dir() and (run / CONFIG).is_file() else inner
+
+
 def require_delta(out: Path, result: RunResult, *, remedy: str) -> None:
     """Check that the delta of a finished run is the one it saved.
 
