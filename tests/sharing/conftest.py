@@ -37,7 +37,7 @@ def compared(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "split": {"validation": 0.2, "test": 0.2},
             "max_target_tokens": 16,
         },
-        "methods": ["untuned", "lora", "prefix"],
+        "methods": ["untuned", "lora"],
         "train": {"epochs": 1, "batch_size": 8, "lr": 0.01, "precision": "fp32"},
         "evaluation": {"max_new_tokens": 8, "batch_size": 8},
     }
