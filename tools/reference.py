@@ -70,16 +70,31 @@ def _default(option: Any) -> str:
 def recipe() -> str:
     """Every field of a recipe, section by section; then the settings of each method."""
     schema = json_schema()
-    named = schema["$defs"]
-    parts = ["## The whole", _fields(schema)]
-    for name, section in named.items():
-        if not name.startswith("method.") and "properties" in section:
-            parts += [f"## {name}", _described(section), _fields(section)]
+    named, places = schema["$defs"], _places(schema)
+    parts = ["## The whole", _fields(schema, places)]
+    for name, place in places.items():
+        if "properties" in named[name]:
+            parts += [f"## {place}", _described(named[name]), _fields(named[name], places)]
     parts.append("## Settings of methods")
     for name, section in named.items():
         if name.startswith("method."):
-            parts += [f"### {name.removeprefix('method.')}", _described(section), _fields(section)]
+            method = name.removeprefix("method.")
+            parts += [f"### {method}", _described(section), _fields(section, places)]
     return "\n\n".join(part for part in parts if part)
+
+
+def _places(schema: dict[str, Any]) -> dict[str, str]:
+    """Name of a section in a schema -> its place in what is described: `ColumnsSpec` -> data.columns."""
+    named, places = schema.get("$defs", {}), {}
+    waiting = [("", schema)]
+    while waiting:
+        at, section = waiting.pop(0)
+        for field, content in section.get("properties", {}).items():
+            for name in re.findall(r"#/\$defs/([\w.]+)", str(content)):
+                if name not in places and name in named and not name.startswith("method."):
+                    places[name] = f"{at}{field}"
+                    waiting.append((f"{at}{field}.", named[name]))
+    return places
 
 
 def files() -> str:
@@ -87,10 +102,12 @@ def files() -> str:
     parts = []
     for kind in KINDS:
         schema = results_schema(kind)
-        parts += [f"## {FILES[kind]}", _described(schema), _fields(schema)]
-        for name, section in schema.get("$defs", {}).items():
-            if "properties" in section:
-                parts += [f"### {kind}: {name}", _described(section), _fields(section)]
+        named = schema.get("$defs", {})
+        places = {name: f"{kind}: {place}" for name, place in _places(schema).items()}
+        parts += [f"## {FILES[kind]}", _described(schema), _fields(schema, places)]
+        for name, place in places.items():
+            if "properties" in named[name]:
+                parts += [f"### {place}", _described(named[name]), _fields(named[name], places)]
     return "\n\n".join(part for part in parts if part)
 
 
@@ -98,11 +115,13 @@ def _described(schema: dict[str, Any]) -> str:
     return _plain(schema.get("description", ""))
 
 
-def _fields(schema: dict[str, Any]) -> str:
+def _fields(schema: dict[str, Any], places: dict[str, str]) -> str:
     rows = []
     for name, field in schema.get("properties", {}).items():
         about = _cell(_plain(field.get("description", "")))
-        rows.append(f"| `{name}` | {_cell(_type(field))} | {_json_default(name, field, schema)} | {about} |")
+        rows.append(
+            f"| `{name}` | {_cell(_type(field, places))} | {_json_default(name, field, schema)} | {about} |"
+        )
     return "\n".join(["| field | type | default | |", "|---|---|---|---|", *rows]) if rows else ""
 
 
@@ -115,19 +134,20 @@ def _json_default(name: str, field: dict[str, Any], schema: dict[str, Any]) -> s
     return "" if value is None else f"`{str(value).lower() if isinstance(value, bool) else value}`"
 
 
-def _type(schema: dict[str, Any]) -> str:
-    """A JSON schema as a short phrase."""
+def _type(schema: dict[str, Any], places: dict[str, str]) -> str:
+    """A JSON schema as a short phrase; sections are links."""
     if "$ref" in schema:
-        return str(schema["$ref"]).rsplit("/", 1)[-1].removeprefix("method.")
+        place = places.get(str(schema["$ref"]).rsplit("/", 1)[-1], "section")
+        return f"[{place}](#{re.sub(r'[^a-z0-9_ -]', '', place.lower()).replace(' ', '-')})"
     if "const" in schema:
         return f"`{schema['const']}`"
     if "enum" in schema:
         return ", ".join(f"`{value}`" for value in schema["enum"])
     for key in ("anyOf", "oneOf", "allOf"):
         if key in schema:
-            return " or ".join(dict.fromkeys(_type(option) for option in schema[key]))
+            return " or ".join(dict.fromkeys(_type(option, places) for option in schema[key]))
     if schema.get("type") == "array":
-        return f"list of {_type(schema['items'])}" if schema.get("items") else "list"
+        return f"list of {_type(schema['items'], places)}" if schema.get("items") else "list"
     kind = schema.get("type", "any")
     return kind if isinstance(kind, str) else " or ".join(kind)
 

@@ -12,6 +12,7 @@ import re
 import tomllib
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 from mkdocs.structure.files import File, Files
 
@@ -32,6 +33,8 @@ _LINK = re.compile(r"(?<!!)\[([^\]]*)\]\((?!\w+:|#|/)([^)#\s]*)(#[^)\s]*)?\)")
 _LOADED = re.compile(
     r"<(?:script|link|img|iframe|source)\b[^>]*?\b(?:src|href|srcset)=\"?(?:https?:)?//[^>]*>"
 )
+_PICTURE = re.compile(r'<picture>.*?srcset="docs/(.*?)".*?alt="(.*?)" src="docs/(.*?)".*?</picture>', re.S)
+_LINKED = re.compile(r'<(?:a|img|link|script|source)\b[^>]*?\b(?:href|src|srcset)="?([^"\s>]+)')
 _FENCE = re.compile(r"^(```.*?^```|<!-- made: .*?)$", re.M | re.S)
 
 
@@ -48,12 +51,13 @@ def on_files(files: Files, config: Any) -> Files:
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str:
     """Fill in what is made, and point links to where the site has what they name."""
+    uri = page.file.src_uri
     written = {page: source for source, page in MIRRORED.items()}
-    here = posixpath.dirname(written.get(page.file.src_uri, f"docs/{page.file.src_uri}"))
+    here = posixpath.dirname(written.get(uri, f"docs/{uri}"))
+    # GitHub chooses a picture by the reader's system; here it follows the page's own switch
+    markdown = _PICTURE.sub(r"![\2](\3#only-light) ![\2](\1#only-dark)", markdown)
     parts = _FENCE.split(markdown)
-    parts[::2] = [
-        _LINK.sub(lambda link: _relinked(link, here, page.file.src_uri), part) for part in parts[::2]
-    ]
+    parts[::2] = [_LINK.sub(lambda link: _relinked(link, here, uri), part) for part in parts[::2]]
     return _MARK.sub(lambda mark: MADE[mark[1]](), "".join(parts))
 
 
@@ -62,6 +66,17 @@ def on_post_page(output: str, page: Any, config: Any) -> str:
     for loaded in _LOADED.findall(output):
         log.warning("%s loads something from elsewhere: %s", page.file.src_uri, loaded)
     return output
+
+
+def on_post_build(config: Any) -> None:
+    """Warn of files that a page names and the site lacks, in whatever HTML they stand."""
+    site = Path(config.site_dir)
+    for page in site.rglob("*.html"):
+        base = site if page.name == "404.html" else page.parent
+        for link in set(_LINKED.findall(page.read_text(encoding="utf-8"))):
+            path = unquote(link.partition("#")[0].partition("?")[0])
+            if path and not re.match(r"\w+:|/", path) and not (base / path).exists():
+                log.warning("%s: there is no %s", page.relative_to(site), path)
 
 
 def _relinked(link: re.Match[str], here: str, page: str) -> str:
