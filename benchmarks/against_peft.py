@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from turns import Turns, TurnTaking, take_turns
+from alternating_trainings import Turns, TurnTaking, take_turns
 
 from deltatune.checkpoint.store import load_adapter
 from deltatune.comparison.statistics import bootstrap_interval, paired_bootstrap

@@ -23,8 +23,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from alternating_trainings import Side, Turn, Turns, TurnTaking, take_turns
 from peft_side import peft_trainer
-from turns import Side, Turn, Turns, TurnTaking, take_turns
 
 from deltatune.checkpoint.store import load_adapter
 from deltatune.comparison.statistics import paired_bootstrap

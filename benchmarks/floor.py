@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from shares import own_code, torch_loss
+from step_optimizations import own_code, torch_loss
 from torch import Tensor
 from torch.nn import functional as F
 

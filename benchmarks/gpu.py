@@ -1,7 +1,7 @@
 """All that a GPU has to tell, in one command whose pieces take less than ten minutes each.
 
     python benchmarks/gpu.py --out out/gpu               go on with what is not measured yet, for nine minutes
-    python benchmarks/gpu.py --out out/gpu memory race   these sections
+    python benchmarks/gpu.py --out out/gpu memory steps   these sections
     python benchmarks/gpu.py --out out/gpu --dry-run     tiny shapes on the CPU: does the script itself work?
 
 Every finding is a line of JSON in OUT/gpu.jsonl. Sections come in the order in which one would make the next
@@ -371,7 +371,7 @@ def memory(bench: Bench) -> None:
             _clear(bench)
 
 
-def race(bench: Bench) -> None:
+def multi_run(bench: Bench) -> None:
     """Runs at once: how many times as fast as one after another."""
     for tokens in (128, 512, 2048):
         n = 4
@@ -400,7 +400,7 @@ def race(bench: Bench) -> None:
         _clear(bench)
 
 
-def trunk(bench: Bench) -> None:
+def frozen_layers(bench: Bench) -> None:
     """Bringing kept hidden states to the device, beside the layers that this spares."""
     n, length, width = (2, 16, 32) if bench.dry else (32, 512, 2048)
     kept = torch.zeros(n, length, width, dtype=torch.bfloat16)
@@ -464,7 +464,8 @@ def _clear(bench: Bench) -> None:
 
 
 _IN_ORDER = (
-    env, place, waits, resume, rate, steps, memory, loss_rows, dropout, race, trunk, generation, quantized,
+    env, place, waits, resume, rate, steps, memory, loss_rows, dropout, multi_run, frozen_layers, generation,
+    quantized,
 )  # fmt: skip
 SECTIONS: dict[str, Callable[[Bench], None]] = {section.__name__: section for section in _IN_ORDER}
 

@@ -8,7 +8,7 @@ say what halving would have seen. As halving does, only the first seed is looked
 are drawn, halving decides on each by the code that comparisons use, and what it keeps is compared with the
 part's winner: the run with the best validation result at its end.
 
-Printed is a Markdown table, a row for each setting: the share of draws with the same winner; the mean and the
+It prints a Markdown table, a row for each setting: the share of draws with the same winner; the mean and the
 greatest loss, which is the difference between the winner's validation result and that of the one kept, and
 the same in percent of the grid's range; the share of steps saved. `--out` writes them as JSON, with the
 curves, so that others can decide anew. Methods that are not judged before a schedule ends (AdaLoRA, diff

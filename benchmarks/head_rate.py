@@ -47,7 +47,9 @@ BASES: dict[str, dict[str, Any]] = {
 
 def main() -> None:
     """Train the grid and write what the validation rows say."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("base", choices=BASES)
     parser.add_argument("folder", type=Path, help="of the comparison")
     parser.add_argument("--data", help="file of the images")

@@ -1,5 +1,6 @@
-"""Writes docs/measured/memory.md and its figure: measured on bundled models,
-predicted for published ones up to 540B.
+"""Write docs/measured/memory.md and its figure from memory_accuracy.json and predictions.
+
+Bundled models are measured, published ones up to 540B are predicted.
 
     python benchmarks/memory_accuracy.py      # its table is in the page
     python benchmarks/memory_page.py          # about two minutes on two cores

@@ -1,9 +1,9 @@
 """A training step on conversations of many lengths: rows packed into one, against padded rows.
 
 LoRA on all linear layers. The batches are those of a run, at random and by length; both ways compute each of
-them in turn, forward and backward, in one process. Reported are the share of padding, floating-point
-operations of matrix products, the seconds of both ways (of each batch the best of three turns), and their
-ratios batch by batch.
+them in turn, forward and backward, in one process. It prints the share of padding, floating-point operations
+of matrix products, the seconds of both ways (of each batch the best of three turns), and their ratios batch
+by batch.
 
     python benchmarks/packing.py --batches 6
     python benchmarks/packing.py --widths     # four layers of SmolLM2's widths, batches of given lengths

@@ -62,11 +62,11 @@ PARTS = [
         lambda found: iter([("8 configurations of LoRA: peft over compare", found["ratio"], "at least 4")]),
     ),
     Part(
-        ("trunk.py",),
+        ("frozen_layers_cache.py",),
         lambda found: iter(
             [
                 (
-                    "5 epochs, top quarter of the layers: without kept trunk over with",
+                    "5 epochs, top quarter of the layers: without the cache of frozen layers over with",
                     found["ratio"],
                     "at least 1.6",
                 )

@@ -1,6 +1,8 @@
 """Write the measured tables into docs/measured/performance.md, each between its mark and `<!-- end -->`.
 
-python benchmarks/speed_page.py docs/measured/performance.md
+The figures are those in benchmarks/results/.
+
+    python benchmarks/speed_page.py docs/measured/performance.md
 """
 
 from __future__ import annotations
@@ -62,7 +64,7 @@ def shares() -> str:
     every = {
         f"{found['model']}, {processor}": found["ratios"]
         for name, processor in PROCESSORS.items()
-        for path in sorted(RESULTS.glob(f"shares_{name}_*.json"))
+        for path in sorted(RESULTS.glob(f"step_optimizations_{name}_*.json"))
         for found in [read(path.stem)]
     }
     lines = [f"| without | {' | '.join(every)} |", f"|:--|{'--:|' * len(every)}"]

@@ -1,4 +1,4 @@
-"""Writes what was measured into a page of docs: tables, verdict and charts of finished comparisons.
+"""Write what was measured into a page of docs: tables, verdict and charts of finished comparisons.
 
     python benchmarks/study_page.py docs/studies/chest-xrays.md xrays=out/chest-xrays
 

@@ -20,7 +20,7 @@ MOST = 8
 PAYS_UP_TO = 512
 """Tokens of a batch, on average, up to which `auto` trains runs at once on CPUs. Eight runs of LoRA on all
 linear layers of MiniLM and T5-small, on two cores: 1.5 to 2.2 times as fast as in turn with 128 to 512 tokens
-each, 1.1 to 1.3 with 1024 (benchmarks/race.py)."""
+each, 1.1 to 1.3 with 1024 (benchmarks/multi_run_step.py)."""
 
 
 def width(context: Context, entries: Sequence[MethodEntry], seed: int, together: Together) -> int:

@@ -1,9 +1,9 @@
 """Training with the outputs of frozen layers kept between epochs, against training without.
 
 LoRA on the top quarter of the layers, five epochs; both sides are the same run but for `train.cache_trunk`,
-and take turns. Counted is the training time of a run, with the recording of the outputs.
+and take turns. The training time of a run counts, with the recording of the outputs.
 
-    python benchmarks/trunk.py --model smollm2-135m
+    python benchmarks/frozen_layers_cache.py --model smollm2-135m
 """
 
 from __future__ import annotations

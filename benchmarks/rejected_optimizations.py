@@ -8,7 +8,7 @@
 - Products of LoRA's narrow matrices computed as their transposes: without over with, forward and backward.
 - torch.compile over each layer, of dynamic shapes: seconds of the first step, and steps without over with.
 
-    python benchmarks/tried.py --model t5-small
+    python benchmarks/rejected_optimizations.py --model t5-small
 """
 
 from __future__ import annotations

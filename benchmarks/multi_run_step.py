@@ -1,6 +1,6 @@
 """Steps of several runs together against the same steps in turn: when training at once pays.
 
-    python benchmarks/race.py --model bundled:t5-small --task text-to-text --precision bfloat16 --length 128
+    python benchmarks/multi_run_step.py --model bundled:t5-small --task text-to-text --length 128
 
 Runs of LoRA (rank 8 on all linear layers) over one base, on random rows of one length. The two ways take
 turns; the median of each is printed, and their ratio. Loss, clipping and optimizer of each run are its

@@ -4,7 +4,7 @@ The first batches of an epoch take turns in one process, on the same rows. A sha
 optimization over the time with it. The losses of the first step show that the result is the same: to the
 rounding of the precision, and apart from dropout masks.
 
-    python benchmarks/shares.py --model t5-small
+    python benchmarks/step_optimizations.py --model t5-small
 """
 
 from __future__ import annotations
