@@ -57,10 +57,10 @@ def test_the_leaderboard_is_that_of_runs_in_turn(make_recipe: Make, tmp_path: Pa
         "untuned-s0": 1, "untuned-s1": 1, "lora-s0": 2, "prefix-s0": 2, "hard_prompt-s0": 1,
         "lora-s1": 2, "prefix-s1": 2, "hard_prompt-s1": 1, "lora-bf16-s0": 2, "lora-bf16-s1": 2,
     }  # fmt: skip
-    (note,) = [text for text in boards[1].warnings if "at once" in text]
-    assert note.startswith("lora, lora bf16, prefix: ")
-    assert not [text for text in boards[0].warnings if "at once" in text]
-    assert "at once" in (tmp_path / "4/report.html").read_text(encoding="utf-8")
+    (note,) = [text for text in boards[1].warnings if "multi-run training" in text]
+    assert note.startswith("lora, lora bf16, prefix shared steps ")
+    assert not [text for text in boards[0].warnings if "multi-run training" in text]
+    assert "multi-run training" in (tmp_path / "4/report.html").read_text(encoding="utf-8")
     rows = {row.name: row for row in boards[1].rows}
     assert rows["prefix"].cost.peak_memory_bytes is None
 

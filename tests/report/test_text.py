@@ -40,6 +40,20 @@ def test_markdown_is_one_table_with_a_verdict(comparison_dir):
     assert "<script" not in text.replace("\\<", "")
 
 
+def test_titles_name_the_folder_of_a_local_model(tmp_path):
+    write_comparison(tmp_path)
+    board = tmp_path / "leaderboard.json"
+    text = board.read_text()
+    assert text.count('"bundled:t5-small"') > 0
+    board.write_text(text.replace('"bundled:t5-small"', '"/home/ada/models/my-t5/"'))
+    page, table = render(tmp_path), render(tmp_path, "md")
+    heading = re.search("<h1>.*</h1>", page)
+    assert heading
+    assert '<span class="model">my-t5</span>' in heading[0]
+    assert table.startswith("# 5 ways to adapt my-t5\n")
+    assert display.model_name("org/bart-base") == "org/bart-base"
+
+
 def test_json_is_the_leaderboard_and_the_verdict(comparison_dir):
     found = json.loads(render(comparison_dir, "json"))
     board = json.loads((comparison_dir / "leaderboard.json").read_text())

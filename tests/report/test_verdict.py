@@ -74,7 +74,7 @@ def test_one_winner():
     found = words(board({"untuned": (0.3, 3), "lora": (0.6, 1), "prefix": (0.57, 2)}))
     assert found == (
         "lora is best: ROUGE-L F 60.0 [59.0, 61.0]. "
-        "It beats prefix by 3.0 ROUGE-L F [2.0, 4.0] and untuned by 30.0 [29.0, 31.0]."
+        "It beats prefix by 3.0 ROUGE-L points [2.0, 4.0] and untuned by 30.0 [29.0, 31.0]."
     )
 
 
@@ -86,7 +86,7 @@ def test_a_tie_at_the_top_names_the_least_lead_and_the_cheapest():
     )
     assert found == (
         "adalora and lora tie for first place (ROUGE-L F 60.5 and 60.0; p = .41). "
-        "Both beat prefix by at least 3.0 ROUGE-L F [2.0, 4.0]. "
+        "Both beat prefix by at least 3.0 ROUGE-L points [2.0, 4.0]. "
         "Among the best, lora has the fewest trained parameters (4.00 k, 1.8\u00d7 fewer than adalora)."
     )
 
@@ -120,7 +120,7 @@ def test_what_to_take_is_the_smallest_of_those_that_tie():
     advice = take(comparison, Path("out dir"))
     assert plain([advice.words]).replace("\u202f", " ").replace("\u00a0", " ") == (
         "Take lora: ROUGE-L F 60.0 [59.0, 61.0], 4.00 k trained parameters, a file of 4.00 kB. "
-        "It is the smallest of 2 that cannot be told apart."
+        "It is the smallest of the 2 that tie for first place."
     )
     assert advice.command == "deltatune predict 'out dir/runs/my lora-s0' INPUT"
 
@@ -144,9 +144,35 @@ def test_ties_below_the_first_rank_are_named():
 
 def test_of_many_losers_the_closest_is_named():
     methods = {"lora": (0.6, 1)} | {f"m{i}": (0.5 - i / 100, i + 2) for i in range(6)}
-    assert "It beats all 6 others; the closest, m0, is 10.0 ROUGE-L F behind [9.0, 11.0]." in words(
-        board(methods)
+    closest = "the closest, m0, is 10.0 ROUGE-L points behind [9.0, 11.0]."
+    assert f"It beats all 6 others; {closest}" in words(board(methods))
+    # the third of them ties with the best, and the first two beat it
+    found = words(board(methods, {frozenset(("lora", "m2"))}))
+    assert f"It beats 5 others; {closest} It ties with m2, which other methods beat." in found
+
+
+def test_a_best_method_that_trains_nothing_is_said_to():
+    found = words(board({"untuned": (0.6, 1), "lora": (0.5, 2)}))
+    assert found == (
+        "untuned, which trains nothing, is best: ROUGE-L F 60.0 [59.0, 61.0]. "
+        "It beats lora by 10.0 ROUGE-L points [9.0, 11.0]."
     )
+
+
+@pytest.mark.parametrize(
+    ("metric", "text"),
+    [
+        ("rougeL_f", "3.1 ROUGE-L points behind"),
+        ("rougeL_p", "3.1 ROUGE-L precision points behind"),
+        ("accuracy", "3.1 accuracy points behind"),
+        ("loss", "0.031 behind in loss"),
+        ("pearson", "0.031 behind in Pearson"),
+        ("r2", "0.031 behind in R\u00b2"),
+        ("Score_of_mine", "0.031 behind in Score_of_mine"),
+    ],
+)
+def test_differences_say_of_what(metric, text):
+    assert display.difference(metric, 0.031, None, behind=True) == text
 
 
 def test_how_much_more_data_would_part_a_tie():
@@ -158,10 +184,10 @@ def test_how_much_more_data_would_part_a_tie():
         return words(changed(comparison, lambda content: content["pairs"][0].update(need)))
 
     assert needing(1200, None).endswith(
-        "To tell adalora and lora apart would take about 1,200 test examples in all, if they differ as "
+        "It would take about 1,200 test examples in all to tell adalora and lora apart, if they differ as "
         "much as they seem to."
     )
-    assert "about 1,200 test examples in all or 9 seeds of each," in needing(1200, 9)
+    assert "about 1,200 test examples in all or 9 seeds of each to tell" in needing(1200, 9)
     assert "about 2,600 test examples in all or 9 seeds" in needing(2549, 9)  # no guess is so exact
 
 
@@ -183,9 +209,9 @@ def test_early_stopping_tells_its_gain_and_its_risk():
         halving = {"stopped": stopped, "saved_share": saved}
         return words(changed(comparison, lambda content: content.update(halving=halving)))
 
-    assert "stopped early" not in halved([], 0.0)
+    assert "early" not in halved([], 0.0)
     assert halved([{}, {}], 0.375).endswith(
-        "2 configurations were stopped early, which saved 38 % of the steps and may have lost a slow starter."
+        "Halving stopped 2 configurations early, saved 38 % of the steps, and may have lost a slow starter."
     )
 
 
@@ -207,10 +233,7 @@ def test_no_p_is_said_to_be_above_one():
 def test_losers_to_the_same_methods_share_a_sentence():
     ties = {frozenset(pair) for pair in ("ab", "bc", "bd", "cd")}
     found = words(board({"a": (0.6, 1), "b": (0.59, 1), "c": (0.57, 2), "d": (0.56, 2)}, ties))
-    assert (
-        "a beats c by 3.0 ROUGE-L F [2.0, 4.0] and d by 4.0 [3.0, 5.0], which cannot be told apart from b."
-        in found
-    )
+    assert "a beats c by 3.0 ROUGE-L points [2.0, 4.0] and d by 4.0 [3.0, 5.0]; b does not." in found
 
 
 @pytest.mark.parametrize(
@@ -223,20 +246,19 @@ def test_p_values(p, text):
 
 def test_ties_that_are_not_transitive():
     found = words(board({"a": (0.6, 1), "b": (0.59, 1), "c": (0.57, 2)}, {frozenset("ab"), frozenset("bc")}))
-    assert "a beats c by 3.0 ROUGE-L F [2.0, 4.0], which cannot be told apart from b." in found
+    assert "a beats c by 3.0 ROUGE-L points [2.0, 4.0]; b does not." in found
 
 
 def test_all_tie():
     found = words(board({"lora": (0.6, 1), "untuned": (0.59, 1)}, {frozenset(("lora", "untuned"))}))
-    assert found.startswith("No method can be told apart from the best: lora and untuned tie")
-    assert found.endswith("So no method is shown to be better than leaving the base untuned.")
-    assert "beat" not in found
+    assert found.startswith("No method beats another: lora and untuned tie")
+    assert found.endswith("No method is shown to beat the untuned base.")
 
 
 def test_training_that_was_for_nothing_or_worse():
     methods = {"lora": (0.6, 1), "untuned": (0.5, 2), "prompt": (0.49, 2), "full": (0.3, 4)}
     found = words(board(methods, {frozenset(("untuned", "prompt"))}))
-    assert "prompt cannot be told apart from the untuned base." in found
+    assert "prompt ties with the untuned base." in found
     assert "full is worse than the untuned base." in found
 
 
@@ -250,21 +272,21 @@ def test_training_that_was_for_nothing_or_worse():
 )
 def test_what_the_majority_does_is_said_of_the_task(task, said):
     tie = board({"lora": (0.6, 1), "majority": (0.6, 1)}, {frozenset(("lora", "majority"))})
-    assert f"better than {said}." in words(changed(tie, lambda content: content.update(task=task)))
+    assert f"shown to beat {said}." in words(changed(tie, lambda content: content.update(task=task)))
 
 
 def test_lower_is_better():
     found = words(board({"lora": (1.2, 1), "prefix": (1.5, 2)}, metric="loss", higher=False))
     assert found == (
-        "lora is best: Loss 1.200 [1.190, 1.210]. It beats prefix (Loss lower by 0.300 [0.290, 0.310])."
+        "lora is best: Loss 1.200 [1.190, 1.210]. It beats prefix by 0.300 in loss [0.290, 0.310]."
     )
     methods = {"lora": (1.2, 1), "adalora": (1.21, 1), "prefix": (1.5, 3), "prompt": (1.6, 4)}
     found = words(board(methods, {frozenset(("lora", "adalora"))}, metric="perplexity", higher=False))
-    assert "Both beat prefix (Perplexity lower by at least 0.29 [0.28, 0.30])" in found
-    assert " and prompt (lower by at least 0.39 [0.38, 0.40])." in found
+    assert "Both beat prefix by at least 0.29 in perplexity [0.28, 0.30]" in found
+    assert " and prompt by at least 0.39 [0.38, 0.40]." in found
     many = {"lora": (1.0, 1)} | {f"m{i}": (1.5 + i / 10, i + 2) for i in range(6)}
     found = words(board(many, metric="loss", higher=False))
-    assert "It beats all 6 others; the closest, m0, is 0.500 Loss above [0.490, 0.510]." in found
+    assert "It beats all 6 others; the closest, m0, is 0.500 behind in loss [0.490, 0.510]." in found
 
 
 def of_models(comparison: Comparison, models: dict[str, str]) -> Comparison:
@@ -286,7 +308,7 @@ def test_methods_on_several_models_are_named_with_them():
     bases = {"lora": "org/t5", "adalora": "org/bart", "lora bart": "org/bart"}
     found = words(of_models(board(methods), bases))
     assert found.startswith("lora on t5 is best")
-    assert "adalora on bart by 5.0 ROUGE-L F" in found
+    assert "adalora on bart by 5.0 ROUGE-L points" in found
     assert "lora bart by 10.0" in found  # its label says it
 
 
@@ -295,13 +317,13 @@ def test_a_method_is_held_against_the_untuned_form_of_its_own_base():
     comparison = board(methods, {frozenset(("lora bart", "untuned bart"))})
     comparison = changed(comparison, of_first_words)
     found = words(of_models(comparison, {name: name.split()[1] for name in methods}))
-    assert "lora bart cannot be told apart from the base that it tunes." in found
+    assert "lora bart ties with the base that it tunes." in found
     assert "worse than" not in found
     tied = {frozenset(("lora t5", "untuned bart"))}
     comparison = board({"lora t5": (0.6, 1), "untuned bart": (0.59, 1), "untuned t5": (0.3, 3)}, tied)
     comparison = changed(comparison, of_first_words)
     found = words(of_models(comparison, {name: name.split()[1] for name in methods}))
-    assert "So no method is shown to be better than untuned bart." in found
+    assert "No method is shown to beat untuned bart." in found
 
 
 def test_without_tests_nothing_is_claimed():
@@ -317,6 +339,7 @@ def test_without_tests_nothing_is_claimed():
     ("methods", "start"),
     [
         ({"lora": (0.6, 1), "prompt": (None, None)}, "Only lora finished: ROUGE-L F 60.0"),
+        ({"lora": (0.6, 1)}, "lora reaches ROUGE-L F 60.0 [59.0, 61.0]. Nothing was compared with it."),
         ({"lora": (None, None)}, "No method finished"),
     ],
 )
@@ -340,8 +363,8 @@ def test_the_terminal_says_the_same_and_names_models(capsys):
     show.leaderboard(comparison.board, Path("out"))
     said = " ".join(capsys.readouterr().out.split())
     assert (
-        "To tell adalora on bart and lora on t5 apart would take about 1,200 test examples in all or 9"
-        in said
+        "It would take about 1,200 test examples in all or 9 seeds of each to tell adalora on bart and lora "
+        "on t5 apart" in said
     )
     assert said.count("would take about") == 1
     assert "model, parameters" in said

@@ -51,7 +51,7 @@ def plan(name: str, planned: dict[str, Any]) -> None:
             "model": planned["model"],
             **(training if trained else {"trains": "nothing; the base is evaluated as it is"}),
             "rows": ", ".join(f"{part} {count:,}" for part, count in planned["rows"].items()),
-            "tokens": f"{planned['tokens_per_epoch']:,} an epoch, {planned['supervised_tokens']:,} of them "
+            "tokens": f"{planned['tokens_per_epoch']:,} per epoch, {planned['supervised_tokens']:,} of them "
             f"supervised; {cut}",
             **_padding(planned["padding"]),
             **({f"task {name}": ", ".join(keys) for name, keys in planned["tasks"].items()}),

@@ -32,9 +32,9 @@ def require_comparable(context: Context) -> None:
     """Refuse to judge entries by a mean over tokens where these are not the same for all of them.
 
     A tokenizer with longer tokens has fewer of them to predict, and each is harder: the same model of the
-    language has a higher loss a token. A lower `data.max_target_tokens` leaves out the ends of targets, which
-    are harder or easier than their beginnings; without a target column, the whole input is what is counted.
-    Classes are one label a row, however it is read. Only tokenizers are loaded.
+    language has a higher loss per token. A lower `data.max_target_tokens` leaves out the ends of targets,
+    which are harder or easier than their beginnings; without a target column, the whole input is what is
+    counted. Classes are one label per row, however it is read. Only tokenizers are loaded.
 
     Raises:
         RecipeError: Entries are to be ranked, chosen among or stopped early by loss or perplexity.

@@ -77,7 +77,7 @@ def compare(
 
     Raises:
         RecipeError: The folder holds a comparison of another recipe, or a recipe that a person wrote; or
-            entries whose targets have different tokens are to be ranked by a loss a token.
+            entries whose targets have different tokens are to be ranked by a loss per token.
         DataError: The data cannot be used, or they have changed since some of the runs.
         DeltatuneError: What an earlier call left in the folder is damaged.
         KeyboardInterrupt: Interrupted; the same call goes on.
@@ -318,14 +318,14 @@ def _warnings(
     raced = sorted({run.name for run in finished if run.cost.raced > 1})
     if raced:
         found.append(
-            f"{', '.join(raced)}: trained at once over one base. The training time of each is its share, by "
-            "tokens, of the steps that they made together, and says nothing of what it takes alone; the peak "
-            "memory of each alone is not known."
+            f"{', '.join(raced)} shared steps over one base (multi-run training). The training time of each "
+            "is its share of these steps, by tokens; alone it may take another time. Nothing measured the "
+            "peak memory of each alone."
         )
     if joined := sorted({run.name for run in finished if run.cost.joined}):
         found.append(
-            f"{', '.join(joined)}: trained while other processes were at the comparison. Those on one "
-            "machine share its time, so their times say little of what each takes alone."
+            f"{', '.join(joined)} trained while other processes worked on the comparison. Processes on one "
+            "machine share its time, so these times say little of what each takes alone."
         )
     for name, answers in _answers(finished).items():
         found += [f"{name} {answer}" for answer in answers]
@@ -334,14 +334,15 @@ def _warnings(
         numbers = any(run.data.scale for run in finished)
         what = "such numbers" if numbers else "these classes"
         found.append(
-            f"{', '.join(random)}: the base brings no head for {what}, so this is the guess of a random one, "
-            "and has no rank. What a method must beat is head, which trains the new head alone, and "
+            f"{', '.join(random)}: the base brings no head for {what}, so a random head guesses, and the row "
+            "has no rank. A method must beat head, which trains the new head alone, and "
             f"{'an R2 of 0, which the mean of the rows has' if numbers else 'majority'}."
         )
     for row in rows:
         for field, rate in ((row.tuning and row.tuning.edges) or {}).items():
             what = "learning rate of the head" if field == "train.head_lr" else "learning rate"
-            found.append(f"{row.name}: the best {what}, {rate:g}, is the outermost of those tried.")
+            edge = f"the best {what}, {rate:g}, is at the edge of those tried"
+            found.append(f"{row.name}: {edge}; a better one may lie beyond it.")
     return list(dict.fromkeys(found))
 
 

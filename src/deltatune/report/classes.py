@@ -92,7 +92,7 @@ def classes(comparison: Comparison, series: dict[str, int]) -> Classes | None:
     judged = [table.judged() for table in tables]
     in_maps = len(labels) <= MOST_IN_A_MAP
     maps = [table.map() for table in tables[:MOST_MAPS]] if in_maps else []
-    note = "A map shows rows, and their share of the true class; outlined are those that are right. "
+    note = "A map shows rows, and their share of the true class. Outlined cells are right. "
     note = (note if in_maps else "") + (
         f"The positive class is {labels[1]}. " if len(labels) == BINARY else ""
     )

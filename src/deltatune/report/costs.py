@@ -49,7 +49,7 @@ def take(comparison: Comparison, folder: Path) -> Take | None:
     score += interval(key, chosen.row.interval)
     trained = f"{display.amount(chosen.cost.trained_parameters)} trained parameters"
     facts = [score.strip(), trained, f"a file of {display.size(chosen.cost.file_bytes)}"]
-    others = f" It is the smallest of {len(top)} that cannot be told apart." if len(top) > 1 else ""
+    others = f" It is the smallest of the {len(top)} that tie for first place." if len(top) > 1 else ""
     words: Sentence = ["Take ", Name(chosen.shown), f": {', '.join(facts)}.{others}"]
     runs = chosen.row.runs
     command = f"deltatune predict {shlex.quote(str(folder / runs[0]))} INPUT" if runs else None

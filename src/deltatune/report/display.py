@@ -58,6 +58,8 @@ _STYLES = {
 }
 LOWER_FIRST = {"loss", "perplexity", "repetition_rate", "mean_length", "mse", "mae", "ece", "brier"}
 """Metrics of which a lower value comes first: it is better, or, of a length, as good as another."""
+_PROPER = ("Pearson", "Spearman", "Brier", "chrF")
+"""Labels that keep their first letter within a sentence."""
 _PARTS = {"f": "F", "p": "precision", "r": "recall"}
 
 
@@ -81,6 +83,39 @@ def interval(key: str, bounds: list[float] | None) -> str:
     if not bounds:
         return ""
     return f"[{metric(key, bounds[0], unit=False)},\u00a0{metric(key, bounds[1], unit=False)}]"
+
+
+def in_sentence(key: str) -> str:
+    """A metric's name within a sentence: `accuracy`, `ROUGE-L`, `MCC`, `Pearson`."""
+    label = style(key).label.removesuffix(" F")
+    common = key in _STYLES and label[1:2].islower() and not label.startswith(_PROPER)
+    return label[:1].lower() + label[1:] if common else label
+
+
+def difference(
+    key: str, lead: float, bounds: list[float] | None, *, behind: bool = False, named: bool = True
+) -> str:
+    """How far two values are apart: `3.1 ROUGE-L points [2.2, 4.0]`, `0.21 in loss [0.15, 0.27]`.
+
+    Args:
+        key: The metric.
+        lead: The difference; positive is better.
+        bounds: Its interval.
+        behind: Say `behind` as well: `3.1 ROUGE-L points behind`.
+        named: Whether the metric is named, as it is once in a sentence.
+    """
+    words = [metric(key, lead, unit=False)]
+    points = style(key).decimals == 1  # of a scale of 100
+    words += [f"{in_sentence(key)} points"] if named and points else []
+    words += ["behind"] if behind else []
+    words += [f"in {in_sentence(key)}"] if named and not points else []
+    return " ".join(filter(None, [*words, interval(key, bounds)]))
+
+
+def model_name(name: str) -> str:
+    """A model as titles name it: of a local path the folder, of the Hub `owner/name`."""
+    path = name.rstrip("/")
+    return path.rpartition("/")[2] if path.startswith(("/", ".", "~")) or path.count("/") > 1 else name
 
 
 def amount(value: float | None) -> str:

@@ -88,7 +88,9 @@ def _grids_of(comparison: Comparison, kind: str) -> list[Heat]:
         ]
         if all(cell.best for _, row in cells for cell in row if cell.level is not None):
             cells = [(name, [cell._replace(best=False) for cell in row]) for name, row in cells]
-        note = f"Darker is {'higher' if comparison.higher_is_better else 'lower'}. Outlined: shares rank 1."
+        note = (
+            f"Darker is {'higher' if comparison.higher_is_better else 'lower'}. Outlined cells share rank 1."
+        )
         found.append(Heat(f"{kind}: {label} by {y} and {x}{suffix}", note, f"{y} \\ {x}", shown, cells))
     if not comparison.higher_is_better:
         found = [_inverted(heat) for heat in found]

@@ -200,7 +200,7 @@ class Page:
         if pair is None:
             return ""
         bounds = display.interval(self.key, pair.interval)
-        needed = f"\nto tell apart: about {needs(pair)}" if pair.tie and needs(pair) else ""
+        needed = f"\nit would take about {needs(pair)} to tell them apart" if pair.tie and needs(pair) else ""
         return f"{a.shown} against {b.shown}\n{bounds}, {display.p_value(pair.p)}{needed}"
 
     def tuned(self) -> list[tuple[Method, Tuning]]:

@@ -13,6 +13,7 @@ from statistics import fmean
 from typing import Any
 
 from deltatune.errors import DeltatuneError
+from deltatune.report.display import model_name
 from deltatune.report.run import AGAIN, Run, changes, read
 from deltatune.results import (
     Failure,
@@ -159,6 +160,11 @@ class Comparison:
             return f"{', '.join(several[:-1])} and {several[-1]}" if several[1:] else several[0]
         model = self.board.model
         return str(model.get("name", "a model") if isinstance(model, dict) else model or "a model")
+
+    @property
+    def shown_model(self) -> str:
+        """The same for a title, in which a path of one machine is the name of its folder."""
+        return self.model if self.several_models else model_name(self.model)
 
     @property
     def ranked(self) -> list[Method]:

@@ -86,7 +86,9 @@ def run_page(folder: Path, result: RunResult) -> str:
     )
     body = [
         Markup("<h2>{} {}</h2>").format(charts.swatch(0), f"{result.name}, seed {result.seed}"),
-        Markup('<p class="note">{}</p>').format(f"{result.model.name}, {result.task or ''}"),
+        Markup('<p class="note">{}</p>').format(
+            f"{display.model_name(result.model.name)}, {result.task or ''}"
+        ),
         _table(["", *(part for part, _ in parts)], scores, numbers=2),
         _table(["Cost", ""], [[name, value] for name, value in costs.items()]),
         Markup('<div class="figures">{}</div>').format(curves) if drawn else Markup(""),
@@ -120,7 +122,7 @@ def _field(cell: Cell) -> Markup:
 
 def plan_page(plan: Plan) -> str:
     """What each entry takes, with a chart of the bytes of its step."""
-    head = ["method", "a step", "fits", "trained", "of", "file", "work a step", "steps"]
+    head = ["method", "a step", "fits", "trained", "of", "file", "work per step", "steps"]
     rows = [_planned(entry) for entry in plan.planned]
     if any(entry.seconds is not None for entry in plan.planned):
         head.append("training")
@@ -141,7 +143,7 @@ def plan_page(plan: Plan) -> str:
             for each in plan.unplanned
         ),
     ]
-    return _page(f"Plan of {plan.model}", body)
+    return _page(f"Plan of {display.model_name(plan.model)}", body)
 
 
 def _planned(entry: PlannedEntry) -> list[str]:

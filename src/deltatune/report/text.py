@@ -75,7 +75,7 @@ def render_markdown(comparison: Comparison) -> str:
         *([_cell(c) for c in row] for row in rows),
     ]
     lines = [f"| {' | '.join(row)} |" for row in table]
-    title = f"# {len(comparison.methods)} ways to adapt {_cell(comparison.model)}"
+    title = f"# {len(comparison.methods)} ways to adapt {_cell(comparison.shown_model)}"
     words = _cell(plain(verdict(comparison)))
     parts = [title, *_advice(comparison), words, "\n".join(lines), caveat(comparison)]
     if tasks := on_tasks(comparison):

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sized
 from typing import NamedTuple
 
 from deltatune.phrasing import listing
 from deltatune.report import display
 from deltatune.report.costs import best, cheapest
-from deltatune.report.display import interval, metric, style
+from deltatune.report.display import difference, in_sentence, interval, metric, style
 from deltatune.report.load import Comparison, Method
 from deltatune.report.ranking import RANK_RULE
 from deltatune.report.words import Name, Sentence
@@ -21,6 +22,7 @@ YARDSTICKS = {
 }
 """What methods are held against, in words."""
 MOST_NAMES = 4  # more than these are counted, not listed
+MOST_LOSERS = 2  # of more only the closest is told; the table has the rest
 MOST_TIED = 8  # a tie of more is not listed in full
 MOST_SENTENCES = 3  # of one kind; the table of pairs has the rest
 
@@ -53,18 +55,19 @@ def verdict(comparison: Comparison) -> list[Sentence]:
         return [_untested(comparison, ranked[0]), *_failures(comparison)]
     top = best(comparison)
     rest = [method for method in ranked if method not in top]
-    sentences = [_opening(comparison, top, alone=len(ranked) == 1)]
+    sentences = [_opening(comparison, top)]
     sentences += _beaten(comparison, top, rest)
+    sentences += _level(comparison, top, rest)
     sentences += _lower_ties(comparison, rest)
     for kind in YARDSTICKS:
         sentences += _against(comparison, top, kind)
     bases = [method for method in top if method.untuned]
     if len(top) > 1 and any(method.on for method in bases):
-        sentences.append(["So no method is shown to be better than ", *_names(bases), "."])
+        sentences.append(["No method is shown to beat ", *_names(bases), "."])
     elif len(top) > 1 and bases:
-        sentences.append(["So no method is shown to be better than leaving the base untuned."])
+        sentences.append([f"No method is shown to beat {_yardstick(comparison, 'untuned')}."])
     elif len(top) > 1 and any(not method.trained for method in top):
-        sentences.append([f"So no method is shown to be better than {_yardstick(comparison, 'majority')}."])
+        sentences.append([f"No method is shown to beat {_yardstick(comparison, 'majority')}."])
     elif len(top) > 1:
         sentences += cheapest(top)
     sentences += _needed(comparison, top)
@@ -103,7 +106,10 @@ def _of_intervals(comparison: Comparison) -> str:
         f"{f' and {seeds} seeds' if seeds > 1 else ''}. {RANK_RULE}"
     )
     if seeds == 1:
-        text += " With one seed the intervals leave out the luck of training: another may shift each method."
+        text += (
+            " Each method was trained with one seed: the intervals leave out the luck of training, and "
+            "another seed may shift each method."
+        )
     return text
 
 
@@ -120,21 +126,24 @@ def find_pair(comparison: Comparison, a: Method, b: Method) -> Lead | None:
     return None
 
 
-def _opening(comparison: Comparison, top: list[Method], *, alone: bool) -> Sentence:
+def _opening(comparison: Comparison, top: list[Method]) -> Sentence:
     key, label = comparison.primary, style(comparison.primary).label
     first = top[0]
     value = f"{label} {metric(key, comparison.value(first))} {interval(key, first.row.interval)}".strip()
-    if alone:
+    if len(comparison.contest) == 1 and comparison.failed:
         return ["Only ", Name(first.shown), f" finished: {value}."]
+    if len(comparison.contest) == 1:
+        return [Name(first.shown), f" reaches {value}. Nothing was compared with it."]
     if len(top) == 1:
-        return [Name(first.shown), f" is best: {value}."]
+        useless = "" if first.trained else ", which trains nothing,"
+        return [Name(first.shown), f"{useless} is best: {value}."]
     values = listing([metric(key, comparison.value(method)) for method in top])
     if len(top) > MOST_TIED:
         values = f"{metric(key, comparison.value(top[0]))} to {metric(key, comparison.value(top[-1]))}"
     p = _tie_p(comparison, top)
     numbers = f"({label} {values}{f'; {p}' if p else ''})"
     if len(top) == len(comparison.contest):
-        return ["No method can be told apart from the best: ", *_names(top), f" tie {numbers}."]
+        return ["No method beats another: ", *_names(top), f" tie {numbers}."]
     return [*_names(top), f" tie for first place {numbers}."]
 
 
@@ -144,7 +153,7 @@ def _untested(comparison: Comparison, first: Method) -> Sentence:
     value = metric(key, comparison.value(first))
     return [
         Name(first.shown),
-        f" has the {extreme} {style(key).label}, {value}, but whether the difference is real was not tested.",
+        f" has the {extreme} {in_sentence(key)}, {value}. No test says whether the difference is real.",
     ]
 
 
@@ -172,34 +181,51 @@ def _beaten(comparison: Comparison, top: list[Method], rest: list[Method]) -> li
         every = len(clear) == len(rest)
         sentences.append([subject, *_losers(comparison, clear, every=every), "."])
     for winners, beaten in list(partly.items())[:MOST_SENTENCES]:
-        level = [best for best in top if best.name not in winners]
-        verb = " beats " if len(winners) == 1 else " beat "
-        words = [*_names([best for best in top if best.name in winners]), verb, *_losers(comparison, beaten)]
-        sentences.append([*words, ", which cannot be told apart from ", *_names(level), "."])
+        others = [best for best in top if best.name not in winners]
+        words = [*_names([best for best in top if best.name in winners]), _verb(winners, " beats ", " beat ")]
+        but = _verb(others, " does not.", " do not.")
+        sentences.append([*words, *_losers(comparison, beaten), "; ", *_names(others), but])
     return sentences
 
 
+def _verb(subjects: Sized, singular: str, plural: str) -> str:
+    """The form of a verb that agrees with so many subjects."""
+    return singular if len(subjects) == 1 else plural
+
+
 def _losers(comparison: Comparison, beaten: list[_Beaten], *, every: bool = False) -> Sentence:
-    """`prefix by 3.1 ROUGE-L F [2.2, 4.0] and prompt by 9.0 [7.7, 10.3]`; of many only the closest.
+    """`prefix by 3.1 ROUGE-L points [2.2, 4.0] and prompt by 9.0 [7.7, 10.3]`; of many only the closest.
 
     Args:
         comparison: Of which methods.
         beaten: Those that lose, and by how much.
         every: Whether nothing else is left.
     """
-    if len(beaten) > MOST_NAMES:
-        closest = min(beaten, key=lambda loser: loser.pair.lead)
-        key, least = comparison.primary, "at least " if closest.several else ""
-        lead, bounds = metric(key, closest.pair.lead, unit=False), interval(key, closest.pair.interval)
-        where = "behind" if comparison.higher_is_better else "above"
-        behind = f", is {least}{lead} {style(key).label} {where} {bounds}".rstrip()
-        count = f"{'all ' if every else ''}{len(beaten)} others"
-        return [f"{count}; the closest, ", Name(closest.method.shown), behind]
-    words_of: list[Sentence] = [
-        [Name(one.method.shown), _gap(comparison, one.pair, named=index == 0, least=one.several)]
-        for index, one in enumerate(beaten)
-    ]
-    return _joined(words_of)
+    key = comparison.primary
+    if len(beaten) <= MOST_LOSERS:
+        words_of: list[Sentence] = [
+            [
+                Name(loser.method.shown),
+                f" by {'at least ' if loser.several else ''}",
+                difference(key, loser.pair.lead, loser.pair.interval, named=index == 0),
+            ]
+            for index, loser in enumerate(beaten)
+        ]
+        return _joined(words_of)
+    closest = min(beaten, key=lambda loser: loser.pair.lead)
+    least = "at least " if closest.several else ""
+    behind = difference(key, closest.pair.lead, closest.pair.interval, behind=True)
+    count = f"{'all ' if every else ''}{len(beaten)} others"
+    return [f"{count}; the closest, ", Name(closest.method.shown), f", is {least}{behind}"]
+
+
+def _level(comparison: Comparison, top: list[Method], rest: list[Method]) -> list[Sentence]:
+    """Methods of a lower rank that tie with the best one alone: others beat them, it does not."""
+    if len(top) > 1:
+        return []
+    pairs = [(method, find_pair(comparison, top[0], method)) for method in rest]
+    level = [method for method, pair in pairs if pair and pair.tie]
+    return [["It ties with ", *_names(level), ", which other methods beat."]] if level else []
 
 
 def _lower_ties(comparison: Comparison, rest: list[Method]) -> list[Sentence]:
@@ -236,8 +262,9 @@ def _needed(comparison: Comparison, top: list[Method]) -> list[Sentence]:
     if not known:
         return []
     other, pair = min(known, key=lambda one: one[1].examples_needed or math.inf)
-    words = f" would take about {needs(pair)}, if they differ as much as they seem to."
-    return [["To tell ", Name(top[0].shown), " and ", Name(other.shown), " apart", words]]
+    words = f"It would take about {needs(pair)} to tell "
+    apart = " apart, if they differ as much as they seem to."
+    return [[words, Name(top[0].shown), " and ", Name(other.shown), apart]]
 
 
 def _tuned(comparison: Comparison) -> list[Sentence]:
@@ -257,9 +284,9 @@ def _stopped(comparison: Comparison) -> list[Sentence]:
     if halving is None or not halving.stopped:
         return []
     count = len(halving.stopped)
-    what = "1 configuration was" if count == 1 else f"{count:,} configurations were"
+    what = "1 configuration" if count == 1 else f"{count:,} configurations"
     saved = display.share(halving.saved_share, 1)
-    return [[f"{what} stopped early, which saved {saved} of the steps and may have lost a slow starter."]]
+    return [[f"Halving stopped {what} early, saved {saved} of the steps, and may have lost a slow starter."]]
 
 
 def _tie_p(comparison: Comparison, group: list[Method]) -> str:
@@ -270,20 +297,6 @@ def _tie_p(comparison: Comparison, group: list[Method]) -> str:
     least = display.p_value(min(pair.p for pair in pairs if pair))
     only = len(group) == 2 or least == display.p_value(1.0)
     return least if only else least.replace("=", "\u2265")
-
-
-def _gap(comparison: Comparison, pair: Lead, *, named: bool, least: bool) -> str:
-    """` by at least 3.1 ROUGE-L F [2.2, 4.0]`, or ` (Loss lower by 0.21 [0.15, 0.27])`.
-
-    The metric is named once a sentence.
-    """
-    key = comparison.primary
-    by = "by at least" if least else "by"
-    lead, bounds = metric(key, pair.lead, unit=False), interval(key, pair.interval)
-    label = style(key).label
-    if comparison.higher_is_better:
-        return " ".join(["", by, lead, *([label] if named else []), bounds])
-    return f" ({f'{label} ' if named else ''}lower {by} {lead} {bounds})"
 
 
 def _against(comparison: Comparison, top: list[Method], kind: str) -> list[Sentence]:
@@ -307,10 +320,9 @@ def _against(comparison: Comparison, top: list[Method], kind: str) -> list[Sente
         words = f"{words} with a random head"
     sentences: list[Sentence] = []
     if useless:
-        sentences.append([*_names(useless), f" cannot be told apart from {words}."])
+        sentences.append([*_names(useless), _verb(useless, " ties with ", " tie with "), f"{words}."])
     if harmful:
-        verb = " is" if len(harmful) == 1 else " are"
-        sentences.append([*_names(harmful), f"{verb} worse than {words}."])
+        sentences.append([*_names(harmful), _verb(harmful, " is", " are"), f" worse than {words}."])
     return sentences
 
 
