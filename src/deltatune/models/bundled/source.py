@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import contextlib
 import importlib.metadata
-import importlib.util
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 from deltatune.cache import MARK, cache_root, publish_folder
@@ -53,6 +53,12 @@ class BundledModel:
     def folder(self) -> Path:
         """The converted copy; it need not exist yet."""
         return cache_root() / "models" / f"{self.name}-{self.converter_version}"
+
+    def lacks(self) -> list[str]:
+        """Packages that must be installed before it can be made; none if it was made already."""
+        needed = {self.package: self.module} | {name: name for name in self.needs}
+        made = (self.folder / WEIGHTS).is_file()
+        return [] if made else [name for name, module in needed.items() if not find_spec(module)]
 
     @property
     def _pinned(self) -> str:
@@ -102,14 +108,14 @@ class BundledModel:
     def _package_folder(self) -> Path:
         """Find the installed package and check that it holds the weights known here."""
         label = f"bundled:{self.name}"
-        spec = importlib.util.find_spec(self.module)
+        spec = find_spec(self.module)
         if spec is None or not spec.submodule_search_locations:
             raise ModelError(
                 f"'{label}' needs the package {self.package}, which is not installed.",
                 field="model",
                 remedy=INSTALL if self.in_extra else f"{INSTALL} and: pip install --no-deps {self._pinned}",
             )
-        missing = [name for name in self.needs if importlib.util.find_spec(name) is None]
+        missing = [name for name in self.needs if find_spec(name) is None]
         if missing:
             raise ModelError(
                 f"'{label}' has to be converted once, which needs {', '.join(missing)}.",

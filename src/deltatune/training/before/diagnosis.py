@@ -27,7 +27,8 @@ from deltatune.training.given.machine import (
 
 PACKAGE = "deltatune"
 SERVES = {
-    "bundled": "the demo: models and data that come as packages",
+    "demo": "the demo",
+    "bundled": "models and data that come as packages (bundled:NAME)",
     "peft": "the method peft: adapters of its other types",
     "parquet": "Parquet files and data frames",
     "hub": "data from the Hugging Face Hub",
