@@ -38,11 +38,18 @@ def test_the_table_says_what_to_change(recipe: Path, run: Callable, fake: Callab
     assert done.code == 2, done.err  # since one entry cannot be planned
     options = calls[0].options
     assert (options["memory"], options["seconds"], options["shape"]) == (8 * 10**9, 3600, None)
-    for text in ("lora [r8]", "7.50 GB", "2,468", "8 x 128, 2 a step", "3.00 TFLOP", "The budget is 8.00 GB"):
+    for text in (
+        "lora [r8]",
+        "7.50 GB",
+        "2,468",
+        "8 x 128, 2 per step",
+        "3.00 TFLOP",
+        "The budget is 8.00 GB",
+    ):
         assert text in done.out
     assert "--set train.micro_batch_size=1  (same; fits)" in done.out
     assert (
-        "Proposed for lora [r8], 5.00 GB and 4.0 s a step: --set train.gradient_checkpointing=true"
+        "Proposed for lora [r8], 5.00 GB and 4.0 s per step: --set train.gradient_checkpointing=true"
         in done.out
     )
     said = " ".join(done.out.split())
@@ -96,7 +103,7 @@ def test_a_closed_model_is_planned_as_an_open_one_and_said_so(run: Callable) -> 
     assert done.code == 0, done.err
     said = " ".join(done.out.split())
     assert "has 70B parameters by its paper (Hoffmann et al. 2022, Chinchilla, table 4)" in said
-    assert "planned is a GPT-NeoX of its widths" in said
+    assert "The plan is of a GPT-NeoX of its widths" in said
     assert "It lacks 5.37 B parameters of the model's own positions." in said
 
 

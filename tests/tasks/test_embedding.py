@@ -477,7 +477,7 @@ def test_a_base_says_how_it_pools(tmp_path: Path, files: dict[str, Any], told: s
     (folder / "1_Pooling").mkdir()
     (folder / "1_Pooling/config.json").write_text(json.dumps(files), "utf-8")
     if told is None:
-        with pytest.raises(DeltatuneError, match="pools by max_tokens; offered are mean, cls and last"):
+        with pytest.raises(DeltatuneError, match="pools by max_tokens; deltatune has mean, cls and last"):
             load_base(recipe_of(folder).model, "embedding", None)
         return
     base = load_base(recipe_of(folder).model, "embedding", None)

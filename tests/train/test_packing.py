@@ -196,7 +196,9 @@ def test_kept_layers_are_put_into_packed_rows(make: Make, tmp_path: Path) -> Non
     for packing in ("true", "false"):
         observer = Listening()
         trained(make(lora, f"data.packing={packing}"), tmp_path / packing, observer=observer)
-        assert any(text.startswith("Kept the outputs of layer 0 of 2") for text in observer.said)
+        assert any(
+            text.startswith("Frozen layers' cache: the outputs of layer 0 of 2") for text in observer.said
+        )
     assert losses(tmp_path / "true") == pytest.approx(losses(tmp_path / "false"), rel=1e-4)
 
 

@@ -54,7 +54,7 @@ class Listening(Silent):
 
     @property
     def kept(self) -> list[str]:
-        return [text for text in self.said if text.startswith("Kept")]
+        return [text for text in self.said if text.startswith("Frozen layers' cache")]
 
 
 def losses(folder: Path) -> list[float]:
@@ -96,7 +96,10 @@ def test_a_run_is_the_same_to_rounding(
         assert bool(replays.call_count) == (flag == "true")
         what = "the encoder" if base == "t5" else "layers 0-1 of 3"
         assert len(observer.kept) == (1 if flag == "true" else 0)
-        assert all(text.startswith(f"Kept the outputs of {what} for 28 rows (") for text in observer.kept)
+        assert all(
+            text.startswith(f"Frozen layers' cache: the outputs of {what} for 28 rows (")
+            for text in observer.kept
+        )
     assert losses(tmp_path / "true") == pytest.approx(losses(tmp_path / "false"), rel=1e-4)
     checks = [[(line.check, line.passed) for line in results[f].certificate] for f in results]
     assert checks[0] == checks[1]
@@ -175,7 +178,7 @@ def test_a_full_disk_is_said_and_survived(
     observer = Listening()
     run(recipe, recipe.methods[0], 0, tmp_path / "run", observer=observer)
     assert not observer.kept
-    assert any("could not be kept" in text and "No space left" in text for text in observer.said)
+    assert any("could not be cached" in text and "No space left" in text for text in observer.said)
     assert (tmp_path / "run" / DELTA).exists()
 
 

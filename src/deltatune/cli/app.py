@@ -177,7 +177,7 @@ def root(
     A [bold]recipe[/bold] (one YAML file) names a task, a model, data and methods. [bold]train[/bold] runs
     one of its methods, [bold]compare[/bold] all of them under equal conditions.
 
-    [bold]Exit codes[/bold]: 0; 2 for a mistake or what failed, in one paragraph on stderr; 130 interrupted; 1 a defect.
+    [bold]Exit codes[/bold]: 0; 2 for a mistake or a failure, told in one paragraph on stderr; 130 interrupted; 1 a defect.
     With [bold]--json[/bold] of a command, stdout holds JSON in any case: its result, or {"error": {...}}.
     DELTATUNE_CACHE names the folder of converted models, DELTATUNE_DEBUG=1 shows tracebacks.
     """  # noqa: E501  (typer takes the first line as a paragraph)

@@ -26,7 +26,7 @@ Base = Annotated[
     typer.Option(
         "--base",
         metavar="MODEL",
-        help="Of an adapter without a run, such as peft's: its base, a folder or a name. Default: the one "
+        help="For an adapter without a run, such as peft's: its base, a folder or a name. Default: the one "
         "that the adapter names.",
         show_default=False,
     ),
@@ -35,7 +35,7 @@ AdapterTask = Annotated[
     str | None,
     typer.Option(
         "--task",
-        help="Of an adapter without a run: its task, where its task_type does not tell.",
+        help="For an adapter without a run: its task, where its task_type does not tell.",
         show_default=False,
     ),
 ]
@@ -44,7 +44,7 @@ Labels = Annotated[
     typer.Option(
         "--labels",
         metavar="A,B,...",
-        help="Of a classifier's adapter without a run: its classes in the order of its head, where the base "
+        help="For a classifier's adapter without a run: its classes in the order of its head, where the base "
         "does not name them.",
         show_default=False,
     ),
@@ -54,7 +54,7 @@ AdapterRecipe = Annotated[
     typer.Option(
         "--recipe",
         metavar="FILE",
-        help="Of an adapter without a run: a recipe whose task, data and evaluation sections hold.",
+        help="For an adapter without a run: a recipe whose task, data and evaluation sections hold.",
         show_default=False,
     ),
 ]
@@ -106,13 +106,13 @@ TrustRemoteCode = Annotated[
     bool,
     typer.Option(
         "--trust-remote-code",
-        help="Run the Python code that comes with the run's model. What the run's own recipe says does not "
-        "count; [bold]deltatune inspect[/bold] shows what it wants.",
+        help="Run the Python code that comes with the run's model. The run's own recipe cannot allow it; "
+        "[bold]deltatune inspect[/bold] shows what it asks for.",
     ),
 ]
 Overwrite = Annotated[
     bool,
-    typer.Option("--overwrite", help="Replace what is in the output folder; without it that is refused."),
+    typer.Option("--overwrite", help="Replace what is in the output folder. Without it nothing is replaced."),
 ]
 
 

@@ -128,7 +128,7 @@ def _check_structured(value: Any, record: Record, name: str, label: str | None) 
         raise DataError(
             f"holds {shown}: a class is one name, not a {'list' if isinstance(value, list) else 'object'}.",
             field=field,
-            remedy=f"Use task: {several[0]}, which learns several labels a row; or keep one of them.",
+            remedy=f"Use task: {several[0]}, which learns several labels per row; or keep one of them.",
         )
 
 

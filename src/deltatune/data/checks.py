@@ -152,7 +152,7 @@ class DataCheck:
             found.append(
                 f"the class {self.joined[0]!r} consists of other classes' names"
                 f"{f', as do {len(self.joined) - 1} more' if self.joined[1:] else ''}; each combination is a "
-                f"class of its own; task: {fitting[0]} learns several labels a row."
+                f"class of its own; task: {fitting[0]} learns several labels per row."
             )
         return found
 

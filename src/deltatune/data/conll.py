@@ -45,7 +45,7 @@ def read_conll(source: str, writing: Writing = PLAIN) -> Table:
     text = read_text(path, writing.encoding)
     sentences = list(_sentences(text, writing.delimiter))
     if not sentences:
-        raise DataError("holds no words.", field=path.name, remedy="Give a file with a word a line.")
+        raise DataError("holds no words.", field=path.name, remedy="Give a file with one word per line.")
     width = len(sentences[0][0].cells)
     _require_columns(sentences, width, path.name)
     names = _names(text, width) or [str(number) for number in range(1, width + 1)]

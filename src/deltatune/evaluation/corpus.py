@@ -51,7 +51,7 @@ class RowMetric:
 
 
 def mean_loss(sums: Floats) -> Floats:
-    """Cross-entropy a token: every token of the corpus weighs the same, so long rows weigh more."""
+    """Cross-entropy per token: every token of the corpus weighs the same, so long rows weigh more."""
     found: Floats = sums[..., 0] / sums[..., 1]
     return found
 

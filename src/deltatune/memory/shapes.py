@@ -35,7 +35,7 @@ class Shape:
         """Where its widths are from, and what is planned in its place, in a sentence or three."""
         text = f"{name} has {self.published} parameters by its paper ({self.source})."
         if self.stands_for:
-            text += f" Its own code is not in Transformers; planned is {self.stands_for}."
+            text += f" Its own code is not in Transformers. The plan is of {self.stands_for}."
         if self.lacks:
             text += f" It lacks {units.amount(self.lacks)} parameters of the model's own positions."
         return text

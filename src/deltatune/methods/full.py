@@ -29,7 +29,7 @@ class FullConfig(MethodConfig):
         "As the yardstick, or when the data are plenty and the task is far from the pretraining."
     )
     cost: ClassVar[str] = (
-        "All parameters are trained and stored; 16 bytes a parameter of training memory beyond the "
+        "All parameters are trained and stored; 16 bytes per parameter of training memory beyond the "
         "activations."
     )
     defaults: ClassVar[str] = (

@@ -218,7 +218,7 @@ class HardPromptConfig(MethodConfig):
         "n_tokens longer, for good."
     )
     defaults: ClassVar[str] = (
-        "10 tokens (AutoPrompt's examples have 3 to 5, PEZ's has 16), 16 swaps a step from the best 64 "
+        "10 tokens (AutoPrompt's examples have 3 to 5, PEZ's has 16), 16 swaps per step from the best 64 "
         "(fewer than GCG's 512 from 256, for small machines); lr 0.1 as in PEZ's code, gcg has none."
     )
     paper: ClassVar[str] = (

@@ -65,7 +65,7 @@ class MissConfig(MethodConfig):
     title: ClassVar[str] = "One trainable matrix shared by all shards of a weight matrix."
     formula: ClassVar[str] = "h = W_0 x + D^T sum_i x[i r : (i + 1) r]"
     when: ClassVar[str] = "As an alternative to LoRA that starts faster and takes less memory and time."
-    cost: ClassVar[str] = "r d_out parameters for each matrix; r d_out products a token. Free once merged."
+    cost: ClassVar[str] = "r d_out parameters for each matrix; r d_out products per token. Free once merged."
     defaults: ClassVar[str] = (
         "r 16 on query and value has the parameters of lora's r 8 (peft takes 64); lr 3e-4, below "
         "lora's: an entry of D moves d_in / r entries of the weight at once."

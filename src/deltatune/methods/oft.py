@@ -117,7 +117,7 @@ class OftConfig(MethodConfig):
     )
     cost: ClassVar[str] = (
         "d_in (b - 1) / 2 parameters for each matrix; in every forward pass R is made again, and x R costs b "
-        "d_in products a token. Free once merged."
+        "d_in products per token. Free once merged."
     )
     defaults: ClassVar[str] = (
         "Blocks of 32 and five terms of the Neumann series as in peft; lr 1e-3 as for lora."

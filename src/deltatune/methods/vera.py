@@ -144,7 +144,7 @@ class VeraConfig(MethodConfig):
     peft_type: ClassVar[str | None] = "VERA"
 
     r: Annotated[int, Field(ge=1)] = 256
-    """Rank of the random pair. 64 to 1024: higher than LoRA's, for it costs only r parameters a matrix."""
+    """Rank of the random pair. 64 to 1024: higher than LoRA's, for it costs only r parameters per matrix."""
     d_initial: float = 0.1
     """Start of the vector d."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0

@@ -51,10 +51,10 @@ def pooling_of(source: Source, wanted: str | None, task: str) -> tuple[str, list
     modes = _modes(content) if isinstance(content, dict) else []
     if len(modes) != 1 or modes[0] not in _NAMES.values():
         raise ModelError(
-            f"'{source.name}' pools by {' and '.join(modes) or 'nothing that is known'}; offered are mean, "
+            f"'{source.name}' pools by {' and '.join(modes) or 'nothing that is known'}; deltatune has mean, "
             "cls and last.",
             field="model.pooling",
-            remedy="Name one of them; its vectors then are others than those of Sentence Transformers.",
+            remedy="Name one of them; its vectors then differ from those of Sentence Transformers.",
         )
     return modes[0], warnings
 

@@ -90,7 +90,7 @@ class ModelSpec(Section):
     """Whether Python code that comes with the model may run on this machine."""
     attention: Literal["sdpa", "eager"] | None = None
     """The attention implementation of the base; null: sdpa, or eager where Transformers has no other, and
-    eager for training on CPUs with up to 256 tokens a row, where it is faster."""
+    eager for training on CPUs with up to 256 tokens per row, where it is faster."""
     image_size: Annotated[int, Strict(), Field(ge=8)] | None = None
     """Edge in pixels of the squares that an image model reads; null: its own. Half the edge is a quarter of
     the work. Position embeddings are interpolated, so it must be a multiple of the model's patches."""
@@ -111,7 +111,7 @@ class QuantizationSpec(Section):
     format: Literal["nf4", "fp4", "int8"] = "nf4"
     """4-bit normal floats (as QLoRA), 4-bit floats, or 8-bit integers (LLM.int8)."""
     double: Bool = True
-    """Whether the scales of 4-bit blocks are quantized as well, which spares 0.37 bits a weight."""
+    """Whether the scales of 4-bit blocks are quantized as well, which spares 0.37 bits per weight."""
     compute: Literal["bf16", "fp32"] = "bf16"
     """Type of activations, and of what is not quantized: embeddings, norms, the output head."""
 
@@ -385,7 +385,7 @@ class EvaluationSpec(Decoding):
     """Metrics to report, `rouge` meaning all of its kinds; `auto`: all that fit the task."""
     primary: Literal["auto"] | Metric = "auto"
     """The metric that ranks a comparison; `auto`: rougeL_f, accuracy for classification, micro_f1 for
-    several labels a row, mse for regression."""
+    several labels per row, mse for regression."""
     select_by: Metric = "loss"
     """The validation metric that selects the best checkpoint and stops early."""
     positive: ClassName | None = None

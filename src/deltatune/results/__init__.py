@@ -4,7 +4,7 @@
 |---|---|
 | `result.json` | `RunResult`; of a run that is not at its end `PausedRun`, of one that failed `FailedRun` |
 | `certificate.json` | `Certificate` |
-| `predictions.jsonl` | a `Prediction` a line |
+| `predictions.jsonl` | one `Prediction` per line |
 | `leaderboard.json` | `Leaderboard` |
 | `export.json` | `Exported` |
 
@@ -12,7 +12,8 @@ What is found out and not written down has types as well: `Plan` (of `plan`), `D
 `MergedModel` (of `merge`), `SavedDelta` or `CertifiedFolder` (of `inspect`).
 
 Times are in seconds, memory and sizes in bytes, shares from 0 to 1. Metrics are as `deltatune.evaluation`
-gives them: ROUGE, accuracy and the like from 0 to 1, BLEU and chrF from 0 to 100, losses in nats a token.
+gives them: ROUGE, accuracy and the like from 0 to 1, BLEU and chrF from 0 to 100. A loss is in nats
+per token, class, label or tag where it is a cross-entropy; of numbers and of vectors it is the task's own.
 """
 
 from __future__ import annotations

@@ -64,8 +64,8 @@ class Prediction:
     scores: dict[str, Finite] = field(default_factory=dict)
     """Numbers of this row by metric key, for the metrics that are means over rows."""
     nll: Finite | None = None
-    """Negative log-likelihood of the reference, or of all of them, in nats, summed over the tokens; null if
-    no loss was asked for."""
+    """Loss of the row, summed over its tokens: the negative log-likelihood of the reference, or of all of
+    them, in nats; of numbers and of vectors the loss of the task. Null if no loss was asked for."""
     tokens: int | None = None
     """How many tokens that sum has (1 in classification, words where these have tags), in the model's own
     tokenizer."""

@@ -29,8 +29,8 @@ class TokenClassification(Task):
         "RoBERTa, DeBERTa, and decoder-only models."
     )
     rows: ClassVar = (
-        "CoNLL files (a word a line), words with tags (`tokens`, `tags`), or a `text` with `spans` (start, "
-        "end and label, in characters)."
+        "CoNLL files (one word per line), words with tags (`tokens`, `tags`), or a `text` with `spans` "
+        "(start, end and label, in characters)."
     )
     example: ClassVar = (
         "task: token-classification\nmodel: bundled:minilm\n"

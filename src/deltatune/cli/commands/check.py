@@ -32,17 +32,17 @@ def check(
 ) -> None:
     """Show what the model will read and what it will learn, and warn of what is wrong with the data.
 
-    Of some training rows every token is shown: dim ones are only read, green ones
-    are learned (supervised). The end token must be among the latter, or the model
-    never learns to stop. A bar | stands between tokens.
+    It shows every token of some training rows: the model only reads dim ones, and
+    learns green ones (supervised). The end token must be green, or the model never
+    learns to stop. A bar | stands between tokens.
 
-    Checked are duplicates between training, validation and test rows (equal ones
-    and near ones), the balance of classes, whether it differs between the parts,
-    and the accuracy of always answering with the most frequent one, inputs with
-    contradictory labels, rows without one, and how much is cut off; whether methods
-    find their targets, and rows their positions in the model. Only the tokenizer is
-    loaded, not the weights; of several models, each one's. Where entries have
-    templates or limits of their own, the rows are shown in each way.
+    It looks for equal and nearly equal rows in training, validation and test,
+    unbalanced classes, classes that are spread unlike over the parts, contradictory
+    labels, rows without a label, and texts that are cut off. It says how accurate
+    the most frequent class is as an answer, whether methods find their targets, and
+    whether the model has positions for the longest rows. It loads the tokenizer of
+    each model, not the weights. Where entries have templates or limits of their
+    own, it shows the rows in each way.
 
     [bold]Examples[/bold]
       $ deltatune check recipe.yaml

@@ -26,10 +26,10 @@ def inspect(
 ) -> None:
     """Show what a saved delta is: method, base model, tensors, size, and whether it is undamaged.
 
-    Its certificate is shown as well: what its run proved. Of a run also what using
-    it would load, read and run on this machine: look there first if a stranger made
-    it. Reads only files; the base model is not loaded, and no code is run. With
-    [bold]--base[/bold] that model is loaded, to see whether an adapter without a run fits it.
+    It shows the certificate as well: what the run proved. For a run it also shows
+    what using it would load, read and run on this machine: look there first if a
+    stranger made it. It reads only files; it loads no base model and runs no code.
+    With [bold]--base[/bold] it loads that model, to see whether an adapter without a run fits it.
 
     [bold]Examples[/bold]
       $ deltatune inspect out/tables/runs/lora-s0
@@ -107,12 +107,11 @@ def merge(
 ) -> None:
     """Fold a delta into its base and write a plain Transformers model that needs no deltatune.
 
-    Possible for methods that change weights (LoRA and its relatives, ia3, oft, full
-    and others); prompts and prefixes are no weights, and adapters no change of them.
-    The outputs of both models are compared, and the largest difference is reported.
-    It fails if rounding does not explain it, or if it is half of what the delta does:
-    so a [bold]--dtype[/bold] that would round the delta away is refused, as is one that a weight
-    is too large for.
+    It works for methods that change weights: LoRA and its relatives, ia3, oft, full and
+    others, not prompts, prefixes and bottleneck adapters. It compares the outputs of
+    both models and reports the largest difference. It fails if rounding does not explain
+    the difference, or if the difference is half of what the delta does. It refuses a
+    [bold]--dtype[/bold] that would round the delta away or that a weight is too large for.
 
     Several runs of low-rank methods on one base are combined first.
 
@@ -125,7 +124,7 @@ def merge(
       $ deltatune merge ./peft-adapter --base ./llama --out merged
 
     [bold]Files[/bold]: a folder as save_pretrained writes it, with the tokenizer or image processor and
-    certificate.json, what was proved of the delta and of merging it.
+    certificate.json: what was checked of the delta and of merging it.
     """
     if not overwrite and out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise DeltatuneError(

@@ -72,8 +72,8 @@ def plan(
     """Predict what each entry of a recipe takes, and whether it fits, before a weight is loaded.
 
     The trainer's own step runs on tensors that have sizes but no data, with the
-    largest micro-batch of the data. Shown are the bytes in use at the peak, by what
-    they are for; what is trained and stored; the work of a step.
+    largest micro-batch of the data. The table shows the bytes in use at the peak, by
+    what they are for, the parameters that are trained and stored, and the work per step.
 
     [bold]Examples[/bold]
       $ deltatune plan recipe.yaml
@@ -82,9 +82,9 @@ def plan(
       $ deltatune plan recipe.yaml --shape llama-7b --set train.precision=bf16 --chart memory.svg
 
     Sizes of a [bold]--shape[/bold] come from the recipe's max_input_tokens and max_target_tokens.
-    What does not fit is followed by what to change, each change with its effect.
-    Not in the table, and counted as 1 GiB: libraries, and a GPU's context.
-    Only the configuration, the tokenizer and the data are read. Writes nothing but the chart.
+    For an entry that does not fit, it lists what to change, each change with its effect.
+    Libraries and a GPU's context are not in the table; they count as 1 GiB.
+    It reads the configuration, the tokenizer and the data, and writes nothing but the chart.
     Exit code: 2 if an entry cannot be planned.
     """
     limit = None if memory is None else _size(memory)
@@ -156,7 +156,7 @@ def _show(found: Plan, *, proposing: bool) -> None:
     console.print()
     work = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
     timed = any(entry.step_seconds is not None for entry in done)
-    headings = ("method", "base", "micro-batch", "trained", "of", "stored", "file", "work a step", "steps")
+    headings = ("method", "base", "micro-batch", "trained", "of", "stored", "file", "work per step", "steps")
     for heading in (*headings, *(("mean step", "training") if timed else ())):
         work.add_column(heading, justify="left" if heading in ("method", "base", "micro-batch") else "right")
     for entry in done:
@@ -176,7 +176,7 @@ def _work(entry: PlannedEntry, *, timed: bool) -> list[str]:
     cells = [
         entry.name,
         base,
-        rows + (f", {entry.micro_batches} a step" if entry.micro_batches > 1 else ""),
+        rows + (f", {entry.micro_batches} per step" if entry.micro_batches > 1 else ""),
         units.number(entry.trained_parameters),
         units.number(entry.total_parameters),
         units.number(entry.stored_parameters),
@@ -245,7 +245,7 @@ def _advise(entry: PlannedEntry) -> None:
         output.line(f"{name}: about {entry.steps_in_time:,} steps fit into the time.")
     proposal = entry.proposal
     if not entry.fits:
-        output.line(f"\n{name} does not fit. What single changes come to:", "bold")
+        output.line(f"\n{name} does not fit. Each change alone comes to:", "bold")
         for change in entry.changes or []:
             total = units.size(change.total)
             note = f"({change.note}{'; fits' if change.fits else ''})"
@@ -256,7 +256,7 @@ def _advise(entry: PlannedEntry) -> None:
     if proposal is not None and proposal.settings:
         takes = units.size(proposal.total)
         if proposal.step_seconds is not None:
-            takes += f" and {units.duration(proposal.step_seconds)} a step"
+            takes += f" and {units.duration(proposal.step_seconds)} per step"
         text = f"Proposed for {name}, {takes}: {_set(proposal.settings)}"
         output.line(text)
 

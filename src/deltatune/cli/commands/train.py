@@ -77,8 +77,8 @@ def train(
         typer.Option(
             "--extend",
             metavar="RUN",
-            help="In place of a recipe: train on from this finished run, as a new run in --out, with its "
-            "recipe and its rows. train.epochs are those to add (as many as it had, unless set).",
+            help="Instead of a recipe: continue this finished run as a new run in --out, with its recipe "
+            "and its rows. train.epochs counts the epochs to add (default: as many as it had).",
             show_default=False,
         ),
     ] = None,
@@ -99,15 +99,15 @@ def train(
       result.json        metrics, cost, versions, hashes of model and data
       metrics.jsonl      loss and validation results, step by step
       predictions.jsonl  every test row with input, reference and prediction
-      certificate.json   what was proved: targets, taps, gradients, reload, base unchanged
+      certificate.json   what the run proved: targets, taps, gradients, reload, base unchanged
       adapter/           the delta; peft can load it if peft has the method
 
     Ctrl-C, SIGTERM and SIGHUP leave a run that [bold]--resume[/bold] continues, and
     end with 130, 143 and 129. The second of them ends at once.
 
     [bold]--extend[/bold] loads the delta of the finished run. The optimizer starts anew, and the
-    learning rate is scheduled over the added steps. So it is not the run that longer
-    training at once would have been. The finished run stays as it is.
+    learning rate is scheduled over the added steps, so the result differs from one longer
+    training. The finished run stays as it is.
     """
     # As an override, so that it is held to what the recipe allows.
     changes = [*with_device(overrides, device), *([] if seed is None else [f"seeds=[{seed}]"])]
@@ -187,7 +187,7 @@ def evaluate(
         typer.Option(
             "--predictions",
             metavar="FILE",
-            help="Write a line for each row to this file, by its id, like the run's predictions.jsonl.",
+            help="Write one line per row to this file, by its id, like the run's predictions.jsonl.",
             show_default=False,
         ),
     ] = None,
@@ -247,7 +247,7 @@ def predict(
         typer.Option(
             "--file",
             "-f",
-            help="Read inputs from this file (.jsonl, .json, .csv, .tsv, else text, one a line) or from a "
+            help="Read inputs from this file (.jsonl, .json, .csv, .tsv, else text, one per line) or from a "
             "folder of images.",
             show_default=False,
         ),
@@ -259,8 +259,8 @@ def predict(
         str | None,
         typer.Option(
             "--template",
-            help="Of an adapter without a run: what the model reads, with {input} for an input (the default) "
-            "or {column}.",
+            help="For an adapter without a run: what the model reads, with {input} for an input (the "
+            "default) or {column}.",
             show_default=False,
         ),
     ] = None,
@@ -269,7 +269,7 @@ def predict(
     trust_remote_code: TrustRemoteCode = False,
     as_json: Json = False,
 ) -> None:
-    """Use a trained run: print one JSON object a line for each input, in their order.
+    """Use a trained run: print one JSON object per input, each on a line, in their order.
 
     Inputs are arguments, the rows of [bold]--file[/bold], or the lines of stdin. They go
     through the recipe's template: a text is what its input column holds; rows of
@@ -285,12 +285,12 @@ def predict(
       $ deltatune predict out/tables/runs/lora-s0 < tables.txt | jq -r .prediction
       $ deltatune predict ./peft-adapter --base ./llama --template "Title: {input}" < tables.txt
 
-    [bold]Lines[/bold]: id, input and prediction; of a text whether the model ended it (stopped), of a
-    class the probabilities, of tagged words the entities (spans) with their characters; where
-    texts are embedded id, input and vector.
-    The id is that of the recipe's id column, where the input has it, or its number, from
-    0; of a folder's image its path there. An input that cannot be used is a line with id,
-    input and error, and the others go on.
+    [bold]Each line[/bold] has id, input and prediction. Texts also have stopped (whether the model
+    ended the text), classes their probabilities, tagged words the entities (spans) with
+    their characters. Embedded texts have id, input and vector.
+    The id comes from the recipe's id column, where the input has it, else it is the
+    input's number, from 0; an image in a folder has its path there. An input that cannot
+    be used gives a line with id, input and error, and the others go on.
 
     Exit code: 0, or 2 if an input could not be used. [bold]--json[/bold] changes how errors are
     printed; the lines are JSON without it.
@@ -347,7 +347,7 @@ def _inputs(arguments: list[str] | None, file: Path | None) -> Iterable[Asked] |
         raise DeltatuneError(
             "there is nothing to predict.",
             field="INPUT",
-            remedy="Give inputs as arguments, with --file, or on stdin, one a line.",
+            remedy="Give inputs as arguments, with --file, or on stdin, one per line.",
         )
     return _lines()
 

@@ -54,7 +54,7 @@ class Texts(Kind):
         return Scored(answers, references, scores, losses, summed(losses), several)
 
     def mean_loss(self, job: Job) -> dict[str, float]:
-        """Loss a token, in nats; `perplexity` is its exponential."""
+        """Loss per token, in nats; `perplexity` is its exponential."""
         return summed(row_losses(job))
 
 

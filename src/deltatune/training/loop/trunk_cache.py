@@ -28,7 +28,7 @@ from deltatune.tasks.task import Feature
 from deltatune.training.given.machine import available_memory
 from deltatune.training.proof.equal_logits import logits, rounding
 
-TASK = "Keeping frozen layers"
+TASK = "Caching frozen layers"
 FEWEST = 4
 """Rows that the trial of a trunk needs."""
 SMALL_GROUP = 8
@@ -124,7 +124,7 @@ def record_trunk(
         pieces = recorder.pieces(groups, lengths, observer)
         kept = _in_memory(pieces, size, width) if in_memory else _in_file(pieces, folder, width)
     except OSError as error:
-        observer.warn(f"The outputs of {trunk.what} could not be kept in '{folder}' ({error.strerror}).")
+        observer.warn(f"The outputs of {trunk.what} could not be cached in '{folder}' ({error.strerror}).")
         return None
     finally:
         observer.finish(TASK)
@@ -133,7 +133,8 @@ def record_trunk(
     places = [(starts[row], n) for row, n in enumerate(lengths)]
     where = "memory" if in_memory else "a file"
     observer.log(
-        f"Kept the outputs of {trunk.what} for {len(features):,} rows ({units.size(size)} in {where})."
+        f"Frozen layers' cache: the outputs of {trunk.what} for {len(features):,} rows "
+        f"({units.size(size)} in {where})."
     )
     return TrunkCache(trunk, kept, places, like, time.perf_counter() - started)
 
