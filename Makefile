@@ -50,7 +50,7 @@ notebook: $(STAMP) ## Run docs/notebooks/from-python.ipynb and write what its ce
 	$(BIN)/python -m tests.notebook
 
 docs: $(STAMP) ## Build the site into out/site, and fail on a warning: a link or an anchor that leads nowhere
-	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build
 
 pictures: $(STAMP) ## Draw docs/pictures anew from the report of the demo, with Chromium; runs the demo if OUT has none
 	test -e $(OUT)/leaderboard.json || $(MAKE) demo

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 import typer
@@ -14,6 +15,7 @@ from deltatune.recipe.json_schema import json_schema
 from deltatune.results.json_schema import KINDS, results_schema
 from deltatune.tasks import TASKS
 
+ROOT = Path(__file__).resolve().parents[1]
 FILES = {
     "result": "result.json",
     "certificate": "certificate.json",
@@ -73,8 +75,7 @@ def recipe() -> str:
     named, places = schema["$defs"], _places(schema)
     parts = ["## The whole", _fields(schema, places)]
     for name, place in places.items():
-        if "properties" in named[name]:
-            parts += [f"## {place}", _described(named[name]), _fields(named[name], places)]
+        parts += [f"## {place}", _described(named[name]), _fields(_mapping(named[name]), places)]
     parts.append("## Settings of methods")
     for name, section in named.items():
         if name.startswith("method."):
@@ -89,12 +90,20 @@ def _places(schema: dict[str, Any]) -> dict[str, str]:
     waiting = [("", schema)]
     while waiting:
         at, section = waiting.pop(0)
-        for field, content in section.get("properties", {}).items():
+        for field, content in _mapping(section).get("properties", {}).items():
             for name in re.findall(r"#/\$defs/([\w.]+)", str(content)):
-                if name not in places and name in named and not name.startswith("method."):
+                if name in places or name.startswith("method."):
+                    continue
+                if "properties" in _mapping(named[name]):
                     places[name] = f"{at}{field}"
                     waiting.append((f"{at}{field}.", named[name]))
     return places
+
+
+def _mapping(section: dict[str, Any]) -> dict[str, Any]:
+    """What a section is as a mapping, where a plain value may stand for it."""
+    forms = [form for form in section.get("anyOf", ()) if "properties" in form]
+    return forms[0] if len(forms) == 1 else section
 
 
 def files() -> str:
@@ -106,8 +115,7 @@ def files() -> str:
         places = {name: f"{kind}: {place}" for name, place in _places(schema).items()}
         parts += [f"## {FILES[kind]}", _described(schema), _fields(schema, places)]
         for name, place in places.items():
-            if "properties" in named[name]:
-                parts += [f"### {place}", _described(named[name]), _fields(named[name], places)]
+            parts += [f"### {place}", _described(named[name]), _fields(_mapping(named[name]), places)]
     return "\n\n".join(part for part in parts if part)
 
 
@@ -137,12 +145,9 @@ def _json_default(name: str, field: dict[str, Any], schema: dict[str, Any]) -> s
 def _type(schema: dict[str, Any], places: dict[str, str]) -> str:
     """A JSON schema as a short phrase; sections are links."""
     if "$ref" in schema:
-        place = places.get(str(schema["$ref"]).rsplit("/", 1)[-1], "section")
-        return f"[{place}](#{re.sub(r'[^a-z0-9_ -]', '', place.lower()).replace(' ', '-')})"
-    if "const" in schema:
-        return f"`{schema['const']}`"
-    if "enum" in schema:
-        return ", ".join(f"`{value}`" for value in schema["enum"])
+        return _link(str(schema["$ref"]).rsplit("/", 1)[-1], places)
+    if "const" in schema or "enum" in schema:
+        return ", ".join(f"`{value}`" for value in schema.get("enum", [schema.get("const")]))
     for key in ("anyOf", "oneOf", "allOf"):
         if key in schema:
             return " or ".join(dict.fromkeys(_type(option, places) for option in schema[key]))
@@ -150,6 +155,25 @@ def _type(schema: dict[str, Any], places: dict[str, str]) -> str:
         return f"list of {_type(schema['items'], places)}" if schema.get("items") else "list"
     kind = schema.get("type", "any")
     return kind if isinstance(kind, str) else " or ".join(kind)
+
+
+def _link(name: str, places: dict[str, str]) -> str:
+    """A section of a schema, as a link to where the page explains it."""
+    if name == "MethodEntry":  # a form for each method; they are explained at the end
+        return "[entry](#settings-of-methods)"
+    if name not in places:
+        return name.lower()
+    anchor = re.sub(r"[^a-z0-9_ -]", "", places[name].lower()).replace(" ", "-")
+    return f"[{places[name]}](#{anchor})"
+
+
+def decisions() -> str:
+    """A list of the decisions, with their titles."""
+    lines = []
+    for path in sorted((ROOT / "docs" / "adr").glob("0*.md")):
+        title = path.read_text(encoding="utf-8").partition("\n")[0].removeprefix("# ")
+        lines.append(f"- [{title}]({path.name})")
+    return "\n".join(lines).replace(". ", " · ")
 
 
 def tasks() -> str:
@@ -213,7 +237,7 @@ def _cell(text: str) -> str:
 
 
 def _made() -> Iterable[Callable[[], str]]:
-    return (commands, recipe, files, tasks, python)
+    return (commands, recipe, files, tasks, python, decisions)
 
 
 MADE: dict[str, Callable[[], str]] = {make.__name__: make for make in _made()}
