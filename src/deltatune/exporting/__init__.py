@@ -16,6 +16,8 @@ TARGETS: Registry[Target] = Registry(
     "target",
     {
         "lora": "deltatune.exporting.lora:TARGET",
+        "peft": "deltatune.exporting.peft:TARGET",
+        "vllm": "deltatune.exporting.vllm:TARGET",
         "merged": "deltatune.exporting.merged:TARGET",
     },
     group="deltatune.targets",

@@ -24,7 +24,7 @@ from deltatune.methods.lora import BiasedDelta, LowRank
 from deltatune.quant import codec_of
 from deltatune.results import LeftOut
 
-INSTEAD = "Use it as it is: `deltatune predict` and the Python API do."
+INSTEAD = "Otherwise use it as it is: `deltatune predict` and the Python API do."
 ROUNDED = 4 * torch.finfo(torch.float32).eps
 """Of the largest entry: what a sum in float32 may round off, twice over."""
 
@@ -89,6 +89,12 @@ class Changes:
                 state[leaf] = state[leaf] + change
         return state
 
+    def whole_energy(self, path: str) -> float:
+        """Squared norm of what the delta changes in the module at `path`."""
+        before = self.model.view.modules[path].state_dict()
+        after = self.whole_state(path)
+        return sum(float((after[leaf].float() - before[leaf].float()).square().sum()) for leaf in before)
+
     def _delta(self, path: str) -> Delta | None:
         return self.model.adapter(self.name).deltas.get(path)
 
@@ -143,14 +149,14 @@ def _require_weights(adapter: Adapter, method: str, *, trained: bool) -> None:
         raise AdapterError(
             f"{method} adds learned tokens, keys or values, which are no change of weights.",
             field="--as",
-            remedy=f"{INSTEAD} For peft, `--as peft` writes its own folder of it, where peft has the method.",
+            remedy=f"`--as peft` writes peft's own folder of it, where peft has the method. {INSTEAD}",
         )
     others = [p for p, d in adapter.deltas.items() if not isinstance(d, ModuleCopy | Foldable)]
     if others:
         raise AdapterError(
             f"what {method} computes at {others[0]} is no change of its weight.",
             field="--as",
-            remedy=f"{INSTEAD}",
+            remedy=INSTEAD,
         )
     if not trained or not (adapter.deltas or adapter.own):
         raise AdapterError(

@@ -22,8 +22,11 @@ from deltatune.training.proof.equal_logits import Logits, rounding
 Batch = Mapping[str, Tensor]
 
 
-def no_peft(loaded: LoadedRun) -> str | None:
-    """Why peft cannot be asked, as a sentence; None if it can."""
+def no_peft(loaded: LoadedRun, name: str) -> str | None:
+    """Why peft cannot be asked about the adapter `name`, as a sentence; None if it can."""
+    adapter = loaded.model.adapter(name)
+    if TASKS.get(loaded.recipe.task).embeds and (adapter.prompt is not None or adapter.keys_values):
+        return "It was not loaded in peft, whose models with prompts give no states of tokens to pool."
     if importlib.util.find_spec("peft") is None:
         return 'It was not loaded in peft, which is not installed here (pip install "deltatune[peft]").'
     formats = describe(loaded.model.base)

@@ -7,7 +7,7 @@ from pathlib import Path
 from deltatune.checkpoint.inspection import CERTIFICATE
 from deltatune.checkpoint.store import load_adapter, write_adapter
 from deltatune.core.model import AdaptedModel
-from deltatune.exporting.in_peft import in_peft, no_peft, version
+from deltatune.exporting.in_peft import Batch, in_peft, no_peft, version
 from deltatune.exporting.low_rank import EXPORTED, LowRank, attach, low_rank
 from deltatune.exporting.measure import Outputs, kept_metric
 from deltatune.exporting.target import Job, Target, write_result
@@ -72,7 +72,8 @@ def write_lora(job: Job, target: str, loaded: LoadedRun, made: LowRank, folder: 
     notes = _notes(model, made)
     if made.exact:
         proof.equal_logits(SAME, outputs.beside(outputs.run), outputs.exported(), REPORT)
-    notes += _in_peft(loaded, folder, outputs, proof, compared)
+    unasked, in_theirs = check_in_peft(loaded, folder, EXPORTED, outputs.batch, proof)
+    notes, compared = notes + unasked, compared + in_theirs
     metric = kept_metric(loaded, job.settings.rows, job.observer)
     if isinstance(metric, str):
         notes.append(metric)
@@ -92,26 +93,25 @@ def write_lora(job: Job, target: str, loaded: LoadedRun, made: LowRank, folder: 
     return done
 
 
-def _in_peft(
-    loaded: LoadedRun, folder: Path, outputs: Outputs, proof: Proof, compared: list[Comparison]
-) -> list[str]:
-    """Check that peft computes the same as we do with the folder; notes on what it was not asked."""
-    reason = no_peft(loaded)
+def check_in_peft(
+    loaded: LoadedRun, folder: Path, name: str, batch: Batch, proof: Proof
+) -> tuple[list[str], list[Comparison]]:
+    """Check that peft computes the same with a folder as the run's model does with the adapter `name`.
+
+    Returns:
+        Why peft was not asked, if it was not; and the comparison, if it was.
+
+    Raises:
+        TrainingError: It computes something else.
+    """
+    reason = no_peft(loaded, name)
     if reason is not None:
-        return [reason]
-    wanted, found = in_peft(loaded, folder, EXPORTED, outputs.batch)
-    proof.equal_logits(
-        IN_PEFT, wanted, found, f"{version()} reads the folder in another way. Please report it."
-    )
-    compared.append(
-        Comparison(
-            computed_by=version(),
-            on=wanted.of,
-            largest_difference=wanted.distance(found),
-            effect=wanted.distance(wanted.plain),
-        )
-    )
-    return []
+        return [reason], []
+    wanted, found = in_peft(loaded, folder, name, batch)
+    remedy = f"{version()} reads the folder in another way; please report it."
+    proof.equal_logits(IN_PEFT, wanted, found, remedy)
+    difference, effect = wanted.distance(found), wanted.distance(wanted.plain)
+    return [], [Comparison(computed_by=version(), on=wanted.of, largest_difference=difference, effect=effect)]
 
 
 def _tell(proof: Proof, done: Exported) -> None:

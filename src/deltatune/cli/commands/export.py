@@ -83,11 +83,14 @@ def export(
 
     [bold]Targets[/bold]
       lora    plain LoRA of any method that changes weights, in peft's format
+      peft    the run's own delta in peft's format, where peft has the method; prompts too
+      vllm    a LoRA that vLLM and SGLang serve: one rank, no biases, nothing saved whole
       merged  a plain Transformers model, as [bold]deltatune merge[/bold] writes it
 
     [bold]Examples[/bold]
       $ deltatune export out/tables/runs/dora-s0 lora --as lora --rank 16
       $ deltatune export out/tables/runs/full-s0 lora --as lora --keep 99% --dry-run
+      $ deltatune export out/chat/runs/lora-s0 served --as vllm
       $ deltatune export out/tables/runs/dora-s0 merged --as merged
 
     [bold]Files[/bold]: those of the target, export.json (what was kept and what was lost), certificate.json.
