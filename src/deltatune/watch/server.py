@@ -13,7 +13,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from deltatune.errors import DeltatuneError
-from deltatune.printable import printable_json
+from deltatune.printable import printable, printable_json
 from deltatune.watch.page import Pages, as_json
 from deltatune.watch.standing import Watched
 
@@ -81,24 +81,31 @@ class _Handler(BaseHTTPRequestHandler):
         if asked not in {f"{name}:{self.server.server_port}" for name in NAMES}:
             self._answer(HTTPStatus.MISDIRECTED_REQUEST, b"This is no name of this server.\n")
             return
-        place = urlsplit(self.path).path
         try:
             with self.server.one:
-                if place == "/":
-                    made = self.server.pages.page()
-                    tag = f'"{made.tag}"'
-                    if self.headers.get("If-None-Match") == tag:
-                        self._answer(HTTPStatus.NOT_MODIFIED, b"", tag=tag)
-                    else:
-                        self._answer(HTTPStatus.OK, made.html, "text/html", tag)
-                elif place == "/state.json":
-                    state = as_json(self.server.watched.look(), self.server.path)
-                    text = printable_json(state).encode(errors="backslashreplace")
-                    self._answer(HTTPStatus.OK, text, "application/json")
-                else:
-                    self._answer(HTTPStatus.NOT_FOUND, b"There are / and /state.json.\n")
-        except (BrokenPipeError, ConnectionResetError, TimeoutError):
-            self.close_connection = True
+                status, body, kind, tag = self._answer_of(urlsplit(self.path).path)
+        except Exception as error:  # a folder may hold anything; the next look may find it mended
+            said = f"The page cannot be made ({type(error).__name__}: {printable(error)}).\n"
+            status, body, kind, tag = HTTPStatus.INTERNAL_SERVER_ERROR, said.encode(), "text/plain", ""
+        self._answer(status, body, kind, tag)
+
+    def _answer_of(self, place: str) -> tuple[HTTPStatus, bytes, str, str]:
+        """The status, the body, its type and its tag."""
+        if place == "/":
+            made = self.server.pages.page()
+            tag = f'"{made.tag}"'
+            if self.headers.get("If-None-Match") == tag:
+                return HTTPStatus.NOT_MODIFIED, b"", "", tag
+            return HTTPStatus.OK, made.html, "text/html", tag
+        if place == "/state.json":
+            state = as_json(self.server.watched.look(), self.server.path)
+            return (
+                HTTPStatus.OK,
+                printable_json(state).encode(errors="backslashreplace"),
+                "application/json",
+                "",
+            )
+        return HTTPStatus.NOT_FOUND, b"There are / and /state.json.\n", "text/plain", ""
 
     do_HEAD = do_GET
 
