@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +20,14 @@ FLAGS = [
     "--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-extensions",
     "--remote-debugging-pipe", "about:blank",
 ]  # fmt: skip
+# Chromium reads commands from descriptor 3 and writes answers to 4.
+_PLACED = """
+import fcntl, os, sys
+read, write = (fcntl.fcntl(int(given), fcntl.F_DUPFD, 10) for given in sys.argv[1:3])
+os.dup2(read, 3)
+os.dup2(write, 4)
+os.execv(sys.argv[3], sys.argv[3:])
+"""
 
 
 class Page:
@@ -78,19 +87,19 @@ class Page:
         assert "exceptionDetails" not in told, told["exceptionDetails"]
         return told["result"].get("value")
 
-    def until(self, script: str, seconds: float = 30.0) -> Any:
-        """Wait until an expression is true; its value."""
+    def until(self, script: str, seconds: float = 30.0) -> None:
+        """Wait until an expression is true."""
         ends = time.monotonic() + seconds
-        while not (value := self.run(script)):
+        while not self.run(f"!!({script})"):
             assert time.monotonic() < ends, f"never: {script}; {self.logged}"
             time.sleep(0.03)
-        return value
 
     def key(self, key: str, *, ctrl: bool = False) -> None:
         """Press a key."""
         codes = {"Enter": 13, "Escape": 27, "ArrowRight": 39, "ArrowLeft": 37, "Tab": 9}
         common = {"key": key, "windowsVirtualKeyCode": codes[key], "modifiers": 2 if ctrl else 0}
-        self.call("Input.dispatchKeyEvent", type="rawKeyDown", **common)
+        submits = {"text": "\r"} if key == "Enter" and not ctrl else {}
+        self.call("Input.dispatchKeyEvent", type="keyDown", **common, **submits)
         self.call("Input.dispatchKeyEvent", type="keyUp", **common)
 
     def type(self, text: str) -> None:
@@ -109,14 +118,10 @@ def chromium(scratch: Path) -> Iterator[Page]:
     ours_read, theirs_write = os.pipe()
     theirs_read, ours_write = os.pipe()
 
-    def give() -> None:  # Chromium reads commands from descriptor 3 and writes answers to 4
-        first, second = os.dup(theirs_read), os.dup(theirs_write)
-        os.dup2(first, 3)
-        os.dup2(second, 4)
-
-    command = [str(CHROMIUM), *FLAGS[:-1], f"--user-data-dir={scratch / 'profile'}", FLAGS[-1]]
+    command = [sys.executable, "-c", _PLACED, str(theirs_read), str(theirs_write), str(CHROMIUM)]
+    command += [f"--user-data-dir={scratch / 'profile'}", *FLAGS]
     process = subprocess.Popen(
-        command, close_fds=False, preexec_fn=give, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        command, pass_fds=(theirs_read, theirs_write), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     os.close(theirs_read)
     os.close(theirs_write)

@@ -82,12 +82,12 @@ class Pages:
         """The page as it is now, or as it was a moment ago where making it takes long."""
         if self._known and time.monotonic() < self._next:
             return self._known[1]
-        started = time.monotonic()
+        started = time.thread_time()
         standing = self._watched.look()
         if self._known is None or self._known[0] != standing:
             html = printable(self._render(standing)).encode(errors="backslashreplace")
             self._known = (standing, Made(html, hashlib.sha256(html).hexdigest()[:24]))
-        self._next = time.monotonic() + (time.monotonic() - started) / TAKES_AT_MOST
+        self._next = time.monotonic() + (time.thread_time() - started) / TAKES_AT_MOST
         return self._known[1]
 
     def _render(self, standing: Standing) -> str:
