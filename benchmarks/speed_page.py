@@ -38,6 +38,46 @@ def goals() -> str:
     return "\n".join([*lines, "", f"{setting}; {minutes} minutes in all."])
 
 
+FOR_USERS = {
+    "an epoch of LoRA: time of peft with the Trainer as it comes, over ours": "Trainer, defaults, over ours",
+    "an epoch of LoRA: time of peft with the Trainer tuned by hand, over ours": "tuned by hand, over ours",
+    "memory that a step keeps for the backward pass: ours over peft's": "activations and logits, ours over",
+}
+"""What the page opens with -> how it is called in the results."""
+MODELS = {"t5-small": "T5, 77 M", "smollm2-135m": "SmolLM2, 135 M"}
+
+
+def summary() -> str:
+    """The few ratios that a user feels, as ranges over the processors."""
+    every = [each for name in PROCESSORS for each in read(f"speed_cpu_{name}")["table"]]
+    lines = [f"| | {' | '.join(MODELS.values())} |", f"|:--|{'--:|' * len(MODELS)}"]
+    for label, called in FOR_USERS.items():
+        cells = []
+        for model in MODELS:
+            ratios = [each["ratio"] for each in every if model in each["what"] and called in each["what"]]
+            cells.append(f"{min(ratios):.2f} to {max(ratios):.2f}")
+        lines.append(f"| {label} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def missed() -> str:
+    """Which goals were met, and on which processors they were not."""
+    every = {name: read(f"speed_cpu_{name}")["table"] for name in PROCESSORS}
+    lines = ["| goal | met with | missed with |", "|:--|:--|:--|"]
+    for number, row in enumerate(next(iter(every.values()))):
+        if not row["goal"]:
+            continue
+        word, limit = row["goal"].rsplit(" ", 1)
+        sides: dict[bool, list[str]] = {True: [], False: []}
+        for name, table in every.items():
+            ratio = round(table[number]["ratio"], 2)
+            met = ratio >= float(limit) if word == "at least" else ratio <= float(limit)
+            sides[met].append(f"{PROCESSORS[name].partition(',')[0]} ({ratio:.2f})")
+        cells = " | ".join(", ".join(sides[met]) or "none" for met in (True, False))
+        lines.append(f"| {row['what']}: {row['goal']} | {cells} |")
+    return "\n".join(lines)
+
+
 def epochs() -> str:
     """What an epoch takes, and what was learned in it."""
     lines = [
@@ -107,6 +147,8 @@ def floors() -> str:
 
 
 TABLES: dict[str, Callable[[], str]] = {
+    "summary": summary,
+    "missed": missed,
     "goals": goals,
     "epochs": epochs,
     "shares": shares,
