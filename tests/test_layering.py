@@ -32,8 +32,8 @@ ORDER = [
         "units",
     ),
     *("tasks", "results", "recipe", "quant", "core", "methods", "models", "data", "checkpoint", "memory"),
-    *("evaluation", "report", "training", "runs", "comparison", "watch", "exporting", "sharing", "starting"),
-    *("cli", "integrations"),
+    *("evaluation", "report", "training", "runs", "serve", "comparison", "watch", "exporting", "sharing"),
+    *("starting", "cli", "integrations"),
     *("board", "api", "testing", "__init__", "__main__"),
 ]
 LAZILY = {  # upward, within functions or for the types alone
@@ -68,7 +68,10 @@ LIGHT = {
     "__init__",
     "__main__",
 }
-HEAVY = {"torch", "transformers", "accelerate", "peft", "datasets", "pandas", "scipy", "sklearn", "onnx"}
+HEAVY = {
+    *("torch", "transformers", "accelerate", "peft", "datasets", "pandas", "scipy", "sklearn", "onnx"),
+    *("fastapi", "uvicorn"),
+}
 
 
 @cache

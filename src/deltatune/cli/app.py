@@ -27,6 +27,7 @@ from deltatune.cli.commands import (
     export,
     plan,
     reference,
+    serve,
     share,
     tasks,
     train,
@@ -199,6 +200,7 @@ app.command("report", rich_help_panel=TRAIN)(compare.report)
 app.command("evaluate", rich_help_panel=LOOK)(train.evaluate)
 app.command("predict", rich_help_panel=LOOK)(train.predict)
 app.command("chat", rich_help_panel=LOOK)(chat.chat)
+app.command("serve", rich_help_panel=LOOK)(serve.serve)
 app.command("inspect", rich_help_panel=LOOK)(delta.inspect)
 app.command("merge", rich_help_panel=LOOK)(delta.merge)
 app.command("export", rich_help_panel=LOOK)(export.export)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -163,6 +164,20 @@ class Adapter(nn.Module):
     def settled(self) -> bool:
         """Whether the present state may be selected as the result; a schedule says no before its end."""
         return True
+
+    def warn_unsettled(self, method: str) -> None:
+        """Say so if it is saved before its schedule has run to its end, to who calls who calls this.
+
+        Warns:
+            UserWarning: It is.
+        """
+        if not self.settled:
+            warnings.warn(
+                f"The schedule of {method} has not run to its end, so this is not yet what "
+                "the method promises. In a loop of your own call adapter.start(steps) first, before_step and "
+                "after_step around each step of the optimizer, and add penalty() to the loss.",
+                stacklevel=3,
+            )
 
     def finish(self) -> dict[str, float]:
         """Check at the end of the run that the method did what it promises; return what it reached.

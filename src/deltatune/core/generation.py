@@ -37,11 +37,8 @@ def generate_behind_prompt(base: Any, tap: PromptTap, arguments: dict[str, Any])
     ids = rest.pop("input_ids")
     extended = tap.extend(base.get_input_embeddings()(ids), rest.pop("attention_mask", None), ids)
     assert extended is not None
-    tap.active.suspended = True
-    try:
+    with tap.active.suspension():
         output = base.generate(inputs_embeds=extended.embeds, attention_mask=extended.mask, **rest)
-    finally:
-        tap.active.suspended = False
     new = output if isinstance(output, Tensor) else output.sequences
     rows = new.shape[0] // ids.shape[0]
     whole = torch.cat([ids.repeat_interleave(rows, dim=0), new], dim=1)

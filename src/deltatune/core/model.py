@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import copy
 import re
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -94,13 +93,7 @@ class AdaptedModel(nn.Module):
         if name is None and len(self.active) != 1:
             raise AdapterError(f"{len(self.active)} adapters are active.", remedy="Name the one to save.")
         name = name or self.active[0]
-        if not self.adapter(name).settled:
-            warnings.warn(
-                f"The schedule of {self.configs[name].name} has not run to its end, so this is not yet what "
-                "the method promises. In a loop of your own call adapter.start(steps) first, before_step and "
-                "after_step around each step of the optimizer, and add penalty() to the loss.",
-                stacklevel=2,
-            )
+        self.adapter(name).warn_unsettled(self.configs[name].name)
         save_adapter(self, name, Path(folder))
 
     def load(self, folder: str | Path, name: str = "default") -> None:
@@ -193,8 +186,7 @@ class AdaptedModel(nn.Module):
         deltas make of a site's input is summed likewise. Equal weights that sum to 1 are the average.
 
         Raises:
-            AdapterError: A name is not attached, several of them replace the base's own parameters, or an
-                adapter with a weight adds tokens.
+            AdapterError: A name is not attached, or they cannot act together.
         """
         self._set_routes(compose.all_rows(names, self.adapter))
 
@@ -333,6 +325,15 @@ class AdaptedModel(nn.Module):
         """Whether `generate` can go on with some rows: not if they are routed, nor behind a cached prompt."""
         return self._active.batch_rows is None and self._hooks.prompt is None
 
+    @property
+    def prompted_mask(self) -> Tensor | None:
+        """Mask [rows, n + length] of the latest text that prompts were put into; None if none acts."""
+        return None if self._hooks.prompt is None else self._hooks.prompt.mask
+
+    def behind_prompts(self) -> contextlib.AbstractContextManager[None]:
+        """Within the block no prompt is put in, since the cache of a pass holds them already."""
+        return self._active.suspension()
+
     @torch.inference_mode()
     def generate(self, *, adapters: Sequence[str | None] | None = None, **arguments: Any) -> Any:
         """`generate` of the base with the active adapters; takes the base's arguments.
@@ -349,8 +350,7 @@ class AdaptedModel(nn.Module):
             compose.require_rows(adapters, arguments)
             with self.switching(adapters):
                 return self.generate(**arguments)
-        prompt = self._hooks.prompt
-        if prompt is None or self.view.is_encoder_decoder:
+        if self.view.is_encoder_decoder or (prompt := self._hooks.prompt) is None:
             return self.base.generate(**arguments)
         return generate_behind_prompt(self.base, prompt, arguments)
 

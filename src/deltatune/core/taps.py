@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from types import MethodType
 from typing import Any
@@ -34,7 +35,16 @@ class Active:
     batch_rows: int | None = None
     """Rows of the whole batch while rows are routed, else None."""
     suspended: bool = field(default=False)
-    """Set while prompts are already part of the embedded input."""
+    """Set while prompts are already part of the embedded input, or of the cache."""
+
+    @contextlib.contextmanager
+    def suspension(self) -> Iterator[None]:
+        """Within the block prompts are part of the embedded input, or of the cache."""
+        before, self.suspended = self.suspended, True
+        try:
+            yield
+        finally:
+            self.suspended = before
 
     def of(self, names: set[str] | dict[str, Any]) -> list[Route]:
         """The active routes of the adapters in `names`."""

@@ -43,11 +43,13 @@ class Room:
     """Those before what the decoder of an encoder-decoder writes."""
 
 
-def room_of(model: Any, adapter: Adapter) -> Room:
-    """What a base has and an adapter takes; the weights are not read."""
-    with torch.no_grad():
-        prompt = 0 if adapter.prompt is None else len(adapter.prompt())
-    shift = adapter.position_shift
+def room_of(model: Any, adapter: Adapter | None) -> Room:
+    """What a base has and an adapter takes, if there is one; the weights are not read."""
+    prompt = shift = 0
+    if adapter is not None:
+        with torch.no_grad():
+            prompt = 0 if adapter.prompt is None else len(adapter.prompt())
+        shift = adapter.position_shift
     before = (prompt, shift) if model.config.is_encoder_decoder else (prompt + shift, 0)
     return Room(type(model).__name__, positions_of(model), *before)
 

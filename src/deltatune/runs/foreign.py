@@ -100,6 +100,28 @@ def load_without_run(
     return LoadedRun(folder, recipe, base, model, encoder, None, folder.name, saved.method, digest)
 
 
+def beside_without_run(loaded: LoadedRun, folder: Path, adapter: str) -> LoadedRun:
+    """An adapter without a run on the base of `loaded`, which says what else there is to know.
+
+    Args:
+        loaded: A run, or another adapter without one.
+        folder: The adapter's folder, or one with it alone.
+        adapter: What it is to be called in the model; it is not attached yet.
+
+    Raises:
+        AdapterError: It is damaged, or of another task.
+    """
+    place = foreign.adapter_folder(folder)
+    saved = read_adapter(place)
+    kind, wanted = saved.peft.get("task_type"), TASKS.get(loaded.recipe.task).peft_type
+    if kind and wanted and kind != wanted:
+        raise AdapterError(
+            f"the adapter in '{folder}' is of the type {kind}, and the run in '{loaded.folder}' of {wanted}.",
+            remedy="Put adapters of one task together.",
+        )
+    return replace(loaded, folder=place, result=None, name=folder.name, method=saved.method, adapter=adapter)
+
+
 def _recipe(saved: SavedAdapter, place: Path, given: Given, *, trust_remote_code: bool) -> Recipe:
     """The recipe that a run of this adapter could have had; without rows, unless one is given."""
     model = _model(saved, place, given).model_copy(update={"trust_remote_code": trust_remote_code})

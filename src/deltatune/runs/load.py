@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 from deltatune.checkpoint.manifest import changed_files
@@ -15,8 +16,9 @@ from deltatune.models.load import load_base
 from deltatune.recipe import Recipe
 from deltatune.recipe.given import Given
 from deltatune.recipe.wanted import FILE, run_recipe
-from deltatune.runs.foreign import is_without_run, load_without_run
+from deltatune.runs.foreign import beside_without_run, is_without_run, load_without_run
 from deltatune.runs.loaded import NAME, LoadedRun
+from deltatune.tasks import TASKS
 from deltatune.training.given.folder import delta_folder, finished_result
 from deltatune.training.given.start import other_head
 
@@ -106,3 +108,52 @@ def attach_run(loaded: LoadedRun, folder: Path, name: str) -> None:
             remedy="Put runs of the same training rows together.",
         )
     load_adapter(loaded.model, delta_folder(folder), name, fingerprint=loaded.fingerprint)
+
+
+def load_beside(
+    loaded: LoadedRun, folder: Path, adapter: str, *, trust_remote_code: bool = False
+) -> LoadedRun:
+    """Another run, or an adapter without one, on the base of `loaded`. Its delta is attached by `attach`.
+
+    Args:
+        loaded: A run whose base it shares.
+        folder: As of `load_run`.
+        adapter: What its delta is called in the model.
+        trust_remote_code: As of `load_run`.
+
+    Raises:
+        AdapterError: It is no finished run, or its head, its vectors or its base are others.
+    """
+    if is_without_run(folder):
+        return beside_without_run(loaded, folder, adapter)
+    result = finished_result(folder)
+    recipe = run_recipe(folder, trust_remote_code=trust_remote_code)
+    if result.data.pair is not None:
+        recipe = _reading_pairs(recipe, *result.data.pair)
+    apart = other_head(result, loaded.recipe.task, loaded.labels)
+    if apart is None and TASKS.get(recipe.task).auto_class != TASKS.get(loaded.recipe.task).auto_class:
+        apart = f"is of the task {recipe.task}, and this is {loaded.recipe.task}"
+    if apart is None and recipe.model.pooling != loaded.recipe.model.pooling:
+        apart = "makes vectors of a text by another pooling"
+    if apart is not None:
+        raise AdapterError(
+            f"the run in '{folder}' does not fit that in '{loaded.folder}': it {apart}.",
+            remedy="Put runs of one base together, with the same classes.",
+        )
+    base, labels = loaded.base, result.data.labels
+    encoder = Encoder(recipe.task, base.processor, recipe.data, labels, base.facts, result.data.scale)
+    return replace(
+        loaded, folder=folder, recipe=recipe, encoder=encoder, result=result, name=result.name,
+        method=result.method, adapter=adapter,
+    )  # fmt: skip
+
+
+def attach(run: LoadedRun) -> None:
+    """Attach the delta of what `load_beside` gave, which is read from its files.
+
+    Raises:
+        AdapterError: It is damaged, or belongs to another base.
+    """
+    assert run.adapter is not None
+    folder = run.folder if run.result is None else delta_folder(run.folder)
+    load_adapter(run.model, folder, run.adapter, fingerprint=run.fingerprint)

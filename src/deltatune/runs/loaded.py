@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from pathlib import Path
 
 from deltatune.core.model import AdaptedModel
 from deltatune.data.encode import Encoder
 from deltatune.models.load import LoadedBase
+from deltatune.models.positions import Room, room_of
 from deltatune.recipe import Recipe
 from deltatune.results import RunResult
 
@@ -30,6 +32,14 @@ class LoadedRun:
     method: str
     fingerprint: str
     """Hash of the base's weights."""
+    adapter: str | None = NAME
+    """What its delta is called in the model; None of the plain base."""
+
+    @functools.cached_property
+    def room(self) -> Room:
+        """The base's positions, and those that the delta takes; it is attached when this is first asked."""
+        delta = None if self.adapter is None else self.model.adapter(self.adapter)
+        return room_of(self.model.base, delta)
 
     @property
     def threshold(self) -> float | None:

@@ -3,33 +3,27 @@
 from __future__ import annotations
 
 import itertools
-import json
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from deltatune.core.devices import AUTO
-from deltatune.data.cells import is_image
 from deltatune.data.encode import Encoded
-from deltatune.data.load import asked_columns, load_data, prompt_row
+from deltatune.data.load import load_data
 from deltatune.data.readers import Writing
 from deltatune.data.rows import Row
 from deltatune.errors import DataError
 from deltatune.evaluation import Evaluation, Prediction, answer, evaluate
 from deltatune.files import meant, write_lines
-from deltatune.models.positions import room_of
 from deltatune.observer import Observer, Silent
 from deltatune.recipe import Recipe
 from deltatune.recipe.given import Given
-from deltatune.recipe.sections import CHAT, DataSpec
-from deltatune.recipe.templates import template_fields
-from deltatune.runs.inputs import Asked, checked, named_inputs
+from deltatune.runs.asking import Failed, asked_row, encoded_rows, require_room
+from deltatune.runs.inputs import Asked, named_inputs
 from deltatune.runs.load import load_run
-from deltatune.runs.loaded import NAME, LoadedRun
+from deltatune.runs.loaded import LoadedRun
 from deltatune.tasks import TASKS
-from deltatune.training.before.longest_rows import new_tokens, require_positions
+from deltatune.training.before.longest_rows import new_tokens
 from deltatune.training.given.machine import fast_cpu
 
 BATCH = 16
@@ -79,7 +73,7 @@ def evaluate_run(
     if not rows:
         raise DataError(f"there are no {split} rows.", field="--split", remedy="Choose another part.")
     encoded = loaded.encoder.encode(rows)
-    for warning in _room(loaded, {split: encoded}, new_tokens(loaded.recipe)):
+    for warning in require_room(loaded, {split: encoded}, new_tokens(loaded.recipe)):
         observer.warn(warning)
     found = scored(loaded, rows, encoded, observer)
     if predictions is not None:
@@ -117,15 +111,6 @@ def scored(
         found = evaluate(loaded.model, rows, encoded, loaded.encoder, spec, advance, loaded.threshold)
     observer.finish(task)
     return found
-
-
-@dataclass(frozen=True)
-class Failed:
-    """An input of `predict` that could not be used, in the place of its prediction."""
-
-    id: str
-    input: str
-    error: str
 
 
 def predict(
@@ -195,106 +180,11 @@ def _names_a_file(text: str) -> bool:
 
 
 def _predict(loaded: LoadedRun, chunk: list[tuple[str, Asked]]) -> list[Prediction | Failed]:
-    made = [_row(loaded, name, value) for name, value in chunk]
-    encoded, made = _encoded(loaded, made)
+    made = [asked_row(loaded, name, value) for name, value in chunk]
+    encoded, made = encoded_rows(loaded, made)
     rows = [row for row in made if isinstance(row, Row)]
     answers = iter(_answers(loaded, rows, encoded) if encoded is not None else [])
     return [one if isinstance(one, Failed) else next(answers) for one in made]
-
-
-def _row(loaded: LoadedRun, row_id: str, value: Asked) -> Row | Failed:
-    """The row that an input makes, or what is wrong with it."""
-    recipe = loaded.recipe
-    images = TASKS.get(recipe.task).reads == "images"
-    value = checked(value, images=images)
-    if isinstance(value, DataError):
-        return Failed(row_id, "", _said(value))
-    try:
-        columns = _columns(value, recipe)
-        if isinstance(columns, Mapping):
-            row_id = str(columns.get(recipe.data.columns.id or "", row_id))
-            if images and not any(map(is_image, columns.values())):
-                columns = _image(columns, recipe.data)
-        return prompt_row(columns, recipe.data, recipe.task, row_id, loaded.splitting)
-    except DataError as error:
-        shown = json.dumps(value, ensure_ascii=False, default=str) if isinstance(value, Mapping) else value
-        return Failed(row_id, str(shown), _said(error))
-
-
-def _said(error: DataError) -> str:
-    """The error without the place, which the line tells that it is in."""
-    return " ".join(part for part in (error.what, error.remedy) if part)
-
-
-def _room(loaded: LoadedRun, parts: Mapping[str, Encoded], new: int) -> list[str]:
-    """Refuse rows that leave no positions for `new` tokens that are generated; return warnings."""
-    room = room_of(loaded.model.base, loaded.model.adapter(NAME))
-    return require_positions(room, loaded.recipe.task, parts, new)
-
-
-def _columns(value: str | Path | Mapping[str, Any], recipe: Recipe) -> str | Path | Mapping[str, Any]:
-    """The input, or the columns in it: if the model reads several, or a row may be more than a text.
-
-    Raises:
-        DataError: It is no object in JSON then.
-    """
-    spec = recipe.data
-    if isinstance(value, Mapping):
-        return value
-    fields = [] if spec.template == CHAT else sorted(set(template_fields(spec.template)))
-    pair, reads = spec.columns.pair, "run's template names"
-    if pair is not None and pair not in fields:
-        fields = [spec.columns.input if name == "input" else name for name in fields] + [pair]
-        reads = "run reads"
-    if len(fields) < 2:
-        forms = asked_columns(spec, recipe.task)
-        columns = _object(value) if forms else None
-        return value if columns is None or columns.keys().isdisjoint(forms) else columns
-    columns = _object(value)
-    if columns is None:
-        raise DataError(
-            f"{str(value)[:40]!r} is one text, and the {reads} {', '.join(fields)}.",
-            field="INPUT",
-            remedy=f"Give an object in JSON: {json.dumps(dict.fromkeys(fields, '...'))}.",
-        )
-    return columns
-
-
-def _object(value: str | Path) -> dict[str, Any] | None:
-    """The object that a text is in JSON; None of another text."""
-    try:
-        columns = json.loads(str(value))
-    except (ValueError, RecursionError):
-        return None
-    return columns if isinstance(columns, dict) else None
-
-
-def _image(columns: Mapping[str, Any], spec: DataSpec) -> Path:
-    """The file that a row names."""
-    names = [spec.columns.input, "image", "file", "path"]
-    name = next((name for name in names if isinstance(columns.get(name), str)), None)
-    if name is None:
-        raise DataError(
-            f"names no image in a column {', '.join(names[1:])}.", remedy=f"It has {', '.join(columns)}."
-        )
-    return Path(columns[name])
-
-
-def _encoded(loaded: LoadedRun, made: list[Row | Failed]) -> tuple[Encoded | None, list[Row | Failed]]:
-    """Encode the rows; those that cannot be (a broken image, a text too long) are found, and fail alone."""
-    rows = [row for row in made if isinstance(row, Row)]
-    if not rows:
-        return None, made
-    try:
-        encoded = loaded.encoder.encode(rows, supervised=False)
-        _room(loaded, {"given": encoded}, loaded.recipe.evaluation.max_new_tokens)
-        return encoded, made
-    except DataError as error:
-        if len(rows) == 1:
-            row, failure = rows[0], _said(error)
-            return None, [Failed(row.id, row.input_text(), failure) if one is row else one for one in made]
-    checked = [_encoded(loaded, [one])[1][0] for one in made]
-    return _encoded(loaded, checked)
 
 
 def _answers(loaded: LoadedRun, rows: list[Row], encoded: Encoded) -> list[Prediction]:

@@ -6,7 +6,7 @@ import io
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -32,10 +32,8 @@ from deltatune.cli.progress import watching
 from deltatune.errors import DeltatuneError, RecipeError, nearest
 
 if TYPE_CHECKING:
-    from deltatune.evaluation import Prediction
     from deltatune.observer import Observer
     from deltatune.recipe import Recipe
-    from deltatune.runs import Failed
     from deltatune.runs.inputs import Asked
     from deltatune.training import Context
 
@@ -298,11 +296,12 @@ def predict(
     given = _inputs(inputs, file)
     from deltatune.recipe.given import Given
     from deltatune.runs import predict as predictions
+    from deltatune.runs.asking import line_of
 
     said = Given(base, task, labels_of(labels), template, recipe)
     count = failed = 0
     for prediction in predictions(run, given, trust_remote_code=trust_remote_code, given=said, device=device):
-        record = _record(prediction)
+        record = line_of(prediction)
         count, failed = count + 1, failed + ("error" in record)
         output.emit_json(record, indent=None)
         sys.stdout.flush()
@@ -312,25 +311,6 @@ def predict(
             field="INPUT",
             remedy="Their lines say why, by the key error.",
         )
-
-
-def _record(prediction: Prediction | Failed) -> dict[str, Any]:
-    """A line of what `predict` prints."""
-    if hasattr(prediction, "error"):
-        return {"id": prediction.id, "input": prediction.input, "error": prediction.error}
-    if prediction.vector is not None:
-        return {"id": prediction.id, "input": prediction.input, "vector": prediction.vector}
-    record = {
-        "id": prediction.id,
-        "input": prediction.input,
-        **({} if prediction.pair is None else {"pair": prediction.pair}),
-        "prediction": prediction.prediction,
-    }
-    if prediction.spans is not None:
-        return record | {"spans": [span.as_dict() for span in prediction.spans]}
-    if prediction.probabilities is not None:
-        return record | {"probabilities": prediction.probabilities}
-    return record | {"stopped": prediction.stopped}
 
 
 def _inputs(arguments: list[str] | None, file: Path | None) -> Iterable[Asked] | Path:

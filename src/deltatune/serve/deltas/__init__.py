@@ -1,0 +1,1 @@
+"""The deltas that are served, by their names."""
