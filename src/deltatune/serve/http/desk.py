@@ -146,7 +146,7 @@ class Desk:
         """
         futures = [work.tell.future for work in works if isinstance(work.tell, Future)]
         self.engine.submit(*works)
-        gone = asyncio.create_task(_until_gone(request))
+        gone: asyncio.Future[Any] = asyncio.create_task(_until_gone(request))
         waiting = asyncio.gather(*futures)
         try:
             await asyncio.wait({gone, waiting}, return_when=asyncio.FIRST_COMPLETED)

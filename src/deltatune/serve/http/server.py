@@ -33,7 +33,8 @@ class _Impatient(H11Protocol):
         self.loop.call_later(HEAD_SECONDS, self._close_if_unasked)
 
     def _close_if_unasked(self) -> None:
-        if self.cycle is None and not self.transport.is_closing():
+        asked: Any = self.cycle  # None before the first request, whatever its type says
+        if asked is None and not self.transport.is_closing():
             self.transport.close()
 
 
@@ -112,9 +113,9 @@ async def _answer(
 
     for signum in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(signum, stop, signum)
-    answering = asyncio.create_task(server.serve(sockets=[sock]))
+    answering: asyncio.Future[Any] = asyncio.create_task(server.serve(sockets=[sock]))
     engine.start()
-    loading = asyncio.ensure_future(asyncio.wrap_future(engine.ready))
+    loading: asyncio.Future[Any] = asyncio.ensure_future(asyncio.wrap_future(engine.ready))
     try:
         await asyncio.wait({answering, loading}, return_when=asyncio.FIRST_COMPLETED)
         if loading.done():
