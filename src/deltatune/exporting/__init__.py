@@ -19,6 +19,9 @@ TARGETS: Registry[Target] = Registry(
         "peft": "deltatune.exporting.peft:TARGET",
         "vllm": "deltatune.exporting.vllm:TARGET",
         "merged": "deltatune.exporting.merged:TARGET",
+        "gguf": "deltatune.exporting.gguf.target:TARGET",
+        "gguf-lora": "deltatune.exporting.gguf.lora:TARGET",
+        "onnx": "deltatune.exporting.onnx_folder:TARGET",
     },
     group="deltatune.targets",
 )

@@ -100,7 +100,7 @@ def merge(
     return done.model_copy(update={"folder": str(out)})
 
 
-def _meanings(loaded: LoadedRun) -> dict[str, float | list[float]]:
+def meanings(loaded: LoadedRun) -> dict[str, float | list[float]]:
     """What the model's outputs mean: nothing else in the folder tells; lists are in their order."""
     if loaded.threshold is not None:
         return {"label_threshold": loaded.threshold}
@@ -139,7 +139,7 @@ def _merge(  # noqa: PLR0917
     merged = loaded.model.merged()
     assert isinstance(merged, PreTrainedModel)
     _require_fit(merged, dtype)
-    merged.config.update(_meanings(loaded))
+    merged.config.update(meanings(loaded))
     nn.Module.to(merged, DTYPES[dtype])
     task, (inputs, compared_on) = TASKS.get(loaded.recipe.task), sample_batch(loaded)
     batch = to_device(inputs, loaded.model.device)

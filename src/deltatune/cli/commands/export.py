@@ -82,16 +82,21 @@ def export(
     """Write what a run has learned in a form that other programs read, and measure what that loses.
 
     [bold]Targets[/bold]
-      lora    plain LoRA of any method that changes weights, in peft's format
-      peft    the run's own delta in peft's format, where peft has the method; prompts too
-      vllm    a LoRA that vLLM and SGLang serve: one rank, no biases, nothing saved whole
-      merged  a plain Transformers model, as [bold]deltatune merge[/bold] writes it
+      lora       plain LoRA of any method that changes weights, in peft's format
+      peft       the run's own delta in peft's format, where peft has the method; prompts too
+      vllm       a LoRA that vLLM and SGLang serve: one rank, no biases, nothing saved whole
+      merged     a plain Transformers model, as [bold]deltatune merge[/bold] writes it
+      gguf       base and delta as a file for llama.cpp (f32, f16, bf16, q8_0), a Modelfile for Ollama
+      gguf-lora  the delta alone as LoRA for llama.cpp, beside a GGUF file of the base
+      onnx       an encoder or a model of images, for ONNX Runtime
 
     [bold]Examples[/bold]
       $ deltatune export out/tables/runs/dora-s0 lora --as lora --rank 16
       $ deltatune export out/tables/runs/full-s0 lora --as lora --keep 99% --dry-run
       $ deltatune export out/chat/runs/lora-s0 served --as vllm
       $ deltatune export out/tables/runs/dora-s0 merged --as merged
+      $ deltatune export out/chat/runs/lora-s0 for-ollama --as gguf --dtype q8_0
+      $ deltatune export out/sst/runs/lora-s0 classifier --as onnx
 
     [bold]Files[/bold]: those of the target, export.json (what was kept and what was lost), certificate.json.
     """

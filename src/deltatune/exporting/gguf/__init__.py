@@ -1,0 +1,1 @@
+"""Merged models and low-rank deltas in llama.cpp's file format."""
