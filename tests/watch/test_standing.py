@@ -217,15 +217,15 @@ def test_ten_thousand_runs(tmp_path: Path) -> None:
         run.mkdir()
         (run / "result.json").write_text(text.replace('"many"', f'"many {number}"'))
     pages = Pages(Watched(folder))
-    started = time.perf_counter()
+    started = time.process_time()
     page = pages.page()
-    first = time.perf_counter() - started
+    first = time.process_time() - started
     pages._next = 0.0
-    started = time.perf_counter()
+    started = time.process_time()
     assert pages.page() is page
-    again = time.perf_counter() - started
+    again = time.process_time() - started
     print(f"first {first:.2f} s, again {again:.2f} s, {len(page.html):,} bytes")
     assert first < 60
-    assert again < 2
+    assert again < 1
     assert len(page.html) < 3_000_000
-    assert "9,804 more runs are not listed" in page.html.decode()
+    assert "9,803 more runs are not listed" in page.html.decode()

@@ -81,7 +81,7 @@ def folders(path: Path, root: Path) -> list[tuple[Path, int]]:
                         found.append((place, entry.stat().st_mtime_ns))
     except (OSError, RuntimeError):
         return []
-    return sorted(found)
+    return sorted(found, key=lambda pair: pair[0].name)
 
 
 @dataclass
