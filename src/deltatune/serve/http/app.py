@@ -15,9 +15,10 @@ from deltatune.serve.http.metrics import Metrics
 from deltatune.serve.http.others import other_routes
 from deltatune.serve.http.settings import Settings
 from deltatune.serve.http.texts import text_routes
+from deltatune.serve.page.routes import PAGE, page_routes
 from deltatune.version import __version__
 
-OPEN = frozenset({"/health"})
+OPEN = frozenset({"/health", PAGE})
 """What is answered without a token."""
 
 
@@ -50,6 +51,7 @@ def build_app(engine: Engine, settings: Settings, metrics: Metrics) -> FastAPI:
 
     app.include_router(text_routes(desk))
     app.include_router(other_routes(desk, settings))
+    app.include_router(page_routes(desk))
     handle_errors(app)
     app.add_middleware(Guard, settings=settings, metrics=metrics, open_paths=OPEN)
     app.state.desk = desk

@@ -1,0 +1,1 @@
+"""The playground: one page by which a person asks the server."""
