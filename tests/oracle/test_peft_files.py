@@ -150,7 +150,7 @@ def test_allocated_adalora_loads_both_ways(architecture: str, tmp_path: Path) ->
 
 
 REFUSED = [  # other options are read, see test_peft_options.py
-    ("llama", lora("llama", trainable_token_indices=[3, 4])),
+    ("llama", lora("llama", target_modules=[], target_parameters=["q_proj.weight"], lora_dropout=0.0)),
     ("qwen2", AdaLoraConfig(init_r=3, target_r=2, total_step=10, target_modules=["q_proj"], bias="all")),
     ("llama", lora("llama", init_lora_weights="pissa_niter_4")),
     ("llama", lora("llama", init_lora_weights="olora")),

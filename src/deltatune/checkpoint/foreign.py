@@ -22,6 +22,7 @@ CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
 PATIENCE = 1
 """Seconds for a regular expression and a path."""
 _WRAPPERS = re.compile(r"^(?:module\.|_orig_mod\.|base_model\.model\.)+|(?<=\.)_orig_mod\.")
+_COPIED, _ROWS = ".modules_to_save.", ".trainable_tokens_delta"
 _LOW_RANK = re.compile(r"\.lora_(?:A|B|E|embedding_A|embedding_B|magnitude_vector)(?:\.|$)")
 _NAMED = re.compile(r"(\.lora_(?:A|B|magnitude_vector))\.(?!weight$)[^.]+(?=\.weight$)")
 _NAMED_BARE = re.compile(r"(\.lora_(?:embedding_A|embedding_B|E|magnitude_vector))\.(?!weight$)[^.]+$")
@@ -57,19 +58,78 @@ def plain_keys(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The tensors by the path of their module in the plain base.
 
     Without what torch.compile, data parallel training and peft put before a path, and without the adapter's
-    name, which peft leaves out of its files and others do not.
+    name, which peft leaves out of its files and others do not. With `bias: all`, peft also stores the biases
+    of modules that it trains a copy of: the base's own, and the copy's once more.
     """
-    found = {}
+    found, again = {}, {}
     for key, tensor in tensors.items():
         bare = _NAMED_BARE.sub(r"\1", _NAMED.sub(r"\1", _WRAPPERS.sub("", key)))
-        found[bare.replace(".base_layer.", ".")] = tensor
-    return found
+        bare = bare.replace(".base_layer.", ".")
+        if _COPIED in bare:
+            again[bare.replace(_COPIED, ".")] = tensor
+        elif ".original_module." not in bare:
+            found[bare] = tensor
+    return again | found
+
+
+def updates_convolutions(tensors: Mapping[str, Tensor]) -> bool:
+    """Whether low-rank updates are of convolutions: their factors are."""
+    return any(key.endswith(".lora_A.weight") and tensor.dim() > 2 for key, tensor in tensors.items())
+
+
+def whole_tables(
+    peft: Mapping[str, Any], tensors: Mapping[str, Tensor], view: BaseView
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The fields and tensors with whole tables in place of some rows of them, which peft stores alone.
+
+    Rows of an embedding that shares its weight with others, such as the output head, stand in all of them.
+
+    Raises:
+        AdapterError: A row is none of the table's, or the base lacks the table.
+    """
+    left = {key: tensor for key, tensor in tensors.items() if not key.endswith(_ROWS)}
+    tables: list[str] = list(peft.get("modules_to_save") or ())
+    for key in tensors.keys() - left.keys():
+        path = key.removesuffix(_ROWS).removesuffix(".token_adapter")
+        rows, indices = tensors[key], _rows_at(peft.get("trainable_token_indices"), path)
+        table = getattr(view.modules.get(path), "weight", None)
+        if not (isinstance(table, Tensor) and _are_rows(rows, indices, table)):
+            raise AdapterError(
+                f"the file has rows of {path!r} ({len(rows)}) that are none of this base's.",
+                field="trainable_token_indices",
+                remedy="Load it onto the model it was trained on, with the tokens that it was given.",
+            )
+        for twin, module in view.modules.items():
+            if getattr(module, "weight", None) is not table:
+                continue
+            whole = table.detach().cpu().to(rows.dtype, copy=True)
+            whole[indices] = rows
+            left |= {f"{twin}.{name}": tensor.cpu() for name, tensor in module.state_dict().items()}
+            left[f"{twin}.weight"] = whole
+            tables.append(twin)
+    return {**peft, "modules_to_save": tables or None}, left
+
+
+def _rows_at(indices: Any, path: str) -> list[int]:
+    """Which rows of the table at `path` peft trains: a list is of the input embedding."""
+    if isinstance(indices, Mapping):
+        return next((list(rows) for end, rows in indices.items() if _names([end], path)), [])
+    return list(indices or ())
+
+
+def _are_rows(rows: Tensor, indices: list[int], table: Tensor) -> bool:
+    """Whether `rows` can stand at `indices` of a table."""
+    return (
+        len(indices) == len(rows)
+        and rows.shape[1:] == table.shape[1:]
+        and all(isinstance(index, int) and 0 <= index < len(table) for index in indices)
+    )
 
 
 def trained_biases(tensors: Mapping[str, Tensor]) -> set[str]:
-    """Paths of the modules of which a file of low-rank updates has the bias, and not the weight."""
+    """Paths of the modules of which a file has the bias, and not the weight."""
     biased = {key.removesuffix(".bias") for key in tensors if key.endswith(".bias")}
-    return {path for path in biased if f"{path}.weight" not in tensors} if low_rank_sites(tensors) else set()
+    return {path for path in biased if f"{path}.weight" not in tensors}
 
 
 def low_rank_sites(tensors: Mapping[str, Tensor]) -> set[str]:

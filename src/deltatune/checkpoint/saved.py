@@ -24,6 +24,8 @@ from deltatune.core.method import MethodConfig
 from deltatune.errors import AdapterError, RecipeError
 from deltatune.files import CHECKSUM, is_intact, read_json, sha256
 from deltatune.methods import METHODS
+from deltatune.methods.lora import CONVOLUTIONS
+from deltatune.methods.peft_bridge import UNFIT
 
 SCHEMA = 1
 CONFIG, TENSORS, OURS = foreign.CONFIG, foreign.TENSORS, "deltatune.json"
@@ -58,8 +60,10 @@ def _read(folder: Path) -> SavedAdapter:
     tensors = read_tensors(folder / TENSORS)
     if ours is None:
         tensors = foreign.plain_keys(tensors)
-        if not foreign.trained_biases(tensors):
+        if peft.get("bias", "none") != "none" and not foreign.trained_biases(tensors):
             peft = {**peft, "bias": "none"}  # asked for, and there were none to train
+        if foreign.updates_convolutions(tensors):
+            peft = {**peft, CONVOLUTIONS: True}
         method = _method_of_peft(peft, folder)
         with _settings_of(folder / CONFIG):
             return SavedAdapter(method, METHODS.get(method).from_peft(peft), peft, None, tensors)
@@ -138,8 +142,12 @@ def _method_of_peft(peft: Mapping[str, Any], folder: Path) -> str:
     for name in METHODS.names():
         if METHODS.get(name).reads_peft(peft):
             return name
+    kind = peft.get("peft_type")
     known = sorted({t for name in METHODS.names() if (t := METHODS.get(name).peft_type)})
+    if kind in UNFIT:
+        why, remedy = f": {UNFIT[kind]}", "Load it with peft."
+    else:
+        why, remedy = "", f"It reads {', '.join(known)}, and with peft installed all that act on layers."
     raise AdapterError(
-        f"'{folder / CONFIG}' has the peft_type {peft.get('peft_type')!r}, which deltatune does not read.",
-        remedy=f"It reads {', '.join(known)}.",
+        f"'{folder / CONFIG}' has the peft_type {kind!r}, which deltatune does not read{why}.", remedy=remedy
     )

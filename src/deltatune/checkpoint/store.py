@@ -146,16 +146,18 @@ def load_adapter(
 def _load(model: Holder, folder: Path, name: str, fingerprint: str | None, seed: int) -> None:
     saved = read_adapter(folder)
     _check_base(saved, model, fingerprint, folder)
-    peft_type = saved.peft["peft_type"]
+    peft = saved.peft
+    peft_type = peft["peft_type"]
     prefix = _prefix(peft_type)
     tensors = {key.removeprefix(prefix): tensor for key, tensor in saved.tensors.items()}
     config = saved.config
     if saved.ours is None:
-        tensors = _without_base(tensors, saved.peft, model)
-        config = foreign.at_their_sites(config, saved.peft, tensors, model.view)
+        peft, tensors = foreign.whole_tables(saved.peft, tensors, model.view)
+        tensors = _without_base(tensors, peft, model)
+        config = foreign.at_their_sites(config, peft, tensors, model.view)
     if saved.ours is None or saved.ours["peft_compatible"]:
         tensors = _from_peft(config, tensors, model, folder)
-    heads = saved.ours["heads"] if saved.ours else _peft_heads(saved.peft, tensors, model)
+    heads = saved.ours["heads"] if saved.ours else _peft_heads(peft, tensors, model)
     active = model.active
     adapter = model.attach(name, config, heads=heads, seed=seed)
     try:
@@ -205,7 +207,7 @@ def _check_base(saved: SavedAdapter, model: Holder, fingerprint: str | None, fol
 def _without_base(tensors: Mapping[str, Tensor], peft: Mapping[str, Any], model: Holder) -> dict[str, Tensor]:
     """Leave out the base's own embedding tables, which peft may store beside the delta."""
     heads = tuple(f"{path}." for path in _named_heads(peft, tensors, model))
-    own = dict(model.base.named_parameters())
+    own = dict(model.base.named_parameters(remove_duplicate=False))
 
     def belongs_to_base(key: str, tensor: Tensor) -> bool:
         parameter = own.get(key.replace(".base_layer.", "."))

@@ -23,7 +23,7 @@ from transformers.pytorch_utils import Conv1D
 from deltatune.core.adapter import Adapter
 from deltatune.core.delta import Delta, Dropout
 from deltatune.core.sites import LINEAR, BaseView
-from deltatune.methods.lora import LoraConfig, low_rank_pair, low_rank_product
+from deltatune.methods.lora import BRIDGED, LoraConfig, left_to_peft, low_rank_pair, low_rank_product
 
 
 class DoraDelta(Delta):
@@ -126,4 +126,5 @@ class DoraConfig(LoraConfig):
     @classmethod
     def reads_peft(cls, config: Mapping[str, Any]) -> bool:
         """LoRA's type, with `use_dora`."""
-        return config.get("peft_type") == cls.peft_type and bool(config.get("use_dora"))
+        dora = config.get("peft_type") == cls.peft_type and bool(config.get("use_dora"))
+        return dora and not left_to_peft(config, BRIDGED)

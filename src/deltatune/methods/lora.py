@@ -269,10 +269,9 @@ class LoraConfig(MethodConfig):
 
     @classmethod
     def reads_peft(cls, config: Mapping[str, Any]) -> bool:
-        """Plain LoRA; DoRA and PiSSA have the same type, and the bridge runs updates that have a bias."""
+        """Plain LoRA; DoRA and PiSSA have the same type, and the bridge runs what only peft computes."""
         relative = config.get("use_dora") or config.get("init_lora_weights") == "pissa"
-        bridged = config.get("lora_bias") and importlib.util.find_spec("peft")
-        return super().reads_peft(config) and not relative and not bridged
+        return super().reads_peft(config) and not relative and not left_to_peft(config, BRIDGED)
 
     @classmethod
     def from_peft(cls, config: Mapping[str, Any]) -> Self:
@@ -310,11 +309,18 @@ def _bias(view: BaseView, path: str, like: Tensor) -> Tensor:
     return bias.detach().float().to(like.device)
 
 
+CONVOLUTIONS = "convolutions"
+"""Marks peft's fields of a file with updates of convolutions."""
+BRIDGED = ("lora_bias", CONVOLUTIONS, "monteclora_config")
+"""What peft's own layers compute, where it is installed."""
 _OPTIONS_WE_LACK = (
+    *BRIDGED,
+    "kasa_config",
+    "velora_config",
+    "use_bdlora",
+    "arrow_config",
     "layer_replication",
     "megatron_config",
-    "trainable_token_indices",
-    "lora_bias",
     "target_parameters",
     "alora_invocation_tokens",
     "use_qalora",
@@ -350,6 +356,11 @@ def linear_shape(path: str, module: nn.Module) -> tuple[int, int]:
         field="targets",
         remedy="Name linear layers, for example by the role 'query' or by 'all-linear'.",
     )
+
+
+def left_to_peft(config: Mapping[str, Any], names: Sequence[str]) -> bool:
+    """Whether a file of peft's uses one of the options `names`, and peft is there to compute it."""
+    return any(config.get(name) for name in names) and importlib.util.find_spec("peft") is not None
 
 
 def refuse_options(config: Mapping[str, Any], names: tuple[str, ...]) -> None:

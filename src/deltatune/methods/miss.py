@@ -24,7 +24,9 @@ from deltatune.core.delta import Delta, Dropout
 from deltatune.core.method import MethodConfig
 from deltatune.core.sites import BaseView
 from deltatune.errors import AdapterError, TargetError
-from deltatune.methods.lora import linear_shape, peft_targets, refuse_options
+from deltatune.methods.lora import left_to_peft, linear_shape, peft_targets, refuse_options
+
+_VARIANTS = ("bat", "mini")
 
 
 class MissDelta(Delta):
@@ -113,10 +115,16 @@ class MissConfig(MethodConfig):
         return fields, adapter.stored()
 
     @classmethod
+    def reads_peft(cls, config: Mapping[str, Any]) -> bool:
+        """MiSS; the bridge runs its variants."""
+        variant = config.get("init_weights") in _VARIANTS
+        return super().reads_peft(config) and not (variant and left_to_peft(config, ("init_weights",)))
+
+    @classmethod
     def from_peft(cls, config: Mapping[str, Any]) -> Self:
         """Read peft's fields; its variants `bat` and `mini` compute something else and are refused."""
         refuse_options(config, ())
-        if config.get("init_weights") in ("bat", "mini"):
+        if config.get("init_weights") in _VARIANTS:
             raise AdapterError(
                 f"the file is MiSS's variant {config['init_weights']!r}, which this method does not compute.",
                 field="adapter_config.json",

@@ -25,7 +25,10 @@ from deltatune.core.adapter import Adapter
 from deltatune.core.delta import Delta
 from deltatune.core.method import MethodConfig
 from deltatune.core.sites import BaseView
-from deltatune.methods.lora import linear_shape, peft_targets, refuse_options
+from deltatune.methods.lora import left_to_peft, linear_shape, peft_targets, refuse_options
+
+_OF_PEFT = ("r", "coft", "block_share")
+"""Variants that only peft computes: blocks by their number, constrained ones, one for all."""
 
 
 class Rotation(nn.Module):
@@ -173,9 +176,14 @@ class OftConfig(MethodConfig):
         return fields, adapter.stored()
 
     @classmethod
+    def reads_peft(cls, config: Mapping[str, Any]) -> bool:
+        """OFT; the bridge runs its variants."""
+        return super().reads_peft(config) and not left_to_peft(config, _OF_PEFT)
+
+    @classmethod
     def from_peft(cls, config: Mapping[str, Any]) -> Self:
         """Read peft's fields; options that change the computation and that we lack are refused."""
-        refuse_options(config, ("r", "coft", "block_share"))
+        refuse_options(config, _OF_PEFT)
         neumann = config.get("use_cayley_neumann", True)
         return cls(
             block_size=config["oft_block_size"],

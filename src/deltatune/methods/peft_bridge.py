@@ -44,7 +44,7 @@ _DECIDED = (
 )
 """Fields of peft's configurations that the program decides, or that change the base's structure."""
 _ADDS_TOKENS = "it adds tokens; deltatune has prompt, prefix, p_tuning and p_tuning_v2 for that"
-_UNFIT = {
+UNFIT = {
     "ADALORA": "its ranks follow a schedule; take deltatune's own adalora, which drives it",
     "XLORA": "it mixes adapters that are trained already",
     "POLY": "it needs the task of every row",
@@ -54,6 +54,10 @@ _UNFIT = {
     "IA3": "its targets are two lists; take deltatune's own ia3",
     "PVERA": "it samples from the global generator while training, so that a run could not be repeated",
     "OSF": "it rewrites the base's weights",
+    "ADAPTION_PROMPT": "it gates learned tokens in the attention; take deltatune's own prefix",
+    "CPT": f"{_ADDS_TOKENS}",
+    "CARTRIDGE": f"{_ADDS_TOKENS}",
+    "MULTITASK_PROMPT_TUNING": "it needs the task of every row",
 }
 
 
@@ -89,8 +93,8 @@ class PeftBridgeConfig(MethodConfig):
     def _known(cls, value: str) -> str:
         types = injectable()
         kind = value.upper()
-        if kind in _UNFIT:
-            raise ValueError(f"{kind} cannot be run here: {_UNFIT[kind]}.")
+        if kind in UNFIT:
+            raise ValueError(f"{kind} cannot be run here: {UNFIT[kind]}.")
         if kind not in types:
             known = _peft().PEFT_TYPE_TO_CONFIG_MAPPING
             if kind in known:
@@ -131,7 +135,8 @@ class PeftBridgeConfig(MethodConfig):
         """Peft's own configuration object."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return self._class()(target_modules=targets, **copy.deepcopy(self.settings()), **more)
+            settings = {**copy.deepcopy(self.settings()), **more}
+            return self._class()(target_modules=targets, **settings)
 
     def build(self, view: BaseView) -> PeftAdapter:
         """Let peft build its layers in a skeleton of the base, and make a delta of each.
@@ -212,7 +217,7 @@ class PeftBridgeConfig(MethodConfig):
     def reads_peft(cls, config: Mapping[str, Any]) -> bool:
         """Whether peft is installed and its type acts on layers; the other methods are asked first."""
         try:
-            return config.get("peft_type") in injectable() and config["peft_type"] not in _UNFIT
+            return config.get("peft_type") in injectable() and config["peft_type"] not in UNFIT
         except RecipeError:
             return False
 
@@ -267,7 +272,7 @@ def injectable() -> list[str]:
         for kind, tuner in PEFT_TYPE_TO_TUNER_MAPPING.items()
         if issubclass(tuner, BaseTuner)
         and getattr(tuner, "tuner_layer_cls", None)
-        and kind.value not in _UNFIT
+        and kind.value not in UNFIT
     )
 
 
