@@ -19,7 +19,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help setup demo test bench matrix notebook docs pictures check format clean
+.PHONY: help setup demo test bench matrix notebook docs pictures check format release clean
 
 help: ## Show the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
@@ -46,7 +46,7 @@ matrix: $(STAMP) ## Run the whole contract suite and write methods/matrix.json a
 	$(BIN)/python -m pytest -q -n 2 -m "slow or not slow" -p tests.matrix --matrix tests/contract
 	$(BIN)/python -m tests.methods_page
 
-notebook: $(STAMP) ## Run docs/notebooks/from-python.ipynb and write what its cells show into it
+notebook: $(STAMP) ## Run docs/notebooks/*.ipynb and write what their cells show into them
 	$(BIN)/python -m tests.notebook
 
 docs: $(STAMP) ## Build the site into out/site, and fail on a warning: a link or an anchor that leads nowhere
@@ -66,6 +66,10 @@ check: $(STAMP) ## Lint, formatting, types, import directions
 format: $(STAMP) ## Format and fix what can be fixed
 	$(BIN)/ruff format
 	$(BIN)/ruff check --fix
+
+release: $(STAMP) ## Go through the checklist of a release: make release VERSION=0.2.0 (ARGS=--cut, ARGS=--tag)
+	$(PIP) install --quiet -r requirements/release.txt
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m tools.release $(VERSION) $(ARGS)
 
 clean: ## Remove what runs and tools left (not $(VENV))
 	rm -rf out build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,1 +1,1 @@
-"""What makes the site and the pictures; no part of the package."""
+"""What makes the site, the pictures and a release; no part of the package."""
