@@ -53,7 +53,7 @@ def test_the_table_says_what_to_change(recipe: Path, run: Callable, fake: Callab
         in done.out
     )
     said = " ".join(done.out.split())
-    assert "Disk: a run writes 2.00 MB at most, of which 2.00 MB are the state for resuming" in said
+    assert "Disk: a run writes 2.00 MB at most. 2.00 MB of it is the state for resuming" in said
     assert "A comparison of its 3 runs writes 5.00 MB at most, and leaves" in said
     assert "bad: targets: no such role." in done.err
     chart = Path("sub/m.svg").read_text(encoding="utf-8")

@@ -211,7 +211,7 @@ def test_without_validation_rows_the_threshold_is_one_half(bert_folder: Path, tm
     result = run_entry(recipe, recipe.methods[0], 0, tmp_path / "run", observer=said)
     assert isinstance(result, RunResult)
     assert result.threshold == 0.5
-    wanted = "no validation rows to choose a threshold by: labels are given from 0.5 on"
+    wanted = "no validation rows to choose a threshold by: a label counts from a probability of 0.5"
     assert any(wanted in text for text in said.warnings)
     data = load_data(recipe.data, TASK)
     for line in read_predictions(tmp_path / "run/predictions.jsonl", remedy=""):

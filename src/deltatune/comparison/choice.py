@@ -37,8 +37,8 @@ from deltatune.training.loop.steps import Progress
 JOURNAL = "choosing.json"
 REACHED = "reached"
 RISK = (
-    "A configuration that learns slowly at first and would have won is lost. What was stopped has no rank; "
-    "only a comparison without halving says where it would have come."
+    "Halving loses a configuration that learns slowly at first and would have won. Stopped configurations "
+    "have no rank; only a comparison without halving tells theirs."
 )
 
 
@@ -252,8 +252,8 @@ class _Contest:
                 what = "learning rate of the head" if name == "train.head_lr" else "learning rate"
                 end = "lowest" if rate == tried[0] else "highest"
                 self.context.observer.warn(
-                    f"{best.entry.name}: the best {what}, {rate:g}, is the {end} of those tried; one "
-                    "beyond it may be better."
+                    f"{best.entry.name}: the best {what}, {rate:g}, is the {end} of those tried; a better "
+                    "one may lie beyond it."
                 )
         last = [standing for c in mine if (standing := self.latest(c))]
         return Tuning(

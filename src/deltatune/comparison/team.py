@@ -125,7 +125,7 @@ class Team:
                 return
             if len(left) == count:
                 if not told:
-                    self.observer.stage(f"Waiting for {what} that other processes are at ({count} left)")
+                    self.observer.stage(f"Waiting for {what} that other processes work on ({count} left)")
                 time.sleep(POLL)
             told, jobs = len(left) == count, left
 

@@ -107,7 +107,7 @@ def _failure(workers: Sequence[_Worker], out: Path) -> DeltatuneError:
             return DeltatuneError(told["message"], field=told.get("field"), remedy=told.get("remedy"))
     said = "\n".join(workers[0].stderr)
     return DeltatuneError(
-        f"no worker came to the end of the comparison in '{out}'. The first one said:\n{said}",
+        f"no worker finished the comparison in '{out}'. The first one said:\n{said}",
         remedy="Compare with fewer --workers if memory was short; the same command goes on.",
     )
 

@@ -202,7 +202,8 @@ def _explain(found: Plan, *, proposing: bool) -> None:
         sizes["data"] += (
             " Times are of training alone, without evaluation, by the mean length of the data's steps."
         )
-    text = f"\n{where} {limit}, of which {units.size(found.overhead_bytes)} are for what is not a tensor."
+    overhead = units.size(found.overhead_bytes)
+    text = f"\n{where} {limit}; libraries and other things that are no tensors take {overhead} of it."
     output.paragraph(f"{text} {sizes[found.lengths]}")
     if found.shape is not None:
         output.paragraph(found.shape)
@@ -220,13 +221,12 @@ def _say_disk(found: Plan) -> None:
     if not runs:
         return
     largest, all_runs = max(runs, key=lambda disk: disk.most), found.disk
-    kept = f", {units.size(largest.kept)} the outputs of frozen layers" if largest.kept else ""
+    kept = f", {units.size(largest.kept)} the frozen layers' cache" if largest.kept else ""
     if largest.checkpoints:
         kept += f", {units.size(largest.checkpoints)} the deltas of checkpoints"
     text = (
-        f"Disk: a run writes {units.size(largest.most)} at most, of which "
-        f"{units.size(2 * largest.state)} are the state for resuming, twice while it is replaced{kept}; "
-        f"{units.size(largest.left)} are left of it."
+        f"Disk: a run writes {units.size(largest.most)} at most. {units.size(2 * largest.state)} of it is "
+        f"the state for resuming (two copies while it is replaced){kept}. {units.size(largest.left)} stay."
     )
     if all_runs.runs > 1:
         text += (

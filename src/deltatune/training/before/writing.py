@@ -38,6 +38,6 @@ def writing_too_much(
     if fits(total, limit):
         return []
     return [
-        f"to write texts for {spec.batch_size} rows at once ({spec.num_beams} beams, {written} tokens) takes "
-        f"{units.size(total)}, and there are {units.size(limit)}: lower evaluation.batch_size."
+        f"generating texts for {spec.batch_size} rows at once ({spec.num_beams} beams, {written} tokens) "
+        f"takes {units.size(total)}, and only {units.size(limit)} are free: lower evaluation.batch_size."
     ]

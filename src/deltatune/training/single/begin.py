@@ -134,8 +134,8 @@ def predicted(run: Run) -> dict[str, int] | None:
     limit = this_machine(run.base.device).memory_bytes
     if step is not None and not fits(step["total"], limit):
         run.observer.warn(
-            f"{run.entry.name}: a training step takes {units.size(step['total'])}, and there are "
-            f"{units.size(limit)}; `deltatune plan` says what to change."
+            f"{run.entry.name}: a training step takes {units.size(step['total'])}, and only "
+            f"{units.size(limit)} are free; `deltatune plan` says what to change."
         )
     return step
 

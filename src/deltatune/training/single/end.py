@@ -110,7 +110,8 @@ def _threshold(run: Run) -> float | None:
         return None
     if not run.data.dataset.validation:
         run.observer.warn(
-            f"there are no validation rows to choose a threshold by: labels are given from {HALF} on."
+            "there are no validation rows to choose a threshold by: a label counts from a probability of "
+            f"{HALF}."
         )
         return HALF
     encoded = run.data.encoded("validation")
