@@ -25,6 +25,7 @@ from deltatune.cli.commands import (
     delta,
     doctor,
     export,
+    init,
     plan,
     reference,
     serve,
@@ -191,6 +192,7 @@ def root(
 
 TRAIN, LOOK = "Train and compare", "Look and use"
 app.command("demo", rich_help_panel=TRAIN)(compare.demo)
+app.command("init", rich_help_panel=TRAIN)(init.init)
 app.command("check", rich_help_panel=TRAIN)(check.check)
 app.command("plan", rich_help_panel=TRAIN)(plan.plan)
 app.command("train", rich_help_panel=TRAIN)(train.train)

@@ -220,7 +220,8 @@ class Encoder:
         more = f" {len(others)} more of {len(rows)} rows teach nothing either: {named}."
         needed = [error.tokens for _, error in silent if error.tokens]
         enough = f" {max(needed):,} tokens would do for all of them." if len(needed) == len(silent) else ""
-        raise SilentRowError(first.what + more + enough, field=first.field, remedy=first.remedy)
+        most = max(needed) if enough else None
+        raise SilentRowError(first.what + more + enough, field=first.field, remedy=first.remedy, tokens=most)
 
     def collate(self, features: Sequence[Feature]) -> dict[str, Tensor]:
         """Make a batch for training or for the loss, padded on the right to its longest row.

@@ -7,6 +7,7 @@ quoted. It is read as recipes are; files of version 0.1, which quoted by the rul
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,14 @@ def as_written(content: Mapping[str, Any]) -> str:
     """The text of the file, of a recipe's dump."""
     text: str = yaml.dump(dict(content), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
     return text
+
+
+def inline(value: Any) -> str:
+    """A value in one line of YAML, as a person's recipe has it; what is no plain text is quoted."""
+    text: str = yaml.dump(
+        value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, default_flow_style=True, width=sys.maxsize
+    )
+    return text.removesuffix("...\n").rstrip("\n")
 
 
 def is_written(path: Path) -> bool:
