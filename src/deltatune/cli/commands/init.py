@@ -81,7 +81,7 @@ def init(
       $ deltatune init --data reviews.csv --yes
       $ deltatune init --data chats.jsonl --model HuggingFaceTB/SmolLM2-135M-Instruct --out chats.yaml
       $ deltatune init --data pets/ --yes --json
-      $ deltatune init --data notes.csv --task text-classification --input body --target kind
+      $ deltatune init --data notes.csv --input body --target kind
 
     [bold]Files[/bold]: the recipe. Nothing is written if anything is wrong, or on Ctrl-C.
     """
