@@ -22,12 +22,17 @@ tables of this page.
 
 ## On which models
 
-Every method is held to one contract on tiny models of every architecture: it is the base at step 0 where it
-promises to be, trains nothing but itself, leaves the base's bytes alone and nothing behind, saves and loads
-to the byte, switches, stacks, folds, shares a batch, survives gradient checkpointing and a bf16 base,
-generates with a cache as without, and has the number of parameters that its formula says. A cell counts the
-checks that passed, over all variants of the method in the suite; a letter is a gap, explained below; `-`
-means that the method refuses the architecture, by an error that says so.
+Tests hold every method to one contract, on tiny models of every architecture:
+
+- At step 0 it is the base, where it promises to be.
+- It trains nothing but itself. It leaves the base's bytes alone, and nothing behind.
+- It saves and loads to the byte, switches, stacks, folds, and shares a batch.
+- It survives gradient checkpointing and a bf16 base.
+- It generates with a cache as without.
+- It has the number of parameters that its formula says.
+
+A cell counts the checks that passed, over all variants of the method in the suite. A letter is a gap, explained
+below. `-` means that the method refuses the architecture, with an error that says so.
 """
 
 
