@@ -31,8 +31,8 @@ Tests hold every method to one contract, on tiny models of every architecture:
 - It generates with a cache as without.
 - It has the number of parameters that its formula says.
 
-A cell counts the checks that passed, over all variants of the method in the suite. A letter is a gap, explained
-below. `-` means that the method refuses the architecture, with an error that says so.
+A cell counts the checks that passed, over all variants of the method in the suite. A letter is a gap,
+explained below. `-` means that the method refuses the architecture, with an error that says so.
 """
 
 
