@@ -196,7 +196,8 @@ def _place(work: Work, python: str, versions: str) -> tuple[Path, list[str | Pat
     """The folder in which a trial works, and its command."""
     folder = work.folder / f"try-{python}-{versions}"
     folder.mkdir(exist_ok=True)
-    os.environ["DELTATUNE_CACHE"] = str(folder / "cache")
+    # converting a bundled model takes long and is the same for every Python
+    os.environ["DELTATUNE_CACHE"] = str(work.folder / f"cache-{versions}")
     return folder, [work.environment(python, versions) / "bin/deltatune"]
 
 
