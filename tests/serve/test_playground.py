@@ -47,7 +47,7 @@ ARE = {"base": "The old film was fine", "lora": "The new film was very fine", "i
 
 
 def test_texts_stream_side_by_side_and_differences_are_marked(page: Page) -> None:
-    models = [model(name, template="Title: {input}") for name in ("lora", "ia3", "base")]
+    models = [model(name, template="{{T}}: {input}") for name in ("lora", "ia3", "base")]
     with pretending(models, lambda body: tokens(ARE[body["model"]])) as (url, asked):
         page.open(url)
         page.until("document.querySelector('#fields textarea')")
@@ -57,8 +57,9 @@ def test_texts_stream_side_by_side_and_differences_are_marked(page: Page) -> Non
         assert texts(page, "#answers h3") == ["base", "lora", "ia3"]
         assert texts(page, "#answers .text") == [ARE["base"], ARE["lora"], ARE["ia3"]]
         assert texts(page, ".new") == ["new", "very"]
-        assert {body["prompt"] for body in asked} == {"Title: a table"}
+        assert {body["prompt"] for body in asked} == {"{T}: a table"}
         assert all(body["path"] == "/v1/completions" and body["logprobs"] == 5 for body in asked)
+        assert texts(page, ".tag") == []
         page.run("document.querySelectorAll('#answers .text')[1].focus()")
         page.key("ArrowRight")
         page.key("ArrowRight")
@@ -66,6 +67,20 @@ def test_texts_stream_side_by_side_and_differences_are_marked(page: Page) -> Non
         page.key("Escape")
         assert page.run("document.querySelector('.tip').hidden")
         assert page.logged == []
+
+
+def test_answers_of_other_words_have_one_note(page: Page) -> None:
+    answers = {"base": "one two three", "lora": "four five six"}
+    with pretending([model(name) for name in answers], lambda body: tokens(answers[body["model"]])) as (
+        url,
+        _,
+    ):
+        page.open(url)
+        page.until("document.querySelector('#fields textarea')")
+        ask(page, "x")
+        page.until(DONE)
+        assert texts(page, ".tag") == ["unlike base"]
+        assert texts(page, ".new") == []
 
 
 def test_what_models_and_users_say_stays_text(page: Page) -> None:

@@ -132,6 +132,15 @@ def test_a_damaged_file_is_no_error(folder: Path, name: str, content: str) -> No
     assert "lora" in page
 
 
+def test_a_recipe_that_stands_for_far_more_says_nothing(folder: Path) -> None:
+    laughs = [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 12)]
+    (folder / "recipe.yaml").write_text(
+        "\n".join(["a0: &a0 [ha]", *laughs, "methods: *a11", "seeds: *a11", ""])
+    )
+    assert [run.phase for run in Watched(folder).look().runs] == ["training", "done"]
+    Pages(Watched(folder)).page()
+
+
 def test_strange_numbers_are_left_out(folder: Path) -> None:
     path = folder / "runs" / "lora-s0" / "metrics.jsonl"
     lines = [

@@ -72,7 +72,7 @@ def plan_of(data: bytes | None) -> Plan:
     try:
         # A written recipe is read alike by any version of YAML; this loader is the fast one.
         loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-        recipe = yaml.load(data, Loader=loader) if data and len(data) <= MOST_BYTES else None
+        recipe = yaml.load(data, Loader=loader) if data and _is_plain(data, loader) else None
     except (yaml.YAMLError, ValueError, RecursionError):
         recipe = None
     if not isinstance(recipe, dict):
@@ -91,6 +91,13 @@ def plan_of(data: bytes | None) -> Plan:
         halving=_mapping(recipe.get("halving")) if recipe.get("halving") is not None else None,
         known=recipe,
     )
+
+
+def _is_plain(data: bytes, loader: Any) -> bool:
+    """Whether it can be read: a text that repeats a part by a name may stand for far more than it is long."""
+    if len(data) > MOST_BYTES:
+        return False
+    return b"*" not in data or not any(isinstance(e, yaml.AliasEvent) for e in yaml.parse(data, loader))
 
 
 def _entry(each: Mapping[str, Any], recipe: Mapping[str, Any]) -> Entry:

@@ -1,6 +1,6 @@
 // The playground: asks the server that it came from, and shows what each model answers side by side.
 (() => {
-  const MOST_PICTURE = 8 * 1024 * 1024, LIKELIEST = 5, AT_ONCE = 3;
+  const MOST_PICTURE = 8 * 1024 * 1024, LIKELIEST = 5, AT_ONCE = 3, MOST_MARKED = 0.6;
   const $ = (id) => document.getElementById(id);
   const all = (query, root = document) => [...root.querySelectorAll(query)];
   const answerOf = new WeakMap();
@@ -112,7 +112,13 @@
     for (const other of others) {
       if (!other.done) continue;
       if (other.line) markLine(other, first);
-      else if (!other.failed && !first.failed) { other.marks = differing(other.written, first.written); repaint(other); }
+      else if (!other.failed && !first.failed && !other.compared) {
+        other.compared = true;
+        const marks = differing(other.written, first.written);
+        // Where most words are others, marks on each say less than one note.
+        if (marks.length > MOST_MARKED * words(other.written).length) other.head.append(node("span", `unlike ${plain(first.model.id)}`, "tag"));
+        else { other.marks = marks; repaint(other); }
+      }
     }
   };
   const markLine = (other, first) => {
@@ -145,8 +151,9 @@
     answer.meta.textContent = `${answer.tokens.length} tokens in ${seconds.toFixed(1)} s, ${rate.toFixed(1)} per second${ended === "length" ? "; cut off there" : ""}`;
     if (!answer.written) answer.text.replaceChildren(node("i", "nothing", "dim"));
   };
-  const filled = (model, values) => (model.template ?? "{input}").replace(/\{(\w+)\}/g, (whole, name) =>
-    Object.hasOwn(values, name) ? values[name] : model.fields.length < 2 ? values.input : whole);
+  // As deltatune fills a template: a column stands in braces, and a brace is written twice.
+  const filled = (model, values) => (model.template ?? "{input}").replace(/\{\{|\}\}|\{([^{}]*)\}/g, (whole, name) =>
+    name === undefined ? whole[0] : Object.hasOwn(values, name) ? values[name] : values.input ?? "");
 
   const predict = async (answer, inputs, signal) => {
     const { model } = answer, started = performance.now();

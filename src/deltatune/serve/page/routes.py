@@ -55,7 +55,7 @@ def about(served: Served) -> dict[str, Any]:
 
 def fields(spec: DataSpec) -> list[str]:
     """The columns that a row is asked by; one alone is a plain text."""
-    names = [] if spec.template == CHAT else sorted(set(template_fields(spec.template)))
+    names = [] if spec.template == CHAT else list(dict.fromkeys(template_fields(spec.template)))
     pair = spec.columns.pair
     if pair is not None and pair not in names:
         names = [spec.columns.input if name == "input" else name for name in names] + [pair]
