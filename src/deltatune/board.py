@@ -53,9 +53,7 @@ class Board(Leaderboard):
         from deltatune.sharing.archive import unpack
 
         temporary = tempfile.TemporaryDirectory(prefix=OURS)
-        folder = Path(temporary.name) / path.stem
-        folder.mkdir()
-        made = cls.open(unpack(path, folder).folder)
+        made = cls.open(unpack(path, Path(temporary.name)).folder)
         made._temporary = temporary
         return made
 

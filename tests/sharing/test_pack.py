@@ -116,6 +116,11 @@ def test_packing_refuses_what_is_not_its_own(compared: Path, packed: Path, tmp_p
     pack(copy, tmp_path / "y.dtz")
     with zipfile.ZipFile(tmp_path / "y.dtz") as without:
         assert "runs/lora-s0/metrics.jsonl" not in without.namelist()
+    (copy / "runs").rename(tmp_path / "elsewhere")
+    (copy / "runs").symlink_to(tmp_path / "elsewhere")
+    pack(copy, tmp_path / "z.dtz")
+    with zipfile.ZipFile(tmp_path / "z.dtz") as without:
+        assert not [name for name in without.namelist() if name.startswith("runs/")]
 
 
 def test_addresses_of_databases_are_taken_out(compared: Path, tmp_path: Path) -> None:

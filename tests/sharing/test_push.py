@@ -15,6 +15,7 @@ from deltatune.cli.app import app
 from deltatune.errors import DeltatuneError
 from deltatune.files import is_intact, read_json, sha256
 from deltatune.sharing.push import Asked, push
+from deltatune.sharing.scrub import Scrubber
 from tests.sharing.conftest import DATA
 from tests.sharing.hub import FakeHub
 
@@ -131,6 +132,23 @@ def test_nothing_local_is_sent(
     ours = read_json(tmp_path / "dry/deltatune.json", remedy="")
     assert is_intact(ours)
     assert ours["files"]["adapter_config.json"] == sha256(tmp_path / "dry/adapter_config.json")
+
+
+def test_names_of_classes_are_no_paths() -> None:
+    scrubber = Scrubber({"/home/anna": "~"}, {"anna": "[user]"})
+    result = {
+        "data": {"labels": ["/sports/football", "anna b"], "warnings": ["see /sports/football of anna"]},
+        "recipe": {"data": {"template": "/a/b {input} of anna", "columns": {"input": "/x/y"}}},
+        "model": "google/tiny-t5",
+        "note": "https://huggingface.co/google/tiny-t5 and 1/2/3, and/or",
+        "at": "/home/anna/x/y.csv",
+    }
+    told = scrubber.tree(result)
+    assert told["data"] == {"labels": ["/sports/football", "anna b"], "warnings": ["see football of [user]"]}
+    assert {key: told[key] for key in ("recipe", "model", "note")} == {
+        key: result[key] for key in ("recipe", "model", "note")
+    }
+    assert told["at"] == "~/x/y.csv"
 
 
 def test_what_is_there_is_not_lost(run: Path, hub: FakeHub) -> None:

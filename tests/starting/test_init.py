@@ -240,6 +240,13 @@ def test_a_model_that_is_not_at_hand_is_said(tmp_path: Path) -> None:
             "--model: there is no 'bundled:gpt9'",
         ),
         ("text\n", [], "holds no rows"),
+        (
+            "text,kind,tone\n" + "x y,a,b\nz w,c,d\n" * 9,
+            ["--task", "text-classification"],
+            "--target: several",
+        ),
+        ("left,right\n" + "a b c d,e f g h\n" * 9, ["--task", "text-to-text"], "--input: several columns"),
+        ("text,a,b\n" + "x y,1,2\n" * 9, ["--task", "text-to-text", "--target", "a,b"], "--input: the rows"),
     ],
 )
 def test_what_cannot_be_told_names_its_option(tmp_path: Path, rows: str, more: list[str], said: str) -> None:

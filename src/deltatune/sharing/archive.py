@@ -103,18 +103,18 @@ def unpacked(path: Path) -> Iterator[Opened]:
         DataError: It is no pack, it was changed or damaged, or what it holds may not be unpacked.
     """
     with tempfile.TemporaryDirectory(prefix=OURS) as temporary:
-        folder = Path(temporary) / (path.name.partition(".")[0].strip(" .") or "pack")
-        folder.mkdir()
-        yield unpack(path, folder)
+        yield unpack(path, Path(temporary))
 
 
-def unpack(path: Path, folder: Path) -> Opened:
-    """Unpack into an empty folder.
+def unpack(path: Path, place: Path) -> Opened:
+    """Unpack into a folder within an empty one, that has the name of the file.
 
     Raises:
         DataError: As of `unpacked`.
     """
     check_file(path)
+    folder = place / (path.name.partition(".")[0].strip() or "pack")
+    folder.mkdir()
     try:
         with zipfile.ZipFile(path) as archive:
             members = _members(archive, path)

@@ -68,7 +68,7 @@ def pack(
             f"'{out}' exists.", field="OUT", remedy="Name another file, or replace it with --overwrite."
         )
     make_folder(out.parent, field="OUT")
-    recipe = read_recipe(folder / RECIPE) if _is_plain(folder / RECIPE) else {}
+    recipe = read_recipe(folder / RECIPE) if _is_plain(folder / RECIPE, folder) else {}
     scrubber = Scrubber.of(folder, recipe if isinstance(recipe, dict) else {})
     changed: list[str] = []
     with tempfile.TemporaryDirectory(prefix=HALF_WRITTEN) as temporary:
@@ -109,8 +109,8 @@ def _runs_of(folder: Path) -> list[str]:
     from deltatune.report.load import load
 
     runs = [run.folder for method in load(folder).methods for run in method.runs]
-    names = [path.relative_to(folder).as_posix() for path in runs if path.is_dir() and not path.is_symlink()]
-    return sorted(dict.fromkeys(names))
+    names = dict.fromkeys(path.relative_to(folder).as_posix() for path in runs)
+    return sorted(name for name in names if (folder / name).resolve() == folder.resolve() / name)
 
 
 def _copy(source: Path, place: Path, names: list[str] | tuple[str, ...], scrubber: Scrubber) -> list[str]:
@@ -120,7 +120,7 @@ def _copy(source: Path, place: Path, names: list[str] | tuple[str, ...], scrubbe
         Names of files that are not what was written there.
     """
     place.mkdir(parents=True, exist_ok=True)
-    there = [name for name in names if _is_plain(source / name)]
+    there = [name for name in names if _is_plain(source / name, source)]
     for name in there:
         (place / name).parent.mkdir(exist_ok=True)
         (place / name).write_bytes(_content(source / name, name, scrubber))
@@ -134,9 +134,10 @@ def _copy(source: Path, place: Path, names: list[str] | tuple[str, ...], scrubbe
     return changed
 
 
-def _is_plain(path: Path) -> bool:
-    """Whether it is a file; a link in a stranger's folder could bring any file of this machine."""
-    return path.is_file() and not path.is_symlink() and not path.parent.is_symlink()
+def _is_plain(path: Path, folder: Path) -> bool:
+    """Whether it is a file of the folder's; a link in a stranger's could bring any file of this machine."""
+    inside = folder.resolve() / path.relative_to(folder)
+    return path.is_file() and path.resolve() == inside
 
 
 def _content(path: Path, name: str, scrubber: Scrubber) -> bytes:

@@ -23,8 +23,11 @@ USER, HOST = "[user]", "[host]"
 _USUAL = {"root", "user", "admin", "ubuntu", "debian", "localhost", "nobody", "runner", "jovyan", "home"}
 """Names of users and hosts that tell nothing, and that may be words of a sentence."""
 _SHORTEST = 3
-_TEMPLATES = ("template", "target_template", "chat_template", "text", "content")
-"""Keys of what is read by a model to the letter."""
+_TO_THE_LETTER = (
+    "template", "target_template", "chat_template", "text", "content", "prompt",
+    "labels", "input", "target", "pair", "negative", "id", "separator", "positive",
+)  # fmt: skip
+"""Keys of what a model reads, and of names of classes and columns: these lose known paths alone."""
 _UNIX = re.compile(r"(?<![\w/:.~<])(?:file://)?/(?:[^\s/'\"`,;()<>\[\]]+/)+[^\s/'\"`,;()<>\[\]]*")
 _WINDOWS = re.compile(r"\b[A-Za-z]:\\(?:[^\s\\'\"`,;()<>]+\\)*[^\s\\'\"`,;()<>]*")
 _SECRET = re.compile(r"\b([a-z][a-z0-9+.-]*)://[^\s/'\"@]*@[^\s'\"]+", re.IGNORECASE)
@@ -84,7 +87,7 @@ class Scrubber:
             return value
         if key == "storage" and (address := _ADDRESS.match(value)):
             return self._note(value, f"{address[1]}://...")
-        return self.text(value, data=data or key in _TEMPLATES)
+        return self.text(value, data=data or key in _TO_THE_LETTER)
 
     def text(self, text: str, *, data: bool = False) -> str:
         """The same text without what is local; arguments as of `tree`."""

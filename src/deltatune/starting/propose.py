@@ -53,6 +53,8 @@ class Proposal:
     columns: Mapping[str, Any] = field(default_factory=dict)
     """The section `data.columns`; empty where the defaults hold."""
     separator: str | None = None
+    unclear: str = ""
+    """The option that says which of several columns is meant; empty where it is clear."""
     inputs: Sequence[Column] = ()
     """What a model reads."""
     target: Column | None = None
@@ -76,7 +78,8 @@ def require_named(look: Look, named: Named) -> None:
     Raises:
         DataError: There is one.
     """
-    names = [named.input, *(named.target.split(",") if named.target else ())]
+    whole = named.target in look.columns
+    names = [named.input, *([named.target] if whole else _names(named))]
     for flag, name in zip(("--input", *("--target" for _ in names[1:])), names, strict=True):
         if name is not None and name.strip() not in look.columns:
             raise DataError(
@@ -91,6 +94,9 @@ def fit(task: Task, look: Look, named: Named) -> Proposal | None:
     if task.reads == "images" or look.format in IMAGE_FORMATS or look.of_kind("image"):
         return _images(task, look, named) if task.reads == "images" else None
     if look.format == "conll" and not task.tags_words:
+        return None
+    several = named.target is not None and named.target not in look.columns
+    if several and not (task.has_label_sets or task.several_targets):
         return None
     for asked, read in _BY_TRAIT:
         if asked(task):
@@ -189,7 +195,7 @@ def _label_sets(task: Task, look: Look, named: Named) -> Proposal | None:
         return None
     columns: dict[str, Any]
     if named.target is not None:
-        names = [name.strip() for name in named.target.split(",")]
+        names = _names(named) if named.target not in look.columns else [named.target]
         target = look.columns[names[0]]
         columns = {"input": text.name, "target": names if len(names) > 1 else names[0]}
         how = LIKELY if len(names) > 1 or target.kind in ("list", "labels") else 0
@@ -217,12 +223,20 @@ def _values(task: Task, look: Look, named: Named) -> Proposal | None:
     numbers = [c for c in look.of_kind("number") if not is_id(c, look.count) and c.distinct > 1]
     target = _target(look, named, NUMBERS, numbers)
     text = _input(look, named, without=target)
+    names = _names(named)
+    if text is not None and len(names) > 1 and task.several_targets:
+        kinds = {look.columns[name].kind for name in names}
+        columns = {"input": text.name, "target": names}
+        fits = kinds <= {"number", "flag"}
+        return Proposal(task.name, POSSIBLE, "rows hold numbers", columns, inputs=[text]) if fits else None
     if text is None or target is None or target.kind not in ("number", "flag"):
         return None
     continuous = target.kind == "number" and (not target.whole or target.distinct > 20)
-    how = _clear(named, target, NUMBERS, numbers, LIKELY if continuous else POSSIBLE)
+    clear = _is_clear(named, target, NUMBERS, numbers)
+    how = LIKELY if continuous and clear else POSSIBLE
     columns, inputs = _with_pair(task, look, {"input": text.name, "target": target.name}, named)
-    return Proposal(task.name, how, f"{_shown(target)} holds numbers", columns, inputs=inputs, target=target)
+    why, unclear = f"{_shown(target)} holds numbers", "" if clear else "--target"
+    return Proposal(task.name, how, why, columns, unclear=unclear, inputs=inputs, target=target)
 
 
 def _classes(task: Task, look: Look, named: Named) -> Proposal | None:
@@ -238,11 +252,13 @@ def _classes(task: Task, look: Look, named: Named) -> Proposal | None:
     columns, inputs = _with_pair(task, look, {"input": text.name, "target": target.name}, named)
     candidates = [column for column in candidates if column is not text]
     how = SURE if target.name.lower() in LABELS or named.target else LIKELY
-    how = _clear(named, target, LABELS, candidates, how)
+    clear = _is_clear(named, target, LABELS, candidates)
+    how = how if clear else POSSIBLE
     if look.format == "sentence-label":
         columns, how = {}, SURE
     why = f"{_shown(target)} names one of {target.distinct} classes"
-    return Proposal(task.name, how, why, columns, inputs=inputs, target=target)
+    unclear = "" if clear or not columns else "--target"
+    return Proposal(task.name, how, why, columns, unclear=unclear, inputs=inputs, target=target)
 
 
 def _written(task: Task, look: Look, named: Named) -> Proposal | None:
@@ -250,7 +266,7 @@ def _written(task: Task, look: Look, named: Named) -> Proposal | None:
     pair = next(
         (pair for pair in WRITTEN if set(pair) <= names.keys() and not _is_class(look, pair[1])), None
     )
-    how = LIKELY
+    how, unclear = LIKELY, ""
     if named.input and named.target:
         pair = (named.input, named.target)
     elif look.format == "table-folder":
@@ -262,7 +278,7 @@ def _written(task: Task, look: Look, named: Named) -> Proposal | None:
         how = LIKELY if alone else POSSIBLE
         return Proposal(task.name, how, f"{_shown(text)} may be learned by itself", columns, inputs=[text])
     elif pair is None and len(look.texts) == 2 and not _pair(look):
-        pair, how = (look.texts[0].name, look.texts[1].name), POSSIBLE
+        pair, how, unclear = (look.texts[0].name, look.texts[1].name), POSSIBLE, "--input"
     if pair is None:
         return None
     if task.continues or _is_class(look, pair[1]):
@@ -270,7 +286,13 @@ def _written(task: Task, look: Look, named: Named) -> Proposal | None:
     columns = {"input": pair[0], "target": pair[1]}
     why = f"a text to read ({printable(pair[0])}) and one to write ({printable(pair[1])})"
     return Proposal(
-        task.name, how, f"rows hold {why}", columns, inputs=_of(look, pair[0]), target=look.columns[pair[1]]
+        task.name,
+        how,
+        f"rows hold {why}",
+        columns,
+        unclear=unclear,
+        inputs=_of(look, pair[0]),
+        target=look.columns.get(pair[1]),
     )
 
 
@@ -285,6 +307,11 @@ _BY_TRAIT = (
     (lambda task: task.writes_text, _written),
 )
 """What a task says of its rows, and how such rows are told."""
+
+
+def _names(named: Named) -> list[str]:
+    """The columns of several targets."""
+    return [name.strip() for name in (named.target or "").split(",") if name.strip()]
 
 
 def _of(look: Look, *names: str) -> list[Column]:
@@ -322,10 +349,9 @@ def _input(look: Look, named: Named, without: Column | None = None) -> Column | 
     return next((column for column in texts if column.name.lower() in usual), texts[0] if texts else None)
 
 
-def _clear(named: Named, target: Column, usual: Sequence[str], among: Sequence[Column], how: int) -> int:
-    """How well a task fits, given that others of its columns could be the target as well."""
-    told = named.target is not None or target.name.lower() in usual or len(among) == 1
-    return how if told else POSSIBLE
+def _is_clear(named: Named, target: Column, usual: Sequence[str], among: Sequence[Column]) -> bool:
+    """Whether no other column could be the target as well."""
+    return named.target is not None or target.name.lower() in usual or len(among) == 1
 
 
 def _target(look: Look, named: Named, usual: Sequence[str], among: Sequence[Column]) -> Column | None:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 AUTO = "auto"
 _TRIES = 8
+_SHOWN = 12
 _UP = 2
 """Folders above a recipe's that a relative path still names clearly."""
 
@@ -46,8 +47,14 @@ class Sketch:
     """Why the rows were not put through a tokenizer, where they were not."""
 
 
-def proposal_of(look: Look, task: str, named: Named) -> Proposal:
+def proposal_of(look: Look, task: str, named: Named, *, asking: bool = False) -> Proposal:
     """How a task that the user names reads the rows, or with `auto` the task that they are for.
+
+    Args:
+        look: The rows.
+        task: Its name.
+        named: Columns that the user names.
+        asking: Whether the user is asked about the columns next, so that a guess will do.
 
     Raises:
         DeltatuneError: It cannot be told; the message names the flag that says it.
@@ -60,6 +67,12 @@ def proposal_of(look: Look, task: str, named: Named) -> Proposal:
                 f"the rows of '{look.source}' do not show what {task} needs ({TASKS.get(task).rows} "
                 f"They have the columns {_columns(look)}.",
                 field="--input",
+                remedy="Name the columns with --input and --target.",
+            )
+        if made.unclear and not asking:
+            raise DeltatuneError(
+                f"several columns of '{look.source}' could be meant: {_columns(look)}.",
+                field=made.unclear,
                 remedy="Name the columns with --input and --target.",
             )
         return made
@@ -76,7 +89,8 @@ def proposal_of(look: Look, task: str, named: Named) -> Proposal:
 
 
 def _columns(look: Look) -> str:
-    return ", ".join(f"{printable(name)!r} ({column.kind})" for name, column in look.columns.items())
+    names = [f"{printable(name)!r} ({column.kind})" for name, column in look.columns.items()]
+    return ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
 
 
 def sketch(

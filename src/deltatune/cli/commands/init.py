@@ -226,7 +226,7 @@ def _ask_for_task(look: Look, task: str, named: Any) -> Proposal:
         task = _chosen(_ask("What shall be learned?", default="1" if options else None), list(options))
     while True:
         try:
-            proposal = proposal_of(look, task, named)
+            proposal = proposal_of(look, task, named, asking=True)
             break
         except DeltatuneError as error:
             output.error(output.describe(error))
