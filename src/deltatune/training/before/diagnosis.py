@@ -37,6 +37,9 @@ SERVES = {
     "trackers": "TensorBoard, trackio and Weights & Biases",
     "search": "the section search of a recipe",
     "lm-eval": "tasks of lm-evaluation-harness (evaluation.tasks)",
+    "serve": "answers over HTTP (deltatune serve)",
+    "gguf": "exports for llama.cpp and Ollama",
+    "onnx": "exports as ONNX",
 }
 """What each extra is for."""
 SIDE, TRIALS = 1024, 3
