@@ -1,11 +1,12 @@
-"""docs/notebooks/from-python.ipynb, run as a notebook is.
+"""The notebooks in docs/notebooks/, run as notebooks are.
 
-`make notebook` writes what its cells show into it.
+`make notebook` writes what their cells show into them.
 """
 
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
 from pathlib import Path
 from unittest import mock
@@ -13,22 +14,22 @@ from unittest import mock
 import nbformat
 from nbclient import NotebookClient
 
-PAGE = Path(__file__).parents[1] / "docs" / "notebooks" / "from-python.ipynb"
+PAGES = sorted((Path(__file__).parents[1] / "docs" / "notebooks").glob("*.ipynb"))
 _SOURCE = Path(__file__).parents[1] / "src"
 
 
-def read() -> nbformat.NotebookNode:
-    """The notebook."""
-    return nbformat.read(PAGE, as_version=4)
+def read(page: Path) -> nbformat.NotebookNode:
+    """The notebook in this file."""
+    return nbformat.read(page, as_version=4)
 
 
-def executed(folder: Path) -> nbformat.NotebookNode:
+def executed(page: Path, folder: Path) -> nbformat.NotebookNode:
     """The notebook with new outputs; its files are written into `folder`.
 
     Raises:
         CellExecutionError: A cell failed.
     """
-    notebook = read()
+    notebook = read(page)
     paths = [str(_SOURCE), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = {
         "PYTHONPATH": os.pathsep.join(paths),
@@ -49,5 +50,6 @@ def executed(folder: Path) -> nbformat.NotebookNode:
 
 
 if __name__ == "__main__":
-    with tempfile.TemporaryDirectory() as place:
-        nbformat.write(executed(Path(place)), PAGE)
+    for path in [page for page in PAGES if page.stem in sys.argv[1:] or not sys.argv[1:]]:
+        with tempfile.TemporaryDirectory() as place:
+            nbformat.write(executed(path, Path(place)), path)

@@ -1,4 +1,4 @@
-"""The notebook of docs/ works, shows what it says, and its stored outputs are those of its cells."""
+"""The notebooks of docs/ work, show what they say, and their stored outputs are those of their cells."""
 
 from __future__ import annotations
 
@@ -33,9 +33,13 @@ def framed(cell: Any) -> str:
     return html.unescape(page)
 
 
+PAGES = {page.stem: page for page in notebook.PAGES}
+
+
 @pytest.mark.timeout(900)  # half a minute of one core, which a busy machine may stretch
 def test_it_runs_and_shows_results_as_pages(tmp_path: Path) -> None:
-    shown = {cell.source.splitlines()[-1]: cell for cell in cells(notebook.executed(tmp_path))}
+    page = notebook.executed(PAGES["from-python"], tmp_path)
+    shown = {cell.source.splitlines()[-1]: cell for cell in cells(page)}
     assert "tokens, 1 learned" in framed(shown["look"])
     assert "108 MB" in framed(shown["plan"])
     assert "checks passed" in framed(shown["run"])
@@ -47,12 +51,22 @@ def test_it_runs_and_shows_results_as_pages(tmp_path: Path) -> None:
     assert not progress, "bars go when the work is over"
 
 
-def test_its_stored_outputs_are_complete_and_of_no_machine() -> None:
-    stored = notebook.read()
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_pictures_become_a_model_that_needs_no_deltatune(tmp_path: Path) -> None:
+    [*others, last] = cells(notebook.executed(PAGES["pictures"], tmp_path))
+    assert "Leaderboard" in framed(next(cell for cell in others if cell.source.endswith("\nboard")))
+    assert last.outputs[-1].data["text/plain"] == "'circle'"
+    assert {"config.json", "model.safetensors"} < {path.name for path in (tmp_path / "merged").iterdir()}
+
+
+@pytest.mark.parametrize("page", notebook.PAGES, ids=lambda page: page.stem)
+def test_its_stored_outputs_are_complete_and_of_no_machine(page: Path) -> None:
+    stored = notebook.read(page)
     silent = ("import deltatune as dt", "chart.save", ")")
     for cell in cells(stored):
         assert cell.execution_count is not None, "run `make notebook`"
         assert cell.outputs or cell.source.splitlines()[-1].startswith(silent), "run `make notebook`"
         assert not [output for output in cell.outputs if output.output_type == "error"]
     folders = re.compile(r"(?<![\w.])/(?:home|root|tmp|usr|work|Users)/[\w./-]+")
-    assert folders.findall(notebook.PAGE.read_text("utf-8")) == []
+    assert folders.findall(page.read_text("utf-8")) == []
