@@ -83,7 +83,7 @@ def test_a_loss_that_is_not_finite_is_an_error(make_case, name):
 def test_classify_gives_log_probabilities_without_labels(make_case):
     case = make_case("bert")
     case.encoder.collate = case.encoder.collate_prompts
-    for _, scores, label in classify(Job(case.model, case.encoded, case.encoder, 3)):
+    job = Job(case.model, case.encoded, case.encoder, 3)
+    for scores in job.each(lambda _, batch: classify(job, batch)):
         assert scores.shape == (3,)
         assert scores.exp().sum().item() == pytest.approx(1, abs=1e-5)
-        assert label is None

@@ -95,11 +95,12 @@ def assert_same_run(one: Path, other: Path, tolerance: float = 1e-3) -> None:
     assert checks[0] == checks[1]
 
 
-def test_a_run_among_others_is_the_run_alone(make: Make, tmp_path: Path) -> None:
+@pytest.mark.parametrize("seeds", [(0,), pytest.param((0, 1), marks=pytest.mark.slow)])
+def test_a_run_among_others_is_the_run_alone(make: Make, tmp_path: Path, seeds: tuple[int, ...]) -> None:
     recipe = make(methods=METHODS)
-    alone(recipe, tmp_path / "alone", (0, 1))
-    together = race(Context.open(recipe, Silent()), starters(recipe, tmp_path / "race", (0, 1)))
-    for starter, result in zip(starters(recipe, tmp_path / "race", (0, 1)), together, strict=True):
+    alone(recipe, tmp_path / "alone", seeds)
+    together = race(Context.open(recipe, Silent()), starters(recipe, tmp_path / "race", seeds))
+    for starter, result in zip(starters(recipe, tmp_path / "race", seeds), together, strict=True):
         assert isinstance(result, RunResult), result
         print(starter.out.name, result.cost.raced, result.cost.train_seconds)
         assert_same_run(starter.out, tmp_path / "alone" / starter.out.name)

@@ -36,8 +36,11 @@ from deltatune.cli.commands import (
 )
 from deltatune.errors import DeltatuneError, Stopped, StorageError
 from deltatune.files import ROOM, disk_error
+from deltatune.launched import processes, rank
 
 DEBUG = "DELTATUNE_DEBUG"
+SHARED = ("train", "evaluate")
+"""Commands that several processes carry out together."""
 PACKAGE = Path(__file__).resolve().parents[1]
 BY_SIGNAL = 128  # plus the signal's number is what shells show of a process that a signal ended
 
@@ -159,6 +162,25 @@ app = typer.Typer(
 )
 
 
+def _of_several(command: str) -> None:
+    """Let this process be one of several that a launcher started: the first talks for all.
+
+    Raises:
+        DeltatuneError: The command is not for several.
+    """
+    if command not in SHARED and rank() > 0:
+        raise typer.Exit(2)  # the first says why
+    if command not in SHARED:
+        raise DeltatuneError(
+            f"`deltatune {command}` runs in one process, and {processes()} were launched.",
+            remedy=f"Start it without a launcher; `deltatune compare --workers {processes()}` starts its own."
+            if command == "compare"
+            else f"Start it without a launcher; {' and '.join(SHARED)} run under one.",
+        )
+    if rank() > 0:
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  (to the end)
+
+
 def _show_version(wanted: bool) -> None:
     if wanted:
         typer.echo(f"deltatune {__version__}")
@@ -167,6 +189,7 @@ def _show_version(wanted: bool) -> None:
 
 @app.callback()
 def root(
+    ctx: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
     ] = False,
@@ -183,6 +206,8 @@ def root(
     With [bold]--json[/bold] of a command, stdout holds JSON in any case: its result, or {"error": {...}}.
     DELTATUNE_CACHE names the folder of converted models, DELTATUNE_DEBUG=1 shows tracebacks.
     """  # noqa: E501  (typer takes the first line as a paragraph)
+    if processes() > 1:
+        _of_several(ctx.invoked_subcommand or "")
     if not debug:
         # loading bars and advice of the libraries below would tear our own progress display
         os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")

@@ -15,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from deltatune import units
 from deltatune.cli import output
+from deltatune.launched import rank
 from deltatune.observer import Observer, Silent
 from deltatune.printable import printable
 
@@ -26,7 +27,9 @@ REDRAWN = 0.2  # seconds between two drawings in a notebook
 def watching(*, quiet: bool = False) -> Iterator[Observer]:
     """Give the observer that fits stderr: bars, plain lines, or (quiet) nothing but warnings."""
     console = output.stderr()
-    if quiet:
+    if rank() > 0:  # the first of several processes tells of all
+        yield Silent()
+    elif quiet:
         yield Quiet(console)
     elif in_notebook():
         with Displayed() as displayed:

@@ -132,7 +132,8 @@ def result(run: RunResult) -> None:
         {
             "trained": f"{cost.trained_parameters:,} of {cost.total_parameters:,} parameters",
             "file": units.size(cost.file_bytes),
-            "training": f"{units.duration(cost.train_seconds)}, {cost.steps:,} steps",
+            "training": f"{units.duration(cost.train_seconds)}, {cost.steps:,} steps"
+            + (f", by {cost.processes} processes" if cost.processes > 1 else ""),
             "evaluation": units.duration(cost.evaluation_seconds),
             "memory of a step": units.size(mean_step_memory([run])),
             "memory of the process": units.size(cost.peak_memory_bytes),

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from deltatune.errors import RecipeError, TrainingError
+from deltatune.launched import place_on_machine, processes
 
 AUTO = "auto"
 KINDS = ("cuda", "xpu", "mps")
@@ -25,14 +26,18 @@ def device_of(asked: str = AUTO, *, field: str = "device") -> torch.device:
     """The device by its name in a recipe or a flag: `auto`, `cpu`, `mps`, `cuda`, `cuda:1`, `xpu`, ...
 
     Args:
-        asked: The name. `auto`: the first GPU that there is, else the CPU.
+        asked: The name. `auto`: the first GPU that there is, else the CPU. Of several processes that were
+            launched together each takes a GPU of its own.
         field: Where it was said, for the message.
 
     Raises:
         RecipeError: There is no such device.
     """
     if asked == AUTO:
-        return next((torch.device(kind) for kind in KINDS if _count(kind)), HOST)
+        kind = next((kind for kind in KINDS if _count(kind)), HOST.type)
+        if kind == HOST.type or processes() == 1:
+            return torch.device(kind)
+        return device_of(f"{kind}:{place_on_machine()}", field=field)
     device = torch.device(asked)
     if device.type != HOST.type and (device.index or 0) >= _count(device.type):
         there = [kind if n == 1 else f"{kind}:0 to {kind}:{n - 1}" for kind in KINDS if (n := _count(kind))]

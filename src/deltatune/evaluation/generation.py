@@ -7,9 +7,9 @@ only, and a `Generation` comes from `generate` only.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -85,7 +85,6 @@ def generate(
     max_new_tokens: int = 64,
     num_beams: int = 1,
     progress: Progress | None = None,
-    also: Callable[[Sequence[int], Any], None] | None = None,
 ) -> Iterator[tuple[int, Generation]]:
     """Generate a text for each row, greedily or by beam search, with a KV cache.
 
@@ -100,12 +99,38 @@ def generate(
         max_new_tokens: Tokens after which a text is cut off.
         num_beams: 1 is greedy.
         progress: Called with (rows done, rows in total) after each batch.
-        also: Called after each batch with its rows, and what the model's encoder made of them (None if it has
-            none), so that a loss on the same rows need not run it again.
 
     Yields:
         (row number, generation), the longest rows first.
     """
+    done = 0
+    for rows in longest_first(encoded.lengths, batch_size):
+        features = [encoded.features[row] for row in rows]
+        batch = write(model, features, encoder, max_new_tokens=max_new_tokens, num_beams=num_beams)
+        yield from zip(rows, batch.generations, strict=True)
+        done += len(rows)
+        if progress:
+            progress(done, len(encoded.lengths))
+
+
+class Written(NamedTuple):
+    """What a model wrote for a batch."""
+
+    generations: list[Generation]
+    """One a row."""
+    states: Tensor | None
+    """What its encoder made of the prompts, for a loss on the same rows; None if it has none."""
+
+
+def write(
+    model: Model,
+    features: list[dict[str, Any]],
+    encoder: BatchEncoder,
+    *,
+    max_new_tokens: int,
+    num_beams: int,
+) -> Written:
+    """Generate the texts of one batch; arguments as of `generate`."""
     arguments = PLAIN_DECODING | {
         "max_new_tokens": max_new_tokens,
         "num_beams": num_beams,
@@ -113,19 +138,11 @@ def generate(
         # Only what follows the end of a text is filled with this, and that is cut off by position.
         "pad_token_id": next(iter(encoder.eos_ids), 0),
     }
-    done = 0
-    for rows in longest_first(encoded.lengths, batch_size):
-        batch = to_device(encoder.collate_prompts([encoded.features[row] for row in rows]), model.device)
-        with evaluating(model), padding_told(batch):
-            states = model.encoder_states(batch)
-        new = _generate_batch(model, batch, states, encoder, arguments)
-        if also:
-            also(rows, states)
-        for row, ids in zip(rows, new, strict=True):
-            yield row, _finish(ids, encoder)
-        done += len(rows)
-        if progress:
-            progress(done, len(encoded.lengths))
+    batch = to_device(encoder.collate_prompts(features), model.device)
+    with evaluating(model), padding_told(batch):
+        states = model.encoder_states(batch)
+    new = _generate_batch(model, batch, states, encoder, arguments)
+    return Written([_finish(ids, encoder) for ids in new], states)
 
 
 def next_token_logits(model: Model, batch: dict[str, Tensor]) -> Tensor:

@@ -174,6 +174,8 @@ class Cost(Record):
     """Most runs that made a step together, this one included."""
     joined: bool = False
     """Whether other processes could be at the same comparison; those on one machine share its time."""
+    processes: int = 1
+    """That made the run together; times are those of the first, and so is the memory, which each takes."""
     race_peak_memory_bytes: int | None = None
     """Peak of all runs that were trained at once."""
     train_seconds: float

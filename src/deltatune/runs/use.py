@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from deltatune.core.devices import AUTO
+from deltatune.core.ranks import joined
 from deltatune.data.encode import Encoded
 from deltatune.data.load import load_data
 from deltatune.data.readers import Writing
@@ -15,6 +16,7 @@ from deltatune.data.rows import Row
 from deltatune.errors import DataError
 from deltatune.evaluation import Evaluation, Prediction, answer, evaluate
 from deltatune.files import meant, write_lines
+from deltatune.launched import rank
 from deltatune.observer import Observer, Silent
 from deltatune.recipe import Recipe
 from deltatune.recipe.given import Given
@@ -40,6 +42,8 @@ def evaluate_run(
     observer: Observer | None = None,
 ) -> dict[str, float]:
     """Evaluate a run's delta, loaded from its files, on a part of its recipe's data.
+
+    Processes that were launched together share the rows, and all get the metrics.
 
     Args:
         folder: The run's folder.
@@ -76,7 +80,7 @@ def evaluate_run(
     for warning in require_room(loaded, {split: encoded}, new_tokens(loaded.recipe)):
         observer.warn(warning)
     found = scored(loaded, rows, encoded, observer)
-    if predictions is not None:
+    if predictions is not None and rank() == 0:
         write_lines(meant(predictions), [prediction.as_dict() for prediction in found.predictions])
     return found.metrics
 
@@ -106,7 +110,8 @@ def scored(
         observer.advance(task, reached - shown)
         shown = reached
 
-    with fast_cpu(loaded.model.device):
+    place = loaded.model.device
+    with joined(place), fast_cpu(place):
         spec = loaded.recipe.evaluation
         found = evaluate(loaded.model, rows, encoded, loaded.encoder, spec, advance, loaded.threshold)
     observer.finish(task)

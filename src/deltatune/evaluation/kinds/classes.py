@@ -23,18 +23,18 @@ class Classes(Kind):
 
     def answer(self, job: Job, decoding: Decoding) -> Sequence[Answer]:
         """The most probable class of each row, and the probability of each."""
-        answers = [Answer("")] * len(job.encoded.lengths)
-        for row, scores, _ in classify(job):
-            answers[row] = _answer(job, scores)
-        return answers
+        return job.each(lambda _, batch: [_answer(job, scores) for scores in classify(job, batch)])
 
     def evaluate(self, job: Job, rows: Sequence[Row], keys: Sequence[str], decoding: Decoding) -> Scored:
         """Classify and score, in one pass."""
-        labels, answers = list(job.encoder.labels or []), [Answer("")] * len(rows)
-        losses = torch.zeros(len(rows), dtype=torch.float64)
-        for row, scores, _ in classify(job):
-            answers[row] = _answer(job, scores)
-            losses[row] = -scores[labels.index(rows[row].target)]
+        labels = list(job.encoder.labels or [])
+
+        def of_batch(numbers: Sequence[int], batch: dict[str, Tensor]) -> Iterator[tuple[Answer, float]]:
+            for row, scores in zip(numbers, classify(job, batch), strict=True):
+                yield _answer(job, scores), -float(scores[labels.index(rows[row].target)])
+
+        told = job.each(of_batch)
+        answers, losses = [answer for answer, _ in told], [loss for _, loss in told]
         references = [row.target for row in rows]
         scored = classification_metrics(
             [answer.text for answer in answers],
@@ -45,33 +45,35 @@ class Classes(Kind):
         )
         if "loss" not in keys:
             return Scored(answers, references, scored)
-        of_rows = [RowLoss(loss, 1) for loss in losses.tolist()]
-        return Scored(answers, references, scored, of_rows, {"loss": finite(losses.mean().item())})
+        of_rows = [RowLoss(loss, 1) for loss in losses]
+        return Scored(answers, references, scored, of_rows, {"loss": _mean(losses)})
 
     def mean_loss(self, job: Job) -> dict[str, float]:
         """Loss a row, and the `accuracy`."""
-        losses, correct = [], 0
-        for _, scores, label in classify(job):
-            assert label is not None  # the encoder of labelled rows gives labels
-            losses.append(-scores[label])
-            correct += int(scores.argmax()) == label
-        loss = finite(torch.stack(losses).double().mean().item())
-        return {"loss": loss, "accuracy": correct / len(losses), "tokens": len(losses)}
+
+        def of_batch(_: Sequence[int], batch: dict[str, Tensor]) -> Iterator[tuple[float, bool]]:
+            labels = batch["labels"].tolist()  # the encoder of labelled rows gives them
+            for label, scores in zip(labels, classify(job, batch), strict=True):
+                yield -float(scores[label]), int(scores.argmax()) == label
+
+        told = job.each(of_batch)
+        correct = sum(right for _, right in told)
+        return {
+            "loss": _mean([loss for loss, _ in told]),
+            "accuracy": correct / len(told),
+            "tokens": len(told),
+        }
 
 
-def classify(job: Job) -> Iterator[tuple[int, Tensor, int | None]]:
-    """Score every class of every row.
+def classify(job: Job, batch: dict[str, Tensor]) -> Tensor:
+    """Log-probabilities of every class of a batch's rows, [rows, classes] in float32 on the CPU."""
+    inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
+    with evaluating(job.model):
+        return F.log_softmax(job.model.class_logits(inputs).float(), dim=-1).cpu()
 
-    Yields:
-        (row number, log-probabilities [classes] as float32 on the CPU, label id or None when the rows bear
-        no labels), the longest rows first.
-    """
-    for rows, batch in job.batches():
-        labels = batch.pop("labels").tolist() if "labels" in batch else [None] * len(rows)
-        with evaluating(job.model):
-            logits = job.model.class_logits(batch)
-            scores = F.log_softmax(logits.float(), dim=-1).cpu()
-        yield from zip(rows, scores, labels, strict=True)
+
+def _mean(losses: Sequence[float]) -> float:
+    return finite(torch.tensor(losses, dtype=torch.float64).mean().item())
 
 
 def probabilities(labels: Sequence[str], log_probabilities: Tensor) -> dict[str, float]:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, TypeVar
 
 from torch import Tensor
 
 from deltatune.core.ahead import Ahead
 from deltatune.core.devices import to_device
+from deltatune.core.ranks import ranks
 from deltatune.evaluation.interfaces import (
     BatchEncoder,
     EncodedRows,
@@ -21,6 +22,8 @@ from deltatune.evaluation.loss import RowLoss
 from deltatune.evaluation.metrics import Scores
 from deltatune.results import Span
 from deltatune.tasks.task import Feature, Row
+
+T = TypeVar("T")
 
 
 class Answer(NamedTuple):
@@ -71,21 +74,44 @@ class Job:
     threshold: float | None = None
     """The probability from which on a label is given, where a row may have several; None: one half."""
 
-    def batches(self) -> Iterator[tuple[list[int], dict[str, Tensor]]]:
-        """Numbers of rows and their batch on the model's device, the longest rows first."""
-        parts = longest_first(self.encoded.lengths, self.batch_size)
-        with Ahead(self._collated, self.model.device) as ahead:
-            for rows, (_, batch) in zip(self.in_turn(), ahead.in_turn(parts), strict=True):
-                yield rows, to_device(batch, self.model.device)
+    def each(self, work: Callable[[Sequence[int], dict[str, Tensor]], Iterable[T]]) -> list[T]:
+        """Let batches go through the model, the longest rows first.
 
-    def in_turn(self) -> Iterator[list[int]]:
-        """Numbers of the rows of each batch, the longest rows first."""
-        done = 0
-        for rows in longest_first(self.encoded.lengths, self.batch_size):
-            yield rows
+        Args:
+            work: Is given the numbers of a batch's rows, and the batch on the model's device; gives something
+                of each of them.
+
+        Returns:
+            What it gave, in the order of the rows.
+        """
+        with Ahead(self._collated, self.model.device) as ahead:
+            turns = ahead.in_turn(self._parts())
+            return self.each_part(lambda rows: work(rows, to_device(next(turns)[1], self.model.device)))
+
+    def each_part(self, work: Callable[[Sequence[int]], Iterable[T]]) -> list[T]:
+        """The same for work that makes batches of its own: it is given numbers of rows.
+
+        Where several processes make a run, each takes a share of the batches, and has the whole at the end.
+        """
+        shares = ranks().gather(self._share(work))
+        made = {row: value for share in shares for row, value in share.items()}
+        return [made[row] for row in range(len(self.encoded.lengths))]
+
+    def _share(self, work: Callable[[Sequence[int]], Iterable[T]]) -> dict[int, T]:
+        made: dict[int, T] = {}
+        parts = self._parts()
+        done, total = 0, sum(map(len, parts))
+        for rows in parts:
+            made.update(zip(rows, work(rows), strict=True))
             done += len(rows)
             if self.progress:
-                self.progress(done, len(self.encoded.lengths))
+                self.progress(done, total)
+        return made
+
+    def _parts(self) -> list[list[int]]:
+        """The numbers of the rows of each batch that this process takes."""
+        parts = longest_first(self.encoded.lengths, self.batch_size)
+        return [rows for place, rows in enumerate(parts) if ranks().takes(place)]
 
     def batch(self, features: list[Feature]) -> dict[str, Tensor]:
         """A batch on the model's device; its labels stay on the host."""

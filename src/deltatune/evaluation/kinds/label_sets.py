@@ -7,10 +7,11 @@ validation rows; elsewhere it is worse, for a label may have five of them (`benc
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from deltatune.evaluation.corpus import Floats
 from deltatune.evaluation.interfaces import evaluating
@@ -71,17 +72,18 @@ def judge(job: Job) -> tuple[Floats, list[RowLoss]]:
     Returns:
         Probabilities [rows, labels] as they are written, and the loss of each row, 0 of one without a target.
     """
-    rows = len(job.encoded.lengths)
-    chances, losses = np.zeros((rows, len(_labels(job)))), [RowLoss(0.0, 1)] * rows
-    for numbers, batch in job.batches():
+
+    def of_batch(numbers: Sequence[int], batch: dict[str, Tensor]) -> Iterable[tuple[Floats, float]]:
         wanted = batch.pop("labels", None)
         with evaluating(job.model):
             outputs = job.model.class_logits(batch).cpu()
-            chances[numbers] = outputs.double().sigmoid().numpy()
-            of_rows = [] if wanted is None else losses_of_rows(outputs, wanted).tolist()
-        for row, loss in zip(numbers, of_rows, strict=False):
-            losses[row] = RowLoss(loss, 1)
-    return written(chances), losses
+        chances: Floats = outputs.double().sigmoid().numpy()
+        losses = [0.0] * len(numbers) if wanted is None else losses_of_rows(outputs, wanted).tolist()
+        return zip(chances, losses, strict=True)
+
+    told = job.each(of_batch)
+    chances = np.array([chances for chances, _ in told]).reshape(len(told), len(_labels(job)))
+    return written(chances), [RowLoss(loss, 1) for _, loss in told]
 
 
 def written(chances: Floats) -> Floats:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -61,19 +61,15 @@ class Neighbours(Kind):
 
 def embedded(job: Job) -> tuple[Tensor, Tensor | None]:
     """Vectors of all rows, [rows, texts, width] in float32 on the CPU, and their labels if they have any."""
-    vectors: list[Tensor] = [torch.empty(0)] * len(job.encoded.lengths)
-    labels: list[Tensor] = []
-    numbers: list[int] = []
-    for rows, batch in job.batches():
+
+    def of_batch(rows: Sequence[int], batch: dict[str, Tensor]) -> Iterable[tuple[Tensor, Tensor | None]]:
         with evaluating(job.model):
-            found = job.model.text_vectors(batch).float().cpu()
-        for row, vector in zip(rows, found, strict=True):
-            vectors[row] = vector
-        labels += list(batch["labels"].cpu()) if "labels" in batch else []
-        numbers += rows
-    by_row = dict(zip(numbers, labels, strict=True)) if labels else {}
-    ordered = torch.stack([by_row[row] for row in range(len(vectors))]) if by_row else None
-    return torch.stack(vectors), ordered
+            vectors = job.model.text_vectors(batch).float().cpu()
+        return zip(vectors, batch["labels"].cpu() if "labels" in batch else [None] * len(rows), strict=True)
+
+    told = job.each(of_batch)
+    labels = [label for _, label in told if label is not None]
+    return torch.stack([vector for vector, _ in told]), torch.stack(labels) if labels else None
 
 
 def as_numbers(vector: Tensor) -> list[float]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch.nn.functional as F
@@ -57,8 +57,8 @@ def _tagged(job: Job) -> list[_Tagged]:
     """Of each row, in their order; the losses say something where tags are known."""
     labels = list(job.encoder.labels or [])
     tagging, task = Tagging.of(labels), TASKS.get(job.encoder.task)
-    tagged: dict[int, _Tagged] = {}
-    for rows, batch in job.batches():
+
+    def of_batch(rows: Sequence[int], batch: dict[str, Tensor]) -> Iterator[_Tagged]:
         with evaluating(job.model):
             logits, targets = job.model.labelled_logits(batch)
             scores = F.log_softmax(logits.float(), dim=-1)
@@ -66,8 +66,9 @@ def _tagged(job: Job) -> list[_Tagged]:
         counts = task.count(batch["labels"]).tolist()  # row after row
         for row, of_row, lost in zip(rows, scores.cpu().split(counts), losses.split(counts), strict=True):
             answer = _answer(job.encoded.features[row], of_row, labels, tagging)
-            tagged[row] = _Tagged(answer, RowLoss(lost.sum().item(), len(lost)))
-    return [tagged[row] for row in range(len(tagged))]
+            yield _Tagged(answer, RowLoss(lost.sum().item(), len(lost)))
+
+    return job.each(of_batch)
 
 
 def _answer(feature: dict[str, Any], scores: Tensor, labels: Sequence[str], tagging: Tagging) -> Answer:

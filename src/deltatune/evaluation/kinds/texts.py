@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 
 import torch.nn.functional as F
 from torch import Tensor
 
 from deltatune.evaluation.corpus import LARGEST_EXPONENT
-from deltatune.evaluation.generation import Generation, generate
+from deltatune.evaluation.generation import Generation, Written, write
 from deltatune.evaluation.interfaces import evaluating
 from deltatune.evaluation.keys import scoring
 from deltatune.evaluation.kinds.kind import Answer, Decoding, Job, Kind, Scored
@@ -38,19 +38,19 @@ class Texts(Kind):
             losses = row_losses(job)
             answers = [Answer("")] * len(rows)
             return Scored(answers, references, Scores({}), losses, summed(losses), several)
-        wants_loss = any(key in LOSSES for key in keys)
-        losses = [RowLoss(0.0, 0)] * len(rows)
+        if not any(key in LOSSES for key in keys):
+            generations = _write(job, decoding)
+            scores = text_metrics(generations, several, names)
+            return Scored(list(map(_answer, generations)), references, scores, several=several)
 
-        def lose(numbers: Sequence[int], states: Tensor | None) -> None:
+        def of_batch(numbers: Sequence[int]) -> Iterable[tuple[Generation, RowLoss]]:
             """The loss of a batch shares the work of the encoder."""
-            for row, loss in zip(numbers, batch_losses(job, numbers, states), strict=True):
-                losses[row] = loss
+            written = _write_batch(job, numbers, decoding)
+            return zip(written.generations, batch_losses(job, numbers, written.states), strict=True)
 
-        generations = _write(job, decoding, also=lose if wants_loss else None)
-        scores = text_metrics(generations, several, names)
-        answers = list(map(_answer, generations))
-        if not wants_loss:
-            return Scored(answers, references, scores, several=several)
+        told = job.each_part(of_batch)
+        generations, losses = [generation for generation, _ in told], [loss for _, loss in told]
+        scores, answers = text_metrics(generations, several, names), list(map(_answer, generations))
         return Scored(answers, references, scores, losses, summed(losses), several)
 
     def mean_loss(self, job: Job) -> dict[str, float]:
@@ -60,11 +60,7 @@ class Texts(Kind):
 
 def row_losses(job: Job) -> list[RowLoss]:
     """What each row adds to the loss, in the order of the rows."""
-    losses = [RowLoss(0.0, 0)] * len(job.encoded.lengths)
-    for rows in job.in_turn():
-        for row, loss in zip(rows, batch_losses(job, rows), strict=True):
-            losses[row] = loss
-    return losses
+    return job.each_part(lambda rows: batch_losses(job, rows))
 
 
 def batch_losses(job: Job, rows: Sequence[int], states: Tensor | None = None) -> list[RowLoss]:
@@ -112,23 +108,15 @@ def summed(rows: Sequence[RowLoss]) -> dict[str, float]:
     return {"loss": loss, "perplexity": math.exp(min(loss, LARGEST_EXPONENT)), "tokens": tokens}
 
 
-def _write(
-    job: Job, decoding: Decoding, also: Callable[[Sequence[int], Tensor | None], None] | None = None
-) -> list[Generation]:
-    """Let the model write a text for each row; `also` is called with each batch, as of `generate`."""
-    written = dict(
-        generate(
-            job.model,
-            job.encoded,
-            job.encoder,
-            batch_size=job.batch_size,
-            max_new_tokens=decoding.max_new_tokens,
-            num_beams=decoding.num_beams,
-            progress=job.progress,
-            also=also,
-        )
-    )
-    return [written[row] for row in range(len(job.encoded.lengths))]
+def _write(job: Job, decoding: Decoding) -> list[Generation]:
+    """Let the model write a text for each row."""
+    return job.each_part(lambda rows: _write_batch(job, rows, decoding).generations)
+
+
+def _write_batch(job: Job, rows: Sequence[int], decoding: Decoding) -> Written:
+    features = [job.encoded.features[row] for row in rows]
+    limit, beams = decoding.max_new_tokens, decoding.num_beams
+    return write(job.model, features, job.encoder, max_new_tokens=limit, num_beams=beams)
 
 
 def _answer(generation: Generation) -> Answer:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
+
+from torch import Tensor
 
 from deltatune.core.loss import loss_of
 from deltatune.evaluation.interfaces import evaluating
@@ -33,21 +35,19 @@ class Values(Kind):
 
     def mean_loss(self, job: Job) -> dict[str, float]:
         """Loss a row."""
-        losses = []
-        for _, _, loss in measure(job):
-            assert loss is not None  # the encoder of labelled rows gives labels
-            losses.append(RowLoss(loss, 1))
+        losses = [RowLoss(loss or 0.0, 1) for _, loss in measure(job)]
         return {"loss": mean(losses), "tokens": len(losses)}
 
 
-def measure(job: Job) -> Iterator[tuple[int, list[float], float | None]]:
+def measure(job: Job) -> list[tuple[list[float], float | None]]:
     """Let the model tell the numbers of every row.
 
-    Yields:
-        (row number, the numbers as the model gives them, standardised; the row's loss, or None when the rows
-        bear no numbers), the longest rows first.
+    Returns:
+        Of each row the numbers as the model gives them, standardised; and its loss, or None where the rows
+        bear no numbers.
     """
-    for rows, batch in job.batches():
+
+    def of_batch(rows: Sequence[int], batch: dict[str, Tensor]) -> Iterable[tuple[list[float], float | None]]:
         labels = batch.pop("labels", None)
         with evaluating(job.model):
             outputs = job.model.class_logits(batch).float().cpu()
@@ -55,17 +55,16 @@ def measure(job: Job) -> Iterator[tuple[int, list[float], float | None]]:
         if labels is not None:
             pairs = zip(outputs.split(1), labels.cpu().split(1), strict=True)
             losses = [float(loss_of(job.encoder.task, *pair)) for pair in pairs]
-        yield from zip(rows, outputs.tolist(), losses, strict=True)
+        return zip(outputs.tolist(), losses, strict=True)
+
+    return job.each(of_batch)
 
 
 def _told(job: Job) -> tuple[list[dict[str, float]], list[RowLoss]]:
     """Of each row the numbers in the data's units, and the loss, 0 of one without a target."""
-    count = len(job.encoded.lengths)
-    numbers: list[dict[str, float]] = [{}] * count
-    losses = [RowLoss(0.0, 1)] * count
-    for row, outputs, loss in measure(job):
-        numbers[row], losses[row] = units_of(list(map(finite, outputs)), job.encoder), RowLoss(loss or 0.0, 1)
-    return numbers, losses
+    told = measure(job)
+    numbers = [units_of(list(map(finite, outputs)), job.encoder) for outputs, _ in told]
+    return numbers, [RowLoss(loss or 0.0, 1) for _, loss in told]
 
 
 KIND: Kind = Values()

@@ -1,4 +1,4 @@
-"""All that Accelerate does for a run: the backward pass, the trackers, and a look at the number of processes.
+"""All that Accelerate does for a run: the backward pass and the trackers.
 
 Placement and precision are not among it: a base is put on its device when it is loaded.
 """
@@ -15,6 +15,7 @@ from accelerate import Accelerator
 from accelerate.state import is_initialized
 from torch import Tensor
 
+from deltatune.core.ranks import ranks
 from deltatune.errors import RecipeError
 
 
@@ -27,8 +28,7 @@ class Accelerate:
         out: The run's folder.
 
     Raises:
-        RecipeError: A tracker's package is absent (Accelerate would leave it out without a word), or several
-            processes were launched.
+        RecipeError: A tracker's package is absent (Accelerate would leave it out without a word).
     """
 
     def __init__(self, device: torch.device, trackers: Sequence[str], out: Path) -> None:
@@ -42,14 +42,7 @@ class Accelerate:
         # Accelerate settles on a device once a process. No more than its default one depends on that.
         on_cpu = device.type == "cpu" and not is_initialized()
         self._accelerator = Accelerator(cpu=on_cpu, log_with=list(trackers) or None, project_dir=out)
-        processes = self._accelerator.num_processes
-        if processes > 1:
-            raise RecipeError(
-                f"this version trains in one process, and {processes} were launched.",
-                field="train",
-                remedy="Start it without a distributed launcher.",
-            )
-        self._trackers = bool(trackers)
+        self._trackers = bool(trackers) and ranks().first
         self._tracking = False
 
     def backward(self, loss: Tensor) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -19,10 +20,12 @@ from deltatune.core.delta import Clock
 from deltatune.core.devices import random_states, set_random_states, to_device
 from deltatune.core.loss import gradients_at, logits_for, loss_of, summed_loss
 from deltatune.core.model import AdaptedModel
+from deltatune.core.ranks import ranks
 from deltatune.tasks import TASKS
 from deltatune.tasks.task import AUTO
 from deltatune.training.loop.steps import MicroBatch
 
+T = TypeVar("T")
 Passing = Callable[[list[int]], AbstractContextManager[None]]
 """Within its block, one forward pass on these rows goes the ways that the run's do."""
 
@@ -55,7 +58,7 @@ class Losses:
     def parts(
         self, micro: Sequence[MicroBatch], weight: float, passing: Passing
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Go through a step's micro-batches, each when it is asked for.
+        """Go through a step's micro-batches, each when it is asked for; of several ranks each takes its own.
 
         Args:
             micro: All of the step.
@@ -67,7 +70,7 @@ class Losses:
             whose gradient is that share's.
         """
         if not self._spans_rows or len(micro) == 1:
-            for rows, batch in micro:
+            for _, (rows, batch) in self._taken(micro):
                 loss = self._summed(rows, batch, passing) / weight
                 yield loss.detach(), loss
             return
@@ -75,20 +78,38 @@ class Losses:
         total, gradients = gradients_at(self._task, *self._outputs(micro, passing))
         set_random_states(before)
         self._clock.tick = tick
-        for (rows, batch), gradient in zip(micro, gradients, strict=True):
+        for place, (rows, batch) in self._taken(micro):
             with passing(rows):
                 outputs, _ = logits_for(self._model, self._on(batch), self._task, autocast=self._autocast)
             share = total / weight / len(micro)
-            yield share, (outputs.to(gradient.dtype) * gradient).sum() / weight
+            yield share, (outputs.to(gradients[place].dtype) * gradients[place]).sum() / weight
 
     @torch.no_grad()
     def total(self, micro: Sequence[MicroBatch], passing: Passing) -> float:
-        """The loss of a step, summed over its targets."""
+        """The loss of a step, summed over its targets, whichever ranks they are on."""
         if self._spans_rows:
             outputs, targets = self._outputs(micro, passing)
             return float(loss_of(self._task, torch.cat(outputs), torch.cat(targets)))
-        losses = [self._summed(rows, batch, passing) for rows, batch in micro]
+        losses = self._each(micro, lambda rows, batch: self._summed(rows, batch, passing).cpu())
         return float(torch.stack(losses).sum())
+
+    def _taken(self, micro: Sequence[MicroBatch]) -> Iterator[tuple[int, MicroBatch]]:
+        """The micro-batches of this rank by their places; each draws the dropout of its place in the step."""
+        first, group = self._clock.tick, ranks()
+        for place, part in enumerate(micro):
+            if group.takes(place):
+                self._clock.tick = first + place
+                yield place, part
+        self._clock.tick = first + len(micro)
+
+    def _each(
+        self, micro: Sequence[MicroBatch], work: Callable[[list[int], dict[str, Tensor]], T]
+    ) -> list[T]:
+        """What `work` makes of every micro-batch, whichever rank takes it."""
+        mine = {place: work(rows, batch) for place, (rows, batch) in self._taken(micro)}
+        shares = ranks().gather(mine)
+        made = {place: value for share in shares for place, value in share.items()}
+        return [made[place] for place in range(len(micro))]
 
     def _summed(self, rows: list[int], batch: dict[str, Tensor], passing: Passing) -> Tensor:
         """The loss of one micro-batch, summed over its targets."""
@@ -106,13 +127,13 @@ class Losses:
     @torch.no_grad()
     def _outputs(self, micro: Sequence[MicroBatch], passing: Passing) -> tuple[list[Tensor], list[Tensor]]:
         """What the model gives for each micro-batch, and its targets."""
-        outputs, targets = [], []
-        for rows, batch in micro:
+
+        def outputs_of(rows: list[int], batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
             with passing(rows):
-                found = logits_for(self._model, self._on(batch), self._task, autocast=self._autocast)
-            outputs.append(found[0])
-            targets.append(found[1])
-        return outputs, targets
+                return logits_for(self._model, self._on(batch), self._task, autocast=self._autocast)
+
+        made = self._each(micro, outputs_of)
+        return [outputs for outputs, _ in made], [targets for _, targets in made]
 
     def _on(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         return to_device(batch, self._model.device)

@@ -19,6 +19,7 @@ from deltatune.core.devices import on_gpu, random_states, set_random_states
 from deltatune.core.fast.trunk import trunk_of
 from deltatune.core.loss import weight_of
 from deltatune.core.model import AdaptedModel
+from deltatune.core.ranks import ranks
 from deltatune.data.batches import batches
 from deltatune.data.encode import Encoded, Encoder
 from deltatune.memory.batch import largest_micro_batches
@@ -40,6 +41,7 @@ from deltatune.training.loop.micro_batches import (
 )
 from deltatune.training.loop.optimizer import Rates, build_optimizer
 from deltatune.training.loop.schedule import lr_factor
+from deltatune.training.loop.shared_step import SharedSteps
 from deltatune.training.loop.state import (
     adapter_state,
     load_adapter_state,
@@ -108,6 +110,7 @@ class Trainer:
         self.total = self.spec.steps(len(self.train.lengths))
         task, spec, packed = self.encoder.task, self.spec, self.progress.packs
         self._largest, measured = largest_micro_batches(self.train, task, spec, self.seed, packed=packed)
+        self.shared = SharedSteps(self.parameters)
         self.memory = StepMemory(measured.rows, self.model, self.adapter, self.optimizer)
         self._fired = self.model.fired()
         self.batches = Ahead(self._collate, self.model.device)
@@ -146,15 +149,15 @@ class Trainer:
             recomputing(self.model, self.spec.gradient_checkpointing),
             contextlib.closing(steps),
         ):
+            self.shared.watch(interrupted)
             try:
                 request = next(steps)
-                while not interrupted.is_set():
+                while not self.shared.stopping:
                     request = steps.send(self.gradients(request.rows))
                 self.save()
             except StopIteration as end:
                 progress: Progress = end.value
-        if interrupted.is_set():
-            raise interrupted.error()
+        self.shared.raise_if_asked()
         return progress
 
     def explained(self) -> contextlib.AbstractContextManager[None]:
@@ -275,8 +278,9 @@ class Trainer:
         self.optimizer.step()
         progress.step += 1
         extra = self.adapter.after_step(progress.step)
-        if first:
+        if first and ranks().first:  # others may have no micro-batch
             self.certificate.taps_fired(self.model, self._fired)
+        if first:
             self.certificate.learned(self.adapter, before, lambda: self._loss_of(answer))
         self.optimizer.zero_grad(set_to_none=True)
         tokens = sum(self.train.lengths[row] for row in rows)
@@ -303,7 +307,9 @@ class Trainer:
         self.train_mode()
         first = self.progress.step == 0
         with code_explained(self.model, self._method) if first else contextlib.nullcontext():
-            losses, micro, weight = self.micro.fitting(lambda size: self._backward(rows, size))
+            losses, micro, weight = self.shared.step(
+                lambda: self.micro.fitting(lambda size: self._backward(rows, size))
+            )
         return Gradients(losses, micro, weight, time.perf_counter() - started)
 
     def train_mode(self) -> None:
@@ -319,7 +325,7 @@ class Trainer:
         weight = sum(weight_of(part, self.encoder.task, self.class_weights) for _, part in micro)
         losses = []
         for index, (value, loss) in enumerate(self.losses.parts(micro, weight, self._passing)):
-            penalty = self.adapter.penalty() if index == 0 else None
+            penalty = self.adapter.penalty() if index == 0 and ranks().first else None
             self.memory.forward_done()
             losses.append(value)
             self.accelerate.backward(loss if penalty is None else loss + penalty)

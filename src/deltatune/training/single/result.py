@@ -6,6 +6,7 @@ import datetime
 
 from deltatune import quant
 from deltatune.checkpoint.saved import TENSORS
+from deltatune.core.ranks import ranks
 from deltatune.evaluation import Evaluation
 from deltatune.evaluation.harness import require_harness
 from deltatune.recipe.sections import TrainSpec
@@ -158,6 +159,7 @@ def _cost(run: Run, progress: Progress, peak: int, evaluation_seconds: float) ->
         memory_kind=run.memory.kind,
         raced=progress.raced,
         joined=run.context.joined,
+        processes=ranks().count,
         race_peak_memory_bytes=peak if race else None,
         train_seconds=progress.seconds,
         evaluation_seconds=evaluation_seconds,

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from deltatune.core.devices import own_random_states
-from deltatune.observer import Observer
+from deltatune.core.devices import device_of, own_random_states
+from deltatune.core.ranks import joined
+from deltatune.observer import Observer, Silent
 from deltatune.recipe.schema import MethodEntry, Recipe
 from deltatune.results import PausedRun, RunResult
 from deltatune.training.given.context import Context
 from deltatune.training.given.machine import deterministic, fast_cpu
+from deltatune.training.given.shared_run import own_folder, require_shareable, warn_of_idle
 from deltatune.training.loop.steps import Progress
 from deltatune.training.loop.trainer import Pause
 from deltatune.training.single.begin import begin
@@ -49,18 +51,23 @@ def run(
         DeltatuneError: Anything that the user can mend; nothing half-written is left behind.
         KeyboardInterrupt: Interrupted; `resume=True` goes on.
     """
-    opened = open_run(
-        recipe, entry, seed, out, resume=resume, overwrite=overwrite, observer=observer, context=context
-    )
-    if isinstance(opened, RunResult):
-        return opened
-    try:
-        device = opened.base.device
-        same = deterministic(device, entry.train.deterministic)
-        with opened.failing(), fast_cpu(device), same, own_random_states():
-            begun = begin(opened, pause)
-            trainer = begun.trainer
-            progress = Progress() if trainer is None else trainer.run(resume=opened.resumes)
-            return end(begun, progress, opened.memory.peak())
-    finally:
-        opened.close()
+    require_shareable(entry)
+    observer = observer or Silent()
+    with joined(device_of(recipe.device)) as group, own_folder(group, out) as mine:
+        heard = observer if group.first else Silent()
+        warn_of_idle(entry.train, group, heard)
+        opened = open_run(
+            recipe, entry, seed, mine, resume=resume, overwrite=overwrite, observer=heard, context=context
+        )
+        if isinstance(opened, RunResult):
+            return opened
+        try:
+            device = opened.base.device
+            same = deterministic(device, entry.train.deterministic)
+            with opened.failing(), fast_cpu(device), same, own_random_states():
+                begun = begin(opened, pause)
+                trainer = begun.trainer
+                progress = Progress() if trainer is None else trainer.run(resume=opened.resumes)
+                return end(begun, progress, opened.memory.peak())
+        finally:
+            opened.close()

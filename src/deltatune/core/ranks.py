@@ -1,0 +1,123 @@
+"""The processes that make one run together: their ranks, and what they sum and gather.
+
+A launcher (`torchrun`, `accelerate launch`) starts the same command several times and gives each process a
+rank. All of them hold the whole model and go through the same code with the same random numbers, so whatever
+is decided is decided alike. They share only what takes time: rank r takes every r-th of a step's
+micro-batches, and of the batches of rows that are evaluated. What that gives is put together before anything
+is concluded from it. One process is a group of one, of which every operation gives back what it got.
+
+A rank that fails leaves the group. The others notice at their next message, and end as well.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from deltatune.errors import TrainingError
+from deltatune.launched import processes, rank
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among those of its run."""
+
+    rank: int = 0
+    count: int = 1
+
+    @property
+    def first(self) -> bool:
+        """Whether it is the one that writes files and talks to people."""
+        return self.rank == 0
+
+    def takes(self, place: int) -> bool:
+        """Whether part `place` of a list is this process's."""
+        return place % self.count == self.rank
+
+    def gather(self, value: T) -> list[T]:
+        """What each rank gives, in the order of the ranks.
+
+        Raises:
+            TrainingError: Another process has ended.
+        """
+        if self.count == 1:
+            return [value]
+        parts: list[Any] = [None] * self.count
+        with _loss_explained():
+            dist.all_gather_object(parts, value)
+        return parts
+
+    def sum_up(self, tensors: Sequence[Tensor], numbers: Sequence[Tensor]) -> Tensor:
+        """Sum tensors over the ranks, in place, and numbers with them: one message for all.
+
+        Args:
+            tensors: Of the same shapes on every rank.
+            numbers: [n] each, of the same sizes on every rank.
+
+        Returns:
+            The sums of the numbers, [all of them] in float32.
+
+        Raises:
+            TrainingError: Another process has ended.
+        """
+        flat = torch.cat([part.detach().float().flatten() for part in (*tensors, *numbers)])
+        if self.count > 1:
+            with _loss_explained():
+                dist.all_reduce(flat)
+        *pieces, sums = flat.split([*(tensor.numel() for tensor in tensors), sum(n.numel() for n in numbers)])
+        for tensor, piece in zip(tensors, pieces, strict=True):
+            tensor.copy_(piece.view_as(tensor))
+        return sums
+
+
+ALONE = Ranks()
+
+
+def ranks() -> Ranks:
+    """This process among those that have joined; by itself where none have."""
+    if dist.is_available() and dist.is_initialized():
+        return Ranks(dist.get_rank(), dist.get_world_size())
+    return ALONE
+
+
+@contextlib.contextmanager
+def joined(device: torch.device) -> Iterator[Ranks]:
+    """Within the block, the processes that were launched together are a group.
+
+    Args:
+        device: Where the model will be, which decides how they talk.
+
+    Raises:
+        TrainingError: The others cannot be reached.
+    """
+    if processes() == 1 or dist.is_initialized():  # whoever began the group ends it
+        yield ranks()
+        return
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    with _loss_explained():
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield ranks()
+    finally:
+        dist.destroy_process_group()
+
+
+@contextlib.contextmanager
+def _loss_explained() -> Iterator[None]:
+    """Within the block, losing another process is an error that says so."""
+    try:
+        yield
+    except RuntimeError as error:  # of gloo, NCCL and the store alike
+        raise TrainingError(
+            f"process {rank()} of this launch lost the others ({str(error).splitlines()[0]}).",
+            remedy="One of them has ended, and says why. The same command with --resume continues the run.",
+        ) from error

@@ -1,0 +1,70 @@
+"""A run that several processes make: what it needs for that, and where each of them writes."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from deltatune.core.ranks import Ranks
+from deltatune.errors import RecipeError
+from deltatune.launched import processes
+from deltatune.observer import Observer
+from deltatune.recipe.schema import MethodEntry, TrainSpec
+from deltatune.training.given.folder import CHECKPOINTS
+
+
+def require_shareable(entry: MethodEntry) -> None:
+    """Refuse settings that several processes would not follow alike, before anything is loaded.
+
+    Raises:
+        RecipeError: There are several processes, and such a setting.
+    """
+    spec, count = entry.train, processes()
+    if count == 1:
+        return
+    if spec.auto_micro_batch:
+        raise RecipeError(
+            f"is for one process, and {count} were launched: each would halve its own micro-batches.",
+            field="train.auto_micro_batch",
+            remedy="Set train.micro_batch_size to what the smallest GPU holds.",
+        )
+    if spec.base_dropout:
+        raise RecipeError(
+            f"is for one process, and {count} were launched: the dropout of a base follows no clock, so that "
+            "the run would be another one.",
+            field="train.base_dropout",
+            remedy="Leave it out, or start the run without a launcher.",
+        )
+
+
+def warn_of_idle(spec: TrainSpec, group: Ranks, observer: Observer) -> None:
+    """Say when steps have fewer micro-batches than there are processes."""
+    rows = spec.micro_batch_size or spec.batch_size
+    parts = -(-spec.batch_size // rows)
+    if parts < group.count:
+        observer.warn(
+            f"a step has {parts} micro-batch{'es' if parts > 1 else ''} of {rows} rows, and there are "
+            f"{group.count} processes: {group.count - parts} of them have nothing to do. Set "
+            f"train.micro_batch_size={max(1, spec.batch_size // group.count)}."
+        )
+
+
+@contextlib.contextmanager
+def own_folder(group: Ranks, out: Path) -> Iterator[Path]:
+    """The folder that this process writes into: the run's is the first one's alone.
+
+    The others do the same in a copy that goes away, from which they take up an interrupted run's state.
+    """
+    if group.first:
+        group.gather(None)  # nothing is changed before the others have their copy
+        yield out
+        return
+    with tempfile.TemporaryDirectory(prefix="deltatune-") as scratch:
+        mine = Path(scratch, out.name or "run")
+        if out.is_dir():
+            shutil.copytree(out, mine, symlinks=True, ignore=shutil.ignore_patterns(CHECKPOINTS, ".*"))
+        group.gather(None)
+        yield mine

@@ -1,0 +1,198 @@
+"""A run that several processes make is the run that one makes, to rounding."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from deltatune.errors import DeltatuneError, RecipeError, TrainingError
+from deltatune.methods import METHODS
+from deltatune.observer import Silent
+from deltatune.recipe import Recipe
+from deltatune.runs import evaluate_run
+from deltatune.training import run
+
+FORK = multiprocessing.get_context("fork")  # a spawned process would import torch for seconds
+FEW = ("adalora", "prefix", "hard_prompt", "diff_pruning")
+"""Methods whose steps differ most: a schedule, keys and values, a discrete search, a penalty."""
+
+
+def several(count: int, work: Callable[[int], Any]) -> list[Any]:
+    """What `work` gives in each of `count` processes that a launcher might have started."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port = found.getsockname()[1]
+    answers = FORK.SimpleQueue()
+
+    def child(rank: int) -> None:
+        os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(count)}
+        os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+        try:
+            answers.put((rank, work(rank)))
+        except BaseException as error:
+            answers.put((rank, error if isinstance(error, DeltatuneError) else repr(error)))
+
+    children = [FORK.Process(target=child, args=(rank,)) for rank in range(count)]
+    for process in children:
+        process.start()
+    try:
+        given = dict(answers.get() for _ in children)
+    finally:
+        for process in children:
+            process.join(20)
+            process.kill()
+    return [given[rank] for rank in range(count)]
+
+
+def trained(recipe: Recipe, out: Path, count: int = 1, **options: Any) -> None:
+    """Train the recipe's only method."""
+
+    def work(_: int = 0) -> None:
+        run(recipe, recipe.methods[0], recipe.seeds[0], out, **options)
+
+    if count == 1:
+        work()
+        return
+    assert several(count, work) == [None] * count
+
+
+def numbers(out: Path) -> dict[str, torch.Tensor]:
+    return load_file(out / "adapter" / "adapter_model.safetensors")
+
+
+def require_equal(one: Path, other: Path, *, exactly: bool = False) -> None:
+    """The same delta, losses and predictions."""
+    ours, theirs = numbers(one), numbers(other)
+    assert ours.keys() == theirs.keys()
+    for name, tensor in ours.items():
+        # By their norm: of gradients that are rounding alone AdamW makes steps of full size.
+        apart = float((tensor - theirs[name]).norm() / tensor.norm())
+        assert apart == 0.0 if exactly else apart < 0.01, (name, apart)
+    lines = [[json.loads(line) for line in (out / "metrics.jsonl").open()] for out in (one, other)]
+    assert [line.keys() for line in lines[0]] == [line.keys() for line in lines[1]]
+    for mine, its in zip(*lines, strict=True):
+        assert mine["step"] == its["step"]
+        assert mine.get("loss", 0.0) == pytest.approx(its.get("loss", 0.0), rel=1e-4)
+    said = [
+        [json.loads(line)["prediction"] for line in (out / "predictions.jsonl").open()]
+        for out in (one, other)
+    ]
+    assert said[0] == said[1]
+
+
+def dropping(method: str) -> dict[str, Any]:
+    """The method, with dropout where it has any: masks have to be equal too."""
+    has = "dropout" in METHODS.get(method).model_fields
+    return {method: {"dropout": 0.1} if has else {}}
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        pytest.param(name, marks=() if name in FEW else pytest.mark.slow)
+        for name in METHODS.names()
+        if METHODS.get(name).trains and name not in ("head", "loftq", "peft")
+    ],
+)
+def test_two_processes_make_the_run_of_one(make_recipe, tmp_path, method):
+    recipe = make_recipe(
+        "train.micro_batch_size=2", "train.batch_size=7", "train.max_steps=6", methods=[dropping(method)]
+    )
+    trained(recipe, tmp_path / "one")
+    trained(recipe, tmp_path / "two", 2)
+    require_equal(tmp_path / "one", tmp_path / "two")
+
+
+def test_rows_that_share_a_loss(make_recipe, bert_folder, tmp_path):
+    """Every row of a step is a negative of every other, on whichever process it is."""
+    recipe = make_recipe(
+        "train.micro_batch_size=2",
+        task="embedding",
+        model=str(bert_folder),
+        methods=[dropping("lora")],
+        evaluation={"batch_size": 4},
+    )
+    trained(recipe, tmp_path / "one")
+    trained(recipe, tmp_path / "two", 2)
+    require_equal(tmp_path / "one", tmp_path / "two")
+
+
+def test_three_processes_with_two_micro_batches(make_classifier, tmp_path):
+    """One has nothing to do in a step, and makes the same run all the same."""
+    recipe = make_classifier("train.micro_batch_size=4", "train.max_steps=6", methods=["lora"])
+    trained(recipe, tmp_path / "one")
+    trained(recipe, tmp_path / "three", 3)
+    require_equal(tmp_path / "one", tmp_path / "three")
+
+
+def test_interrupted_on_two_and_resumed_on_one_and_on_two(make_recipe, tmp_path):
+    recipe = make_recipe("train.micro_batch_size=4", "train.max_steps=5", methods=["lora"])
+    trained(recipe, tmp_path / "whole", 2)
+
+    def interrupted(rank: int) -> None:
+        """The second process is asked to stop, in its third step."""
+        steps = 0
+
+        class Asking(Silent):
+            def advance(self, task: str, amount: int, numbers: Any = None) -> None:
+                nonlocal steps
+                steps += task == "Training"
+                if steps == 3 and rank == 1:
+                    os.kill(os.getpid(), signal.SIGINT)
+
+        importlib.import_module("deltatune.training.single.run").Silent = Asking
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        run(recipe, recipe.methods[0], 0, tmp_path / "a", observer=Asking())
+
+    assert ["Stopped" in answer for answer in several(2, interrupted)] == [True, True]
+    assert (tmp_path / "a" / "resume").is_dir()
+    shutil.copytree(tmp_path / "a", tmp_path / "b")
+    trained(recipe, tmp_path / "a", 2, resume=True)
+    require_equal(tmp_path / "whole", tmp_path / "a", exactly=True)
+    trained(recipe, tmp_path / "b", resume=True)
+    require_equal(tmp_path / "whole", tmp_path / "b")
+
+
+def test_one_that_fails_ends_the_others(make_recipe, tmp_path):
+    recipe = make_recipe("train.micro_batch_size=2", methods=["lora"])
+
+    def failing(rank: int) -> None:
+        if rank == 1:
+            module = importlib.import_module("deltatune.training.loop.losses")
+            module.summed_loss = lambda *_, **__: 1 / 0
+        run(recipe, recipe.methods[0], 0, tmp_path / "run")
+
+    first, second = several(2, failing)
+    assert isinstance(first, TrainingError)
+    assert "lost the others" in str(first)
+    assert "division by zero" in str(second)
+
+
+@pytest.mark.parametrize("setting", ["auto_micro_batch", "base_dropout"])
+def test_what_each_would_decide_by_itself_is_refused(make_recipe, tmp_path, monkeypatch, setting):
+    for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.setenv(name, "2")
+    recipe = make_recipe(f"train.{setting}=true")
+    with pytest.raises(RecipeError, match=f"{setting}.*one process"):
+        run(recipe, recipe.methods[0], 0, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_evaluation_is_shared(make_recipe, tmp_path):
+    recipe = make_recipe("train.max_steps=2", "evaluation.batch_size=2")
+    trained(recipe, tmp_path / "run")
+    alone = evaluate_run(tmp_path / "run", device="cpu")
+    first, second = several(2, lambda _: evaluate_run(tmp_path / "run", device="cpu"))
+    assert first == second == alone
