@@ -69,6 +69,7 @@ def test_texts_stream_side_by_side_and_differences_are_marked(page: Page) -> Non
         assert page.logged == []
 
 
+@pytest.mark.slow
 def test_answers_of_other_words_have_one_note(page: Page) -> None:
     answers = {"base": "one two three", "lora": "four five six"}
     with pretending([model(name) for name in answers], lambda body: tokens(answers[body["model"]])) as (
@@ -101,6 +102,7 @@ def test_what_models_and_users_say_stays_text(page: Page) -> None:
         page.logged.clear()
 
 
+@pytest.mark.slow
 def test_escape_stops_and_what_was_written_stays(page: Page) -> None:
     with pretending([model("base")], lambda body: tokens("word " * 500), pause=0.02) as (url, _):
         page.open(url)
@@ -114,6 +116,7 @@ def test_escape_stops_and_what_was_written_stays(page: Page) -> None:
         assert not page.run("document.getElementById('go').disabled")
 
 
+@pytest.mark.slow
 def test_a_conversation_remembers_what_each_model_said(page: Page) -> None:
     models = [model("base", chats=True), model("lora", chats=True)]
     with pretending(models, lambda body: tokens(f"I am {body['model']}")) as (url, asked):
@@ -177,6 +180,7 @@ def test_classes_have_bars_and_a_picture_is_sent_as_it_is(page: Page) -> None:
         assert page.logged == []
 
 
+@pytest.mark.slow
 def test_tags_stand_in_their_text_whatever_its_letters(page: Page) -> None:
     text = "\U0001f600 Ada met Bob"
     spans = [{"text": "Ada", "label": "PER", "start": 2, "end": 5, "score": 0.9}]
@@ -192,6 +196,7 @@ def test_tags_stand_in_their_text_whatever_its_letters(page: Page) -> None:
         assert texts(page, "mark.new") == ["BobPER"]
 
 
+@pytest.mark.slow
 def test_several_columns_errors_and_the_token(page: Page) -> None:
     models = [model("base", fields=["premise", "text"], writes=False), model("chat", chats=True)]
     with pretending(models, lambda body: {"refused": f"no {HOSTILE}"}, token="s3cret") as (url, asked):
@@ -216,6 +221,7 @@ def test_several_columns_errors_and_the_token(page: Page) -> None:
         page.logged.clear()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [390, 1280])
 def test_nothing_overflows_and_all_can_be_reached(page: Page, width: int) -> None:
     long = "x" * 400
@@ -231,6 +237,7 @@ def test_nothing_overflows_and_all_can_be_reached(page: Page, width: int) -> Non
         assert page.run(f"{unnamed}.map(x => x.outerHTML)") == []
 
 
+@pytest.mark.slow
 def test_a_very_long_answer_does_not_hang_the_page(page: Page) -> None:
     word = "word " * 20_000
     with pretending([model("base"), model("lora")], lambda body: [(word, -0.1, {})] * 10) as (url, _):

@@ -69,6 +69,7 @@ def test_it_renews_itself_and_keeps_what_the_reader_did(page: Page, tmp_path: Pa
     page.logged.clear()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [390, 1280])
 def test_nothing_overflows(page: Page, tmp_path: Path, width: int) -> None:
     with serving(write_under_way(tmp_path / ("a-very-long-name-of-a-folder-" * 6))) as url:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from deltatune.watch.holders import is_gone
 from deltatune.watch.page import Pages, live_part
 from deltatune.watch.remaining import Remaining
 from deltatune.watch.standing import Watched
@@ -89,6 +91,14 @@ def test_a_killed_process_and_an_interrupted_one_are_told(folder: Path) -> None:
     assert live.command == f"deltatune compare {folder / 'recipe.yaml'} --out {folder}"
 
 
+def test_a_process_that_nobody_reaped_is_gone(folder: Path) -> None:
+    with subprocess.Popen([sys.executable, "-c", ""]) as process:
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # it has ended, and is still in the list
+        assert is_gone((socket.gethostname(), process.pid))
+    assert not is_gone((socket.gethostname(), os.getpid()))
+    assert not is_gone(("elsewhere", 1))
+
+
 def test_two_processes_share_what_is_left(folder: Path) -> None:
     alone = Remaining(Watched(folder).look()).seconds
     write_log(folder / "runs" / "lora-s1", 120)
@@ -122,14 +132,19 @@ def test_halving_shows_what_it_stopped_once_another_has_gone_on(tmp_path: Path) 
     assert found["lora", 0, "lr-0.001"] == "training"
     assert found["lora", 0, "lr-0.0001"] == found["lora", 0, "lr-0.01"] == "stopped"
     assert Remaining(Watched(folder).look()).at_most
+    (best / ".deltatune-lock").unlink()
+    found = phases(folder)
+    assert found["lora", 0, "lr-0.001"] == "interrupted"
+    assert found["lora", 0, "lr-0.01"] == "stopped"
 
 
-@pytest.mark.parametrize("name", ["recipe.yaml", "choosing.json", "runs/lora-s0/result.json"])
 @pytest.mark.parametrize("content", ["", "{", "[1]", '{"status": [], "seeds": 3}', "\x00", '{"a": ' * 3000])
-def test_a_damaged_file_is_no_error(folder: Path, name: str, content: str) -> None:
-    (folder / name).write_text(content)
-    page = Pages(Watched(folder)).page().html.decode()
-    assert "lora" in page
+def test_a_damaged_file_is_no_error(folder: Path, content: str) -> None:
+    names = ("recipe.yaml", "choosing.json", "runs/lora-s0/result.json")
+    for name in names:
+        (folder / name).write_text(content)
+        assert Watched(folder).look().of("training")
+    assert "lora" in Pages(Watched(folder)).page().html.decode()
 
 
 def test_a_recipe_that_stands_for_far_more_says_nothing(folder: Path) -> None:

@@ -39,4 +39,8 @@ def is_gone(of: Holder) -> bool:
         return True
     except OSError:  # somebody else's, and there
         return False
-    return False
+    try:  # one that has ended stays in the list until its parent asks for it, which some never do
+        state = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return False
+    return state.rpartition(")")[2].split()[:1] == ["Z"]

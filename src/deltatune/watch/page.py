@@ -8,10 +8,11 @@ import shlex
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from jinja2 import TemplateError
+from jinja2 import Environment, TemplateError
 from markupsafe import Markup
 
 from deltatune import units
@@ -62,6 +63,11 @@ class Live:
     over: bool
 
 
+@cache
+def _templates() -> Environment:
+    return environment(_HERE)
+
+
 class Pages:
     """Makes the page of a folder.
 
@@ -70,7 +76,7 @@ class Pages:
     """
 
     def __init__(self, watched: Watched) -> None:
-        self._watched, self._environment = watched, environment(_HERE)
+        self._watched, self._environment = watched, _templates()
         self._known: tuple[Any, Made] | None = None
         self._below: tuple[Any, Markup] | None = None
         self._next = 0.0

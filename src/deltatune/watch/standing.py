@@ -202,7 +202,8 @@ class Watched:
             step=result.step, steps=result.steps, seconds=result.seconds, wall=result.wall,
             metrics=result.metrics, error=result.error, by=by,
         )  # fmt: skip
-        if run.phase == "done" or (run.phase in ("failed", "paused") and not working):
+        at_rest = not working and (run.phase != "paused" or self.log(run.folder).step <= run.step)
+        if run.phase == "done" or (run.phase in ("failed", "paused") and at_rest):
             return run, changed
         return self._under_way(run, path, root, plan, entry, working=working), changed
 
