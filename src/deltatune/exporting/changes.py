@@ -24,7 +24,7 @@ from deltatune.methods.lora import BiasedDelta, LowRank
 from deltatune.quant import codec_of
 from deltatune.results import LeftOut
 
-INSTEAD = "Otherwise use it as it is: `deltatune predict` and the Python API do."
+INSTEAD = "Otherwise use it as it is: `deltatune serve` and `deltatune predict` do."
 ROUNDED = 4 * torch.finfo(torch.float32).eps
 """Of the largest entry: what a sum in float32 may round off, twice over."""
 

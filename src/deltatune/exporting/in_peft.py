@@ -31,7 +31,7 @@ def no_peft(loaded: LoadedRun, name: str) -> str | None:
         return 'It was not loaded in peft, which is not installed here (pip install "deltatune[peft]").'
     formats = describe(loaded.model.base)
     if formats:
-        return f"It was not loaded in peft, which does not know the base as it is quantized here ({formats})."
+        return f"It was not loaded in peft: that is done on bases without quantization ({formats})."
     return None
 
 

@@ -118,7 +118,7 @@ def _tell(proof: Proof, done: Exported) -> None:
     """Write down what an export that is not exact keeps; that it keeps less than all is no failure."""
     ours, metric = done.compared[0], done.metric
     parts = [
-        f"{done.kept:.4%} of the energy of the updates",
+        f"{100 * done.kept:.4g} % of the energy of the updates",
         f"logits differ by up to {ours.largest_difference:.3g}; the delta moves them by {ours.effect:.3g}",
     ]
     if metric is not None:

@@ -131,13 +131,14 @@ def export(
 def _show(done: Exported) -> None:
     """Print what was written, in words."""
     from deltatune.cli.show import sites
+    from deltatune.report import display
 
     lines: dict[str, object] = {"method": done.method, "base": done.base}
     if done.sites:
         ranks = sorted({site.rank for site in done.sites})
         span = f"{ranks[0]}" if len(ranks) == 1 else f"{ranks[0]} to {ranks[-1]}"
         lines["low-rank updates"] = f"{len(done.sites)} layers, rank {span}"
-        lines["kept"] = f"{done.kept:.4%} of the energy of the updates"
+        lines["kept"] = f"{_share(done.kept)} of the energy of the updates"
     for name, paths in (("saved whole", done.whole), ("biases", done.biases)):
         if paths:
             lines[name] = sites(paths)
@@ -149,13 +150,21 @@ def _show(done: Exported) -> None:
             f"({each.on})"
         )
     if done.metric:
-        lines[done.metric.metric] = _kept(done.metric)
+        lines[display.style(done.metric.metric).label] = _kept(done.metric)
     lines |= done.details
     if done.notes:
         lines["notes"] = done.notes
     lines["verdict"] = _verdict(done)
     head = f"Exported {done.run} as {done.target} to {done.folder}"
     output.fields(head if done.folder else f"{done.run} as {done.target} (dry run)", lines)
+
+
+def _share(kept: float) -> str:
+    """`all`, or percents with as many digits as tell it from all."""
+    if kept > 1 - 1e-9:
+        return "all"
+    digits = next((n for n in range(1, 8) if float(f"{100 * kept:.{n}f}") < 100), 8)
+    return f"{100 * kept:.{digits}f} %"
 
 
 def _kept(metric: KeptMetric) -> str:
@@ -171,7 +180,7 @@ def _verdict(done: Exported) -> str:
     """Whether anything was lost."""
     if done.exact:
         return "exact: it computes what the run does, to rounding."
-    metric, raised = done.metric, "raise --rank or --keep."
+    metric, raised = done.metric, f"{'raise --rank or --keep' if done.sites else 'take a wider --dtype'}."
     if any(2 * each.largest_difference > each.effect for each in done.compared):
         return f"not exact: outputs are off by more than half of what the delta does; {raised}"
     if metric is None or metric.low is None or metric.high is None:
