@@ -44,7 +44,8 @@ class Lanes:
     def __init__(self, model: AdaptedModel, passes: Passes) -> None:
         self._model, self._passes = model, passes
         self.groups: list[Group] = []
-        forced = getattr(model.base.generation_config, "forced_bos_token_id", None)
+        generation = getattr(model.base, "generation_config", None)  # only of what writes
+        forced = getattr(generation, "forced_bos_token_id", None)
         self._forced = int(forced) if forced is not None and model.view.is_encoder_decoder else None
 
     @property

@@ -48,9 +48,9 @@ class Trials:
 def _try(served: Served) -> None:
     model, adapter = served.run.model, served.run.adapter
     if served.task.writes_text:
-        served.joins = _holds(lambda: _joins(model, adapter, adapter))
+        served.joins = _holds(lambda: joins_exactly(model, adapter, adapter))
         at_once = not served.joins
-        served.mixes = adapter is None or _holds(lambda: _joins(model, adapter, None, at_once=at_once))
+        served.mixes = adapter is None or _holds(lambda: joins_exactly(model, adapter, None, at_once=at_once))
     else:
         served.mixes = adapter is None or _holds(lambda: _mixes(model, adapter, served))
 
@@ -63,7 +63,9 @@ def _holds(trial: Callable[[], bool]) -> bool:
         return False
 
 
-def _joins(model: AdaptedModel, first: str | None, second: str | None, *, at_once: bool = False) -> bool:
+def joins_exactly(
+    model: AdaptedModel, first: str | None, second: str | None, *, at_once: bool = False
+) -> bool:
     """Whether two rows give the same logits together, of which the second joins a step later, as apart."""
     rows = [(first, LONG), (second, SHORT)]
     apart = []
