@@ -15,7 +15,7 @@ import uvicorn
 from deltatune.serve.engine.engine import Engine
 from deltatune.serve.http.app import build_app
 from deltatune.serve.http.metrics import Metrics
-from deltatune.serve.http.server import bind
+from deltatune.serve.http.server import bind, config_of
 from deltatune.serve.http.settings import Settings
 from deltatune.testing.folders import save_tiny
 from tests.serve.asking import opened
@@ -71,8 +71,7 @@ def place(engine: Engine, runs: dict[str, Path]) -> Iterator[Place]:
     settings = Settings(port=0, runs=runs["lora"].parent)
     sock = bind(settings)
     app = build_app(engine, settings, Metrics())
-    config = uvicorn.Config(app, lifespan="off", log_config=None, ws="none")
-    server = uvicorn.Server(config)
+    server = uvicorn.Server(config_of(app, settings))
     thread = threading.Thread(target=server.run, args=([sock],), daemon=True)
     thread.start()
     yield Place(f"http://127.0.0.1:{sock.getsockname()[1]}", engine)

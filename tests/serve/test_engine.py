@@ -162,7 +162,9 @@ def test_another_base_is_refused_before_anything_is_loaded(
     content["base"] |= {"name": "another-llama", "fingerprint": "0" * 64}
     ours.write_text(json.dumps(content))
     names = [named(str(runs["lora"])), named(str(other))]
-    with pytest.raises(AdapterError, match=r"lora' is on .*llama, and .*other' on another-llama, a base with"):
+    with pytest.raises(
+        AdapterError, match=r"lora' is on .*llama, and .*other' on another-llama, a base with"
+    ):
         require_one_base(names)
 
 

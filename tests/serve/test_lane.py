@@ -1,4 +1,4 @@
-"""Lanes on every architecture that writes: rows that join are written as alone, or the trial says that none may."""
+"""Lanes: rows that join are written as alone, or the trial says that none may; on all that writes."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def test_rows_that_leave_do_not_change_the_others() -> None:
 
 
 def test_the_past_of_a_t5_may_not_be_joined() -> None:
-    """peft's prefix of an encoder-decoder has a bias by its distance, which the padding of a cache changes."""
+    """The prefix of peft has a bias by its distance there, which the padding of a cache changes."""
     model = AdaptedModel(tiny.model("t5"))
     config = METHODS.get("prefix")(n_tokens=3, scopes=("decoder",), cached_layers=tiny.LAYERS)
     tiny.perturb(model.attach("past", config), std=1.0)

@@ -69,6 +69,22 @@ def bind(settings: Settings) -> socket.socket:
     return made
 
 
+def config_of(app: Any, settings: Settings) -> uvicorn.Config:
+    """How uvicorn serves the application."""
+    return uvicorn.Config(
+        app,
+        http=_Impatient,
+        ws="none",
+        loop="asyncio",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        limit_concurrency=settings.connections,
+        timeout_graceful_shutdown=max(1, round(settings.grace)),
+    )
+
+
 def serve(load: Load, settings: Settings, sock: socket.socket, ready: Callable[[Pool], None]) -> None:
     """Answer until a signal comes, then finish what runs.
 
@@ -84,25 +100,13 @@ def serve(load: Load, settings: Settings, sock: socket.socket, ready: Callable[[
     metrics = Metrics()
     engine = Engine(load, settings.limits, metrics)
     app = build_app(engine, settings, metrics)
-    config = uvicorn.Config(
-        app,
-        http=_Impatient,
-        ws="none",
-        loop="asyncio",
-        lifespan="off",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        limit_concurrency=settings.connections,
-        timeout_graceful_shutdown=max(1, round(settings.grace)),
-    )
     with contextlib.closing(sock):
-        asyncio.run(_answer(_Server(config), engine, sock, settings, ready))
+        asyncio.run(_answer(_Server(config_of(app, settings)), engine, sock, ready))
     app.state.desk.close()
 
 
 async def _answer(
-    server: _Server, engine: Engine, sock: socket.socket, settings: Settings, ready: Callable[[Pool], None]
+    server: _Server, engine: Engine, sock: socket.socket, ready: Callable[[Pool], None]
 ) -> None:
     loop = asyncio.get_running_loop()
 
