@@ -37,6 +37,11 @@ def test_the_tables_of_methods_are_complete() -> None:
     assert sorted(rows) == sorted(METHODS.names())
 
 
+def test_the_table_of_commands_is_complete() -> None:
+    named = re.findall(r"`(\w+)`", table(README, "What you get"))
+    assert sorted(named) == sorted(command.name for command in app.registered_commands)
+
+
 def test_the_table_of_tasks_is_complete() -> None:
     named = re.findall(r"`([\w-]+)`", table(page("how-to/recipe.md"), "The task"))
     assert set(named) == set(TASKS.names())
