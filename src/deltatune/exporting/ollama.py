@@ -123,7 +123,7 @@ def _agrees(found: Turns, write: Write) -> bool:
 
 def literal(text: str) -> str:
     """A text that a Go template writes as it is, and that no quotation mark of a Modelfile ends."""
-    return re.sub(r'\{\{|"""|\}\}', lambda found: '{{ "' + found[0].replace('"', '\\"') + '" }}', text)
+    return re.sub(r'[{}]+|"{3,}', lambda found: '{{ "' + found[0].replace('"', '\\"') + '" }}', text)
 
 
 def prompt_template(template: str) -> str | None:
@@ -173,17 +173,17 @@ def quoted(text: str) -> str:
     """A value of a Modelfile.
 
     Raises:
-        DeltatuneError: It holds three quotation marks on end, which end a value.
+        DeltatuneError: It holds three quotation marks on end, which end a value, or a NUL.
     """
+    if _QUOTES in text or "\0" in text:
+        raise DeltatuneError(
+            "a text of the Modelfile holds three quotation marks on end or a NUL, which have no escape.",
+            remedy="Change the text.",
+        )
     if re.fullmatch(r"[\w./:-]+", text):
         return text
     if "\n" not in text and '"' not in text:
         return f'"{text}"'
-    if _QUOTES in text or "\0" in text:
-        raise DeltatuneError(
-            "a text for the Modelfile holds three quotation marks on end, for which it has no escape.",
-            remedy="Change the text.",
-        )
     return f"{_QUOTES}{text}{_QUOTES}"
 
 

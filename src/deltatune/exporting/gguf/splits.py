@@ -41,6 +41,8 @@ KNOWN: dict[str, tuple[list[Step], bool]] = {
     ),
 }
 """Steps by name, and whether a word that is a token counts as one before anything is merged."""
+WITHOUT_MARKS = ("tekken", "gpt-4o")
+"""Those that keep marks (accents, vowels as Hindi has them) with letters, which llama.cpp does not."""
 
 
 def split_name(pre_tokenizer: Any, ignore_merges: bool) -> str | None:

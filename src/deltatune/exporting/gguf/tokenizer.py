@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from deltatune.errors import ModelError
-from deltatune.exporting.gguf.splits import KNOWN, described, split_name
+from deltatune.exporting.gguf.splits import KNOWN, WITHOUT_MARKS, described, split_name
 
 NORMAL, UNKNOWN, CONTROL, GIVEN, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
 """Kinds of tokens, by llama.cpp's numbers; a given one is found in a text before it is split."""
@@ -180,6 +180,11 @@ def _byte_level(
             "llama.cpp does not compose letters and their accents (NFC) as this tokenizer does: give it "
             "composed texts, which nearly all are."
         )
+    if split in WITHOUT_MARKS:
+        warnings.append(
+            "llama.cpp parts letters from marks that stand behind them, as in Hindi and Thai, where this "
+            "tokenizer does not: such texts become other tokens there."
+        )
     if model.get("continuing_subword_prefix") or model.get("end_of_word_suffix"):
         raise _refused("marks parts of words", "Take another base.")
     return Vocabulary("gpt2", tokens, types, split, _merges(model), warnings=warnings, **common)
@@ -242,5 +247,9 @@ def _word_pieces(
         for token, kind in zip(tokens, types, strict=True)
     ]
     common.pop("adds")
+    if strips:
+        warnings.append(
+            "llama.cpp does not take Korean syllables apart as BERT does: they become other tokens."
+        )
     kept = {"lowercase": lowers, "strip_accents": strips}
     return Vocabulary("bert", marked, types, "default", normalizes=kept, warnings=warnings, **common)
