@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -44,6 +45,17 @@ def test_the_probe_sees_a_heavy_import() -> None:
 def test_help_and_version_import_nothing_heavy(arguments: tuple[str, ...]) -> None:
     code = command(*arguments) if arguments else "import deltatune.cli.app"
     assert loaded_after(code) == set()
+
+
+def test_the_demo_says_what_it_lacks_before_torch_is_imported(tmp_path: Path) -> None:
+    code = (
+        f"import os, sys\nos.environ['DELTATUNE_CACHE'] = {str(tmp_path)!r}\n"
+        "from deltatune.cli.commands import compare\nfrom deltatune.models.bundled import source\n"
+        "compare.find_spec = source.find_spec = lambda name: None\n"
+        "from deltatune.cli import main\nsys.argv = ['deltatune', 'demo']\n"
+        "try:\n    main()\nexcept SystemExit as stop:\n    assert stop.code == 2, stop.code"
+    )
+    assert "torch" not in loaded_after(code)
 
 
 def test_every_public_name_can_be_imported() -> None:

@@ -336,11 +336,11 @@ def demo(
     if show_recipe:
         output.raw(resource.read_text(encoding="utf-8"))
         return
+    _require_packages(overrides or [])
     from deltatune.recipe import load_recipe
 
     with resources.as_file(resource) as path:
         loaded = load_recipe(path, overrides or [])
-    _require_packages(loaded)
     if dry_run:
         _plan(loaded, as_json=as_json, quiet=quiet)
         return
@@ -353,18 +353,21 @@ def demo(
     _compare(run_all, out, watching(quiet=quiet), as_json=as_json)
 
 
-def _require_packages(recipe: Recipe) -> None:
+def _require_packages(overrides: list[str]) -> None:
     """Say at once, before torch is imported, what the demo lacks.
+
+    Args:
+        overrides: Of the recipe. Another model, or other data, have needs of their own, which are told later.
 
     Raises:
         DeltatuneError: A package that it reads is not installed.
     """
-    from deltatune.data.bundled import PREFIX, TABLES
+    from deltatune.data.bundled import TABLES
     from deltatune.models.bundled import BUNDLED_MODELS
 
-    names = [model.name.removeprefix(PREFIX) for model in recipe.models if model.name.startswith(PREFIX)]
-    lacks = [package for name in names for package in BUNDLED_MODELS.get(name, field="model").lacks()]
-    if recipe.data.source == f"{PREFIX}table-titles" and not find_spec(TABLES):
+    given = {override.partition("=")[0] for override in overrides}
+    lacks = [] if given & {"model", "model.name"} else BUNDLED_MODELS.get("t5-small").lacks()
+    if not given & {"data", "data.source"} and not find_spec(TABLES):
         lacks.append(TABLES)
     if lacks:
         raise DeltatuneError(
