@@ -206,6 +206,19 @@ def test_a_single_run(tmp_path: Path) -> None:
     assert Watched(folder).look().over
 
 
+def test_it_is_over_when_the_manifest_vouches_whatever_the_times(folder: Path) -> None:
+    (folder / "leaderboard.json").write_text("{}")
+    for path in (folder, folder / "runs" / "lora-s0"):
+        (path / ".deltatune-lock").unlink()
+    os.utime(folder / "leaderboard.json", (0, 0))
+    (folder / "manifest.json").write_text('{"kind": "comparison", "files": {}}')
+    assert not Watched(folder).look().over
+    (folder / "manifest.json").write_text('{"kind": "comparison", "files": {"leaderboard.json": "ab"}}')
+    assert Watched(folder).look().over
+    hold(folder)  # again
+    assert not Watched(folder).look().over
+
+
 def test_what_failed_is_in_the_page_escaped(folder: Path) -> None:
     for seed in (0, 1):
         write_failed(folder / "runs" / f"script-document.title-ran-script-s{seed}", HOSTILE, "ia3", seed)

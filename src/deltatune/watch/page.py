@@ -213,7 +213,7 @@ def roughly(seconds: float) -> float:
 
 def _notes(standing: Standing) -> list[str]:
     notes = [standing.problem] if standing.problem else []
-    for host, pid in sorted(standing.gone):
+    for host, pid in sorted(standing.gone) if not standing.over else ():
         notes.append(f"Process {pid} on {host} was at work here and has ended without a word: it was killed.")
     if _is_left(standing):
         notes.append(

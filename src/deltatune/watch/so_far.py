@@ -159,7 +159,9 @@ def _words(runs: Sequence[RunStanding], done: int, seeds: int) -> str:
     """How far a method came."""
     parts = [f"{done} of {seeds} seeds done"] if seeds > 1 else []
     at_work = [run for run in runs if run.phase in AT_WORK]
-    stopped = sum(run.phase == "stopped" for run in runs)
+    failed, stopped = (sum(run.phase == phase for run in runs) for phase in ("failed", "stopped"))
+    if failed:
+        parts.append(f"{failed} failed")
     for run in at_work[:2]:
         steps = f" of {units.number(run.steps)}" if run.steps else ""
         parts.append(f"{run.phase}, step {units.number(run.step)}{steps}" if run.step else run.phase)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from deltatune.checkpoint.manifest import NAME as MANIFEST
 from deltatune.report.display import LOWER_FIRST
 from deltatune.watch.files import Kept, folders, json_object, signature
 from deltatune.watch.halved import entry_of, reached, stopped
@@ -107,6 +108,7 @@ class Watched:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._plan, self._result = Kept(plan_of), Kept(_result)
+        self._vouched = Kept(_vouched)
         self._journal = Kept(lambda data: reached(json_object(data)))
         self._logs: dict[Path, Log] = {}
         self._ended: dict[Path, tuple[int, RunStanding, float]] = {}
@@ -158,7 +160,8 @@ class Watched:
         board = signature(root / "leaderboard.json", root)
         times.append(board[2] / 1e9 if board else 0.0)
         holders, gone = _sorted_out(by)
-        over = board is not None and not holders and board[2] / 1e9 >= max(times[:-1])
+        # By no times, which copying changes: whoever begins to work takes back what vouches for the files.
+        over = board is not None and not holders and self._vouched.of(root / MANIFEST, root)
         if not over:
             found += _to_come(found, plan)
         for path in self._ended.keys() - {path for path, _ in folders_}:
@@ -298,6 +301,12 @@ def _result(data: bytes | None) -> Result:
         wall=_wall(value.get("started"), value.get("finished")),
         metrics={str(k): n for k, v in list(metrics.items())[:100] if (n := number(v)) is not None},
     )
+
+
+def _vouched(data: bytes | None) -> bool:
+    """Whether a manifest vouches for the files, as it does at the end; version 0.1 left none."""
+    manifest = json_object(data)
+    return data is None or bool(manifest and manifest.get("files"))
 
 
 def _part(value: Mapping[str, Any], key: str) -> Mapping[str, Any]:
