@@ -112,6 +112,8 @@ def unpack(path: Path, place: Path) -> Opened:
     Raises:
         DataError: As of `unpacked`.
     """
+    if not path.exists():
+        raise DataError("is not there.", field=str(path), remedy="Name a file that `deltatune pack` wrote.")
     check_file(path)
     folder = place / (path.name.partition(".")[0].strip() or "pack")
     folder.mkdir()

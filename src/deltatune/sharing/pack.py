@@ -62,7 +62,8 @@ def pack(
         DeltatuneError: The folder holds neither, or the file is there.
     """
     kind = _kind(folder)
-    out = out or Path(f"{folder.resolve().parent / folder.resolve().name}{SUFFIX}")
+    named = folder if folder.name not in ("", "..") else folder.resolve()
+    out = out or named.parent / f"{named.name}{SUFFIX}"
     if out.exists() and not overwrite:
         raise DeltatuneError(
             f"'{out}' exists.", field="OUT", remedy="Name another file, or replace it with --overwrite."

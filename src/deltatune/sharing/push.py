@@ -179,7 +179,7 @@ def _require_run(folder: Path, asked: Asked) -> None:
     command = f"deltatune push {shlex.quote(str(best.folder))} --to {shlex.quote(asked.repo)}"
     raise DeltatuneError(
         f"'{folder}' is a comparison, and a repository holds one delta.",
-        remedy=f"Push the best run (of {trained[0].name}, by its validation rows): {command}",
+        remedy=f"Push a run, such as the best one of {trained[0].name}: {command}",
     )
 
 

@@ -36,6 +36,8 @@ class Settings:
     micro_batch_size: int | None
     methods: list[str] = field(default_factory=list)
     methods_why: list[str] = field(default_factory=list)
+    by_themselves: str = ""
+    """Rows of a comparison that the recipe need not name."""
     rows: int = 0
     """Rows that are trained on, about."""
 
@@ -80,7 +82,7 @@ def settings_for(task: Task, look: Look, proposal: Proposal, *, on_gpu: bool) ->
     if task.spans_rows:
         batch = max(2, min(64, used // 4))
         micro = 16 if batch > 16 else None
-    methods, why = _methods(task)
+    methods, why, by_themselves = _methods(task)
     return Settings(
         input_tokens=_limit(needed, most),
         input_why="a guess from the characters of the longest rows",
@@ -94,6 +96,7 @@ def settings_for(task: Task, look: Look, proposal: Proposal, *, on_gpu: bool) ->
         micro_batch_size=micro,
         methods=methods,
         methods_why=why,
+        by_themselves=by_themselves,
         rows=used,
     )
 
@@ -116,17 +119,21 @@ def _split(look: Look) -> tuple[dict[str, Any] | None, str]:
         return parts, "the source has validation and test rows of its own"
     share = 0.2 if look.count < 500 else 0.15 if look.count < 2_000 else 0.1
     split = {part: share for part in missing}
-    return split, "few test rows tell little, so small data give more of them" if share > 0.1 else ""
+    return split, "small data give more of them, since few tell little" if share > 0.1 else ""
 
 
-def _methods(task: Task) -> tuple[list[str], list[str]]:
-    """A small comparison, and why each method is in it."""
+def _methods(task: Task) -> tuple[list[str], list[str], str]:
+    """A small comparison, why each method is in it, and what comes by itself."""
     lora = "low-rank changes of the weights: what others must beat"
-    adapter = "small layers behind those of the base: another place to learn in"
+    adapter = "small layers behind those of the base"
     if task.has_classes or task.has_values:
-        by_itself = "the largest class and the head alone" if task.has_classes else "the head alone"
-        return ["lora", "adapter"], [lora, f"{adapter}. Rows for {by_itself} come by themselves"]
+        rows = "the largest class and the head alone" if task.has_classes else "the head alone"
+        return ["lora", "adapter"], [lora, adapter], f"rows for {rows} come by themselves"
     untuned = "the base as it is: what training must be better than"
     if task.writes_text:
-        return ["untuned", "lora", "prefix"], [untuned, lora, "learned keys and values: no weight is changed"]
-    return ["untuned", "lora", "adapter"], [untuned, lora, adapter]
+        return (
+            ["untuned", "lora", "prefix"],
+            [untuned, lora, "learned keys and values; no weight changes"],
+            "",
+        )
+    return ["untuned", "lora", "adapter"], [untuned, lora, adapter], ""

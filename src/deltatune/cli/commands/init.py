@@ -148,7 +148,7 @@ def _init(
         {
             "task": f"{proposal.task}: {proposal.why}",
             "model": made.recipe.model.name,
-            "rows": ", ".join(f"{part} {count:,}" for part, count in look.rows.items()),
+            "rows": _rows(look),
             "methods": ", ".join(made.methods),
             "a run": f"about {made.steps:,} steps",
             "tried": "as check does" if made.untried is None else f"without the model: {made.untried}",
@@ -199,9 +199,7 @@ def _ask_for_data() -> Look:
 
 
 def _show(look: Look) -> None:
-    rows = ", ".join(
-        f"{count:,}" if part == "all" else f"{part} {count:,}" for part, count in look.rows.items()
-    )
+    rows = _rows(look)
     _say(f"{look.source}: {look.format}, {rows} rows")
     for column in list(look.columns.values())[:_SHOWN]:
         example = next(
@@ -211,6 +209,12 @@ def _show(look: Look) -> None:
         _say(f"  {printable(column.name)[:30]:<32}{column.kind:<10}{column.distinct:>8,} different   {short}")
     if len(look.columns) > _SHOWN:
         _say(f"  and {len(look.columns) - _SHOWN} more columns")
+
+
+def _rows(look: Look) -> str:
+    return ", ".join(
+        f"{count:,}" if part == "all" else f"{part} {count:,}" for part, count in look.rows.items()
+    )
 
 
 def _ask_for_task(look: Look, task: str, named: Any) -> Proposal:
