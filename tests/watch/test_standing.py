@@ -229,6 +229,13 @@ def test_what_failed_is_in_the_page_escaped(folder: Path) -> None:
     assert "TargetError" in page
 
 
+def test_a_report_that_is_too_large_is_left_out(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("deltatune.watch.page.MOST_BELOW", 100)
+    page = Pages(Watched(folder)).page().html.decode()
+    assert "It cannot be shown: it would have" in page
+    assert "120 of 400" in page
+
+
 def test_the_page_is_made_anew_only_when_something_changed(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

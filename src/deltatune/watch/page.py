@@ -28,6 +28,8 @@ from deltatune.watch.standing import AT_WORK, PHASES, RunStanding, Standing, Wat
 
 MOST_ROWS = 200
 """Runs in the table; those at work come first."""
+MOST_BELOW = 8_000_000
+"""Letters of the report so far."""
 POLICY = "; connect-src 'self'; base-uri 'none'; form-action 'none'"
 TAKES_AT_MOST = 0.05
 """Share of a processor that making the page may take while it changes."""
@@ -140,6 +142,8 @@ class Pages:
         if self._below is None or self._below[0] != key:
             try:
                 text = self._environment.get_template("sections.html.j2").render(content(page, curves))
+                if len(text) > MOST_BELOW:  # it goes over the line with every step
+                    raise DeltatuneError(f"it would have {units.size(len(text))}.")
             except (DeltatuneError, TemplateError, OSError, ValueError, TypeError, LookupError) as error:
                 # of files that others damaged; what is above does not need them
                 text = self._environment.get_template("unreadable.html.j2").render(error=error)
