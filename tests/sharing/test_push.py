@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -71,18 +72,18 @@ def test_the_card_is_the_hubs(run: Path, tmp_path: Path) -> None:
 
 def test_the_folder_loads_in_peft_and_here(run: Path, compared: Path, tmp_path: Path) -> None:
     import torch
-    from peft import PeftModel
-    from transformers import AutoModelForSeq2SeqLM
 
     import deltatune as dt
 
     out = tmp_path / "dry"
     push(run, Asked(TO), out=out)
     local = compared.parent / "tiny-t5"
-    model = PeftModel.from_pretrained(AutoModelForSeq2SeqLM.from_pretrained(local), out).eval()
+    code = (out / "README.md").read_text(encoding="utf-8").split("```python\n")[1].split("```")[0]
+    told: dict[str, Any] = {}
+    exec(code.replace("PATH/OF/tiny-t5", str(local)).replace(TO, str(out)), told)
     batch = {"input_ids": torch.tensor([[5, 6, 7, 1]]), "decoder_input_ids": torch.tensor([[0, 4]])}
     ours = dt.load(run, device="cpu").model
-    assert torch.allclose(model(**batch).logits, ours(**batch).logits, atol=1e-5)
+    assert torch.allclose(told["model"].eval()(**batch).logits, ours(**batch).logits, atol=1e-5)
 
     recipe = yaml.safe_load((out / "recipe.yaml").read_text(encoding="utf-8"))
     recipe["model"]["name"] = str(local)  # as the card says of a base that only we have
@@ -149,6 +150,8 @@ def test_names_of_classes_are_no_paths() -> None:
         key: result[key] for key in ("recipe", "model", "note")
     }
     assert told["at"] == "~/x/y.csv"
+    row = {"input": "/home/anna/pets/1.png", "prediction": "anna said /a/b/c"}
+    assert scrubber.tree(row, data=True) == {"input": "~/pets/1.png", "prediction": "anna said /a/b/c"}
 
 
 def test_what_is_there_is_not_lost(run: Path, hub: FakeHub) -> None:

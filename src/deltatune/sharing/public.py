@@ -91,11 +91,11 @@ def public_run(folder: Path, *, base: str | None = None, predictions: bool = Fal
     recipe = read_recipe(folder / RECIPE)
     model = result.model.name
     local = Path(model).expanduser() if Path(model).expanduser().is_absolute() else None
-    if base is not None and local is None:
+    if base is not None and local is None and _public_id(model, None, local) is not None:
         raise DeltatuneError(
             f"the run's base is {model!r}, which has its name already.",
             field="--base",
-            remedy="Leave it out; it is for bases that are folders of this machine.",
+            remedy="Leave it out; it is for bases that the Hub does not know by their name here.",
         )
     scrubber = Scrubber.of(folder, recipe, base)
     public = _public_id(model, base, local)
@@ -154,10 +154,8 @@ def _without_rows(result: Mapping[str, Any], recipe: Mapping[str, Any]) -> dict[
 
 def _public_id(model: str, base: str | None, local: Path | None) -> str | None:
     """The base's id on the Hub, as far as it is known."""
-    if local is not None:
-        return base
     name = public_name(model)
-    return None if name.startswith("pypi:") else name
+    return base if local is not None or name.startswith("pypi:") else name
 
 
 def _resealed(ours: Mapping[str, Any], scrubber: Scrubber, config: bytes, base: str | None) -> dict[str, Any]:

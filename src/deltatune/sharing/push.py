@@ -229,8 +229,8 @@ def _notes(run: PublicRun, said: Said) -> list[str]:
     notes = []
     if run.base is None:
         notes.append(
-            f"the card names no base: '{run.base_named}' is not known on the Hub. If the folder is a copy of "
-            "a model there, say which with --base user/name."
+            f"the card names no base: '{run.base_named}' is not known on the Hub. If it is a copy of a "
+            "model there, say which with --base user/name."
         )
     if said.licence is None:
         notes.append("the card names no licence of the delta: say it with --license.")

@@ -13,6 +13,10 @@ _FOLDS = ("LORA", "IA3", "OFT", "VERA", "MISS", "SHIRA", "FOURIERFT", "HRA", "LO
 """Methods of peft that change weights."""
 
 
+PLAIN = "{input}"
+"""The template that puts no words around an input."""
+
+
 @dataclass(frozen=True)
 class Use:
     """One way."""
@@ -34,7 +38,7 @@ def uses(run: PublicRun, repo: str) -> list[Use]:
 
 
 def _base(run: PublicRun) -> str:
-    return run.base or f"PATH/OF/{run.base_named}"
+    return run.base or ("PATH/OF/THE/BASE" if run.local_base is None else f"PATH/OF/{run.base_named}")
 
 
 def _peft(run: PublicRun, repo: str) -> Use:
@@ -49,12 +53,24 @@ def _peft(run: PublicRun, repo: str) -> Use:
         f"model = PeftModel.from_pretrained(base, {repo!r})\n"
         f"{'processor' if task.reads == 'images' else 'tokenizer'} = {reader}.from_pretrained({_base(run)!r})"
     )
-    words = "Load the base, then the delta:"
-    if outputs > 1 and result.data.labels:
-        words = (
-            f"The classes are, in this order: {_listed(result.data.labels)}. Load the base, then the delta:"
+    return Use("peft", " ".join([*_to_know(run), "Load the base, then the delta:"]), code)
+
+
+def _to_know(run: PublicRun) -> list[str]:
+    """What deltatune knows of a run by its files, and whoever uses peft must know."""
+    data, told = run.recipe.get("data"), []
+    template = data.get("template") if isinstance(data, dict) else None
+    if template not in (None, PLAIN):
+        told.append(f"Inputs are written as: {plain(template)}.")
+    if run.result.data.labels and not run.result.data.scale:
+        told.append(f"The classes are, in this order: {_listed(run.result.data.labels)}.")
+    if run.result.threshold is not None:
+        told.append(f"A label is given from the probability {run.result.threshold:.3g} on.")
+    if run.result.data.scale is not None:
+        told.append(
+            f"Outputs are in standard deviations from the mean ({plain(run.result.data.scale.told)})."
         )
-    return Use("peft", words, code)
+    return told
 
 
 def _listed(names: list[str], most: int = 20) -> str:

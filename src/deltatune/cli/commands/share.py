@@ -41,7 +41,7 @@ def push(
         typer.Option(
             "--base",
             metavar="USER/NAME",
-            help="Of a base that is a folder of this machine: the model of the Hub that it is a copy of.",
+            help="Of a base that is a folder of this machine: the model of the Hub that it copies.",
             show_default=False,
         ),
     ] = None,
