@@ -46,6 +46,7 @@
       }));
     }
     $("go").firstChild.textContent = talking() ? "Send " : "Ask ";
+    $("go").querySelector("kbd").textContent = talking() ? "Enter" : "Ctrl Enter";
     $("go").disabled = !first || running !== null;
   };
 
@@ -185,7 +186,9 @@
       said(`${answer.model.id}: ${stopped ? "stopped" : error.message}`);
       if (error.status === 401) { $("locked").hidden = false; problem("The server wants a token."); }
     }
-    if (answer.tokens.length) answer.text.tabIndex = 0;
+    if (answer.tokens.length) {
+      Object.assign(answer.text, { tabIndex: 0, role: "group", ariaLabel: `What ${plain(answer.model.id)} answers; the arrow keys go over its tokens` });
+    }
     answer.card.classList.remove("writing");
     answer.card.removeAttribute("aria-busy");
     answer.done = true;

@@ -10,6 +10,7 @@ from starlette.responses import HTMLResponse, Response
 from deltatune.recipe.sections import CHAT, DataSpec
 from deltatune.recipe.templates import template_fields
 from deltatune.serve.deltas.served import Served
+from deltatune.serve.engine.prompts import CHAT as MOST_TOLD
 from deltatune.serve.http.desk import Desk
 from deltatune.serve.page.document import page
 
@@ -38,6 +39,8 @@ def about(served: Served) -> dict[str, Any]:
     run, task = served.run, served.task
     spec = run.recipe.data
     chat_template = spec.chat_template or getattr(run.base.processor, "chat_template", None)
+    chats = task.continues and chat_template is not None
+    most = run.recipe.evaluation.max_new_tokens
     return {
         "id": served.name,
         "plain": served.folder is None,
@@ -46,10 +49,10 @@ def about(served: Served) -> dict[str, Any]:
         "task": task.name,
         "reads": task.reads,
         "writes": task.writes_text,
-        "chats": task.continues and chat_template is not None,
+        "chats": chats,
         "fields": fields(spec) if task.reads == "text" else [],
         "template": spec.template if spec.template != CHAT else "{input}",
-        "most": run.recipe.evaluation.max_new_tokens,
+        "most": max(most, MOST_TOLD) if chats else most,
     }
 
 
