@@ -222,35 +222,34 @@ class OwnLoop:
             self.proof.learned(self.adapter, self._before, self._sample.loss)
             self._learned = True
 
-    def save(self, folder: str | Path) -> None:
-        """Write all that a loop needs to go on from here; `load` takes it up."""
-        save_state(
-            Path(folder),
-            {
-                "method": self.proof.about["method"],
-                "settings": self.model.configs[self.name].model_dump(mode="json"),
-                "step": self.taken,
-                "steps": self.steps,
-                "base": self.fingerprint,
-                "learned": self._learned,
-                "adapter": adapter_state(self.adapter),
-                "certificate": [line.as_dict() for line in self.proof.lines],
-            },
-        )
+    def state(self) -> dict[str, Any]:
+        """All that a loop needs to go on from here: a tree of tensors, numbers and texts."""
+        return {
+            "method": self.proof.about["method"],
+            "settings": self.model.configs[self.name].model_dump(mode="json"),
+            "step": self.taken,
+            "steps": self.steps,
+            "base": self.fingerprint,
+            "learned": self._learned,
+            "adapter": adapter_state(self.adapter),
+            "certificate": [line.as_dict() for line in self.proof.lines],
+        }
 
-    def load(self, folder: str | Path) -> None:
-        """Take up what `save` wrote, the number of steps taken among it.
+    def take(self, state: dict[str, Any], where: str | Path) -> None:
+        """Take up what `state` gave, the number of steps taken among it.
+
+        Args:
+            state: As `state` gave it.
+            where: The folder or file that it comes from, for messages.
 
         Raises:
-            AdapterError: It is damaged, or of another method, settings or base.
+            AdapterError: It is of another method, settings or base, or lacks a part.
         """
-        folder = Path(folder)
-        state = load_state(folder)
         config = self.model.configs[self.name]
-        with state_explained(folder):
+        with state_explained(Path(where)):
             if (state["method"], state["settings"]) != (config.name, config.model_dump(mode="json")):
                 raise AdapterError(
-                    f"the state in '{folder}' is of {state['method']} with other settings than this "
+                    f"the state in '{where}' is of {state['method']} with other settings than this "
                     f"{config.name} has.",
                     remedy="Attach the method with the settings that it began with.",
                 )
@@ -261,9 +260,21 @@ class OwnLoop:
                     stacklevel=2,
                 )
             load_adapter_state(self.adapter, state["adapter"], self.model.device)
-            self.proof.take(state_lines(state["certificate"], folder))
+            self.proof.take(state_lines(state["certificate"], Path(where)))
             self.taken, self._learned = state["step"], state["learned"]
             self._tick, self.fingerprint = self.adapter.clock.tick, state["base"]
+
+    def save(self, folder: str | Path) -> None:
+        """Write `state` to a folder; `load` takes it up."""
+        save_state(Path(folder), self.state())
+
+    def load(self, folder: str | Path) -> None:
+        """Take up what `save` wrote.
+
+        Raises:
+            AdapterError: It is damaged, or as of `take`.
+        """
+        self.take(load_state(Path(folder)), folder)
 
     def finish(self) -> None:
         """Check that the schedule ended where it promises, write the delta, and prove what was written.
