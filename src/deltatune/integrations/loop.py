@@ -31,7 +31,7 @@ from deltatune.core.adapter import Adapter
 from deltatune.core.model import AdaptedModel
 from deltatune.errors import AdapterError, TrainingError
 from deltatune.files import make_folder, sha256
-from deltatune.integrations.sample import Sample
+from deltatune.integrations.sample import KEPT, Sample
 from deltatune.models.fingerprint import fingerprint
 from deltatune.results import Certificate
 from deltatune.training.loop.state import adapter_state, load_adapter_state, state_explained, state_lines
@@ -291,9 +291,7 @@ class OwnLoop:
             save_adapter(model, self.name, folder, fingerprint=self.fingerprint)
             self.proof.about["delta"] = {"sha256": sha256(folder / TENSORS)}
             with model.using(self.name):
-                self.proof.reads_back(
-                    model, self.name, folder, self._sample.logits, self._sample.rows, self.fingerprint
-                )
+                self.proof.reads_back(model, self.name, folder, self._sample.logits, KEPT, self.fingerprint)
             with model.using():
                 after = fingerprint(model.base)
             self.proof.base_unchanged(self.fingerprint, after)

@@ -13,6 +13,7 @@ from deltatune.errors import TrainingError
 
 ROWS, PLACES = 2, 64
 """Rows that are kept, and labelled positions of them: the logits of a large vocabulary take room."""
+KEPT = "first rows that were trained on"
 _OF_LOOPS = ("num_items_in_batch", "fused_lm_head", "adapters", "return_dict", "use_cache")
 """Arguments of a call that are no part of a batch."""
 
@@ -49,11 +50,6 @@ class Sample:
             for key, value in given.items()
         }
         self.close()
-
-    @property
-    def rows(self) -> str:
-        """Which rows they are, in words."""
-        return f"first {ROWS} rows of the first batch"
 
     def logits(self) -> Tensor:
         """What the model, in eval mode, makes of them, in float32.

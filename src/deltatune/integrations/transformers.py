@@ -23,7 +23,7 @@ from deltatune.integrations.loop import OwnLoop, require_adapted, require_one, r
 from deltatune.integrations.trainer_model import TrainerModel
 from deltatune.results import Certificate
 
-ONE_PROCESS = "this version trains a delta in one process, on one GPU"
+ONE_PROCESS = "in a trainer a delta is trained in one process, on one GPU"
 
 
 class DeltaCallback(TrainerCallback):
