@@ -144,7 +144,7 @@ class PeftBridgeConfig(MethodConfig):
         Raises:
             TargetError: The type cannot act on a chosen module, or would alter the base.
         """
-        chosen = view.select(self.target_modules, SITES)
+        chosen = self._in_layers(view.select(self.target_modules, SITES))
         fields = {field.name for field in dataclasses.fields(self._class())}
         turned = any(isinstance(module, Conv1D) for module in chosen.values())
         more = {"fan_in_fan_out": True} if turned and "fan_in_fan_out" in fields else {}
@@ -185,6 +185,29 @@ class PeftBridgeConfig(MethodConfig):
             freeze_answer(delta.layer.base_layer, view.modules[path])
         self._own_dropout(deltas)
         return PeftAdapter(deltas, model)
+
+    def _in_layers(self, chosen: dict[str, nn.Module]) -> dict[str, nn.Module]:
+        """Those of the modules in the layers that `layers_to_transform` names.
+
+        peft asks for the layer only where targets are ends of paths, and here it gets whole ones.
+
+        Raises:
+            TargetError: None of them is.
+        """
+        layers = self.settings().get("layers_to_transform")
+        if layers is None:
+            return chosen
+        from peft.tuners.tuners_utils import check_target_module_exists
+
+        ends = self.in_peft(sorted({path.rpartition(".")[2] for path in chosen}))
+        left = {path: module for path, module in chosen.items() if check_target_module_exists(ends, path)}
+        if not left:
+            raise TargetError(
+                f"none of the {len(chosen)} modules is in the layers {layers}.",
+                field="layers_to_transform",
+                remedy="Name layers of the base, counted from 0.",
+            )
+        return left
 
     def _own_dropout(self, deltas: Mapping[str, PeftDelta]) -> None:
         """Replace dropout by ours, and refuse what else is random in training."""
