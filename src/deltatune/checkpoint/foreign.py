@@ -93,7 +93,7 @@ def whole_tables(
         path = key.removesuffix(_ROWS).removesuffix(".token_adapter")
         rows, indices = tensors[key], _rows_at(peft.get("trainable_token_indices"), path)
         table = getattr(view.modules.get(path), "weight", None)
-        if not (isinstance(table, Tensor) and _are_rows(rows, indices, table)):
+        if not isinstance(table, Tensor) or not _are_rows(rows, indices, table):
             raise AdapterError(
                 f"the file has rows of {path!r} ({len(rows)}) that are none of this base's.",
                 field="trainable_token_indices",
