@@ -216,6 +216,13 @@ def test_limits_suit_the_rows(models: Path, tmp_path: Path) -> None:
     assert recipe.evaluation.max_new_tokens == recipe.data.max_target_tokens
 
 
+def test_what_is_not_read_is_said(models: Path, tmp_path: Path) -> None:
+    data = _csv(tmp_path, "id,text,label,note", lambda i: f"{i},{_text(i)},{'ab'[i % 2]},so {i} it is")
+    recipe, text = _made(tmp_path, "--data", str(data), "--model", str(models / "bert"), "--yes")
+    assert recipe.data.columns.id == "id"
+    assert "# not read: note" in text
+
+
 def test_a_model_that_is_not_at_hand_is_said(tmp_path: Path) -> None:
     data = KINDS["label"][0](tmp_path)
     out = tmp_path / "recipe.yaml"

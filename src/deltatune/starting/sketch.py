@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from deltatune.errors import DataError, DeltatuneError, ModelError, RecipeError, SilentRowError, nearest
 from deltatune.observer import Observer
@@ -15,7 +15,7 @@ from deltatune.recipe.load import is_remote, parse_recipe
 from deltatune.recipe.schema import Recipe
 from deltatune.recipe.sections import Format
 from deltatune.recipe.yaml_text import parse_yaml
-from deltatune.starting.look import Look, look_at
+from deltatune.starting.look import Look, is_id, look_at
 from deltatune.starting.models import bases_for
 from deltatune.starting.propose import LIKELY, Named, Proposal, fit, proposals, require_named
 from deltatune.starting.settings import Settings, most_tokens, settings_for
@@ -139,6 +139,8 @@ def sketch(
         rows=rows,
         model=chosen,
         others=[name for name in bases.all if name != chosen],
+        columns=_with_id(look, proposal),
+        unread=_unread(look, proposal),
     )
     untried, warnings = None, list(look.table.warnings)
     for _ in range(_TRIES):
@@ -170,6 +172,26 @@ def sketch(
     entries = [entry.name for entry in recipe.methods]
     steps = recipe.train.steps(content.settings.rows)
     return Sketch(recipe_text(content), recipe, steps, entries, warnings, untried)
+
+
+def _with_id(look: Look, proposal: Proposal) -> dict[str, Any]:
+    """The columns with that which names a row, where there is one."""
+    names = [column.name for column in look.columns.values() if is_id(column, len(look.records))]
+    return {**proposal.columns, **({"id": names[0]} if names else {})}
+
+
+def _unread(look: Look, proposal: Proposal) -> list[str]:
+    """The first columns that are left out; none are named where the format says what is read."""
+    if "input" not in proposal.columns:
+        return []
+    used = {name for value in _with_id(look, proposal).values() for name in _listed(value)}
+    used |= {name for name in look.columns if name.lower().startswith("negative")}
+    names = [printable(column.name) for column in look.columns.values() if column.name not in used]
+    return [*names[:_SHOWN], "..."] if len(names) > _SHOWN else names
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
 
 
 def _parsed(content: Content, folder: Path) -> Recipe:

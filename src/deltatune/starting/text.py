@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from deltatune.printable import printable
@@ -33,6 +33,10 @@ class Content:
     model: str
     others: Sequence[str]
     """Other models, for a comment."""
+    columns: Mapping[str, Any] = field(default_factory=dict)
+    """The section `data.columns`."""
+    unread: Sequence[str] = ()
+    """Columns that nothing is made of, for a comment."""
     plain_chat: str = ""
     """Why the model's own chat template does not serve; empty if it does."""
 
@@ -54,8 +58,10 @@ def _lines(content: Content) -> Iterator[str]:
     yield from _field("  source", content.source)
     if content.format is not None:
         yield from _field("  format", content.format, "the name does not tell it")
-    if proposal.columns:
-        yield from _field("  columns", dict(proposal.columns), "what is read, and what is learned")
+    if content.columns:
+        yield from _field("  columns", dict(content.columns), "what is read, and what is learned")
+    if content.unread:
+        yield from _comment(f"not read: {', '.join(content.unread)}", "  ")
     if proposal.separator is not None:
         yield from _field("  separator", proposal.separator, "stands between the labels of a row")
     if content.plain_chat:
