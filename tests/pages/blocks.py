@@ -99,7 +99,8 @@ def look_up(block: Block) -> list[str]:
     commands: Any = typer.main.get_command(app).commands  # type: ignore[attr-defined]
     wrong = []
     for line in block.code.replace("\\\n", " ").splitlines():
-        found = re.search(r"(?:^|[|;&(]|\bsrun|\$)\s*(deltatune\s.*)", line)
+        code = re.sub(r"\s#\s.*", "", line)
+        found = re.search(r"(?:^|[|;&(]|\bsrun|\$)\s*(deltatune\s.*)", code)
         if not found:
             continue
         words = shlex.split(re.split(r"\s[|>&]", found[1])[0], comments=True)[1:]
