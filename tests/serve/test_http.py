@@ -219,7 +219,8 @@ def test_pages_of_others_and_large_bodies_are_kept_out(
 def test_without_the_token_nothing_is_told(engine: Engine) -> None:
     app = TestClient(build_app(engine, Settings(token="sesame"), Metrics()), base_url="http://localhost")
     assert app.get("/health").status_code == 200
-    for path in ("/v1/models", "/metrics", "/admin/deltas", "/no/such/path"):
+    assert app.get("/").headers["content-type"].startswith("text/html")  # the playground asks for it
+    for path in ("/v1/models", "/playground/models", "/metrics", "/admin/deltas", "/no/such/path"):
         answer = app.get(path)
         assert (answer.status_code, answer.headers["WWW-Authenticate"]) == (401, "Bearer")
         for wrong in ("Bearer sesam", "Bearer ", "sesame1", "Bearer s\xe9same"):

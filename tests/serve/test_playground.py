@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import math
 import struct
 import zlib
@@ -246,3 +247,29 @@ def test_a_very_long_answer_does_not_hang_the_page(page: Page) -> None:
         ask(page, "long")
         page.until(DONE, 20)
         page.until("document.querySelector('#answers .text').textContent.includes('800000 more characters')")
+
+
+def test_the_real_server_answers_it(page: Page, place: Any) -> None:
+    page.open(f"{place.url}/")
+    page.until("document.querySelector('#fields textarea')")
+    assert page.run("[...document.querySelectorAll('#models input:checked')].map(x => x.value)")[0] == "base"
+    page.run("document.getElementById('most').value = 6")
+    page.run("document.querySelector('#fields textarea').focus()")
+    page.type("3 of the goals")
+    page.key("Enter")
+    page.until(DONE)
+    names = page.run("[...document.querySelectorAll('#models input:checked')].map(x => x.value)")
+    shown = page.run("[...document.querySelectorAll('#answers .text')].map(x => x.textContent)")
+    said = [
+        place.client()
+        .chat.completions.create(
+            model=name, messages=[{"role": "user", "content": "3 of the goals"}], max_tokens=6
+        )
+        .choices[0]
+        .message.content
+        for name in names
+    ]
+    expected = [page.run(f"plain({json.dumps(text)})") for text in said]
+    assert [text.strip() for text in shown] == [text.strip() or "nothing" for text in expected]
+    assert page.run("document.querySelectorAll('[data-token]').length") > 0
+    assert page.logged == []
