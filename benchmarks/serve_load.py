@@ -37,7 +37,7 @@ TOPICS = ("rivers", "ships", "stars", "songs", "books", "trains", "goals", "meda
 PROMPTS = [
     f"Write a line about {topic} and {other}." for topic in TOPICS for other in TOPICS if topic != other
 ]
-NEW = 16
+NEW, NEW_MIXED = 16, 8
 DELTAS, CLIENTS = (1, 8, 64), (1, 8, 32)
 PROCESSES = 8
 GIGABYTES_A_PROCESS = 1.3
@@ -211,7 +211,7 @@ def mixed(folders: Sequence[Path], count: int) -> dict[str, Any]:
             with torch.inference_mode():
                 lane = Lane(run.model, [run_of.adapter], padded([ids], run.encoder, left=True))
                 written: list[int] = []
-                while len(written) < NEW:
+                while len(written) < NEW_MIXED:
                     token = int(lane.logits.argmax())
                     if token in run.encoder.eos_ids:
                         break
@@ -237,7 +237,7 @@ def mixed(folders: Sequence[Path], count: int) -> dict[str, Any]:
             async def client() -> None:
                 nonlocal lost, done
                 for name, prompt in waiting:
-                    body = {"model": name, "prompt": prompt, "max_tokens": NEW}
+                    body = {"model": name, "prompt": prompt, "max_tokens": NEW_MIXED}
                     answer = await http.post(f"{url}/v1/completions", json=body)
                     done += 1
                     if answer.status_code != 200:
@@ -362,7 +362,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("out/serve-load"), help="where runs are kept")
     parser.add_argument("--out", type=Path, default=HERE / "results" / "serve_load.json")
     parser.add_argument("--page", type=Path, default=PAGE, help="the page with the table")
-    parser.add_argument("--seconds", type=float, default=12.0, help="of each cell")
+    parser.add_argument("--seconds", type=float, default=10.0, help="of each cell")
     parser.add_argument("--requests", type=int, default=10_000, help="of the mixed check")
     parser.add_argument("--only", choices=["ours", "processes", "peft", "mixed", "page"])
     parser.add_argument("--small", action="store_true", help="a tiny model, short cells; writes no page")

@@ -63,11 +63,17 @@ class Guard:
                 status = message["status"]
             await send(message)
 
+        whole = asyncio.timeout(self._settings.limits.seconds + 2 * BODY_SECONDS)
         try:
             self._require(Headers(scope=scope), scope)
-            await self._app(scope, self._limited(receive), noted)
+            async with whole:
+                await self._app(scope, self._limited(receive), noted)
         except Refusal as refusal:
             await response_of(refusal)(scope, receive, noted)
+        except TimeoutError:
+            if not whole.expired():
+                raise
+            # It does not read its answer: the connection is closed.
         finally:
             seconds = time.monotonic() - started
             route = getattr(scope.get("route"), "path", "other")
