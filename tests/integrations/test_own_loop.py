@@ -135,6 +135,7 @@ def test_diff_pruning_closes_its_gates(tmp_path: Path) -> None:
     assert math.isclose(loop.numbers["density"], 0.01, rel_tol=0.05)
 
 
+@pytest.mark.slow
 def test_a_hard_prompt_is_searched(tmp_path: Path) -> None:
     model = dt.adapt(tiny.model("llama"), dt.HardPromptConfig(n_tokens=2, candidates=4))
     batch = tiny.batch("llama")
@@ -159,6 +160,7 @@ def test_a_wrong_number_of_steps_is_an_error(steps: int, tmp_path: Path) -> None
     assert not (tmp_path / "adapter").exists()
 
 
+@pytest.mark.slow
 def test_a_loop_that_breaks_off_writes_no_delta(tmp_path: Path) -> None:
     model = dt.adapt(tiny.model("llama"), ADALORA)
     with pytest.raises(ZeroDivisionError), dt.own_loop(model, steps=6, out=tmp_path):

@@ -12,7 +12,14 @@ import torch
 from datasets import Dataset
 from peft import AdaLoraConfig, PeftModel
 from torch import Tensor
-from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers import (
+    EarlyStoppingCallback,
+    Seq2SeqTrainer,
+    Seq2SeqTrainingArguments,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+)
 from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
 import deltatune as dt
@@ -261,6 +268,7 @@ def test_a_hard_prompt_is_searched_by_the_models_own_loss(llama: Any, rows: Any,
     assert not torch.equal(model.adapter("default").hard.tokens(), before)
 
 
+@pytest.mark.slow
 def test_what_a_trainer_must_not_do(llama: Any, rows: Any, tokenizer: Any, tmp_path: Path) -> None:
     with pytest.raises(AdapterError, match="has no delta"):
         DeltaCallback(llama)
@@ -289,6 +297,35 @@ def test_what_a_trainer_must_not_do(llama: Any, rows: Any, tokenizer: Any, tmp_p
     )  # fmt: skip
     with pytest.raises(TargetError, match="output head"):
         trainer.train()
+
+
+@pytest.mark.slow
+def test_generation_with_an_encoder_and_a_decoder(tmp_path: Path) -> None:
+    whole = tiny.batch("t5")
+    rows = [{name: values[row] for name, values in whole.items()} for row in range(4)]
+    model = dt.adapt(tiny.model("t5"), dt.PrefixConfig(n_tokens=2))
+    delta = DeltaCallback(model)
+    arguments = Seq2SeqTrainingArguments(
+        str(tmp_path), **QUIET, max_steps=2, predict_with_generate=True, generation_max_length=5
+    )
+    trainer = Seq2SeqTrainer(delta.model, arguments, train_dataset=rows, eval_dataset=rows, callbacks=[delta])
+    before = trainer.evaluate()["eval_loss"]
+    trainer.train()
+    assert trainer.evaluate()["eval_loss"] < before
+    said = trainer.predict(rows).predictions
+    inputs = {name: whole[name] for name in ("input_ids", "attention_mask")}
+    alone = model.generate(**inputs, max_length=5)
+    assert torch.equal(torch.as_tensor(said)[:, : alone.shape[1]], alone)
+    assert delta.certificate is not None
+
+
+@pytest.mark.slow
+def test_smoothed_labels_are_shifted_as_without_a_delta(llama: Any, rows: Any, tmp_path: Path) -> None:
+    smoothed = {"label_smoothing_factor": 0.1}
+    trainer, _ = driven(dt.adapt(copy.deepcopy(llama), dt.LoraConfig(r=2)), rows, tmp_path, **smoothed)
+    arguments = TrainingArguments(str(tmp_path), **QUIET, max_steps=2, **smoothed)
+    plain = Trainer(llama, arguments, train_dataset=rows, eval_dataset=rows)
+    assert trainer.evaluate()["eval_loss"] == pytest.approx(plain.evaluate()["eval_loss"], abs=1e-5)
 
 
 @pytest.mark.slow

@@ -16,12 +16,9 @@ from deltatune.testing.building import close
 
 USUAL = {  # the rest takes a minute
     ("LORA(bias='all')", "bert"),
-    ("LORA(lora_bias=True)", "gpt2"),
     ("LORA(target_modules=['lm_head']) tied", "llama"),
     ("LORA(target_modules=['projection'])", "vit"),
     ("LORA(trainable_token_indices=[3, 4]) tied", "llama"),
-    ("OFT(coft=True)", "llama"),
-    ("VERA(bias='all')", "bert"),
     ("TRAINABLE_TOKENS(token_indices=[3, 4], target_modules=['EMBEDDING'])", "llama"),
 }
 PARAMETERS = [
