@@ -145,9 +145,8 @@ def _plan(recipe: Recipe, *, as_json: bool, quiet: bool) -> None:
     for name, planned in plans.items():
         show.plan(name, planned)
         output.stdout().print()
-    output.paragraph(
-        ". ".join([f"{len(plans)} methods, {len(recipe.seeds)} seed(s) each", *_choosing(recipe)])
-    )
+    seeds = "1 seed" if len(recipe.seeds) == 1 else f"{len(recipe.seeds)} seeds"
+    output.paragraph(". ".join([f"{len(plans)} methods, {seeds} each", *_choosing(recipe)]))
 
 
 def _choosing(recipe: Recipe) -> list[str]:
