@@ -100,7 +100,9 @@ def _require_settings(target: str, options: frozenset[str], settings: Settings) 
         )
     rank, rows = settings.rank, settings.rows
     if rank is not None and not 1 <= rank <= MOST_RANK:
-        raise DeltatuneError(f"{rank} is no rank.", field="--rank", remedy="Give 1 or more, such as 16.")
+        raise DeltatuneError(
+            f"{rank} is no rank.", field="--rank", remedy=f"Give 1 to {MOST_RANK:,}, such as 16."
+        )
     if settings.keep is not None:
         share(settings.keep)
     if rows is not None and rows < 0:

@@ -18,7 +18,7 @@ from deltatune.runs.load import load_run
 from deltatune.runs.loaded import LoadedRun
 from deltatune.runs.place import Product, locked_place, require_apart
 
-EXPORT = Product("export", "export", "is not an export that was written before")
+EXPORT = Product("export", "export", "is not an export that was written before", field="OUT")
 RESULT = "export.json"
 
 

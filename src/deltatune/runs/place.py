@@ -28,6 +28,8 @@ class Product:
     """That writes it: `merge`."""
     other: str
     """What to say of a folder that holds something else: `is not a model that was merged before`."""
+    field: str = "--out"
+    """How the command is told the folder."""
 
     def require_replaceable(self, out: Path) -> None:
         """Refuse to replace a folder with anything but this product: the whole folder is replaced.
@@ -41,7 +43,7 @@ class Product:
         if known is None or known.kind != self.kind:
             raise DeltatuneError(
                 f"'{out}' {self.other}.",
-                field="--out",
+                field=self.field,
                 remedy="Choose another folder, or remove this one yourself.",
             )
         there = [path for path in out.rglob("*") if path.is_symlink() or not path.is_dir()]
@@ -49,7 +51,7 @@ class Product:
         if others:
             raise DeltatuneError(
                 f"'{out}' holds {', '.join(sorted(others))}, which `{self.command}` did not write.",
-                field="--out",
+                field=self.field,
                 remedy="Choose another folder, or move that elsewhere.",
             )
 

@@ -23,7 +23,7 @@ from deltatune.cli.options import (
 from deltatune.errors import DeltatuneError
 
 if TYPE_CHECKING:
-    from deltatune.results import Exported, KeptMetric
+    from deltatune.results import Exported, ExportedSite, KeptMetric
 
 
 def export(
@@ -130,6 +130,7 @@ def export(
 
 def _show(done: Exported) -> None:
     """Print what was written, in words."""
+    from deltatune import units
     from deltatune.cli.show import sites
     from deltatune.report import display
 
@@ -137,8 +138,11 @@ def _show(done: Exported) -> None:
     if done.sites:
         ranks = sorted({site.rank for site in done.sites})
         span = f"{ranks[0]}" if len(ranks) == 1 else f"{ranks[0]} to {ranks[-1]}"
-        lines["low-rank updates"] = f"{len(done.sites)} layers, rank {span}"
+        size = units.size(sum(4 * site.rank * sum(site.shape) for site in done.sites))
+        lines["low-rank updates"] = f"{len(done.sites)} layers, rank {span}, {size}"
         lines["kept"] = f"{_share(done.kept)} of the energy of the updates"
+    if done.sites and not done.folder:
+        lines["by layer"] = [_site(site) for site in done.sites]
     for name, paths in (("saved whole", done.whole), ("biases", done.biases)):
         if paths:
             lines[name] = sites(paths)
@@ -157,6 +161,13 @@ def _show(done: Exported) -> None:
     lines["verdict"] = _verdict(done)
     head = f"Exported {done.run} as {done.target} to {done.folder}"
     output.fields(head if done.folder else f"{done.run} as {done.target} (dry run)", lines)
+
+
+def _site(site: ExportedSite) -> str:
+    """`encoder.0.query  384 x 384  rank 16 of 384  91.2 %`."""
+    needed = "" if site.needed is None else f" of {site.needed}"
+    shape = " x ".join(map(str, site.shape))
+    return f"{site.path}  {shape}  rank {site.rank}{needed}  {_share(site.kept)}"
 
 
 def _share(kept: float) -> str:
