@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import random
+import shutil
 import socket
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -273,3 +278,37 @@ def test_ten_thousand_runs(tmp_path: Path) -> None:
     assert again < 1
     assert len(page.html) < 3_000_000
     assert "9,803 more runs are not listed" in page.html.decode()
+
+
+@pytest.mark.slow
+def test_files_may_change_while_they_are_read(folder: Path) -> None:
+    """A thread writes, cuts, damages and removes them for three seconds; each look gives a page."""
+    draw, ended = random.Random(1), threading.Event()
+    run = folder / "runs" / "lora-s0"
+    changes: list[Callable[[], object]] = [
+        lambda: shutil.rmtree(run, ignore_errors=True),
+        lambda: write_log(run, draw.randrange(1, 400)),
+        lambda: write_done(run, "lora", "lora", 0, 0.5),
+        lambda: (run / "result.json").write_bytes(b'{"status": "done"'),
+        lambda: write_failed(run, "lora", "lora", 0),
+        lambda: write_recipe(folder, seeds=draw.choice([[0, 1], [0], []])),
+        lambda: (folder / "recipe.yaml").write_bytes(draw.randbytes(50)),
+        lambda: (folder / "leaderboard.json").write_text(draw.choice(["{}", '{"rows": []'])),
+        lambda: (folder / "leaderboard.json").unlink(missing_ok=True),
+    ]
+
+    def change() -> None:
+        while not ended.wait(0.002):
+            with contextlib.suppress(OSError):
+                draw.choice(changes)()
+
+    thread = threading.Thread(target=change)
+    thread.start()
+    pages, until = Pages(Watched(folder)), time.monotonic() + 3
+    try:
+        while time.monotonic() < until:
+            pages._next = 0.0
+            assert pages.page().html.startswith(b"<!doctype html>")
+    finally:
+        ended.set()
+        thread.join()
