@@ -15,8 +15,10 @@ from typer.testing import CliRunner
 from deltatune.cli.app import app
 from deltatune.errors import DeltatuneError
 from deltatune.files import is_intact, read_json, sha256
+from deltatune.serve.deltas.opening import read_named
 from deltatune.sharing.push import Asked, push
 from deltatune.sharing.scrub import Scrubber
+from deltatune.training.given.start import _read
 from tests.sharing.conftest import DATA
 from tests.sharing.hub import FakeHub
 
@@ -88,6 +90,8 @@ def test_the_folder_loads_in_peft_and_here(run: Path, compared: Path, tmp_path: 
     recipe = yaml.safe_load((out / "recipe.yaml").read_text(encoding="utf-8"))
     recipe["model"]["name"] = str(local)  # as the card says of a base that only we have
     (out / "recipe.yaml").write_text(yaml.safe_dump(recipe), encoding="utf-8")
+    assert _read(out).folder == out  # what may be trained on
+    assert read_named(out, "x").bytes > 0  # and served
     pushed, before = (dt.predict(folder, ["3 of the ships"], device="cpu")[0] for folder in (out, run))
     assert pushed == before
 

@@ -17,7 +17,7 @@ from deltatune.runs.foreign import is_without_run
 from deltatune.runs.load import load_run
 from deltatune.serve.deltas.pool import BASE, Pool
 from deltatune.serve.deltas.served import Served
-from deltatune.training.given.folder import finished_result
+from deltatune.training.given.folder import delta_folder, finished_result
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
 """What a run may be called in requests."""
@@ -68,7 +68,7 @@ def read_named(folder: Path, name: str) -> Named:
         place = adapter_folder(folder)
     else:
         finished_result(folder)
-        place = folder / "adapter"
+        place = delta_folder(folder)
     tensors = place / TENSORS
     size = tensors.stat().st_size if tensors.is_file() else 0
     if not (place / OURS).exists():

@@ -15,7 +15,7 @@ from deltatune.recipe.sections import PARTS
 from deltatune.recipe.wanted import FILE, run_recipe
 from deltatune.results import DataUsed
 from deltatune.training.given.context import Context
-from deltatune.training.given.folder import CHANGED, finished_result
+from deltatune.training.given.folder import CHANGED, delta_folder, finished_result
 
 FIELD = "--extend"
 _OF_THE_START = ("budget", "group", "space")
@@ -39,7 +39,7 @@ def extension(folder: Path, overrides: Sequence[str] = (), *, trust_remote_code:
     content = run_recipe(folder, trust_remote_code=trust_remote_code).dump()
     [before] = content["methods"]
     kept = {key: before[key] for key in ENTRY_KEYS if key in before and key not in _OF_THE_START}
-    method = read_adapter(folder / "adapter").method  # LoRA with a special start is saved as LoRA
+    method = read_adapter(delta_folder(folder)).method  # LoRA with a special start is saved as LoRA
     entry = {method: {}, **kept, "from": str(folder.resolve())}
     return parse_recipe({**content, "methods": [entry], "budget": None}, overrides, root=folder)
 

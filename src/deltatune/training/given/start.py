@@ -18,7 +18,7 @@ from deltatune.errors import AdapterError, RecipeError
 from deltatune.methods import METHODS
 from deltatune.recipe.schema import MethodEntry
 from deltatune.results import RunResult
-from deltatune.training.given.folder import finished_result
+from deltatune.training.given.folder import delta_folder, finished_result
 
 FIELD = "from"
 
@@ -106,7 +106,7 @@ def _read(path: Path) -> Start:
     run = None
     if (owner / "result.json").exists() or (owner / "recipe.yaml").exists():
         run = finished_result(owner)
-        path = owner / "adapter"
+        path = delta_folder(owner)
         if run.cost.file_bytes == 0:
             raise AdapterError(
                 f"the run in '{owner}' trained nothing, so it has no delta.", remedy="Leave from out."
