@@ -14,15 +14,19 @@ from typer.testing import CliRunner
 
 import deltatune as dt
 from deltatune.cli.app import app
+from deltatune.core.pooling import POOLINGS
 from deltatune.errors import AdapterError, DeltatuneError, ModelError
 from deltatune.exporting.export import export
+from deltatune.exporting.onnx import form_of, session_of, write_onnx
 from deltatune.exporting.target import Settings
+from deltatune.testing import tiny
 from deltatune.testing.folders import save_tiny
+from tests.pages.blocks import blocks_of
 from tests.tiny_recipe import unpredicted
 
 __all__ = ["unpredicted"]
 pytestmark = pytest.mark.filterwarnings("ignore")  # rows are alike; the exporter warns of its own code
-WORDS = ("medals", "goals", "songs")
+WORDS = ("medals", "goals", "songs", "ships")
 Run = Callable[..., Path]
 
 
@@ -30,7 +34,7 @@ Run = Callable[..., Path]
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """Train two steps on a tiny base, once for each set of arguments; give the run's folder."""
     place, made = tmp_path_factory.mktemp("runs"), dict[str, Path]()
-    rows = [{"text": f"{i} of the {WORDS[i % 3]}", "title": WORDS[i % 3]} for i in range(30)]
+    rows = [{"text": f"{i} of the {WORDS[i % 4]}", "title": WORDS[i % 4]} for i in range(40)]
     (place / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
 
     def train(base: str, task: str, method: str = "lora") -> Path:
@@ -132,39 +136,57 @@ def test_a_missing_package_is_named_with_its_extra(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("task", "output"), [("text-classification", "logits"), ("embedding", "sentence_embedding")]
-)
-def test_an_encoder_becomes_onnx_with_what_its_inputs_need(
-    task: str, output: str, run: Run, tmp_path: Path
+def test_a_classifier_is_used_as_the_page_shows(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Used as the docs show it: by ONNX Runtime and the tokenizers package alone."""
-    import onnxruntime
-    from tokenizers import Tokenizer
-
-    out = tmp_path / "out"
-    folder = run("bert", task)
-    done = export(folder, out, target="onnx")
+    folder = run("bert", "text-classification")
+    done = export(folder, tmp_path / "classifier", target="onnx")
     assert done.compared[0].computed_by.startswith("onnxruntime")
     assert done.compared[0].largest_difference < 1e-5
-    tokenizer = Tokenizer.from_file(str(out / "tokenizer.json"))
-    tokenizer.enable_padding(pad_token="[PAD]")
-    session = onnxruntime.InferenceSession(out / "model.onnx")
-    texts = ["3 of the songs", "14 of the medals and more"]
-    rows = tokenizer.encode_batch(texts)
-    feeds = {
-        "input_ids": np.array([row.ids for row in rows]),
-        "attention_mask": np.array([row.attention_mask for row in rows]),
-        "token_type_ids": np.array([row.type_ids for row in rows]),
-    }
-    names = {given.name for given in session.get_inputs()}
-    [found] = session.run([output], {name: feeds[name] for name in names})
-    if task == "embedding":
-        np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-5)
-        return
-    labels = json.loads((out / "config.json").read_text())["id2label"]
+    monkeypatch.chdir(tmp_path)
+    [block] = [block for block in blocks_of("docs/how-to/use-elsewhere.md") if block.language == "python"]
+    names: dict[str, Any] = {}
+    exec(compile(block.code, str(block), "exec"), names)
+    texts = ["3 of the songs", "14 of the medals and more", "goals"]
     wanted = [prediction.as_dict()["prediction"] for prediction in dt.predict(folder, texts)]
-    assert [labels[str(index)] for index in found.argmax(axis=1)] == wanted
+    assert names["classify"](texts) == wanted
+
+
+@pytest.mark.slow
+def test_an_encoder_gives_vectors_of_length_1(run: Run, tmp_path: Path) -> None:
+    done = export(run("bert", "embedding"), tmp_path / "out", target="onnx")
+    assert done.compared[0].largest_difference < 1e-5
+    session = session_of(tmp_path / "out" / "model.onnx")
+    ids = np.array([[2, 5, 6, 3], [2, 7, 3, 0]])
+    [found] = session.run(
+        ["sentence_embedding"], {"input_ids": ids, "attention_mask": (ids > 0).astype(np.int64)}
+    )
+    np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [*tiny.CLASSIFIERS, "bert-tags", "roberta-tags", "llama-tags"])
+def test_every_encoder_and_model_of_images_becomes_onnx(name: str, tmp_path: Path) -> None:
+    made = tiny.model(name)
+    image = (3, tiny.IMAGE, tiny.IMAGE) if name in tiny.VISION else None
+    form = form_of(made.config, image=image, writes=False, pooling=None)
+    assert write_onnx(made, form, tmp_path) < 1e-5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("pooling", POOLINGS)
+def test_every_pooling_becomes_onnx(pooling: str, tmp_path: Path) -> None:
+    made = tiny.model("bert").bert
+    form = form_of(made.config, image=None, writes=False, pooling=pooling)
+    assert write_onnx(made, form, tmp_path) < 1e-5
+
+
+@pytest.mark.slow
+def test_a_large_model_has_its_weights_beside_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("deltatune.exporting.onnx._LIMIT", 1000)
+    made = tiny.model("bert")
+    write_onnx(made, form_of(made.config, image=None, writes=False, pooling=None), tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"model.onnx", "model.onnx.data"}
 
 
 @pytest.mark.slow

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from torch import nn
-from transformers import PreTrainedModel
 
 from deltatune.checkpoint.inspection import CERTIFICATE
+from deltatune.exporting.folded import folded
 from deltatune.exporting.measure import Outputs
 from deltatune.exporting.onnx import NAME, Form, form_of, outputs_of, require_packages, session_of, write_onnx
 from deltatune.exporting.target import Job, Target, write_result
 from deltatune.models.quiet import quiet
 from deltatune.results import Exported
 from deltatune.runs.loaded import LoadedRun
-from deltatune.runs.merge import meanings
 from deltatune.runs.proof import proof_of
 from deltatune.tasks import TASKS
 from deltatune.training.proof.equal_logits import Logits
@@ -32,13 +31,12 @@ class Onnx:
         loaded = job.load(as_trained=False)
         outputs = Outputs(loaded)
         form = _form(loaded, outputs)
-        merged = loaded.model.merged()
-        assert isinstance(merged, PreTrainedModel)
-        merged.config.update(meanings(loaded))
+        merged, notes = folded(loaded)
         done = Exported(
             **job.about("onnx", loaded.method, loaded.base.name),
             folder=None,
             exact=True,
+            notes=notes,
             details={"inputs": list(form.inputs), "output": form.output},
         )
         if job.dry_run:

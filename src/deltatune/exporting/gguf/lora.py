@@ -21,6 +21,7 @@ from deltatune.exporting.measure import Outputs, kept_metric
 from deltatune.exporting.ollama import modelfile_of
 from deltatune.exporting.target import Job, Target, write_result
 from deltatune.files import write_text
+from deltatune.models.bundled import public_name
 from deltatune.results import Exported, KeptMetric
 from deltatune.runs.proof import proof_of
 from deltatune.training.proof.equal_logits import Logits
@@ -46,16 +47,15 @@ class GgufLora:
         stored_factors(config, class_name, made.factors)
         modelfile, notes = modelfile_of(loaded, "./base.gguf", adapter=f"./{FILE}")
         done = planned(job, "gguf-lora", loaded, made)
-        belongs = f"It belongs to a GGUF file of {loaded.base.name}, of any type."
+        base = public_name(loaded.base.name)
+        belongs = f"It belongs to a GGUF file of {base}, of any type."
         done.notes.extend([*warnings, *notes, belongs])
         done.details["dtype"] = kind
         if job.dry_run:
             return done
         with job.folder() as folder:
             name = f"{loaded.base.name} {loaded.name}"
-            write_adapter(
-                config, class_name, made.factors, folder / FILE, name=name, base=loaded.base.name, kind=kind
-            )
+            write_adapter(config, class_name, made.factors, folder / FILE, name=name, base=base, kind=kind)
             if modelfile is not None:
                 write_text(folder / MODELFILE, modelfile.text())
             factors = read_adapter(config, class_name, made.factors, folder / FILE)

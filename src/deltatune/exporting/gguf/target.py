@@ -15,6 +15,7 @@ from deltatune.core.devices import to_device
 from deltatune.core.model import AdaptedModel
 from deltatune.data.chat import chat_template
 from deltatune.errors import DeltatuneError, ModelError
+from deltatune.exporting.folded import folded
 from deltatune.exporting.gguf.families import family_of
 from deltatune.exporting.gguf.model import (
     KINDS,
@@ -31,6 +32,7 @@ from deltatune.exporting.measure import Outputs
 from deltatune.exporting.ollama import Modelfile, modelfile_of
 from deltatune.exporting.target import Job, Target, write_result
 from deltatune.files import write_text
+from deltatune.models.bundled import public_name
 from deltatune.models.quiet import quiet
 from deltatune.results import Exported
 from deltatune.runs.loaded import LoadedRun
@@ -56,15 +58,13 @@ class Gguf:
         kind = chosen(job.settings.dtype, KINDS, "f16")
         loaded = job.load(as_trained=False)
         planned = plan_of(loaded)
-        merged = loaded.model.merged()
-        assert isinstance(merged, PreTrainedModel)
-        merged.config.update(meanings(loaded))
+        merged, notes = folded(loaded)
         modelfile = modelfile_of(loaded, f"./{FILE}")
         done = Exported(
             **job.about("gguf", loaded.method, loaded.base.name),
             folder=None,
             exact=kind == "f32",
-            notes=[*planned.warnings, *_notes(loaded), *modelfile[1]],
+            notes=[*notes, *planned.warnings, *_notes(loaded), *modelfile[1]],
             details={"dtype": kind, "architecture": planned.family.architecture},
         )
         if job.dry_run:
@@ -133,7 +133,7 @@ def plan_of(loaded: LoadedRun) -> Plan:
         loaded.base.processor.chat_template = template
     about = About(
         name=f"{Path(loaded.base.name).name} {loaded.name}",
-        base=loaded.base.name,
+        base=public_name(loaded.base.name),
         pooling=loaded.base.pooling if task.embeds else None,
         labels=loaded.labels or (),
     )

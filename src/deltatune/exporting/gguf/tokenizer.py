@@ -82,7 +82,8 @@ def vocabulary_of(tokenizer: Any, size: int, end_ids: Sequence[int] = ()) -> Voc
     model = content["model"]
     tokens, types = _table(tokenizer, content, size)
     ids = _special_ids(tokenizer, end_ids)
-    template = tokenizer.chat_template if isinstance(tokenizer.chat_template, str) else None
+    template = tokenizer.chat_template
+    template = template.get("default") if isinstance(template, dict) else template
     template = None if template is None else _BLOCK.sub(_as_condition, template)
     common: dict[str, Any] = {"ids": ids, "adds": _added(tokenizer), "template": template}
     if model["type"] == "WordPiece":
