@@ -333,7 +333,10 @@ class Bench:
         """A server for each delta; the processors are shared among them."""
         for deltas in DELTAS:
             missing = self.missing("processes", deltas)
-            if deltas > PROCESSES:
+            if deltas == 1:
+                for clients in missing:
+                    self.note(f"processes_1_{clients}", {"why": "the same"})
+            elif deltas > PROCESSES:
                 for clients in missing:
                     why = f"not tried: about {deltas * GIGABYTES_A_PROCESS:.0f} GB"
                     self.note(f"processes_{deltas}_{clients}", {"why": why})
@@ -374,7 +377,7 @@ def main() -> None:
         args.out = args.work / "small.json"
     args.work.mkdir(parents=True, exist_ok=True)
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    cells = (2 * len(DELTAS) + 2) * len(CLIENTS)
+    cells = (2 * len(DELTAS) + 1) * len(CLIENTS)
     estimate = cells * args.seconds + args.requests / 100 + (60 if args.small else 210)
     print(f"about {estimate / 60:.0f} minutes", flush=True)
     bench = Bench(args.out, args.only, again=args.again)

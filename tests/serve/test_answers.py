@@ -132,7 +132,7 @@ TASKS = {
     "embedding": ("bert", {}),
     "text-similarity": ("bert", {}),
 }
-DEFAULT = ("text-to-text", "text-classification", "image-classification")
+DEFAULT = ("text-to-text",)
 """What is not slow; conversations are asked for in test_engine.py."""
 
 

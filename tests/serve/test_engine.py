@@ -66,6 +66,8 @@ def test_a_row_that_nobody_wants_leaves_and_the_others_go_on(engine: Engine) -> 
     left = stays.tell.last()
     engine.submit(again := writing(engine, "lora", prompt(engine, "lora", TEXTS[0], 30)))
     assert (left.text, len(left.tokens)) == (again.tell.last().text, 30)
+    engine.call(lambda _: None).result(10)  # between two passes
+    engine.call(lambda _: None).result(10)
     assert engine.active == 0
 
 

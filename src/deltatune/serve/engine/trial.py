@@ -44,7 +44,6 @@ class Trials:
         served.mixes, served.joins = self._known[kind]
 
 
-@torch.inference_mode()
 def _try(served: Served) -> None:
     model, adapter = served.run.model, served.run.adapter
     if served.task.writes_text:
@@ -63,6 +62,7 @@ def _holds(trial: Callable[[], bool]) -> bool:
         return False
 
 
+@torch.inference_mode()
 def joins_exactly(
     model: AdaptedModel, first: str | None, second: str | None, *, at_once: bool = False
 ) -> bool:
@@ -92,6 +92,7 @@ def _after(model: AdaptedModel, adapter: str | None) -> Tensor:
     return lane.logits
 
 
+@torch.inference_mode()
 def _mixes(model: AdaptedModel, adapter: str | None, served: Served) -> bool:
     """Whether two rows, of which one is the plain base's, give the same together as apart."""
     outputs = [_outputs(model, [name], served, rows) for name, rows in ((adapter, [0]), (None, [1]))]
