@@ -131,6 +131,10 @@ def test_dpo_compares_with_where_the_delta_began(llama: Any, tokenizer: Any, tmp
     for name, value in parameters(model, "ref").items():
         assert torch.equal(value, start[name])
     assert model.active == ("default",)
+    with pytest.raises(AdapterError, match="'ref'"):
+        DPOTrainer(
+            DeltaCallback(model).model, args=arguments, train_dataset=PAIRS, processing_class=tokenizer
+        )
     ids = torch.arange(5, 13)[None]
     with model.using():
         assert torch.equal(logits(model.eval(), ids), logits(plain.eval(), ids))

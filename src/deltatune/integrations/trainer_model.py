@@ -174,6 +174,12 @@ class TrainerModel(PeftModel):
                 f"a trainer asks for an adapter {adapter_name!r} beside the delta.", remedy=PLAINLY
             )
         model = self.adapted
+        if REFERENCE in model.adapters:  # of a trainer before this one, or somebody's own
+            raise AdapterError(
+                f"TRL calls the copy of the delta's start {REFERENCE!r}, and there is a delta of this name.",
+                field="model",
+                remedy=f"Take it off first: model.detach({REFERENCE!r}).",
+            )
         heads = self.delta.heads()
         copied = model.attach(REFERENCE, model.configs[self.trained], seed=self.delta.clock.seed, heads=heads)
         load_adapter_state(copied, adapter_state(self.delta), model.device)
