@@ -183,7 +183,7 @@ KINDS: dict[str, tuple[Callable[[Path], Path], str, str]] = {
 """How the data are made, a base for them, and the task that they are for."""
 
 
-FAST = ("label", "flags", "conll", "messages", "summaries", "images", "parts")
+FAST = ("label", "messages", "summaries")
 
 
 def _made(place: Path, *arguments: str) -> tuple[Recipe, str]:
@@ -209,6 +209,7 @@ def test_a_recipe_for_each_kind_of_data(kind: str, models: Path, tmp_path: Path)
         assert checked.exit_code == 0, checked.output
 
 
+@pytest.mark.slow
 def test_limits_suit_the_rows(models: Path, tmp_path: Path) -> None:
     data = _jsonl(tmp_path, lambda i: {"document": _text(i), "summary": FILLS[i % 8]})
     recipe, text = _made(tmp_path, "--data", str(data), "--model", str(models / "t5"), "--yes")
@@ -216,6 +217,7 @@ def test_limits_suit_the_rows(models: Path, tmp_path: Path) -> None:
     assert recipe.evaluation.max_new_tokens == recipe.data.max_target_tokens
 
 
+@pytest.mark.slow
 def test_what_is_not_read_is_said(models: Path, tmp_path: Path) -> None:
     data = _csv(tmp_path, "id,text,label,note", lambda i: f"{i},{_text(i)},{'ab'[i % 2]},so {i} it is")
     recipe, text = _made(tmp_path, "--data", str(data), "--model", str(models / "bert"), "--yes")
