@@ -55,7 +55,7 @@ docs: $(STAMP) ## Build the site into out/site, and fail on a warning: a link or
 pictures: $(STAMP) ## Draw docs/pictures anew from the report of the demo, with Chromium; runs the demo if OUT has none
 	test -e $(OUT)/leaderboard.json || $(MAKE) demo
 	$(BIN)/deltatune report $(OUT)
-	$(BIN)/python -m tools.pictures $(OUT)/report.html
+	$(BIN)/python -m tools.pictures $(OUT)/report.html report
 
 check: $(STAMP) ## Lint, formatting, types, import directions
 	$(BIN)/ruff check

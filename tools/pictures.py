@@ -1,6 +1,7 @@
-"""The pictures of README and site: the report of the demo, light and dark, as headless Chromium draws it.
+"""The pictures of README and site: reports, light and dark, as headless Chromium draws them.
 
-python -m tools.pictures out/demo/report.html      (`make pictures`)
+python -m tools.pictures out/demo/report.html report           (`make pictures`)
+python -m tools.pictures out/reviews/report.html tutorial      (after docs/tutorial.md)
 """
 
 from __future__ import annotations
@@ -51,11 +52,11 @@ def shoot(page: Path, picture: Path, scheme: int) -> None:
     few.save(picture, optimize=True)
 
 
-def main(report: str) -> None:
+def main(report: str, name: str) -> None:
     """Draw both pictures of a report."""
-    for name, scheme in SCHEMES.items():
-        shoot(Path(report), FOLDER / f"report-{name}.png", scheme)
+    for colours, scheme in SCHEMES.items():
+        shoot(Path(report), FOLDER / f"{name}-{colours}.png", scheme)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(sys.argv[1], sys.argv[2])

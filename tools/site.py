@@ -33,7 +33,9 @@ _LINK = re.compile(r"(?<!!)\[([^\]]*)\]\((?!\w+:|#|/)([^)#\s]*)(#[^)\s]*)?\)")
 _LOADED = re.compile(
     r"<(?:script|link|img|iframe|source)\b[^>]*?\b(?:src|href|srcset)=\"?(?:https?:)?//[^>]*>"
 )
-_PICTURE = re.compile(r'<picture>.*?srcset="docs/(.*?)".*?alt="(.*?)" src="docs/(.*?)".*?</picture>', re.S)
+_PICTURE = re.compile(
+    r'<picture>.*?srcset="(?:docs/)?(.*?)".*?alt="(.*?)" src="(?:docs/)?(.*?)".*?</picture>', re.S
+)
 _LINKED = re.compile(r'<(?:a|img|link|script|source)\b[^>]*?\b(?:href|src|srcset)="?([^"\s>]+)')
 _FENCE = re.compile(r"^(```.*?^```|<!-- made: .*?)$", re.M | re.S)
 
