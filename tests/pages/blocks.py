@@ -34,6 +34,7 @@ ROOT = Path(__file__).parents[2]
 ELSEWHERE = {
     "docs/concepts/pitfalls.md": "tests/pitfalls",
     "docs/how-to/extending.md": "tests/extending.py",
+    "docs/how-to/own-loop.md": "tests/integrations/test_pages.py",
 }
 """Pages whose blocks other tests run."""
 SHOWN = ("", "text", "console", "json", "toml", "csv")
