@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -35,6 +36,15 @@ def test_what_cannot_start_is_said(run: Callable, runs: dict[str, Path]) -> None
     assert (done.code, "cannot listen at 127.0.0.1" in done.err) == (2, True)
     done = run("serve", runs["lora"].parent)
     assert (done.code, "is no finished run" in done.err) == (2, True)
+
+
+@pytest.mark.slow
+def test_a_delta_that_cannot_be_loaded_ends_it(run: Callable, runs: dict[str, Path], tmp_path: Path) -> None:
+    broken = shutil.copytree(runs["prompt"], tmp_path / "broken")
+    file = broken / "adapter" / "adapter_model.safetensors"
+    file.write_bytes(file.read_bytes()[:-4] + b"wrong"[:4])
+    done = run("serve", runs["lora"], broken, "--port", 0)
+    assert (done.code, "checksum differs" in done.err) == (2, True)
 
 
 @pytest.mark.slow

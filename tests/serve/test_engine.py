@@ -179,3 +179,20 @@ def test_names_are_the_folders_or_said(runs: dict[str, Path]) -> None:
             named(f"{wrong}={runs['lora']}")
     with pytest.raises(AdapterError, match="no finished run"):
         named(str(runs["lora"].parent))
+
+
+@pytest.mark.slow
+def test_an_adapter_without_a_run_is_served_beside_runs(runs: dict[str, Path]) -> None:
+    for folders in (
+        {"lora": runs["lora"], "bare": runs["prompt"] / "adapter"},
+        {"bare": runs["prompt"] / "adapter", "lora": runs["lora"]},
+    ):
+        mixed = opened({**folders, "prompt": runs["prompt"]})
+        try:
+            texts = {}
+            for name in ("bare", "prompt", "lora"):
+                mixed.submit(work := writing(mixed, name, prompt(mixed, name, TEXTS[0])))
+                texts[name] = work.tell.last().text
+            assert texts["bare"] == texts["prompt"] != texts["lora"]
+        finally:
+            mixed.stop()
