@@ -17,7 +17,7 @@ import re
 import tempfile
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from deltatune.errors import DeltatuneError
 from deltatune.exporting import TARGETS
@@ -30,7 +30,7 @@ from deltatune.testing.folders import save_tiny
 from deltatune.training import run as train_run
 from deltatune.training.given.machine import versions
 
-BASES = {"llama": "causal-lm", "bert": "text-classification"}
+BASES: dict[Literal["llama", "bert"], str] = {"llama": "causal-lm", "bert": "text-classification"}
 CAPTIONS = {"llama": "A tiny Llama that continues texts", "bert": "A tiny BERT that tells classes apart"}
 RANK, ROWS = 8, 40
 WORDS = ("medals", "goals", "songs", "ships", "stars", "rivers", "books", "trains")
@@ -61,7 +61,7 @@ LEFT_OUT = {
 MARK = "<!-- exports: table -->"
 
 
-def recipe(folder: Path, base: str, method: str) -> Any:
+def recipe(folder: Path, base: Literal["llama", "bert"], method: str) -> Any:
     """A recipe of a few steps."""
     data = {
         "source": str(folder / "rows.jsonl"),

@@ -151,6 +151,7 @@ def test_an_exact_export_is_the_run_in_both_and_can_be_exported_again(talker: Pa
     assert any("no test rows" in note for note in again.notes)
 
 
+@pytest.mark.slow
 def test_what_a_server_cannot_read_is_left_out_and_told(trained: Any, tmp_path: Path) -> None:
     run = trained("llama", "causal-lm", "full")
     plan = dt.export(run, tmp_path / "out", target="vllm", rank=16, dry_run=True, quiet=True)
@@ -223,6 +224,7 @@ def test_peft_gets_the_runs_own_delta(classifier: Path, tmp_path: Path) -> None:
     assert (tmp_path / "out" / name).read_bytes() == (classifier / "adapter" / name).read_bytes()
 
 
+@pytest.mark.slow
 def test_what_peft_has_not_is_refused(trained: Any, tmp_path: Path) -> None:
     run = trained("bert", "text-classification", "adapter")
     for target, what in (("peft", "peft has no method"), ("lora", "no change of its weight")):

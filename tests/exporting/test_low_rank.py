@@ -40,15 +40,20 @@ def exported(model: AdaptedModel, settings: Settings) -> Any:
 
 
 def of_weights() -> list[Any]:
-    """Each method that changes weights on one base after the other; whole models on all of them."""
-    chosen, turn = [], 0
+    """Each method that changes weights on one base after the other; whole models on all of them.
+
+    Of a method's variants the first is always tried, and of whole models the first base.
+    """
+    chosen, turn, tried = list[Any](), 0, set[str]()
     for case in CASES:
         if case.method in NO_WEIGHTS:
             continue
         able = [b for b in BASES if not case.gap("*", b) and not case.gap("merge", b)]
         able = [b for b in able if case.method != "bitfit" or b in ("bert", "gpt2", "vit", "opt", "dinov2")]
         for base in able if case.method == "full" else able[turn % len(able) :][:1] if able else ():
-            chosen.append(pytest.param(case, base, id=f"{case.label}-{base}"))
+            marks = pytest.mark.slow if case.method in tried else ()
+            chosen.append(pytest.param(case, base, id=f"{case.label}-{base}", marks=marks))
+            tried.add(str(case.method))
         turn += 1
     return chosen
 

@@ -138,7 +138,7 @@ def _of_sglang(folder: Folder) -> Iterator[str]:
     yield from (path for path in paths if path.rpartition(".")[2] not in OF_SGLANG)
 
 
-NONE = (None, {})
+NONE: tuple[Any, ...] = (None, {})
 RULES = (
     Rule("both", "The type is plain LoRA.", _setting("peft_type", ("LORA",))),
     Rule("both", "Magnitudes as of DoRA are not computed.", _setting("use_dora", (None, False))),
