@@ -375,6 +375,7 @@ def main() -> None:
         args.seconds, args.requests = 2.0, 500
         args.work = args.work.with_name("serve-load-small")
         args.out = args.work / "small.json"
+    args.work = args.work.resolve()
     args.work.mkdir(parents=True, exist_ok=True)
     args.out.parent.mkdir(parents=True, exist_ok=True)
     cells = (2 * len(DELTAS) + 1) * len(CLIENTS)
