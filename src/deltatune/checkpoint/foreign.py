@@ -99,11 +99,11 @@ def whole_tables(
                 field="trainable_token_indices",
                 remedy="Load it onto the model it was trained on, with the tokens that it was given.",
             )
+        whole = table.detach().cpu().to(rows.dtype, copy=True)
+        whole[indices] = rows
         for twin, module in view.modules.items():
             if getattr(module, "weight", None) is not table:
                 continue
-            whole = table.detach().cpu().to(rows.dtype, copy=True)
-            whole[indices] = rows
             left |= {f"{twin}.{name}": tensor.cpu() for name, tensor in module.state_dict().items()}
             left[f"{twin}.weight"] = whole
             tables.append(twin)
