@@ -238,8 +238,13 @@ def mixed(folders: Sequence[Path], count: int) -> dict[str, Any]:
                 nonlocal lost, done
                 for name, prompt in waiting:
                     body = {"model": name, "prompt": prompt, "max_tokens": NEW_MIXED}
-                    answer = await http.post(f"{url}/v1/completions", json=body)
                     done += 1
+                    try:
+                        answer = await http.post(f"{url}/v1/completions", json=body)
+                    except httpx.HTTPError as error:
+                        lost += 1
+                        wrong.append(f"{name}: no answer ({type(error).__name__})")
+                        continue
                     if answer.status_code != 200:
                         lost += 1
                     elif (text := answer.json()["choices"][0]["text"]) != expected[name, prompt]:

@@ -22,6 +22,8 @@ from deltatune.serve.http.settings import Settings
 
 HEAD_SECONDS = 15.0
 """Within which the head of a connection's first request must have come."""
+IDLE_SECONDS = 75
+"""That a connection stays open between requests: clients that reuse it must not find it just closed."""
 
 
 class _Impatient(H11Protocol):
@@ -80,6 +82,7 @@ def config_of(app: Any, settings: Settings) -> uvicorn.Config:
         log_config=None,
         access_log=False,
         server_header=False,
+        timeout_keep_alive=IDLE_SECONDS,
         limit_concurrency=settings.connections,
         timeout_graceful_shutdown=max(1, round(settings.grace)),
     )
