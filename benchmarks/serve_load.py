@@ -217,8 +217,9 @@ def mixed(folders: Sequence[Path], count: int) -> dict[str, Any]:
                         break
                     written.append(token)
                     lane.step([token])
-            text = run.encoder.tokens.tokenizer.decode(written, skip_special_tokens=True)
-            expected[folder.name, prompt] = text
+            expected[folder.name, prompt] = run.encoder.tokens.tokenizer.decode(
+                written, skip_special_tokens=True
+            )
         run.model.detach(run_of.adapter or "")
     different = len({tuple(expected[folder.name, p] for p in prompts) for folder in folders})
     wrong: list[str] = []
