@@ -21,6 +21,7 @@ from deltatune.errors import DataError
 from deltatune.printable import printable, printable_json
 from deltatune.report.text import render_csv
 from deltatune.results import DataPreview, Leaderboard, LeaderboardRow, MeanCost, Prediction
+from deltatune.runs import Failed
 from tests.cli.test_compare import CONTENT
 from tests.cli.test_train import PLAN, RESULT
 from tests.cli.typed import merged, saved
@@ -178,7 +179,7 @@ def test_inspect_merge_evaluate(run: Callable, fake: Callable, option: list[str]
 
 def test_predict(run: Callable, fake: Callable) -> None:
     good = Prediction(NASTY, NASTY, "", NASTY, True, probabilities={NASTY: 1.0})
-    bad = SimpleNamespace(id=NASTY, input=NASTY, error=NASTY)
+    bad = Failed(NASTY, NASTY, NASTY)
     fake("deltatune.runs", "predict", [good, bad])
     done = run("predict", "run", "a", "b")
     require_clean(done)
