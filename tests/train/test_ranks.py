@@ -17,12 +17,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from deltatune.core.ranks import Ranks
 from deltatune.errors import RecipeError
 from deltatune.methods import METHODS
 from deltatune.observer import Silent
 from deltatune.recipe import Recipe
 from deltatune.runs import evaluate_run
 from deltatune.training import run
+from deltatune.training.given.shared_run import own_folder
 
 SERVED = multiprocessing.get_context("forkserver")  # a process that never had threads is what may be forked
 SERVED.set_forkserver_preload(["deltatune.training", "deltatune.evaluation", "deltatune.runs"])
@@ -193,6 +195,23 @@ def test_one_that_fails_ends_the_others(make_recipe, tmp_path):
     assert first.startswith("TrainingError: ")
     assert "lost the others" in first
     assert "division by zero" in second
+
+
+def test_others_copy_what_a_run_wrote_and_nothing_else(tmp_path, monkeypatch):
+    """A folder that is refused may hold the user's whole data, and pipes; the states of a run are large."""
+    (tmp_path / "out" / "data").mkdir(parents=True)
+    (tmp_path / "out" / "data" / "rows.bin").write_bytes(b"0" * 9)
+    wrote = ("resume/state.json", "adapter/deltatune.json", "checkpoints/step-1/x", "result.json", "runs")
+    for name in wrote:
+        (tmp_path / "out" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "out" / name).write_text("{}")
+    os.mkfifo(tmp_path / "out" / "pipe")
+    monkeypatch.setattr(Ranks, "gather", lambda self, value: [value] * self.count)
+    with own_folder(Ranks(rank=1, count=2), tmp_path / "out") as mine:
+        there = {path.relative_to(mine).as_posix() for path in mine.rglob("*") if path.is_file()}
+        assert there == {"resume/state.json", "adapter/deltatune.json", "result.json", "runs", "data", "pipe"}
+        assert (mine / "data").stat().st_size == 0
+    assert not mine.exists()
 
 
 @pytest.mark.parametrize("setting", ["auto_micro_batch", "base_dropout"])

@@ -8,12 +8,13 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from deltatune.checkpoint.manifest import NAME as MANIFEST
 from deltatune.core.ranks import Ranks
 from deltatune.errors import RecipeError
 from deltatune.launched import processes
 from deltatune.observer import Observer
 from deltatune.recipe.schema import MethodEntry, TrainSpec
-from deltatune.training.given.folder import CHECKPOINTS
+from deltatune.training.given.folder import CHECKPOINTS, WRITES
 
 
 def require_shareable(entry: MethodEntry) -> None:
@@ -65,6 +66,23 @@ def own_folder(group: Ranks, out: Path) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="deltatune-") as scratch:
         mine = Path(scratch, out.name or "run")
         if out.is_dir():
-            shutil.copytree(out, mine, symlinks=True, ignore=shutil.ignore_patterns(CHECKPOINTS, ".*"))
+            _copy_run(out, mine)
         group.gather(None)
         yield mine
+
+
+def _copy_run(out: Path, mine: Path) -> None:
+    """Copy what a run wrote. Of other files their names alone: these decide whether the folder is refused.
+
+    They may be the user's whole data, or pipes that nobody writes to.
+    """
+    mine.mkdir()
+    for entry in out.iterdir():
+        if entry.name.startswith(".") or entry.name == CHECKPOINTS:
+            continue
+        if entry.name not in (*WRITES, MANIFEST):
+            (mine / entry.name).touch()
+        elif entry.is_dir():
+            shutil.copytree(entry, mine / entry.name, symlinks=True, ignore=shutil.ignore_patterns(".*"))
+        elif entry.is_file():
+            shutil.copyfile(entry, mine / entry.name)

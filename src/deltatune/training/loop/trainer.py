@@ -262,8 +262,7 @@ class Trainer:
     def _step(self, rows: list[int], epoch: int, *, alone: bool) -> Generator[Request, Gradients]:
         """One optimizer step on `rows`, in micro-batches whose losses are weighted by their targets."""
         started = time.perf_counter()
-        progress, spec = self.progress, self.spec
-        first = progress.step == 0
+        progress, spec, first = self.progress, self.spec, self.progress.step == 0
         before = snapshot(self.adapter) if first else {}
         share = lr_factor(progress.step, self.total, spec.warmup, spec.schedule)
         self.rates.set(self.optimizer, self.adapter, share)
@@ -283,8 +282,7 @@ class Trainer:
         if first:
             self.certificate.learned(self.adapter, before, lambda: self._loss_of(answer))
         self.optimizer.zero_grad(set_to_none=True)
-        tokens = sum(self.train.lengths[row] for row in rows)
-        progress.tokens += tokens
+        progress.tokens += sum(self.train.lengths[row] for row in rows)
         progress.seconds += time.perf_counter() - started
         self._log(
             {
@@ -363,6 +361,8 @@ class Trainer:
     def save(self) -> None:
         """Write the state from which the run goes on bit for bit; keep its delta where that is asked for."""
         self._saved_at = time.monotonic()
+        if not ranks().first:  # its folder goes away, and a state may be larger than the room there
+            return
         save_state(
             self.resume_folder,
             {
