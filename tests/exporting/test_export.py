@@ -218,6 +218,8 @@ def test_each_rule_of_keys_is_looked_at(keys: dict[str, Any], asks: str, tmp_pat
 
 def test_peft_gets_the_runs_own_delta(classifier: Path, tmp_path: Path) -> None:
     done = dt.export(classifier, tmp_path / "out", target="peft", quiet=True)
+    assert done.details["labels"] == load_run(classifier).labels  # of which peft's files say nothing
+    assert any("--labels" in note for note in done.notes)
     assert done.exact
     assert done.compared[0].computed_by.startswith("peft ")
     name = "adapter_model.safetensors"

@@ -6,7 +6,6 @@ from pathlib import Path
 
 from deltatune.checkpoint.inspection import CERTIFICATE
 from deltatune.checkpoint.store import load_adapter, write_adapter
-from deltatune.core.model import AdaptedModel
 from deltatune.exporting.in_peft import Batch, in_peft, no_peft, version
 from deltatune.exporting.low_rank import EXPORTED, LowRank, attach, low_rank
 from deltatune.exporting.measure import Outputs, kept_metric
@@ -51,8 +50,24 @@ def planned(job: Job, target: str, loaded: LoadedRun, made: LowRank) -> Exported
         whole=made.changes.whole,
         biases=list(made.changes.biases),
         left_out=made.changes.left_out,
-        notes=_notes(loaded.model, made),
+        notes=_notes(loaded, made),
+        details=head_labels(loaded),
     )
+
+
+def head_labels(loaded: LoadedRun) -> dict[str, list[str]]:
+    """What the outputs of the run's head are called, in their order, which no file of peft's says."""
+    return {"labels": list(loaded.labels)} if loaded.labels else {}
+
+
+def of_labels(loaded: LoadedRun) -> list[str]:
+    """The same as a note."""
+    if not loaded.labels:
+        return []
+    return [
+        "No file of peft's names the classes: they are `labels` in export.json, in the order of the head's "
+        "outputs. Load the folder with as many (num_labels); deltatune takes their names as --labels."
+    ]
 
 
 def write_lora(job: Job, target: str, loaded: LoadedRun, made: LowRank, folder: Path) -> Exported:
@@ -69,7 +84,7 @@ def write_lora(job: Job, target: str, loaded: LoadedRun, made: LowRank, folder: 
     job.observer.stage("Comparing outputs")
     outputs, proof = Outputs(loaded), proof_of(loaded, folder / CERTIFICATE)
     compared = [outputs.comparison(outputs.exported(), "deltatune")]
-    notes = _notes(model, made)
+    notes = _notes(loaded, made)
     if made.exact:
         proof.equal_logits(SAME, outputs.beside(outputs.run), outputs.exported(), REPORT)
     unasked, in_theirs = check_in_peft(loaded, folder, EXPORTED, outputs.batch, proof)
@@ -127,10 +142,10 @@ def _tell(proof: Proof, done: Exported) -> None:
     proof.check(KEPT, True, "; ".join(parts), "", values)
 
 
-def _notes(model: AdaptedModel, made: LowRank) -> list[str]:
+def _notes(loaded: LoadedRun, made: LowRank) -> list[str]:
     """What must be known to use a LoRA of this run."""
-    notes = []
-    formats = describe(model.base)
+    notes = of_labels(loaded)
+    formats = describe(loaded.model.base)
     if formats:
         notes.append(
             f"The run's base is quantized ({formats}), and updates are those of its weights as they were. So "

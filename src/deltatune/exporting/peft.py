@@ -10,7 +10,7 @@ from deltatune.checkpoint.inspection import CERTIFICATE
 from deltatune.checkpoint.saved import CONFIG, OURS, TENSORS, SavedAdapter, read_adapter
 from deltatune.errors import AdapterError
 from deltatune.exporting.changes import INSTEAD
-from deltatune.exporting.lora import check_in_peft
+from deltatune.exporting.lora import check_in_peft, head_labels, of_labels
 from deltatune.exporting.measure import Outputs
 from deltatune.exporting.target import Job, Target, write_result
 from deltatune.results import Exported
@@ -34,7 +34,8 @@ class Peft:
             **job.about("peft", loaded.method, loaded.base.name),
             folder=None if job.dry_run else str(job.out),
             exact=True,
-            details={"peft_type": saved.peft["peft_type"]},
+            notes=of_labels(loaded),
+            details={"peft_type": saved.peft["peft_type"], **head_labels(loaded)},
         )
         if job.dry_run:
             return done
@@ -67,7 +68,7 @@ def _written(done: Exported, loaded: LoadedRun, place: Path, folder: Path) -> Ex
             shutil.copyfile(place / name, folder / name)
     outputs, proof = Outputs(loaded), proof_of(loaded, folder / CERTIFICATE)
     notes, compared = check_in_peft(loaded, folder, NAME, outputs.batch, proof)
-    done = done.model_copy(update={"notes": notes, "compared": compared})
+    done = done.model_copy(update={"notes": [*done.notes, *notes], "compared": compared})
     proof.write()
     write_result(folder, done)
     return done

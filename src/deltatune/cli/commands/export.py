@@ -132,6 +132,7 @@ def _show(done: Exported) -> None:
     """Print what was written, in words."""
     from deltatune import units
     from deltatune.cli.show import sites
+    from deltatune.models.labels import named
     from deltatune.report import display
 
     lines: dict[str, object] = {"method": done.method, "base": done.base}
@@ -155,7 +156,7 @@ def _show(done: Exported) -> None:
         )
     if done.metric:
         lines[display.style(done.metric.metric).label] = _kept(done.metric)
-    lines |= done.details
+    lines |= {name: named(value) if name == "labels" else value for name, value in done.details.items()}
     if done.notes:
         lines["notes"] = done.notes
     lines["verdict"] = _verdict(done)
