@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from pathlib import Path
 
@@ -138,8 +139,11 @@ def test_what_is_drawn_depends_on_the_seed_and_not_on_the_batch(engine: Engine) 
     assert one.tell.last().text == two.tell.last().text
 
 
-def test_deltas_beyond_the_limit_come_back_when_they_are_wanted(runs: dict[str, Path]) -> None:
-    small = opened(runs, most=2, rows=4)
+def test_deltas_beyond_the_limit_come_back_when_they_are_wanted(
+    runs: dict[str, Path], tmp_path: Path
+) -> None:
+    lora = shutil.copytree(runs["lora"], tmp_path / "lora")
+    small = opened(runs | {"lora": lora}, most=2, rows=4)
     try:
         asked = [(name, text) for text in TEXTS[:2] for name in runs]
         expected = {name: [line_of(each) for each in dt.predict(runs[name], TEXTS[:2])] for name in runs}
@@ -148,6 +152,13 @@ def test_deltas_beyond_the_limit_come_back_when_they_are_wanted(runs: dict[str, 
         pool = small.pool
         assert pool.attached == len(pool.model.adapters) == 2
         assert pool.evictions == pool.loads - 1  # the first came with the base
+        for name in ("prefix", "prompt"):
+            assert small.call(lambda pool, name=name: pool.want(pool.get(name))).result()
+        shutil.rmtree(lora / "adapter")
+        for _ in range(2):  # nothing is there, and then another delta
+            small.submit(work := writing(small, "lora", prompt(small, "lora", "a", 2)))
+            assert "were changed or removed" in work.tell.last().what
+            shutil.copytree(runs["full"] / "adapter", lora / "adapter", dirs_exist_ok=True)
     finally:
         small.stop()
 

@@ -6,12 +6,15 @@ import warnings
 from dataclasses import replace
 from pathlib import Path
 
+from deltatune.checkpoint.foreign import CONFIG, TENSORS
 from deltatune.checkpoint.manifest import changed_files
+from deltatune.checkpoint.saved import OURS
 from deltatune.checkpoint.store import load_adapter
 from deltatune.core.devices import AUTO, computes_bfloat16, device_of
 from deltatune.core.model import AdaptedModel
 from deltatune.data.encode import Encoder
 from deltatune.errors import AdapterError
+from deltatune.files import sha256
 from deltatune.models.load import load_base
 from deltatune.recipe import Recipe
 from deltatune.recipe.given import Given
@@ -155,5 +158,15 @@ def attach(run: LoadedRun) -> None:
         AdapterError: It is damaged, or belongs to another base.
     """
     assert run.adapter is not None
-    folder = run.folder if run.result is None else delta_folder(run.folder)
-    load_adapter(run.model, folder, run.adapter, fingerprint=run.fingerprint)
+    load_adapter(run.model, _delta_of(run), run.adapter, fingerprint=run.fingerprint)
+
+
+def delta_digest(run: LoadedRun) -> str:
+    """What tells the files that `attach` reads from those of another delta; empty if there are none."""
+    folder = _delta_of(run)
+    names = (OURS,) if (folder / OURS).is_file() else (CONFIG, TENSORS)  # ours has the tensors' checksum
+    return " ".join(sha256(folder / name) for name in names if (folder / name).is_file())
+
+
+def _delta_of(run: LoadedRun) -> Path:
+    return run.folder if run.result is None else delta_folder(run.folder)

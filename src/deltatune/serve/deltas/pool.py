@@ -10,8 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from deltatune.core.model import AdaptedModel
-from deltatune.errors import nearest
-from deltatune.runs.load import attach, load_beside
+from deltatune.errors import AdapterError, nearest
+from deltatune.runs.load import attach, delta_digest, load_beside
 from deltatune.runs.loaded import LoadedRun
 from deltatune.serve.deltas.served import Served
 from deltatune.serve.refusal import Refusal
@@ -54,7 +54,7 @@ class Pool:
         self._tried: set[Served] = set()
         self._gone: list[Served] = []
         self._try_out = try_out
-        delta = Served(name, first, first.folder)
+        delta = Served(name, first, first.folder, digest=delta_digest(first))
         self._put(delta)
         self._attached[delta] = None
         if not first.base.new_modules:  # a head of random numbers answers nothing
@@ -137,13 +137,19 @@ class Pool:
             busy: Those that are in use, which stay.
 
         Raises:
-            DeltatuneError: Its files are gone or damaged.
+            DeltatuneError: Its files are gone, damaged or another delta's.
         """
         if served.run.adapter is None:
             return True
         if served in self._attached:
             self._attached[served] = self._attached.pop(served)
             return True
+        digest = delta_digest(served.run)
+        if served.digest not in (None, digest):  # its recipe, its classes and its trial are of the first
+            raise AdapterError(
+                f"the files of {served.name!r} were changed or removed since it was loaded.",
+                remedy="Start the server again; or remove the run and add it again.",
+            )
         while len(self._attached) >= self.most:
             idle = next((each for each in self._attached if each not in busy), None)
             if idle is None:
@@ -151,6 +157,7 @@ class Pool:
             self._detach(idle)
             self.evictions += 1
         attach(served.run)
+        served.digest = digest
         self._attached[served] = None
         self.loads += 1
         try:

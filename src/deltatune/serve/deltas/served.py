@@ -31,11 +31,21 @@ class Served:
     """Seconds since 1970."""
     bytes: int = 0
     """Of the delta's tensors."""
+    digest: str | None = None
+    """Of the delta's files, as they were when it was loaded first."""
 
     @property
     def task(self) -> Task:
         """What it does."""
         return TASKS.get(self.run.recipe.task)
+
+    @property
+    def chats(self) -> bool:
+        """Whether there is a template by which it answers conversations."""
+        template = self.run.recipe.data.chat_template
+        return self.task.continues and bool(
+            template or getattr(self.run.base.processor, "chat_template", None)
+        )
 
     @property
     def lane(self) -> str | None:

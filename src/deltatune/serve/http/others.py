@@ -101,11 +101,7 @@ def other_routes(desk: Desk, settings: Settings) -> APIRouter:
 
 
 def _card(pool: Pool, served: Served) -> dict[str, Any]:
-    template = served.run.recipe.data.chat_template or getattr(
-        served.run.base.processor, "chat_template", None
-    )
-    chats = served.task.continues and template is not None
-    return card(served, served.folder is None or pool.is_attached(served), chats)
+    return card(served, served.folder is None or pool.is_attached(served))
 
 
 def _memory(pool: Pool) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from typing import Any
 
 from deltatune.serve.deltas.served import Served
 from deltatune.serve.engine.sampling import Chosen
+from deltatune.serve.engine.text import BROKEN
 from deltatune.serve.engine.work import Written
 
 Decode = Callable[[Sequence[int]], str]
@@ -42,10 +43,8 @@ def usage(texts: Sequence[Written]) -> dict[str, int]:
     return {"prompt_tokens": read, "completion_tokens": written, "total_tokens": read + written}
 
 
-def chat_logprobs(tokens: Sequence[Chosen], decode: Decode) -> dict[str, Any] | None:
-    """Log-probabilities as a chat's answer has them; None if none were asked for."""
-    if any(chosen.logprob is None for chosen in tokens):
-        return None
+def chat_logprobs(tokens: Sequence[Chosen], decode: Decode) -> dict[str, Any]:
+    """Log-probabilities as a chat's answer has them."""
     content = [
         {
             **_token(chosen.token, chosen.logprob, decode),
@@ -56,10 +55,8 @@ def chat_logprobs(tokens: Sequence[Chosen], decode: Decode) -> dict[str, Any] | 
     return {"content": content, "refusal": None}
 
 
-def text_logprobs(tokens: Sequence[Chosen], decode: Decode, start: int) -> dict[str, Any] | None:
+def text_logprobs(tokens: Sequence[Chosen], decode: Decode, start: int) -> dict[str, Any]:
     """The same as a completion has them; `start` is the offset of the first token in the text."""
-    if any(chosen.logprob is None for chosen in tokens):
-        return None
     texts = [decode([chosen.token]) for chosen in tokens]
     offsets = [start + sum(map(len, texts[:place])) for place in range(len(texts))]
     top = [{decode([token]): _finite(value) for token, value in chosen.likeliest} for chosen in tokens]
@@ -73,7 +70,12 @@ def text_logprobs(tokens: Sequence[Chosen], decode: Decode, start: int) -> dict[
 
 def _token(token: int, logprob: float | None, decode: Decode) -> dict[str, Any]:
     text = decode([token])
-    return {"token": text, "logprob": _finite(logprob), "bytes": list(text.encode())}
+    known = BROKEN not in text  # a token may be a part of a character, which has no text
+    return {
+        "token": text,
+        "logprob": _finite(logprob),
+        "bytes": list(text.encode()) if known else None,
+    }
 
 
 def _finite(value: float | None) -> float:
@@ -93,7 +95,7 @@ def event(content: dict[str, Any] | str) -> str:
     return f"data: {content if isinstance(content, str) else json.dumps(content)}\n\n"
 
 
-def card(served: Served, attached: bool, chats: bool) -> dict[str, Any]:
+def card(served: Served, attached: bool) -> dict[str, Any]:
     """A model in the list of models; keys from `task` on are ours."""
     task, run = served.task, served.run
     return {
@@ -106,7 +108,7 @@ def card(served: Served, attached: bool, chats: bool) -> dict[str, Any]:
         "base": run.base.name,
         "reads": task.reads,
         "writes": task.writes_text,
-        "chats": chats,
+        "chats": served.chats,
         "labels": run.encoder.labels,
         "template": run.recipe.data.template if task.reads == "text" else None,
         "in_memory": attached,

@@ -12,7 +12,7 @@ from starlette.responses import Response
 
 from deltatune.serve.deltas.served import Served
 from deltatune.serve.engine.prompts import Prompt
-from deltatune.serve.engine.sampling import Sampling
+from deltatune.serve.engine.sampling import Chosen, Sampling
 from deltatune.serve.engine.work import Piece, Told, Writing, Written
 from deltatune.serve.http.desk import Desk, Future
 from deltatune.serve.http.errors import body_of
@@ -37,14 +37,13 @@ def text_routes(desk: Desk) -> APIRouter:
         texts = _Asked(desk, served, asked, asked.sampling(asked.likeliest))
         if asked.stream:
             head = Head("chat.completion.chunk", served.name)
-            choices = _chat_choices(desk.prompts.decoder(served))
-            return await texts.stream(prompt, head, choices)
+            return await texts.stream(prompt, head, _chat_choices(texts.chat_logprobs))
         [text] = await texts.whole(request, [prompt])
         choice = {
             "index": 0,
             "message": {"role": "assistant", "content": text.text, "refusal": None},
             "finish_reason": text.reason,
-            "logprobs": chat_logprobs(text.tokens, desk.prompts.decoder(served)),
+            "logprobs": texts.chat_logprobs(text.tokens),
         }
         return JSONResponse(Head("chat.completion", served.name).of([choice], usage=usage([text])))
 
@@ -58,20 +57,18 @@ def text_routes(desk: Desk) -> APIRouter:
                           field="prompt")  # fmt: skip
         prompts = [await desk.read(desk.prompts.raw, served, each, asked.max_tokens) for each in given]
         texts = _Asked(desk, served, asked, asked.sampling(asked.logprobs))
-        decode = desk.prompts.decoder(served)
         head = Head("text_completion", served.name)
         if asked.stream:
             if len(prompts) > 1:
                 raise Refusal("invalid", "a stream has one prompt.", field="prompt")
-            choices = _text_choices(decode)
-            return await texts.stream(prompts[0], head, choices)
+            return await texts.stream(prompts[0], head, _text_choices(texts.text_logprobs))
         written = await texts.whole(request, prompts)
         made = [
             {
                 "index": index,
                 "text": text.text,
                 "finish_reason": text.reason,
-                "logprobs": text_logprobs(text.tokens, decode, 0),
+                "logprobs": texts.text_logprobs(text.tokens, 0),
             }
             for index, text in enumerate(written)
         ]
@@ -103,6 +100,16 @@ class _Asked:
             strips=isinstance(self.asked, ChatRequest),
             in_pieces=in_pieces,
         )
+
+    def chat_logprobs(self, tokens: Sequence[Chosen]) -> dict[str, Any] | None:
+        """Log-probabilities of a chat; None if none are asked for."""
+        asked = self.sampling.likeliest is not None
+        return chat_logprobs(tokens, self.desk.prompts.decoder(self.served)) if asked else None
+
+    def text_logprobs(self, tokens: Sequence[Chosen], start: int) -> dict[str, Any] | None:
+        """The same of a completion, whose tokens begin at `start`."""
+        asked = self.sampling.likeliest is not None
+        return text_logprobs(tokens, self.desk.prompts.decoder(self.served), start) if asked else None
 
     async def whole(self, request: Request, prompts: Sequence[Prompt]) -> list[Written]:
         """Texts as wholes."""
@@ -149,7 +156,7 @@ class _Asked:
             await pieces.aclose()
 
 
-def _chat_choices(decode: Callable[[Sequence[int]], str]) -> Choices:
+def _chat_choices(logprobs_of: Callable[[Sequence[Chosen]], dict[str, Any] | None]) -> Choices:
     """A piece as choices of a chat; the end of a text is one of its own."""
 
     def choices(piece: Piece | Written) -> list[dict[str, Any]]:
@@ -157,7 +164,7 @@ def _chat_choices(decode: Callable[[Sequence[int]], str]) -> Choices:
         made: list[dict[str, Any]] = []
         if told.text or told.tokens:
             made.append({"index": 0, "delta": {"content": told.text}, "finish_reason": None,
-                         "logprobs": chat_logprobs(told.tokens, decode)})  # fmt: skip
+                         "logprobs": logprobs_of(told.tokens)})  # fmt: skip
         if isinstance(piece, Written):
             made.append({"index": 0, "delta": {}, "finish_reason": piece.reason, "logprobs": None})
         return made
@@ -165,7 +172,7 @@ def _chat_choices(decode: Callable[[Sequence[int]], str]) -> Choices:
     return choices
 
 
-def _text_choices(decode: Callable[[Sequence[int]], str]) -> Choices:
+def _text_choices(logprobs_of: Callable[[Sequence[Chosen], int], dict[str, Any] | None]) -> Choices:
     """A piece as choices of a completion."""
     offset = 0
 
@@ -173,7 +180,7 @@ def _text_choices(decode: Callable[[Sequence[int]], str]) -> Choices:
         nonlocal offset
         told = piece.tail if isinstance(piece, Written) else piece
         reason = piece.reason if isinstance(piece, Written) else None
-        logprobs = text_logprobs(told.tokens, decode, offset)
+        logprobs = logprobs_of(told.tokens, offset)
         offset += len(told.text)
         return [{"index": 0, "text": told.text, "finish_reason": reason, "logprobs": logprobs}]
 

@@ -38,8 +38,6 @@ def about(served: Served) -> dict[str, Any]:
     """What the page must know of a model: what it reads, and how it is asked."""
     run, task = served.run, served.task
     spec = run.recipe.data
-    chat_template = spec.chat_template or getattr(run.base.processor, "chat_template", None)
-    chats = task.continues and chat_template is not None
     most = run.recipe.evaluation.max_new_tokens
     return {
         "id": served.name,
@@ -49,10 +47,10 @@ def about(served: Served) -> dict[str, Any]:
         "task": task.name,
         "reads": task.reads,
         "writes": task.writes_text,
-        "chats": chats,
+        "chats": served.chats,
         "fields": fields(spec) if task.reads == "text" else [],
         "template": spec.template if spec.template != CHAT else "{input}",
-        "most": max(most, MOST_TOLD) if chats else most,
+        "most": max(most, MOST_TOLD) if served.chats else most,
     }
 
 
