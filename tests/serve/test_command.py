@@ -34,6 +34,14 @@ def test_what_cannot_start_is_said(run: Callable, runs: dict[str, Path]) -> None
     with socket.create_server(("127.0.0.1", 0)) as taken:
         done = run("serve", runs["lora"], "--port", taken.getsockname()[1])
     assert (done.code, "cannot listen at 127.0.0.1" in done.err) == (2, True)
+    for option, value in (
+        ("--token", ""),
+        ("--token", "two words"),
+        ("--timeout", "nan"),
+        ("--grace", "inf"),
+    ):
+        done = run("serve", runs["lora"], "--port", 0, option, value)
+        assert (done.code, option in done.err) == (2, True), done.err
     done = run("serve", runs["lora"].parent)
     assert (done.code, "is no finished run" in done.err) == (2, True)
 

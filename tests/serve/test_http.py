@@ -52,6 +52,7 @@ def test_a_chat_says_what_predict_says(client: openai.OpenAI, runs: dict[str, Pa
         )
         text = "".join(c.choices[0].delta.content or "" for c in chunks if c.choices)
         assert text == expected.prediction
+        assert all(choice.logprobs is None for chunk in chunks for choice in chunk.choices)
         assert chunks[-1].usage == answer.usage
         assert [c.choices[0].finish_reason for c in chunks if c.choices][-1] == choice.finish_reason
         predicted = client.post("/../predict", body={"model": name, "input": TEXT}, cast_to=object)
@@ -93,8 +94,11 @@ def test_an_answer_ends_before_what_it_shall_stop_at(client: openai.OpenAI) -> N
     for way in ways:
         answer = client.completions.create(model="lora", prompt=TEXT, max_tokens=40, stop=way)
         assert (answer.choices[0].text, answer.choices[0].finish_reason) == (cut, "stop")
-        pieces = client.completions.create(model="lora", prompt=TEXT, max_tokens=40, stop=way, stream=True)
+        pieces = list(
+            client.completions.create(model="lora", prompt=TEXT, max_tokens=40, stop=way, stream=True)
+        )
         assert "".join(piece.choices[0].text for piece in pieces) == cut
+        assert all(piece.choices[0].logprobs is None for piece in pieces)
 
 
 def post(place: Place, path: str, **body: Any) -> httpx.Response:
@@ -117,6 +121,7 @@ REFUSED: dict[str, tuple[str, Any, int, str]] = {
     "hot": (CHAT, {"model": "lora", "messages": ASK, "temperature": 1e9}, 400, "invalid"),
     "an empty stop": (CHAT, {"model": "lora", "messages": ASK, "stop": ""}, 400, "invalid"),
     "many tokens": (CHAT, {"model": "lora", "messages": ASK, "max_tokens": 10**6}, 400, "invalid"),
+    "more texts than may wait": ("/v1/completions", {"model": "lora", "prompt": ["a"] * 17}, 400, "invalid"),
     "very many": (CHAT, {"model": "lora", "messages": ASK, "max_tokens": 10**40}, 400, "invalid"),
     "a long text": (CHAT, {"model": "lora", "messages": [{"role": "user", "content": "word " * 900}]},
                     400, "invalid"),
@@ -223,10 +228,11 @@ def test_without_the_token_nothing_is_told(engine: Engine) -> None:
     for path in ("/v1/models", "/playground/models", "/metrics", "/admin/deltas", "/no/such/path"):
         answer = app.get(path)
         assert (answer.status_code, answer.headers["WWW-Authenticate"]) == (401, "Bearer")
-        for wrong in ("Bearer sesam", "Bearer ", "sesame1", "Bearer s\xe9same"):
+        for wrong in ("Bearer sesam", "Bearer ", "sesame1", "sesame", "Basic sesame", "Bearer s\xe9same"):
             given = {"Authorization": wrong.encode("latin-1")}
             assert app.get(path, headers=given).status_code == 401  # type: ignore[arg-type]
-    assert app.get("/v1/models", headers={"Authorization": "Bearer sesame"}).status_code == 200
+    for right in ("Bearer sesame", "bearer sesame"):  # a scheme is written in any case
+        assert app.get("/v1/models", headers={"Authorization": right}).status_code == 200
 
 
 def test_a_body_that_grows_beyond_the_limit_is_not_kept(engine: Engine) -> None:

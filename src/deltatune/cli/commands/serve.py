@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import ipaddress
+import math
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -114,6 +115,7 @@ def serve(
         raise DeltatuneError(
             f"the package {missing[0]} is not installed.", remedy='Install "deltatune[serve]".'
         )
+    _require_usable(token, timeout, grace)
     from deltatune.recipe.given import Given
     from deltatune.serve.deltas.opening import named, open_pool, require_one_base
 
@@ -130,7 +132,7 @@ def serve(
     from deltatune.serve.http.settings import Settings
 
     limits = Limits(rows=batch, queue=queue, tokens=tokens, seconds=timeout, body=body << 20)
-    settings = Settings(host, port, token or None, tuple(allow_host or ()), folder, grace, log, limits)
+    settings = Settings(host, port, token, tuple(allow_host or ()), folder, grace, log, limits)
     _warn(settings)
     sock = bind(settings)
     where = _where(host, sock.getsockname()[1])
@@ -153,6 +155,23 @@ def serve(
 def _where(host: str, port: int) -> str:
     shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
     return f"http://{shown}:{port}"
+
+
+def _require_usable(token: str | None, timeout: float, grace: float) -> None:
+    """Refuse what no request could bring, and seconds that never end.
+
+    Raises:
+        DeltatuneError: A value is such.
+    """
+    if token is not None and (not token.isascii() or not token.isprintable() or token.split() != [token]):
+        raise DeltatuneError(
+            "it is empty, or has blanks or characters beyond ASCII.",
+            field="--token",
+            remedy="Choose another one; without the option, none is needed to ask.",
+        )
+    for name, seconds in (("--timeout", timeout), ("--grace", grace)):
+        if not math.isfinite(seconds):
+            raise DeltatuneError(f"{seconds} is no number of seconds.", field=name, remedy="Write 120.")
 
 
 def _warn(settings: Any) -> None:
@@ -198,13 +217,13 @@ def _greet(pool: Pool, where: str, has_token: bool, as_json: bool) -> None:
     apart = [served.name for served in pool.served if not served.mixes]
     if apart:
         output.line(f"In batches of their own, since they cannot share one: {', '.join(apart)}", "dim")
-    if first.task.continues:
+    if first.chats:
         path, said = "v1/chat/completions", '"messages": [{"role": "user", "content": "Hello"}]'
     else:
         path, said = "predict", '"input": "..."'
     output.line(f"\n  curl {where}/{path} -H 'Content-Type: application/json'{header} \\")
     output.line(f'    -d \'{{"model": "{first.name}", {said}}}\'')
-    if first.task.continues:
+    if first.chats:
         key = 'os.environ["DELTATUNE_TOKEN"]' if has_token else '"none"'
         output.line(f'\n  client = openai.OpenAI(base_url="{where}/v1", api_key={key})')
         output.line(f'  client.chat.completions.create(model="{first.name}", messages=[...])')

@@ -95,6 +95,9 @@ class Engine:
         """
         if self._stopping:
             raise Refusal("stopping", "the server is stopping.")
+        if count > self.limits.queue:
+            what = f"it has {count} texts to write, and {self.limits.queue} may wait."
+            raise Refusal("invalid", what, remedy="Send several requests.")
         if self.waiting + count > self.limits.queue:
             what = f"{self.waiting} requests wait already, and {self.limits.queue} may."
             raise Refusal("busy", what, remedy="Try again in a moment.")

@@ -102,8 +102,9 @@ class Guard:
             raise Refusal("forbidden", "pages of other origins are not answered.")
         token = self._settings.token
         if token is not None and scope["path"] not in self._open:
-            given = headers.get("authorization", "").removeprefix("Bearer ").strip()
-            if not hmac.compare_digest(given.encode(), token.encode()):
+            scheme, _, given = headers.get("authorization", "").partition(" ")
+            known = hmac.compare_digest(given.strip().encode(), token.encode())
+            if scheme.lower() != "bearer" or not known:
                 raise Refusal("unauthorized", "it needs the header Authorization: Bearer TOKEN.")
         length = headers.get("content-length", "0")
         if not length.isdecimal() or int(length[:20]) > self._settings.limits.body:
