@@ -28,8 +28,8 @@ from deltatune.training.given.shared_run import own_folder
 
 SERVED = multiprocessing.get_context("forkserver")  # a process that never had threads is what may be forked
 SERVED.set_forkserver_preload(["deltatune.training", "deltatune.evaluation", "deltatune.runs"])
-FEW = ("adalora", "prefix", "hard_prompt", "diff_pruning")
-"""Methods whose steps differ most: a schedule, keys and values, a discrete search, a penalty."""
+FEW = ("adalora", "diff_pruning")
+"""Methods whose steps differ most: a schedule with gradients of its own, and a penalty."""
 
 
 def several(count: int, work: Callable[..., Any], *arguments: Any) -> list[Any]:
