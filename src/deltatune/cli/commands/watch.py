@@ -86,6 +86,7 @@ def _print(folder: Path, *, as_json: bool) -> None:
         name = " ".join(filter(None, (run["name"], run["variant"])))
         seed = f"seed {run['seed']}" if run["seed"] is not None else ""
         left = units.duration(roughly(run["seconds_left"])) + " left" if run["seconds_left"] else ""
-        output.line("  ".join(filter(None, (f"{run['phase']:<11}", name, seed, steps, left, run["error"]))))
+        line = "  ".join(filter(None, (f"{run['phase']:<11}", name, seed, steps, left, run["error"])))
+        output.line(line.replace("\n", r"\n"))  # a stranger's folder could write lines of its own
     if waiting := Counter(run["name"] for run in found["runs"] if run["phase"] == "waiting"):
         output.line(f"to come      {', '.join(f'{count} {name}' for name, count in waiting.items())}")
