@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from deltatune.errors import DeltatuneError
 from deltatune.exporting.ollama import Modelfile, Turn, Turns, literal, prompt_template, quoted, turns_of
+from deltatune.exporting.target import named_for_others
 
 INSTRUCTIONS = ("FROM", "PARAMETER", "TEMPLATE", "SYSTEM", "ADAPTER", "LICENSE", "MESSAGE", "REQUIRES")
 CHATML = (
@@ -214,3 +215,9 @@ def test_quotes_that_would_end_a_value_are_refused() -> None:
 def test_a_template_of_one_column_becomes_the_prompt() -> None:
     assert prompt_template("Title of {{{text}}}:") == 'Title of {{ "{" }}{{ .Prompt }}{{ "}" }}:'
     assert prompt_template("{a} and {b}") is None
+
+
+def test_a_file_for_others_does_not_tell_where_its_base_lies() -> None:
+    assert named_for_others("/home/ada/secret/tiny-llama") == "tiny-llama"
+    assert named_for_others("~/models/tiny-llama") == "tiny-llama"
+    assert named_for_others("google-t5/t5-small") == "google-t5/t5-small"

@@ -14,6 +14,7 @@ from typing import Any
 
 from deltatune.data.chat import chat_template
 from deltatune.errors import DeltatuneError
+from deltatune.exporting.target import named_for_others
 from deltatune.printable import printable
 from deltatune.recipe.sections import CHAT
 from deltatune.recipe.templates import fill_template, template_fields
@@ -215,7 +216,7 @@ def modelfile_of(
         adapter: The file of a LoRA.
     """
     task, spec = TASKS.get(loaded.recipe.task), loaded.recipe.data
-    about = [f"deltatune: {loaded.name} ({loaded.method}) on {loaded.base.name}"]
+    about = [f"deltatune: {loaded.name} ({loaded.method}) on {named_for_others(loaded.base.name)}"]
     if task.embeds:
         return Modelfile(source, adapter, comments=about), []
     if not task.writes_text:

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 from deltatune.checkpoint.folders import atomic_folder
 from deltatune.core.devices import AUTO
 from deltatune.files import write_json
+from deltatune.models.bundled import public_name
 from deltatune.observer import Observer, Silent
 from deltatune.recipe.given import Given
 from deltatune.results import SCHEMA, Exported
@@ -103,6 +104,12 @@ class Target(Protocol):
             DeltatuneError: The run cannot be loaded, or the folder cannot be written.
         """
         ...
+
+
+def named_for_others(base: str) -> str:
+    """A base's name in a file that is passed on: of a folder of this machine its last part alone."""
+    name = public_name(base)
+    return Path(name).name if Path(name).expanduser().is_absolute() else name
 
 
 def write_result(folder: Path, done: Exported) -> None:

@@ -19,9 +19,8 @@ from deltatune.exporting.lora import KEPT, planned
 from deltatune.exporting.low_rank import LowRank, attach, low_rank
 from deltatune.exporting.measure import Outputs, kept_metric
 from deltatune.exporting.ollama import modelfile_of
-from deltatune.exporting.target import Job, Target, write_result
+from deltatune.exporting.target import Job, Target, named_for_others, write_result
 from deltatune.files import write_text
-from deltatune.models.bundled import public_name
 from deltatune.results import Exported, KeptMetric
 from deltatune.runs.proof import proof_of
 from deltatune.training.proof.equal_logits import Logits
@@ -47,14 +46,14 @@ class GgufLora:
         stored_factors(config, class_name, made.factors)
         modelfile, notes = modelfile_of(loaded, "./base.gguf", adapter=f"./{FILE}")
         done = planned(job, "gguf-lora", loaded, made)
-        base = public_name(loaded.base.name)
+        base = named_for_others(loaded.base.name)
         belongs = f"It belongs to a GGUF file of {base}, of any type."
         done.notes.extend([*warnings, *notes, belongs])
         done.details["dtype"] = kind
         if job.dry_run:
             return done
         with job.folder() as folder:
-            name = f"{loaded.base.name} {loaded.name}"
+            name = f"{base} {loaded.name}"
             write_adapter(config, class_name, made.factors, folder / FILE, name=name, base=base, kind=kind)
             if modelfile is not None:
                 write_text(folder / MODELFILE, modelfile.text())

@@ -30,9 +30,8 @@ from deltatune.exporting.gguf.model import (
 )
 from deltatune.exporting.measure import Outputs
 from deltatune.exporting.ollama import Modelfile, modelfile_of
-from deltatune.exporting.target import Job, Target, write_result
+from deltatune.exporting.target import Job, Target, named_for_others, write_result
 from deltatune.files import write_text
-from deltatune.models.bundled import public_name
 from deltatune.models.quiet import quiet
 from deltatune.results import Exported
 from deltatune.runs.loaded import LoadedRun
@@ -133,7 +132,7 @@ def plan_of(loaded: LoadedRun) -> Plan:
         loaded.base.processor.chat_template = template
     about = About(
         name=f"{Path(loaded.base.name).name} {loaded.name}",
-        base=public_name(loaded.base.name),
+        base=named_for_others(loaded.base.name),
         pooling=loaded.base.pooling if task.embeds else None,
         labels=loaded.labels or (),
     )
