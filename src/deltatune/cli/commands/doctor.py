@@ -55,7 +55,7 @@ def _facts(found: Diagnosis) -> dict[str, str]:
     if found.speed is not None:
         float32, bfloat16 = (rate / 1e9 for rate in (found.speed.float32, found.speed.bfloat16))
         facts["speed"] = f"{float32:,.0f} GFLOP/s in float32, {bfloat16:,.0f} in bfloat16"
-    facts["Hugging Face Hub"] = "switched off" if found.offline else "on"
+    facts["Hugging Face Hub"] = "switched off" if found.offline else "not switched off"
     facts["versions"] = ", ".join(f"{name} {version}" for name, version in _shown(found.versions))
     facts["optional parts"] = ", ".join(part.name for part in found.extras if not part.missing) or "none"
     return facts

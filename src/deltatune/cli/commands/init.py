@@ -111,9 +111,9 @@ def _init(
         _require_free(out, force=force)
     from deltatune import files
     from deltatune.starting.propose import Named
-    from deltatune.starting.sketch import looked, proposal_of, sketch
+    from deltatune.starting.sketch import proposal_of, sketch
 
-    look = looked(data) if data is not None else _ask_for_data()
+    look = _ask_for_data() if data is None else _looked(data, quiet=quiet or as_json)
     named = Named(read, target)
     if asking:
         _show(look)
@@ -196,6 +196,14 @@ def _ask_for_data() -> Look:
             return looked(name)
         except DeltatuneError as error:
             output.error(output.describe(error))
+
+
+def _looked(data: str, *, quiet: bool) -> Look:
+    from deltatune.starting.sketch import looked
+
+    with watching(quiet=quiet) as observer:
+        observer.stage(f"Looking at {data}")
+        return looked(data)
 
 
 def _show(look: Look) -> None:

@@ -136,7 +136,9 @@ def serve(
     _warn(settings)
     sock = bind(settings)
     where = _where(host, sock.getsockname()[1])
-    output.stderr().print(output.text(f"Loading {names[0].base} and {len(names)} deltas", "dim"))
+    output.stderr().print(
+        output.text(f"Loading {names[0].base} and {len(names)} delta{'s' if len(names) > 1 else ''}", "dim")
+    )
 
     def ready(pool: Pool) -> None:
         _greet(pool, where, settings.token is not None, as_json)

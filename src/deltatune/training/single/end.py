@@ -121,12 +121,12 @@ def _threshold(run: Run) -> float | None:
 def _evaluate(run: Run, progress: Progress, threshold: float | None) -> tuple[Evaluation, dict[str, float]]:
     """The test rows, once; and the validation rows' loss for runs that did not measure it."""
     task, data = f"Evaluating {run.entry.name}", run.data.dataset
-    run.observer.start(task, 2 * len(data.test))
+    run.observer.start(task, len(data.test))
     shown = 0
 
     def advance(done: int, total: int) -> None:
         nonlocal shown
-        reached = round(done / total * 2 * len(data.test))
+        reached = round(done / total * len(data.test))
         run.observer.advance(task, reached - shown)
         shown = reached
 
