@@ -117,7 +117,8 @@ def _loss_explained() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:  # of gloo, NCCL and the store alike
+        said = str(error).splitlines()[0].partition(". This is typically")[0]  # gloo goes on with guesses
         raise TrainingError(
-            f"process {rank()} of this launch lost the others ({str(error).splitlines()[0]}).",
+            f"process {rank()} of this launch lost the others ({said}).",
             remedy="One of them has ended, and says why. The same command with --resume continues the run.",
         ) from error

@@ -82,7 +82,7 @@ def kept_metric(loaded: LoadedRun, most: int | None, observer: Observer) -> Kept
             raise DataError("the adapter names none.")
         dataset = load_data(loaded.recipe.data, loaded.recipe.task)
     except DataError as error:
-        return f"The run's metric could not be measured: there are no test rows ({error.what})."
+        return f"The run's metric could not be measured: there are no test rows ({error.what.rstrip('.')})."
     rows = dataset.test[:most]
     if not rows:
         return "The run's metric could not be measured: there are no test rows."
