@@ -230,3 +230,11 @@ def test_evaluation_is_shared(make_recipe, tmp_path):
     alone = evaluated(0, tmp_path / "run")
     first, second = several(2, evaluated, tmp_path / "run")
     assert first == second == alone
+
+
+def test_a_folder_that_is_refused_is_so_by_the_first(make_recipe, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "result.json").write_text("a letter")
+    first, second = several(2, train, make_recipe(methods=["lora"]), tmp_path / "run")
+    assert str(tmp_path / "run") in first
+    assert second == "TrainingError: process 0 of this launch cannot begin the run, and says why."

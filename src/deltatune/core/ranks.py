@@ -20,6 +20,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from deltatune.core.devices import ran_out
 from deltatune.errors import TrainingError
 from deltatune.launched import processes, rank
 
@@ -117,6 +118,8 @@ def _loss_explained() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:  # of gloo, NCCL and the store alike
+        if ran_out(error):
+            raise
         said = str(error).splitlines()[0].partition(". This is typically")[0]  # gloo goes on with guesses
         raise TrainingError(
             f"process {rank()} of this launch lost the others ({said}).",

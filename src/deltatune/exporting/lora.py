@@ -152,6 +152,12 @@ def _notes(loaded: LoadedRun, made: LowRank) -> list[str]:
             "the LoRA belongs to the base quantized in this way; on the base as it was before it is off by "
             "what quantizing lost."
         )
+    kept_as = str(next(loaded.model.base.parameters()).dtype).removeprefix("torch.")
+    if not formats and kept_as != "float32" and loaded.method == "full":
+        notes.append(
+            f"The run had its base's weights in {kept_as}, and the update is that of these. On a base "
+            "whose weights are kept in float32 the LoRA is off by what that rounded."
+        )
     if made.changes.biases:
         notes.append(
             "Biases are in the file. peft writes them into the base when it loads the file, and does not "

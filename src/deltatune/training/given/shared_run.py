@@ -5,16 +5,19 @@ from __future__ import annotations
 import contextlib
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 from deltatune.checkpoint.manifest import NAME as MANIFEST
 from deltatune.core.ranks import Ranks
-from deltatune.errors import RecipeError
+from deltatune.errors import DeltatuneError, RecipeError, TrainingError
 from deltatune.launched import processes
 from deltatune.observer import Observer
 from deltatune.recipe.schema import MethodEntry, TrainSpec
 from deltatune.training.given.folder import CHECKPOINTS, WRITES
+
+Opened = TypeVar("Opened")
 
 
 def require_shareable(entry: MethodEntry) -> None:
@@ -51,6 +54,33 @@ def warn_of_idle(spec: TrainSpec, group: Ranks, observer: Observer) -> None:
             f"{group.count} processes: {group.count - parts} of them have nothing to do. Set "
             f"train.micro_batch_size={max(1, spec.batch_size // group.count)}."
         )
+
+
+def begin_alike(group: Ranks, work: Callable[[], Opened], close: Callable[[Opened], None]) -> Opened:
+    """Begin on all ranks or on none: the first one's reason is the one that counts.
+
+    Args:
+        group: The ranks.
+        work: Begins here.
+        close: Undoes it, where another could not begin.
+
+    Raises:
+        DeltatuneError: It cannot begin here, or another rank says why it cannot.
+    """
+    failure: DeltatuneError | None = None
+    begun: list[Opened] = []
+    try:
+        begun = [work()]
+    except DeltatuneError as error:
+        failure = error
+    failed = [place for place, fails in enumerate(group.gather(failure is not None)) if fails]
+    if failure is not None and (group.first or not failed or failed[0] != 0):
+        raise failure  # of others the folder in the message is a copy
+    if failed:
+        for opened in begun:
+            close(opened)
+        raise TrainingError(f"process {failed[0]} of this launch cannot begin the run, and says why.")
+    return begun[0]
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ from deltatune.recipe.schema import MethodEntry, Recipe
 from deltatune.results import PausedRun, RunResult
 from deltatune.training.given.context import Context
 from deltatune.training.given.machine import deterministic, fast_cpu
-from deltatune.training.given.shared_run import own_folder, require_shareable, warn_of_idle
+from deltatune.training.given.shared_run import begin_alike, own_folder, require_shareable, warn_of_idle
 from deltatune.training.loop.steps import Progress
 from deltatune.training.loop.trainer import Pause
 from deltatune.training.single.begin import begin
@@ -56,8 +56,12 @@ def run(
     with joined(device_of(recipe.device)) as group, own_folder(group, out) as mine:
         heard = observer if group.first else Silent()
         warn_of_idle(entry.train, group, heard)
-        opened = open_run(
-            recipe, entry, seed, mine, resume=resume, overwrite=overwrite, observer=heard, context=context
+        opened = begin_alike(
+            group,
+            lambda: open_run(
+                recipe, entry, seed, mine, resume=resume, overwrite=overwrite, observer=heard, context=context
+            ),
+            lambda begun: None if isinstance(begun, RunResult) else begun.close(),
         )
         if isinstance(opened, RunResult):
             return opened
