@@ -83,3 +83,38 @@ def test_it_ends_when_what_runs_is_finished(runs: dict[str, Path]) -> None:
     assert process.wait(30) == 0
     with pytest.raises(httpx.ConnectError):
         httpx.get(f"{url}/health")
+
+
+@pytest.mark.slow
+def test_a_stream_that_outlasts_the_grace_is_told_so(runs: dict[str, Path]) -> None:
+    command = [sys.executable, "-m", "deltatune", "serve", str(runs["lora"]), "--port", "0", "--grace", "0.2"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stderr is not None
+    url = process.stdout.readline().split()[2].rstrip(":")
+    # More prompts than rows of a pass: some still wait, however fast this machine is.
+    body = {"model": "lora", "prompt": ["a"] * 64, "max_tokens": 200, "temperature": 5.0}
+    answers: list[httpx.Response] = []
+
+    def ask() -> None:
+        answers.append(httpx.post(f"{url}/v1/completions", json=body, timeout=30))
+
+    def read() -> None:
+        single = body | {"prompt": "a", "stream": True}
+        with httpx.stream("POST", f"{url}/v1/completions", json=single, timeout=30) as stream:
+            answers.append(stream)
+            stream.read()
+
+    threads = [threading.Thread(target=each) for each in (ask, ask, ask, read)]
+    for thread in threads:
+        thread.start()
+        time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    started = time.monotonic()
+    assert process.wait(30) == 0
+    assert time.monotonic() - started < 3
+    for thread in threads:
+        thread.join(10)
+    assert len(answers) == 4
+    assert all("stopping" in answer.text for answer in answers[-2:]), [answer.text for answer in answers]
+    assert "Traceback" not in process.stderr.read()

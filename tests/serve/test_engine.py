@@ -140,7 +140,7 @@ def test_what_is_drawn_depends_on_the_seed_and_not_on_the_batch(engine: Engine) 
 
 
 def test_deltas_beyond_the_limit_come_back_when_they_are_wanted(
-    runs: dict[str, Path], tmp_path: Path
+    runs: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     lora = shutil.copytree(runs["lora"], tmp_path / "lora")
     small = opened(runs | {"lora": lora}, most=2, rows=4)
@@ -159,6 +159,17 @@ def test_deltas_beyond_the_limit_come_back_when_they_are_wanted(
             small.submit(work := writing(small, "lora", prompt(small, "lora", "a", 2)))
             assert "were changed or removed" in work.tell.last().what
             shutil.copytree(runs["full"] / "adapter", lora / "adapter", dirs_exist_ok=True)
+        file = runs["prompt"] / "adapter" / "adapter_model.safetensors"
+        content = file.read_bytes()
+        for name in ("prefix", "full"):  # so that another must be loaded
+            assert small.call(lambda pool, name=name: pool.want(pool.get(name))).result()
+        try:
+            file.write_bytes(content[:-4])
+            small.submit(work := writing(small, "prompt", prompt(small, "prompt", "a", 2)))
+            assert work.tell.last().what == "the delta 'prompt' cannot be loaded."
+            assert "adapter_model.safetensors" in capsys.readouterr().err
+        finally:
+            file.write_bytes(content)
     finally:
         small.stop()
 

@@ -25,7 +25,8 @@ from deltatune.serve.http import server
 from deltatune.serve.http.app import build_app
 from deltatune.serve.http.metrics import Metrics
 from deltatune.serve.http.settings import Settings
-from tests.serve.asking import held, writing
+from deltatune.serve.refusal import Refusal
+from tests.serve.asking import held, opened, writing
 from tests.serve.conftest import Place
 from tests.serve.test_engine import prompt
 
@@ -119,13 +120,15 @@ REFUSED: dict[str, tuple[str, Any, int, str]] = {
     "two answers": (CHAT, {"model": "lora", "messages": ASK, "n": 2}, 400, "invalid"),
     "a penalty": (CHAT, {"model": "lora", "messages": ASK, "presence_penalty": 1}, 400, "invalid"),
     "tools": (CHAT, {"model": "lora", "messages": ASK, "tools": [{}]}, 400, "invalid"),
+    "a tool's call": (CHAT, {"model": "lora", "messages": ASK, "tool_choice": "required"}, 400, "invalid"),
+    "speech": (CHAT, {"model": "lora", "messages": ASK, "modalities": ["audio"]}, 400, "invalid"),
     "hot": (CHAT, {"model": "lora", "messages": ASK, "temperature": 1e9}, 400, "invalid"),
     "an empty stop": (CHAT, {"model": "lora", "messages": ASK, "stop": ""}, 400, "invalid"),
     "many tokens": (CHAT, {"model": "lora", "messages": ASK, "max_tokens": 10**6}, 400, "invalid"),
     "more texts than may wait": ("/v1/completions", {"model": "lora", "prompt": ["a"] * 17}, 400, "invalid"),
     "very many": (CHAT, {"model": "lora", "messages": ASK, "max_tokens": 10**40}, 400, "invalid"),
     "a long text": (CHAT, {"model": "lora", "messages": [{"role": "user", "content": "word " * 900}]},
-                    400, "invalid"),
+                    400, "context_length_exceeded"),
     "a longer text": ("/v1/completions", {"model": "lora", "prompt": "word " * 900}, 400,
                       "context_length_exceeded"),
     "an endless text": ("/v1/completions", {"model": "lora", "prompt": "a" * 10**6}, 400,
@@ -173,8 +176,9 @@ def test_bodies_that_are_none(place: Place, case: str) -> None:
 def test_clients_raise_what_they_know(place: Place, client: openai.OpenAI) -> None:
     with pytest.raises(openai.NotFoundError, match="there is no 'nobody' here"):
         client.chat.completions.create(model="nobody", messages=ASK)
-    with pytest.raises(openai.BadRequestError, match="n: 2 is not offered here"):
+    with pytest.raises(openai.BadRequestError, match="n: 2 is not offered here") as refused:
         client.chat.completions.create(model="lora", messages=ASK, n=2)
+    assert (refused.value.param, "record" in str(refused.value)) == ("n", False)
     works = [writing(place.engine, "lora", prompt(place.engine, "lora", "a", 1)) for _ in range(16)]
     with held(place.engine):
         place.engine.submit(*works)
@@ -182,6 +186,19 @@ def test_clients_raise_what_they_know(place: Place, client: openai.OpenAI) -> No
             client.chat.completions.create(model="lora", messages=ASK)
         assert busy.value.response.headers["Retry-After"] == "1"
     [work.tell.last() for work in works]
+
+
+def test_what_is_not_finished_when_it_ends_is_told_so(runs: dict[str, Path]) -> None:
+    engine = opened({"lora": runs["lora"]})
+    with held(engine):
+        works = [writing(engine, "lora", prompt(engine, "lora", "a", 200)) for _ in range(2)]
+        engine.submit(*works)
+        engine.end()
+    for work in works:
+        told = work.tell.last()
+        assert isinstance(told, Refusal)
+        assert told.reason == "stopping"
+    engine.stop()
 
 
 def test_bad_lines_of_predict_stand_in_their_places(place: Place) -> None:
@@ -296,9 +313,17 @@ def test_the_row_of_who_leaves_is_given_up(place: Place, monkeypatch: pytest.Mon
         next(stream.iter_lines())
         assert place.engine.active == 1
     _until_idle(place.engine)
-    with pytest.raises(httpx.ReadTimeout), held(place.engine):
-        httpx.post(f"{place.url}/v1/completions", json=body, timeout=0.1)
-    _until_idle(place.engine)
+    for more in ({}, {"stream": True}):  # before anything is told
+        works: set[bool] = set()
+        with held(place.engine):
+            with pytest.raises(httpx.ReadTimeout):
+                httpx.post(f"{place.url}/v1/completions", json={**body, **more}, timeout=0.1)
+            until = time.monotonic() + 2
+            while True not in works and time.monotonic() < until:
+                works = {work.cancelled for work in place.engine._queue}
+                time.sleep(0.005)
+        assert works == {True}
+        _until_idle(place.engine)
 
 
 def _until_idle(engine: Engine) -> None:

@@ -10,9 +10,12 @@ import pytest
 from starlette.testclient import TestClient
 
 import deltatune as dt
+from deltatune.data.encode import Encoded, EncodeReport
+from deltatune.data.rows import Row
 from deltatune.runs.asking import line_of
 from deltatune.serve.engine.engine import Engine
 from deltatune.serve.http.app import build_app
+from deltatune.serve.http.desk import _in_passes
 from deltatune.serve.http.metrics import Metrics
 from deltatune.serve.http.settings import Settings
 from deltatune.testing.folders import save_tiny
@@ -52,6 +55,15 @@ def test_vectors(tmp_path: Path) -> None:
         assert http.post("/v1/completions", json={"model": "a", "prompt": "x"}).status_code == 400
     finally:
         engine.stop()
+
+
+def test_no_pass_has_more_rows_than_it_may() -> None:
+    encoded = Encoded([{"input_ids": [n]} for n in range(5)], [1] * 5, EncodeReport(0, 0, 0, 0))
+    rows = [Row(str(n), "", "", {}) for n in range(5)]
+    parts = list(_in_passes(rows, encoded, 2))
+    assert [[row.id for row in part] for part, _ in parts] == [["0", "1"], ["2", "3"], ["4"]]
+    assert [feature for _, part in parts for feature in part.features] == encoded.features
+    assert [part.lengths for _, part in parts] == [[1, 1], [1, 1], [1]]
 
 
 @pytest.mark.slow

@@ -38,6 +38,10 @@ _PLAIN = (
 Span = tuple[int, int]
 
 
+class LongTurnError(DataError):
+    """The last turn of a conversation has more tokens than are read."""
+
+
 class Chat(NamedTuple):
     """A conversation as tokens."""
 
@@ -157,7 +161,8 @@ class Chats:
         """Write what is to be answered, which an answer at the end is not; say whether turns were left out.
 
         Raises:
-            DataError: The template refuses it, or its last turn alone is too long.
+            LongTurnError: Its last turn alone is too long.
+            DataError: The template refuses it.
         """
         whole = asked(_conversation(row))
 
@@ -166,7 +171,7 @@ class Chats:
 
         talk, count = fitting(whole, limit, lambda talk: len(ids(talk)))
         if count > limit:
-            raise DataError(
+            raise LongTurnError(
                 f"has {count:,} tokens in its last turn, and {limit:,} are allowed.",
                 field=f"row {row.id}",
                 remedy="Raise data.max_input_tokens, or shorten it.",

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from deltatune.core.model import AdaptedModel
-from deltatune.errors import AdapterError, nearest
+from deltatune.errors import nearest
 from deltatune.runs.load import attach, delta_digest, load_beside
 from deltatune.runs.loaded import LoadedRun
 from deltatune.serve.deltas.served import Served
@@ -137,7 +137,8 @@ class Pool:
             busy: Those that are in use, which stay.
 
         Raises:
-            DeltatuneError: Its files are gone, damaged or another delta's.
+            Refusal: They were changed or removed since it was loaded.
+            DeltatuneError: They are damaged.
         """
         if served.run.adapter is None:
             return True
@@ -146,7 +147,8 @@ class Pool:
             return True
         digest = delta_digest(served.run)
         if served.digest not in (None, digest):  # its recipe, its classes and its trial are of the first
-            raise AdapterError(
+            raise Refusal(
+                "failed",
                 f"the files of {served.name!r} were changed or removed since it was loaded.",
                 remedy="Start the server again; or remove the run and add it again.",
             )

@@ -6,6 +6,7 @@ wanted any more. So a request waits for one token of the others, never for their
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from collections import deque
@@ -17,6 +18,7 @@ import torch
 
 from deltatune.core.devices import ran_out, release_memory
 from deltatune.errors import DeltatuneError
+from deltatune.printable import printable
 from deltatune.serve.deltas.pool import Pool
 from deltatune.serve.deltas.served import Served
 from deltatune.serve.engine.answers import Part, answer_alone, answer_together
@@ -55,7 +57,7 @@ class Engine:
         self._wake = threading.Condition()
         self._queue: deque[Work] = deque()
         self._calls: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
-        self._changed = self._stopping = False
+        self._changed = self._stopping = self._ended = False
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
 
     # What other threads may ask for
@@ -137,17 +139,15 @@ class Engine:
             waiting = {work.served for work in self._queue}
         return waiting if self._lanes is None else waiting | self._lanes.served
 
-    def stop(self, grace: float = 0.0) -> None:
-        """Take nothing more, and end when all is done; after so many seconds the rest is refused."""
+    def end(self) -> None:
+        """Take nothing more, and refuse what is not finished before its next token. It does not wait."""
         with self._wake:
-            self._stopping = True
+            self._stopping = self._ended = self._changed = True
             self._wake.notify()
-        until = time.monotonic() + grace
-        while (self.waiting or self.active) and time.monotonic() < until and self._thread.is_alive():
-            time.sleep(0.02)
-        with self._wake:
-            works = [*self._queue, *([] if self._lanes is None else self._lanes.works)]
-        self.cancel(*works)
+
+    def stop(self) -> None:
+        """End, and wait for it."""
+        self.end()
         if self._thread.is_alive():
             self._thread.join(timeout=10)
 
@@ -229,14 +229,15 @@ class Engine:
         def unwanted(work: Work) -> bool:
             if work.cancelled:
                 work.finish(Refusal("gone", "it was cancelled."))
+            elif self._ended:
+                work.finish(Refusal("stopping", "the server stopped before it was finished."))
             elif now > work.deadline:
                 work.finish(late)
             return work.done
 
         lanes.drop(unwanted)
         with self._wake:
-            if any(work.cancelled or now > work.deadline for work in self._queue):
-                self._queue = deque(work for work in self._queue if not unwanted(work))
+            self._queue = deque(work for work in self._queue if not unwanted(work))
 
     def _taken(self, pool: Pool, lanes: Lanes, kind: type[Work], room: int) -> list[Any]:
         """The first that waits, and others that may share its pass, taken out of the queue."""
@@ -255,7 +256,7 @@ class Engine:
             try:
                 there = pool.want(work.served, lanes.served | {each.served for each in taken})
             except Exception as error:  # its files are gone or damaged
-                work.finish(_refusal(error, 1))
+                work.finish(_unloaded(error, work.served))
                 continue
             if there:
                 taken.append(work)
@@ -300,6 +301,15 @@ def _settled(future: Future[Any], function: Callable[[], Any]) -> None:
         future.set_result(function())
     except BaseException as error:
         future.set_exception(error)
+
+
+def _unloaded(error: Exception, served: Served) -> Refusal:
+    """What whoever asked is told of a delta that cannot be loaded: never where its files lie."""
+    refusal = _refusal(error, 1)
+    if isinstance(error, Refusal) or refusal.reason == "memory":
+        return refusal
+    print(f"cannot load {served.name!r}: {printable(str(error))}", file=sys.stderr, flush=True)
+    return Refusal("failed", f"the delta {served.name!r} cannot be loaded.", field="model")
 
 
 def _refusal(error: Exception, rows: int) -> Refusal:

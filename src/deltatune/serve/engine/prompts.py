@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from deltatune.data.chat import Chats, chat_template
+from deltatune.data.chat import Chats, LongTurnError, chat_template
 from deltatune.data.decode import decode_image
 from deltatune.data.encode import Encoded
 from deltatune.data.load import prompt_row
@@ -101,6 +101,8 @@ class Prompts:
         limit = served.run.recipe.data.max_input_tokens
         try:
             ids, cut = chats.prompt(row, limit)
+        except LongTurnError as error:
+            raise self._too_long(served, "messages") from error
         except DataError as error:
             if error.field == "row request":
                 raise Refusal("invalid", f"it {error.what}", field="messages") from error

@@ -97,6 +97,11 @@ class Asking(Work):
         return len(self.rows)
 
     @property
+    def length(self) -> int:
+        """Tokens of its longest row."""
+        return max(self.encoded.lengths, default=0)
+
+    @property
     def alone(self) -> bool:
         """Texts that are not written token by token, but by beams."""
         return self.served.task.writes_text
@@ -169,4 +174,4 @@ class Writing(Work):
     def _finish(self, reason: str, *, ended: bool = False, text: str | None = None) -> None:
         left = self._growing.ended(self._ids) if text is None else text
         tail = Piece(left, tuple(self._chosen[self._untold :]))
-        self.finish(Written(self._growing.told, tuple(self._chosen), reason, ended, len(self.prompt), tail))
+        self.finish(Written(self._growing.whole, tuple(self._chosen), reason, ended, len(self.prompt), tail))

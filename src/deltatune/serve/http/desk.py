@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from fastapi import Request
 from pydantic import BaseModel, ValidationError
 
+from deltatune.data.encode import Encoded
+from deltatune.data.rows import Row
 from deltatune.results import Prediction
 from deltatune.serve.deltas.served import Served
 from deltatune.serve.engine.engine import Engine
@@ -128,11 +131,13 @@ class Desk:
                 Prediction(row.id, str(row.input), "", text.text, text.ended, pair=row.pair)
                 for row, text in pairs
             ]
-        asking = Asking(served, Future(), self._deadline, rows=rows.rows, encoded=rows.encoded)
-        [predictions] = await self.finished(request, [asking])
+        passes = _in_passes(rows.rows, rows.encoded, self.engine.limits.rows)
+        askings = [
+            Asking(served, Future(), self._deadline, rows=part, encoded=encoded) for part, encoded in passes
+        ]
+        answers: list[list[Prediction]] = await self.finished(request, askings)
         self.metrics.tokens(served.name, sum(rows.encoded.lengths), 0)
-        found: list[Prediction] = predictions
-        return found
+        return [prediction for part in answers for prediction in part]
 
     async def finished(self, request: Request, works: Sequence[Work]) -> list[Any]:
         """Submit works, and wait for the last that is told of each; if whoever asked leaves, cancel them.
@@ -146,18 +151,9 @@ class Desk:
         """
         futures = [work.tell.future for work in works if isinstance(work.tell, Future)]
         self.engine.submit(*works)
-        gone: asyncio.Future[Any] = asyncio.create_task(_until_gone(request))
-        waiting = asyncio.gather(*futures)
         try:
-            await asyncio.wait({gone, waiting}, return_when=asyncio.FIRST_COMPLETED)
-            if not waiting.done():
-                raise Refusal("gone", "whoever asked has left.")
-            return await waiting
+            return await unless_gone(request, asyncio.gather(*futures))
         finally:
-            gone.cancel()
-            waiting.cancel()
-            with contextlib.suppress(asyncio.CancelledError, Refusal):
-                await waiting
             self.engine.cancel(*(work for work in works if not work.done))
 
     async def pieces(
@@ -220,6 +216,34 @@ class Future:
 def _in_loop(loop: asyncio.AbstractEventLoop, function: Callable[[Told], None], told: Told) -> None:
     with contextlib.suppress(RuntimeError):  # the loop has ended, and nobody waits
         loop.call_soon_threadsafe(function, told)
+
+
+def _in_passes(rows: Sequence[Row], encoded: Encoded, most: int) -> Iterator[tuple[Sequence[Row], Encoded]]:
+    """Rows in parts, none of which has more than one pass may have."""
+    for start in range(0, len(rows), most):
+        part = slice(start, start + most)
+        features, lengths = encoded.features[part], encoded.lengths[part]
+        yield rows[part], replace(encoded, features=features, lengths=lengths)
+
+
+async def unless_gone(request: Request, awaited: Awaitable[_T]) -> _T:
+    """Wait for something; if whoever asked leaves meanwhile, it is cancelled.
+
+    Raises:
+        Refusal: They left, or what is waited for was refused.
+    """
+    gone: asyncio.Future[Any] = asyncio.create_task(_until_gone(request))
+    waiting = asyncio.ensure_future(awaited)
+    try:
+        await asyncio.wait({gone, waiting}, return_when=asyncio.FIRST_COMPLETED)
+        if not waiting.done():
+            raise Refusal("gone", "whoever asked has left.")
+        return await waiting
+    finally:
+        gone.cancel()
+        waiting.cancel()
+        with contextlib.suppress(asyncio.CancelledError, Refusal):
+            await waiting
 
 
 async def _until_gone(request: Request) -> None:

@@ -6,7 +6,9 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from deltatune.phrasing import short
 from deltatune.serve.engine.sampling import Sampling
+from deltatune.serve.refusal import Refusal
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1, le=1_000_000)]
@@ -47,7 +49,8 @@ class Generating(Body):
     def _only_what_there_is(self) -> Self:
         for name, plain in self._refused().items():
             if getattr(self, name) not in plain:
-                raise ValueError(f"{name}: {getattr(self, name)!r} is not offered here")
+                given = short(getattr(self, name))
+                raise Refusal("invalid", f"{name}: {given} is not offered here.", field=name)
         return self
 
     def _refused(self) -> dict[str, tuple[Any, ...]]:
@@ -75,12 +78,20 @@ class ChatRequest(Generating):
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     tools: list[Any] | None = None
     functions: list[Any] | None = None
+    tool_choice: Any = None
+    function_call: Any = None
+    modalities: list[Any] | None = None
+    audio: Any = None
+    web_search_options: Any = None
     response_format: dict[str, Any] | None = None
 
     def _refused(self) -> dict[str, tuple[Any, ...]]:
         plain = (None, {"type": "text"})
-        more = {"tools": (None, []), "functions": (None, []), "response_format": plain}
-        return super()._refused() | more
+        lists = dict.fromkeys(("tools", "functions"), (None, []))
+        calls = dict.fromkeys(("tool_choice", "function_call"), (None, "auto", "none"))
+        others = dict.fromkeys(("audio", "web_search_options"), (None,))
+        forms = {"response_format": plain, "modalities": (None, [], ["text"])}
+        return super()._refused() | lists | calls | others | forms
 
     @property
     def likeliest(self) -> int | None:
@@ -125,7 +136,7 @@ class PredictRequest(Body):
     @model_validator(mode="after")
     def _one_of_them(self) -> Self:
         if (self.input is None) == (self.inputs is None):
-            raise ValueError("must have one of input and inputs")
+            raise Refusal("invalid", "input, inputs: one of them must be given.", field="input")
         return self
 
     @property

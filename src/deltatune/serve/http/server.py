@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import signal
 import socket
 from collections.abc import Callable, Iterator
@@ -24,6 +25,9 @@ HEAD_SECONDS = 15.0
 """Within which the head of a connection's first request must have come."""
 IDLE_SECONDS = 75
 """That a connection stays open between requests: clients that reuse it must not find it just closed."""
+
+LAST_SECONDS = 3
+"""After the grace, for telling those who still wait that the server stops."""
 
 
 class _Impatient(H11Protocol):
@@ -84,7 +88,7 @@ def config_of(app: Any, settings: Settings) -> uvicorn.Config:
         server_header=False,
         timeout_keep_alive=IDLE_SECONDS,
         limit_concurrency=settings.connections,
-        timeout_graceful_shutdown=max(1, round(settings.grace)),
+        timeout_graceful_shutdown=math.ceil(settings.grace) + LAST_SECONDS,
     )
 
 
@@ -104,18 +108,21 @@ def serve(load: Load, settings: Settings, sock: socket.socket, ready: Callable[[
     engine = Engine(load, settings.limits, metrics)
     app = build_app(engine, settings, metrics)
     with contextlib.closing(sock):
-        asyncio.run(_answer(_Server(config_of(app, settings)), engine, sock, ready))
+        asyncio.run(_answer(_Server(config_of(app, settings)), engine, sock, ready, settings.grace))
     app.state.desk.close()
 
 
 async def _answer(
-    server: _Server, engine: Engine, sock: socket.socket, ready: Callable[[Pool], None]
+    server: _Server, engine: Engine, sock: socket.socket, ready: Callable[[Pool], None], grace: float
 ) -> None:
     loop = asyncio.get_running_loop()
 
     def stop(signum: int, frame: FrameType | None = None) -> None:
         if server.should_exit:
+            engine.end()
             server.force_exit = True
+        else:
+            loop.call_later(grace, engine.end)
         server.should_exit = True
 
     for signum in (signal.SIGTERM, signal.SIGINT):

@@ -14,7 +14,7 @@ from deltatune.serve.deltas.served import Served
 from deltatune.serve.engine.prompts import Prompt
 from deltatune.serve.engine.sampling import Chosen, Sampling
 from deltatune.serve.engine.work import Piece, Told, Writing, Written
-from deltatune.serve.http.desk import Desk, Future
+from deltatune.serve.http.desk import Desk, Future, unless_gone
 from deltatune.serve.http.errors import body_of
 from deltatune.serve.http.schemas import ChatRequest, CompletionRequest, Generating
 from deltatune.serve.http.shapes import Head, chat_logprobs, event, text_logprobs, usage
@@ -37,7 +37,7 @@ def text_routes(desk: Desk) -> APIRouter:
         texts = _Asked(desk, served, asked, asked.sampling(asked.likeliest))
         if asked.stream:
             head = Head("chat.completion.chunk", served.name)
-            return await texts.stream(prompt, head, _chat_choices(texts.chat_logprobs))
+            return await texts.stream(request, prompt, head, _chat_choices(texts.chat_logprobs))
         [text] = await texts.whole(request, [prompt])
         choice = {
             "index": 0,
@@ -61,7 +61,7 @@ def text_routes(desk: Desk) -> APIRouter:
         if asked.stream:
             if len(prompts) > 1:
                 raise Refusal("invalid", "a stream has one prompt.", field="prompt")
-            return await texts.stream(prompts[0], head, _text_choices(texts.text_logprobs))
+            return await texts.stream(request, prompts[0], head, _text_choices(texts.text_logprobs))
         written = await texts.whole(request, prompts)
         made = [
             {
@@ -119,10 +119,10 @@ class _Asked:
             self.desk.metrics.tokens(self.served.name, text.read, len(text.tokens))
         return texts
 
-    async def stream(self, prompt: Prompt, head: Head, choices: Choices) -> Response:
+    async def stream(self, request: Request, prompt: Prompt, head: Head, choices: Choices) -> Response:
         """A text in pieces; what is wrong before the first of them is an error as any other."""
         pieces = self.desk.pieces(lambda told: self._work(prompt, told, in_pieces=True))
-        first = await anext(pieces)
+        first = await unless_gone(request, anext(pieces))
         return StreamingResponse(
             self._events(first, pieces, head, choices), media_type="text/event-stream", headers=STREAM
         )
