@@ -87,11 +87,15 @@ class ChatRequest(Generating):
 
     def _refused(self) -> dict[str, tuple[Any, ...]]:
         plain = (None, {"type": "text"})
-        lists = dict.fromkeys(("tools", "functions"), (None, []))
         calls = dict.fromkeys(("tool_choice", "function_call"), (None, "auto", "none"))
         others = dict.fromkeys(("audio", "web_search_options"), (None,))
-        forms = {"response_format": plain, "modalities": (None, [], ["text"])}
-        return super()._refused() | lists | calls | others | forms
+        forms = {
+            "tools": (None, []),
+            "functions": (None, []),
+            "response_format": plain,
+            "modalities": (None, [], ["text"]),
+        }
+        return super()._refused() | calls | others | forms
 
     @property
     def likeliest(self) -> int | None:
