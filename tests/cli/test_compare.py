@@ -150,6 +150,7 @@ def test_the_demo_says_at_once_what_it_lacks_and_one_command_that_brings_it(
     tmp_path: Path, run: Callable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DELTATUNE_CACHE", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
     for module in ("models.bundled.source", "cli.commands.compare"):
         monkeypatch.setattr(f"deltatune.{module}.find_spec", lambda name: None)
     done = run("demo")

@@ -311,6 +311,9 @@ def test_the_row_of_who_leaves_is_given_up(place: Place, monkeypatch: pytest.Mon
     body = {"model": "lora", "prompt": "a", "max_tokens": 200, "temperature": 0.0}
     with httpx.stream("POST", f"{place.url}/v1/completions", json={**body, "stream": True}) as stream:
         next(stream.iter_lines())
+        until = time.monotonic() + 5  # the first piece is told before its row counts
+        while not place.engine.active and time.monotonic() < until:
+            time.sleep(0.005)
         assert place.engine.active == 1
     _until_idle(place.engine)
     for more in ({}, {"stream": True}):  # before anything is told
