@@ -100,6 +100,30 @@ def test_an_ended_pipe_is_no_error(tmp_path: Path) -> None:
     assert b"Error" not in errors
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["compare", "--json"], "Missing argument 'RECIPE'."),
+        (["plan", "--json", "--nonsense"], "No such option: --nonsense"),
+        (["init", "rows.csv", "more", "--json"], "Got unexpected extra argument(s) (rows.csv more)"),
+    ],
+)
+def test_misused_options_are_json_on_stdout_beside_json(
+    run: Callable, arguments: list[str], message: str
+) -> None:
+    done = run(*arguments)
+    assert (done.code, json.loads(done.out)["error"]["message"]) == (2, message)
+    assert not run(*(word for word in arguments if word != "--json")).out
+
+
+def test_what_a_launcher_may_not_start_is_json_too(run: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "x", "MASTER_PORT": "1"}.items():
+        monkeypatch.setenv(name, value)
+    told = json.loads(run("compare", "recipe.yaml", "--json").out)["error"]
+    assert "2 were launched" in told["message"]
+    assert "--workers 2" in told["remedy"]
+
+
 def test_errors_are_json_on_stdout_beside_json(recipe: Path, run: Callable, fake: Callable) -> None:
     problem = DataError("no column 'titel'.", field="data.columns.target", remedy="Did you mean 'title'?")
     fake("deltatune.training", "run", problem)

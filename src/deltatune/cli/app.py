@@ -55,7 +55,7 @@ class Guarded(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         """Run the chosen sub-command."""
         cause: Exception
-        output.errors_as_json(False)
+        output.errors_as_json("--json" in ctx.args)  # before they are read, which may fail
         try:
             with stoppable():
                 done = super().invoke(ctx)
@@ -75,6 +75,7 @@ class Guarded(TyperGroup):
             raise typer.Exit(0) from None
         except Exception as error:
             if type(error).__module__.startswith(("typer.", "click.")):
+                output.misused(error)
                 raise  # wrong options and the like: typer shows these with the usage
             code, shown = _unforeseen(error)
             cause = error

@@ -89,6 +89,13 @@ def failed(problem: DeltatuneError, kind: str, code: int) -> None:
         emit_json({"error": {"kind": kind, **parts, "exit_code": code}}, indent=None)
 
 
+def misused(error: Any) -> None:
+    """Beside --json say on stdout what is wrong with the options; typer says it on stderr."""
+    if _wants_json[0]:
+        parts = {"field": None, "message": error.format_message(), "remedy": None}
+        emit_json({"error": {"kind": type(error).__name__, **parts, "exit_code": 2}}, indent=None)
+
+
 def describe(error: DeltatuneError) -> str:
     """One paragraph: where, what is wrong, what to do."""
     parts = [f"{error.field}:" if error.field else "", error.what.strip(), (error.remedy or "").strip()]
