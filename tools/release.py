@@ -6,14 +6,14 @@
 
 Nothing is published: pushing the tag starts .github/workflows/publish.yml. Every line of the table at the end
 is a step that passed, failed, or could not be tried here, and why. What the commands printed is in
-WORK/release.log. A step that passed on this commit is not repeated. Needs requirements/release.txt.
+WORK/release.log. A step that passed on this commit is not repeated, if what it made is still there.
+Needs requirements/release.txt.
 """
 
 from __future__ import annotations
 
 import argparse
 import datetime
-import json
 import os
 import re
 import shutil
@@ -21,14 +21,14 @@ import subprocess
 import sys
 import tarfile
 import tempfile
-import time
 import tomllib
 import zipfile
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
 from email.parser import HeaderParser
 from pathlib import Path
 
+from packaging.version import InvalidVersion, Version
+
+from tools.checklist import Checklist
 from tools.release_trial import Failed, Unavailable, Work, try_it
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -42,67 +42,15 @@ LARGEST = 5_000_000
 """Bytes of a wheel; more means that something slipped in."""
 
 
-@dataclass
-class Outcome:
-    """A line of the table."""
-
-    step: str
-    status: str
-    """passed, FAILED, or not here."""
-    seconds: float
-    detail: str
-
-
-class Checklist:
-    """Runs steps, notes what came of them, and leaves out those that passed on this commit."""
-
-    def __init__(self, work: Work, commit: str) -> None:
-        self.work, self.path = work, work.folder / "state.json"
-        self.outcomes: list[Outcome] = []
-        known = json.loads(self.path.read_text("utf-8")) if self.path.exists() else {}
-        self.passed = known.get("passed", {}) if known.get("commit") == commit else {}
-        self.commit = commit
-
-    def step(self, name: str, function: Callable[[], str]) -> bool:
-        """Run a step, which says in a few words what it found; True if it passed."""
-        started = time.monotonic()
-        if name in self.passed:
-            self.outcomes.append(Outcome(**self.passed[name]))
-            return True
-        self.work.say(f"== {name}")
-        try:
-            status, detail = "passed", function()
-        except Unavailable as error:
-            status, detail = "not here", str(error)
-        except (Failed, OSError, subprocess.TimeoutExpired) as error:
-            status, detail = "FAILED", str(error)
-        outcome = Outcome(name, status, round(time.monotonic() - started, 1), detail)
-        self.outcomes.append(outcome)
-        self.work.say(f"-- {name}: {status} in {outcome.seconds:.0f} s: {detail}")
-        if status == "passed":
-            self.passed[name] = asdict(outcome)
-            text = json.dumps({"commit": self.commit, "passed": self.passed}, indent=1)
-            self.path.write_text(text, encoding="utf-8")
-        return status == "passed"
-
-    @property
-    def failed(self) -> list[str]:
-        """Names of the steps that failed."""
-        return [outcome.step for outcome in self.outcomes if outcome.status == "FAILED"]
-
-    def table(self) -> str:
-        """All steps so far."""
-        width = max(len(outcome.step) for outcome in self.outcomes)
-        lines = [
-            f"{each.step:<{width}}  {each.status:<8}  {each.seconds:6.0f} s  {each.detail}"
-            for each in self.outcomes
-        ]
-        return "\n".join(lines)
-
-
 def git(*arguments: str) -> str:
-    """What git prints."""
-    done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True)
+    """What git prints.
+
+    Raises:
+        Failed: It ended with another code than 0.
+    """
+    done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise Failed(f"`git {arguments[0]}`: {(done.stderr.strip() or done.stdout.strip())[-600:]}")
     return done.stdout.strip()
 
 
@@ -113,11 +61,18 @@ def clean_tree() -> str:
     return f"{git('rev-parse', '--short', 'HEAD')} on {git('rev-parse', '--abbrev-ref', 'HEAD')}"
 
 
+def written_version() -> str:
+    """What version.py says."""
+    said = re.search(r'__version__ = "(.+)"', VERSION_FILE.read_text("utf-8"))
+    if not said:
+        raise Failed(f'{VERSION_FILE} has no line __version__ = "..."')
+    return said[1]
+
+
 def version_in_one_place(version: str) -> str:
     """version.py says this version, and nothing else says any."""
-    said = re.search(r'__version__ = "(.+)"', VERSION_FILE.read_text("utf-8"))
-    if not said or said[1] != version:
-        raise Failed(f"version.py says {said and said[1]}, not {version}: run with --cut first")
+    if (said := written_version()) != version:
+        raise Failed(f"version.py says {said}, not {version}: run with --cut first")
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
     if "version" in project["project"] or project["project"].get("dynamic") != ["version"]:
         raise Failed("pyproject.toml must take the version from version.py")
@@ -143,21 +98,53 @@ def addresses() -> str:
     return ", ".join(urls)
 
 
-def cut(version: str) -> None:
-    """Write the version and the changelog's heading, and commit both."""
+def cut(version: str) -> str:
+    """Write the version and the changelog's heading, and commit both; all is looked at before."""
     clean_tree()
-    text = VERSION_FILE.read_text("utf-8")
-    VERSION_FILE.write_text(
-        re.sub(r'__version__ = ".+"', f'__version__ = "{version}"', text), encoding="utf-8"
-    )
+    said = written_version()
+    if Version(version) <= Version(said):
+        raise Failed(f"version.py says {said}: the next version must be higher, and {version} is not")
+    if tagged(version):
+        raise Failed(f"the tag v{version} exists: take a higher version")
     log = CHANGELOG.read_text("utf-8")
-    heading = f"## [{version}] - {datetime.datetime.now(datetime.UTC):%Y-%m-%d}"
-    if f"## [{version}]" not in log:
-        if log.count(UNRELEASED) != 1:
-            raise SystemExit(f"CHANGELOG.md needs one heading {UNRELEASED!r}.")
-        CHANGELOG.write_text(log.replace(UNRELEASED, f"{UNRELEASED}\n\n{heading}"), encoding="utf-8")
-    git("add", str(VERSION_FILE), str(CHANGELOG))
-    git("commit", "-m", f"release: {version}")
+    if f"## [{version}]" in log:
+        changelog_has(version)
+    else:
+        before, heading, after = log.partition(f"{UNRELEASED}\n")
+        if not heading or UNRELEASED in after:
+            raise Failed(f"CHANGELOG.md needs one heading {UNRELEASED!r}")
+        if "- " not in re.split(r"^## ", after, maxsplit=1, flags=re.MULTILINE)[0]:
+            raise Failed(f"CHANGELOG.md has no entry below {UNRELEASED!r}: write what changed since {said}")
+        dated = f"## [{version}] - {datetime.datetime.now(datetime.UTC):%Y-%m-%d}\n"
+        log = f"{before}{heading}\n{dated}{after}"
+    text = VERSION_FILE.read_text("utf-8")
+    written = {
+        VERSION_FILE: re.sub(r'__version__ = ".+"', f'__version__ = "{version}"', text),
+        CHANGELOG: log,
+    }
+    files = [str(path) for path in written]
+    try:
+        for path, content in written.items():
+            path.write_text(content, encoding="utf-8")
+        git("add", *files)
+        git("commit", "-m", f"release: {version}")
+    except BaseException:  # the tree was clean: these two files are all that can differ
+        git("restore", "--staged", "--worktree", *files)
+        raise
+    return f"{git('rev-parse', '--short', 'HEAD')}: release: {version}"
+
+
+def tagged(version: str) -> str:
+    """The commit that the tag of this version names, or nothing."""
+    name = f"v{version}"
+    return git("rev-list", "-n", "1", f"refs/tags/{name}") if git("tag", "--list", name) else ""
+
+
+def tag_is_free(version: str, commit: str) -> str:
+    """No other commit has the tag of this version."""
+    if (other := tagged(version)) and other != commit:
+        raise Failed(f"v{version} exists, on {other[:7]}: a version is published once, so take a higher one")
+    return f"v{version} is on this commit already" if other else f"there is no v{version}"
 
 
 def build(work: Work) -> str:
@@ -232,7 +219,8 @@ def wheels_for(work: Work, python: str) -> str:
 
 def tag(version: str) -> str:
     """An annotated tag, which publishes once it is pushed."""
-    git("tag", "-a", f"v{version}", "-m", f"deltatune {version}")
+    if not tagged(version):
+        git("tag", "-a", f"v{version}", "-m", f"deltatune {version}")
     return f"v{version}; `git push origin v{version}` publishes"
 
 
@@ -243,9 +231,10 @@ def main(arguments: list[str] | None = None) -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("version", help="such as 0.2.0")
-    parser.add_argument("--cut", action="store_true", help="write version and changelog, commit, and stop")
-    parser.add_argument("--tag", action="store_true", help="tag the commit if nothing failed")
+    parser.add_argument("version", type=release_version, help="such as 0.2.0")
+    act = parser.add_mutually_exclusive_group()
+    act.add_argument("--cut", action="store_true", help="write version and changelog, commit, and stop")
+    act.add_argument("--tag", action="store_true", help="tag the commit if nothing failed")
     parser.add_argument(
         "--work", type=Path, help="folder of this release, outside the clone. Default: in the system's"
     )
@@ -264,19 +253,59 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--keep", action="store_true", help="keep the environments (5 to 8 GB each)")
     given = parser.parse_args(arguments)
     version = given.version
-    if given.cut:
-        cut(version)
-        return 0
+    try:
+        if given.cut:
+            print(cut(version))
+            return 0
+        commit = git("rev-parse", "HEAD")
+    except Failed as error:
+        print(f"Nothing was changed: {error}.", file=sys.stderr)
+        return 1
     folder = (given.work or Path(tempfile.gettempdir()) / f"deltatune-{version}").resolve()
     if folder.is_relative_to(ROOT):
         parser.error(f"--work must lie outside of {ROOT}")
-    work = Work(folder, given.torch, keep=given.keep)
-    checks = Checklist(work, git("rev-parse", "HEAD"))
-    clean = checks.step("clean tree", clean_tree)
-    checks.step("version in one place", lambda: version_in_one_place(version))
-    checks.step("changelog", lambda: changelog_has(version))
-    checks.step("addresses", addresses)
-    if clean and checks.step("build", lambda: build(work)):
+    try:
+        if folder.exists() and any(folder.iterdir()) and not (folder / "release.log").exists():
+            parser.error(
+                f"--work {folder} holds other files; name a new or an empty folder, or one of a release"
+            )
+        work = Work(folder, given.torch, keep=given.keep)
+        checks = Checklist(work, commit, version)
+    except (OSError, ValueError) as error:
+        parser.error(f"--work {folder} cannot be used: {error}")
+    try:
+        go_through(checks, given)
+    except KeyboardInterrupt:
+        work.say("\nInterrupted. The same command goes on behind the last step that passed.")
+        return 130
+    work.say("\n" + checks.table())
+    work.say(f"\nFAILED: {', '.join(checks.failed)}." if checks.failed else "\nNothing failed.")
+    return 1 if checks.failed else 0
+
+
+def release_version(text: str) -> str:
+    """A version as an argument: one of Python's, in its shortest form, so that it is the same everywhere."""
+    try:
+        version = Version(text)
+    except InvalidVersion:
+        version = None
+    if version is None or version.local or str(version) != text:
+        raise argparse.ArgumentTypeError(f"{text!r} is no version such as 0.2.0, 1.0.0rc1 or 0.3.0.dev0")
+    return text
+
+
+def go_through(checks: Checklist, given: argparse.Namespace) -> None:
+    """All steps, as far as those before them allow."""
+    work, version = checks.work, given.version
+    clean = checks.step("clean tree", clean_tree, again=True)
+    free = checks.step("tag is free", lambda: tag_is_free(version, checks.subject["commit"]), again=True)
+    checks.step("version in one place", lambda: version_in_one_place(version), again=True)
+    checks.step("changelog", lambda: changelog_has(version), again=True)
+    checks.step("addresses", addresses, again=True)
+    if given.tag and checks.failed:
+        return  # an hour of trials would change nothing
+    gone = not (work.folder / "dist").is_dir()
+    if clean and free and checks.step("build", lambda: build(work), again=gone):
         checks.step("contents", lambda: contents(work, version))
         checks.step("metadata", lambda: metadata(work, version))
         pythons = given.python or PYTHONS
@@ -285,15 +314,20 @@ def main(arguments: list[str] | None = None) -> int:
         tries = [(python, "newest") for python in pythons]
         tries += [(given.lowest, "lowest")] if given.lowest != "none" else []
         for python, versions in tries:
-            for name, function in try_it(work, version, python, versions):
-                if not checks.step(f"{name}, {python} {versions}", function) and name == "install":
+            steps = {
+                f"{name}, {python} {versions}": run for name, run in try_it(work, version, python, versions)
+            }
+            # a trial that is not through needs its environment, which was removed
+            missing = (
+                not work.environment(python, versions).exists() and not steps.keys() <= checks.passed.keys()
+            )
+            for name, function in steps.items():
+                installs = name.startswith("install")
+                if not checks.step(name, function, again=installs and missing) and installs:
                     break
             work.remove_environment(python, versions)
     if given.tag and not checks.failed:
-        checks.step("tag", lambda: tag(version))
-    work.say("\n" + checks.table())
-    work.say(f"\nFAILED: {', '.join(checks.failed)}." if checks.failed else "\nNothing failed.")
-    return 1 if checks.failed else 0
+        checks.step("tag", lambda: tag(version), again=True)
 
 
 if __name__ == "__main__":

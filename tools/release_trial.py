@@ -96,7 +96,9 @@ class Work:
 
     def wheel(self) -> Path:
         """The wheel that was built."""
-        return next((self.folder / "dist").glob("*.whl"))
+        if not (wheels := sorted((self.folder / "dist").glob("*.whl"))):
+            raise Failed(f"{self.folder / 'dist'} has no wheel: remove {self.folder} and run again")
+        return wheels[0]
 
     def environment(self, python: str, versions: str) -> Path:
         """Where the environment of a trial lies."""
@@ -134,8 +136,8 @@ def try_it(work: Work, version: str, python: str, versions: str) -> Iterator[tup
 def install(work: Work, python: str, versions: str) -> str:
     """The wheel and what it requires, into a new environment; the newest versions or the lowest allowed."""
     environment = work.environment(python, versions)
-    if not environment.exists():
-        work.run(["uv", "venv", "--python", interpreter(python), environment])
+    # an interruption may have left half of one
+    work.run(["uv", "venv", "--allow-existing", "--python", interpreter(python), environment])
     into = ["uv", "pip", "install", "--python", environment / "bin/python"]
     if work.torch and versions == "newest":
         work.run([*into, work.torch], timeout=7200)
