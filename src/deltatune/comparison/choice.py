@@ -18,7 +18,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from deltatune.checkpoint.folders import remove
 from deltatune.comparison.attempt import Pick, attempt, run_folder
-from deltatune.comparison.halving import Standing, halve, order
+from deltatune.comparison.halving import Standing, contest_of, halve, order
 from deltatune.comparison.search import search
 from deltatune.comparison.team import Team
 from deltatune.errors import RecipeError
@@ -26,7 +26,6 @@ from deltatune.evaluation import higher_is_better
 from deltatune.files import CHECKSUM, is_intact, read_json, sealed, write_json
 from deltatune.phrasing import first_problem
 from deltatune.recipe.axes import point_label
-from deltatune.recipe.baselines import BASELINES
 from deltatune.recipe.choosing import HalvingSpec
 from deltatune.recipe.schema import MethodEntry, Recipe
 from deltatune.recipe.spaces import searched
@@ -128,10 +127,7 @@ def _pools(recipe: Recipe) -> list[list[Candidate]]:
         config = entry.build_config()
         if not config.trains or searched(recipe, entry):
             continue
-        key = ("entry", entry.name)
-        if recipe.halving:
-            key = ("grid", entry.group) if entry.group else key
-            key = ("all", "") if recipe.halving.among == "all" and config.name not in BASELINES else key
+        key = contest_of(recipe.halving, entry.name, entry.group, config.name)
         points = recipe.tune.points(entry.train, config) if recipe.tune else [{}]
         pools.setdefault(key, []).extend(_at(entry, point) for point in points)
     return list(pools.values())

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+from deltatune.recipe.baselines import BASELINES
 from deltatune.recipe.choosing import HalvingSpec
 from deltatune.results import PausedRun, RunResult
 
@@ -50,6 +51,22 @@ class Decision(Generic[T]):
     not_settled: list[T]
     """Those whose method's schedule was under way; they went on."""
     stopped: list[T]
+
+
+def contest_of(spec: HalvingSpec | None, name: str, group: str | None, method: str) -> tuple[str, str]:
+    """A key that entries have in common whose configurations compete; without halving, each has its own.
+
+    Args:
+        spec: How halving is done.
+        name: The entry's.
+        group: The entry of the recipe from whose grid it was made.
+        method: Its method's.
+    """
+    if spec is None:
+        return "entry", name
+    if spec.among == "all" and method not in BASELINES:
+        return "all", ""
+    return ("grid", group) if group else ("entry", name)
 
 
 def order(standing: Standing, *, higher_is_better: bool) -> float:

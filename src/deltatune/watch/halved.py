@@ -7,8 +7,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from deltatune.comparison.halving import Standing, halve
-from deltatune.recipe.baselines import BASELINES
+from deltatune.comparison.halving import Standing, contest_of, halve
 from deltatune.recipe.choosing import HalvingSpec
 from deltatune.watch.log import number
 from deltatune.watch.plan import Entry, Plan
@@ -72,13 +71,12 @@ def stopped(plan: Plan, known: Reached, step_of: Callable[[str], int], *, up: bo
 
 
 def _pools(plan: Plan, known: Reached, spec: HalvingSpec) -> list[list[str]]:
-    """Labels by who competes with whom, as comparison/choice.py has it."""
+    """Labels by who competes with whom."""
     pools: dict[tuple[str, str], list[str]] = {}
     for label in known:
         entry = entry_of(label, plan.entries)
         if entry is None or entry.searched:
             continue
-        key = ("grid", entry.group) if entry.group else ("entry", entry.name)
-        key = ("all", "") if spec.among == "all" and entry.method not in BASELINES else key
+        key = contest_of(spec, entry.name, entry.group, entry.method)
         pools.setdefault(key, []).append(label)
     return [pool for pool in pools.values() if len(pool) > 1]
