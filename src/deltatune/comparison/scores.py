@@ -203,6 +203,13 @@ def read_sample(
     runs = [_rows(path) for path in predictions]
     ids = ids or [row.id for row in runs[0]]
     runs = [_in_order(run, ids, path) for run, path in zip(runs, predictions, strict=True)]
+    return sample_of(runs, metric, labels, kind)
+
+
+def sample_of(
+    runs: Sequence[Sequence[Prediction]], metric: str, labels: Sequence[str] | None, kind: str
+) -> AnySample | None:
+    """The same of predictions that are at hand: those of each run, on the same rows in the same order."""
     if all(metric in row.scores for run in runs for row in run):
         return Sample.of([[row.scores[metric] for row in run] for run in runs])
     if metric in ROW_METRICS:
@@ -245,10 +252,14 @@ def row_groups(predictions: Sequence[Path], ids: Sequence[str]) -> list[int]:
     Raises:
         DataError: A file is missing or damaged, or a run was judged on other test rows.
     """
-    labels = list(range(len(ids)))
+    return groups_of([_in_order(_rows(path), ids, path) for path in predictions])
+
+
+def groups_of(entries: Sequence[Sequence[Prediction]]) -> list[int]:
+    """The same of predictions that are at hand: those of each entry, on the same rows in the same order."""
+    labels = list(range(len(entries[0])))
     readings = []
-    for path in predictions:
-        rows = _in_order(_rows(path), ids, path)
+    for rows in entries:
         keys = [row.of_input for row in rows]
         if len(set(keys)) < len(keys) and keys not in readings:
             readings.append(keys)

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import tempfile
-from pathlib import Path
-
 import torch
 from torch import Tensor
 
-from deltatune.comparison.scores import read_sample, row_groups
+from deltatune.comparison.scores import groups_of, sample_of
 from deltatune.comparison.statistics import paired_bootstrap
 from deltatune.core.devices import to_device
 from deltatune.data.load import load_data
 from deltatune.errors import DataError
 from deltatune.evaluation import primary_metric
 from deltatune.exporting.low_rank import EXPORTED
-from deltatune.files import write_lines
 from deltatune.observer import Observer
 from deltatune.results import Comparison, KeptMetric, Prediction
 from deltatune.runs.loaded import NAME, LoadedRun
@@ -114,14 +110,8 @@ def _interval(
     predictions: list[list[Prediction]], metric: str, labels: list[str] | None, kind: str
 ) -> tuple[float | None, float | None]:
     """That of the difference of the first minus the second; nothing if the metric follows from no rows."""
-    with tempfile.TemporaryDirectory() as folder:
-        files = [Path(folder) / f"{index}.jsonl" for index in range(len(predictions))]
-        for file, rows in zip(files, predictions, strict=True):
-            write_lines(file, [row.as_dict() for row in rows])
-        ids = [row.id for row in predictions[0]]
-        samples = [read_sample([file], metric, ids, labels, kind) for file in files]
-        groups = row_groups(files, ids)
-    first, second = samples
+    first, second = (sample_of([rows], metric, labels, kind) for rows in predictions)
+    groups = groups_of(predictions)
     if first is None or second is None:
         return None, None
     found = paired_bootstrap(first.grouped(groups), second.grouped(groups))
