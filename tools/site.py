@@ -10,6 +10,7 @@ import logging
 import posixpath
 import re
 import tomllib
+from collections import Counter
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -49,6 +50,14 @@ def on_files(files: Files, config: Any) -> Files:
         page = notebook_page(Path(str(file.abs_src_path)))
         files.append(File.generated(config, file.src_uri.replace(".ipynb", ".md"), content=page))
     return files
+
+
+def on_nav(nav: Any, config: Any, files: Files) -> None:
+    """Warn of a page that stands in the navigation twice: its reader is led to one of both places."""
+    places = Counter(page.file.src_uri for page in nav.pages)
+    for page, count in places.items():
+        if count > 1:
+            log.warning("%s is in the nav of mkdocs.yml %d times", page, count)
 
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str:

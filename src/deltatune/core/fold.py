@@ -41,7 +41,7 @@ def fold_into_(model: nn.Module, adapter: Adapter, name: str) -> None:
     """
     if adapter.keys_values or adapter.prompt is not None:
         raise AdapterError(
-            f"{name!r} adds tokens and cannot be written into weights.",
+            f"the adapter {name!r} adds tokens and cannot be written into weights.",
             remedy="Keep it as an adapter; `deltatune predict` and the Python API use it as it is.",
         )
     for path, parameter in adapter.own.items():
@@ -116,7 +116,8 @@ def _fold(module: Any, delta: Delta, name: str) -> None:
         return
     if not isinstance(delta, Foldable):
         raise AdapterError(
-            f"{name!r} cannot be written into weights: none of {type(module).__name__} can express it.",
+            f"the adapter {name!r} cannot be written into weights: none of {type(module).__name__} can "
+            "express it.",
             remedy="Keep it as an adapter.",
         )
     weight, bias = delta.fold(module.weight, getattr(module, "bias", None))
