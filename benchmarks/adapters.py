@@ -25,7 +25,7 @@ from floor import TASKS
 from deltatune.core.model import AdaptedModel
 from deltatune.methods.lora import LoraConfig
 from deltatune.models.load import load_base
-from deltatune.recipe.sections import ModelSpec
+from deltatune.recipe.base_sections import ModelSpec
 from deltatune.training.given.machine import fast_cpu, versions
 
 Actions = dict[str, Callable[[], Any]]

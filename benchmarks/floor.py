@@ -32,7 +32,7 @@ from deltatune.core.loss import logits_for, summed_cross_entropy
 from deltatune.core.model import AdaptedModel
 from deltatune.methods.lora import LoraConfig
 from deltatune.models.load import load_base
-from deltatune.recipe.sections import ModelSpec
+from deltatune.recipe.base_sections import ModelSpec
 from deltatune.tasks import TASKS as KINDS
 from deltatune.training.given.context import base_dtype
 from deltatune.training.given.machine import fast_cpu, versions

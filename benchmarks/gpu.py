@@ -437,7 +437,7 @@ def quantized(bench: Bench) -> None:
         bench.say(left_out="bitsandbytes is not installed")
         return
     from deltatune.quant.inplace import quantize_
-    from deltatune.recipe.sections import QuantizationSpec
+    from deltatune.recipe.base_sections import QuantizationSpec
 
     for name in bench.shapes("1B", "8B"):
         found = {}

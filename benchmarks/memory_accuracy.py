@@ -31,7 +31,8 @@ from deltatune.models.load import DTYPES
 from deltatune.models.tasks import model_class
 from deltatune.observer import Silent
 from deltatune.quant.loading import loading_options
-from deltatune.recipe.sections import QuantizationSpec, TrainSpec
+from deltatune.recipe.base_sections import QuantizationSpec
+from deltatune.recipe.train_section import TrainSpec
 from deltatune.training.given.digests import Inputs
 from deltatune.training.loop.checkpoints import Checkpoints
 from deltatune.training.loop.optimizer import Rates

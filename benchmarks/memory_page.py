@@ -28,7 +28,8 @@ from deltatune.memory.shapes import SHAPES, shape_named
 from deltatune.methods import METHODS
 from deltatune.models.load import load_base
 from deltatune.recipe import parse_recipe
-from deltatune.recipe.sections import ModelSpec, QuantizationSpec, TrainSpec
+from deltatune.recipe.base_sections import ModelSpec, QuantizationSpec
+from deltatune.recipe.train_section import TrainSpec
 from deltatune.report import display
 from deltatune.report.stacked import NOTES, PARTS, Bar, standalone
 from deltatune.tasks.shapes import BatchShape

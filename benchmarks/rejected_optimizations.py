@@ -38,7 +38,7 @@ from deltatune.methods.lora import LoraConfig
 from deltatune.models.load import load_base
 from deltatune.observer import Silent
 from deltatune.recipe import parse_recipe
-from deltatune.recipe.sections import ModelSpec
+from deltatune.recipe.base_sections import ModelSpec
 from deltatune.training import Context
 from deltatune.training.given.context import base_dtype
 from deltatune.training.given.machine import fast_cpu, versions

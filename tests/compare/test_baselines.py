@@ -18,7 +18,7 @@ from deltatune.methods import METHODS
 from deltatune.recipe import Recipe, parse_recipe
 from deltatune.recipe.baselines import with_baselines
 from deltatune.recipe.choosing import TuneSpec
-from deltatune.recipe.sections import HEAD_LR, TrainSpec
+from deltatune.recipe.train_section import HEAD_LR, TrainSpec
 
 Make = Callable[..., Recipe]
 

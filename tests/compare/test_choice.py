@@ -21,7 +21,7 @@ from deltatune.errors import RecipeError
 from deltatune.methods.untuned import UntunedConfig
 from deltatune.recipe import Recipe, parse_recipe
 from deltatune.recipe.choosing import HalvingSpec, TuneSpec
-from deltatune.recipe.sections import TrainSpec
+from deltatune.recipe.train_section import TrainSpec
 from deltatune.results import Leaderboard
 from tests.compare.test_runner import comparable
 from tests.train.test_run import StopAfter, lines, without_times

@@ -10,7 +10,7 @@ import torch
 
 from deltatune.errors import DeltatuneError
 from deltatune.models.load import load_base
-from deltatune.recipe.sections import ModelSpec
+from deltatune.recipe.base_sections import ModelSpec
 from tests.fuzz import mutations
 
 gguf = pytest.importorskip("gguf")

@@ -30,7 +30,7 @@ from deltatune.models.fingerprint import checksum
 from deltatune.models.load import load_base
 from deltatune.observer import Silent
 from deltatune.recipe import Recipe
-from deltatune.recipe.sections import ModelSpec
+from deltatune.recipe.base_sections import ModelSpec
 from deltatune.runs import merge
 from deltatune.tasks.shapes import BatchShape
 from deltatune.testing import tiny

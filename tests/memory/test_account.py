@@ -63,7 +63,7 @@ def test_quantized_bytes_are_those_of_the_layer(spec: tuple[str, bool]) -> None:
     layers = pytest.importorskip("bitsandbytes").nn
     from deltatune import quant
     from deltatune.quant.planned import quantized_bytes
-    from deltatune.recipe.sections import QuantizationSpec
+    from deltatune.recipe.base_sections import QuantizationSpec
 
     wanted = QuantizationSpec(format=spec[0], double=spec[1], compute="fp32")  # type: ignore[arg-type]
     if wanted.format == "int8":

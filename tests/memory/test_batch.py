@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from deltatune.memory.batch import largest_micro_batch
-from deltatune.recipe.sections import TrainSpec
+from deltatune.recipe.train_section import TrainSpec
 
 
 def encoded(lengths: list[int]) -> Any:

@@ -23,7 +23,7 @@ from deltatune.memory.scale import computed_dtype, depths_of, predict_scaled, wi
 from deltatune.memory.shapes import SHAPES, llama, shape_named
 from deltatune.methods import METHODS
 from deltatune.models.tasks import model_class
-from deltatune.recipe.sections import QuantizationSpec
+from deltatune.recipe.base_sections import QuantizationSpec
 from deltatune.tasks.shapes import BatchShape
 
 NF4 = QuantizationSpec(format="nf4")

@@ -23,7 +23,7 @@ from transformers import (
     ViTModel,
 )
 
-from deltatune.recipe.sections import ModelSpec
+from deltatune.recipe.base_sections import ModelSpec
 
 WORDS = ["<pad>", "</s>", "<unk>", "a", "b", "c", "table", "title"]
 

@@ -17,7 +17,7 @@ from deltatune.errors import DeltatuneError, ModelError, RecipeError
 from deltatune.models import source
 from deltatune.models.load import load_base
 from deltatune.models.processor import load_processor
-from deltatune.recipe.sections import ModelSpec
+from deltatune.recipe.base_sections import ModelSpec
 from deltatune.testing.tiny_tokenizers import tiny_tokenizer
 from tests.models.conftest import spec
 

@@ -13,7 +13,7 @@ from torch import nn
 
 from deltatune.quant import settle_
 from deltatune.quant.loading import loading_options
-from deltatune.recipe.sections import QuantizationSpec
+from deltatune.recipe.base_sections import QuantizationSpec
 from deltatune.testing import tiny
 
 pytest.importorskip("bitsandbytes", reason="quantized bases need the extra `quant`")

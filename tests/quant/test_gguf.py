@@ -14,7 +14,7 @@ from deltatune.models.fingerprint import fingerprint
 from deltatune.models.load import LoadedBase, OriginalWeights, load_base
 from deltatune.models.source import locate
 from deltatune.quant.inplace import quantize_
-from deltatune.recipe.sections import ModelSpec
+from deltatune.recipe.base_sections import ModelSpec
 from tests.quant.conftest import FORMATS, original, quantized
 
 

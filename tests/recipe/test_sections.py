@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from deltatune.recipe.sections import TrainSpec
+from deltatune.recipe.train_section import TrainSpec
 
 
 @pytest.mark.parametrize(

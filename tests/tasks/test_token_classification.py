@@ -27,8 +27,9 @@ from deltatune.errors import DeltatuneError
 from deltatune.evaluation import loss_on, metric_keys, tag_metrics
 from deltatune.models.load import load_base
 from deltatune.recipe import Recipe
+from deltatune.recipe.base_sections import ModelSpec
 from deltatune.recipe.given import Given
-from deltatune.recipe.sections import ModelSpec, TrainSpec
+from deltatune.recipe.train_section import TrainSpec
 from deltatune.results import Prediction, read_predictions
 from deltatune.runs import evaluate_run
 from deltatune.runs import predict as predict_with

@@ -21,7 +21,7 @@ from deltatune.methods import METHODS
 from deltatune.models.fingerprint import fingerprint
 from deltatune.observer import Silent
 from deltatune.recipe import Recipe
-from deltatune.recipe.sections import HEAD_LR, TrainSpec
+from deltatune.recipe.train_section import HEAD_LR, TrainSpec
 from deltatune.runs import evaluate_run, predict
 from deltatune.testing import tiny
 from deltatune.training import Context, run

@@ -10,7 +10,7 @@ from deltatune import quant
 from deltatune.memory.predict import Setup
 from deltatune.memory.shapes import llama
 from deltatune.methods import METHODS
-from deltatune.recipe.sections import QuantizationSpec
+from deltatune.recipe.base_sections import QuantizationSpec
 from deltatune.tasks.shapes import BatchShape
 from deltatune.training.before import machine_speed
 from deltatune.training.before.machine_speed import MachineSpeed

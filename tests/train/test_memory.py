@@ -17,7 +17,7 @@ from deltatune.memory.fit import OVERHEAD
 from deltatune.memory.predict import Setup
 from deltatune.observer import Silent
 from deltatune.recipe import Recipe
-from deltatune.recipe.sections import TrainSpec
+from deltatune.recipe.train_section import TrainSpec
 from deltatune.results.plan import Machine
 from deltatune.training import run
 from deltatune.training.before.forecast import forecast

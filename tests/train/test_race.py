@@ -22,7 +22,7 @@ from deltatune.methods.lora import LoraConfig
 from deltatune.methods.prefix import PrefixConfig
 from deltatune.observer import Silent
 from deltatune.recipe import Recipe
-from deltatune.recipe.sections import TrainSpec
+from deltatune.recipe.train_section import TrainSpec
 from deltatune.results import RunResult
 from deltatune.testing import tiny
 from deltatune.training import Context, run

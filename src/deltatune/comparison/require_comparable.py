@@ -9,8 +9,9 @@ from deltatune.data.encode import Encoder
 from deltatune.errors import DataError, RecipeError
 from deltatune.evaluation import primary_metric
 from deltatune.models.processor import load_processor
+from deltatune.recipe.base_sections import ModelSpec
 from deltatune.recipe.schema import MethodEntry, Recipe
-from deltatune.recipe.sections import DataSpec, ModelSpec
+from deltatune.recipe.sections import DataSpec
 from deltatune.recipe.spaces import readings_of, searched
 from deltatune.results import RunResult
 from deltatune.tasks import TASKS

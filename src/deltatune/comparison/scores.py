@@ -256,8 +256,11 @@ def row_groups(predictions: Sequence[Path], ids: Sequence[str]) -> list[int]:
 
 
 def groups_of(entries: Sequence[Sequence[Prediction]]) -> list[int]:
-    """The same of predictions that are at hand: those of each entry, on the same rows in the same order."""
-    labels = list(range(len(entries[0])))
+    """The same of predictions that are at hand: those of each entry, on the same rows in the same order.
+
+    Without any entry there are no rows.
+    """
+    labels = list(range(len(entries[0]))) if entries else []
     readings = []
     for rows in entries:
         keys = [row.of_input for row in rows]

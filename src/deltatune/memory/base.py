@@ -23,7 +23,7 @@ from deltatune.quant.loading import compute_dtype
 from deltatune.tasks import TASKS
 
 if TYPE_CHECKING:
-    from deltatune.recipe.sections import QuantizationSpec
+    from deltatune.recipe.base_sections import QuantizationSpec
 
 
 def fake_mode() -> FakeTensorMode:

@@ -15,7 +15,7 @@ from deltatune.data.encode import Encoded
 from deltatune.data.pixels import channels_of
 from deltatune.models.tasks import has_token_types
 from deltatune.recipe.schema import MethodEntry, Recipe
-from deltatune.recipe.sections import TrainSpec
+from deltatune.recipe.train_section import TrainSpec
 from deltatune.tasks import TASKS
 from deltatune.tasks.shapes import BatchShape
 from deltatune.tasks.task import Feature

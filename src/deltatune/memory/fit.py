@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from deltatune.memory.predict import Prediction, Setup
-from deltatune.recipe.sections import QuantizationSpec
+from deltatune.recipe.base_sections import QuantizationSpec
 
 Predict = Callable[[Setup], Prediction]
 NF4 = QuantizationSpec(format="nf4")

@@ -26,7 +26,7 @@ from deltatune.models.positions import Room, room_of
 from deltatune.models.quiet import quiet
 
 if TYPE_CHECKING:
-    from deltatune.recipe.sections import QuantizationSpec
+    from deltatune.recipe.base_sections import QuantizationSpec
 from deltatune.tasks.shapes import BatchShape
 
 HEADER_BYTES_A_TENSOR = 110

@@ -15,7 +15,7 @@ from deltatune.core.method import MethodConfig
 from deltatune.core.new_heads import head_modules
 from deltatune.core.sites import BaseView
 from deltatune.errors import TargetError
-from deltatune.recipe.sections import HEAD_LR
+from deltatune.recipe.train_section import HEAD_LR
 
 
 class HeadConfig(MethodConfig):

@@ -31,7 +31,7 @@ from deltatune.quant.loading import check_widths, loading_options
 from deltatune.tasks import TASKS
 
 if TYPE_CHECKING:
-    from deltatune.recipe.sections import ModelSpec, QuantizationSpec
+    from deltatune.recipe.base_sections import ModelSpec, QuantizationSpec
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 

@@ -13,7 +13,7 @@ from deltatune.models.tasks import check_task, has_token_types
 from deltatune.tasks import TASKS
 
 if TYPE_CHECKING:
-    from deltatune.recipe.sections import ModelSpec
+    from deltatune.recipe.base_sections import ModelSpec
 
 
 def processor_name(task: str) -> str:

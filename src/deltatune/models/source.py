@@ -20,7 +20,7 @@ from deltatune.models.resolution import processor_sizes
 from deltatune.tasks import TASKS
 
 if TYPE_CHECKING:
-    from deltatune.recipe.sections import ModelSpec
+    from deltatune.recipe.base_sections import ModelSpec
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from transformers.quantizers.quantizers_utils import should_convert_module
 from deltatune.quant.planned import blank_layer
 
 if TYPE_CHECKING:
-    from deltatune.recipe.sections import QuantizationSpec
+    from deltatune.recipe.base_sections import QuantizationSpec
 
 
 def layers_to_quantize(model: PreTrainedModel, kept: Sequence[str]) -> dict[str, nn.Linear]:

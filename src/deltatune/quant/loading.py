@@ -13,7 +13,7 @@ from deltatune.errors import ModelError, RecipeError
 from deltatune.quant.codec import codec_of
 
 if TYPE_CHECKING:
-    from deltatune.recipe.sections import QuantizationSpec
+    from deltatune.recipe.base_sections import QuantizationSpec
 
 
 def loading_options(

@@ -16,7 +16,7 @@ from torch import nn
 from deltatune.quant.loading import compute_dtype
 
 if TYPE_CHECKING:
-    from deltatune.recipe.sections import QuantizationSpec
+    from deltatune.recipe.base_sections import QuantizationSpec
 
 BLOCK, NESTED_BLOCK, CODES, NESTED_CODES = 64, 256, 16, 256
 """Weights to a scale, scales to a scale of their own, and entries of the tables of both (bitsandbytes)."""

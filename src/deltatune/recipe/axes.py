@@ -13,7 +13,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from deltatune.errors import RecipeError, nearest
-from deltatune.recipe.sections import DataSpec, Decoding, EvaluationSpec, Reading, Section, TrainSpec
+from deltatune.recipe.section import Section
+from deltatune.recipe.sections import DataSpec, Decoding, EvaluationSpec, Reading
+from deltatune.recipe.train_section import TrainSpec
 
 SECTIONS: dict[str, type[Section]] = {"train": TrainSpec, "data": Reading, "evaluation": Decoding}
 """Sections of an entry whose fields are axes as `SECTION.FIELD`."""

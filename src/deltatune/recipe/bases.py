@@ -16,8 +16,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from deltatune.errors import RecipeError
+from deltatune.recipe.base_sections import ModelSpec
 from deltatune.recipe.messages import parse_section
-from deltatune.recipe.sections import ModelSpec
 
 
 def listed(value: Any, where: str) -> list[Any]:

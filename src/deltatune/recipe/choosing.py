@@ -17,7 +17,8 @@ from deltatune.errors import RecipeError
 from deltatune.recipe.kinds import Count, Int, Text
 from deltatune.recipe.messages import parse_section
 from deltatune.recipe.ranges import SearchRange
-from deltatune.recipe.sections import TUNED, Section, TrainSpec
+from deltatune.recipe.section import Section
+from deltatune.recipe.train_section import TUNED, TrainSpec
 
 if TYPE_CHECKING:
     from deltatune.core.method import MethodConfig

@@ -10,8 +10,8 @@ from deltatune.recipe.axes import SECTIONS, by_section, check_fields, check_sect
 from deltatune.recipe.entry import MethodEntry
 from deltatune.recipe.fields import RecipeFields
 from deltatune.recipe.messages import Conflict, parse_section
-from deltatune.recipe.sections import TUNED
 from deltatune.recipe.spaces import ends, searched, searched_axes, section_given
+from deltatune.recipe.train_section import TUNED
 from deltatune.tasks import TASKS
 
 

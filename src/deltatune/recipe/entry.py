@@ -9,16 +9,12 @@ from pydantic_core import PydanticCustomError
 
 from deltatune.errors import RecipeError
 from deltatune.recipe.axes import slug
+from deltatune.recipe.base_sections import ModelSpec, QuantizationSpec
 from deltatune.recipe.choosing import Space
 from deltatune.recipe.kinds import Budget, Text
-from deltatune.recipe.sections import (
-    Decoding,
-    ModelSpec,
-    QuantizationSpec,
-    Reading,
-    Section,
-    TrainSpec,
-)
+from deltatune.recipe.section import Section
+from deltatune.recipe.sections import Decoding, Reading
+from deltatune.recipe.train_section import TrainSpec
 
 if TYPE_CHECKING:
     from deltatune.core.method import MethodConfig

@@ -8,18 +8,14 @@ from pydantic import Field, model_validator
 
 from deltatune.errors import RecipeError, nearest
 from deltatune.recipe.axes import SECTIONS
+from deltatune.recipe.base_sections import ModelSpec, QuantizationSpec
 from deltatune.recipe.choosing import HalvingSpec, SearchSpec, Together, TuneSpec
 from deltatune.recipe.entry import MethodEntry
 from deltatune.recipe.kinds import Bool, Budget, Device, Int
-from deltatune.recipe.sections import (
-    DataSpec,
-    EvaluationSpec,
-    ModelSpec,
-    QuantizationSpec,
-    Section,
-    TrainSpec,
-)
+from deltatune.recipe.section import Section
+from deltatune.recipe.sections import DataSpec, EvaluationSpec
 from deltatune.recipe.task_name import TaskName
+from deltatune.recipe.train_section import TrainSpec
 
 
 class RecipeFields(Section):

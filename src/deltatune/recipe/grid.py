@@ -37,7 +37,8 @@ from deltatune.recipe.bases import listed, on_each_model
 from deltatune.recipe.kinds import Count, Int
 from deltatune.recipe.messages import parse_section
 from deltatune.recipe.ranges import LARGEST, Range
-from deltatune.recipe.sections import TUNED, Section
+from deltatune.recipe.section import Section
+from deltatune.recipe.train_section import TUNED
 
 if TYPE_CHECKING:
     from deltatune.core.method import MethodConfig

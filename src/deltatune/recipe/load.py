@@ -11,10 +11,11 @@ from typing import Any
 from pydantic import ValidationError
 
 from deltatune.errors import RecipeError
+from deltatune.recipe.base_sections import ModelSpec
 from deltatune.recipe.grid import expand_grids
 from deltatune.recipe.problems import as_recipe_error
 from deltatune.recipe.schema import Recipe
-from deltatune.recipe.sections import PLAIN_CHAT, ModelSpec
+from deltatune.recipe.sections import PLAIN_CHAT
 from deltatune.recipe.yaml_text import DEEPEST, parse_yaml
 
 MOST = 2**63

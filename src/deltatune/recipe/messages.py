@@ -14,7 +14,7 @@ from pydantic import BaseModel, ValidationError
 
 from deltatune.errors import RecipeError
 from deltatune.phrasing import rule, short
-from deltatune.recipe.sections import Section
+from deltatune.recipe.section import Section
 
 Conflict = tuple[str, str]
 """(dotted path of the field, what is wrong and what to do)"""

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field, Strict, model_validator
 
 from deltatune.recipe.kinds import Float, Int
-from deltatune.recipe.sections import Section
+from deltatune.recipe.section import Section
 
 LARGEST = 500
 """Configurations of one entry; more are surely a slip, and `sample` takes fewer."""

@@ -6,11 +6,13 @@ from pydantic import model_validator
 from pydantic_core import PydanticCustomError
 
 from deltatune.recipe.axes import slug
+from deltatune.recipe.base_sections import ModelSpec
 from deltatune.recipe.entry import ENTRY_KEYS, MethodEntry
 from deltatune.recipe.fields import RecipeFields
 from deltatune.recipe.rules import find_conflicts
-from deltatune.recipe.sections import DataSpec, EvaluationSpec, ModelSpec, TrainSpec
+from deltatune.recipe.sections import DataSpec, EvaluationSpec
 from deltatune.recipe.spaces import readings_of
+from deltatune.recipe.train_section import TrainSpec
 
 __all__ = [
     "ENTRY_KEYS",

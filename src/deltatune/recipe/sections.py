@@ -1,4 +1,4 @@
-"""The sections of a recipe: model, data, training and evaluation.
+"""The sections about data and evaluation; training and the base have files of their own.
 
 Every field's docstring is its documentation: it appears in the JSON Schema that editors read and in the
 command line's help. Numbers are strict (`epochs: "3"` is refused), unknown keys are refused.
@@ -6,32 +6,12 @@ command line's help. Numbers are strict (`epochs: "3"` is refused), unknown keys
 
 from __future__ import annotations
 
-import math
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    SerializerFunctionWrapHandler,
-    Strict,
-    field_validator,
-    model_serializer,
-    model_validator,
-)
+from pydantic import ConfigDict, Field, Strict, field_validator, model_validator
 
-from deltatune.recipe.kinds import (
-    LARGEST_INT,
-    Bool,
-    ClassName,
-    Count,
-    Duration,
-    Format,
-    Int,
-    Share,
-    Text,
-    Weight,
-)
+from deltatune.recipe.kinds import Bool, ClassName, Count, Format, Int, Share, Text
+from deltatune.recipe.section import Section
 
 Metric = Literal[
     "rouge1_f", "rouge1_p", "rouge1_r", "rouge2_f", "rouge2_p", "rouge2_r",
@@ -48,77 +28,11 @@ IMAGE_FORMATS = ("image-folder", "npz")
 CONVERSATION_FORMS = ("messages", "sharegpt", "alpaca", "prompt-completion")
 """Formats that say how rows write conversations; the format of the file is told by its name beside them."""
 PARTS = ("train", "validation", "test")
-HEAD_LR = 3e-3
-"""The rate of new heads that a recipe without one gets; what it rests on: benchmarks/results/head_rate_*."""
-TUNED = ("lr", "head_lr")
-"""Fields of `train` that `tune` chooses."""
 CHAT = "chat"
 """The template that stands for the tokenizer's own chat template."""
 
 PLAIN_CHAT = "plain"
 """The chat template that stands for a built-in one."""
-
-
-class Section(BaseModel):
-    """What all sections share: unknown keys are refused, and nothing changes after validation."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
-    later: ClassVar[tuple[str, ...]] = ()
-    """Fields that recipes written down before did not have: they are not written where they say nothing."""
-
-    @model_serializer(mode="wrap")
-    def _as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        content: dict[str, Any] = handler(self)
-        return {key: value for key, value in content.items() if key not in self.later or value is not None}
-
-    @classmethod
-    def known_keys(cls) -> list[str]:
-        """The keys that a recipe may have here."""
-        return [field.alias or name for name, field in cls.model_fields.items()]
-
-
-class ModelSpec(Section):
-    """Which pretrained model is the base. In a recipe, a plain string means its name."""
-
-    later = ("pooling",)
-
-    name: Text
-    """`bundled:NAME`, a local folder (`./my-model`) or the id of a model on the Hugging Face Hub."""
-    revision: str | None = None
-    """The Hub commit, branch or tag to use; null means the newest."""
-    trust_remote_code: Bool = False
-    """Whether Python code that comes with the model may run on this machine."""
-    attention: Literal["sdpa", "eager"] | None = None
-    """The attention implementation of the base; null: sdpa, or eager where Transformers has no other, and
-    eager for training on CPUs with up to 256 tokens per row, where it is faster."""
-    image_size: Annotated[int, Strict(), Field(ge=8)] | None = None
-    """Edge in pixels of the squares that an image model reads; null: its own. Half the edge is a quarter of
-    the work. Position embeddings are interpolated, so it must be a multiple of the model's patches."""
-
-    pooling: Literal["mean", "cls", "last"] | None = None
-    """How a vector of a text is made of its tokens' states: their mean, the first or the last. Null: as the
-    base's files for Sentence Transformers say, else the mean."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _from_string(cls, value: Any) -> Any:
-        return {"name": value} if isinstance(value, str) else value
-
-
-class QuantizationSpec(Section):
-    """How the frozen base is kept in few bits (QLoRA). In a recipe, a plain string means its format."""
-
-    format: Literal["nf4", "fp4", "int8"] = "nf4"
-    """4-bit normal floats (as QLoRA), 4-bit floats, or 8-bit integers (LLM.int8)."""
-    double: Bool = True
-    """Whether the scales of 4-bit blocks are quantized as well, which spares 0.37 bits per weight."""
-    compute: Literal["bf16", "fp32"] = "bf16"
-    """Type of activations, and of what is not quantized: embeddings, norms, the output head."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _from_string(cls, value: Any) -> Any:
-        return {"format": value} if isinstance(value, str) else value
 
 
 class SplitSpec(Section):
@@ -262,107 +176,6 @@ class DataSpec(Reading):
     @classmethod
     def _from_string(cls, value: Any) -> Any:
         return {"source": value} if isinstance(value, str) else value
-
-
-class TrainSpec(Section):
-    """How deltas are trained. An entry under `methods` may override any field for itself."""
-
-    later = ("class_weights", "loss")
-
-    epochs: Count = 3
-    """Passes over the training rows."""
-    max_steps: Count | None = None
-    """Stop after so many optimizer steps, even within an epoch; schedules are laid out for it."""
-    batch_size: Count = 16
-    """Rows to an optimizer step."""
-    micro_batch_size: Count | None = None
-    """Rows that go through the model at once; gradients add up to `batch_size`. Null: `batch_size`."""
-    auto_micro_batch: Bool = False
-    """Where a GPU's memory runs out, halve the micro-batch, repeat the step, and go on so. The result is that
-    of the smaller `micro_batch_size` from this step on: the same to rounding, but for masks of dropout."""
-    lr: Annotated[float, Strict(), Field(gt=0, allow_inf_nan=False)] | None = None
-    """Peak learning rate of AdamW. Null: the method's default."""
-    head_lr: Annotated[float, Strict(), Field(gt=0, allow_inf_nan=False)] | Literal["lr"] | None = None
-    """Peak learning rate of a classifier's new head, which every method trains besides: of its own, so that
-    no comparison measures it. Null: 0.003. `lr`: each method's, as in versions up to 0.1."""
-    optimizer: Literal["adamw", "adamw-8bit", "adamw-paged"] = "adamw"
-    """AdamW, or on GPUs one that keeps its moments in 8 bits, or in memory that can move to the host."""
-    schedule: Literal["linear", "cosine", "constant"] = "linear"
-    """How the learning rate falls after the warm-up."""
-    warmup: Share = 0.06
-    """Share of the steps during which the learning rate rises."""
-    weight_decay: Annotated[float, Strict(), Field(ge=0, allow_inf_nan=False)] = 0.0
-    """AdamW's decoupled weight decay."""
-    loss: Text = "auto"
-    """What is minimised: the task's own loss, or `mae` in a task about numbers (the absolute error)."""
-    class_weights: Literal["balanced"] | dict[ClassName, Weight] | None = None
-    """What a training row of each class counts for in the loss: `balanced` (all rows / (classes x rows of the
-    class)), or `{NAME: WEIGHT}`, 1 for the others. A step's loss is divided by the weights of its rows."""
-    max_grad_norm: Annotated[float, Strict(), Field(gt=0, allow_inf_nan=False)] | None = 1.0
-    """Gradients are scaled down to this norm; null for no clipping."""
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """Arithmetic of the frozen base; what is trained is always fp32. `auto`: bf16 where the GPU, or without
-    one the CPU, has instructions for it, else fp32. There is no fp16: T5 overflows in it."""
-    base_dropout: Bool = False
-    """Whether the frozen base keeps its own dropout while training."""
-    gradient_checkpointing: Bool = False
-    """Recompute activations in the backward pass: less memory, about a third more time."""
-    bucket_by_length: Bool = True
-    """Put rows of similar length in a batch, which saves padding."""
-    cache_trunk: Bool = True
-    """Keep the outputs of the layers below the lowest delta from one epoch to the next, in memory or in a
-    temporary file, where there are such layers, several epochs and room. The same result to rounding."""
-    deterministic: Bool = False
-    """On a GPU, take kernels that add in the same order each time, where there are such: slower."""
-    early_stopping: Count | None = None
-    """Stop after so many evaluations without a better validation result; null to go on."""
-    evaluate_every: Literal["epoch"] | Count = "epoch"
-    """When to evaluate on the validation rows: `epoch`, or a number of steps."""
-    checkpoint_every: Literal["epoch"] | Count | Duration = "epoch"
-    """When to write a checkpoint to resume from: `epoch`, a number of steps, or a time such as `10min`, `30s`
-    or `1h`. There is never more than one: the next takes its place."""
-    keep_checkpoints: Annotated[int, Strict(), Field(ge=0, le=LARGEST_INT)] = 0
-    """Keep the deltas of so many of the latest checkpoints besides, in `checkpoints/step-N` of the run.
-    Each can be loaded, merged, or be the `from` of another run. Resuming takes the state, not these."""
-    trackers: list[Literal["tensorboard", "trackio", "wandb"]] = Field(default=[])
-    """Where to log besides metrics.jsonl; each needs its package."""
-
-    @field_validator("precision", mode="before")
-    @classmethod
-    def _no_fp16(cls, value: Any) -> Any:
-        if value in ("fp16", "float16", "half"):
-            raise ValueError(
-                "fp16 is not offered: T5 and other models trained in bfloat16 overflow in it and give NaN. "
-                "Use bf16 or fp32."
-            )
-        return value
-
-    @model_validator(mode="after")
-    def _micro_within_batch(self) -> TrainSpec:
-        if self.micro_batch_size is not None and self.micro_batch_size > self.batch_size:
-            raise ValueError(
-                f"micro_batch_size ({self.micro_batch_size}) must not exceed batch_size ({self.batch_size})."
-            )
-        return self
-
-    def peak_lr(self, default: float) -> float:
-        """The peak learning rate of a method with this default."""
-        return self.lr or default
-
-    def peak_head_lr(self, default: float) -> float:
-        """The peak learning rate of a new head beside a method with this default."""
-        if self.head_lr == "lr":
-            return self.peak_lr(default)
-        return HEAD_LR if self.head_lr is None else self.head_lr
-
-    def steps_per_epoch(self, rows: int) -> int:
-        """Optimizer steps to a pass over so many training rows."""
-        return math.ceil(rows / self.batch_size)
-
-    def steps(self, rows: int) -> int:
-        """Optimizer steps of a run on so many training rows."""
-        steps = self.epochs * self.steps_per_epoch(rows)
-        return steps if self.max_steps is None else min(steps, self.max_steps)
 
 
 class Decoding(Section):

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from deltatune.errors import AdapterError
+from deltatune.recipe.base_sections import ModelSpec
 from deltatune.recipe.load import PATH_FIELDS, is_remote, load_recipe, read_recipe
 from deltatune.recipe.schema import Recipe
-from deltatune.recipe.sections import ModelSpec
 
 FILE = "recipe.yaml"
 _OWN = "Put back the recipe that the run wrote."

@@ -15,7 +15,7 @@ from deltatune.checkpoint.manifest import NAME as MANIFEST
 from deltatune.checkpoint.manifest import checksums, read_manifest, vouch
 from deltatune.errors import DeltatuneError
 from deltatune.files import make_folder, text_sha256
-from deltatune.recipe.sections import ModelSpec
+from deltatune.recipe.base_sections import ModelSpec
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import yaml
 from deltatune.recipe.axes import slug
 from deltatune.recipe.baselines import BASELINES
 from deltatune.recipe.entry import ENTRY_KEYS
-from deltatune.recipe.sections import TUNED
+from deltatune.recipe.train_section import TUNED
 from deltatune.tasks import TASKS
 
 UNTRAINED = ("untuned", "majority")

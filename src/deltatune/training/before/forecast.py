@@ -31,8 +31,9 @@ from deltatune.models.source import locate
 from deltatune.models.tasks import possible_tasks, supports
 from deltatune.observer import Observer, Silent
 from deltatune.phrasing import listing
+from deltatune.recipe.base_sections import ModelSpec
 from deltatune.recipe.schema import MethodEntry, Recipe
-from deltatune.recipe.sections import PARTS, ModelSpec
+from deltatune.recipe.sections import PARTS
 from deltatune.results import ComparisonDisk, Machine, Padding, Plan, PlannedEntry, UnplannedEntry
 from deltatune.tasks import TASKS
 from deltatune.tasks.shapes import BatchShape

@@ -10,7 +10,8 @@ from deltatune.core.fast.packing import why_not
 from deltatune.core.sites import BaseView
 from deltatune.data.batches import batches, padding_share
 from deltatune.errors import TargetError
-from deltatune.recipe.sections import DataSpec, TrainSpec
+from deltatune.recipe.sections import DataSpec
+from deltatune.recipe.train_section import TrainSpec
 from deltatune.results import Padding
 from deltatune.tasks import TASKS
 

@@ -27,8 +27,9 @@ from deltatune.evaluation.task_files import TaskFile, read_task_files
 from deltatune.models.fingerprint import checksum, fingerprint_beside
 from deltatune.models.load import LoadedBase, OriginalWeights, load_base
 from deltatune.observer import Observer
+from deltatune.recipe.base_sections import ModelSpec
 from deltatune.recipe.schema import MethodEntry, Recipe
-from deltatune.recipe.sections import DataSpec, ModelSpec
+from deltatune.recipe.sections import DataSpec
 from deltatune.results import BaseUsed, DataUsed, Origin, RunResult
 from deltatune.training.given.budget import Budget, sized_for
 from deltatune.training.given.readings import RunData, read_data, require_part, whose

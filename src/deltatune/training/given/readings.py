@@ -17,8 +17,9 @@ from deltatune.data.rows import Row
 from deltatune.data.supervised import Supervision, supervision
 from deltatune.errors import DataError
 from deltatune.recipe.axes import point_label
+from deltatune.recipe.base_sections import ModelSpec
 from deltatune.recipe.schema import Recipe
-from deltatune.recipe.sections import PARTS, DataSpec, ModelSpec, Reading
+from deltatune.recipe.sections import PARTS, DataSpec, Reading
 from deltatune.training.given.class_names import require_class_names
 from deltatune.training.given.digests import Inputs, dataset_digests, tokens_digest
 

@@ -17,7 +17,7 @@ from deltatune.core.loss import summed_loss
 from deltatune.core.model import AdaptedModel
 from deltatune.errors import DeltatuneError, TargetError
 from deltatune.observer import Observer
-from deltatune.recipe.sections import TrainSpec
+from deltatune.recipe.train_section import TrainSpec
 
 T = TypeVar("T")
 PACKAGE = Path(__file__).parents[2]

@@ -13,7 +13,7 @@ from deltatune.core.new_heads import head_parameters
 from deltatune.core.sites import BaseView
 from deltatune.errors import RecipeError
 from deltatune.observer import Observer
-from deltatune.recipe.sections import TrainSpec
+from deltatune.recipe.train_section import TrainSpec
 
 
 @dataclass(frozen=True)

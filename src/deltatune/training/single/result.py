@@ -9,7 +9,7 @@ from deltatune.checkpoint.saved import TENSORS
 from deltatune.core.ranks import ranks
 from deltatune.evaluation import Evaluation
 from deltatune.evaluation.harness import require_harness
-from deltatune.recipe.sections import TrainSpec
+from deltatune.recipe.train_section import TrainSpec
 from deltatune.results import (
     SCHEMA,
     Cost,

@@ -1,0 +1,54 @@
+"""The sections about the base: which model it is, and in how many bits it is kept."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, Strict, model_validator
+
+from deltatune.recipe.kinds import Bool, Text
+from deltatune.recipe.section import Section
+
+
+class ModelSpec(Section):
+    """Which pretrained model is the base. In a recipe, a plain string means its name."""
+
+    later = ("pooling",)
+
+    name: Text
+    """`bundled:NAME`, a local folder (`./my-model`) or the id of a model on the Hugging Face Hub."""
+    revision: str | None = None
+    """The Hub commit, branch or tag to use; null means the newest."""
+    trust_remote_code: Bool = False
+    """Whether Python code that comes with the model may run on this machine."""
+    attention: Literal["sdpa", "eager"] | None = None
+    """The attention implementation of the base; null: sdpa, or eager where Transformers has no other, and
+    eager for training on CPUs with up to 256 tokens per row, where it is faster."""
+    image_size: Annotated[int, Strict(), Field(ge=8)] | None = None
+    """Edge in pixels of the squares that an image model reads; null: its own. Half the edge is a quarter of
+    the work. Position embeddings are interpolated, so it must be a multiple of the model's patches."""
+
+    pooling: Literal["mean", "cls", "last"] | None = None
+    """How a vector of a text is made of its tokens' states: their mean, the first or the last. Null: as the
+    base's files for Sentence Transformers say, else the mean."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_string(cls, value: Any) -> Any:
+        return {"name": value} if isinstance(value, str) else value
+
+
+class QuantizationSpec(Section):
+    """How the frozen base is kept in few bits (QLoRA). In a recipe, a plain string means its format."""
+
+    format: Literal["nf4", "fp4", "int8"] = "nf4"
+    """4-bit normal floats (as QLoRA), 4-bit floats, or 8-bit integers (LLM.int8)."""
+    double: Bool = True
+    """Whether the scales of 4-bit blocks are quantized as well, which spares 0.37 bits per weight."""
+    compute: Literal["bf16", "fp32"] = "bf16"
+    """Type of activations, and of what is not quantized: embeddings, norms, the output head."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_string(cls, value: Any) -> Any:
+        return {"format": value} if isinstance(value, str) else value

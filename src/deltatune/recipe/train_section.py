@@ -1,0 +1,117 @@
+"""The section about training."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, Strict, field_validator, model_validator
+
+from deltatune.recipe.kinds import LARGEST_INT, Bool, ClassName, Count, Duration, Share, Text, Weight
+from deltatune.recipe.section import Section
+
+HEAD_LR = 3e-3
+"""The rate of new heads that a recipe without one gets; what it rests on: benchmarks/results/head_rate_*."""
+TUNED = ("lr", "head_lr")
+"""Fields of `train` that `tune` chooses."""
+
+
+class TrainSpec(Section):
+    """How deltas are trained. An entry under `methods` may override any field for itself."""
+
+    later = ("class_weights", "loss")
+
+    epochs: Count = 3
+    """Passes over the training rows."""
+    max_steps: Count | None = None
+    """Stop after so many optimizer steps, even within an epoch; schedules are laid out for it."""
+    batch_size: Count = 16
+    """Rows to an optimizer step."""
+    micro_batch_size: Count | None = None
+    """Rows that go through the model at once; gradients add up to `batch_size`. Null: `batch_size`."""
+    auto_micro_batch: Bool = False
+    """Where a GPU's memory runs out, halve the micro-batch, repeat the step, and go on so. The result is that
+    of the smaller `micro_batch_size` from this step on: the same to rounding, but for masks of dropout."""
+    lr: Annotated[float, Strict(), Field(gt=0, allow_inf_nan=False)] | None = None
+    """Peak learning rate of AdamW. Null: the method's default."""
+    head_lr: Annotated[float, Strict(), Field(gt=0, allow_inf_nan=False)] | Literal["lr"] | None = None
+    """Peak learning rate of a classifier's new head, which every method trains besides: of its own, so that
+    no comparison measures it. Null: 0.003. `lr`: each method's, as in versions up to 0.1."""
+    optimizer: Literal["adamw", "adamw-8bit", "adamw-paged"] = "adamw"
+    """AdamW, or on GPUs one that keeps its moments in 8 bits, or in memory that can move to the host."""
+    schedule: Literal["linear", "cosine", "constant"] = "linear"
+    """How the learning rate falls after the warm-up."""
+    warmup: Share = 0.06
+    """Share of the steps during which the learning rate rises."""
+    weight_decay: Annotated[float, Strict(), Field(ge=0, allow_inf_nan=False)] = 0.0
+    """AdamW's decoupled weight decay."""
+    loss: Text = "auto"
+    """What is minimised: the task's own loss, or `mae` in a task about numbers (the absolute error)."""
+    class_weights: Literal["balanced"] | dict[ClassName, Weight] | None = None
+    """What a training row of each class counts for in the loss: `balanced` (all rows / (classes x rows of the
+    class)), or `{NAME: WEIGHT}`, 1 for the others. A step's loss is divided by the weights of its rows."""
+    max_grad_norm: Annotated[float, Strict(), Field(gt=0, allow_inf_nan=False)] | None = 1.0
+    """Gradients are scaled down to this norm; null for no clipping."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Arithmetic of the frozen base; what is trained is always fp32. `auto`: bf16 where the GPU, or without
+    one the CPU, has instructions for it, else fp32. There is no fp16: T5 overflows in it."""
+    base_dropout: Bool = False
+    """Whether the frozen base keeps its own dropout while training."""
+    gradient_checkpointing: Bool = False
+    """Recompute activations in the backward pass: less memory, about a third more time."""
+    bucket_by_length: Bool = True
+    """Put rows of similar length in a batch, which saves padding."""
+    cache_trunk: Bool = True
+    """Keep the outputs of the layers below the lowest delta from one epoch to the next, in memory or in a
+    temporary file, where there are such layers, several epochs and room. The same result to rounding."""
+    deterministic: Bool = False
+    """On a GPU, take kernels that add in the same order each time, where there are such: slower."""
+    early_stopping: Count | None = None
+    """Stop after so many evaluations without a better validation result; null to go on."""
+    evaluate_every: Literal["epoch"] | Count = "epoch"
+    """When to evaluate on the validation rows: `epoch`, or a number of steps."""
+    checkpoint_every: Literal["epoch"] | Count | Duration = "epoch"
+    """When to write a checkpoint to resume from: `epoch`, a number of steps, or a time such as `10min`, `30s`
+    or `1h`. There is never more than one: the next takes its place."""
+    keep_checkpoints: Annotated[int, Strict(), Field(ge=0, le=LARGEST_INT)] = 0
+    """Keep the deltas of so many of the latest checkpoints besides, in `checkpoints/step-N` of the run.
+    Each can be loaded, merged, or be the `from` of another run. Resuming takes the state, not these."""
+    trackers: list[Literal["tensorboard", "trackio", "wandb"]] = Field(default=[])
+    """Where to log besides metrics.jsonl; each needs its package."""
+
+    @field_validator("precision", mode="before")
+    @classmethod
+    def _no_fp16(cls, value: Any) -> Any:
+        if value in ("fp16", "float16", "half"):
+            raise ValueError(
+                "fp16 is not offered: T5 and other models trained in bfloat16 overflow in it and give NaN. "
+                "Use bf16 or fp32."
+            )
+        return value
+
+    @model_validator(mode="after")
+    def _micro_within_batch(self) -> TrainSpec:
+        if self.micro_batch_size is not None and self.micro_batch_size > self.batch_size:
+            raise ValueError(
+                f"micro_batch_size ({self.micro_batch_size}) must not exceed batch_size ({self.batch_size})."
+            )
+        return self
+
+    def peak_lr(self, default: float) -> float:
+        """The peak learning rate of a method with this default."""
+        return self.lr or default
+
+    def peak_head_lr(self, default: float) -> float:
+        """The peak learning rate of a new head beside a method with this default."""
+        if self.head_lr == "lr":
+            return self.peak_lr(default)
+        return HEAD_LR if self.head_lr is None else self.head_lr
+
+    def steps_per_epoch(self, rows: int) -> int:
+        """Optimizer steps to a pass over so many training rows."""
+        return math.ceil(rows / self.batch_size)
+
+    def steps(self, rows: int) -> int:
+        """Optimizer steps of a run on so many training rows."""
+        steps = self.epochs * self.steps_per_epoch(rows)
+        return steps if self.max_steps is None else min(steps, self.max_steps)
