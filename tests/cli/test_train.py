@@ -97,6 +97,22 @@ def test_json_is_alone_on_stdout(recipe: Path, run: Callable, fake: Callable) ->
     assert "Warning: something is odd" in done.err
 
 
+def test_timings_are_a_table_that_adds_up(recipe: Path, run: Callable, fake: Callable) -> None:
+    spent = {"training": (30.0, 50.0), "test rows": (9.0, 12.0), "other": (1.0, 0.5)}
+    timeline = [
+        {"name": name, "seconds": wall, "processor_seconds": worked} for name, (wall, worked) in spent.items()
+    ]
+    fake("deltatune.training", "run", RunResult.of(CONTENT | {"timeline": timeline}, "it", remedy=""))
+    assert "phase" not in run("train", recipe, "-m", "lora r4").out
+    table = run("train", recipe, "-m", "lora r4", "--timings").out.partition("Time of lora r4 (seed 3)")[2]
+    rows = [line.split() for line in table.splitlines()]
+    assert ["training", "30.00", "75", "%", "50.00"] in rows
+    assert ["other", "1.00", "2.5", "%", "0.50"] in rows
+    assert ["in", "all", "40.00", "62.50"] in rows
+    fake("deltatune.training", "run", RESULT)  # of an older version
+    assert "Time of" not in run("train", recipe, "-m", "lora r4", "--timings").out
+
+
 def test_quiet_leaves_warnings(recipe: Path, run: Callable, fake: Callable) -> None:
     fake("deltatune.training", "run", busy)
     done = run("train", recipe, "-m", "lora r4", "--quiet")

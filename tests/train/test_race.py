@@ -250,6 +250,10 @@ def test_the_costs_say_that_they_are_shares(make: Make, tmp_path: Path) -> None:
     assert [cost.peak_memory_bytes for cost in costs] == [None] * 3
     assert all(cost.race_peak_memory_bytes > 0 for cost in costs)
     assert sum(cost.train_seconds for cost in costs) < wall
+    lines = [result.timeline for result in results if isinstance(result, RunResult)]
+    # What nobody's run was at while others were is no run's: the base, loaded for all.
+    assert 0.5 * wall < sum(phase.seconds for line in lines for phase in line) < wall
+    assert all({"training", "certificate", "test rows"} < {phase.name for phase in line} for line in lines)
     by_itself = alone(make(methods=METHODS[:1]), tmp_path / "alone")
     assert isinstance(results[0], RunResult)
     assert results[0].memory == by_itself[0].memory  # of a step that the run made alone

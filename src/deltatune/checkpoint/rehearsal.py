@@ -9,10 +9,12 @@ from pathlib import Path
 from deltatune.checkpoint.store import load_adapter, save_adapter
 from deltatune.core.model import AdaptedModel
 from deltatune.files import OURS, storing
+from deltatune.timeline import phase
 
 _NAME = "rehearsed"
 
 
+@phase("rehearse saving")
 def rehearse_saving(model: AdaptedModel, name: str, parent: Path) -> None:
     """Write the adapter `name` as it is now into a folder below `parent`, load it, and remove both.
 

@@ -11,11 +11,13 @@ from torch import Tensor
 from deltatune.checkpoint.folders import atomic_folder, read_tensors, write_tensors
 from deltatune.errors import AdapterError
 from deltatune.files import CHECKSUM, is_intact, read_json, sealed, sha256, write_json
+from deltatune.timeline import phase
 
 ANEW = "Start the run again with --overwrite."
 _TENSOR = "__tensor__"
 
 
+@phase("write")
 def save_state(folder: Path, state: dict[str, Any]) -> None:
     """Write a tree of dicts, lists, numbers, strings, None and tensors, all at once."""
     tensors: dict[str, Tensor] = {}

@@ -102,6 +102,13 @@ DryRun = Annotated[
         "where, for how many steps), and stop. Writes nothing.",
     ),
 ]
+Timings = Annotated[
+    bool,
+    typer.Option(
+        "--timings",
+        help="Show where the time went: each phase in seconds, and its share. result.json has it as well.",
+    ),
+]
 TrustRemoteCode = Annotated[
     bool,
     typer.Option(

@@ -23,6 +23,7 @@ from deltatune.comparison.scores import read_sample, row_groups, row_ids
 from deltatune.comparison.statistics import intervals, pairwise, shared_ranks, tie_matrix
 from deltatune.comparison.team import Team
 from deltatune.comparison.together import attempt_all
+from deltatune.comparison.warnings import warnings_of
 from deltatune.errors import DeltatuneError, InUseError, RecipeError
 from deltatune.evaluation import higher_is_better, primary_metric
 from deltatune.files import make_folder, read_json, require_disk, write_json, write_text
@@ -33,9 +34,19 @@ from deltatune.recipe.written import as_written, differences, head_rate_of_then,
 from deltatune.report import write_report
 from deltatune.report.load import mean_step_memory
 from deltatune.report.ranking import RANK_RULE
-from deltatune.results import SCHEMA, AnyResult, Leaderboard, LeaderboardRow, MeanCost, Pair, RunResult
+from deltatune.results import (
+    SCHEMA,
+    AnyResult,
+    Leaderboard,
+    LeaderboardRow,
+    MeanCost,
+    Pair,
+    RunResult,
+    phases,
+)
 from deltatune.tasks import TASKS
 from deltatune.tasks.classes import positive_last
+from deltatune.timeline import Timeline, phase
 from deltatune.training import Context
 from deltatune.training.given.folder import ANEW, clear_folder, require_own_run
 from deltatune.training.given.folder import WRITES as RUN_WRITES
@@ -84,8 +95,9 @@ def compare(
     """
     observer = observer or Silent()
     primary = primary_metric(recipe.evaluation, recipe.task, targets=recipe.has_targets)
-    with Team(make_folder(out), observer, join=join) as team, _disk_named(out):
-        return _compare(recipe, team, primary, overwrite=overwrite)
+    timeline = Timeline()
+    with timeline.open(), Team(make_folder(out), observer, join=join) as team, _disk_named(out):
+        return _compare(recipe, team, primary, timeline, overwrite=overwrite)
 
 
 @contextlib.contextmanager
@@ -100,7 +112,7 @@ def _disk_named(out: Path) -> Iterator[None]:
         raise
 
 
-def _compare(recipe: Recipe, team: Team, primary: str, *, overwrite: bool) -> Leaderboard:
+def _compare(recipe: Recipe, team: Team, primary: str, timeline: Timeline, *, overwrite: bool) -> Leaderboard:
     """The comparison, in a folder that is locked."""
     context = _prepared(recipe, team, overwrite=overwrite) if team.first else _joined(recipe, team, overwrite)
     context.joined = team.joins
@@ -121,11 +133,13 @@ def _compare(recipe: Recipe, team: Team, primary: str, *, overwrite: bool) -> Le
         results.setdefault(starter.entry.name, []).append(result)
     observer.finish("Comparing")
     with team.desk():
-        board = leaderboard(context, chosen, results, out, primary)
+        with phase("rank"):
+            board = leaderboard(context, chosen, results, out, primary)
         if any(row.status == "done" and row.rank is None and not row.random_head for row in board.rows):
             observer.warn(
                 f"{primary} has no value for each test row, so the rows are sorted by it, not ranked."
             )
+        board = board.model_copy(update={"timeline": phases(timeline)})
         write_json(out / "leaderboard.json", board.as_dict())
         vouch(out, KIND, checksums(out, VOUCHED))
         write_report(out)
@@ -288,7 +302,7 @@ def leaderboard(
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         recipe=recipe.dump(),
         data=finished[0].data if finished else None,
-        warnings=_warnings(ranked, finished, groups),
+        warnings=warnings_of(ranked, finished, groups),
         halving=chosen.halving,
     )
 
@@ -301,60 +315,6 @@ def _test_ids(chosen: Chosen, results: Mapping[str, Sequence[AnyResult]], out: P
             if isinstance(run, RunResult):
                 return row_ids(out / run_folder(pick.entry, run.seed, pick.variant) / "predictions.jsonl")
     return []
-
-
-def _warnings(
-    rows: Sequence[LeaderboardRow], finished: Sequence[RunResult], groups: Sequence[int]
-) -> list[str]:
-    """What a reader of the ranking should know: of the data, of budgets, of rates at the edge."""
-    found = [warning for run in finished for warning in run.data.warnings]
-    if (inputs := len(set(groups))) < len(groups):
-        found.append(
-            f"The {len(groups):,} test rows have {inputs:,} different inputs. Rows with one input are not "
-            "independent, so intervals and tests draw them together, as one example."
-        )
-    found += [f"{run.name} {run.budget.warning}" for run in finished if run.budget and run.budget.warning]
-    found += dict.fromkeys(run.origin.warning for run in finished if run.origin)
-    raced = sorted({run.name for run in finished if run.cost.raced > 1})
-    if raced:
-        found.append(
-            f"{', '.join(raced)} shared steps over one base (multi-run training). The training time of each "
-            "is its share of these steps, by tokens; alone it may take another time. Nothing measured the "
-            "peak memory of each alone."
-        )
-    if joined := sorted({run.name for run in finished if run.cost.joined}):
-        found.append(
-            f"{', '.join(joined)} trained while other processes worked on the comparison. Processes on one "
-            "machine share its time, so these times say little of what each takes alone."
-        )
-    for name, answers in _answers(finished).items():
-        found += [f"{name} {answer}" for answer in answers]
-    random = [row.name for row in rows if row.random_head]
-    if random:
-        numbers = any(run.data.scale for run in finished)
-        what = "such numbers" if numbers else "these classes"
-        found.append(
-            f"{', '.join(random)}: the base brings no head for {what}, so a random head guesses, and the row "
-            "has no rank. A method must beat head, which trains the new head alone, and "
-            f"{'an R2 of 0, which the mean of the rows has' if numbers else 'majority'}."
-        )
-    for row in rows:
-        for field, rate in ((row.tuning and row.tuning.edges) or {}).items():
-            what = "learning rate of the head" if field == "train.head_lr" else "learning rate"
-            edge = f"the best {what}, {rate:g}, is at the edge of those tried"
-            found.append(f"{row.name}: {edge}; a better one may lie beyond it.")
-    return list(dict.fromkeys(found))
-
-
-def _answers(finished: Sequence[RunResult]) -> dict[str, list[str]]:
-    """By entry, what is said of runs that have one answer for almost all rows; of several seeds with them."""
-    found: dict[str, list[str]] = {}
-    seeds = {run.seed for run in finished}
-    for run in finished:
-        if run.one_answer:
-            of_seed = f"(seed {run.seed}) " if len(seeds) > 1 else ""
-            found.setdefault(run.name, []).append(of_seed + run.one_answer)
-    return found
 
 
 def _row(pick: Pick, runs: Sequence[AnyResult], recipe: Recipe) -> LeaderboardRow:

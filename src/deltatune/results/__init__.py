@@ -74,6 +74,7 @@ from deltatune.results.saved import (
     StoredTensor,
     Wants,
 )
+from deltatune.results.timeline import Phase, phases
 
 __all__ = [
     "SCHEMA",
@@ -114,6 +115,7 @@ __all__ = [
     "PausedMetrics",
     "PausedRun",
     "PausedSelection",
+    "Phase",
     "Plan",
     "PlannedEntry",
     "Prediction",
@@ -138,6 +140,7 @@ __all__ = [
     "Tuning",
     "UnplannedEntry",
     "Wants",
+    "phases",
     "read_predictions",
     "run_result",
     "whole_predictions",

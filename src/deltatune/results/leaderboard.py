@@ -8,6 +8,7 @@ from pydantic import Field
 
 from deltatune.results.parts import DataUsed, Failure
 from deltatune.results.record import SCHEMA, Number, Record
+from deltatune.results.timeline import Phase
 
 
 class MeanCost(Record):
@@ -239,3 +240,6 @@ class Leaderboard(Record):
     """What a reader of the ranking should know."""
     halving: Halving | None = None
     """What early stopping did."""
+    timeline: list[Phase] | None = None
+    """What the last call spent on the comparison until it wrote this file, by phase, `other` last. Runs that
+    were done before it are not in it; each has its own. The report is written afterwards."""

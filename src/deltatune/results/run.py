@@ -28,6 +28,7 @@ from deltatune.results.parts import (
     StepMemory,
 )
 from deltatune.results.record import SCHEMA, Number, Record
+from deltatune.results.timeline import Phase
 
 
 class _Run(Record):
@@ -101,6 +102,8 @@ class RunResult(_Run):
     """ISO time, UTC."""
     finished: str | None = None
     """ISO time, UTC."""
+    timeline: list[Phase] | None = None
+    """What the process that ended the run spent on it, by phase, `other` last; null of runs of before."""
 
 
 class PausedRun(_Run):

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from deltatune.cli import output
-from deltatune.cli.options import DryRun, Json, Overrides, OwnDevice, Quiet, RecipeFile, with_device
+from deltatune.cli.options import DryRun, Json, Overrides, OwnDevice, Quiet, RecipeFile, Timings, with_device
 from deltatune.cli.progress import Events, watching
 from deltatune.errors import DeltatuneError, nearest
 from deltatune.report import FORMATS
@@ -67,6 +67,7 @@ def compare(
         bool,
         typer.Option("--events", help="Print progress on stdout, one JSON object per line.", hidden=True),
     ] = False,
+    timings: Timings = False,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -124,7 +125,7 @@ def compare(
             count = automatic(loaded, observer) if workers == "auto" else _count(workers)
             return compare_by_workers(command, out, count, observer)
 
-    _compare(run_all, out, watched, as_json=as_json)
+    _compare(run_all, out, watched, timings=timings, as_json=as_json)
 
 
 def _plan(recipe: Recipe, *, as_json: bool, quiet: bool) -> None:
@@ -185,6 +186,7 @@ def _compare(
     out: Path,
     watched: AbstractContextManager[Observer],
     *,
+    timings: bool,
     as_json: bool,
 ) -> None:
     from deltatune.cli import show
@@ -196,6 +198,10 @@ def _compare(
         output.emit_json(board.as_dict())
     else:
         show.leaderboard(board, out)
+        if timings:
+            from deltatune.cli.timings import of_comparison
+
+            of_comparison(board, out)
         output.line(f"\nThe report: {out / 'report.html'}")
     if any(row.status == "failed" for row in board.rows):
         raise typer.Exit(2)  # so that no script takes it for a whole comparison
@@ -315,6 +321,7 @@ def demo(
     overrides: Overrides = None,
     dry_run: DryRun = False,
     overwrite: Anew = False,
+    timings: Timings = False,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -349,7 +356,7 @@ def demo(
 
         return compare(loaded, out, overwrite=overwrite, observer=observer)
 
-    _compare(run_all, out, watching(quiet=quiet), as_json=as_json)
+    _compare(run_all, out, watching(quiet=quiet), timings=timings, as_json=as_json)
 
 
 def _require_packages(overrides: list[str]) -> None:

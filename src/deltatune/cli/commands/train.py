@@ -24,6 +24,7 @@ from deltatune.cli.options import (
     OwnDevice,
     Quiet,
     RunFolder,
+    Timings,
     TrustRemoteCode,
     labels_of,
     with_device,
@@ -82,6 +83,7 @@ def train(
     ] = None,
     overwrite: Overwrite = False,
     trust_remote_code: TrustRemoteCode = False,
+    timings: Timings = False,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -140,6 +142,10 @@ def train(
         output.emit_json(result.as_dict())
         return
     show.result(result)
+    if timings:
+        from deltatune.cli.timings import of_run
+
+        of_run(result)
     output.line(f"\nThe run is in {folder}")
 
 

@@ -10,6 +10,7 @@ from deltatune.memory.batch import largest_micro_batch
 from deltatune.memory.fit import fits
 from deltatune.memory.scale import predict_scaled
 from deltatune.recipe.schema import MethodEntry
+from deltatune.timeline import phase
 from deltatune.training.before.forecast import setup_of, this_machine
 from deltatune.training.before.packing import padding_of
 from deltatune.training.given.context import Context, SharedBase
@@ -19,6 +20,7 @@ COPIES, TOKENS = 8, 16
 _known: dict[str, dict[str, int] | None] = {}
 
 
+@phase("predict memory")
 def predicted_run(
     context: Context, entry: MethodEntry, method: MethodConfig, base: SharedBase, seed: int
 ) -> dict[str, int] | None:

@@ -19,6 +19,7 @@ from deltatune.recipe.schema import Recipe
 from deltatune.recipe.sections import PARTS
 from deltatune.tasks import TASKS
 from deltatune.tasks.task import INPUT, NEW, TARGET, each_reference
+from deltatune.timeline import phase
 from deltatune.training.given.context import Context, SharedBase
 
 _METHOD = "method"
@@ -91,6 +92,7 @@ def require_positions(room: Room, task: str, parts: Mapping[str, Encoded], new: 
     return warnings
 
 
+@phase("certificate")
 def require_room(
     context: Context, recipe: Recipe, base: SharedBase, model: AdaptedModel, adapter: Adapter
 ) -> None:

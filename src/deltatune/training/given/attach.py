@@ -12,11 +12,13 @@ from deltatune.files import sha256, text_sha256
 from deltatune.recipe.schema import MethodEntry
 from deltatune.results import Origin
 from deltatune.tasks.values import Scale, Scales
+from deltatune.timeline import phase
 from deltatune.training.given.budget import Budget
 from deltatune.training.given.context import Context, SharedBase
 from deltatune.training.given.start import FIELD, Start, other_head, read_start
 
 
+@phase("attach")
 def attach(
     context: Context, entry: MethodEntry, base: SharedBase, model: AdaptedModel, *, name: str, seed: int
 ) -> tuple[Adapter, Budget | None, Origin | None]:

@@ -31,6 +31,7 @@ from deltatune.recipe.base_sections import ModelSpec
 from deltatune.recipe.schema import MethodEntry, Recipe
 from deltatune.recipe.sections import DataSpec
 from deltatune.results import BaseUsed, DataUsed, Origin, RunResult
+from deltatune.timeline import phase
 from deltatune.training.given.budget import Budget, sized_for
 from deltatune.training.given.readings import RunData, read_data, require_part, whose
 from deltatune.training.given.start import read_start, settings_of
@@ -52,13 +53,14 @@ class SharedBase:
     """Of a base on a GPU, where another hash of all weights would take long."""
 
     @property
+    @phase("hash base")
     def fingerprint(self) -> str:
         """Hash of the weights as they were loaded; waits for it if need be."""
         return self.digest.result()
 
     def adapted(self, *, base_dropout: bool = False) -> AdaptedModel:
         """A new view of the base, without adapters. Before its hash is known, nothing gets at the base."""
-        self.digest.result()
+        _ = self.fingerprint
         base = self.loaded
         return AdaptedModel(
             base.model,
@@ -104,6 +106,7 @@ class Context:
     """What bases alone score on them, by the hash of the weights."""
 
     @classmethod
+    @phase("read data")
     def open(cls, recipe: Recipe, observer: Observer) -> Context:
         """Read the recipe's data, with every template. The base is loaded when it is first needed.
 
@@ -147,6 +150,7 @@ class Context:
         """Where the recipe wants its runs."""
         return device_of(self.recipe.device)
 
+    @phase("load base")
     def base(self, entry: MethodEntry) -> SharedBase:
         """The entry's base, in the precision that its training asks for. One of another model is let go.
 

@@ -20,6 +20,7 @@ from deltatune.recipe.axes import point_label
 from deltatune.recipe.base_sections import ModelSpec
 from deltatune.recipe.schema import Recipe
 from deltatune.recipe.sections import PARTS, DataSpec, Reading
+from deltatune.timeline import phase
 from deltatune.training.given.class_names import require_class_names
 from deltatune.training.given.digests import Inputs, dataset_digests, tokens_digest
 
@@ -36,6 +37,7 @@ class RunData:
     _encoded: dict[str, Encoded] = field(default_factory=dict)
     """By part."""
 
+    @phase("read data")
     def encoded(self, part: str) -> Encoded:
         """The rows of a part.
 
@@ -53,6 +55,7 @@ class RunData:
         return self._encoded[part]
 
     @cached_property
+    @phase("read data")
     def supervised(self) -> Supervision:
         """What the loss will see of the training rows' labels."""
         return supervision(self.encoder, self.encoded("train"))
@@ -73,6 +76,7 @@ class RunData:
         return hashlib.sha256(self.encoder.spec.model_dump_json().encode()).hexdigest()[:16]
 
     @cached_property
+    @phase("read data")
     def _digests(self) -> tuple[str, dict[str, Tensor], str]:
         parts = {part: self.encoded(part) for part in PARTS if getattr(self.dataset, part)}
         tokens = tokens_digest(parts, self.encoder.processor)

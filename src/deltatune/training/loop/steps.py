@@ -80,6 +80,8 @@ class Gradients:
     """What it took; of a pass for several runs, the share of this one's tokens."""
     raced: int = 1
     """Runs that the pass was for."""
+    processor_seconds: float = 0.0
+    """Of a pass for several runs: the same share of what all processors worked on it."""
 
 
 Steps = Generator[Request, Gradients, Progress]

@@ -11,6 +11,7 @@ from deltatune.data.encode import Encoded, Encoder
 from deltatune.evaluation import evaluate, higher_is_better, loss_on
 from deltatune.observer import Observer
 from deltatune.recipe.schema import EvaluationSpec
+from deltatune.timeline import phase
 from deltatune.training.loop.state import adapter_state, load_adapter_state
 from deltatune.training.loop.steps import Progress
 
@@ -31,6 +32,7 @@ class Validation:
     best: dict[str, Any] = field(default_factory=dict)
     """The best state; nothing before the first."""
 
+    @phase("validation")
     def measure(self) -> dict[str, float]:
         """The loss and, if another metric decides, that one, by key."""
         measured = loss_on(self.model, self.encoded, self.encoder, self.spec.batch_size)

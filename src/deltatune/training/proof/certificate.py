@@ -24,6 +24,7 @@ from deltatune.data.supervised import Supervision
 from deltatune.errors import AdapterError, TargetError, TrainingError
 from deltatune.files import write_json
 from deltatune.results import SCHEMA, Certificate, CertificateLine
+from deltatune.timeline import phase
 from deltatune.training.proof.equal_logits import Logits, logits, require_finite_weights, rounding
 
 RELOADED = "reloaded"
@@ -80,6 +81,7 @@ class Proof:
         for path in (self.path, *copies):
             write_json(path, self.certificate.as_dict())
 
+    @phase("certificate")
     def targets(self, model: AdaptedModel, name: str) -> None:
         """Every selector reached a module that the delta acts on, and something is trained."""
         adapter, config, view = model.adapter(name), model.configs[name], model.view
@@ -139,6 +141,7 @@ class Proof:
             },
         )
 
+    @phase("certificate")
     def taps_fired(self, model: AdaptedModel, before: Mapping[str, int]) -> None:
         """Every site of the active adapters was reached by the first step: has fired since `before`."""
         counts = {path: calls - before.get(path, 0) for path, calls in model.fired().items()}
@@ -153,6 +156,7 @@ class Proof:
             {"sites": len(counts), "silent": silent},
         )
 
+    @phase("certificate")
     def learned(self, adapter: Adapter, before: Mapping[str, Tensor], loss: Callable[[], float]) -> None:
         """Every part of the delta got a gradient in the first step and was changed by it.
 
@@ -199,6 +203,7 @@ class Proof:
             {"parts": len(parts), "unchanged": still},
         )
 
+    @phase("certificate")
     def trains_the_base(self, model: AdaptedModel, batch: Mapping[str, Tensor], task: str) -> None:
         """What training computes of the base in another way (parts, attention, last layer) gives its logits.
 
@@ -229,6 +234,7 @@ class Proof:
             {"difference": difference if math.isfinite(difference) else None, "limit": limit},
         )
 
+    @phase("certificate")
     def final_budget(self, adapter: Adapter) -> None:
         """The method's schedule, if it has one, ended where it promises: AdaLoRA's ranks, a density."""
         remedy = "The schedule did not run to its end; train all planned steps."
@@ -279,6 +285,7 @@ class Proof:
         rows = _many(len(batch["labels"]), "row")
         self.reads_back(model, name, folder, lambda: logits(model, batch, task), rows, fingerprint)
 
+    @phase("read back")
     def reads_back(  # noqa: PLR0917
         self,
         model: AdaptedModel,

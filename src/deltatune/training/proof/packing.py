@@ -7,6 +7,7 @@ import torch
 from deltatune.core.devices import to_device
 from deltatune.core.model import AdaptedModel
 from deltatune.data.encode import Encoded, Encoder
+from deltatune.timeline import phase
 from deltatune.training.proof.certificate import Proof
 from deltatune.training.proof.equal_logits import logits, rounding
 from deltatune.training.proof.padding import short_rows
@@ -14,6 +15,7 @@ from deltatune.training.proof.padding import short_rows
 LINE = "packed as padded"
 
 
+@phase("certificate")
 def try_packing(certificate: Proof, model: AdaptedModel, encoder: Encoder, encoded: Encoded) -> str | None:
     """Pack a few short rows of different lengths, as training does, with the delta that acts.
 

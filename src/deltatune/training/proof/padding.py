@@ -19,6 +19,7 @@ from deltatune.data.encode import Encoded, Encoder
 from deltatune.evaluation.generation import next_token_logits
 from deltatune.tasks import TASKS
 from deltatune.tasks.task import Feature
+from deltatune.timeline import phase
 from deltatune.training.proof.certificate import Proof
 from deltatune.training.proof.equal_logits import logits, require_finite_weights, rounding
 
@@ -28,6 +29,7 @@ LOGITS = 2**25
 """Of all rows together, beyond which no more rows are taken: 128 MiB."""
 
 
+@phase("certificate")
 def check_padding(
     certificate: Proof, model: AdaptedModel, encoder: Encoder, encoded: Encoded, batch_size: int
 ) -> None:

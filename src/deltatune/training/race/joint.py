@@ -12,10 +12,12 @@ from deltatune.core.delta import Dropout
 from deltatune.core.devices import synchronize, to_device
 from deltatune.core.loss import count_targets, logits_for, loss_of, weight_of
 from deltatune.memory.batch import shape_of
+from deltatune.timeline import phase
 from deltatune.training.loop.steps import Gradients
 from deltatune.training.loop.trainer import Trainer
 
 
+@phase("training")
 def joint_gradients(asked: Sequence[tuple[Trainer, list[int]]]) -> list[Gradients]:
     """Gradients of each run's mean loss over its rows, by one forward and one backward pass.
 
@@ -25,7 +27,7 @@ def joint_gradients(asked: Sequence[tuple[Trainer, list[int]]]) -> list[Gradient
     Raises:
         DeltatuneError: Rows cannot be told apart somewhere in this base.
     """
-    started = time.perf_counter()
+    started, worked = time.perf_counter(), time.process_time()
     trainers = [trainer for trainer, _ in asked]
     model, encoder = trainers[0].model, trainers[0].encoder
     features = [trainer.train.features[row] for trainer, rows in asked for row in rows]
@@ -51,12 +53,13 @@ def joint_gradients(asked: Sequence[tuple[Trainer, list[int]]]) -> list[Gradient
         penalties = [penalty for each in trainers if (penalty := each.adapter.penalty()) is not None]
         torch.stack([*losses, *penalties]).sum().backward()
     synchronize(model.device)  # else the first run's step would wait, and be said to have taken, for all
-    seconds = time.perf_counter() - started
+    seconds, worked = time.perf_counter() - started, time.process_time() - worked
     lengths = [sum(trainer.train.lengths[row] for row in rows) for trainer, rows in asked]
+    shares = [length / sum(lengths) for length in lengths]
     return [
-        Gradients([loss.detach()], [(rows, part)], divisor, seconds * length / sum(lengths), len(asked))
-        for (_, rows), loss, part, divisor, length in zip(
-            asked, losses, batches, divisors, lengths, strict=True
+        Gradients([loss.detach()], [(rows, part)], divisor, seconds * share, len(asked), worked * share)
+        for (_, rows), loss, part, divisor, share in zip(
+            asked, losses, batches, divisors, shares, strict=True
         )
     ]
 

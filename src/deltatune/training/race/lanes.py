@@ -16,6 +16,7 @@ from deltatune.core.model import AdaptedModel
 from deltatune.observer import Observer
 from deltatune.recipe.schema import MethodEntry
 from deltatune.results import PausedRun, RunResult
+from deltatune.timeline import Timeline, phase
 from deltatune.training.given.context import Context
 from deltatune.training.loop.steps import Gradients, Progress, Request, Steps
 from deltatune.training.loop.trainer import Trainer
@@ -89,12 +90,13 @@ def opened(
 ) -> Run | Out:
     """Attach the run's adapter, until the stack is left, unless the run is finished."""
     entry, seed = starter.entry, starter.seed
-    observer = _Named(context.observer, f"{entry.name}, seed {seed}")
+    observer, timeline = _Named(context.observer, f"{entry.name}, seed {seed}"), Timeline()
     try:
-        run = open_run(
-            context.recipe, entry, seed, starter.out,
-            resume=True, observer=observer, context=context, model=model, name=name,
-        )  # fmt: skip
+        with timeline.open():
+            run = open_run(
+                context.recipe, entry, seed, starter.out,
+                resume=True, observer=observer, context=context, model=model, name=name, timeline=timeline,
+            )  # fmt: skip
     except Exception as error:
         return _out(error)
     if isinstance(run, RunResult):
@@ -119,9 +121,11 @@ def started(run: Run) -> Training | Out:
 
 def advanced(training: Training, gradients: Gradients | None = None) -> Waiting | Trained | Out:
     """Let the loop run to its next request, or its end; what it wants alone is answered on the way."""
-    steps, trainer = training.steps, training.trainer
+    steps, trainer, run = training.steps, training.trainer, training.begun.run
+    if gradients is not None and gradients.raced > 1:
+        run.timeline.add("training", gradients.seconds, gradients.processor_seconds)
     try:
-        with _acting(training.begun.run), trainer.explained():
+        with _acting(run), trainer.explained(), phase("training"):
             try:
                 request = next(steps) if gradients is None else steps.send(gradients)
                 while request.alone:
@@ -137,7 +141,7 @@ def advanced_alone(waiting: Waiting) -> Waiting | Trained | Out:
     """Answer the request by a pass of its own, and go on."""
     training, trainer = waiting.training, waiting.trainer
     try:
-        with _acting(training.begun.run), trainer.explained():
+        with _acting(training.begun.run), trainer.explained(), phase("training"):
             gradients = trainer.gradients(waiting.request.rows)
     except Exception as error:
         return _failed(training, error)
@@ -170,7 +174,7 @@ def _out(error: Exception) -> Out:
 @contextlib.contextmanager
 def _acting(run: Run) -> Iterator[None]:
     """Within the block the run's adapter is active, and a certificate that fails is written down."""
-    with run.failing(), run.model.using(run.name):
+    with run.timeline.open(), run.failing(), run.model.using(run.name):
         yield
 
 

@@ -12,9 +12,10 @@ from deltatune.evaluation import Evaluation, evaluate, loss_on, threshold_on
 from deltatune.evaluation.monotony import one_answer
 from deltatune.files import as_json, sha256, text_sha256, write_lines, write_text
 from deltatune.models.fingerprint import checksum, fingerprint
-from deltatune.results import PausedRun, RunResult
+from deltatune.results import PausedRun, RunResult, phases
 from deltatune.tasks import TASKS
 from deltatune.tasks.label_sets import HALF
+from deltatune.timeline import phase
 from deltatune.training.given.folder import KIND, WRITES, peak_before
 from deltatune.training.loop.steps import Progress
 from deltatune.training.single.begin import predicted
@@ -39,9 +40,11 @@ def end(begun: Begun, progress: Progress, peak: int) -> RunResult | PausedRun:
         write_text(run.out / "result.json", as_json(paused.as_dict()))
         return paused
     result = _result(begun, progress, peak)
+    with phase("write"):
+        sums = checksums(run.out, [name for name in WRITES if name != "resume"])
+    result = result.model_copy(update={"timeline": phases(run.timeline)})
     text = as_json(result.as_dict())
     # What vouches for it comes first, so that no finished run is without.
-    sums = checksums(run.out, [name for name in WRITES if name != "resume"])
     vouch(run.out, KIND, sums | {"result.json": text_sha256(text)})
     write_text(run.out / "result.json", text)
     remove(run.out / "resume")
@@ -84,13 +87,15 @@ def _result(begun: Begun, progress: Progress, peak: int) -> RunResult:
 def _save(run: Run) -> None:
     """Write the delta, and read it back."""
     folder, digest = run.out / "adapter", run.base.fingerprint
-    run.write_delta(folder)
+    with phase("write"):
+        run.write_delta(folder)
     run.certificate.about["delta"] = {"sha256": sha256(folder / TENSORS)}
     run.certificate.reloaded(
         run.model, run.name, folder, run.shortest_rows(), task=run.recipe.task, fingerprint=digest
     )
 
 
+@phase("hash base")
 def _check_base(run: Run) -> None:
     """The base has the bytes that it was loaded with, after training and evaluation."""
     base, kind, hashed = run.base, "sha256", fingerprint
@@ -104,6 +109,7 @@ def _check_base(run: Run) -> None:
     run.certificate.base_unchanged(before, now, kind)
 
 
+@phase("validation")
 def _threshold(run: Run) -> float | None:
     """The probability from which on a label is given, where a row may have several: never by test rows."""
     if not TASKS.get(run.recipe.task).has_label_sets:
@@ -133,12 +139,15 @@ def _evaluate(run: Run, progress: Progress, threshold: float | None) -> tuple[Ev
     started = time.perf_counter()
     test = run.data.encoded("test")
     spec = run.recipe.evaluation
-    evaluation = evaluate(run.model, data.test, test, run.encoder, spec, advance, threshold)
+    with phase("test rows"):
+        evaluation = evaluate(run.model, data.test, test, run.encoder, spec, advance, threshold)
     run.observer.finish(task)
     run.observer.log(f"{run.entry.name}: evaluated in {time.perf_counter() - started:.0f} s")
-    write_lines(run.out / "predictions.jsonl", [p.as_dict() for p in evaluation.predictions])
+    with phase("write"):
+        write_lines(run.out / "predictions.jsonl", [p.as_dict() for p in evaluation.predictions])
     validation = progress.best_validation
     if not validation and data.validation:
         encoded = run.data.encoded("validation")
-        validation = loss_on(run.model, encoded, run.encoder, spec.batch_size)
+        with phase("validation"):
+            validation = loss_on(run.model, encoded, run.encoder, spec.batch_size)
     return evaluation, validation

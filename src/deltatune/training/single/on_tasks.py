@@ -8,12 +8,14 @@ from deltatune.evaluation.harness import Scored, compared, lines, run_tasks
 from deltatune.files import write_lines
 from deltatune.models.positions import room_of
 from deltatune.results import TaskScore
+from deltatune.timeline import phase
 from deltatune.training.single.parts import Run
 
 WITHOUT_END = 2048
 """Positions of a base that says nothing of them."""
 
 
+@phase("test rows")
 def score_tasks(run: Run) -> list[TaskScore]:
     """Score the recipe's tasks, and write what each row adds; nothing without tasks."""
     run.context.tasks()

@@ -18,6 +18,7 @@ from deltatune.observer import Observer, Silent
 from deltatune.recipe.schema import MethodEntry, Recipe
 from deltatune.recipe.written import as_written
 from deltatune.results import RunResult
+from deltatune.timeline import Timeline
 from deltatune.training.before.longest_rows import require_room
 from deltatune.training.given.attach import attach
 from deltatune.training.given.context import Context
@@ -41,11 +42,13 @@ def open_run(
     context: Context | None = None,
     model: AdaptedModel | None = None,
     name: str = NAME,
+    timeline: Timeline | None = None,
 ) -> Run | RunResult:
     """Make everything ready for a run, with its adapter attached, unless it is finished.
 
     Arguments are those of `run`, and `model`: the entry's base, with the adapters of other runs, in which the
-    run's adapter gets the name `name`. By default the run has a view of the base to itself.
+    run's adapter gets the name `name`. By default the run has a view of the base to itself. `timeline` is
+    open while the run is worked at.
 
     Returns:
         The run, to be closed; or the result of one that is finished.
@@ -85,5 +88,5 @@ def open_run(
             context, alone, base, model, name, entry, seed, out, observer, certificate, budget,
             origin,
             resumes=resume and not overwrite and (out / "resume").exists(), started=started,
-            closing=closing.pop_all(),
+            timeline=timeline or Timeline(), closing=closing.pop_all(),
         )  # fmt: skip

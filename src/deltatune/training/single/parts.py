@@ -20,6 +20,7 @@ from deltatune.observer import Observer
 from deltatune.recipe.schema import MethodEntry, Recipe
 from deltatune.results import BaseUsed, Origin, Padding
 from deltatune.tasks import TASKS
+from deltatune.timeline import Timeline
 from deltatune.training.given.budget import Budget
 from deltatune.training.given.context import Context, SharedBase
 from deltatune.training.given.folder import failed_result
@@ -55,6 +56,8 @@ class Run:
     resumes: bool
     """Whether there is a state to go on from."""
     started: datetime.datetime
+    timeline: Timeline
+    """Open while it is worked at."""
     closing: contextlib.ExitStack
     """Lets go of the folder and takes the adapter off the model."""
 

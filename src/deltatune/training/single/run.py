@@ -9,6 +9,7 @@ from deltatune.core.ranks import joined
 from deltatune.observer import Observer, Silent
 from deltatune.recipe.schema import MethodEntry, Recipe
 from deltatune.results import PausedRun, RunResult
+from deltatune.timeline import Timeline, phase
 from deltatune.training.given.context import Context
 from deltatune.training.given.machine import deterministic, fast_cpu
 from deltatune.training.given.shared_run import begin_alike, own_folder, require_shareable, warn_of_idle
@@ -52,14 +53,22 @@ def run(
         KeyboardInterrupt: Interrupted; `resume=True` goes on.
     """
     require_shareable(entry)
-    observer = observer or Silent()
-    with joined(device_of(recipe.device)) as group, own_folder(group, out) as mine:
+    observer, timeline = observer or Silent(), Timeline()
+    with timeline.open(), joined(device_of(recipe.device)) as group, own_folder(group, out) as mine:
         heard = observer if group.first else Silent()
         warn_of_idle(entry.train, group, heard)
         opened = begin_alike(
             group,
             lambda: open_run(
-                recipe, entry, seed, mine, resume=resume, overwrite=overwrite, observer=heard, context=context
+                recipe,
+                entry,
+                seed,
+                mine,
+                resume=resume,
+                overwrite=overwrite,
+                observer=heard,
+                context=context,
+                timeline=timeline,
             ),
             lambda begun: None if isinstance(begun, RunResult) else begun.close(),
         )
@@ -71,7 +80,8 @@ def run(
             with opened.failing(), fast_cpu(device), same, own_random_states():
                 begun = begin(opened, pause)
                 trainer = begun.trainer
-                progress = Progress() if trainer is None else trainer.run(resume=opened.resumes)
+                with phase("training"):
+                    progress = Progress() if trainer is None else trainer.run(resume=opened.resumes)
                 return end(begun, progress, opened.memory.peak())
         finally:
             opened.close()

@@ -1,0 +1,61 @@
+"""What a reader of a ranking should know: of the data, of how its runs were made, of what they came to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from deltatune.results import LeaderboardRow, RunResult
+
+
+def warnings_of(
+    rows: Sequence[LeaderboardRow], finished: Sequence[RunResult], groups: Sequence[int]
+) -> list[str]:
+    """What a reader of the ranking should know: of the data, of budgets, of rates at the edge."""
+    found = [warning for run in finished for warning in run.data.warnings]
+    if (inputs := len(set(groups))) < len(groups):
+        found.append(
+            f"The {len(groups):,} test rows have {inputs:,} different inputs. Rows with one input are not "
+            "independent, so intervals and tests draw them together, as one example."
+        )
+    found += [f"{run.name} {run.budget.warning}" for run in finished if run.budget and run.budget.warning]
+    found += dict.fromkeys(run.origin.warning for run in finished if run.origin)
+    raced = sorted({run.name for run in finished if run.cost.raced > 1})
+    if raced:
+        found.append(
+            f"{', '.join(raced)} shared steps over one base (multi-run training). The training time of each "
+            "is its share of these steps, by tokens; alone it may take another time. Nothing measured the "
+            "peak memory of each alone."
+        )
+    if joined := sorted({run.name for run in finished if run.cost.joined}):
+        found.append(
+            f"{', '.join(joined)} trained while other processes worked on the comparison. Processes on one "
+            "machine share its time, so these times say little of what each takes alone."
+        )
+    for name, answers in _answers(finished).items():
+        found += [f"{name} {answer}" for answer in answers]
+    random = [row.name for row in rows if row.random_head]
+    if random:
+        numbers = any(run.data.scale for run in finished)
+        what = "such numbers" if numbers else "these classes"
+        found.append(
+            f"{', '.join(random)}: the base brings no head for {what}, so a random head guesses, and the row "
+            "has no rank. A method must beat head, which trains the new head alone, and "
+            f"{'an R2 of 0, which the mean of the rows has' if numbers else 'majority'}."
+        )
+    for row in rows:
+        for field, rate in ((row.tuning and row.tuning.edges) or {}).items():
+            what = "learning rate of the head" if field == "train.head_lr" else "learning rate"
+            edge = f"the best {what}, {rate:g}, is at the edge of those tried"
+            found.append(f"{row.name}: {edge}; a better one may lie beyond it.")
+    return list(dict.fromkeys(found))
+
+
+def _answers(finished: Sequence[RunResult]) -> dict[str, list[str]]:
+    """By entry, what is said of runs that have one answer for almost all rows; of several seeds with them."""
+    found: dict[str, list[str]] = {}
+    seeds = {run.seed for run in finished}
+    for run in finished:
+        if run.one_answer:
+            of_seed = f"(seed {run.seed}) " if len(seeds) > 1 else ""
+            found.setdefault(run.name, []).append(of_seed + run.one_answer)
+    return found
