@@ -317,8 +317,10 @@ def test_two_models_do_not_share_the_attention_of_one_base() -> None:
     one, two = AdaptedModel(base), AdaptedModel(base)
     tiny.perturb(one.attach("a", PREFIX(n_tokens=3)))
     expected = one.labelled_logits(batch)[0]
+    one.use()
     with pytest.raises(TargetError, match="another AdaptedModel"):
         two.attach("b", PREFIX(n_tokens=3))
+    one.use("a")
     assert torch.equal(one.labelled_logits(batch)[0], expected)
     one.detach("a")
     two.attach("b", PREFIX(n_tokens=3))

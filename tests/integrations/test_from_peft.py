@@ -11,7 +11,7 @@ import peft
 import pytest
 
 import deltatune as dt
-from deltatune.errors import DeltatuneError, RecipeError
+from deltatune.errors import AdapterError, DeltatuneError, ModelError, RecipeError, TargetError
 from deltatune.integrations.adapting import of_peft
 from deltatune.integrations.peft_settings import SETTINGS, counterpart
 from deltatune.testing import tiny
@@ -96,3 +96,21 @@ def test_nothing_is_left_out_in_silence(config: Any) -> None:
     with pytest.raises((RecipeError, DeltatuneError)) as refusal:
         of_peft(config)
     assert refusal.value.remedy
+
+
+def test_a_module_that_is_not_there_is_an_error() -> None:
+    base = tiny.model("llama")
+    with pytest.raises(TargetError, match="'nope'"):
+        dt.adapt(base, peft.LoraConfig(target_modules=QV, modules_to_save=["lm_head", "nope"]))
+    with pytest.raises(TargetError, match="'nope'"):
+        dt.adapt(base, dt.LoraConfig(r=2), heads=["nope"])
+    text = peft.LoraConfig(target_modules=QV, modules_to_save="lm_head")
+    assert dt.trainable(dt.adapt(base, text)).heads == ("lm_head",)
+    with pytest.raises(ModelError, match="NoneType"):
+        dt.adapt(None, dt.LoraConfig(r=2))
+    with pytest.raises(ModelError, match="PeftModel"):
+        dt.adapt(peft.get_peft_model(tiny.model("llama"), text), dt.LoraConfig(r=2))
+    with pytest.raises(AdapterError, match="no delta"):
+        dt.trainable(base)
+    with pytest.raises(RecipeError, match=r"LORA\.dropout"):
+        of_peft(peft.LoraConfig(target_modules=QV, lora_dropout=1.5))

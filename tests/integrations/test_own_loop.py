@@ -209,6 +209,35 @@ def test_what_cannot_be_trained(tmp_path: Path) -> None:
         dt.own_loop(model, steps=1, out=tmp_path).begin()
 
 
+def test_what_a_loop_forgot_or_lost(tmp_path: Path) -> None:
+    model = dt.adapt(tiny.model("llama"), ADALORA)
+    loop = dt.own_loop(model, steps=6, out=tmp_path)
+    optimizer = torch.optim.AdamW(loop.parameters(lr=LR))
+    with pytest.raises(TrainingError, match="training has not begun"):
+        loop.finish()
+    model.train()(**tiny.batch("llama")).loss.backward()
+    with pytest.raises(TrainingError, match="training has not begun"):
+        loop.step(optimizer)
+    optimizer.zero_grad()
+    loop.begin()
+    with pytest.raises(TrainingError, match="backward"):
+        loop.step(optimizer)
+
+    model = dt.adapt(tiny.model("llama"), dt.LoraConfig(r=2))
+    trained(model, tmp_path, steps=1)
+    kept = (tmp_path / "adapter/adapter_model.safetensors").read_bytes()
+    loop = dt.own_loop(model, steps=1, out=tmp_path)
+    loop.begin()
+    model.train()(**tiny.batch("llama")).loss.backward()
+    loop.step(torch.optim.AdamW(loop.parameters(lr=float("inf"))))
+    with pytest.raises(TrainingError, match="lower the learning rate"):
+        loop.finish()
+    assert (tmp_path / "adapter/adapter_model.safetensors").read_bytes() == kept
+    loop.taken = loop.steps
+    with pytest.raises(TrainingError, match="made already"):
+        loop.begin()
+
+
 def test_adapting_trains_the_head_of_a_classifier() -> None:
     model = dt.adapt(tiny.model("bert"), dt.LoraConfig(r=2))
     counted = dt.trainable(model)

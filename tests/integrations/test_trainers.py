@@ -163,6 +163,13 @@ def test_a_trainer_that_goes_on_is_the_one_that_never_stopped(llama: Any, rows: 
     trainer, _ = driven(other, rows, tmp_path / "other", **saving)
     with pytest.raises(AdapterError, match="other settings"):
         trainer.train(resume_from_checkpoint=str(tmp_path / "out/checkpoint-3"))
+    lora = dt.adapt(copy.deepcopy(llama), dt.LoraConfig(r=2))
+    trainer, _ = driven(lora, rows, tmp_path / "lora", **saving)
+    with pytest.raises(AdapterError, match="is of adalora"):  # and not the optimizer's of its parts
+        trainer.train(resume_from_checkpoint=str(tmp_path / "out/checkpoint-3"))
+    trainer, _ = driven(rest, rows, tmp_path / "whole", **saving)
+    with pytest.raises(TrainingError, match="6 of 6 steps are made"):
+        trainer.train(resume_from_checkpoint=str(tmp_path / "out/checkpoint-6"))
     longer = dt.adapt(copy.deepcopy(llama), whole.configs["default"])
     trainer, _ = driven(longer, rows, tmp_path / "longer", max_steps=9)
     with pytest.warns(UserWarning, match="laid out over 6 steps, and is now over 9"):
@@ -280,7 +287,20 @@ def test_what_a_trainer_must_not_do(llama: Any, rows: Any, tokenizer: Any, tmp_p
     arguments = TrainingArguments(str(tmp_path), **QUIET, max_steps=2)
     delta = DeltaCallback(model)
     with pytest.raises(AdapterError, match="another model"):
-        Trainer(model, arguments, train_dataset=rows, callbacks=[delta])
+        Trainer(llama, arguments, train_dataset=rows, callbacks=[delta])
+    with pytest.raises(AdapterError, match="of another DeltaCallback"):
+        Trainer(delta.model, arguments, train_dataset=rows, callbacks=[delta, DeltaCallback(model)])
+    with pytest.raises(RecipeError, match="twice"):
+        Trainer(delta.model, arguments, train_dataset=rows, callbacks=[delta, delta]).train()
+    for given in ([], [delta]):
+        with pytest.raises(AdapterError, match=r"Trainer\(delta\.model"):
+            Trainer(model, arguments, train_dataset=rows, callbacks=given)
+    with pytest.raises(AdapterError, match=r"Trainer\(delta\.model"):
+        SFTTrainer(
+            model, args=SFTConfig(str(tmp_path), **QUIET), train_dataset=TEXTS, processing_class=tokenizer
+        )
+    with pytest.raises(RecipeError, match="push_to_hub"):
+        delta.model.save_pretrained(tmp_path / "pushed", push_to_hub=True)
     with pytest.raises(TrainingError, match="nothing drives its schedule"):
         Trainer(delta.model, arguments, train_dataset=rows).train()
     for setting in ({"bf16_full_eval": True}, {"_n_gpu": 2}):

@@ -21,6 +21,7 @@ from deltatune.core.fast.labelled_head import labelled_inputs
 from deltatune.core.fast.paths import FastPaths
 from deltatune.core.fold import fold_routes_into_, require_foldable
 from deltatune.core.generation import generate_behind_prompt
+from deltatune.core.holding import attribute_unless_of_trainers, require_alone, require_base
 from deltatune.core.hooks import Hooks
 from deltatune.core.method import MethodConfig
 from deltatune.core.new_heads import add_heads
@@ -28,7 +29,7 @@ from deltatune.core.pooling import text_vectors
 from deltatune.core.sites import BaseView
 from deltatune.core.swap import OwnParameters
 from deltatune.core.taps import Active, Route
-from deltatune.errors import AdapterError, ModelError, nearest
+from deltatune.errors import AdapterError, nearest
 
 
 class AdaptedModel(nn.Module):
@@ -61,11 +62,7 @@ class AdaptedModel(nn.Module):
         eager_up_to: int = EAGER_UP_TO,
         pooling: str = "mean",
     ) -> None:
-        if not hasattr(base, "config"):
-            raise ModelError(
-                f"a {type(base).__name__} is not a model of Transformers.",
-                remedy="Give the model itself, as from_pretrained returns it.",
-            )
+        require_base(base)
         super().__init__()
         self.base: Any = base.requires_grad_(False).eval()
         quant.settle_(base)
@@ -73,11 +70,12 @@ class AdaptedModel(nn.Module):
         self.adapters = nn.ModuleDict()
         self.configs: dict[str, MethodConfig] = {}
         self.base_dropout, self.pooling = base_dropout, pooling
-        self._active = Active()
+        self._active, self._own = Active(), OwnParameters(base)
         self._hooks = Hooks(self.view, self._active)
-        self._own = OwnParameters(base)
         self.fast = FastPaths(self.view, self._hooks.attention, eager_up_to)
         self.eval()  # as `from_pretrained` leaves a model; training switches dropout on, nothing else does
+
+    __getattr__ = attribute_unless_of_trainers
 
     def save(self, folder: str | Path, name: str | None = None) -> None:
         """Write an adapter (the active one) to `folder`: peft's files, where peft has the method.
@@ -142,7 +140,7 @@ class AdaptedModel(nn.Module):
                 the base's newly initialised ones, unless the method acts on them itself.
 
         Raises:
-            AdapterError: The name is taken or has other characters.
+            AdapterError: The name is taken or has other characters, or another model's act on the base.
             TargetError: The base lacks what the method acts on.
         """
         if hasattr(self.adapters, name) or not re.fullmatch(r"[A-Za-z0-9_-]+", name):
@@ -150,6 +148,7 @@ class AdaptedModel(nn.Module):
                 f"{name!r} cannot be the name of a new adapter.",
                 remedy="Use letters, digits, '_' and '-', and a name that is not taken or one of Python's.",
             )
+        require_alone(self.base, self._active, (name,))
         # Without any adapter in force, so that nothing of another one gets into the start of this one.
         with self.using(), own_random_states():
             torch.manual_seed(seed)
@@ -191,6 +190,7 @@ class AdaptedModel(nn.Module):
         self._set_routes(compose.all_rows(names, self.adapter))
 
     def _set_routes(self, routes: tuple[Route, ...]) -> None:
+        require_alone(self.base, self._active, routes)
         self._active.routes = routes
         self._own.restore()
         for route in routes:

@@ -27,7 +27,7 @@ class Route:
     """Factor on its change to the frozen output; None: it acts on what those before it have made."""
 
 
-@dataclass
+@dataclass(eq=False)
 class Active:
     """Which adapters act at present. One object is shared by all taps of a model."""
 

@@ -10,12 +10,14 @@ from typing import Any
 from torch import nn
 
 from deltatune import quant
+from deltatune.core.holding import require_base
 from deltatune.core.method import MethodConfig
 from deltatune.core.model import AdaptedModel
 from deltatune.core.new_heads import head_modules
 from deltatune.core.sites import BaseView
-from deltatune.errors import DeltatuneError, RecipeError
+from deltatune.errors import DeltatuneError, RecipeError, TargetError
 from deltatune.integrations.peft_settings import counterpart
+from deltatune.integrations.required import require_adapted
 from deltatune.methods import METHODS
 
 NAME = "default"
@@ -28,6 +30,8 @@ _ADALORA = {
     "beta2": "beta2",
     "orth_reg_weight": "orth_reg",
 }
+_OF_TASKS = ("classifier", "score")
+"""Names that peft adds to `modules_to_save` by itself, of which a classifier has one."""
 
 
 @dataclass(frozen=True)
@@ -80,10 +84,18 @@ def adapt(
         DeltatuneError: The base lacks what the method acts on, or peft's config has a setting that has no
             counterpart.
     """
+    require_base(base)
     method = config if isinstance(config, MethodConfig) else of_peft(config)
     if heads is None:
         heads = tuple(dict.fromkeys(path.split(".")[0] for path in head_modules(BaseView(base))))
-        heads += _whole(base, tuple(getattr(config, "modules_to_save", None) or ()), heads)
+        heads += _whole(base, getattr(config, "modules_to_save", None) or (), heads)
+    heads = (heads,) if isinstance(heads, str) else heads
+    if unknown := set(heads) - {path for path, _ in base.named_modules()}:
+        raise TargetError(
+            f"{sorted(unknown)[0]!r} is no module of {type(base).__name__}.",
+            field="heads",
+            remedy="Give the whole path of a module, such as 'lm_head'.",
+        )
     model = AdaptedModel(base, heads, processor=processor)
     model.attach(name, method, seed=seed)
     return model
@@ -91,6 +103,7 @@ def adapt(
 
 def trainable(model: AdaptedModel, name: str | None = None) -> Trainable:
     """Count what the delta called `name` trains; by default all that are active."""
+    require_adapted(model)
     names = model.active if name is None else (name,)
     adapters = [model.adapter(each) for each in names]
     return Trainable(
@@ -109,7 +122,8 @@ def of_peft(config: Any) -> MethodConfig:
     """
     if not hasattr(config, "peft_type") or not hasattr(config, "to_dict"):
         raise RecipeError(
-            f"a {type(config).__name__} is no method.",
+            f"{'the class' if isinstance(config, type) else 'a'} "
+            f"{getattr(config, '__name__', type(config).__name__)} is no method.",
             field="config",
             remedy="Give a config such as deltatune.LoraConfig(r=8), or one of peft's.",
         )
@@ -132,7 +146,8 @@ def of_peft(config: Any) -> MethodConfig:
         if kind == "ADALORA":  # a file tells what came of the schedule, and a config its settings
             made = made.changed({here: fields[theirs] for theirs, here in _ADALORA.items()})
     except DeltatuneError as error:
-        raise RecipeError(error.what, field=kind, remedy=error.remedy) from error
+        field = f"{kind}.{error.field}" if error.field else kind
+        raise RecipeError(error.what, field=field, remedy=error.remedy) from error
     return made
 
 
@@ -150,7 +165,7 @@ def _require_taken(config: Any, kind: str, method: type[MethodConfig]) -> None:
         if found is None or found.taken or started or value == getattr(plain, field.name):
             continue
         raise RecipeError(
-            f"{value!r} is not taken over. Here it is {found.here}.", field=field.name, remedy=SEE
+            f"{value!r} is not taken over. Its counterpart: {found.here}.", field=field.name, remedy=SEE
         )
 
 
@@ -159,8 +174,19 @@ def _required(config: Any) -> dict[str, Any]:
     return {"total_step": config.total_step} if hasattr(config, "total_step") else {}
 
 
-def _whole(base: nn.Module, ends: tuple[str, ...], known: Sequence[str]) -> tuple[str, ...]:
-    """Paths of the modules that end so, as peft understands `modules_to_save`."""
-    if not ends:
-        return ()
-    return tuple(path for path, _ in base.named_modules() if path.endswith(ends) and path not in known)
+def _whole(base: nn.Module, named: Sequence[str], known: Sequence[str]) -> tuple[str, ...]:
+    """Paths of the modules that end so, as peft understands `modules_to_save`.
+
+    Raises:
+        TargetError: None ends so.
+    """
+    ends = (named,) if isinstance(named, str) else tuple(named)
+    paths = [path for path, _ in base.named_modules()]
+    for end in ends:
+        if end not in _OF_TASKS and not any(path.endswith(end) for path in paths):
+            raise TargetError(
+                f"{end!r} is the end of no module's path in {type(base).__name__}.",
+                field="modules_to_save",
+                remedy="Name modules of this base.",
+            )
+    return tuple(path for path in paths if path.endswith(ends) and path not in known)

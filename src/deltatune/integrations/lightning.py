@@ -17,7 +17,8 @@ import torch
 
 from deltatune.core.model import AdaptedModel
 from deltatune.errors import AdapterError, RecipeError
-from deltatune.integrations.loop import OwnLoop, require_adapted, require_one
+from deltatune.integrations.loop import OwnLoop
+from deltatune.integrations.required import require_adapted, require_one
 from deltatune.results import Certificate
 
 try:

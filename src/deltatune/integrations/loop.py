@@ -31,6 +31,13 @@ from deltatune.core.adapter import Adapter
 from deltatune.core.model import AdaptedModel
 from deltatune.errors import AdapterError, TrainingError
 from deltatune.files import make_folder, sha256
+from deltatune.integrations.required import (
+    require_adapted,
+    require_one,
+    require_rates,
+    require_same,
+    searches,
+)
 from deltatune.integrations.sample import KEPT, Sample
 from deltatune.models.fingerprint import fingerprint
 from deltatune.results import Certificate
@@ -84,7 +91,7 @@ class OwnLoop:
         about = {"name": self.name, "method": config.name, "seed": self.adapter.clock.seed}
         self.proof = Proof(out / CERTIFICATE, about)
         self.fingerprint: str | None = None
-        self._learned = False
+        self._learned = self._begun = False
         self._tick = self.adapter.clock.tick
         self._sample = Sample(model)
 
@@ -96,6 +103,13 @@ class OwnLoop:
         """
         if self.steps < 1:
             raise TrainingError(f"{self.steps} steps are none.", field="steps", remedy="Make one or more.")
+        if self.taken >= self.steps:
+            raise TrainingError(
+                f"{self.taken} of {self.steps} steps are made already, so none is left.",
+                field="steps",
+                remedy="Go on from an earlier state, or announce more steps. A trainer's last checkpoint "
+                "holds the delta: AdaptedModel(base).load(checkpoint).",
+            )
         make_folder(self.out, field="out")
         self.adapter.start(self.steps)
         self.proof.targets(self.model, self.name)
@@ -108,6 +122,7 @@ class OwnLoop:
                 remedy="Load the same weights, in the same precision.",
             )
         self.fingerprint = before
+        self._begun = True
         self._before, self._fired = snapshot(self.adapter), self.model.fired()
         self._sample.listen()
 
@@ -139,8 +154,15 @@ class OwnLoop:
             loss: Gives the loss of the step's rows anew, without gradients; only methods that search need it.
 
         Raises:
-            TrainingError: There were steps enough, the model was not called, or the delta does not learn.
+            TrainingError: There were steps enough, no gradients are there, the model was not called, or the
+                delta does not learn.
         """
+        if all(parameter.grad is None for _, parameter in self.adapter.trainable()):
+            raise TrainingError(
+                "no part of the delta has a gradient.",
+                field="optimizer",
+                remedy="Call backward() of the loss before each step, and zero_grad() nowhere: step does.",
+            )
         self.add_penalty(getattr(optimizer, "scaler", None))
         if max_grad_norm is not None:
             torch.nn.utils.clip_grad_norm_([p for _, p in self.adapter.trainable()], max_grad_norm)
@@ -164,8 +186,9 @@ class OwnLoop:
         """Act between the backward pass and the optimizer.
 
         Raises:
-            TrainingError: There were steps enough, or the method needs the loss.
+            TrainingError: There were steps enough, training has not begun, or the method needs the loss.
         """
+        self._require_begun()
         if self.taken >= self.steps:
             raise TrainingError(
                 f"step {self.taken + 1} is one more than the {self.steps} that were announced.",
@@ -246,13 +269,8 @@ class OwnLoop:
             AdapterError: It is of another method, settings or base, or lacks a part.
         """
         config = self.model.configs[self.name]
+        require_same(config, state, where)
         with state_explained(Path(where)):
-            if (state["method"], state["settings"]) != (config.name, config.model_dump(mode="json")):
-                raise AdapterError(
-                    f"the state in '{where}' is of {state['method']} with other settings than this "
-                    f"{config.name} has.",
-                    remedy="Attach the method with the settings that it began with.",
-                )
             if state["steps"] != self.steps and type(self.adapter).start is not Adapter.start:
                 warnings.warn(
                     f"the schedule of {config.name} was laid out over {state['steps']} steps, and is now "
@@ -283,10 +301,12 @@ class OwnLoop:
             TrainingError: A check failed; `certificate.json` says which.
         """
         model, folder, training = self.model, self.out / ADAPTER, self.model.training
+        self._require_begun()
         self._sample.close()
         assert self.fingerprint is not None
         model.eval()
         try:
+            self.proof.finite(self.adapter)
             self.proof.final_budget(self.adapter)
             save_adapter(model, self.name, folder, fingerprint=self.fingerprint)
             self.proof.about["delta"] = {"sha256": sha256(folder / TENSORS)}
@@ -300,6 +320,14 @@ class OwnLoop:
         finally:
             model.train(training)
 
+    def _require_begun(self) -> None:
+        if not self._begun:
+            raise TrainingError(
+                "training has not begun.",
+                field="steps",
+                remedy="Make steps in `with deltatune.own_loop(...) as loop:`, or call begin() first.",
+            )
+
     def __enter__(self) -> Self:
         self.begin()
         self.model.train()
@@ -312,61 +340,3 @@ class OwnLoop:
             self.finish()
         else:
             self._sample.close()
-
-
-def require_adapted(model: Any) -> AdaptedModel:
-    """The model, if it is one of ours.
-
-    Raises:
-        AdapterError: It is none.
-    """
-    if not isinstance(model, AdaptedModel):
-        raise AdapterError(
-            f"a {type(model).__name__} has no delta of deltatune's.",
-            field="model",
-            remedy="Attach one first: model = deltatune.adapt(base, deltatune.LoraConfig(r=8)).",
-        )
-    return model
-
-
-def require_one(model: AdaptedModel, name: str | None) -> str:
-    """The name of the delta that is trained.
-
-    Raises:
-        AdapterError: None is active, or several are; or it trains nothing.
-    """
-    if len(model.active) != 1 or name not in (None, model.active[0]):
-        active = ", ".join(model.active) or "none"
-        raise AdapterError(
-            f"one delta is trained at a time, and these are active: {active}.",
-            field="name",
-            remedy="Call model.use(name) with the one to train.",
-        )
-    [name] = model.active
-    if not any(model.adapter(name).trainable()):
-        raise AdapterError(
-            f"{model.configs[name].name} has nothing to train.",
-            field="model",
-            remedy="Attach another method.",
-        )
-    return name
-
-
-def searches(adapter: Adapter) -> bool:
-    """Whether its method tries changes in every step, for which it needs the loss."""
-    return type(adapter).before_step is not Adapter.before_step
-
-
-def require_rates(adapter: Adapter, optimizer: Any) -> None:
-    """See that an optimizer knows the rates at which parts of a delta learn.
-
-    Raises:
-        TrainingError: Parts have rates of their own, and it was not made of `parameters`.
-    """
-    told = all("factor" in group for group in optimizer.param_groups if group["params"])
-    if not told and len({adapter.lr_factor(name) for name, _ in adapter.trainable()}) > 1:
-        raise TrainingError(
-            "parts of this delta learn at rates of their own, and the optimizer gives all the same.",
-            field="optimizer",
-            remedy="Make it of the groups that parameters(lr=...) gives.",
-        )

@@ -18,6 +18,7 @@ from typing import Any, Self
 import torch
 from torch import nn
 
+from deltatune.checkpoint.resume import load_state
 from deltatune.checkpoint.saved import CONFIG, OURS, TENSORS
 from deltatune.checkpoint.store import save_adapter
 from deltatune.core.adapter import Adapter
@@ -25,6 +26,7 @@ from deltatune.core.model import AdaptedModel
 from deltatune.errors import AdapterError, RecipeError, TargetError, TrainingError
 from deltatune.files import new_folder, storing
 from deltatune.integrations.loop import OwnLoop
+from deltatune.integrations.required import require_same
 from deltatune.training.loop.state import adapter_state, load_adapter_state
 
 try:
@@ -231,7 +233,16 @@ class TrainerModel(PeftModel):
             save_directory: Where to; other files in it stay.
             is_main_process: Whether this process writes.
             settings: Of peft's and Transformers'; ours decide.
+
+        Raises:
+            RecipeError: It shall be sent to the hub as well.
         """
+        if settings.get("push_to_hub"):
+            raise RecipeError(
+                "saving sends nothing to the hub.",
+                field="push_to_hub",
+                remedy="Save it, and send the folder: `deltatune push`. Trainers push by their settings.",
+            )
         if not is_main_process:
             return
         folder = Path(save_directory)
@@ -252,7 +263,7 @@ class TrainerModel(PeftModel):
         """Take up the delta and its schedule from a checkpoint; before training, when it begins.
 
         Raises:
-            AdapterError: There is no state of ours.
+            AdapterError: There is no state of ours, or it is of another method.
         """
         folder = Path(model_id)
         if not (folder / STATE).is_dir():
@@ -260,7 +271,8 @@ class TrainerModel(PeftModel):
                 f"'{folder}' has no '{STATE}', so the schedule cannot go on from it.",
                 remedy="Go on from a checkpoint that a trainer with this callback wrote.",
             )
-        if self.loop is None:
+        if self.loop is None:  # and the optimizer's state, which fits this delta's alone, comes next
+            require_same(self.adapted.configs[self.trained], load_state(folder / STATE), folder / STATE)
             self.resumes = folder / STATE
         else:
             self.loop.load(folder / STATE)

@@ -19,7 +19,8 @@ from transformers import Seq2SeqTrainingArguments, TrainerCallback, TrainingArgu
 from deltatune.core.delta import Dropout
 from deltatune.core.model import AdaptedModel
 from deltatune.errors import AdapterError, RecipeError, TrainingError
-from deltatune.integrations.loop import OwnLoop, require_adapted, require_one, require_rates, searches
+from deltatune.integrations.loop import OwnLoop
+from deltatune.integrations.required import require_adapted, require_one, require_rates, searches
 from deltatune.integrations.trainer_model import TrainerModel
 from deltatune.results import Certificate
 
@@ -45,6 +46,7 @@ class DeltaCallback(TrainerCallback):
         """What the trainer gets as its model."""
         self.out = out
         self.loop: OwnLoop | None = None
+        self._state: Any = None  # of the trainer's latest training
 
     @property
     def certificate(self) -> Certificate | None:
@@ -65,8 +67,10 @@ class DeltaCallback(TrainerCallback):
             AdapterError: It got another model.
         """
         if given.get("model") is not self.model:
+            other = isinstance(given.get("model"), TrainerModel)
+            kind = "of another DeltaCallback" if other else f"a {type(given.get('model')).__name__}"
             raise AdapterError(
-                f"the trainer got another model (a {type(given.get('model')).__name__}).",
+                f"the trainer got another model ({kind}).",
                 field="model",
                 remedy="Give it the callback's: Trainer(delta.model, ..., callbacks=[delta]).",
             )
@@ -79,6 +83,12 @@ class DeltaCallback(TrainerCallback):
                 fit into its steps.
         """
         self.on_init_end(args, state, control, **given)
+        self.model.loop = None  # of a training that broke off
+        if state is self._state:
+            raise RecipeError(
+                "the trainer has this callback twice.", field="callbacks", remedy="Give it once."
+            )
+        self._state = state
         model = self.model
         _require_followed(args)
         loop = OwnLoop(model.adapted, state.max_steps, self._out(args), model.trained, state.global_step)
