@@ -32,7 +32,7 @@ def test_every_result_is_named_after_its_script() -> None:
     scripts = sorted((path.stem for path in SCRIPTS), key=len, reverse=True)
     patterns = [
         pattern.replace(f"{{{options}}}", option)
-        for pattern in re.findall(r"results/([\w*{},.]+\.json)", INDEX)
+        for pattern in re.findall(r"results/([\w*{},.]+\.(?:json|npz))", INDEX)
         for options in [(re.findall(r"{(.*)}", pattern) or [""])[0]]
         for option in options.split(",")
     ]

@@ -73,6 +73,7 @@ def steps_of(folder: Path) -> list[dict[str, float]]:
     for text in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines():
         line = json.loads(text)
         line |= line.pop("validation", {})
+        line |= {f"row {number}": loss for number, loss in enumerate(line.pop("rows", []))}
         line.pop("seconds", None)
         found.append(line)
     return found

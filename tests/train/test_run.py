@@ -155,6 +155,9 @@ def test_the_best_validation_state_is_kept(make_recipe: Make, tmp_path: Path) ->
     recipe = make_recipe("train.lr=0.5", "train.evaluate_every=1", "train.early_stopping=3", "train.epochs=6")
     result = run(recipe, recipe.methods[0], 0, tmp_path / "run")
     found = [line for line in lines(tmp_path / "run/metrics.jsonl") if "validation" in line]
+    for line in found:  # the loss of each row, summed over its tokens
+        of_rows = sum(line["rows"]) / line["validation"]["tokens"]
+        assert (len(line["rows"]), of_rows) == (10, pytest.approx(line["validation"]["loss"], rel=1e-4))
     best = min(found, key=lambda line: line["validation"]["loss"])
     assert result.selected.step == best["step"]
     assert result.metrics.validation == best["validation"]

@@ -18,7 +18,15 @@ from deltatune.evaluation.metrics import (
     value_metric,
     value_metrics,
 )
-from deltatune.evaluation.run import Evaluation, Prediction, answer, evaluate, loss_on, threshold_on
+from deltatune.evaluation.run import (
+    Evaluation,
+    Prediction,
+    answer,
+    evaluate,
+    loss_on,
+    losses_on,
+    threshold_on,
+)
 
 __all__ = [
     "METRICS",
@@ -36,6 +44,7 @@ __all__ = [
     "label_set_metric",
     "label_set_metrics",
     "loss_on",
+    "losses_on",
     "metric_keys",
     "primary_metric",
     "probabilities",

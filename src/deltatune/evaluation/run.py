@@ -17,7 +17,7 @@ from deltatune.errors import DataError
 from deltatune.evaluation.interfaces import BatchEncoder, EncodedRows, Model, Progress
 from deltatune.evaluation.keys import EvaluationSettings, metric_keys
 from deltatune.evaluation.kinds import KINDS, Kind
-from deltatune.evaluation.kinds.kind import Answer, Job
+from deltatune.evaluation.kinds.kind import Answer, Job, MeanLoss
 from deltatune.results import Prediction
 from deltatune.tasks import TASKS
 from deltatune.tasks.task import Row
@@ -133,6 +133,17 @@ def loss_on(
     Raises:
         TrainingError: The loss is not finite.
     """
+    return losses_on(model, encoded, encoder, batch_size, progress).values
+
+
+def losses_on(
+    model: Model,
+    encoded: EncodedRows,
+    encoder: BatchEncoder,
+    batch_size: int = 32,
+    progress: Progress | None = None,
+) -> MeanLoss:
+    """What `loss_on` gives, and the loss of each row; arguments and errors as of it."""
     with _within_memory(encoder, batch_size, beams=1):
         return _kind(encoder).mean_loss(Job(model, encoded, encoder, batch_size, progress))
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from deltatune.evaluation.interfaces import evaluating
 from deltatune.evaluation.keys import scoring
-from deltatune.evaluation.kinds.kind import Answer, Decoding, Job, Kind, Scored
+from deltatune.evaluation.kinds.kind import Answer, Decoding, Job, Kind, MeanLoss, Scored
 from deltatune.evaluation.loss import RowLoss, finite
 from deltatune.evaluation.metrics import classification_metrics
 from deltatune.evaluation.metrics.chances import MOST_CLASSES
@@ -48,7 +48,7 @@ class Classes(Kind):
         of_rows = [RowLoss(loss, 1) for loss in losses]
         return Scored(answers, references, scored, of_rows, {"loss": _mean(losses)})
 
-    def mean_loss(self, job: Job) -> dict[str, float]:
+    def mean_loss(self, job: Job) -> MeanLoss:
         """Loss a row, and the `accuracy`."""
 
         def of_batch(_: Sequence[int], batch: dict[str, Tensor]) -> Iterator[tuple[float, bool]]:
@@ -57,12 +57,10 @@ class Classes(Kind):
                 yield -float(scores[label]), int(scores.argmax()) == label
 
         told = job.each(of_batch)
-        correct = sum(right for _, right in told)
-        return {
-            "loss": _mean([loss for loss, _ in told]),
-            "accuracy": correct / len(told),
-            "tokens": len(told),
-        }
+        losses = [loss for loss, _ in told]
+        accuracy = sum(right for _, right in told) / len(told)
+        values = {"loss": _mean(losses), "accuracy": accuracy, "tokens": len(told)}
+        return MeanLoss(values, [RowLoss(loss, 1) for loss in losses])
 
 
 def classify(job: Job, batch: dict[str, Tensor]) -> Tensor:

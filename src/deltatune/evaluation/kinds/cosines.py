@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from deltatune.evaluation.keys import scoring
-from deltatune.evaluation.kinds.kind import Answer, Decoding, Job, Kind, Scored
+from deltatune.evaluation.kinds.kind import Answer, Decoding, Job, Kind, MeanLoss, Scored
 from deltatune.evaluation.kinds.neighbours import AT_ONCE, embedded
 from deltatune.evaluation.loss import finite
 from deltatune.evaluation.metrics import value_metrics
@@ -37,10 +37,10 @@ class Cosines(Kind):
             return Scored(answers, references, found)
         return Scored(answers, references, found, means={"loss": _loss(told, scores)})
 
-    def mean_loss(self, job: Job) -> dict[str, float]:
+    def mean_loss(self, job: Job) -> MeanLoss:
         """One loss of all rows."""
         told, scores = _told(job)
-        return {"loss": _loss(told, scores), "tokens": len(told)}
+        return MeanLoss({"loss": _loss(told, scores), "tokens": len(told)}, ())
 
 
 def _told(job: Job) -> tuple[list[float], Tensor | None]:

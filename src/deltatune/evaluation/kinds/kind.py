@@ -62,6 +62,16 @@ class Scored(NamedTuple):
     """All references of each row, of which `references` has the first; none where each row has one."""
 
 
+class MeanLoss(NamedTuple):
+    """The loss of rows with targets."""
+
+    values: dict[str, float]
+    """`loss` and `tokens`, the number of targets that it is the mean of; and what else follows from the same
+    pass."""
+    rows: Sequence[RowLoss]
+    """What each row adds to it; none where the loss is one of all rows."""
+
+
 @dataclass(frozen=True)
 class Job:
     """An evaluation or a prediction: a model on encoded rows."""
@@ -158,12 +168,8 @@ class Kind(Protocol):
         """
         ...
 
-    def mean_loss(self, job: Job) -> dict[str, float]:
+    def mean_loss(self, job: Job) -> MeanLoss:
         """Mean loss of rows with targets, every target weighing the same.
-
-        Returns:
-            `loss` and `tokens`, the number of targets that it is the mean of; and what else follows from the
-            same pass.
 
         Raises:
             TrainingError: The loss is not finite.

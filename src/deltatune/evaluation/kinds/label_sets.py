@@ -16,7 +16,7 @@ from torch import Tensor
 from deltatune.evaluation.corpus import Floats
 from deltatune.evaluation.interfaces import evaluating
 from deltatune.evaluation.keys import scoring
-from deltatune.evaluation.kinds.kind import Answer, Decoding, Job, Kind, Scored
+from deltatune.evaluation.kinds.kind import Answer, Decoding, Job, Kind, MeanLoss, Scored
 from deltatune.evaluation.loss import RowLoss, mean
 from deltatune.evaluation.metrics.label_sets import label_set_metrics
 from deltatune.tasks.label_sets import HALF, as_text, labels_of, losses_of_rows
@@ -52,14 +52,14 @@ class LabelSets(Kind):
             {"loss": mean(losses)} if "loss" in keys else None,
         )
 
-    def mean_loss(self, job: Job) -> dict[str, float]:
+    def mean_loss(self, job: Job) -> MeanLoss:
         """Loss a row, and the metrics of these rows with the threshold that is best for them."""
         labels = _labels(job)
         chances, losses = judge(job)
         truth = _truth(job)
         given = _given(chances, best_threshold(chances, truth), labels)
         scores = label_set_metrics(given, _names(truth, labels), chances, labels)
-        return {"loss": mean(losses), **scores.values, "tokens": len(losses)}
+        return MeanLoss({"loss": mean(losses), **scores.values, "tokens": len(losses)}, losses)
 
     def threshold(self, job: Job) -> float:
         """The one with the highest F1 over all labels of these rows."""

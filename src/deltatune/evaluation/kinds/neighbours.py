@@ -10,7 +10,7 @@ from torch import Tensor
 from deltatune.errors import DataError
 from deltatune.evaluation.interfaces import evaluating
 from deltatune.evaluation.keys import scoring
-from deltatune.evaluation.kinds.kind import Answer, Decoding, Job, Kind, Scored
+from deltatune.evaluation.kinds.kind import Answer, Decoding, Job, Kind, MeanLoss, Scored
 from deltatune.evaluation.loss import RowLoss, mean
 from deltatune.evaluation.metrics.neighbours import Search, neighbour_metrics
 from deltatune.tasks.task import Row
@@ -51,12 +51,12 @@ class Neighbours(Kind):
         losses = _losses(vectors, names)
         return Scored(answers, positives, scores, losses, {"loss": mean(losses)})
 
-    def mean_loss(self, job: Job) -> dict[str, float]:
+    def mean_loss(self, job: Job) -> MeanLoss:
         """Loss a row."""
         vectors, names = embedded(job)
         assert names is not None
         losses = _losses(vectors, names)
-        return {"loss": mean(losses), "tokens": len(losses)}
+        return MeanLoss({"loss": mean(losses), "tokens": len(losses)}, losses)
 
 
 def embedded(job: Job) -> tuple[Tensor, Tensor | None]:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from deltatune.evaluation.interfaces import evaluating
 from deltatune.evaluation.keys import scoring
-from deltatune.evaluation.kinds.kind import Answer, Decoding, Job, Kind, Scored
+from deltatune.evaluation.kinds.kind import Answer, Decoding, Job, Kind, MeanLoss, Scored
 from deltatune.evaluation.loss import RowLoss, mean
 from deltatune.evaluation.metrics import tag_metrics
 from deltatune.results import Span
@@ -40,10 +40,10 @@ class Tags(Kind):
         losses = [each.loss for each in tagged]
         return Scored(answers, references, scores, losses, {"loss": mean(losses)})
 
-    def mean_loss(self, job: Job) -> dict[str, float]:
+    def mean_loss(self, job: Job) -> MeanLoss:
         """Loss a word."""
         losses = [each.loss for each in _tagged(job)]
-        return {"loss": mean(losses), "tokens": sum(loss.tokens for loss in losses)}
+        return MeanLoss({"loss": mean(losses), "tokens": sum(loss.tokens for loss in losses)}, losses)
 
 
 class _Tagged(NamedTuple):

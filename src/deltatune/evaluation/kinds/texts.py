@@ -12,7 +12,7 @@ from deltatune.evaluation.corpus import LARGEST_EXPONENT
 from deltatune.evaluation.generation import Generation, Written, write
 from deltatune.evaluation.interfaces import evaluating
 from deltatune.evaluation.keys import scoring
-from deltatune.evaluation.kinds.kind import Answer, Decoding, Job, Kind, Scored
+from deltatune.evaluation.kinds.kind import Answer, Decoding, Job, Kind, MeanLoss, Scored
 from deltatune.evaluation.loss import RowLoss, mean
 from deltatune.evaluation.metrics import Scores, text_metrics
 from deltatune.tasks import TASKS
@@ -53,9 +53,10 @@ class Texts(Kind):
         scores, answers = text_metrics(generations, several, names), list(map(_answer, generations))
         return Scored(answers, references, scores, losses, summed(losses), several)
 
-    def mean_loss(self, job: Job) -> dict[str, float]:
+    def mean_loss(self, job: Job) -> MeanLoss:
         """Loss per token, in nats; `perplexity` is its exponential."""
-        return summed(row_losses(job))
+        rows = row_losses(job)
+        return MeanLoss(summed(rows), rows)
 
 
 def row_losses(job: Job) -> list[RowLoss]:

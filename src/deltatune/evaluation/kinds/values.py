@@ -9,7 +9,7 @@ from torch import Tensor
 from deltatune.core.loss import loss_of
 from deltatune.evaluation.interfaces import evaluating
 from deltatune.evaluation.keys import scoring
-from deltatune.evaluation.kinds.kind import Answer, Decoding, Job, Kind, Scored
+from deltatune.evaluation.kinds.kind import Answer, Decoding, Job, Kind, MeanLoss, Scored
 from deltatune.evaluation.loss import RowLoss, finite, mean
 from deltatune.evaluation.metrics.values import target_metrics
 from deltatune.tasks.task import Row
@@ -33,10 +33,10 @@ class Values(Kind):
             return Scored(answers, references, scores)
         return Scored(answers, references, scores, losses, {"loss": mean(losses)})
 
-    def mean_loss(self, job: Job) -> dict[str, float]:
+    def mean_loss(self, job: Job) -> MeanLoss:
         """Loss a row."""
         losses = [RowLoss(loss or 0.0, 1) for _, loss in measure(job)]
-        return {"loss": mean(losses), "tokens": len(losses)}
+        return MeanLoss({"loss": mean(losses), "tokens": len(losses)}, losses)
 
 
 def measure(job: Job) -> list[tuple[list[float], float | None]]:

@@ -71,7 +71,7 @@ class RunLog:
         with storing(self._path), self._path.open("ab") as handle:
             handle.write(text)
         self._written.update(text)
-        numbers = {k: v for k, v in line.items() if k != "validation"}
+        numbers = {k: v for k, v in line.items() if k not in ("validation", "rows")}
         numbers |= {f"validation/{k}": v for k, v in line.get("validation", {}).items()}
         self._accelerate.track(numbers, int(line["step"]))
 

@@ -351,7 +351,7 @@ class Trainer:
         if self.validation is None:
             return
         progress, measured = self.progress, self.validation.measure()
-        self._log({"step": progress.step, "epoch": progress.step / self.per_epoch, "validation": measured})
+        self._log({"step": progress.step, "epoch": progress.step / self.per_epoch, **self.validation.seen})
         self.validation.judge(measured, progress)
 
     def _log(self, line: dict[str, Any]) -> None:

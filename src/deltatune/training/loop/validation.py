@@ -8,12 +8,15 @@ from typing import Any
 from deltatune.core.adapter import Adapter
 from deltatune.core.model import AdaptedModel
 from deltatune.data.encode import Encoded, Encoder
-from deltatune.evaluation import evaluate, higher_is_better, loss_on
+from deltatune.evaluation import evaluate, higher_is_better, losses_on
 from deltatune.observer import Observer
 from deltatune.recipe.schema import EvaluationSpec
 from deltatune.timeline import phase
 from deltatune.training.loop.state import adapter_state, load_adapter_state
 from deltatune.training.loop.steps import Progress
+
+DIGITS = 5
+"""Of the loss of a row, as it is written."""
 
 
 @dataclass
@@ -31,14 +34,18 @@ class Validation:
     observer: Observer
     best: dict[str, Any] = field(default_factory=dict)
     """The best state; nothing before the first."""
+    seen: dict[str, Any] = field(default_factory=dict)
+    """Of the last measurement, as metrics.jsonl has it: `validation`, by key, and `rows`, what each row adds
+    to the loss (nothing where the loss is one of all rows)."""
 
     @phase("validation")
     def measure(self) -> dict[str, float]:
-        """The loss and, if another metric decides, that one, by key."""
-        measured = loss_on(self.model, self.encoded, self.encoder, self.spec.batch_size)
+        """The loss and, if another metric decides, that one, by key; it is in `seen`, too."""
+        measured, rows = losses_on(self.model, self.encoded, self.encoder, self.spec.batch_size)
         if self.spec.select_by not in measured:
             only = self.spec.model_copy(update={"metrics": [self.spec.select_by], "primary": "auto"})
             measured |= evaluate(self.model, self.rows, self.encoded, self.encoder, only).metrics
+        self.seen = {"validation": measured, "rows": [float(f"{row.nll:.{DIGITS}g}") for row in rows]}
         return measured
 
     def judge(self, measured: dict[str, float], progress: Progress) -> None:
