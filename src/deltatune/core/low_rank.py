@@ -20,6 +20,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from deltatune.core.delta import Dropout, masked
+from deltatune.core.fast import kernels
 
 
 @runtime_checkable
@@ -48,6 +49,11 @@ class SharedInput:
         self._x: Tensor | None = None
         self._made: dict[int, Tensor] = {}
 
+    @property
+    def alone(self) -> bool:
+        """Whether what a member makes of the input is of no use to another."""
+        return self.apart or len(self.members) == 1
+
     def forget(self) -> None:
         """Let go of what has not been taken."""
         self._x, self._made = None, {}
@@ -60,7 +66,7 @@ class SharedInput:
         made = self._made.pop(id(member), None) if x is self._x else None
         if made is None:
             of = [member] if self.apart else self.members
-            lows = _Down.apply(x, member.dropout.keep(x), dtype, *[other.down() for other in of])
+            lows = _down_of(dtype).apply(x, member.dropout.keep(x), dtype, *[other.down() for other in of])
             self._made = {id(other): low for other, low in zip(of, lows, strict=True)}
             made = self._made.pop(id(member))
         self._x = x if self._made else None
@@ -79,8 +85,15 @@ def add_low_rank_(y: Tensor, x: Tensor, member: Downward, b: Tensor, scale: floa
         b: B [d_out, r].
         scale: Factor on the update.
     """
+    factor = scale * member.dropout.scale
+    added: Tensor
+    if _by_triton(y.dtype) and member.shared.alone:
+        from deltatune.core.fast.kernels.low_rank import DownUp
+
+        added = DownUp.apply(_writable(y), x, member.dropout.keep(x), member.down(), b, factor)
+        return added
     low = member.shared.low(member, x, y.dtype)
-    added: Tensor = _AddUp.apply(_writable(y), low, b, scale * member.dropout.scale)
+    added = _up_of(y.dtype).apply(_writable(y), low, b, factor)
     return added
 
 
@@ -110,9 +123,32 @@ def add_low_ranks_(
     if any(k is not None for k in keeps):
         all_of = torch.full((), -1, dtype=torch.int8, device=x.device).expand_as(x[: len(x) // len(pairs)])
         keep = torch.cat([all_of if k is None else k for k in keeps])
-    [low] = _Down.apply(x, keep, y.dtype, a)
-    added: Tensor = _AddUp.apply(_writable(y), low, b, 1.0)
+    [low] = _down_of(y.dtype).apply(x, keep, y.dtype, a)
+    added: Tensor = _up_of(y.dtype).apply(_writable(y), low, b, 1.0)
     return added
+
+
+def _by_triton(dtype: torch.dtype) -> bool:
+    """Whether Triton's kernels compute products of this type."""
+    return dtype != torch.float64 and kernels.asked_for(kernels.TRITON)
+
+
+def _down_of(dtype: torch.dtype) -> Any:
+    """The function for the products with A."""
+    if not _by_triton(dtype):
+        return _Down
+    from deltatune.core.fast.kernels.low_rank import Down
+
+    return Down
+
+
+def _up_of(dtype: torch.dtype) -> Any:
+    """The function for the products with B."""
+    if not _by_triton(dtype):
+        return _AddUp
+    from deltatune.core.fast.kernels.low_rank import AddUp
+
+    return AddUp
 
 
 def _writable(y: Tensor) -> Tensor:

@@ -26,6 +26,8 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from torch.utils._python_dispatch import _disable_current_modes
 
+from deltatune.core.fast import kernels
+
 _aten = torch.ops.aten
 _TOLERANCE = 1e-5
 """What float32 values of order one may differ by when sums are taken in another order."""
@@ -190,6 +192,8 @@ class Lean:
 
     def __init__(self, base: nn.Module) -> None:
         self._base = base
+        self.kernels: frozenset[str] = frozenset()
+        """Kernels that training takes, by their names in `core.fast.kernels`."""
 
     @functools.cached_property
     def _forwards(self) -> list[tuple[nn.Module, Callable[..., Tensor]]]:
@@ -204,7 +208,8 @@ class Lean:
         for module, forward in free:
             module.__dict__["forward"] = forward
         try:
-            yield
+            with kernels.in_force(self.kernels):
+                yield
         finally:
             for module, _ in free:
                 del module.__dict__["forward"]

@@ -32,6 +32,8 @@ SERVES = {
     "peft": "the method peft: adapters of its other types",
     "parquet": "Parquet files and data frames",
     "hub": "data from the Hugging Face Hub",
+    "kernels": "fused computations on Nvidia's GPUs (train.kernels)",
+    "flash": "FlashAttention on Nvidia's GPUs (model.attention)",
     "quant": "bases in 4 and 8 bits (QLoRA)",
     "plots": "charts as PNG and PDF",
     "trackers": "TensorBoard, trackio and Weights & Biases",
