@@ -54,6 +54,13 @@ def test_every_method_is_a_row_with_rank_and_interval(make_recipe: Make, tmp_pat
     assert json.loads((tmp_path / "out/leaderboard.json").read_text(encoding="utf-8")) == board.as_dict()
     page = (tmp_path / "out/report.html").read_text(encoding="utf-8")
     assert "lora r2" in page
+    trained = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("runs/*/result.json")}
+    judged = compare(make_recipe("seeds=[0,1]", "worth=0.5", methods=METHODS), tmp_path / "out")
+    assert trained == {path: path.stat().st_mtime_ns for path in trained}, "what is worth trains nothing"
+    assert [(pair.p, pair.tie) for pair in judged.pairs] == [(pair.p, pair.tie) for pair in board.pairs]
+    assert {pair.equivalent for pair in board.pairs} == {None}
+    assert None not in {pair.equivalent for pair in judged.pairs}
+    assert "shown to differ by less than" in (tmp_path / "out/report.html").read_text(encoding="utf-8")
 
 
 def test_all_methods_see_the_same_batches(make_recipe: Make, tmp_path: Path) -> None:

@@ -191,6 +191,28 @@ def test_how_much_more_data_would_part_a_tie():
     assert "about 2,600 test examples in all or 9 seeds" in needing(2549, 9)  # no guess is so exact
 
 
+def test_equivalent_is_more_than_a_tie():
+    names = ("lora", "adalora", "prefix")
+    comparison = board(
+        {"lora": (0.6, 1), "adalora": (0.605, 1), "prefix": (0.59, 1)},
+        {frozenset((a, b)) for a in names for b in names},
+    )
+
+    def said(content: dict[str, Any]) -> None:
+        content["worth"] = 0.01
+        for pair in content["pairs"]:
+            alike = {pair["a"], pair["b"]} == {"lora", "adalora"}
+            pair |= {"equivalent": alike, "examples_needed": None if alike else 900}
+
+    text = words(changed(comparison, said))
+    assert "lora is equivalent to adalora: the difference is less than 1.0 ROUGE-L F points." in text
+    assert text.endswith(
+        "It would take about 900 test examples in all to tell whether adalora and prefix differ by "
+        "1.0 ROUGE-L F points, if they differ as much as they seem to."
+    )
+    assert "equivalent" not in words(comparison)
+
+
 def test_tuning_is_told():
     comparison = board({"lora": (0.6, 1), "prefix": (0.5, 2)})
 

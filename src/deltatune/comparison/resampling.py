@@ -75,8 +75,7 @@ class Draws:
         i, j = pair
         difference = self.means[i] - self.means[j]
         noise = self.spread.noise(pair, self.seed)
-        influence = self.influences[i] - self.influences[j]
-        drawn = _as_student(self.scores[i] - self.scores[j], difference, influence, self.seed) + noise
+        drawn = self._drawn(pair) + noise
         low, high = _percentiles(drawn, confidence)
         if self.samples[i].examples == 1:
             return Difference(difference, low, high, 1.0)
@@ -88,22 +87,58 @@ class Draws:
         by_swapping = (1 + as_large) / (1 + self.resamples)
         return Difference(difference, low, high, min(1.0, max(by_bootstrap, by_swapping)))
 
-    def needed(self, pair: tuple[int, int], difference: float, level: float) -> Needed:
+    def _drawn(self, pair: tuple[int, int]) -> Floats:
+        """The difference of a pair as other examples would have made it, [resamples]."""
+        i, j = pair
+        influence = self.influences[i] - self.influences[j]
+        difference = self.means[i] - self.means[j]
+        return _as_student(self.scores[i] - self.scores[j], difference, influence, self.seed)
+
+    def equivalence(self, pair: tuple[int, int], margin: float) -> float:
+        """The p-value of two one-sided tests (Schuirmann 1987): are the two less than `margin` apart?
+
+        The larger share of draws beyond either margin. Where next to no example differs, draws hardly spread,
+        and would call anything equivalent. So an example more that differs, as much as any here does, is
+        drawn besides, to either side: what Agresti & Min 2005 do with the counts of matched pairs.
+        """
+        i, j = pair
+        sample, other = self.samples[i], self.samples[j]
+        largest = float(np.abs(self.influences[i] - self.influences[j]).max())
+        if largest == 0:
+            largest = (max(sample.high, other.high) - min(sample.low, other.low)) / sample.examples
+        if sample.examples == 1 or largest == 0:
+            return 1.0
+        unseen = np.random.default_rng((self.seed, 5)).standard_normal(self.resamples) * largest
+        drawn = self._drawn(pair) + self.spread.noise(pair, self.seed) + unseen
+        beyond = max(int((drawn >= margin).sum()), int((drawn <= -margin).sum()))
+        return (1 + beyond) / (1 + self.resamples)
+
+    def needed(
+        self, pair: tuple[int, int], difference: float, level: float, margin: float | None = None
+    ) -> Needed:
         """Test rows, or seeds of each method, to find the observed difference with a power of 80 %.
+
+        With a margin, to find that or that they are equivalent, whichever takes less.
 
         The observed difference stands for the true one, so this is a rough guide: it is itself no better
         known than its interval says.
         """
+        inside = -1.0 if margin is None else margin - abs(difference)
         sample = self.samples[pair[0]]
         variance = float(np.var(self.scores[pair[0]] - self.scores[pair[1]]))
         rows = round(sample.examples * sample.rows_each)
         seeds = max(self.samples[i].seeds for i in pair)
 
+        def tells(of_rows: float, of_each: float) -> bool:
+            differ = self.spread.reach(pair, level, POWER, of_rows, of_each) <= abs(difference)
+            # one-sided at the same level
+            return differ or self.spread.reach(pair, 2 * level, POWER, of_rows, of_each) <= inside
+
         def rows_do(count: float) -> bool:
-            return self.spread.reach(pair, level, POWER, variance * rows / count, seeds) <= abs(difference)
+            return tells(variance * rows / count, seeds)
 
         def seeds_do(count: float) -> bool:
-            return self.spread.reach(pair, level, POWER, variance, count) <= abs(difference)
+            return tells(variance, count)
 
         differ = any(self.spread.typical[i] > 0 for i in pair)
         return Needed(_least(rows_do, rows), _least(seeds_do, seeds) if differ else None)

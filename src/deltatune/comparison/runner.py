@@ -191,9 +191,9 @@ def _require_own(recipe: Recipe, out: Path) -> None:
     """Refuse a folder with a comparison of another recipe."""
     path = out / "recipe.yaml"
     if path.exists():
-        # How many are trained at once, and where, does not change what is compared.
+        # How many are trained at once, where, and which difference matters do not change what is compared.
         found = differences(path, recipe.dump(), remedy=ANEW)
-        changed = [key for key in found if key not in ("together", "device")]
+        changed = [key for key in found if key not in ("together", "device", "worth")]
         if changed:
             raise RecipeError(
                 f"the comparison in '{out}' has another recipe; it differs in {', '.join(changed)}.",
@@ -279,7 +279,7 @@ def leaderboard(
     ranks: dict[str, int] = {}
     contest = {name: scores[name] for name, row in done.items() if not row.random_head}
     if contest and samples.keys() == contest.keys():
-        pairs = pairwise(samples)
+        pairs = pairwise(samples, worth=recipe.worth)
         ties = tie_matrix(list(contest), pairs)
         ranks = dict(
             zip(contest, shared_ranks(list(contest.values()), ties, higher_is_better=up), strict=True)
@@ -296,6 +296,7 @@ def leaderboard(
         models=[spec.name for spec in recipe.models],
         primary_metric=primary,
         higher_is_better=up,
+        worth=recipe.worth,
         rank_rule=RANK_RULE,
         rows=ranked,
         pairs=pairs,

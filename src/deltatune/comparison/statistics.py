@@ -138,6 +138,7 @@ def pairwise(
     resamples: int = 10_000,
     seed: int = 0,
     confidence: float = 0.95,
+    worth: float | None = None,
 ) -> list[Pair]:
     """Compare every two methods, with Holm's correction over all pairs.
 
@@ -151,6 +152,8 @@ def pairwise(
             many methods more draws are made, lest all of them tie for want of draws.
         seed: Of the draws.
         confidence: Of the intervals; a pair is a tie if its corrected p is not below 1 - confidence.
+        worth: The smallest difference that matters. A pair is equivalent if two one-sided tests on the same
+            draws show that it differs by less, with a correction of their own for the number of pairs.
 
     Raises:
         ValueError: Unequal numbers of examples, none, or a score that is not finite.
@@ -163,10 +166,17 @@ def pairwise(
     draws = Draws(samples, resamples, seed)
     found = draws.differences(pairs, confidence)
     alpha = (1 - confidence) / len(pairs)  # Holm's first step: what tells one pair apart whatever the others
+    within: list[float | None] = [None] * len(pairs)
+    if worth is not None:
+        within = [*holm([draws.equivalence(pair, worth) for pair in pairs])]
     compared = []
-    for pair, result, p in zip(pairs, found, holm([result.p for result in found]), strict=True):
+    for pair, result, p, inside in zip(
+        pairs, found, holm([result.p for result in found]), within, strict=True
+    ):
         tie = p >= 1 - confidence
-        needed = draws.needed(pair, result.difference, alpha) if tie else Needed(None, None)
+        equivalent = None if inside is None else inside < 1 - confidence
+        known = equivalent or not tie
+        needed = Needed(None, None) if known else draws.needed(pair, result.difference, alpha, worth)
         a, b = names[pair[0]], names[pair[1]]
         compared.append(
             Pair(
@@ -174,6 +184,8 @@ def pairwise(
                 b=b,
                 **result._replace(p=p)._asdict(),
                 tie=tie,
+                equivalent=equivalent,
+                p_equivalent=inside,
                 examples_needed=needed.examples,
                 seeds_needed=needed.seeds,
             )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, Strict, model_validator
 
 from deltatune.errors import RecipeError, nearest
 from deltatune.recipe.axes import SECTIONS
@@ -20,6 +20,8 @@ from deltatune.recipe.train_section import TrainSpec
 
 class RecipeFields(Section):
     """What a recipe says, each field right by itself; in a `Recipe` they fit each other, too."""
+
+    later = ("worth",)
 
     task: TaskName
     """What the model is to do."""
@@ -44,6 +46,10 @@ class RecipeFields(Section):
     refused. LoRA and AdaLoRA keep alpha in its ratio to the default rank."""
     evaluation: EvaluationSpec = EvaluationSpec()
     """What is measured, and how."""
+    worth: Annotated[float, Strict(), Field(gt=0, allow_inf_nan=False)] | None = None
+    """The smallest difference of the primary metric that matters, in its unit in result.json: 0.01 is a point
+    of accuracy. Entries shown to differ by less are called equivalent; a tie that is neither is not known
+    yet. It may be changed afterwards: nothing is trained again."""
     baselines: Bool = True
     """Whether a comparison of classifiers has rows for `majority` (the largest class, always) and `head` (the
     head alone, on a base that stays as it is) beside its entries."""
@@ -104,7 +110,7 @@ class RecipeFields(Section):
         sections = {"model": self.model_of(entry), "data": self.data_of(entry)}
         sections |= {"evaluation": self.evaluation_of(entry)}
         bare = entry.model_copy(update=dict.fromkeys(["space", *sections]))
-        choosing = {"tune": None, "halving": None, "search": None, "together": 1, "baselines": True}
+        choosing = dict.fromkeys(["tune", "halving", "search", "worth"]) | {"together": 1, "baselines": True}
         return self.model_copy(update={"methods": [bare], "seeds": [seed], **sections, **choosing})
 
     @property

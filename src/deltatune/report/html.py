@@ -25,7 +25,7 @@ from deltatune.report.reproduce import reproduce
 from deltatune.report.run import Run
 from deltatune.report.sheet import series_of
 from deltatune.report.tasks import on_tasks
-from deltatune.report.verdict import caveat, find_pair, needs, verdict
+from deltatune.report.verdict import caveat, find_pair, margin, needs, verdict
 from deltatune.report.words import Name
 from deltatune.results import AnyResult, CertificateLine, FailedRun, PausedRun, Tuning
 
@@ -194,13 +194,27 @@ class Page:
             return "self"
         return "tie" if pair.tie else "better" if pair.lead > 0 else "worse"
 
+    def pair_mark(self, a: Method, b: Method) -> str:
+        """The word beside a difference: what it is besides a difference."""
+        pair = find_pair(self.comparison, a, b)
+        if pair is None:
+            return ""
+        if pair.equivalent:
+            return "equivalent"
+        return "" if not pair.tie else "tie" if pair.equivalent is None else "not known"
+
+    def margin(self) -> str:
+        """The smallest difference that matters, in words."""
+        return margin(self.comparison)
+
     def pair_note(self, a: Method, b: Method) -> str:
         """What a cell in the table of pairs says on hovering."""
         pair = find_pair(self.comparison, a, b)
         if pair is None:
             return ""
         bounds = display.interval(self.key, pair.interval)
-        needed = f"\nit would take about {needs(pair)} to tell them apart" if pair.tie and needs(pair) else ""
+        apart = " them apart" if pair.equivalent is None else ""
+        needed = f"\nit would take about {needs(pair)} to tell{apart}" if needs(pair) else ""
         return f"{a.shown} against {b.shown}\n{bounds}, {display.p_value(pair.p)}{needed}"
 
     def tuned(self) -> list[tuple[Method, Tuning]]:

@@ -36,6 +36,7 @@ class Lead(NamedTuple):
     p: float
     examples_needed: int | None
     seeds_needed: int | None
+    equivalent: bool | None = None
 
 
 class _Beaten(NamedTuple):
@@ -70,6 +71,7 @@ def verdict(comparison: Comparison) -> list[Sentence]:
         sentences.append([f"No method is shown to beat {_yardstick(comparison, 'majority')}."])
     elif len(top) > 1:
         sentences += cheapest(top)
+    sentences += _equivalents(comparison, top[0])
     sentences += _needed(comparison, top)
     sentences += _tuned(comparison)
     sentences += _stopped(comparison)
@@ -122,7 +124,8 @@ def find_pair(comparison: Comparison, a: Method, b: Method) -> Lead | None:
         turn = sign if pair.a == a.name else -sign
         bounds = sorted([turn * pair.low, turn * pair.high])
         lead = turn * pair.difference
-        return Lead(lead, bounds, pair.tie, pair.p, pair.examples_needed, pair.seeds_needed)
+        needed = pair.examples_needed, pair.seeds_needed
+        return Lead(lead, bounds, pair.tie, pair.p, *needed, pair.equivalent)
     return None
 
 
@@ -255,14 +258,33 @@ def needs(pair: Lead) -> str:
     return " or ".join(f"{display.two_digits(count):,} {what}" for count, what in counts if count)
 
 
+def margin(comparison: Comparison) -> str:
+    """`1.0 accuracy points`: the smallest difference that the recipe calls worth anything; else nothing."""
+    worth = comparison.board.worth
+    return "" if worth is None else display.difference(comparison.primary, worth, None)
+
+
+def _equivalents(comparison: Comparison, first: Method) -> list[Sentence]:
+    """Methods that are shown to differ from the best by less than matters."""
+    pairs = [(other, find_pair(comparison, first, other)) for other in comparison.contest]
+    alike = [other for other, pair in pairs if pair and pair.equivalent]
+    if not alike:
+        return []
+    within = f": the difference is less than {margin(comparison)}."
+    return [[*_names(alike), _verb(alike, " is", " are"), " equivalent to ", Name(first.shown), within]]
+
+
 def _needed(comparison: Comparison, top: list[Method]) -> list[Sentence]:
-    """How much more data would part the best method from one that it ties with, of several the easiest."""
+    """How much more data would tell of the best method and one that it ties with, of several the easiest."""
     pairs = [(other, find_pair(comparison, top[0], other)) for other in top[1:]]
     known = [(other, pair) for other, pair in pairs if pair and needs(pair)]
     if not known:
         return []
     other, pair = min(known, key=lambda one: one[1].examples_needed or math.inf)
     words = f"It would take about {needs(pair)} to tell "
+    if least := margin(comparison):
+        words, known = f"{words}whether ", f" differ by {least}, if they differ as much as they seem to."
+        return [[words, Name(top[0].shown), " and ", Name(other.shown), known]]
     apart = " apart, if they differ as much as they seem to."
     return [[words, Name(top[0].shown), " and ", Name(other.shown), apart]]
 

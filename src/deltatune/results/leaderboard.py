@@ -184,9 +184,9 @@ class Pair(Record):
     """Two methods compared, by the metric that decides.
 
     `examples_needed` and `seeds_needed` are for ties: so many test rows, or seeds of each method, in all,
-    would tell apart methods that differ as much as these seem to; more than there are. Null: no tie, no
-    difference, or (for examples) seeds differ too much for any number of examples to suffice, and the other
-    way round.
+    would tell apart methods that differ as much as these seem to, or show that they are equivalent; more than
+    there are. Null: it is known, or (for examples) seeds differ too much for any number of examples to
+    suffice, and the other way round.
     """
 
     a: str
@@ -203,10 +203,16 @@ class Pair(Record):
     """How likely such a difference is by chance alone, corrected for the number of pairs."""
     tie: bool
     """Whether they cannot be told apart."""
+    equivalent: bool | None = None
+    """Whether they are shown to differ by less than `worth`; null if none was given. A tie that is not
+    equivalent is not known yet. A difference can be real and too small to matter."""
+    p_equivalent: Number | None = None
+    """How likely results as near as these are by chance if they differ by `worth` or more, corrected for the
+    number of pairs."""
     examples_needed: int | None = None
-    """Test rows in all that would tell them apart."""
+    """Test rows in all that would tell."""
     seeds_needed: int | None = None
-    """Seeds of each that would tell them apart."""
+    """Seeds of each that would tell."""
 
 
 class Leaderboard(Record):
@@ -224,6 +230,8 @@ class Leaderboard(Record):
     """Key of the metric that decides."""
     higher_is_better: bool = True
     """Its direction."""
+    worth: Number | None = None
+    """The smallest difference of that metric that matters, as the recipe says."""
     rank_rule: str | None = None
     """What a rank means, in words."""
     rows: list[LeaderboardRow]
