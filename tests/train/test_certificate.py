@@ -320,7 +320,7 @@ def test_a_row_alone_is_a_row_in_a_batch(
         tokenizer.pad_token = tokenizer.eos_token
         return []
 
-    monkeypatch.setattr(load, "_set_padding", unmatched)
+    monkeypatch.setattr(load, "set_padding", unmatched)
     with pytest.raises(TrainingError, match=f"{ALONE}: 8 rows of .* logits differ by") as raised:
         outcome(8)
     assert "evaluation.batch_size and train.micro_batch_size to 1" in raised.value.remedy

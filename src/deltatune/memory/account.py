@@ -40,6 +40,11 @@ class Memory:
         """All of them: the peak."""
         return sum(self.parts.values())
 
+    def less(self, part: str, size: int) -> Memory:
+        """The same with `size` bytes less of a part, which are never there."""
+        segments = {label: {**parts, part: parts[part] - size} for label, parts in self.segments.items()}
+        return Memory({**self.parts, part: self.parts[part] - size}, self.flops, segments)
+
     def as_dict(self) -> dict[str, int]:
         """For JSON."""
         return {**self.parts, "total": self.total}

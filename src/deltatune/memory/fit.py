@@ -46,10 +46,10 @@ def changes(setup: Setup, limit: int, predict: Predict) -> Iterator[Change]:
 
 
 def propose(setup: Setup, limit: int, predict: Predict) -> Change | None:
-    """The least intrusive settings that fit: smaller micro-batches, then checkpointing, then 4 bits.
+    """The least intrusive settings that fit: smaller micro-batches, checkpointing, 4 bits, then offload.
 
     Micro-batches leave the result as it is and cost little time; checkpointing leaves it too, for a third
-    more time; 4 bits alter the base.
+    more time; 4 bits alter the base; a base of which one layer is in memory is slow.
 
     Args:
         setup: The configuration.
@@ -59,9 +59,7 @@ def propose(setup: Setup, limit: int, predict: Predict) -> Change | None:
     Returns:
         The settings, empty if the configuration fits as it is; None if nothing does.
     """
-    found: dict[str, Any] = {}
     for settings, level in _levels(setup):
-        found |= settings
         if not fits(predict(_in_micro_batches(level, 1)).memory.total, limit):
             continue
         rows = level.shape.rows
@@ -69,20 +67,27 @@ def propose(setup: Setup, limit: int, predict: Predict) -> Change | None:
             rows = math.ceil(rows / 2)
         smaller = {"train.micro_batch_size": rows} if rows < setup.shape.rows else {}
         chosen = _in_micro_batches(level, rows)
-        return Change(smaller | found, predict(chosen).memory.total, fits=True, setup=chosen)
+        return Change(smaller | settings, predict(chosen).memory.total, fits=True, setup=chosen)
     return None
 
 
 def _levels(setup: Setup) -> Iterator[tuple[dict[str, Any], Setup]]:
-    """The setup as it is, then with one more thing given up each time."""
-    yield {}, setup
+    """The setup as it is, then with more given up each time."""
+    found: dict[str, Any] = {}
+    yield found, setup
     if not setup.method.trains:
         return
     if not setup.checkpointing:
-        setup = setup.changed(checkpointing=True)
-        yield {"train.gradient_checkpointing": True}, setup
-    if setup.quantization is None and setup.method.name != "full":
-        yield {"quantization": "nf4", "train.precision": "auto"}, setup.changed(quantization=NF4)
+        setup, found = setup.changed(checkpointing=True), {"train.gradient_checkpointing": True}
+        yield found, setup
+    if setup.quantization is None and setup.method.name != "full" and not setup.offload:
+        bits = {"quantization": "nf4", "train.precision": "auto"}
+        yield found | bits, setup.changed(quantization=NF4)
+        yield found | _offload(setup), setup.changed(offload=True)
+
+
+def _offload(setup: Setup) -> dict[str, Any]:
+    return {"train.offload": "disk" if setup.device == "cpu" else "cpu"}
 
 
 def _in_micro_batches(setup: Setup, rows: int) -> Setup:
@@ -102,9 +107,11 @@ def _single(setup: Setup) -> Iterator[tuple[dict[str, Any], Setup, str]]:
     if setup.method.trains and not setup.checkpointing:
         settings = {"train.gradient_checkpointing": True}
         yield settings, setup.changed(checkpointing=True), "the same result, about a third more time"
-    if setup.quantization is None and setup.method.name != "full" and setup.method.trains:
+    alike = setup.method.name != "full" and setup.method.trains
+    if setup.quantization is None and alike and not setup.offload:
         bits: dict[str, Any] = {"quantization": "nf4", "train.precision": "auto"}
         yield bits, setup.changed(quantization=NF4), "a base in 4 bits"
+        yield _offload(setup), setup.changed(offload=True), "the same result, slower: a layer at a time"
     if setup.quantization is None and setup.dtype == "float32":
         yield {"train.precision": "bf16"}, setup.changed(dtype="bfloat16"), "a base in 16 bits"
     if setup.shape.length > 64:

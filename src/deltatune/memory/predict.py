@@ -18,6 +18,7 @@ from deltatune.core.fast.trunk import trunk_of
 from deltatune.core.loss import standing_for
 from deltatune.core.method import MethodConfig
 from deltatune.core.model import AdaptedModel
+from deltatune.core.offload import at_rest
 from deltatune.core.sites import stacks
 from deltatune.memory.account import Memory
 from deltatune.memory.base import Unread, fake_base, fake_mode, new_heads
@@ -52,6 +53,8 @@ class Setup:
     """All of them, where they are known; else they are taken to be as large as the largest."""
     dtype: str = "float32"
     quantization: QuantizationSpec | None = None
+    offload: bool = False
+    """Whether its layers rest elsewhere, all but the one that works."""
     checkpointing: bool = False
     base_dropout: bool = False
     optimizer: str = "adamw"
@@ -136,6 +139,8 @@ def predict(setup: Setup) -> Prediction:
                 max_grad_norm=setup.max_grad_norm,
                 autocast=bool(adapter.own) and setup.dtype != "float32",
             )
+        if setup.offload:
+            memory = memory.less("weights", at_rest(base))
         extent, tensors = adapter.extent(), len(adapter.stored())
         return Prediction(
             memory=memory,

@@ -16,6 +16,7 @@ from deltatune import quant
 from deltatune.core.adapter import Adapter
 from deltatune.core.loss import gradients_at, logits_for, loss_of
 from deltatune.core.model import AdaptedModel
+from deltatune.core.offload import counted, offload_of
 from deltatune.memory.account import Accountant, Memory
 from deltatune.tasks import TASKS
 from deltatune.tasks.shapes import BatchShape
@@ -154,16 +155,18 @@ def accounted(
     accounts.hold(adapter.parameters(), "delta")
     accounts.hold(adapter.buffers(), "delta")
     with model.using():  # what full fine-tuning has put into their place is not the base
-        accounts.hold(quant.held(model.base), "weights")
+        held, offload = quant.held(model.base), offload_of(model.base)
+        accounts.hold(held if offload is None else offload.in_memory(held), "weights")
     if optimizer is not None:
         accounts.hold(_tensors(list(optimizer.state.values())), "optimizer")
     accounts.hold(_tensors(adapter.resume_state()), "optimizer")
     accounts.hold((p.grad for p in parameters), "gradients")
     accounts.watch(parameters)
-    try:
-        yield
-    finally:
-        accounts.close()
+    with counted(model.base, lambda weights: accounts.hold(weights, "weights")):
+        try:
+            yield
+        finally:
+            accounts.close()
 
 
 def warm_up(adapter: Adapter, optimizer: torch.optim.Optimizer) -> None:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import torch
 from torch import Tensor, nn
+
+from deltatune.core.offload import offload_of
 
 _CHUNK = 1 << 22  # elements hashed at a time, so that a copy to the CPU never holds a whole large tensor
 
@@ -19,7 +22,7 @@ def fingerprint(model: nn.Module) -> str:
     of their names; the others contribute that name. Buffers that are not saved are included too: they
     belong to what the model computes.
     """
-    return _digest(_tensors(model))
+    return _digest(_tensors(model), _forgetting(model))
 
 
 def fingerprint_beside(model: nn.Module) -> Future[str]:
@@ -29,7 +32,7 @@ def fingerprint_beside(model: nn.Module) -> Future[str]:
     numbers must not be altered in place.
     """
     pool = ThreadPoolExecutor(1, thread_name_prefix="fingerprint")
-    found = pool.submit(_digest, _tensors(model))
+    found = pool.submit(_digest, _tensors(model), _forgetting(model))
     pool.shutdown(wait=False)
     return found
 
@@ -67,7 +70,13 @@ def _tensors(model: nn.Module) -> list[tuple[str, Tensor]]:
     return sorted(((name, tensor.detach()) for name, tensor in tensors), key=lambda item: item[0])
 
 
-def _digest(tensors: list[tuple[str, Tensor]]) -> str:
+def _forgetting(model: nn.Module) -> Callable[[Sequence[Tensor]], None]:
+    """What is done with weights that have been read, so that those in files are not all in memory."""
+    offload = offload_of(model)
+    return offload.forget if offload is not None else lambda tensors: None
+
+
+def _digest(tensors: list[tuple[str, Tensor]], forget: Callable[[Sequence[Tensor]], None]) -> str:
     digest = hashlib.sha256()
     first_name: dict[tuple[object, ...], str] = {}
     for name, tensor in tensors:
@@ -79,6 +88,7 @@ def _digest(tensors: list[tuple[str, Tensor]]) -> str:
             digest.update(f"= {twin}\0".encode())
             continue
         _update(digest, tensor)
+        forget([tensor])
     return digest.hexdigest()
 
 

@@ -4,27 +4,25 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
-from transformers import (
-    AutoConfig,
-    GenerationConfig,
-    PreTrainedConfig,
-    PreTrainedModel,
-)
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
 from deltatune.core.devices import HOST, own_random_states
+from deltatune.core.offload import FIELD, Offload, offload_of
 from deltatune.errors import ModelError
 from deltatune.models.fingerprint import fingerprint
 from deltatune.models.labels import base_labels, in_base_order, named, set_outputs
+from deltatune.models.mapped import MappedWeights, all_from_files
 from deltatune.models.pooling import pooling_of, take_off_pooler
 from deltatune.models.processor import ModelFacts, model_facts
 from deltatune.models.quiet import quiet
 from deltatune.models.resolution import interpolate_positions
 from deltatune.models.source import Source, explained, locate, processor_of
 from deltatune.models.tasks import check_task, model_class
+from deltatune.models.token_ids import check_vocabulary, plain_generation, set_padding
 from deltatune.quant import read_weight
 from deltatune.quant.inplace import quantize_
 from deltatune.quant.loading import check_widths, loading_options
@@ -39,14 +37,6 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 _HARMLESS = re.compile(r"(^|\.)(final_logits_bias|mask_token|position_ids)$")
 # Parts of the backbone that only a head uses; checkpoints of language models lack them.
 _POOLER = re.compile(r"(^|\.)pooler\.")
-_TOKEN_IDS = (
-    "bos_token_id",
-    "eos_token_id",
-    "pad_token_id",
-    "decoder_start_token_id",
-    "forced_bos_token_id",
-    "forced_eos_token_id",
-)
 
 
 @dataclass
@@ -73,9 +63,16 @@ class LoadedBase:
     def settle(self, device: torch.device) -> str:
         """Hash the weights, where they are read fastest, and move the model to `device`; give the hash."""
         digest = fingerprint(self.model)
-        # Transformers' own signature of `to` hides its argument from type checkers.
-        nn.Module.to(self.model, device)
+        self.place(device)
         return digest
+
+    def place(self, device: torch.device) -> None:
+        """Move the model to `device`, but for the layers of one that is offloaded."""
+        offload = offload_of(self.model)
+        if offload is not None:
+            offload.place(device)
+        else:  # Transformers' own signature of `to` hides its argument from type checkers
+            nn.Module.to(self.model, device)
 
 
 def load_base(
@@ -88,6 +85,7 @@ def load_base(
     seed: int = 0,
     as_spelled: bool = False,
     device: torch.device = HOST,
+    offload: Literal["cpu", "disk"] | None = None,
 ) -> LoadedBase:
     """Load a base model for `task` from the hub, a local folder, a GGUF file or a bundled package.
 
@@ -103,6 +101,7 @@ def load_base(
         as_spelled: Whether the base's head counts as one of these classes only if it has their spelling and
             their order, which runs of before ask for: their deltas hold a head of their own otherwise.
         device: Where a quantized base is quantized and stays. Any other is loaded on the host.
+        offload: Where its layers rest once it is placed, as of a recipe's `train.offload`.
 
     Raises:
         ModelError: The model cannot be found, read or used for the task.
@@ -114,34 +113,28 @@ def load_base(
     source = locate(spec)
     config = _config_of(source)
     check_task(config, task, source.name)
+    _require_movable(config, source.name, offload)
     warnings: list[str] = []
     known = base_labels(config)
-    same_labels = False
-    if labels:
-        ordered = in_base_order(config, labels)
-        same_labels = known == labels if as_spelled else ordered is not None
-        labels = ordered if same_labels and ordered else labels
+    labels, same_labels = _in_order(config, labels, known, as_spelled=as_spelled)
     set_outputs(config, task, labels)
     with quiet(), own_random_states():
         torch.manual_seed(seed)
         with explained(source):
             processor = processor_of(source, task, spec.image_size)
             options: dict[str, Any] = {"attn_implementation": spec.attention} if spec.attention else {}
-            if quantization is None:
-                model, info = _load_model(source, task, config, options | {"dtype": DTYPES[dtype]})
-            else:
+            if quantization is not None:
                 model, info = _load_quantized(source, task, config, options, quantization, device)
+            else:
+                load = _load_as_stored if offload == "disk" else _load_model
+                model, info = load(source, task, config, options | {"dtype": DTYPES[dtype]})
             if "gguf_file" in source.options:
                 _forget_gguf(model)
         _require_no_delta(model, source.name)
         missing = set(info["missing_keys"]) | {key for key, *_ in info["mismatched_keys"]}
         new_modules = _new_modules(model, missing, task, source.name)
         if labels and (info["mismatched_keys"] or (not new_modules and not same_labels)):
-            warnings.append(
-                f"the head of '{source.name}' tells other classes apart ({named(known)}); a new one "
-                f"is trained for {named(labels)}. To keep it, give the data its classes, or name them in "
-                "id2label of its config.json."
-            )
+            warnings.append(_other_head(source.name, known, labels))
         if labels and not new_modules and not same_labels:
             new_modules = _fresh_head(model)
     check_widths(model, source.name)
@@ -149,20 +142,57 @@ def load_base(
         interpolate_positions(model, spec.image_size, source.name)
     model.eval().requires_grad_(False)
     if dtype == "bfloat16" and quantization is None and not computes_in_its_dtype(model):
-        return load_base(spec, task, labels, seed=seed, as_spelled=as_spelled)
+        return load_base(spec, task, labels, seed=seed, as_spelled=as_spelled, offload=offload)
+    _let_rest(model, offload, DTYPES[dtype])
     if model.can_generate():
-        _plain_generation(model)
-    if reads == "text":
-        _check_vocabulary(model, processor, source.name)
-        warnings += _set_padding(model, processor, source.name)
+        plain_generation(model)
     facts = model_facts(source, config, task)
     if reads == "text":
+        check_vocabulary(model, processor, source.name)
+        warnings += set_padding(model, processor, source.name)
         embeddings: Any = model.get_input_embeddings()
         facts = replace(facts, vocabulary=embeddings.weight.shape[0])
     warnings += _kept_output(task, new_modules, source.name, labels)
     pooling, said = pooling_of(source, spec.pooling, task)
     warnings += said
     return LoadedBase(model, processor, source.name, new_modules, labels, facts, warnings, pooling)
+
+
+def _in_order(
+    config: PreTrainedConfig, labels: list[str] | None, known: Any, *, as_spelled: bool
+) -> tuple[list[str] | None, bool]:
+    """The classes in the order of the outputs, and whether the base's head knows these very ones."""
+    if not labels:
+        return labels, False
+    ordered = in_base_order(config, labels)
+    same = known == labels if as_spelled else ordered is not None
+    return ordered if same and ordered else labels, same
+
+
+def _let_rest(model: PreTrainedModel, offload: Literal["cpu", "disk"] | None, dtype: torch.dtype) -> None:
+    """Put the weights where the layers rest, as `load_base` was told."""
+    if offload == "cpu":
+        Offload(model)
+    elif offload == "disk":
+        Offload(model, MappedWeights(model, dtype).forget)
+
+
+def _require_movable(config: PreTrainedConfig, name: str, offload: str | None) -> None:
+    """Refuse to offload a base that is quantized already."""
+    if offload is not None and getattr(config, "quantization_config", None) is not None:
+        raise ModelError(
+            f"'{name}' is quantized, and the scales of quantized layers are not moved with their weights.",
+            field=FIELD,
+            remedy="Leave it out, or take the base that is not quantized.",
+        )
+
+
+def _other_head(name: str, known: Any, labels: list[str]) -> str:
+    return (
+        f"the head of '{name}' tells other classes apart ({named(known)}); a new one "
+        f"is trained for {named(labels)}. To keep it, give the data its classes, or name them in "
+        "id2label of its config.json."
+    )
 
 
 def _require_no_delta(model: PreTrainedModel, name: str) -> None:
@@ -259,6 +289,28 @@ def _load_model(
     return loaded
 
 
+def _load_as_stored(
+    source: Source, task: str, config: PreTrainedConfig, options: dict[str, Any]
+) -> tuple[PreTrainedModel, dict[str, Any]]:
+    """As `_load_model`, but weights of files in bfloat16 stay in the files until `MappedWeights` widens them.
+
+    Not where something is made at loading, a new head or a buffer: its numbers depend on the type.
+    """
+    dtype, state = options["dtype"], torch.get_rng_state()
+    if dtype != torch.float32 or "gguf_file" in source.options:
+        return _load_model(source, task, config, options)
+    model, info = _load_model(source, task, config, options | {"dtype": "auto"})
+    if {p.dtype for p in model.parameters()} == {dtype}:
+        return model, info
+    narrow = any(b.is_floating_point() and b.dtype != dtype for b in model.buffers())
+    if narrow or info["missing_keys"] or info["mismatched_keys"] or not all_from_files(model):
+        torch.set_rng_state(state)
+        return _load_model(source, task, config, options)
+    for part in (model.config, model.config.get_text_config()):
+        part.dtype = dtype
+    return model, info
+
+
 def _load_quantized(  # noqa: PLR0917
     source: Source,
     task: str,
@@ -335,63 +387,3 @@ def _forget_initialised(module: nn.Module) -> None:
     for item in (module, *module.parameters(recurse=False)):
         if hasattr(item, "_is_hf_initialized"):
             del item._is_hf_initialized
-
-
-def _plain_generation(model: PreTrainedModel) -> None:
-    """Keep only the token ids of the checkpoint's generation settings.
-
-    Sampling, beams, length limits or repetition penalties that a checkpoint carries along would change what
-    is measured without standing in the recipe.
-    """
-    stored = model.generation_config
-    kept = {key: getattr(stored, key, None) for key in _TOKEN_IDS}
-    model.generation_config = GenerationConfig(**kept, do_sample=False)
-
-
-def _check_vocabulary(model: PreTrainedModel, tokenizer: Any, name: str) -> None:
-    """Refuse a tokenizer without words (its files are missing) or with more tokens than embeddings.
-
-    A padding token may lie beyond them, as one that was added later does: `_set_padding` takes another.
-    """
-    embeddings: Any = model.get_input_embeddings()
-    rows = embeddings.weight.shape[0]
-    words = len(tokenizer) - len(tokenizer.all_special_ids)
-    beyond = len(tokenizer) - rows - (tokenizer.pad_token_id is not None and tokenizer.pad_token_id >= rows)
-    if words < 1 or beyond > 0:
-        raise ModelError(
-            f"the tokenizer of '{name}' has {len(tokenizer)} tokens ({words} of them words), the model has "
-            f"{rows} embeddings.",
-            field="model",
-            remedy="Put the model's own tokenizer files (tokenizer.json) into its folder.",
-        )
-
-
-def _set_padding(model: PreTrainedModel, tokenizer: Any, name: str) -> list[str]:
-    """Let tokenizer and model have one padding token that the model can read; return warnings.
-
-    What is padding is told by length, never by id. But sequence classifiers on decoder-only models find the
-    last token of a row by the id in their config, so that another one than batches are filled with makes
-    their answer depend on the batch.
-    """
-    embeddings: Any = model.get_input_embeddings()
-    rows, warnings = embeddings.weight.shape[0], []
-    given = tokenizer.pad_token_id
-    if given is None or given >= rows:
-        if tokenizer.eos_token_id is None:
-            what = (
-                "no padding token" if given is None else f"a padding token ({given}) beyond {rows} embeddings"
-            )
-            raise ModelError(
-                f"the tokenizer of '{name}' has {what}, and no end token instead.", field="model"
-            )
-        if given is not None:
-            warnings.append(
-                f"the padding token {tokenizer.pad_token!r} of '{name}' ({given}) lies beyond its {rows} "
-                f"embeddings; batches are padded with {tokenizer.eos_token!r} instead."
-            )
-        tokenizer.pad_token = tokenizer.eos_token
-    generation = getattr(model, "generation_config", None)  # only models that generate have one
-    for config in (model.config, model.config.get_text_config(), generation):
-        if config is not None:
-            config.pad_token_id = tokenizer.pad_token_id
-    return warnings

@@ -41,6 +41,7 @@ def find_conflicts(recipe: RecipeFields) -> list[Conflict]:
         *vector_conflicts(recipe),
         *choosing_conflicts(recipe),
         *_quantization(recipe),
+        *_offload(recipe),
         *_starts(recipe),
     ]
     return list(dict.fromkeys(conflicts))
@@ -296,6 +297,24 @@ def _quantization(recipe: RecipeFields) -> Iterator[Conflict]:
             yield (
                 "train.precision",
                 "is decided by quantization.compute when the base is quantized: leave it at auto.",
+            )
+
+
+def _offload(recipe: RecipeFields) -> Iterator[Conflict]:
+    for index, entry in enumerate(recipe.methods):
+        if entry.train.offload is None:
+            continue
+        if entry.quantization is not None:
+            yield (
+                "train.offload",
+                f"({entry.train.offload}) cannot stand beside quantization: the scales of quantized layers "
+                "are not moved with their weights.",
+            )
+        if entry.method == "full":
+            yield (
+                f"methods.{index}.full",
+                "trains a copy of every weight, which offload cannot put to rest: write `train: {offload: "
+                "null}` beside it.",
             )
 
 

@@ -19,7 +19,7 @@ TUNED = ("lr", "head_lr")
 class TrainSpec(Section):
     """How deltas are trained. An entry under `methods` may override any field for itself."""
 
-    later = ("class_weights", "loss")
+    later = ("class_weights", "loss", "offload")
 
     epochs: Count = 3
     """Passes over the training rows."""
@@ -59,6 +59,9 @@ class TrainSpec(Section):
     """Whether the frozen base keeps its own dropout while training."""
     gradient_checkpointing: Bool = False
     """Recompute activations in the backward pass: less memory, about a third more time."""
+    offload: Literal["cpu", "disk"] | None = None
+    """Where the frozen base's layers rest, so that memory holds one at a time: `cpu`, in memory of the host,
+    for a GPU; `disk`, in the model's files, for a GPU or none. The same result, slower."""
     bucket_by_length: Bool = True
     """Put rows of similar length in a batch, which saves padding."""
     cache_trunk: Bool = True

@@ -115,8 +115,20 @@ def _differing(before: Mapping[str, Any], content: Mapping[str, Any]) -> dict[st
     before = _of_then(before)
     with contextlib.suppress(RecipeError):
         before = parse_recipe(before).dump()  # with the defaults of fields that it does not have
-    keys = sorted(key for key in before.keys() | content.keys() if before.get(key) != content.get(key))
+    then, now = _without_places(before), _without_places(content)
+    keys = sorted(key for key in then.keys() | now.keys() if then.get(key) != now.get(key))
     return {key: before.get(key) for key in keys}
+
+
+def _without_places(content: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A recipe without what only says where a base rests, which no number depends on."""
+    train, methods = content.get("train"), content.get("methods")
+    found = dict(content)
+    if isinstance(train, Mapping):
+        found["train"] = {key: value for key, value in train.items() if key != "offload"}
+    if isinstance(methods, list):
+        found["methods"] = [_without_places(m) if isinstance(m, Mapping) else m for m in methods]
+    return found
 
 
 def _of_then(before: Mapping[str, Any]) -> Mapping[str, Any]:

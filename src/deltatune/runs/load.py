@@ -12,6 +12,7 @@ from deltatune.checkpoint.saved import OURS
 from deltatune.checkpoint.store import load_adapter
 from deltatune.core.devices import AUTO, computes_bfloat16, device_of
 from deltatune.core.model import AdaptedModel
+from deltatune.core.offload import place_of_rest
 from deltatune.data.encode import Encoder
 from deltatune.errors import AdapterError
 from deltatune.files import sha256
@@ -72,10 +73,12 @@ def load_run(
     bits = entry.quantization if as_trained else None
     bfloat16 = as_trained and result.model.dtype == "bfloat16" and computes_bfloat16(place)
     dtype = "bfloat16" if bfloat16 else "float32"
+    offload = place_of_rest(entry.train.offload, place) if as_trained else None
     before = "head" not in result.model.model_fields_set  # runs of before compared labels to the letter
     base = load_base(
-        recipe.model, recipe.task, labels, dtype=dtype, quantization=bits, as_spelled=before, device=place
-    )
+        recipe.model, recipe.task, labels, dtype=dtype, quantization=bits, as_spelled=before, device=place,
+        offload=offload,
+    )  # fmt: skip
     digest = base.settle(place)
     model = AdaptedModel(base.model, base.new_modules, processor=base.processor, pooling=base.pooling)
     load_adapter(model, delta_folder(folder), NAME, fingerprint=digest)

@@ -15,6 +15,7 @@ from transformers import PreTrainedConfig
 from deltatune import quant
 from deltatune.core.devices import device_of, memory_left, name_of, on_gpu
 from deltatune.core.method import MethodConfig
+from deltatune.core.offload import place_of_rest
 from deltatune.core.sites import BaseView
 from deltatune.data.dataset import Dataset
 from deltatune.data.encode import Encoded, Encoder
@@ -189,6 +190,7 @@ def setup_of(  # noqa: PLR0917
         micro_batches=math.ceil(train.batch_size / (train.micro_batch_size or train.batch_size)),
         dtype=base_dtype(train.precision, device),
         quantization=entry.quantization,
+        offload=place_of_rest(train.offload, device) is not None,
         checkpointing=train.gradient_checkpointing,
         base_dropout=train.base_dropout,
         optimizer=train.optimizer,
@@ -335,7 +337,7 @@ def _remembering() -> Predict:
 
     def find(setup: Setup) -> Prediction:
         bits = setup.quantization and setup.quantization.model_dump_json()
-        key = (setup.shape, setup.micro_batches, setup.dtype, bits, setup.checkpointing)
+        key = (setup.shape, setup.micro_batches, setup.dtype, bits, setup.checkpointing, setup.offload)
         if key not in known:
             known[key] = predict_scaled(setup)
         return known[key]

@@ -18,6 +18,7 @@ from deltatune.core.attention import EAGER_UP_TO
 from deltatune.core.devices import computes_bfloat16, device_of, name_of, on_gpu
 from deltatune.core.method import MethodConfig
 from deltatune.core.model import AdaptedModel
+from deltatune.core.offload import place_of_rest
 from deltatune.data.dataset import Dataset
 from deltatune.data.encode import Encoder
 from deltatune.data.load import load_data
@@ -35,6 +36,11 @@ from deltatune.timeline import phase
 from deltatune.training.given.budget import Budget, sized_for
 from deltatune.training.given.readings import RunData, read_data, require_part, whose
 from deltatune.training.given.start import read_start, settings_of
+
+NO_GPU = (
+    "train.offload: cpu has no effect here: no GPU computes, so the base is in this memory anyway. "
+    "`disk` takes less of it."
+)
 
 
 @dataclass
@@ -161,22 +167,25 @@ class Context:
         """
         bits, device = entry.quantization, self.device
         dtype = base_dtype(entry.train.precision, device)
-        key = dtype if bits is None else bits.model_dump_json()
+        offload = place_of_rest(entry.train.offload, device)
+        key = (dtype if bits is None else bits.model_dump_json()) + (f" {offload}" if offload else "")
         spec = self.recipe.model_of(entry)
         bases = self._on(spec).bases
         if key not in bases:
             if on_gpu(device):
                 bases.clear()
             self._say_precision(entry, device)
+            if offload != entry.train.offload:
+                self.warn(NO_GPU)
             self.observer.stage(f"Loading {spec.name}" + (f" in {bits.format}" if bits else ""))
             loaded = load_base(
-                spec, self.recipe.task, self.dataset.labels, dtype=dtype, quantization=bits, device=device
-            )
+                spec, self.recipe.task, self.dataset.labels, dtype=dtype, quantization=bits, device=device,
+                offload=offload,
+            )  # fmt: skip
             for warning in loaded.warnings:
                 self.warn(warning)
             digest = fingerprint_beside(loaded.model)
-            # Transformers' own signature of `to` hides its argument from type checkers.
-            torch.nn.Module.to(loaded.model, device)
+            loaded.place(device)
             original = OriginalWeights(spec, self.recipe.task, self.dataset.labels)
             computed_in = str(next(loaded.model.parameters()).dtype).removeprefix("torch.")
             if bits is None and computed_in != dtype:
@@ -186,7 +195,7 @@ class Context:
                 )
             bases[key] = SharedBase(
                 spec, loaded, computed_in, digest, device, original if bits else None,
-                checksum=checksum(loaded.model) if on_gpu(device) else None,
+                checksum=checksum(loaded.model) if on_gpu(device) and offload is None else None,
             )  # fmt: skip
         return bases[key]
 

@@ -8,6 +8,7 @@ from itertools import chain
 import torch
 
 from deltatune import units
+from deltatune.core.offload import offload_of
 from deltatune.files import write_text
 from deltatune.memory.fit import fits
 from deltatune.results import Padding
@@ -58,6 +59,8 @@ def begin(run: Run, pause: Pause | None = None) -> Begun:
     rows, at_once = run.data.encoded("train"), _rows_at_once(run)
     with code_explained(run.model, run.entry.method if trains else None):
         check_padding(run.certificate, run.model, run.encoder, rows, at_once)
+    if (offload := offload_of(run.base.loaded.model)) is not None:
+        offload.forget_all()
     run.memory.start()
     if not trains:
         write_text(run.out / "metrics.jsonl", "")
