@@ -33,7 +33,10 @@ from torch.utils._pytree import tree_leaves
 DEVICE, HOST = torch.device("cuda", 0), torch.device("cpu")
 torch.utils._device._device_constructors()  # it remembers torch.tensor, which is replaced below
 
-_MOVES = frozenset({"aten::copy_", "aten::_to_copy", "aten::_copy_from", "aten::_foreach_copy_"})
+_MOVES = frozenset({
+    "aten::copy_", "aten::_to_copy", "aten::_copy_from", "aten::_foreach_copy_",
+    "aten::_has_compatible_shallow_copy_type",  # asked when a parameter gets data on another device
+})  # fmt: skip
 _INDEXING = frozenset({
     "aten::index", "aten::index_put", "aten::index_put_", "aten::_index_put_impl_",
     "aten::_unsafe_index", "aten::_unsafe_index_put",

@@ -41,7 +41,7 @@ def _nothing(tensors: Sequence[Tensor]) -> None:
 class _Layer:
     """A layer and its weights at rest."""
 
-    module: nn.Module
+    module: weakref.ref[nn.Module]
     parameters: list[nn.Parameter]
     rest: list[Tensor] = field(default_factory=list)
     """Their numbers on the host."""
@@ -82,7 +82,7 @@ class Offload:
         self.device = HOST
         self.arrived: Callable[[Sequence[Tensor]], None] = _nothing
         """Called with copies of weights that have come to the device."""
-        self._layers = [_Layer(*found) for found in layers_of(base)]
+        self._layers = [_Layer(weakref.ref(module), own) for module, own in layers_of(base)]
         if not self._layers:
             raise ModelError(
                 f"{type(base).__name__} has no stack of layers, of which one at a time could be in memory.",
@@ -108,8 +108,10 @@ class Offload:
                     parameter.data = pinned(parameter.data)
             layer.rest = [parameter.data for parameter in layer.parameters]
             before, after = _Hook(self, layer, self._before), _Hook(self, layer, self._after)
-            layer.module.register_forward_pre_hook(before, prepend=True)
-            layer.module.register_forward_hook(after, always_call=True)
+            module: Any = layer.module()
+            module.register_forward_pre_hook(before, prepend=True)
+            module.register_forward_hook(after, always_call=True)
+            _working[module] = self, layer
         resting = {id(parameter) for layer in self._layers for parameter in layer.parameters}
         for parameter in base.parameters():
             if id(parameter) not in resting:
@@ -119,13 +121,12 @@ class Offload:
 
     def _before(self, layer: _Layer) -> None:
         """Let a layer work; not one that is bypassed, as below a delta whose input is kept."""
-        if "forward" in layer.module.__dict__:
+        module: Any = layer.module()
+        if "forward" in module.__dict__:
             return
-        self._bring(layer)
-        for parameter, weight in zip(layer.parameters, self._weights, strict=True):
-            parameter.data = weight
+        self.put_to_work(layer)
         # A layer that is recomputed keeps nothing in its first pass, and little for long in its second.
-        if torch.is_grad_enabled() and not getattr(layer.module, "gradient_checkpointing", False):
+        if torch.is_grad_enabled() and not getattr(module, "gradient_checkpointing", False):
             layer.keeping = saved_tensors_hooks(self._named, self._of_name)
             layer.keeping.__enter__()
 
@@ -133,6 +134,16 @@ class Offload:
         if layer.keeping is not None:
             layer.keeping.__exit__()
             layer.keeping = None
+        self.put_to_rest(layer)
+
+    def put_to_work(self, layer: _Layer) -> None:
+        """Let the parameters of a layer be those on the device."""
+        self._bring(layer)
+        for parameter, weight in zip(layer.parameters, self._weights, strict=True):
+            parameter.data = weight
+
+    def put_to_rest(self, layer: _Layer) -> None:
+        """Let them be those on the host; what is on the device stays there until another layer comes."""
         for parameter, weight in zip(layer.parameters, layer.rest, strict=True):
             parameter.data = weight
 
@@ -151,6 +162,7 @@ class Offload:
     def leave(self) -> None:
         """Let go of the layer that was brought last."""
         if self._here is not None:
+            self.put_to_rest(self._here)
             self.forget(self._here.rest)
         self._here, self._weights, self._numbers = None, [], {}
 
@@ -190,7 +202,7 @@ class _Hook:
         self._offload, self._layer, self._act = offload, layer, act
 
     def __call__(self, module: nn.Module, *_: Any) -> None:
-        if module is self._layer.module:
+        if module is self._layer.module():
             self._act(self._layer)
 
     def __deepcopy__(self, memo: Any) -> _Hook:
@@ -204,6 +216,19 @@ class _Hook:
 
 
 _offloads: weakref.WeakKeyDictionary[nn.Module, Offload] = weakref.WeakKeyDictionary()
+
+
+_working: weakref.WeakKeyDictionary[nn.Module, tuple[Offload, _Layer]] = weakref.WeakKeyDictionary()
+
+
+def work_again(module: nn.Module) -> None:
+    """Let a layer work whose hooks are not called: it is computed again in the backward pass.
+
+    It does so until another one comes, since the recomputed graph refers to the parameters themselves.
+    """
+    offload, layer = _working.get(module, (None, None))
+    if offload is not None and layer is not None:
+        offload.put_to_work(layer)
 
 
 def offload_of(base: nn.Module) -> Offload | None:

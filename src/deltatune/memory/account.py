@@ -85,6 +85,11 @@ class Accountant(TorchDispatchMode):
             if tensor is not None:
                 self._note(tensor, part).part = part
 
+    def leave_out(self, tensors: Iterable[Tensor]) -> None:
+        """Count nothing for the storages of `tensors`, unless they are held."""
+        for tensor in tensors:
+            self._note(tensor, "weights", counted=False)
+
     def watch(self, parameters: Iterable[nn.Parameter]) -> None:
         """Count what is accumulated in `.grad` to the gradients; `close` ends it."""
         for parameter in parameters:
@@ -144,12 +149,12 @@ class Accountant(TorchDispatchMode):
         """Compute the operation; what prediction overrides for results that depend on data."""
         return func(*args, **kwargs)
 
-    def _note(self, tensor: Tensor, part: str) -> _Storage:
+    def _note(self, tensor: Tensor, part: str, *, counted: bool = True) -> _Storage:
         storage = tensor.untyped_storage()
         key = storage._cdata
         known = self._known.get(key)
         if known is None:
-            known = _Storage(storage.nbytes(), part)
+            known = _Storage(storage.nbytes() if counted else 0, part)
             known.ref = weakref.ref(storage, lambda _: self._forget(key))
             self._known[key] = known
             self._events.append((known.bytes, known))

@@ -157,6 +157,7 @@ def accounted(
     with model.using():  # what full fine-tuning has put into their place is not the base
         held, offload = quant.held(model.base), offload_of(model.base)
         accounts.hold(held if offload is None else offload.in_memory(held), "weights")
+        accounts.leave_out(held)  # what rests elsewhere
     if optimizer is not None:
         accounts.hold(_tensors(list(optimizer.state.values())), "optimizer")
     accounts.hold(_tensors(adapter.resume_state()), "optimizer")

@@ -18,6 +18,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from deltatune.core.fast.layout import Layout, layout
 from deltatune.core.fast.lean import Lean
+from deltatune.core.offload import work_again
 from deltatune.errors import TargetError
 
 
@@ -93,6 +94,7 @@ def _recompute(
         before = layer.training
         layer.training = before and not keep_eval
         try:
+            work_again(layer)
             with lean.on(), packed(how):
                 return forward(*inputs)
         finally:
