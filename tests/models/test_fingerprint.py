@@ -70,7 +70,7 @@ def test_beside_other_work_it_is_of_what_the_model_held_when_asked(monkeypatch):
     """`Module.to` gives parameters other contents, and full fine-tuning puts others in their places."""
     model, go, digest = network(), threading.Event(), module._digest
     before = fingerprint(model)
-    monkeypatch.setattr(module, "_digest", lambda tensors: go.wait(10) and digest(tensors))
+    monkeypatch.setattr(module, "_digest", lambda *given: go.wait(10) and digest(*given))
     found = fingerprint_beside(model)
     model[0].weight.data = torch.zeros(4, 3)
     model[2].weight = nn.Parameter(torch.zeros(3, 4))
