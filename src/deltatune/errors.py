@@ -79,6 +79,10 @@ class InUseError(HaltError):
     """Another process is at work in the folder."""
 
 
+class LostError(HaltError):
+    """Another process has taken the folder over from this one, which was away for too long."""
+
+
 class ChangedError(HaltError):
     """Data, labels, tokenizer or base are no longer those that a run began with."""
 

@@ -12,7 +12,7 @@ import secrets
 import shutil
 import sqlite3
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -91,14 +91,36 @@ def storage_error(path: Path, number: int) -> StorageError:
     return StorageError(f"cannot write '{path}' ({os.strerror(number)}).", remedy=remedy)
 
 
+_guards: dict[object, tuple[Path, Callable[[], None]]] = {}
+
+
+def guard(holder: object, folder: Path, check: Callable[[], None]) -> None:
+    """Call `check`, which may raise, before anything is written into a folder, until `unguard`."""
+    _guards[holder] = folder.absolute(), check
+
+
+def unguard(holder: object) -> None:
+    """Call it no more."""
+    _guards.pop(holder, None)
+
+
+def require_guarded(path: Path) -> None:
+    """Let those who guard the folders of a file refuse that it is written, replaced or removed."""
+    for folder, check in tuple(_guards.values()):
+        if path.absolute().is_relative_to(folder):
+            check()
+
+
 @contextlib.contextmanager
 def storing(path: Path) -> Iterator[None]:
     """Within the block `path` is written; what the system refuses of that is an error to act on.
 
     Raises:
         StorageError: The system's error, in words.
+        LostError: Another process has taken its folder over.
     """
     try:
+        require_guarded(path)
         yield
     except OSError as error:
         if error.errno is None:  # a library's own, with another meaning
@@ -144,6 +166,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
         try:
             yield temporary
             sync(temporary)
+            require_guarded(path)
             temporary.replace(path)
             sync(path.parent)
         except BaseException:

@@ -41,6 +41,15 @@ class Told(Silent):
             self.waits.set()
 
 
+@pytest.fixture(params=["locks", pytest.param("leases", marks=pytest.mark.slow)])
+def kept_by(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """What keeps folders apart."""
+    if request.param == "leases":
+        monkeypatch.setenv("DELTATUNE_LOCKS", "lease")
+        monkeypatch.setenv("DELTATUNE_LEASE", "3")
+    return str(request.param)
+
+
 @contextmanager
 def held(folder: Path) -> Iterator[subprocess.Popen[str]]:
     """Another process is at work in the folder until the block ends, or it is killed."""
@@ -80,6 +89,7 @@ def test_who_does_not_join_has_the_folder_alone(make_recipe: Make, tmp_path: Pat
     compare(recipe, out, overwrite=True)
 
 
+@pytest.mark.usefixtures("kept_by")
 def test_what_another_is_at_is_left_to_it_and_taken_over_when_it_dies(
     make_recipe: Make, tmp_path: Path
 ) -> None:
@@ -141,6 +151,7 @@ def test_a_failure_is_tried_once_by_all(make_recipe: Make, tmp_path: Path) -> No
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("kept_by")
 def test_two_commands_one_of_them_killed_end_as_one(make_recipe: Make, tmp_path: Path) -> None:
     recipe = make_recipe(
         "train.epochs=4",

@@ -14,7 +14,7 @@ import pytest
 from deltatune.checkpoint import lock
 from deltatune.checkpoint.lock import Lock
 from deltatune.comparison.runner import compare
-from deltatune.errors import InUseError
+from deltatune.errors import DeltatuneError, InUseError
 from deltatune.recipe import Recipe
 from deltatune.training import run
 
@@ -71,15 +71,20 @@ def test_a_run_in_use_stops_the_comparison_and_is_no_failure_of_the_method(
     assert not (folder / "result.json").exists()
 
 
-def test_where_locks_are_not_supported_it_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(descriptor: int) -> None:
+def test_where_neither_locks_nor_links_are_supported_it_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
         raise OSError(95, os.strerror(95))
 
     monkeypatch.setattr(lock, "_flock", refuse)
+    monkeypatch.setattr(os, "link", refuse)
     told: list[str] = []
     with Lock(tmp_path, told.append):
         assert len(told) == 1
         assert "cannot be locked" in told[0]
+    with pytest.raises(DeltatuneError, match="processes cannot share it"):
+        Lock(tmp_path, print, join=True)
     assert not list(tmp_path.iterdir())
 
 
@@ -92,6 +97,7 @@ def test_a_lock_that_its_holder_removed_is_not_taken(tmp_path: Path, monkeypatch
         calls.append(descriptor)
         first.release()
 
+    monkeypatch.setattr(lock, "_no_locks", lambda folder: "")
     monkeypatch.setattr(lock, "_flock", flock)
     with Lock(tmp_path, print):
         assert len(calls) == 2

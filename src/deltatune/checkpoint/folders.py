@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from deltatune.errors import AdapterError, DeltatuneError
-from deltatune.files import OURS, new_folder, open_to_readers, storing, sync
+from deltatune.files import OURS, new_folder, open_to_readers, require_guarded, storing, sync
 
 _OF_0_1 = re.compile(
     r"\.(?:(?P<folder>adapter|resume)\.(?P<kind>old|new)\.[a-z0-9_]{8}"
@@ -43,6 +43,7 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
             open_to_readers(temporary)
             for path in (*temporary.rglob("*"), temporary):
                 sync(path)
+            require_guarded(folder)
             if folder.exists() or folder.is_symlink():
                 _exchange(temporary, folder)
             else:

@@ -1,7 +1,8 @@
 """One process at a time works in a folder, or several that have agreed to share it.
 
 The lock is the kernel's (flock), on a file in the folder: it ends with the process, however that ends. The
-file says who holds it, and goes with the lock; one that a killed process left locks nothing.
+file says who holds it, and goes with the lock; one that a killed process left locks nothing. Where a trial
+shows that the file system has no such locks, a lease is kept instead (lease.py).
 """
 
 from __future__ import annotations
@@ -11,20 +12,28 @@ import errno
 import json
 import os
 import socket
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from deltatune.checkpoint.lease import Lease
+from deltatune.checkpoint.lease_files import held
 from deltatune.errors import DeltatuneError, InUseError
-from deltatune.files import storing
+from deltatune.files import OURS, storing
 
 NAME = ".deltatune-lock"
+SETTING = "DELTATUNE_LOCKS"
+"""Where it says `lease`, leases are kept although locks seem to work: some network file systems lock each
+machine's processes against each other alone, which no trial on one machine shows."""
 REMEDY = "Wait for it, end it, or choose another folder."
 POLL = 0.2
 """Seconds between looks at a lock that others hold."""
 MOST = 1000
 """Bytes of a lock; a name of a host has at most 255."""
+NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
+"""Errors of a file system that has no hard links."""
 _NO_LINK = getattr(os, "O_NOFOLLOW", 0)  # absent on Windows
 
 
@@ -33,7 +42,7 @@ class Lock:
 
     Args:
         folder: The folder, which is there.
-        warn: Is told where locks are not supported: work goes on without one.
+        warn: Is told where neither locks nor leases are supported: work goes on without one.
         name: Of the lock's file in it.
         remedy: What to do if another process holds it.
         join: Whether to share the folder with those that join it as well. The first of them holds it alone
@@ -56,16 +65,48 @@ class Lock:
     ) -> None:
         self._path, self._remedy, self._join = folder / name, remedy, join
         self._descriptor: int | None = None
+        self._lease: Lease | None = None
         self.shared = False
         with storing(self._path):
-            self._take(warn)
+            if why := _no_locks(folder):
+                self._take_lease(why, warn)
+            else:
+                self._take()
 
-    @property
-    def held(self) -> bool:
-        """Whether there is a lock: some file systems have none."""
-        return self._descriptor is not None
+    def _take_lease(self, why: str, warn: Callable[[str], None]) -> None:
+        if self._path.exists():
+            raise DeltatuneError(
+                f"'{self._path}' is a lock of a process{_holder(self._path)} that keeps no leases, as this "
+                f"one does ({why}).",
+                field=SETTING,
+                remedy="Let all processes at work in the folder keep leases, or none. If that one has ended, "
+                "remove the file.",
+            )
+        folder = self._path.parent
+        try:
+            self._lease = Lease(folder, name=self._path.name, remedy=self._remedy, join=self._join)
+        except OSError as error:
+            if error.errno not in NO_LINKS:
+                raise
+            why = f"{why}; no leases: {error.strerror}"
+            if self._join:
+                raise DeltatuneError(
+                    f"'{folder}' cannot be locked ({why}): processes cannot share it.",
+                    field="--join",
+                    remedy="Choose a file system that has locks or hard links, or leave --join out.",
+                ) from error
+            warn(f"'{folder}' cannot be locked ({why}): see to it that no other process works in it.")
+            return
+        self.shared = self._lease.shared
 
-    def _take(self, warn: Callable[[str], None]) -> None:
+    def _take(self) -> None:
+        if held(self._path):
+            raise DeltatuneError(
+                f"'{self._path.parent}' is kept by leases, and this process would use locks.",
+                field=SETTING,
+                remedy=f"Set {SETTING}=lease for this one as well. If no process is at work there, remove "
+                f"'{self._path.name}~*' in the folder.",
+            )
         while self._descriptor is None:
             descriptor = self._open()
             try:
@@ -77,20 +118,6 @@ class Lock:
                     field="--out",
                     remedy=self._remedy,
                 ) from None
-            except (OSError, ImportError) as error:  # no such locks on this file system, or on this system
-                os.close(descriptor)
-                self._path.unlink(missing_ok=True)
-                if self._join:
-                    raise DeltatuneError(
-                        f"'{self._path.parent}' cannot be locked ({error}): processes cannot share it.",
-                        field="--join",
-                        remedy="Choose a folder on a file system that has locks, or leave --join out.",
-                    ) from error
-                warn(
-                    f"'{self._path.parent}' cannot be locked ({error}): see to it that no other process "
-                    "works in it."
-                )
-                return
             if _is_at(descriptor, self._path):
                 self._descriptor = descriptor
             else:  # its holder has just removed it
@@ -123,7 +150,10 @@ class Lock:
 
     def share(self) -> None:
         """Let others join."""
-        if self._descriptor is not None:
+        if self._lease is not None:
+            self._lease.share()
+            self.shared = True
+        elif self._descriptor is not None:
             _flock(self._descriptor, shared=True)
             self.shared = True
 
@@ -152,6 +182,9 @@ class Lock:
 
     def release(self) -> None:
         """Let others have the folder; again, it does nothing."""
+        if self._lease is not None:
+            self._lease.release()
+            self._lease = None
         if self._descriptor is not None:
             with contextlib.suppress(OSError):  # others share it; the folder may have gone, or be read-only
                 if self.shared:
@@ -165,6 +198,25 @@ class Lock:
 
     def __exit__(self, *_: Any) -> None:
         self.release()
+
+
+def _no_locks(folder: Path) -> str:
+    """Why leases are kept in a folder instead of locks; nothing where locks work, which a trial shows.
+
+    Raises:
+        DeltatuneError: The setting has another value.
+    """
+    given = os.environ.get(SETTING, "auto")
+    if given not in ("auto", "lease"):
+        raise DeltatuneError(f"{given!r} is neither auto nor lease.", field=SETTING, remedy="Leave it out.")
+    if given == "lease":
+        return f"{SETTING}=lease"
+    with tempfile.TemporaryFile(dir=folder, prefix=f"{OURS}trial.") as trial:
+        try:
+            _flock(trial.fileno())
+        except (OSError, ImportError) as error:
+            return str(error)
+    return ""
 
 
 def _flock(descriptor: int, *, shared: bool = False) -> None:

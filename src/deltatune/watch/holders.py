@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 from pathlib import Path
 
+from deltatune.checkpoint.lease_files import held
 from deltatune.checkpoint.lock import MOST, NAME
+from deltatune.errors import DeltatuneError
 from deltatune.watch.files import json_object, signature
 
 Holder = tuple[str, int]
@@ -16,6 +19,9 @@ Holder = tuple[str, int]
 def holder(folder: Path, root: Path) -> Holder | None:
     """Who holds the lock of a folder, or left it; None if nobody does."""
     path = folder / NAME
+    if signature(path, root) is None:
+        with contextlib.suppress(OSError, DeltatuneError):
+            path = next(iter(held(path)), path)
     if (found := signature(path, root)) is None or found[1] > MOST:
         return None
     try:
