@@ -16,6 +16,7 @@ from deltatune.comparison.scores import AnySample, Floats, Sample, Samples
 from deltatune.comparison.seeds import SeedSpread
 
 _CELLS_AT_ONCE = 2_000_000  # weights drawn at a time: 16 MB
+_SWAPS_AT_ONCE = 20_000_000  # differences after a swap that are kept at a time: 160 MB
 _MOST_NEEDED = 10**9  # rows or seeds: more is as good as never
 POWER = 0.8
 """With which a difference as large as the observed one shall be found by the examples said to be needed."""
@@ -66,8 +67,13 @@ class Draws:
 
     def differences(self, pairs: Sequence[tuple[int, int]], confidence: float) -> list[Difference]:
         """Of each pair of methods."""
-        swapped = _swapped(self.samples, pairs, self.resamples, self.seed)
-        return [self._difference(pair, *both, confidence) for pair, both in zip(pairs, swapped, strict=True)]
+        found = []
+        size = max(1, _SWAPS_AT_ONCE // self.resamples)
+        for start in range(0, len(pairs), size):
+            part = pairs[start : start + size]
+            swapped = _swapped(self.samples, part, self.resamples, self.seed)
+            found += [self._difference(p, *both, confidence) for p, both in zip(part, swapped, strict=True)]
+        return found
 
     def _difference(
         self, pair: tuple[int, int], swapped: Floats, observed: float, confidence: float
@@ -116,32 +122,54 @@ class Draws:
     def needed(
         self, pair: tuple[int, int], difference: float, level: float, margin: float | None = None
     ) -> Needed:
-        """Test rows, or seeds of each method, to find the observed difference with a power of 80 %.
-
-        With a margin, to find that or that they are equivalent, whichever takes less.
-
-        The observed difference stands for the true one, so this is a rough guide: it is itself no better
-        known than its interval says.
-        """
-        inside = -1.0 if margin is None else margin - abs(difference)
-        sample = self.samples[pair[0]]
+        """As of `needed`."""
         variance = float(np.var(self.scores[pair[0]] - self.scores[pair[1]]))
-        rows = round(sample.examples * sample.rows_each)
-        seeds = max(self.samples[i].seeds for i in pair)
+        return needed(self.spread, self.samples, pair, difference, variance, level, margin)
 
-        def tells(of_rows: float, of_each: float) -> bool:
-            differ = self.spread.reach(pair, level, POWER, of_rows, of_each) <= abs(difference)
-            # one-sided at the same level
-            return differ or self.spread.reach(pair, 2 * level, POWER, of_rows, of_each) <= inside
 
-        def rows_do(count: float) -> bool:
-            return tells(variance * rows / count, seeds)
+def needed(  # noqa: PLR0917
+    spread: SeedSpread,
+    samples: Sequence[AnySample],
+    pair: tuple[int, int],
+    difference: float,
+    variance: float,
+    level: float,
+    margin: float | None = None,
+) -> Needed:
+    """Test rows, or seeds of each method, to find the observed difference with a power of 80 %.
 
-        def seeds_do(count: float) -> bool:
-            return tells(variance, count)
+    With a margin, to find that or that they are equivalent, whichever takes less.
 
-        differ = any(self.spread.typical[i] > 0 for i in pair)
-        return Needed(_least(rows_do, rows), _least(seeds_do, seeds) if differ else None)
+    The observed difference stands for the true one, so this is a rough guide: it is itself no better known
+    than its interval says.
+
+    Args:
+        spread: Of seeds.
+        samples: Of all methods.
+        pair: Two of them.
+        difference: Of their scores.
+        variance: Of the difference, as far as rows make it.
+        level: Of the test.
+        margin: The smallest difference that matters.
+    """
+    inside = -1.0 if margin is None else margin - abs(difference)
+    sample = samples[pair[0]]
+    rows = round(sample.examples * sample.rows_each)
+    seeds = max(samples[i].seeds for i in pair)
+
+    def tells(of_rows: float, of_each: float) -> bool:
+        differ = spread.reach(pair, level, POWER, of_rows, of_each) <= abs(difference)
+        # one-sided at the same level
+        return differ or spread.reach(pair, 2 * level, POWER, of_rows, of_each) <= inside
+
+    def rows_do(count: float) -> bool:
+        return tells(variance * rows / count, seeds)
+
+    def seeds_do(count: float) -> bool:
+        return tells(variance, count)
+
+    differ = any(spread.typical[i] > 0 for i in pair)
+    return Needed(_least(rows_do, rows), _least(seeds_do, seeds) if differ else None)
 
 
 def _least(suffices: Callable[[float], bool], there: int) -> int | None:

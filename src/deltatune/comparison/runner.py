@@ -18,9 +18,10 @@ from deltatune.checkpoint.manifest import checksums, mark, require_own, vouch
 from deltatune.comparison.attempt import Pick, run_folder
 from deltatune.comparison.check_folder import require_same_inputs, require_sound
 from deltatune.comparison.choice import Chosen, choose
+from deltatune.comparison.many import contest
 from deltatune.comparison.require_comparable import require_comparable, require_same_data
 from deltatune.comparison.scores import read_sample, row_groups, row_ids
-from deltatune.comparison.statistics import intervals, pairwise, shared_ranks, tie_matrix
+from deltatune.comparison.statistics import intervals
 from deltatune.comparison.team import Team
 from deltatune.comparison.together import attempt_all
 from deltatune.comparison.warnings import warnings_of
@@ -277,13 +278,10 @@ def leaderboard(
     scores = {name: (row.metrics or {})[primary] for name, row in done.items()}
     pairs: list[Pair] = []
     ranks: dict[str, int] = {}
-    contest = {name: scores[name] for name, row in done.items() if not row.random_head}
-    if contest and samples.keys() == contest.keys():
-        pairs = pairwise(samples, worth=recipe.worth)
-        ties = tie_matrix(list(contest), pairs)
-        ranks = dict(
-            zip(contest, shared_ranks(list(contest.values()), ties, higher_is_better=up), strict=True)
-        )
+    warnings: list[str] = []
+    ranked_scores = {name: scores[name] for name, row in done.items() if not row.random_head}
+    if ranked_scores and samples.keys() == ranked_scores.keys():
+        ranks, pairs, warnings = contest(samples, ranked_scores, higher_is_better=up, worth=recipe.worth)
     ranked = [
         row.model_copy(update={"rank": ranks.get(row.name), "interval": bounds.get(row.name)}) for row in rows
     ]
@@ -303,7 +301,7 @@ def leaderboard(
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         recipe=recipe.dump(),
         data=finished[0].data if finished else None,
-        warnings=warnings_of(ranked, finished, groups),
+        warnings=[*warnings_of(ranked, finished, groups), *warnings],
         halving=chosen.halving,
     )
 

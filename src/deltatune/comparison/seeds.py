@@ -116,6 +116,10 @@ class SeedSpread:
             freedom = total**2 / sum(part**2 for part in parts) * (seeds - 1 + borrowed)
         return math.sqrt(total) * (student(1 - level / 2, freedom) + student(power, freedom))
 
+    def moments(self) -> tuple[Floats, Floats]:
+        """Mean and variance of what other seeds add to the variance of each method's score, [methods]."""
+        return self.variances.mean(axis=1) / self.seeds, self.variances.var(axis=1) / self.seeds**2
+
 
 def _owing_to_rows(sample: AnySample) -> float:
     """Variance of one run's score owing to rows on which seeds differ by chance, by the jackknife.

@@ -118,7 +118,7 @@ def _sample(scores: ArrayLike | AnySample) -> AnySample:
     return scores if isinstance(scores, RankedSample) else Sample.of(scores)
 
 
-def holm(p_values: Sequence[float]) -> list[float]:
+def holm(p_values: ArrayLike) -> list[float]:
     """Correct p-values for their number (Holm 1979): reject where the result is below the level wanted.
 
     The chance of even one false rejection among all is then below that level, however the tests depend on
