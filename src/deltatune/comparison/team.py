@@ -1,8 +1,8 @@
 """Several processes at one comparison: what each does is decided by locks in its folder.
 
 A process that joins (`--join`) shares the folder with the others and takes whatever no one is at. A run is
-claimed by the lock of its folder, which the kernel frees when its holder dies: another then goes on from the
-run's state. What is decided by all results (who is stopped early, the leaderboard) follows from files alone,
+claimed by the lock of its folder, which is freed when its holder dies: another then goes on from the run's
+state. What is decided by all results (who is stopped early, the leaderboard) follows from files alone,
 so every process decides alike. A comparison by one process does the same, and never finds a thing taken.
 """
 
@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from deltatune.checkpoint.folders import remove
-from deltatune.checkpoint.lock import NAME, Lock
 from deltatune.checkpoint.lock import POLL as LOCK_POLL
+from deltatune.checkpoint.lock import Lock
 from deltatune.errors import InUseError
 from deltatune.observer import Observer
 from deltatune.results import FailedRun
@@ -43,7 +43,7 @@ class Team:
 
     Raises:
         InUseError: Another process works there, and one of both does not share.
-        DeltatuneError: The file system has no locks to share it by.
+        DeltatuneError: The file system has neither locks nor links to share it by.
     """
 
     def __init__(self, out: Path, observer: Observer, *, join: bool) -> None:
@@ -99,7 +99,7 @@ class Team:
         Raises:
             InUseError: One is.
         """
-        if self.joins and (folder / NAME).exists():
+        if self.joins and folder.is_dir():
             Lock(folder, self.observer.warn).release()
 
     def each(self, jobs: Iterable[T], do: Callable[[T], None], what: str) -> None:
