@@ -27,16 +27,17 @@ def made_up(
     return found
 
 
-def compared(samples: dict[str, Sample]) -> many.Contest:
-    return contest(samples, {name: sample.mean() for name, sample in samples.items()}, higher_is_better=True)
+def compared(samples: dict[str, Sample], worth: float | None = None) -> many.Contest:
+    scores = {name: sample.mean() for name, sample in samples.items()}
+    return contest(samples, scores, higher_is_better=True, worth=worth)
 
 
 @pytest.mark.parametrize("seeds", [1, 4])
 def test_without_draws_it_comes_out_as_with_them(monkeypatch: pytest.MonkeyPatch, seeds: int) -> None:
     samples = made_up(12, seeds=seeds)
-    drawn = compared(samples)
+    drawn = compared(samples, worth=0.1)
     monkeypatch.setattr(many, "MOST_DRAWN", 0)
-    told = compared(samples)
+    told = compared(samples, worth=0.1)
     assert not drawn.warnings
     assert "66 pairs of methods" in told.warnings[0]
     assert [(p.a, p.b, p.difference) for p in drawn.pairs] == [(p.a, p.b, p.difference) for p in told.pairs]
@@ -44,6 +45,8 @@ def test_without_draws_it_comes_out_as_with_them(monkeypatch: pytest.MonkeyPatch
     assert len(unlike) <= 4
     assert all(min(pair) > 0.01 and max(pair) < 0.2 for pair in unlike)  # close calls
     assert 10 < sum(p.tie for p in drawn.pairs) < 60
+    assert sum(p.equivalent != q.equivalent for p, q in zip(drawn.pairs, told.pairs, strict=True)) <= 4
+    assert 5 < sum(bool(p.equivalent) for p in drawn.pairs) < 60
     widths = [(q.high - q.low) / (p.high - p.low) for p, q in zip(drawn.pairs, told.pairs, strict=True)]
     assert min(widths) > 0.95
     assert max(widths) < 1.25

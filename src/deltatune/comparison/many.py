@@ -177,7 +177,7 @@ def _largest(samples: Sequence[AnySample]) -> Floats:
     return np.where(found > 0, found, width / influence.shape[1])
 
 
-def _p_equivalent(  # noqa: PLR0917
+def _p_equivalent(
     differences: Floats, variances: Floats, freedom: Floats, unseen: Floats, worth: float
 ) -> Floats:
     """Of two one-sided tests, the larger: is the difference less than `worth` either way?"""
