@@ -74,12 +74,12 @@ def _groups(context: Context, starters: Sequence[Starter]) -> Iterator[list[Star
 def _base(context: Context, entry: MethodEntry) -> Hashable:
     """What runs at once have in common.
 
-    The base in its precision, where it rests, whether layers are recomputed, and the way in which rows are
+    The base in its precision and the kernels, where it rests, whether layers are recomputed, and how rows are
     read: those of other lengths would be padded to each other's.
     """
     bits = entry.quantization and entry.quantization.model_dump_json()
     train = entry.train
     model = context.recipe.model_of(entry).model_dump_json()
     data = context.recipe.data_of(entry)
-    where = base_dtype(train.precision, context.device), train.offload
-    return model, bits, where, train.gradient_checkpointing, data
+    how = base_dtype(train.precision, context.device), train.offload, tuple(train.kernels or ())
+    return model, bits, how, train.gradient_checkpointing, data

@@ -39,6 +39,7 @@ OVER_EAGER = "deltatune_eager"
 OVER_LEAN = "deltatune_lean"
 ORIGINAL = {OVER_SDPA: "sdpa", OVER_EAGER: "eager"}
 """What a model's attention was before it was tapped."""
+_TAKES_LEARNED = (*ORIGINAL, *ORIGINAL.values(), OVER_LEAN)
 EAGER_UP_TO = 256
 """Tokens of a row up to which CPUs train with lean attention: the backward pass of SDPA is slow there, and
 what is kept, [heads, length, length] of each row and layer, is small."""
@@ -354,9 +355,20 @@ class AttentionSwitch:
                 config._attn_implementation = implementation
 
     def on(self) -> None:
-        """Route the attention of every part of the model through the taps."""
+        """Route the attention of every part of the model through the taps.
+
+        Raises:
+            TargetError: It is one whose kernels take no keys but the input's.
+        """
         if self._before:
             return
+        for config in self._configs:
+            if config._attn_implementation not in (None, *_TAKES_LEARNED):
+                raise TargetError(
+                    f"is {config._attn_implementation}, which cannot attend to learned keys and values.",
+                    field="model.attention",
+                    remedy="Leave it out, or choose sdpa or eager; or take a method without them.",
+                )
         self._before = [(config, config._attn_implementation) for config in self._configs]
         for config, implementation in self._before:
             config._attn_implementation = OVER_EAGER if implementation == "eager" else OVER_SDPA

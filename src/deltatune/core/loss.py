@@ -12,6 +12,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from deltatune.core.devices import send
+from deltatune.core.fast import kernels
+from deltatune.core.fast.kernels.fused_loss import summed
 from deltatune.tasks import TASKS
 from deltatune.tasks.task import AUTO, IGNORED
 
@@ -38,7 +40,24 @@ def summed_loss(
         weights: As of `loss_of`.
         chosen: As of `loss_of`.
     """
+    if model.training and kernels.CUT_CROSS_ENTROPY in model.fast.lean.kernels:
+        return fused_loss(model, batch, task)
     return loss_of(task, *logits_for(model, batch, task, autocast=autocast), weights, chosen)
+
+
+def fused_loss(model: AdaptedModel, batch: dict[str, Tensor], task: str) -> Tensor:
+    """The cross-entropy of a task that writes text, as `summed_loss` gives it, without logits.
+
+    Args:
+        model: Its output head is a linear layer without a bias, on which no adapter acts, and nothing is done
+            to what it gives (the certificate compares).
+        batch: As of `summed_loss`.
+        task: The recipe's task.
+    """
+    with model.fast.head.deferred() as given:
+        _, targets = logits_for(model, batch, task)
+    head: Any = model.base.get_output_embeddings()
+    return summed(given[0], head.weight, targets)
 
 
 def loss_of(

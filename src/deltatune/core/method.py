@@ -55,6 +55,8 @@ class MethodConfig(BaseModel, metaclass=_Explained):
     """The field of `train` that it learns at; `head_lr` of a method that trains a head and nothing else."""
     peft_type: ClassVar[str | None] = None
     """peft's name of the method, where peft has it and can read our files."""
+    learns_keys: ClassVar[bool] = False
+    """Whether it learns keys and values, which stand before the input's in attention."""
     trains: ClassVar[bool] = True
     """Whether there is anything to train."""
     size: ClassVar[str | None] = None

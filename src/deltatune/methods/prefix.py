@@ -114,6 +114,7 @@ class PrefixConfig(MethodConfig):
     paper: ClassVar[str] = "Li and Liang 2021, Prefix-Tuning (arXiv 2101.00190)."
     default_lr: ClassVar[float] = 1e-2
     peft_type: ClassVar[str | None] = "PREFIX_TUNING"
+    learns_keys: ClassVar[bool] = True
 
     n_tokens: Annotated[int, Field(ge=1)] = 20
     """Length of the prefix."""

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, Strict, model_validator
+from pydantic import Field, Strict, field_validator, model_validator
 
 from deltatune.recipe.kinds import Bool, Text
 from deltatune.recipe.section import Section
+
+GPU_ATTENTION = ("flash_attention_2", "flex_attention")
+"""What only Nvidia's GPUs compute."""
 
 
 class ModelSpec(Section):
@@ -21,9 +24,10 @@ class ModelSpec(Section):
     """The Hub commit, branch or tag to use; null means the newest."""
     trust_remote_code: Bool = False
     """Whether Python code that comes with the model may run on this machine."""
-    attention: Literal["sdpa", "eager"] | None = None
-    """The attention implementation of the base; null: sdpa, or eager where Transformers has no other, and
-    eager for training on CPUs with up to 256 tokens per row, where it is faster."""
+    attention: Literal["sdpa", "eager", "flash_attention_2", "flex_attention"] | None = None
+    """The attention implementation of the base; null, or `auto`: sdpa, or eager where Transformers has no
+    other, and eager for training on CPUs with up to 256 tokens per row, where it is faster.
+    `flash_attention_2` (with the extra `flash`) and `flex_attention` are for Nvidia's GPUs."""
     image_size: Annotated[int, Strict(), Field(ge=8)] | None = None
     """Edge in pixels of the squares that an image model reads; null: its own. Half the edge is a quarter of
     the work. Position embeddings are interpolated, so it must be a multiple of the model's patches."""
@@ -31,6 +35,17 @@ class ModelSpec(Section):
     pooling: Literal["mean", "cls", "last"] | None = None
     """How a vector of a text is made of its tokens' states: their mean, the first or the last. Null: as the
     base's files for Sentence Transformers say, else the mean."""
+
+    @property
+    def anywhere(self) -> ModelSpec:
+        """The same with an attention that every device computes."""
+        on_gpus = self.attention in GPU_ATTENTION
+        return self.model_copy(update={"attention": None}) if on_gpus else self
+
+    @field_validator("attention", mode="before")
+    @classmethod
+    def _auto(cls, value: Any) -> Any:
+        return None if value == "auto" else value
 
     @model_validator(mode="before")
     @classmethod

@@ -10,6 +10,8 @@ from pydantic import Field, Strict, field_validator, model_validator
 from deltatune.recipe.kinds import LARGEST_INT, Bool, ClassName, Count, Duration, Share, Text, Weight
 from deltatune.recipe.section import Section
 
+Kernels = Literal["triton", "liger", "cut-cross-entropy"]
+"""As in `deltatune.core.fast.kernels`."""
 HEAD_LR = 3e-3
 """The rate of new heads that a recipe without one gets; what it rests on: benchmarks/results/head_rate_*."""
 TUNED = ("lr", "head_lr")
@@ -19,7 +21,7 @@ TUNED = ("lr", "head_lr")
 class TrainSpec(Section):
     """How deltas are trained. An entry under `methods` may override any field for itself."""
 
-    later = ("class_weights", "loss", "offload")
+    later = ("class_weights", "loss", "offload", "kernels")
 
     epochs: Count = 3
     """Passes over the training rows."""
@@ -69,6 +71,11 @@ class TrainSpec(Section):
     temporary file, where there are such layers, several epochs and room. The same result to rounding."""
     deterministic: Bool = False
     """On a GPU, take kernels that add in the same order each time, where there are such: slower."""
+    kernels: Annotated[list[Kernels], Field(min_length=1)] | None = None
+    """Kernels for Nvidia's GPUs that compute parts of a step in another way, the same to rounding: `triton`
+    (dropout and the low-rank update), `liger` (norms, gated products, rotations of positions),
+    `cut-cross-entropy` (output head and loss). Null: none. They need the extra `kernels`; none has been
+    measured on a GPU yet."""
     early_stopping: Count | None = None
     """Stop after so many evaluations without a better validation result; null to go on."""
     evaluate_every: Literal["epoch"] | Count = "epoch"
@@ -91,6 +98,12 @@ class TrainSpec(Section):
                 "Use bf16 or fp32."
             )
         return value
+
+    @field_validator("kernels", mode="before")
+    @classmethod
+    def _one_or_off(cls, value: Any) -> Any:
+        # YAML reads a bare `off` as false
+        return None if value in ("off", False) else [value] if isinstance(value, str) else value
 
     @model_validator(mode="after")
     def _micro_within_batch(self) -> TrainSpec:

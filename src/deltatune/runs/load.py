@@ -75,8 +75,9 @@ def load_run(
     dtype = "bfloat16" if bfloat16 else "float32"
     offload = place_of_rest(entry.train.offload, place) if as_trained else None
     before = "head" not in result.model.model_fields_set  # runs of before compared labels to the letter
+    spec = recipe.model if place.type == "cuda" else recipe.model.anywhere
     base = load_base(
-        recipe.model, recipe.task, labels, dtype=dtype, quantization=bits, as_spelled=before, device=place,
+        spec, recipe.task, labels, dtype=dtype, quantization=bits, as_spelled=before, device=place,
         offload=offload,
     )  # fmt: skip
     digest = base.settle(place)

@@ -56,6 +56,28 @@ class LabelledHead:
                 remedy="Please report this architecture.",
             )
 
+    @contextlib.contextmanager
+    def deferred(self) -> Iterator[list[Tensor]]:
+        """Within the block the head computes nothing; what it is given, [n, width], is put into the list."""
+        given: list[Tensor] = []
+
+        def keep(module: nn.Module, args: tuple[Any, ...]) -> tuple[Tensor]:
+            given.append(args[0])
+            return (args[0][:0],)
+
+        handle = self._base.get_output_embeddings().register_forward_pre_hook(keep)
+        try:
+            yield given
+        finally:
+            handle.remove()
+
+    def why_not_fused(self) -> str | None:
+        """Why the loss cannot be computed from what the head is given and its weight; None if it can be."""
+        head = self._base.get_output_embeddings()
+        if type(head) is not nn.Linear:
+            return f"the output head is a {type(head).__name__}, not a plain linear layer"
+        return None if head.bias is None else "the output head has a bias"
+
 
 def decoder_inputs(base: Any, labels: Tensor) -> Tensor:
     """What the decoder of an encoder-decoder model reads: the labels, shifted right by its start token.

@@ -26,7 +26,8 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from torch.utils._python_dispatch import _disable_current_modes
 
-from deltatune.core.fast import kernels
+from deltatune.core.fast import kernels, rotation
+from deltatune.core.fast.kernels import liger
 
 _aten = torch.ops.aten
 _TOLERANCE = 1e-5
@@ -200,6 +201,15 @@ class Lean:
         found = [(module, _leaner(module)) for module in self._base.modules()]
         return [(module, forward) for module, forward in found if forward is not None]
 
+    @property
+    def _rotating(self) -> list[Any]:
+        """Files of the base's classes in which another rotation by positions stands meanwhile."""
+        return self._files if kernels.LIGER in self.kernels else []
+
+    @functools.cached_property
+    def _files(self) -> list[Any]:
+        return rotation.files_that_rotate(self._base.modules())
+
     @contextlib.contextmanager
     def on(self) -> Iterator[None]:
         """Replace within the block; gradients may be taken behind it."""
@@ -208,7 +218,7 @@ class Lean:
         for module, forward in free:
             module.__dict__["forward"] = forward
         try:
-            with kernels.in_force(self.kernels):
+            with kernels.in_force(self.kernels), rotation.by_liger(self._rotating):
                 yield
         finally:
             for module, _ in free:
@@ -234,6 +244,8 @@ def _leaner(module: Any) -> Callable[..., Tensor] | None:
 def _rms_norm(module: Any, hidden_states: Tensor) -> Tensor:
     if module.weight.dtype != hidden_states.dtype or autocasts(hidden_states):
         result: Tensor = type(module).forward(module, hidden_states)
+    elif kernels.asked_for(kernels.LIGER):
+        result = liger.rms_norm(hidden_states, module.weight, module.variance_epsilon)
     else:
         result = _RmsNorm.apply(hidden_states, module.weight, module.variance_epsilon)
     return result
@@ -252,6 +264,7 @@ def _gated(module: Any, names: tuple[str, str, str, str], activation: str, hidde
     dropout = getattr(module, "dropout", None)
     one = gate(hidden_states)
     one, other = one.chunk(2, dim=-1) if up is gate else (one, up(hidden_states))
-    mixed: Tensor = _Gated.apply(one, other, activation)
+    by_liger = kernels.asked_for(kernels.LIGER) and activation in liger.GATES
+    mixed: Tensor = (liger.gated if by_liger else _Gated.apply)(one, other, activation)
     result = down(mixed if dropout is None else dropout(mixed))
     return result

@@ -38,12 +38,13 @@ def predicted_run(
     packed = padding is not None and padding.packed
     largest = largest_micro_batch(train, task, entry.train, seed, packed=packed, after_first=True)
     largest = largest.with_images(pixels)
+    attention = ORIGINAL.get(model.config._attn_implementation, model.config._attn_implementation)
     setup = setup_of(task, base.spec, entry, method, model.config, base.device).changed(
         shape=largest.shape,
         exact=largest.step,
         untied=is_untied(model),
         heads=tuple(base.loaded.new_modules),
-        attention=ORIGINAL.get(model.config._attn_implementation, model.config._attn_implementation),
+        attention=attention if attention in ORIGINAL.values() else "sdpa",
         processor=base.loaded.processor,
     )
     if entry.quantization is None:  # the base may be in float32 though the recipe asks for bfloat16

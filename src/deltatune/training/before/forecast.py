@@ -195,7 +195,7 @@ def setup_of(  # noqa: PLR0917
         base_dropout=train.base_dropout,
         optimizer=train.optimizer,
         max_grad_norm=train.max_grad_norm,
-        attention=spec.attention,
+        attention=spec.anywhere.attention,  # what kernels of GPUs keep is what SDPA keeps
         eager_up_to=eager_up_to(spec, device),
         image_size=spec.image_size,
         trust_remote_code=spec.trust_remote_code,

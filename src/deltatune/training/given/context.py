@@ -34,6 +34,7 @@ from deltatune.recipe.sections import DataSpec
 from deltatune.results import BaseUsed, DataUsed, Origin, RunResult
 from deltatune.timeline import phase
 from deltatune.training.given.budget import Budget, sized_for
+from deltatune.training.given.gpu_ways import require_gpu_ways
 from deltatune.training.given.readings import RunData, read_data, require_part, whose
 from deltatune.training.given.start import read_start, settings_of
 
@@ -118,10 +119,12 @@ class Context:
 
         Raises:
             DataError: The data cannot be read or used, or there are no test rows: every run ends with them.
-            RecipeError, AdapterError: An entry cannot start from the delta that it names.
+            RecipeError, AdapterError: An entry cannot start from the delta that it names, or asks for
+                kernels or an attention that it cannot have here.
         """
         for entry in recipe.methods:
             read_start(entry)
+            require_gpu_ways(recipe, entry, base_dtype(entry.train.precision, device_of(recipe.device)))
         observer.stage("Reading the data")
         context = cls(recipe, observer, read_data(recipe))
         require_part(context.dataset, "test")

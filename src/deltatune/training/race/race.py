@@ -16,6 +16,7 @@ import math
 from collections.abc import Hashable, Mapping, Sequence
 
 from deltatune.core.devices import own_random_states
+from deltatune.core.fast.kernels import CUT_CROSS_ENTROPY
 from deltatune.observer import Observer
 from deltatune.recipe.schema import MethodEntry
 from deltatune.training.given.context import Context
@@ -77,11 +78,12 @@ def can_race(entry: MethodEntry) -> bool:
     """Whether the steps of an entry's runs may be made with those of others, as far as its settings tell.
 
     Not with dropout in the base, which draws from the global generator; nor in micro-batches, or with a
-    tracker, of which a process has one.
+    tracker, of which a process has one; nor if the loss is fused with the head, which all share.
     """
     spec = entry.train
     whole = spec.micro_batch_size in (None, spec.batch_size) and not spec.auto_micro_batch
-    return entry.build_config().trains and whole and not (spec.base_dropout or spec.trackers)
+    fused = CUT_CROSS_ENTROPY in (spec.kernels or ())
+    return entry.build_config().trains and whole and not (spec.base_dropout or spec.trackers or fused)
 
 
 def _train(lanes: list[Lane], observer: Observer) -> None:

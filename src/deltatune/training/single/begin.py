@@ -25,6 +25,7 @@ from deltatune.training.loop.optimizer import Rates
 from deltatune.training.loop.steps import Progress
 from deltatune.training.loop.trainer import Pause, Trainer
 from deltatune.training.loop.validation import Validation
+from deltatune.training.proof.kernels import check_kernels
 from deltatune.training.proof.packing import try_packing
 from deltatune.training.proof.padding import check_padding
 from deltatune.training.single.parts import Begun, Run
@@ -56,6 +57,7 @@ def begin(run: Run, pause: Pause | None = None) -> Begun:
         run.certificate.supervised(run.data.supervised)
         with code_explained(run.model, None):
             run.certificate.trains_the_base(run.model, run.shortest_rows(), run.recipe.task)
+            check_kernels(run.certificate, run.model, run.name, run.shortest_rows(), run.recipe.task)
     rows, at_once = run.data.encoded("train"), _rows_at_once(run)
     with code_explained(run.model, run.entry.method if trains else None):
         check_padding(run.certificate, run.model, run.encoder, rows, at_once)

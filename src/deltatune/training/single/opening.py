@@ -72,6 +72,7 @@ def open_run(
         base = context.base(entry)
         context.data(entry, base).encoded("train")
         model = model or base.adapted(base_dropout=entry.train.base_dropout)
+        model.fast.lean.kernels = frozenset(entry.train.kernels or ())
         adapter, budget, origin = attach(context, entry, base, model, name=name, seed=seed)
         closing.callback(model.detach, name)
         require_room(context, alone, base, model, adapter)
