@@ -20,11 +20,13 @@ WORDS = ("medals", "goals", "songs", "ships", "stars", "rivers", "books", "train
 def unpredicted(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs are trained without their prediction of memory, which takes longer than they do on a tiny base.
 
-    What is marked with `predicts` has it.
+    What is marked with `predicts` has it, as where memory is scarce.
     """
+    module = importlib.import_module("deltatune.training.single.begin")
     if request.node.get_closest_marker("predicts") is None:
-        module = importlib.import_module("deltatune.training.single.begin")
         monkeypatch.setattr(module, "predicted_run", lambda *_: None)
+    else:
+        monkeypatch.setattr(module, "ample_memory", lambda *_: False)
 
 
 @pytest.fixture(scope="session")

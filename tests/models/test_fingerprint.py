@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from deltatune.models import fingerprint as module
-from deltatune.models.fingerprint import fingerprint, fingerprint_beside
+from deltatune.models.fingerprint import checksum, fingerprint, fingerprint_beside
 
 
 def network() -> nn.Module:
@@ -77,3 +77,39 @@ def test_beside_other_work_it_is_of_what_the_model_held_when_asked(monkeypatch):
     assert not found.done()
     go.set()
     assert found.result() == before
+
+
+def large() -> nn.Module:
+    """Tensors of more words than the checksum has columns, and one that begins within a word."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(512, 300), nn.Linear(300, 8).bfloat16(), nn.BatchNorm1d(3))
+    model.register_buffer("cut", torch.randn(40_001)[1:].bfloat16()[1:])
+    return model
+
+
+def test_the_checksum_finds_whatever_is_written_into_a_base():
+    """Also where torch counts no version: through `.data`, and through an array that shares the memory."""
+    model = large()
+    before = checksum(model)
+    assert checksum(copy.deepcopy(model)) == before
+    for tensor in [*model.parameters(), *model.buffers()]:
+        kept, version = tensor.detach().clone(), tensor._version
+        for place in (0, tensor.numel() // 2, -1):
+            tensor.data.view(-1)[place] += 1
+            assert tensor._version == version
+            assert checksum(model) != before
+            tensor.data.copy_(kept)
+    model[0].weight.detach().numpy()[7, 7] += 1e-3
+    assert checksum(model) != before
+
+
+def test_the_checksum_finds_rows_that_change_places():
+    model = large()
+    before = checksum(model)
+    weight = model[0].weight
+    weight.data = weight.data.flip(0)
+    assert checksum(model) != before
+    weight.data = weight.data.flip(0)
+    assert checksum(model) == before
+    model[0].weight, model[1].weight.data = model[1].weight, weight.data  # the same bytes elsewhere
+    assert checksum(model) != before

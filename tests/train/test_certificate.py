@@ -312,7 +312,7 @@ def test_a_row_alone_is_a_row_in_a_batch(
 
     found = [outcome(size) for size in (8, 1)]
     line = next(line for line in found[0].certificate if line.check == ALONE)
-    assert line.values["rows"] == 8
+    assert line.values["rows"] == 3
     assert line.values["difference"] < 1e-6
     assert found[0].metrics.test == pytest.approx(found[1].metrics.test)
 
@@ -321,7 +321,7 @@ def test_a_row_alone_is_a_row_in_a_batch(
         return []
 
     monkeypatch.setattr(load, "set_padding", unmatched)
-    with pytest.raises(TrainingError, match=f"{ALONE}: 8 rows of .* logits differ by") as raised:
+    with pytest.raises(TrainingError, match=f"{ALONE}: 3 rows of .* logits differ by") as raised:
         outcome(8)
     assert "evaluation.batch_size and train.micro_batch_size to 1" in raised.value.remedy
     assert all(line.passed for line in outcome(1, 1).certificate), "as the remedy says"
@@ -341,7 +341,7 @@ def test_a_generating_model_that_takes_padding_for_text(  # noqa: PLR0917
         return batch | {"attention_mask": torch.ones_like(batch["attention_mask"])}
 
     monkeypatch.setattr(Encoder, padded.__name__, unmasked)
-    with pytest.raises(TrainingError, match=f"{ALONE}: 8 rows of"):
+    with pytest.raises(TrainingError, match=f"{ALONE}: 3 rows of"):
         run(recipe, recipe.methods[0], 0, tmp_path / "run")
 
 

@@ -19,7 +19,7 @@ from deltatune.observer import Silent
 from deltatune.recipe import Recipe
 from deltatune.recipe.train_section import TrainSpec
 from deltatune.results.plan import Machine
-from deltatune.training import run
+from deltatune.training import Context, run
 from deltatune.training.before.forecast import forecast
 from deltatune.training.before.machine_speed import MachineSpeed
 from deltatune.training.loop.micro_batches import out_of_memory_explained, try_batch
@@ -202,7 +202,7 @@ def test_a_row_that_does_not_fit_ends_the_run(
 
 
 @pytest.mark.parametrize("memory", [2**31, 2**36])
-def test_only_where_memory_is_ample_the_first_step_comes_before_its_prediction(
+def test_where_memory_is_ample_nothing_is_predicted(
     make_recipe: Callable[..., Recipe], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, memory: int
 ) -> None:
     order = []
@@ -213,11 +213,31 @@ def test_only_where_memory_is_ample_the_first_step_comes_before_its_prediction(
     monkeypatch.setattr(
         predicted_module, "this_machine", lambda _: Machine(device="cpu", memory_bytes=memory)
     )
+    monkeypatch.setattr(begin_module, "ample_memory", predicted_module.ample_memory)
     monkeypatch.setattr(begin_module, "predicted_run", noted("predicted", begin_module.predicted_run))
     monkeypatch.setattr(Trainer, "_step", noted("step", Trainer._step))
     monkeypatch.setattr(predicted_module, "COPIES", 10_000)  # as if the tiny base were a larger one
     recipe = make_recipe("methods=[lora]", "train.epochs=1")
-    predicted = run(recipe, recipe.methods[0], 0, tmp_path / "run").memory.predicted
-    assert order.count("predicted") == 1
-    assert order[0] == ("step" if memory == 2**36 else "predicted")
-    assert predicted.total > 0
+    found = run(recipe, recipe.methods[0], 0, tmp_path / "run").memory
+    assert found.measured.total > 0
+    if memory == 2**36:
+        assert "predicted" not in order
+        assert found.predicted is None
+    else:
+        assert order.count("predicted") == 1
+        assert order[0] == "predicted"
+        assert found.predicted.total == pytest.approx(found.measured.total, rel=0.01)
+
+
+@pytest.mark.parametrize(("task", "method"), [("text-to-text", "full"), ("causal-lm", "lora")])
+def test_ample_memory_is_many_times_what_a_step_takes(
+    make_recipe: Callable[..., Recipe], llama_folder: Path, tmp_path: Path, task: str, method: str
+) -> None:
+    options: dict[str, Any] = {"task": task}
+    if task == "causal-lm":
+        options["model"] = str(llama_folder)
+    recipe = make_recipe(f"methods=[{method}]", "train.epochs=1", "train.precision=fp32", **options)
+    [entry], context = recipe.methods, Context.open(recipe, Silent())
+    most = predicted_module.at_most(context, entry, context.base(entry), 0)
+    predicted = predicted_module.predicted_run(context, entry, entry.build_config(), context.base(entry), 0)
+    assert most > 2 * predicted["total"]

@@ -117,3 +117,24 @@ def longest_first(lengths: Sequence[int], batch_size: int) -> list[list[int]]:
     """Row numbers in batches, the longest rows first: what runs out of memory does so in the first batch."""
     order = sorted(range(len(lengths)), key=lambda row: -lengths[row])
     return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+
+
+FEW, ALIKE = 4, 0.75
+"""Rows that make a batch worth its calls, and how long its shortest row is beside the longest at least."""
+
+
+def of_like_lengths(lengths: Sequence[int], batch_size: int) -> list[list[int]]:
+    """As `longest_first`, in smaller batches where rows are much shorter: padding is computed as rows are.
+
+    32 rows of 28 to 212 tokens took T5 in bfloat16 0.56 of the time. Not for rows that are written, which
+    leave a batch when they end.
+    """
+    batches: list[list[int]] = []
+    for row in sorted(range(len(lengths)), key=lambda row: -lengths[row]):
+        last = batches[-1] if batches else []
+        full = len(last) == batch_size
+        if not last or full or (len(last) >= FEW and lengths[row] < ALIKE * lengths[last[0]]):
+            batches.append([row])
+        else:
+            last.append(row)
+    return batches

@@ -37,28 +37,30 @@ def fingerprint_beside(model: nn.Module) -> Future[str]:
     return found
 
 
+COLUMNS = 4093
+"""A prime, so that rows of a matrix that change places come to other columns."""
+
+
 def checksum(model: nn.Module) -> str:
-    """A sum over all numbers of a model, by their bits and places, computed where they are.
+    """Sums over all bytes of a model, computed where they are: whether something has written into it.
 
-    It tells whether something has written into the weights, and it takes a GPU milliseconds, where copying a
-    base of 7 billion parameters and hashing it takes many seconds. It identifies nothing: that is for
-    `fingerprint`.
+    The bytes of a tensor are read as rows of `COLUMNS` 64-bit words, and each column is summed modulo 2^64.
+    So a change of any single word is found for certain, and of several unless their changes cancel in each
+    column to the bit. It takes an eighth of the time of `fingerprint`, and a GPU milliseconds. It identifies
+    nothing: that is for `fingerprint`.
     """
-    sums = []
+    kept: list[Tensor] = []
+    forget = _forgetting(model)
     for _, tensor in _tensors(model):
-        flat = tensor.reshape(-1)
-        bits = flat.view(_BITS[flat.element_size()]) if flat.is_floating_point() else flat
-        for at, chunk in enumerate(bits.split(_CHUNK)):
-            # Odd factors, so that no change of a single number is lost modulo 2^64.
-            factors = torch.arange(len(chunk), device=chunk.device) * 2 + 2 * at + 1
-            sums.append((chunk.to(torch.int64) * factors).sum())
-    digest = hashlib.sha256()
-    for total in torch.stack(sums).tolist() if sums else []:
-        digest.update(total.to_bytes(8, "big", signed=True))
-    return digest.hexdigest()
-
-
-_BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+        raw = tensor.contiguous().reshape(-1).view(torch.uint8)
+        whole = len(raw) // (8 * COLUMNS) * 8 * COLUMNS
+        if whole:
+            words = raw[:whole] if raw.storage_offset() % 8 == 0 else raw[:whole].clone()
+            kept.append(words.view(torch.int64).view(-1, COLUMNS).sum(0).view(torch.uint8))
+        kept.append(raw[whole:].clone())
+        forget([tensor])
+    together = torch.cat([part.to(kept[-1].device) for part in kept]) if kept else torch.empty(0)
+    return hashlib.sha256(together.cpu().numpy()).hexdigest()
 
 
 def _tensors(model: nn.Module) -> list[tuple[str, Tensor]]:

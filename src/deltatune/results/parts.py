@@ -244,7 +244,8 @@ class StepMemory(Record):
     """The memory of the step with the first epoch's largest micro-batch."""
 
     predicted: StepBytes | None = None
-    """Before the run; null if nothing is trained, or micro-batches became smaller than asked for."""
+    """Before the run; null if nothing is trained, micro-batches became smaller than asked for, or memory was
+    so ample that nothing hung on it (`deltatune plan` predicts always)."""
     measured: StepBytes | None = None
     """In the run; null if nothing was trained."""
 

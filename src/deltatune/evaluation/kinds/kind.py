@@ -24,6 +24,8 @@ from deltatune.results import Span
 from deltatune.tasks.task import Feature, Row
 
 T = TypeVar("T")
+Cut = Callable[[Sequence[int], int], list[list[int]]]
+"""Makes batches of row numbers, of (lengths of the rows, rows of a batch at most)."""
 
 
 class Answer(NamedTuple):
@@ -95,21 +97,26 @@ class Job:
             What it gave, in the order of the rows.
         """
         with Ahead(self._collated, self.model.device) as ahead:
-            turns = ahead.in_turn(self._parts())
+            turns = ahead.in_turn(self._parts(longest_first))
             return self.each_part(lambda rows: work(rows, to_device(next(turns)[1], self.model.device)))
 
-    def each_part(self, work: Callable[[Sequence[int]], Iterable[T]]) -> list[T]:
+    def each_part(self, work: Callable[[Sequence[int]], Iterable[T]], cut: Cut = longest_first) -> list[T]:
         """The same for work that makes batches of its own: it is given numbers of rows.
 
         Where several processes make a run, each takes a share of the batches, and has the whole at the end.
+
+        Args:
+            work: As of `each`, without the batch.
+            cut: How rows are put into batches.
         """
-        shares = ranks().gather(self._share(work))
+        shares = ranks().gather(self._share(work, self._parts(cut)))
         made = {row: value for share in shares for row, value in share.items()}
         return [made[row] for row in range(len(self.encoded.lengths))]
 
-    def _share(self, work: Callable[[Sequence[int]], Iterable[T]]) -> dict[int, T]:
+    def _share(
+        self, work: Callable[[Sequence[int]], Iterable[T]], parts: Sequence[Sequence[int]]
+    ) -> dict[int, T]:
         made: dict[int, T] = {}
-        parts = self._parts()
         done, total = 0, sum(map(len, parts))
         for rows in parts:
             made.update(zip(rows, work(rows), strict=True))
@@ -118,9 +125,9 @@ class Job:
                 self.progress(done, total)
         return made
 
-    def _parts(self) -> list[list[int]]:
+    def _parts(self, cut: Cut) -> list[list[int]]:
         """The numbers of the rows of each batch that this process takes."""
-        parts = longest_first(self.encoded.lengths, self.batch_size)
+        parts = cut(self.encoded.lengths, self.batch_size)
         return [rows for place, rows in enumerate(parts) if ranks().takes(place)]
 
     def batch(self, features: list[Feature]) -> dict[str, Tensor]:

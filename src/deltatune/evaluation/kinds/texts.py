@@ -10,7 +10,7 @@ from torch import Tensor
 
 from deltatune.evaluation.corpus import LARGEST_EXPONENT
 from deltatune.evaluation.generation import Generation, Written, write
-from deltatune.evaluation.interfaces import evaluating
+from deltatune.evaluation.interfaces import evaluating, of_like_lengths
 from deltatune.evaluation.keys import scoring
 from deltatune.evaluation.kinds.kind import Answer, Decoding, Job, Kind, MeanLoss, Scored
 from deltatune.evaluation.loss import RowLoss, mean
@@ -61,7 +61,7 @@ class Texts(Kind):
 
 def row_losses(job: Job) -> list[RowLoss]:
     """What each row adds to the loss, in the order of the rows."""
-    return job.each_part(lambda rows: batch_losses(job, rows))
+    return job.each_part(lambda rows: batch_losses(job, rows), of_like_lengths)
 
 
 def batch_losses(job: Job, rows: Sequence[int], states: Tensor | None = None) -> list[RowLoss]:

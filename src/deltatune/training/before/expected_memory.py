@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from deltatune import quant
 from deltatune.core.attention import ORIGINAL
 from deltatune.core.method import MethodConfig
@@ -15,8 +17,9 @@ from deltatune.training.before.forecast import setup_of, this_machine
 from deltatune.training.before.packing import padding_of
 from deltatune.training.given.context import Context, SharedBase
 
-COPIES, TOKENS = 8, 16
-"""A step surely takes less than so many times the base's numbers, and once more for each so many tokens."""
+COPIES, KEPT, SCORES, NARROWEST = 8, 4, 6, 64
+"""Of a step that is surely larger than a run's: copies of the base's parameters; parameters by width that a
+token keeps; numbers a head keeps for two tokens of a row; the width of a base that does not say it."""
 _known: dict[str, dict[str, int] | None] = {}
 
 
@@ -60,13 +63,34 @@ def predicted_run(
 
 
 def ample_memory(context: Context, entry: MethodEntry, base: SharedBase, seed: int) -> bool:
-    """Whether a step so surely fits that training need not wait for its prediction.
+    """Whether a step so surely fits that nothing hangs on its prediction, which takes seconds."""
+    most = at_most(context, entry, base, seed)
+    return most is not None and fits(most, this_machine(base.device).memory_bytes)
 
-    A layer of width d has about 12 d^2 parameters and keeps 17 d + 2.5 numbers a head and token of the
-    row (Korthikanti et al. 2022): 1/41 of its parameters for a token of a row of 512, with d = 128.
+
+def at_most(context: Context, entry: MethodEntry, base: SharedBase, seed: int) -> int | None:
+    """Bytes that a step surely takes less than: many times what it takes. None for images, not known so fast.
+
+    A layer of width d has about 12 d^2 parameters and keeps 17 d + 2.5 numbers a head and token of the row
+    (Korthikanti et al. 2022): 1.4 of its parameters by its width. Three times that is taken here, embeddings
+    included, every number in float32.
     """
-    train = context.data(entry, base).encoded("train")
+    train, model = context.data(entry, base).encoded("train"), base.loaded.model
     shape = largest_micro_batch(train, context.recipe.task, entry.train, seed).shape
-    tokens = shape.rows * (shape.length + shape.target_length)
-    numbers = quant.parameter_count(base.loaded.model) * (COPIES + tokens / TOKENS)
-    return tokens > 0 and fits(round(4 * numbers), this_machine(base.device).memory_bytes)
+    length = shape.length + shape.target_length
+    tokens = shape.rows * shape.texts * length
+    if not tokens:
+        return None
+    config: Any = model.config.get_text_config()
+    width, heads = (_number(config, name) for name in ("hidden_size", "num_attention_heads"))
+    layers = sum(_number(config, name) for name in ("num_hidden_layers", "num_decoder_layers"))
+    parameters = quant.parameter_count(model)
+    of_a_token = KEPT * parameters / max(width, NARROWEST) + SCORES * layers * heads * length
+    logits = KEPT * shape.labelled * _number(config, "vocab_size")
+    return round(4 * (COPIES * parameters + tokens * of_a_token + logits))
+
+
+def _number(config: Any, name: str) -> int:
+    """A setting of a base; 0 if it has none of this name, or several."""
+    value = getattr(config, name, 0)
+    return value if isinstance(value, int) else 0

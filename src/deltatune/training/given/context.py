@@ -8,6 +8,7 @@ a run.
 from __future__ import annotations
 
 import json
+from collections.abc import Hashable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
@@ -31,7 +32,7 @@ from deltatune.observer import Observer
 from deltatune.recipe.base_sections import ModelSpec
 from deltatune.recipe.schema import MethodEntry, Recipe
 from deltatune.recipe.sections import DataSpec
-from deltatune.results import BaseUsed, DataUsed, Origin, RunResult
+from deltatune.results import BaseUsed, CertificateLine, DataUsed, Origin, RunResult
 from deltatune.timeline import phase
 from deltatune.training.given.budget import Budget, sized_for
 from deltatune.training.given.gpu_ways import require_gpu_ways
@@ -56,8 +57,10 @@ class SharedBase:
     device: torch.device
     original: OriginalWeights | None = None
     """Of a quantized base: its weights before."""
-    checksum: str | None = None
-    """Of a base on a GPU, where another hash of all weights would take long."""
+    checksum: str = ""
+    """Of its weights as they were loaded, by which a run tells that they are what they were."""
+    proved: dict[Hashable, CertificateLine] = field(default_factory=dict)
+    """What was proved of the base by itself, for runs to come: by what it depends on."""
 
     @property
     @phase("hash base")
@@ -198,7 +201,7 @@ class Context:
                 )
             bases[key] = SharedBase(
                 spec, loaded, computed_in, digest, device, original if bits else None,
-                checksum=checksum(loaded.model) if on_gpu(device) and offload is None else None,
+                checksum=checksum(loaded.model),
             )  # fmt: skip
         return bases[key]
 

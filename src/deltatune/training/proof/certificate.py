@@ -25,7 +25,7 @@ from deltatune.errors import AdapterError, TargetError, TrainingError
 from deltatune.files import write_json
 from deltatune.results import SCHEMA, Certificate, CertificateLine
 from deltatune.timeline import phase
-from deltatune.training.proof.equal_logits import Logits, logits, require_finite_weights, rounding
+from deltatune.training.proof.equal_logits import Logits, logits, rounding
 
 RELOADED = "reloaded"
 
@@ -64,8 +64,8 @@ class Proof:
 
     def check(
         self, name: str, passed: bool, detail: str, remedy: str, values: Mapping[str, Any] | None = None
-    ) -> None:
-        """Record a check.
+    ) -> CertificateLine:
+        """Record a check, and give its line.
 
         Raises:
             TrainingError: It failed. The file is written before.
@@ -75,6 +75,7 @@ class Proof:
         if not passed:
             self.write()
             raise TrainingError(f"{name}: {detail}.", field="certificate", remedy=remedy)
+        return line
 
     def write(self, *copies: Path) -> None:
         """Write the file, and the same beside what it is about."""
@@ -202,45 +203,6 @@ class Proof:
             "The learning rate may be too small for the arithmetic; raise train.lr.",
             {"parts": len(parts), "unchanged": still},
         )
-
-    @phase("certificate")
-    def trains_the_base(self, model: AdaptedModel, batch: Mapping[str, Tensor], task: str) -> None:
-        """What training computes of the base in another way (parts, attention, last layer) gives its logits.
-
-        Judged by norms: of millions of logits in bfloat16, the one that rounding moves most may move by more
-        than a wrong formula moves all.
-
-        Args:
-            model: The model, in eval mode.
-            batch: A collated batch with labels, on the model's device.
-            task: The recipe's task.
-        """
-        with torch.no_grad(), model.using():
-            with model.fast.training(batch):
-                found = logits(model, batch, task)
-            with model.fast.last_layer.whole():
-                wanted = logits(model, batch, task)
-            limit = rounding(model)
-        if not wanted.isfinite().all():
-            require_finite_weights(model)
-            return  # the first loss will say so
-        difference = float((found - wanted).float().norm() / wanted.float().norm().clamp_min(1e-30))
-        self.check(
-            "training logits are the base's",
-            difference <= limit,
-            f"logits differ by {difference:.3g} of their norm from its own code's, allowed is {limit:.3g}",
-            f"{type(model.base).__name__} computes something else here than deltatune takes it to; try an "
-            "earlier version of Transformers, and please report it.",
-            {"difference": difference if math.isfinite(difference) else None, "limit": limit},
-        )
-
-    def finite(self, adapter: Adapter) -> None:
-        """What was trained is numbers; a line is written only if not, before anything is saved."""
-        lost = [name for name, each in adapter.named_parameters() if not each.isfinite().all()]
-        if lost:
-            detail = f"{_many(len(lost), 'tensor')} of the delta hold others, first {lost[0]}"
-            remedy = "A loss or gradient was not finite: lower the learning rate, or clip gradients."
-            self.check("finite numbers", False, detail, remedy)
 
     @phase("certificate")
     def final_budget(self, adapter: Adapter) -> None:

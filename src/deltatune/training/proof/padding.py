@@ -25,6 +25,8 @@ from deltatune.training.proof.equal_logits import logits, require_finite_weights
 
 LINE = "same alone as in a batch"
 ROWS = 8
+TRIED = 3
+"""Of them, the shortest, the longest and one between: each goes through the model alone as well."""
 LOGITS = 2**25
 """Of all rows together, beyond which no more rows are taken: 128 MiB."""
 
@@ -47,7 +49,7 @@ def check_padding(
     Raises:
         TrainingError: The scores differ by more than rounding.
     """
-    features = short_rows(encoded, model)[:batch_size]
+    features = _spread(short_rows(encoded, model))[:batch_size]
     if len(features) < 2:
         why = "batches are of one row" if batch_size < 2 else "all rows have the same length"
         certificate.check(LINE, True, f"nothing is padded, since {why}", "", {"rows": len(features)})
@@ -94,6 +96,12 @@ def short_rows(encoded: Encoded, model: AdaptedModel) -> list[Feature]:
             break
         by_length[length] = feature
     return list(by_length.values())
+
+
+def _spread(features: list[Feature]) -> list[Feature]:
+    """`TRIED` of them from the first to the last, at equal distances."""
+    last = len(features) - 1
+    return [features[place] for place in sorted({round(last * i / (TRIED - 1)) for i in range(TRIED)})]
 
 
 def _scores(model: AdaptedModel, encoder: Encoder, features: Sequence[Feature]) -> list[Tensor]:

@@ -11,7 +11,7 @@ from deltatune.memory.fit import fits
 from deltatune.recipe.choosing import Together
 from deltatune.recipe.schema import MethodEntry
 from deltatune.tasks import TASKS
-from deltatune.training.before.expected_memory import predicted_run
+from deltatune.training.before.expected_memory import at_most, predicted_run
 from deltatune.training.before.forecast import this_machine
 from deltatune.training.given.context import Context, SharedBase
 
@@ -42,6 +42,9 @@ def width(context: Context, entries: Sequence[MethodEntry], seed: int, together:
     limit = this_machine(base.device).memory_bytes
     if not on_gpu(base.device) and _tokens(context, entries, base) > PAYS_UP_TO:
         return 1
+    most = [at_most(context, entry, base, seed) for entry in entries]
+    if fits(sum(bytes_ for bytes_ in most if bytes_ is not None), limit) and None not in most:
+        return min(MOST, len(entries))
     steps = [predicted_run(context, entry, context.method(entry, base)[0], base, seed) for entry in entries]
     known = [step for step in steps if step is not None]
     if not known:

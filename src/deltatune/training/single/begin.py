@@ -26,10 +26,14 @@ from deltatune.training.loop.steps import Progress
 from deltatune.training.loop.trainer import Pause, Trainer
 from deltatune.training.loop.validation import Validation
 from deltatune.training.proof.kernels import check_kernels
+from deltatune.training.proof.own_code import check_own_code
 from deltatune.training.proof.packing import try_packing
 from deltatune.training.proof.padding import check_padding
 from deltatune.training.single.parts import Begun, Run
 from deltatune.training.single.result import rows_used
+
+NO_WAYS = {"lr", "head_lr", "weight_decay", "warmup", "schedule", "epochs", "max_steps"}
+"""Settings of training that have no part in how logits are computed."""
 
 
 def begin(run: Run, pause: Pause | None = None) -> Begun:
@@ -49,14 +53,13 @@ def begin(run: Run, pause: Pause | None = None) -> Begun:
         names = map(labels_of, targets) if sets else (row.class_names for row in run.data.dataset.train)
         counts = Counter(chain.from_iterable(names))
         run.adapter.see_classes([counts[label] for label in labels], len(targets))
-    ample = trains and ample_memory(run.context, run.entry, run.base, run.seed)
-    step = None if ample else predicted(run)
+    step = _predicted(run) if trains else None
     run.model.eval()
     if trains:
         run.certificate.targets(run.model, run.name)
         run.certificate.supervised(run.data.supervised)
+        _prove_base(run)
         with code_explained(run.model, None):
-            run.certificate.trains_the_base(run.model, run.shortest_rows(), run.recipe.task)
             check_kernels(run.certificate, run.model, run.name, run.shortest_rows(), run.recipe.task)
     rows, at_once = run.data.encoded("train"), _rows_at_once(run)
     with code_explained(run.model, run.entry.method if trains else None):
@@ -66,7 +69,7 @@ def begin(run: Run, pause: Pause | None = None) -> Begun:
     run.memory.start()
     if not trains:
         write_text(run.out / "metrics.jsonl", "")
-        return Begun(run, None, ample, step)
+        return Begun(run, None, step)
     padding = _padding(run)
     trainer = Trainer(
         model=run.model,
@@ -88,7 +91,20 @@ def begin(run: Run, pause: Pause | None = None) -> Begun:
         class_weights=weights_of(run.entry.train, run.data.dataset, run.encoder.labels),
         progress=Progress(packs=padding is not None and padding.packed),
     )
-    return Begun(run, trainer, ample, step, padding)
+    return Begun(run, trainer, step, padding)
+
+
+def _prove_base(run: Run) -> None:
+    """That training computes the base's logits: once for runs on a base that read and compute alike."""
+    ways = run.entry.train.model_dump_json(exclude=NO_WAYS)
+    known, of = run.base.proved, (run.data.reading, run.recipe.evaluation.batch_size, ways)
+    if of in known:
+        run.certificate.take([known[of]])
+        return
+    with code_explained(run.model, None):
+        line = check_own_code(run.certificate, run.model, run.shortest_rows(), run.recipe.task)
+    if line is not None:
+        known[of] = line
 
 
 def _padding(run: Run) -> Padding | None:
@@ -131,11 +147,12 @@ def _validation(run: Run) -> Validation | None:
     )
 
 
-def predicted(run: Run) -> dict[str, int] | None:
-    """Bytes by part of the step that will be measured; None for a method that trains nothing."""
-    if not run.config.trains:
+def _predicted(run: Run) -> dict[str, int] | None:
+    """Bytes by part of the step that will be measured; None where nothing hangs on it: memory is ample."""
+    if ample_memory(run.context, run.entry, run.base, run.seed):
         return None
-    step = predicted_run(run.context, run.entry, run.config, run.base, run.seed)
+    with run.model.using():  # full fine-tuning has its own parameters in the base, which is looked at
+        step = predicted_run(run.context, run.entry, run.config, run.base, run.seed)
     limit = this_machine(run.base.device).memory_bytes
     if step is not None and not fits(step["total"], limit):
         run.observer.warn(

@@ -11,14 +11,13 @@ from deltatune.checkpoint.saved import TENSORS
 from deltatune.evaluation import Evaluation, evaluate, loss_on, threshold_on
 from deltatune.evaluation.monotony import one_answer
 from deltatune.files import as_json, sha256, text_sha256, write_lines, write_text
-from deltatune.models.fingerprint import checksum, fingerprint
+from deltatune.models.fingerprint import checksum
 from deltatune.results import PausedRun, RunResult, phases
 from deltatune.tasks import TASKS
 from deltatune.tasks.label_sets import HALF
 from deltatune.timeline import phase
 from deltatune.training.given.folder import KIND, WRITES, peak_before
 from deltatune.training.loop.steps import Progress
-from deltatune.training.single.begin import predicted
 from deltatune.training.single.on_tasks import score_tasks
 from deltatune.training.single.parts import Begun, Run
 from deltatune.training.single.result import finished, paused_at
@@ -54,7 +53,6 @@ def end(begun: Begun, progress: Progress, peak: int) -> RunResult | PausedRun:
 def _result(begun: Begun, progress: Progress, peak: int) -> RunResult:
     """What came of a run that is at its end."""
     run = begun.run
-    step = predicted(run) if begun.ample else begun.predicted
     run.model.eval()
     if begun.trainer is not None:
         run.certificate.final_budget(run.adapter)
@@ -74,7 +72,6 @@ def _result(begun: Begun, progress: Progress, peak: int) -> RunResult:
         begun,
         progress,
         peak=peak,
-        predicted=step,
         evaluation=evaluation,
         validation=validation,
         on_tasks=on_tasks,
@@ -98,15 +95,12 @@ def _save(run: Run) -> None:
 @phase("hash base")
 def _check_base(run: Run) -> None:
     """The base has the bytes that it was loaded with, after training and evaluation."""
-    base, kind, hashed = run.base, "sha256", fingerprint
-    before = base.fingerprint
-    if base.checksum is not None:
-        before, kind, hashed = base.checksum, "checksum", checksum
+    base = run.base
     with run.model.using():
-        now = hashed(base.loaded.model)
-    if now != before:
+        now = checksum(base.loaded.model)
+    if now != base.checksum:
         run.context.forget(base)  # runs to come shall have a sound one
-    run.certificate.base_unchanged(before, now, kind)
+    run.certificate.base_unchanged(base.checksum, now, "checksum")
 
 
 @phase("validation")

@@ -123,9 +123,7 @@ class Begun:
     run: Run
     trainer: Trainer | None
     """None: its method trains nothing."""
-    ample: bool
-    """Whether memory is so ample that the prediction of a step can wait for the end."""
     predicted: dict[str, int] | None
-    """Bytes by part of a training step, unless they are to be predicted at the end, or nothing is trained."""
+    """Bytes by part of a training step; None if nothing is trained, or memory is ample anyhow."""
     padding: Padding | None = None
     """What padding comes to in training; None if nothing is trained, or the task does not pack rows."""

@@ -37,7 +37,6 @@ def finished(
     progress: Progress,
     *,
     peak: int,
-    predicted: dict[str, int] | None,
     evaluation: Evaluation,
     validation: dict[str, float],
     on_tasks: list[TaskScore],
@@ -51,7 +50,6 @@ def finished(
         begun: The run.
         progress: Where its training ended.
         peak: The process's peak memory in it, in bytes.
-        predicted: Bytes by part of a training step; None if nothing is trained or they cannot be told.
         evaluation: Of the test rows.
         validation: Metrics on the validation rows, by key.
         threshold: The probability from which on they have labels given; None where a row has one answer.
@@ -79,7 +77,7 @@ def finished(
         signatures=evaluation.signatures | ({"lm-eval": require_harness()} if on_tasks else {}),
         cost=_cost(run, progress, peak, evaluation.seconds),
         padding=_padding(begun, progress),
-        memory=_memory(run.entry.train, predicted, progress),
+        memory=_memory(run.entry.train, begun.predicted, progress),
         selected=Selected(
             step=progress.step if progress.best is None else progress.best_step,
             by=run.recipe.evaluation.select_by,
