@@ -215,7 +215,7 @@ def base_of(case: Case, config: Any, task: str, spec: QuantizationSpec | None) -
     model = model_class(task).from_config(config, dtype=DTYPES[case.dtype])
     if spec is None:
         return model.eval()
-    from deltatune.models.load import unquantized
+    from deltatune.models.weights import unquantized
 
     with tempfile.TemporaryDirectory() as folder:
         model.save_pretrained(folder)

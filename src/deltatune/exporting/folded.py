@@ -17,9 +17,9 @@ def folded(loaded: LoadedRun) -> tuple[PreTrainedModel, list[str]]:
     model = loaded.model.merged()
     assert isinstance(model, PreTrainedModel)
     model.config.update(meanings(loaded))
-    if loaded.recipe.methods[0].quantization is None:
+    if not loaded.had_few_bits:
         return model, []
     return model, [
-        "The run trained on a quantized base. The delta is folded into the weights as they were before, so "
-        "outputs differ from the run's by what quantizing did to them."
+        "The run trained on a quantized base. The delta is folded into plain weights, so outputs differ from "
+        "the run's by what quantizing and its kernels do."
     ]

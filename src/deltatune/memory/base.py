@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,13 +12,16 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from deltatune.models.load import DTYPES, unquantized
+from deltatune.models.load import DTYPES
 from deltatune.models.pooling import take_off_pooler
 from deltatune.models.quiet import quiet
 from deltatune.models.resolution import interpolate_positions
 from deltatune.models.tasks import model_class
+from deltatune.models.weights import unquantized
 from deltatune.quant.inplace import layers_to_quantize
+from deltatune.quant.layers import StoredAs, StoredLinear
 from deltatune.quant.loading import compute_dtype
+from deltatune.quant.stored import SKIPPED, bits_of, format_of, method_of, plain_config, stored_settings
 from deltatune.tasks import TASKS
 
 if TYPE_CHECKING:
@@ -50,6 +52,7 @@ def fake_base(
     image_size: int | None = None,
     untied: bool = False,
     trust_remote_code: bool = False,
+    device: str = "cpu",
 ) -> PreTrainedModel:
     """Build the base that `load_base` would load, on fake tensors of the CPU; `fake_mode` is in force.
 
@@ -62,13 +65,14 @@ def fake_base(
         image_size: Edge of the images, if it is not the model's own.
         untied: The checkpoint has output embeddings of its own, whatever the configuration says.
         trust_remote_code: Whether Python code that comes with the model may run.
+        device: The kind of device, since some backends unpack a stored base on CPUs.
     """
     wanted = DTYPES[dtype] if quantization is None else compute_dtype(quantization)
     options: dict[str, Any] = {"attn_implementation": attention} if attention else {}
     options["trust_remote_code"] = trust_remote_code
     # Out of the mode: what a constructor makes with torch.tensor would be on meta, and not fake.
     with quiet(), unset_fake_temporarily(), torch.device("meta"):
-        model: PreTrainedModel = model_class(task).from_config(copy.deepcopy(config), dtype=wanted, **options)
+        model: PreTrainedModel = model_class(task).from_config(plain_config(config), dtype=wanted, **options)
     if TASKS.get(task).embeds:
         take_off_pooler(model)
     _to_fake(model)
@@ -80,6 +84,9 @@ def fake_base(
     _keep_float32(model)
     if quantization is not None:
         _quantize(model, task, quantization)
+    settings = stored_settings(config)
+    if settings is not None:
+        _pack(model, task, settings, device)
     _to_fake(model)
     return model.eval().requires_grad_(False)
 
@@ -145,6 +152,22 @@ def _quantize(model: PreTrainedModel, task: str, spec: QuantizationSpec) -> None
         with unset_fake_temporarily(), torch.device("meta"):
             layer = blank_layer(module, spec)
         fill_(layer, module.bias, spec)
+        setattr(model.get_submodule(parent), leaf, layer)
+
+
+def _pack(model: PreTrainedModel, task: str, settings: dict[str, Any], device: str) -> None:
+    """Let layers take the memory that they take in a checkpoint that is quantized."""
+    from deltatune.quant.planned import PackedLayer
+
+    bits = bits_of(settings, device)
+    if bits is None:
+        return
+    kept = [*unquantized(model, task), *(settings.get(SKIPPED.get(method_of(settings), "")) or ())]
+    dtype = next(model.parameters()).dtype
+    for path, module in layers_to_quantize(model, kept).items():
+        layer = StoredLinear(PackedLayer(module, bits))
+        setattr(layer, "stored_as", StoredAs(format_of(settings), dtype))  # noqa: B010  (unknown to nn.Module)
+        parent, _, leaf = path.rpartition(".")
         setattr(model.get_submodule(parent), leaf, layer)
 
 

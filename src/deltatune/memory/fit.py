@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from deltatune.memory.predict import Prediction, Setup
+from deltatune.quant.stored import stored_settings
 from deltatune.recipe.base_sections import QuantizationSpec
 
 Predict = Callable[[Setup], Prediction]
@@ -80,7 +81,7 @@ def _levels(setup: Setup) -> Iterator[tuple[dict[str, Any], Setup]]:
     if not setup.checkpointing:
         setup, found = setup.changed(checkpointing=True), {"train.gradient_checkpointing": True}
         yield found, setup
-    if setup.quantization is None and setup.method.name != "full" and not setup.offload:
+    if _is_plain(setup) and setup.method.name != "full" and not setup.offload:
         bits = {"quantization": "nf4", "train.precision": "auto"}
         yield found | bits, setup.changed(quantization=NF4)
         yield found | _offload(setup), setup.changed(offload=True)
@@ -88,6 +89,11 @@ def _levels(setup: Setup) -> Iterator[tuple[dict[str, Any], Setup]]:
 
 def _offload(setup: Setup) -> dict[str, Any]:
     return {"train.offload": "disk" if setup.device == "cpu" else "cpu"}
+
+
+def _is_plain(setup: Setup) -> bool:
+    """Whether the base is not quantized yet, by the recipe or in its checkpoint."""
+    return setup.quantization is None and stored_settings(setup.config) is None
 
 
 def _in_micro_batches(setup: Setup, rows: int) -> Setup:
@@ -108,7 +114,7 @@ def _single(setup: Setup) -> Iterator[tuple[dict[str, Any], Setup, str]]:
         settings = {"train.gradient_checkpointing": True}
         yield settings, setup.changed(checkpointing=True), "the same result, about a third more time"
     alike = setup.method.name != "full" and setup.method.trains
-    if setup.quantization is None and alike and not setup.offload:
+    if _is_plain(setup) and alike and not setup.offload:
         bits: dict[str, Any] = {"quantization": "nf4", "train.precision": "auto"}
         yield bits, setup.changed(quantization=NF4), "a base in 4 bits"
         yield _offload(setup), setup.changed(offload=True), "the same result, slower: a layer at a time"

@@ -25,6 +25,7 @@ from deltatune.memory.base import Unread, fake_base, fake_mode, new_heads
 from deltatune.memory.step import FakeAccountant, account_step, warm_up
 from deltatune.models.positions import Room, room_of
 from deltatune.models.quiet import quiet
+from deltatune.quant.stored import format_of, stored_settings
 
 if TYPE_CHECKING:
     from deltatune.recipe.base_sections import QuantizationSpec
@@ -75,6 +76,14 @@ class Setup:
     """Tokenizer, for methods that start from a text."""
     device: str = "cpu"
     """The kind of device that is predicted for: `cpu`, `cuda`, `xpu` or `mps`."""
+
+    @property
+    def precision(self) -> str:
+        """In how many bits the base is kept, by the recipe or as its checkpoint has it."""
+        stored = stored_settings(self.config)
+        if self.quantization is not None:
+            return self.quantization.format
+        return self.dtype if stored is None else format_of(stored)
 
     def changed(self, **fields: Any) -> Setup:
         """The same with other fields."""
@@ -180,6 +189,7 @@ def planned_model(setup: Setup) -> AdaptedModel:
         image_size=setup.image_size,
         untied=setup.untied,
         trust_remote_code=setup.trust_remote_code,
+        device=setup.device,
     )
     heads = new_heads(base, setup.task) if setup.heads is None else setup.heads
     return AdaptedModel(

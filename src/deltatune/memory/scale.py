@@ -18,8 +18,8 @@ from deltatune.core.model import AdaptedModel
 from deltatune.memory.account import PARTS, Memory
 from deltatune.memory.base import fake_mode
 from deltatune.memory.predict import Prediction, Setup, planned_model, predict
-from deltatune.models.load import computes_in_its_dtype
 from deltatune.models.quiet import quiet
+from deltatune.models.weights import computes_in_its_dtype
 
 FEW, STEP = 4, 2
 """Layers of the shallow model, and by how many a deeper one has more. With four, the two outer layers on each

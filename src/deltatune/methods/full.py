@@ -14,9 +14,11 @@ from typing import ClassVar
 
 from torch import nn
 
+from deltatune import quant
 from deltatune.core.adapter import Adapter
 from deltatune.core.method import MethodConfig
 from deltatune.core.sites import BaseView
+from deltatune.errors import TargetError
 
 
 class FullConfig(MethodConfig):
@@ -42,6 +44,17 @@ class FullConfig(MethodConfig):
     default_lr: ClassVar[float] = 1e-4
 
     def build(self, view: BaseView) -> Adapter:
-        """Copies of all parameters in float32."""
+        """Copies of all parameters in float32.
+
+        Raises:
+            TargetError: The base is quantized.
+        """
+        formats = quant.describe(view.base)
+        if formats:
+            raise TargetError(
+                f"full fine-tuning trains every weight, which a quantized base ({formats}) does not allow.",
+                field="model",
+                remedy="Set model.dequantize: true, or take another method.",
+            )
         own = {path: nn.Parameter(p.detach().clone().float()) for path, p in view.base.named_parameters()}
         return Adapter(own=own)

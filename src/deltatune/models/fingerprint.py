@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from deltatune.core.offload import offload_of
+from deltatune.quant.layers import inner_tensors
 
 _CHUNK = 1 << 22  # elements hashed at a time, so that a copy to the CPU never holds a whole large tensor
 
@@ -68,8 +69,14 @@ def _tensors(model: nn.Module) -> list[tuple[str, Tensor]]:
     tensors = itertools.chain(
         model.named_parameters(remove_duplicate=False), model.named_buffers(remove_duplicate=False)
     )
-    # Detached, since `Module.to` gives a parameter itself other contents.
-    return sorted(((name, tensor.detach()) for name, tensor in tensors), key=lambda item: item[0])
+    # Detached, since `Module.to` gives a parameter itself other contents. Some backends of quantization have
+    # tensors of their own class, which consist of plain ones.
+    named = [
+        (f"{name} {part}" if part else name, plain)
+        for name, tensor in tensors
+        for part, plain in enumerate(inner_tensors(tensor.detach()))
+    ]
+    return sorted(named, key=lambda item: item[0])
 
 
 def _forgetting(model: nn.Module) -> Callable[[Sequence[Tensor]], None]:

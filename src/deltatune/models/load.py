@@ -15,17 +15,17 @@ from deltatune.core.offload import FIELD, Offload, offload_of
 from deltatune.errors import ModelError
 from deltatune.models.fingerprint import fingerprint
 from deltatune.models.labels import base_labels, in_base_order, named, set_outputs
-from deltatune.models.mapped import MappedWeights, all_from_files
-from deltatune.models.pooling import pooling_of, take_off_pooler
+from deltatune.models.mapped import MappedWeights
+from deltatune.models.pooling import pooling_of
 from deltatune.models.processor import ModelFacts, model_facts
 from deltatune.models.quiet import quiet
 from deltatune.models.resolution import interpolate_positions
 from deltatune.models.source import Source, explained, locate, processor_of
-from deltatune.models.tasks import check_task, model_class
+from deltatune.models.tasks import check_task
 from deltatune.models.token_ids import check_vocabulary, plain_generation, set_padding
+from deltatune.models.weights import POOLER, computes_in_its_dtype, load_weights
 from deltatune.quant import read_weight
-from deltatune.quant.inplace import quantize_
-from deltatune.quant.loading import check_widths, loading_options
+from deltatune.quant.loading import check_widths
 from deltatune.tasks import TASKS
 
 if TYPE_CHECKING:
@@ -35,8 +35,6 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 # Weights that a checkpoint may lack without loss: zero by definition, or used in pre-training only.
 _HARMLESS = re.compile(r"(^|\.)(final_logits_bias|mask_token|position_ids)$")
-# Parts of the backbone that only a head uses; checkpoints of language models lack them.
-_POOLER = re.compile(r"(^|\.)pooler\.")
 
 
 @dataclass
@@ -122,14 +120,14 @@ def load_base(
         torch.manual_seed(seed)
         with explained(source):
             processor = processor_of(source, task, spec.image_size)
-            options: dict[str, Any] = {"attn_implementation": spec.attention} if spec.attention else {}
-            if quantization is not None:
-                model, info = _load_quantized(source, task, config, options, quantization, device)
-            else:
-                load = _load_as_stored if offload == "disk" else _load_model
-                model, info = load(source, task, config, options | {"dtype": DTYPES[dtype]})
-            if "gguf_file" in source.options:
-                _forget_gguf(model)
+            options: dict[str, Any] = {"dtype": DTYPES[dtype]}
+            if spec.attention:
+                options["attn_implementation"] = spec.attention
+            model, info = load_weights(
+                source, task, config, options, quantization, device,
+                dequantize=bool(spec.dequantize), from_files=offload == "disk",
+            )  # fmt: skip
+        warnings += info.get("notices", [])
         _require_no_delta(model, source.name)
         missing = set(info["missing_keys"]) | {key for key, *_ in info["mismatched_keys"]}
         new_modules = _new_modules(model, missing, task, source.name)
@@ -231,20 +229,6 @@ def _config_of(source: Source) -> PreTrainedConfig:
     return config
 
 
-def computes_in_its_dtype(model: PreTrainedModel) -> bool:
-    """Whether the code of the architecture keeps to the precision of its weights, on a few tokens."""
-    if model.main_input_name != "input_ids":
-        return True
-    try:
-        with torch.inference_mode():
-            model(**model.dummy_inputs)
-    except RuntimeError as error:
-        return re.search(r"dtype|scalar type|BFloat16", str(error)) is None
-    except Exception:  # these few tokens are not what it reads; its own first batch will tell
-        return True
-    return True
-
-
 class OriginalWeights:
     """The weights of a base before it was quantized, read from its checkpoint when first asked for.
 
@@ -269,92 +253,11 @@ class OriginalWeights:
         self._model = None
 
 
-def _load_model(
-    source: Source, task: str, config: PreTrainedConfig, options: dict[str, Any]
-) -> tuple[PreTrainedModel, dict[str, Any]]:
-    """Load a model with what Transformers tells of the loading."""
-    if "gguf_file" not in source.options:
-        options = options | {"use_safetensors": True}
-    loaded: tuple[PreTrainedModel, dict[str, Any]] = model_class(task).from_pretrained(
-        source.path,
-        config=config,
-        ignore_mismatched_sizes=True,  # `_new_modules` tells a head for other classes from a wrong size
-        output_loading_info=True,
-        **options,
-        **source.options,
-    )
-    if TASKS.get(task).embeds:
-        take_off_pooler(loaded[0])
-        loaded[1]["missing_keys"] = {key for key in loaded[1]["missing_keys"] if not _POOLER.search(key)}
-    return loaded
-
-
-def _load_as_stored(
-    source: Source, task: str, config: PreTrainedConfig, options: dict[str, Any]
-) -> tuple[PreTrainedModel, dict[str, Any]]:
-    """As `_load_model`, but weights of files in bfloat16 stay in the files until `MappedWeights` widens them.
-
-    Not where something is made at loading, a new head or a buffer: its numbers depend on the type.
-    """
-    dtype, state = options["dtype"], torch.get_rng_state()
-    if dtype != torch.float32 or "gguf_file" in source.options:
-        return _load_model(source, task, config, options)
-    model, info = _load_model(source, task, config, options | {"dtype": "auto"})
-    if {p.dtype for p in model.parameters()} == {dtype}:
-        return model, info
-    narrow = any(b.is_floating_point() and b.dtype != dtype for b in model.buffers())
-    if narrow or info["missing_keys"] or info["mismatched_keys"] or not all_from_files(model):
-        torch.set_rng_state(state)
-        return _load_model(source, task, config, options)
-    for part in (model.config, model.config.get_text_config()):
-        part.dtype = dtype
-    return model, info
-
-
-def _load_quantized(  # noqa: PLR0917
-    source: Source,
-    task: str,
-    config: PreTrainedConfig,
-    options: dict[str, Any],
-    spec: QuantizationSpec,
-    device: torch.device,
-) -> tuple[PreTrainedModel, dict[str, Any]]:
-    """Load a model in few bits, all but its output embeddings and heads."""
-    with torch.device("meta"):
-        kept = unquantized(model_class(task).from_config(config), task)
-    found = loading_options(spec, kept, device)
-    if "gguf_file" not in source.options:
-        return _load_model(source, task, config, options | found)
-    model, info = _load_model(source, task, config, options | {"dtype": found["dtype"]})
-    quantize_(model, kept, spec, device)
-    return model, info
-
-
-def _forget_gguf(model: PreTrainedModel) -> None:
-    """Take off the marks of a GGUF file, whose weights are plain ones now: they forbid to save the model."""
-    if hasattr(model, "hf_quantizer"):
-        del model.hf_quantizer
-    if hasattr(model.config, "quantization_config"):
-        del model.config.quantization_config
-
-
-def unquantized(model: PreTrainedModel, task: str) -> list[str]:
-    """Paths of the modules that a quantized base keeps as they are: its output embeddings and heads."""
-    output, backbone = model.get_output_embeddings(), model.base_model_prefix
-    return [
-        path
-        for path, module in model.named_modules()
-        if module is output
-        or (TASKS.get(task).new_head and path.split(".")[0] not in ("", backbone))
-        or _POOLER.search(f"{path}.")
-    ]
-
-
 def _new_modules(model: PreTrainedModel, missing: set[str], task: str, name: str) -> list[str]:
     """Module paths of the weights the checkpoint lacked, if they belong to a head; else it is incomplete."""
     keys = sorted(key for key in missing if not _HARMLESS.search(key))
     backbone = f"{model.base_model_prefix}."
-    heads = [key for key in keys if not key.startswith(backbone) or _POOLER.search(key)]
+    heads = [key for key in keys if not key.startswith(backbone) or POOLER.search(key)]
     lost = keys if not TASKS.get(task).new_head else [key for key in keys if key not in heads]
     if lost:
         raise ModelError(

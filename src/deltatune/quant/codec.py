@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from deltatune.errors import ModelError
+from deltatune.quant.layers import Stored, inner_tensors
 
 
 class WeightCodec(Protocol):
@@ -100,6 +101,7 @@ def _modules() -> Any:
     return sys.modules["bitsandbytes"].nn
 
 
+_STORED = Stored()
 _others: list[WeightCodec] = []
 
 
@@ -111,7 +113,7 @@ def register(codec: WeightCodec) -> None:
 def _codecs() -> tuple[WeightCodec, ...]:
     """The codecs that can be in use: a backend that nobody has imported made no layer."""
     ours = (BitsAndBytes4(), BitsAndBytes8()) if "bitsandbytes" in sys.modules else ()
-    return (*ours, *_others)
+    return (_STORED, *ours, *_others)
 
 
 def codec_of(module: nn.Module) -> WeightCodec | None:
@@ -141,19 +143,20 @@ def describe(model: nn.Module) -> str | None:
     return ", ".join(sorted(found)) or None
 
 
-def _packed(model: nn.Module) -> dict[int, torch.Size]:
-    """Shape that each packed parameter stands for, by identity."""
-    return {
-        id(module.weight): torch.Size((module.out_features, module.in_features))
-        for module in model.modules()
-        if isinstance(module, nn.Linear) and codec_of(module) is not None
-    }
-
-
 def parameter_shape(model: nn.Module) -> dict[str, torch.Size]:
-    """Name -> shape of every parameter, packed ones with the shape that they stand for."""
-    packed = _packed(model)
-    return {name: packed.get(id(p), p.shape) for name, p in model.named_parameters()}
+    """Name -> shape of every parameter; what a quantized layer packs stands as the weight that it is for.
+
+    So a quantized base has the names and shapes of the base that it was made from.
+    """
+    packed = {path: module for path, module in model.named_modules() if codec_of(module) is not None}
+    inside = tuple(f"{path}." for path in packed)
+    found = {name: p.shape for name, p in model.named_parameters() if not name.startswith(inside)}
+    for path, module in packed.items():
+        assert isinstance(module, nn.Linear)
+        found[f"{path}.weight"] = torch.Size((module.out_features, module.in_features))
+        if isinstance(getattr(module, "bias", None), Tensor):
+            found[f"{path}.bias"] = module.bias.shape
+    return found
 
 
 def parameter_count(model: nn.Module) -> int:
@@ -163,7 +166,8 @@ def parameter_count(model: nn.Module) -> int:
 
 def held(model: nn.Module) -> list[Tensor]:
     """Every tensor that a model keeps: parameters, buffers, and the scales of quantized layers."""
-    found: list[Tensor] = [*model.parameters(), *model.buffers()]
+    tensors = (*model.parameters(), *model.buffers())
+    found: list[Tensor] = [plain for tensor in tensors for plain in inner_tensors(tensor)]
     for module in model.modules():
         codec = codec_of(module)
         if codec is not None:

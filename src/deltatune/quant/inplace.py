@@ -10,6 +10,7 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.quantizers.quantizers_utils import should_convert_module
 
+from deltatune.quant.codec import codec_of, read_weight
 from deltatune.quant.planned import blank_layer
 
 if TYPE_CHECKING:
@@ -59,3 +60,18 @@ def quantize_(
         parent, _, leaf = path.rpartition(".")
         setattr(model.get_submodule(parent), leaf, layer.to(device))  # moving is what quantizes
     nn.Module.to(model, device)
+
+
+def dequantize_(model: nn.Module, dtype: torch.dtype) -> None:
+    """Put plain linear layers, with the weights that they compute with, in the places of quantized ones."""
+    for path, module in list(model.named_modules()):
+        if codec_of(module) is None:
+            continue
+        assert isinstance(module, nn.Linear)
+        weight, bias = read_weight(module).to(dtype), getattr(module, "bias", None)
+        plain = nn.Linear(module.in_features, module.out_features, bias=bias is not None, device="meta")
+        plain.weight = nn.Parameter(weight.contiguous(), requires_grad=False)
+        if bias is not None:
+            plain.bias = nn.Parameter(bias.detach().to(dtype), requires_grad=False)
+        parent, _, leaf = path.rpartition(".")
+        setattr(model.get_submodule(parent), leaf, plain)

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from deltatune.errors import ModelError, RecipeError
-from deltatune.quant.codec import codec_of
+from deltatune.quant.codec import BitsAndBytes4, codec_of
 
 if TYPE_CHECKING:
     from deltatune.recipe.base_sections import QuantizationSpec
@@ -69,8 +69,7 @@ def check_widths(model: nn.Module, name: str) -> None:
         ModelError: Such a layer is on a CPU.
     """
     for path, module in model.named_modules():
-        codec = codec_of(module)
-        if codec is None or codec.describe(module) == "int8":
+        if not isinstance(codec_of(module), BitsAndBytes4):
             continue
         assert isinstance(module, nn.Linear)
         if module.in_features % 64 and module.weight.device.type == "cpu":

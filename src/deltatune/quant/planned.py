@@ -11,7 +11,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from deltatune.quant.loading import compute_dtype
 
@@ -35,6 +35,38 @@ def quantized_bytes(d_in: int, d_out: int, spec: QuantizationSpec) -> int:
         return packed + 4 * scales + 4 * CODES
     nested = 4 * math.ceil(scales / NESTED_BLOCK) + 4 * NESTED_CODES + 4
     return packed + scales + nested + 4 * CODES
+
+
+class _Unpacking(torch.autograd.Function):
+    """A product with a weight that is unpacked for it, and once more for the gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, d_out: int) -> Tensor:
+        """X [..., d_in] -> [..., d_out]."""
+        ctx.d_in = x.shape[-1]
+        return x @ x.new_empty(d_out, x.shape[-1]).T
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        """Nothing is kept for it."""
+        [grad] = grads
+        return grad @ grad.new_empty(grad.shape[-1], ctx.d_in), None
+
+
+class PackedLayer(nn.Module):
+    """A layer of any backend, as far as memory goes: so many bits of a weight, unpacked when it is used."""
+
+    def __init__(self, plain: nn.Linear, bits: float) -> None:
+        super().__init__()
+        self.in_features, self.out_features = plain.in_features, plain.out_features
+        size = math.ceil(plain.in_features * plain.out_features * bits / 8)
+        self.packed = nn.Parameter(torch.empty(size, dtype=torch.uint8), requires_grad=False)
+        self.bias = plain.bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        """X [..., d_in] -> [..., d_out], without numbers."""
+        y: Tensor = _Unpacking.apply(x, self.out_features)
+        return y if self.bias is None else y + self.bias
 
 
 def blank_layer(module: nn.Linear, spec: QuantizationSpec) -> Any:

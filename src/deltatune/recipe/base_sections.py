@@ -16,7 +16,7 @@ GPU_ATTENTION = ("flash_attention_2", "flex_attention")
 class ModelSpec(Section):
     """Which pretrained model is the base. In a recipe, a plain string means its name."""
 
-    later = ("pooling",)
+    later = ("pooling", "dequantize")
 
     name: Text
     """`bundled:NAME`, a local folder (`./my-model`) or the id of a model on the Hugging Face Hub."""
@@ -35,6 +35,13 @@ class ModelSpec(Section):
     pooling: Literal["mean", "cls", "last"] | None = None
     """How a vector of a text is made of its tokens' states: their mean, the first or the last. Null: as the
     base's files for Sentence Transformers say, else the mean."""
+    dequantize: Bool | None = None
+    """Of a checkpoint that is quantized (GPTQ, FP8 and others): whether its weights are unpacked into plain
+    ones when it is loaded. Null: they stay as they are."""
+
+    def unpacked(self) -> ModelSpec:
+        """The same base with plain weights, as merging and exporting need it."""
+        return self.model_copy(update={"dequantize": True})
 
     @property
     def anywhere(self) -> ModelSpec:

@@ -68,7 +68,8 @@ def load_without_run(
     recipe = _recipe(saved, place, given, trust_remote_code=trust_remote_code)
     in_bfloat16 = as_trained and _precision(saved) == "torch.bfloat16" and computes_bfloat16(device)
     try:
-        base = _base(recipe, given, dtype="bfloat16" if in_bfloat16 else "float32")
+        spec = recipe.model if as_trained else recipe.model.unpacked()
+        base = _base(recipe, spec, given, dtype="bfloat16" if in_bfloat16 else "float32")
     except ModelError as error:
         if given.base is not None or error.field != "model":
             raise
@@ -201,7 +202,7 @@ def _precision(saved: SavedAdapter) -> str | None:
     return saved.ours["base"]["dtype"] if saved.ours else None
 
 
-def _base(recipe: Recipe, given: Given, *, dtype: str) -> LoadedBase:
+def _base(recipe: Recipe, spec: ModelSpec, given: Given, *, dtype: str) -> LoadedBase:
     """The base, with the classes in the order of the adapter's head.
 
     That order is the base's own where it has these classes or the user names none, and what the user says
@@ -210,14 +211,14 @@ def _base(recipe: Recipe, given: Given, *, dtype: str) -> LoadedBase:
     if not TASKS.get(recipe.task).has_classes:
         numbers = TASKS.get(recipe.task).has_values and given.recipe is not None
         names = load_data(recipe.data, recipe.task).labels if numbers else None
-        return load_base(recipe.model, recipe.task, names, dtype=dtype)
-    config = read_config(recipe.model)
+        return load_base(spec, recipe.task, names, dtype=dtype)
+    config = read_config(spec)
     known = base_labels(config)
     names = _named_classes(config, given)
     if given.recipe is not None:
         names = spelled_as(names, load_data(recipe.data, recipe.task).labels or [])
     # With as many classes the base's head stays as it is, whatever they are called.
-    base = load_base(recipe.model, recipe.task, known if len(known) == len(names) else names, dtype=dtype)
+    base = load_base(spec, recipe.task, known if len(known) == len(names) else names, dtype=dtype)
     base.model.config.id2label = dict(enumerate(names))
     base.model.config.label2id = {name: index for index, name in enumerate(names)}
     return replace(base, labels=names)

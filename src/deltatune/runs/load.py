@@ -41,7 +41,7 @@ def load_run(
         folder: The run's folder (with recipe.yaml, result.json and adapter/), or that of an adapter without
             a run, such as peft writes.
         as_trained: Whether the base has the precision of its training, quantized or in bfloat16 (where
-            this machine computes in it); else it is in float32.
+            this machine computes in it); else its weights are plain ones in float32.
         trust_remote_code: Whether Python code that comes with the base may run; what the recipe says of it
             counts only as a wish.
         given: What the user says of an adapter without a run: its base, its task, its classes.
@@ -76,6 +76,7 @@ def load_run(
     offload = place_of_rest(entry.train.offload, place) if as_trained else None
     before = "head" not in result.model.model_fields_set  # runs of before compared labels to the letter
     spec = recipe.model if place.type == "cuda" else recipe.model.anywhere
+    spec = spec if as_trained else spec.unpacked()
     base = load_base(
         spec, recipe.task, labels, dtype=dtype, quantization=bits, as_spelled=before, device=place,
         offload=offload,

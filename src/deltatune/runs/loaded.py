@@ -42,6 +42,12 @@ class LoadedRun:
         return room_of(self.model.base, delta)
 
     @property
+    def had_few_bits(self) -> bool:
+        """Whether the base was quantized when the run trained on it, by its recipe or its checkpoint."""
+        stored = self.result is not None and self.result.model.quantization is not None
+        return stored or self.recipe.methods[0].quantization is not None
+
+    @property
     def threshold(self) -> float | None:
         """The probability from which on a label is given, where a row may have several."""
         return self.result.threshold if self.result else None

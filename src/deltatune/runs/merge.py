@@ -58,10 +58,11 @@ def merge(
 ) -> MergedModel:
     """Write base and delta as one plain Transformers model.
 
-    A delta of a quantized base is folded into the weights that were quantized, never into few bits, and how
-    far that moves the outputs is measured too. The merged folder is loaded again, and its logits are compared
-    with those of base and delta side by side, on the first test rows of the run's data (random tokens or
-    pixels, where the data are gone). What is found is a line more in the certificate, which goes along.
+    A delta of a quantized base is folded into the weights that were quantized, or, of a base that came so,
+    into what its layers compute with: never into few bits. How far that moves the outputs is measured too.
+    The merged folder is loaded again, and its logits are compared with those of base and delta side by side,
+    on the first test rows of the run's data (random tokens or pixels, where the data are gone). What is found
+    is a line more in the certificate, which goes along.
 
     Args:
         folder: The run's folder.
@@ -176,7 +177,7 @@ def _merge(  # noqa: PLR0917
             MERGED.require_replaceable(out)
         raise
     difference, quantized = wanted.distance(found), None
-    if loaded.recipe.methods[0].quantization is not None and not others:
+    if loaded.had_few_bits and not others:
         quantized = _distance_as_trained(folder, inputs, wanted, trust_remote_code=trust_remote_code)
     return MergedModel(
         folder=str(out),

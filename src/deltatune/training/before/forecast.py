@@ -32,6 +32,7 @@ from deltatune.models.source import locate
 from deltatune.models.tasks import possible_tasks, supports
 from deltatune.observer import Observer, Silent
 from deltatune.phrasing import listing
+from deltatune.quant.stored import plain_config
 from deltatune.recipe.base_sections import ModelSpec
 from deltatune.recipe.schema import MethodEntry, Recipe
 from deltatune.recipe.sections import PARTS
@@ -183,7 +184,7 @@ def setup_of(  # noqa: PLR0917
     """All that the memory of an entry's step depends on, but the sizes of its batch."""
     train = entry.train
     return Setup(
-        config=config,
+        config=plain_config(config) if spec.dequantize else config,
         task=task,
         method=method,
         shape=BatchShape(1),
@@ -363,7 +364,7 @@ def described(setup: Setup, found: Prediction) -> dict[str, Any]:
             "labelled": shape.labelled,
         },
         "micro_batches": setup.micro_batches,
-        "precision": setup.quantization.format if setup.quantization else setup.dtype,
+        "precision": setup.precision,
         "checkpointing": setup.checkpointing,
     }
 

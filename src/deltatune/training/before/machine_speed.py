@@ -14,8 +14,9 @@ from deltatune.core.model import AdaptedModel
 from deltatune.memory.predict import Setup, predict
 from deltatune.memory.scale import depths_of, with_depths
 from deltatune.memory.shapes import llama
-from deltatune.models.load import DTYPES, unquantized
+from deltatune.models.load import DTYPES
 from deltatune.models.tasks import model_class, possible_tasks
+from deltatune.models.weights import unquantized
 from deltatune.quant.inplace import quantize_
 from deltatune.quant.loading import compute_dtype
 from deltatune.tasks import TASKS
