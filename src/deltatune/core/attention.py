@@ -75,7 +75,7 @@ class AttentionTap:
                 field="model",
                 remedy="Choose a method that acts on weights or inputs, such as lora or prompt.",
             )
-        if module in _TAPS:
+        if hasattr(module, TAP):
             raise TargetError(
                 f"another AdaptedModel has put keys and values into the attention at {path!r}.",
                 field="model",
@@ -85,7 +85,7 @@ class AttentionTap:
         self.active = active
         self.keys_values: dict[str, KeysValues] = {}
         self.calls = 0
-        _TAPS[module] = self
+        module.__dict__[TAP] = self  # where compiled graphs of like layers find each its own
         self._module = weakref.ref(module)
         self._biased: Any = biased
         self._past = 0
@@ -108,7 +108,7 @@ class AttentionTap:
         module = self._module()
         if module is None:
             return
-        _TAPS.pop(module, None)
+        del module.__dict__[TAP]
         if self._way is not None:
             del module.__dict__["forward"]
             if self._before is not None:
@@ -127,6 +127,9 @@ class AttentionTap:
 
     def _count(self, module: Any, args: Any, kwargs: Any) -> None:
         """Note how many tokens of the input stand before the queries of a call."""
+        if torch.compiler.is_compiling():  # a pass of training
+            self._past = 0
+            return
         call = call_arguments(module, args, kwargs)
         cache = call.get("cache", call.get("past_key_values"))
         self._past = 0 if cache is None else int(cache.get_seq_length(module.layer_idx))
@@ -163,7 +166,8 @@ class AttentionTap:
         routes = self.active.of(self.keys_values)
         if not routes:
             return None
-        self.calls += 1
+        if not torch.compiler.is_compiling():  # a graph would hold for this number only
+            self.calls += 1
         batch = key.shape[0]
         learned = {route.name: self.keys_values[route.name]() for route in routes}
         biases = self._biases({name: k.shape[1] for name, (k, _) in learned.items()}, query)
@@ -197,7 +201,8 @@ class AttentionTap:
         return Learned(torch.cat(key_rows), torch.cat(value_rows), None if each == batch else seen, whole)
 
 
-_TAPS: weakref.WeakKeyDictionary[nn.Module, AttentionTap] = weakref.WeakKeyDictionary()
+TAP = "_deltatune_tap"
+"""The attribute by which an attention module knows its tap."""
 
 
 def _attend(  # noqa: PLR0917  (the order is Transformers')
@@ -226,7 +231,7 @@ def _attend_in_rows(  # noqa: PLR0917
     attention_mask: Tensor | None,
     **rest: Any,
 ) -> tuple[Tensor, Tensor | None]:
-    tap = _TAPS.get(module)
+    tap: AttentionTap | None = getattr(module, TAP, None)
     learned = tap.collect(query, key) if tap is not None else None
     if learned is None:
         return inner(module, query, key, value, attention_mask, **rest)

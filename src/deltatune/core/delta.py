@@ -25,8 +25,52 @@ class Clock:
     """
 
     def __init__(self, seed: int = 0) -> None:
-        self.seed = seed
-        self.tick = 0
+        self.numbers = np.array([seed, 0])
+        """Seed and tick: as an array, a compiled graph reads them anew in each pass."""
+
+    @property
+    def seed(self) -> int:
+        """Of all its randomness."""
+        return int(self.numbers[0])
+
+    @seed.setter
+    def seed(self, seed: int) -> None:
+        self.numbers[0] = seed
+
+    @property
+    def tick(self) -> int:
+        """Passes so far."""
+        return int(self.numbers[1])
+
+    @tick.setter
+    def tick(self, tick: int) -> None:
+        self.numbers[1] = tick
+
+
+def _drawn(seeds: tuple[int, int, int], n: int, device: torch.device) -> Tensor:
+    """The numbers of `Noise.words`."""
+    seed = hash(seeds) & (2**63 - 1)
+    count = max(1, (n + 3) // 4)  # even if none is wanted: a part of a batch may be empty
+    if device.type == "cpu":  # numpy's generator takes less than half the time of torch's
+        words = torch.from_numpy(np.random.SFC64(seed).random_raw(count).view(np.int64))
+    else:
+        generator = torch.Generator(device)
+        generator.manual_seed(seed)
+        words = torch.empty(count, dtype=torch.int64, device=device)
+        words.random_(-(2**63), None, generator=generator)
+    return words.view(torch.int16)[:n]
+
+
+@torch.library.custom_op("deltatune::words", mutates_args=())
+def _words(now: Tensor, stream: Tensor, n: int, device: torch.device) -> Tensor:
+    """The same as an operation that torch.compile does not look into."""
+    seed, tick = now.tolist()
+    return _drawn((seed, int(stream), tick), n, device).clone()  # an operation may not return a part
+
+
+@_words.register_fake
+def _(now: Tensor, stream: Tensor, n: int, device: torch.device) -> Tensor:
+    return torch.empty(n, dtype=torch.int16, device=device)
 
 
 class Noise(nn.Module):
@@ -39,25 +83,19 @@ class Noise(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.clock = Clock()
-        self.stream = 0
+        self.stream, self._stream = 0, torch.tensor(0)
 
     def bind(self, clock: Clock, name: str) -> None:
         """Use `clock`, and draw numbers of `name`'s own."""
         self.clock = clock
         self.stream = int.from_bytes(hashlib.blake2b(name.encode(), digest_size=6).digest(), "big")
+        self._stream = torch.tensor(self.stream)
 
     def words(self, n: int, device: torch.device) -> Tensor:
         """Draw [n] numbers, uniform over the values of int16. The same tick gives the same numbers."""
-        seed = hash((self.clock.seed, self.stream, self.clock.tick)) & (2**63 - 1)
-        count = max(1, (n + 3) // 4)  # even if none is wanted: a part of a batch may be empty
-        if device.type == "cpu":  # numpy's generator takes less than half the time of torch's
-            words = torch.from_numpy(np.random.SFC64(seed).random_raw(count).view(np.int64))
-        else:
-            generator = torch.Generator(device)
-            generator.manual_seed(seed)
-            words = torch.empty(count, dtype=torch.int64, device=device)
-            words.random_(-(2**63), None, generator=generator)
-        return words.view(torch.int16)[:n]
+        if torch.compiler.is_compiling():
+            return _words(torch.from_numpy(self.clock.numbers), self._stream, n, device)
+        return _drawn((self.clock.seed, self.stream, self.clock.tick), n, device)
 
     def uniform(self, n: int, device: torch.device) -> Tensor:
         """Draw [n] float32 numbers from (0, 1), both ends left out, in steps of 2^-16."""

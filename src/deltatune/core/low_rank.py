@@ -63,6 +63,8 @@ class SharedInput:
 
         What was made for the others waits until each has taken its part, for the very same tensor.
         """
+        if torch.compiler.is_compiling():  # a graph that knew the others would fit one layer only
+            return _Down.apply(x, member.dropout.keep(x), dtype, member.down())[0].to(dtype)
         made = self._made.pop(id(member), None) if x is self._x else None
         if made is None:
             of = [member] if self.apart else self.members
@@ -152,7 +154,9 @@ def _up_of(dtype: torch.dtype) -> Any:
 
 
 def _writable(y: Tensor) -> Tensor:
-    return y.clone(memory_format=torch.contiguous_format) if y._is_view() or not y.is_contiguous() else y
+    if torch.compiler.is_compiling() or y._is_view() or not y.is_contiguous():
+        return y.clone(memory_format=torch.contiguous_format)
+    return y
 
 
 class _Down(torch.autograd.Function):

@@ -148,7 +148,8 @@ class ModuleTap:
         routes = self.active.of(self.deltas)
         if not routes:
             return None
-        self.calls += 1
+        if not torch.compiler.is_compiling():  # a graph would hold for this number only
+            self.calls += 1
         x = first(args, kwargs)
         y = output[0] if isinstance(output, tuple) else output
         if self.active.batch_rows is None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from deltatune.core.adapter import Adapter
-from deltatune.core.attention import _TAPS
+from deltatune.core.attention import TAP
 from deltatune.core.model import AdaptedModel
 from deltatune.testing import tiny
 from deltatune.testing.case import Case
@@ -112,7 +112,7 @@ def anatomy(base: nn.Module) -> dict[str, Any]:
         "hooks": [(n, h) for n, m in base.named_modules() for h in HOOKS if getattr(m, h)],
         "parameters": [(n, id(p), p.requires_grad) for n, p in base.named_parameters()],
         "attention": [config._attn_implementation for config in configs],
-        "taps": [n for n, m in base.named_modules() if m in _TAPS],
+        "taps": [n for n, m in base.named_modules() if hasattr(m, TAP)],
         "stand-ins": [n for n, m in base.named_modules() if "forward" in m.__dict__],
         "modes": [(n, m.training) for n, m in base.named_modules()],
     }

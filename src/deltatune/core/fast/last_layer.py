@@ -101,6 +101,10 @@ class LastLayer:
         known = self._view.is_decoder_only or type(self._view.base).__name__ in READ_FIRST
         return known and not self._whole and not self._recomputation.enabled and bool(self._parts)
 
+    def acts_in(self, path: str) -> bool:
+        """Whether it chooses positions in the last of the layers at `path`."""
+        return self.chooses and path in stacks(self._view.base)
+
     @contextlib.contextmanager
     def whole(self) -> Iterator[None]:
         """Within the block it works at all positions."""

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from deltatune.core.attention import LONG_UP_TO, AttentionSwitch, tokens_of_a_row
+from deltatune.core.fast.compiled import CompiledLayers
 from deltatune.core.fast.labelled_head import Labelled, LabelledHead
 from deltatune.core.fast.last_layer import LastLayer
 from deltatune.core.fast.lean import Lean
@@ -35,10 +36,15 @@ class FastPaths:
         self.recomputation = Recomputation(view.base, self.lean, attention.packed)
         self.last_layer = LastLayer(view, self.recomputation)
         self.head = LabelledHead(view.base)
+        self.compiled = CompiledLayers(view, self.last_layer)
 
     @contextlib.contextmanager
     def training(self, batch: Mapping[str, Any]) -> Iterator[None]:
         """Within the block the base computes a batch as in training: the same to rounding, in less."""
+        if self.compiled.takes(batch):  # the compiler sees for itself what need not be kept
+            with self.compiled.on():
+                yield
+            return
         eager = self._attends_eagerly(batch)
         with (
             self.lean.on(),
