@@ -20,8 +20,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from deltatune.core.fast.labelled_head import Labelled
 from deltatune.errors import DataError, DeltatuneError
+from deltatune.evaluation.continuations import Continuations
 from deltatune.evaluation.interfaces import evaluating, longest_first
 from deltatune.evaluation.task_files import TaskFile
 from deltatune.results.harness import TaskScore
@@ -270,6 +270,7 @@ def _model_class() -> Any:
                 room,
             )
             self.tokenizer = tokens.tokenizer
+            self._texts = Continuations(model, tokens.pad_id, batch_size, room)
 
         @property
         def eot_token_id(self) -> int:
@@ -305,36 +306,7 @@ def _model_class() -> Any:
             return super().loglikelihood(requests, disable_tqdm=True)
 
         def _loglikelihood_tokens(self, requests: Any, **_: Any) -> list[tuple[float, bool]]:
-            rows = [(list(before) + list(after), len(after)) for _, before, after in requests]
-            found: list[Any] = [None] * len(rows)
-            for places in longest_first([len(ids) for ids, _ in rows], self._size):
-                for place, scores in zip(places, self._scores([rows[p] for p in places]), strict=True):
-                    found[place] = scores
-            return found
-
-        def _scores(self, rows: Sequence[tuple[list[int], int]]) -> list[tuple[float, bool]]:
-            """The log-likelihood of so many last ids of each row, and whether all are the likeliest."""
-            kept = [ids[-self._room - 1 :] for ids, _ in rows]
-            length = max(map(len, kept)) - 1
-            ids = torch.full((len(kept), length), self._tokens.pad_id)
-            mask, targets = torch.zeros_like(ids), torch.full_like(ids, -100)
-            for row, (own, (_, count)) in enumerate(zip(kept, rows, strict=True)):
-                end = len(own) - 1
-                ids[row, :end], mask[row, :end] = torch.tensor(own[:-1]), 1
-                targets[row, end - count : end] = torch.tensor(own[-count:])
-            device, keep = self._model.device, targets != -100
-            inputs = {"input_ids": ids.to(device), "attention_mask": mask.to(device)}
-            places, wanted = keep.flatten().nonzero().squeeze(1).to(device), targets[keep].to(device)
-            labelled = Labelled(inputs, keep, places, wanted)
-            with evaluating(self._model), self._model.fast.at_labels(labelled):
-                logits = self._model(**inputs, use_cache=False).logits.float()
-            chosen = torch.log_softmax(logits, dim=-1).gather(1, wanted[:, None])[:, 0]
-            first = logits.argmax(dim=-1) == wanted
-            counts = (targets != -100).sum(dim=1).tolist()
-            return [
-                (float(part.sum()), bool(hit.all()))
-                for part, hit in zip(chosen.split(counts), first.split(counts), strict=True)
-            ]
+            return list(self._texts.scores([(before, after) for _, before, after in requests]))
 
         def loglikelihood_rolling(self, requests: Any, disable_tqdm: bool = True) -> list[float]:
             windows, owners = [], []
