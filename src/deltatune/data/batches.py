@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import itertools
 import math
 import random
@@ -67,3 +68,37 @@ def padding_share(lengths: Sequence[int], order: Sequence[Sequence[int]], at_onc
             tokens += sum(of_these)
             places += len(of_these) * max(of_these)
     return 1 - tokens / places if places else 0.0
+
+
+def levels(lengths: Sequence[int], most: int) -> list[int]:
+    """At most so many lengths, rising, the last the longest, to which these are padded with least padding.
+
+    Args:
+        lengths: Of batches; one that is there often counts often.
+        most: How many at most.
+    """
+    counts = collections.Counter(lengths)
+    sizes = sorted(counts)
+    # Padding of the first k sizes with j levels, the last of them the k-th; by dynamic programming.
+    padding = [0] + [math.inf] * len(sizes)
+    ends: list[list[int]] = []
+    for _ in range(min(most, len(sizes))):
+        best, end = [0.0], [0]
+        for k, level in enumerate(sizes):
+            added, found = 0, (math.inf, 0)
+            for start in range(k, -1, -1):
+                added += counts[sizes[start]] * (level - sizes[start])
+                if added > found[0]:
+                    break
+                found = min(found, (padding[start] + added, start))
+            best.append(found[0])
+            end.append(found[1])
+        padding = best
+        ends.append(end)
+    chosen, k = [], len(sizes)
+    for end in reversed(ends):
+        if k == 0:
+            break
+        chosen.append(sizes[k - 1])
+        k = end[k]
+    return chosen[::-1]

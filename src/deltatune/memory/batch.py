@@ -40,6 +40,12 @@ class Largest:
         return replace(self, shape=self.shape.of_images(pixels), step=step)
 
 
+def epoch_of(encoded: Encoded, task: str, spec: TrainSpec, seed: int, epoch: int) -> list[list[int]]:
+    """The batches of an epoch, as row numbers; arguments as of `largest_micro_batch` and `batches`."""
+    evenly, by_length = TASKS.get(task).spans_rows, spec.bucket_by_length
+    return batches(encoded.lengths, spec.batch_size, seed, epoch, by_length, evenly=evenly)
+
+
 def largest_micro_batch(
     encoded: Encoded,
     task: str,
@@ -62,8 +68,7 @@ def largest_micro_batch(
         after_first: Leave the first step's batch out, unless it is the only one.
     """
     size = spec.micro_batch_size or spec.batch_size
-    evenly, by_length = TASKS.get(task).spans_rows, spec.bucket_by_length
-    order = batches(encoded.lengths, spec.batch_size, seed, 0, by_length, evenly=evenly)[: spec.max_steps]
+    order = epoch_of(encoded, task, spec, seed, 0)[: spec.max_steps]
     if after_first and len(order) > 1:
         order = order[1:]
     best: Largest | None = None

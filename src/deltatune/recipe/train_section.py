@@ -21,7 +21,7 @@ TUNED = ("lr", "head_lr")
 class TrainSpec(Section):
     """How deltas are trained. An entry under `methods` may override any field for itself."""
 
-    later = ("class_weights", "loss", "offload", "kernels")
+    later = ("class_weights", "loss", "offload", "kernels", "compile")
 
     epochs: Count = 3
     """Passes over the training rows."""
@@ -69,6 +69,10 @@ class TrainSpec(Section):
     cache_trunk: Bool = True
     """Keep the outputs of the layers below the lowest delta from one epoch to the next, in memory or in a
     temporary file, where there are such layers, several epochs and room. The same result to rounding."""
+    compile: Bool | Literal["auto"] | None = None
+    """Whether torch.compile makes graphs of the base's layers for the steps of a run: the same to rounding,
+    after a minute or more of compiling. Batches are padded to few lengths for it. Where it does not work, the
+    run goes on without and says why. `auto`: on GPUs, in runs of 500 steps and more. Null: false."""
     deterministic: Bool = False
     """On a GPU, take kernels that add in the same order each time, where there are such: slower."""
     kernels: Annotated[list[Kernels], Field(min_length=1)] | None = None

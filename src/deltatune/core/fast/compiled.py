@@ -22,7 +22,7 @@ from deltatune.core.sites import BaseView, stacks
 
 Shapes = frozenset[tuple[str, tuple[int, ...]]]
 MOST_GRAPHS = 256
-"""Graphs of one kind of layer. torch's own limit of 8 counts those of all shapes, and of layers that differ."""
+"""Graphs of one kind of layer, of all shapes together; torch's own limit is 8."""
 
 
 class CompiledLayers:

@@ -20,9 +20,8 @@ from deltatune.core.fast.trunk import trunk_of
 from deltatune.core.loss import weight_of
 from deltatune.core.model import AdaptedModel
 from deltatune.core.ranks import ranks
-from deltatune.data.batches import batches
 from deltatune.data.encode import Encoded, Encoder
-from deltatune.memory.batch import largest_micro_batches
+from deltatune.memory.batch import epoch_of, largest_micro_batches
 from deltatune.observer import Observer
 from deltatune.recipe.kinds import seconds_of
 from deltatune.recipe.schema import TrainSpec
@@ -31,6 +30,7 @@ from deltatune.training.given.digests import Inputs
 from deltatune.training.loop.accelerate import Accelerate
 from deltatune.training.loop.checkpoints import Checkpoints
 from deltatune.training.loop.clip import clipped
+from deltatune.training.loop.filling import Filling
 from deltatune.training.loop.log import RunLog
 from deltatune.training.loop.losses import Losses
 from deltatune.training.loop.micro_batches import (
@@ -95,6 +95,8 @@ class Trainer:
     """What a training row of each class counts for, [classes]; None: all the same."""
     progress: Progress = field(default_factory=Progress)
     """Where it stands; `packs` is settled before the first step, and by a state that is loaded."""
+    filling: Filling | None = None
+    """To which lengths batches are padded; None: each to its own."""
 
     def __post_init__(self) -> None:
         self.paused, self._saved_at = False, time.monotonic()
@@ -103,29 +105,28 @@ class Trainer:
         self.parameters = [parameter for _, parameter in self.adapter.trainable()]
         self.accelerate = Accelerate(self.model.device, self.spec.trackers, self.out)
         self.log = RunLog(self.out, self.spec, self.accelerate)
-        self.optimizer = build_optimizer(
-            self.adapter, self.model.view, self.spec, self.rates, self.model.device, self.observer
-        )
-        self.per_epoch = self.spec.steps_per_epoch(len(self.train.lengths))
-        self.total = self.spec.steps(len(self.train.lengths))
-        task, spec, packed = self.encoder.task, self.spec, self.progress.packs
+        model, spec, task, packed = self.model, self.spec, self.encoder.task, self.progress.packs
+        device, say = model.device, self.observer
+        self.optimizer = build_optimizer(self.adapter, model.view, spec, self.rates, device, say)
+        rows = len(self.train.lengths)
+        self.per_epoch, self.total = spec.steps_per_epoch(rows), spec.steps(rows)
         self._largest, measured = largest_micro_batches(self.train, task, spec, self.seed, packed=packed)
         self.shared = SharedSteps(self.parameters)
         self.memory = StepMemory(measured.rows, self.model, self.adapter, self.optimizer)
         self._fired = self.model.fired()
-        self.batches = Ahead(self._collate, self.model.device)
+        self.batches = Ahead(self._collate, device)
         self._coming: list[list[int]] = []
         self.trunk: TrunkCache | None = None
-        self.micro = MicroBatches(spec, self.adapter, self.observer, self.model.device)
+        self.micro = MicroBatches(spec, self.adapter, say, device)
         # Full fine-tuning keeps its own parameters in float32 and computes in the base's precision.
         with self.model.using():  # else its parameters stand in the places of the base's
             dtype = next(self.model.base.parameters()).dtype
         self._speed = f"{TASKS.get(task).unit}/s"
         self._quantized = quant.describe(self.model.base) is not None
         self._method = self.model.configs[self.name].name
-        self._autocast = bool(self.adapter.own) and dtype != torch.float32
-        weights, clock = self.class_weights, self.adapter.clock
-        self.losses = Losses(self.model, clock, task, weights, self._autocast, self.spec.loss)
+        self.autocasts = bool(self.adapter.own) and dtype != torch.float32
+        clock = self.adapter.clock
+        self.losses = Losses(model, clock, task, self.class_weights, self.autocasts, spec.loss)
 
     @property
     def resume_folder(self) -> Path:
@@ -241,15 +242,13 @@ class Trainer:
         rows = self._largest.rows[:size]
         batch = self._collate(rows)
         with self._passing(rows):
-            try_batch(self.model, self.adapter, batch, self.encoder.task, autocast=self._autocast)
+            try_batch(self.model, self.adapter, batch, self.encoder.task, autocast=self.autocasts)
 
     def _asked_to_pause(self) -> bool:
         return bool(self.pause and self.progress.evaluated and self.pause(self.progress, self.total))
 
     def _order(self, epoch: int) -> list[list[int]]:
-        size, by_length = self.spec.batch_size, self.spec.bucket_by_length
-        evenly = TASKS.get(self.encoder.task).spans_rows
-        return batches(self.train.lengths, size, self.seed, epoch, by_length, evenly=evenly)
+        return epoch_of(self.train, self.encoder.task, self.spec, self.seed, epoch)
 
     def _due(self, every: str | int, end_of_epoch: bool) -> bool:
         return end_of_epoch if every == "epoch" else self.progress.step % int(every) == 0
@@ -337,7 +336,8 @@ class Trainer:
         return self.losses.total(answer.batches, self._passing) / answer.weight
 
     def _collate(self, rows: Sequence[int]) -> dict[str, Tensor]:
-        return self.encoder.collate([self.train.features[row] for row in rows])
+        batch = self.encoder.collate([self.train.features[row] for row in rows])
+        return batch if self.filling is None else self.filling.filled(batch)
 
     @contextlib.contextmanager
     def _passing(self, rows: list[int]) -> Iterator[None]:

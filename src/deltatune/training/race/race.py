@@ -78,12 +78,14 @@ def can_race(entry: MethodEntry) -> bool:
     """Whether the steps of an entry's runs may be made with those of others, as far as its settings tell.
 
     Not with dropout in the base, which draws from the global generator; nor in micro-batches, or with a
-    tracker, of which a process has one; nor if the loss is fused with the head, which all share.
+    tracker, of which a process has one; nor if the loss is fused with the head, which all share, or layers
+    are compiled, which is done for one run's rows.
     """
     spec = entry.train
     whole = spec.micro_batch_size in (None, spec.batch_size) and not spec.auto_micro_batch
     fused = CUT_CROSS_ENTROPY in (spec.kernels or ())
-    return entry.build_config().trains and whole and not (spec.base_dropout or spec.trackers or fused)
+    apart = spec.base_dropout or spec.trackers or fused or spec.compile is True
+    return entry.build_config().trains and whole and not apart
 
 
 def _train(lanes: list[Lane], observer: Observer) -> None:

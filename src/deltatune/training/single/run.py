@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 from deltatune.core.devices import device_of, own_random_states
@@ -16,6 +17,7 @@ from deltatune.training.given.shared_run import begin_alike, own_folder, require
 from deltatune.training.loop.steps import Progress
 from deltatune.training.loop.trainer import Pause
 from deltatune.training.single.begin import begin
+from deltatune.training.single.compiling import compiled
 from deltatune.training.single.end import end
 from deltatune.training.single.opening import open_run
 
@@ -80,7 +82,7 @@ def run(
             with opened.failing(), fast_cpu(device), same, own_random_states():
                 begun = begin(opened, pause)
                 trainer = begun.trainer
-                with phase("training"):
+                with phase("training"), compiled(trainer) if trainer else contextlib.nullcontext():
                     progress = Progress() if trainer is None else trainer.run(resume=opened.resumes)
                 return end(begun, progress, opened.memory.peak())
         finally:
