@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from deltatune.core.model import AdaptedModel
+from deltatune.evaluation.beams import read_once
 from deltatune.evaluation.continuations import Asked, Continuations, Score
 from deltatune.methods import METHODS
 from deltatune.testing import tiny
@@ -98,3 +99,17 @@ def test_long_rows_lose_their_beginning_and_share_nothing() -> None:
     with torch.no_grad():
         logits = model(input_ids=torch.tensor([[7, 8, 9, 10]])).logits[0].log_softmax(-1)
     assert scores[0].likelihood == pytest.approx(float(logits[2, 10] + logits[3, 11]), abs=1e-4)
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gpt2", "bloom"])
+def test_beams_go_on_behind_a_prompt_that_was_read_once(architecture: str) -> None:
+    model, beams = model_with(architecture, "lora"), 3
+    ids = torch.tensor([[0, 0, 5, 6, 7], [9, 8, 7, 6, 5]])
+    batch = {"input_ids": ids, "attention_mask": (ids != 0).long()}
+    how: dict[str, Any] = {"num_beams": beams, "max_new_tokens": 6, "do_sample": False, "pad_token_id": 0}
+    wanted = model.generate(**batch, **how)
+    read = read_once(model, batch, how)
+    [cache] = read.values()
+    assert cache.layers[0].keys.shape[:1] == (2 * beams,)
+    assert torch.equal(model.generate(**batch, **how, **read), wanted)
+    assert not read_once(model, {name: rows[:, -1:] for name, rows in batch.items()}, how)

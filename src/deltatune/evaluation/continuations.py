@@ -192,16 +192,14 @@ def read(model: Any, ids: Tensor, mask: Tensor) -> Prompts:
     return Prompts(cache, mask if prompted is None else prompted, logits)
 
 
-def repeated(prompts: Prompts, times: int) -> Cache:
-    """The cache with each prompt's row so many times, one behind the other."""
-    rows = torch.arange(len(prompts.mask), device=prompts.mask.device)
-    return _rows_of(prompts.cache, rows.repeat_interleave(times))
+def _cache_name(model: Any) -> str:
+    takes = inspect.signature(model.base.forward).parameters
+    return next((name for name in CACHES if name in takes), CACHES[-1])
 
 
 def _logits(model: Any, labelled: Labelled, cache: Cache | None) -> tuple[Tensor, Cache]:
     """Logits at the chosen positions, and the cache with what was read."""
-    takes = inspect.signature(model.base.forward).parameters
-    name = next((name for name in CACHES if name in takes), CACHES[-1])
+    name = _cache_name(model)
     given = {} if cache is None else {name: cache}
     with model.fast.at_labels(labelled):
         output = model(**labelled.inputs, **given, use_cache=True)

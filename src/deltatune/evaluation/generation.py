@@ -17,6 +17,7 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from deltatune.core.devices import to_device
 from deltatune.core.fast.padding import padding_told
+from deltatune.evaluation.beams import read_once
 from deltatune.evaluation.greedy import greedy_ids
 from deltatune.evaluation.interfaces import (
     BatchEncoder,
@@ -166,8 +167,11 @@ def _generate_batch(
         if arguments["num_beams"] == 1 and model.may_drop_rows:
             ids = greedy_ids(model, batch, states, arguments)
         else:
-            # In an object of its own: beam search repeats the rows in it.
-            known = {} if states is None else {"encoder_outputs": BaseModelOutput(last_hidden_state=states)}
+            known: dict[str, Any] = {}
+            if states is not None:  # in an object of its own: beam search repeats the rows in it
+                known["encoder_outputs"] = BaseModelOutput(last_hidden_state=states)
+            elif model.may_drop_rows:
+                known = dict(read_once(model, batch, arguments))
             ids = list(model.generate(**batch, **known, **arguments))
     # A decoder of its own begins with its start token, the only one that is not written.
     start = _prompt_length(batch, ids) if TASKS.get(encoder.task).continues else 1

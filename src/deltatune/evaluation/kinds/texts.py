@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 import torch.nn.functional as F
 from torch import Tensor
 
+from deltatune.core.devices import to_device
 from deltatune.evaluation.corpus import LARGEST_EXPONENT
 from deltatune.evaluation.generation import Generation, Written, write
 from deltatune.evaluation.interfaces import evaluating, of_like_lengths
@@ -16,7 +17,7 @@ from deltatune.evaluation.kinds.kind import Answer, Decoding, Job, Kind, MeanLos
 from deltatune.evaluation.loss import RowLoss, mean
 from deltatune.evaluation.metrics import Scores, text_metrics
 from deltatune.tasks import TASKS
-from deltatune.tasks.task import Row, each_reference
+from deltatune.tasks.task import Feature, Row, each_reference
 from deltatune.tasks.tokens import LOSSES
 
 
@@ -78,6 +79,8 @@ def batch_losses(job: Job, rows: Sequence[int], states: Tensor | None = None) ->
     losses = [RowLoss(0.0, 0)] * len(rows)
     variants = [each_reference([job.encoded.features[row]]) for row in rows]
     width = max(len(feature["input_ids"]) for feature, *_ in variants)
+    if states is None and max(map(len, variants)) > 1:  # all references of a row are of one input
+        states = _states_of(job, [feature for feature, *_ in variants])
     for turn in range(max(map(len, variants))):
         places = [place for place, features in enumerate(variants) if len(features) > turn]
         batch = job.batch([variants[place][turn] for place in places])
@@ -89,6 +92,14 @@ def batch_losses(job: Job, rows: Sequence[int], states: Tensor | None = None) ->
             before = losses[place]
             losses[place] = RowLoss(before.nll + loss.nll, before.tokens + loss.tokens)
     return losses
+
+
+def _states_of(job: Job, features: list[Feature]) -> Tensor | None:
+    """What an encoder of its own makes of rows; None if the model has none."""
+    if TASKS.get(job.encoder.task).continues:
+        return None
+    with evaluating(job.model):
+        return job.model.encoder_states(to_device(job.encoder.collate_prompts(features), job.model.device))
 
 
 def _losses(job: Job, batch: dict[str, Tensor], states: Tensor | None = None) -> list[RowLoss]:

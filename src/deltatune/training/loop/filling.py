@@ -14,9 +14,10 @@ from deltatune.memory.batch import epoch_of, shape_of
 from deltatune.recipe.train_section import TrainSpec
 from deltatune.tasks.task import IGNORED
 
-INPUTS, TARGETS = 4, 2
-"""Lengths that inputs are padded to, and the targets of encoder-decoder models. On tables of 15 to 306 tokens
-four add a twelfth to the tokens of batches that are padded to their own length (benchmarks/compiling.py)."""
+PADDED = 0.1
+"""Share of tokens that padding to few lengths may add; there are as few as keep to it."""
+MOST, MOST_BESIDE_TARGETS, MOST_OF_TARGETS = 12, 6, 2
+"""Lengths at most. For eight rows of similar length twelve add 5 to 11 % (benchmarks/compiling.py)."""
 
 
 @dataclass(frozen=True)
@@ -69,9 +70,21 @@ def filling_of(encoded: Encoded, parts: Sequence[Sequence[int]], task: str, pad_
     """
     shapes = [shape_of([encoded.features[row] for row in rows], task) for rows in parts]
     whole = shape_of(encoded.features, task)
-    inputs = levels([*(shape.length for shape in shapes), whole.length], INPUTS)
-    targets = levels([*(shape.target_length for shape in shapes), whole.target_length], TARGETS)
+    most = MOST_BESIDE_TARGETS if whole.target_length else MOST
+    inputs = _fewest([*(shape.length for shape in shapes), whole.length], most)
+    targets = _fewest([*(shape.target_length for shape in shapes), whole.target_length], MOST_OF_TARGETS)
     return Filling(inputs if whole.length else (), targets if whole.target_length else (), pad_id)
+
+
+def _fewest(lengths: Sequence[int], most: int) -> list[int]:
+    """As few lengths as keep padding small, `most` at most."""
+    count = 0
+    while True:
+        count += 1
+        to = levels(lengths, count)
+        filled = sum(_next(to, length) for length in lengths)
+        if count == most or filled <= (1 + PADDED) * sum(lengths):
+            return to
 
 
 def _next(lengths: Sequence[int], length: int) -> int:
