@@ -67,6 +67,8 @@ def _why_not(trainer: Trainer) -> str | None:
     spec = trainer.spec
     if spec.gradient_checkpointing:
         return "layers that train.gradient_checkpointing computes again are not compiled"
+    if spec.offload:
+        return "layers whose weights train.offload moves are not compiled"
     if trainer.progress.packs:
         return "packed rows have as many shapes as there are batches (data.packing: false pads them)"
     if trainer.has_trunk:
