@@ -90,3 +90,12 @@ def test_rows_that_would_show_equivalence_are_said() -> None:
     error = noise.std(ddof=1)
     by_formula = (error * (stats.norm.ppf(0.95) + stats.norm.ppf(0.8)) / 0.05) ** 2
     assert pair.examples_needed == pytest.approx(by_formula, rel=0.1)
+
+
+def test_entries_that_agree_everywhere_need_rows_too() -> None:
+    same = np.tile([0.0, 1.0], 20)
+    [pair] = pairwise({"a": same, "b": same}, resamples=1000, worth=0.01)
+    assert not pair.equivalent
+    assert pair.examples_needed is not None
+    assert pair.examples_needed > 100
+    assert pairwise({"a": same, "b": same}, resamples=1000)[0].examples_needed is None

@@ -71,6 +71,7 @@ class Row:
     target: str
     pair: str | None = None
     references: tuple[str, ...] = ()
+    group: str | None = None
 
 
 def pad(rows: list[list[int]], value: int, *, left: bool = False) -> torch.Tensor:

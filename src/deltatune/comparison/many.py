@@ -84,12 +84,12 @@ def _of_many(
     variances, freedom = _variances(samples, spread)
     above = np.triu_indices(len(names), 1)
     differences = np.subtract.outer(means, means)
-    p, p_equivalent = np.ones_like(variances), np.ones_like(variances)
+    p, p_equivalent, unseen = np.ones_like(variances), np.ones_like(variances), np.zeros_like(variances)
     p[above] = holm(_p_values(differences[above], variances[above], freedom[above]))
     if worth is not None:
-        unseen = _largest(samples)[above] ** 2
+        unseen = _largest(samples) ** 2
         p_equivalent[above] = holm(
-            _p_equivalent(differences[above], variances[above], freedom[above], unseen, worth)
+            _p_equivalent(differences[above], variances[above], freedom[above], unseen[above], worth)
         )
     beaten = (np.minimum(p, p.T) < LEVEL) & (levels > levels[:, None])
     ranks = 1 + beaten.sum(axis=1)
@@ -103,7 +103,8 @@ def _of_many(
         more = Needed(None, None)
         if told >= LEVEL and not equivalent:
             of_rows = variance - float(of_seeds[i] + of_seeds[j])
-            more = needed(spread, samples, (i, j), difference, of_rows, LEVEL / len(above[0]), worth)
+            level = LEVEL / len(above[0])
+            more = needed(spread, samples, (i, j), difference, of_rows, level, worth, float(unseen[i, j]))
         pairs.append(
             Pair(
                 a=names[i],

@@ -107,24 +107,30 @@ class Draws:
         and would call anything equivalent. So an example more that differs, as much as any here does, is
         drawn besides, to either side: what Agresti & Min 2005 do with the counts of matched pairs.
         """
-        i, j = pair
-        sample, other = self.samples[i], self.samples[j]
-        largest = float(np.abs(self.influences[i] - self.influences[j]).max())
-        if largest == 0:
-            largest = (max(sample.high, other.high) - min(sample.low, other.low)) / sample.examples
-        if sample.examples == 1 or largest == 0:
+        largest = self._largest(pair)
+        if self.samples[pair[0]].examples == 1 or largest == 0:
             return 1.0
         unseen = np.random.default_rng((self.seed, 5)).standard_normal(self.resamples) * largest
         drawn = self._drawn(pair) + self.spread.noise(pair, self.seed) + unseen
         beyond = max(int((drawn >= margin).sum()), int((drawn <= -margin).sum()))
         return (1 + beyond) / (1 + self.resamples)
 
+    def _largest(self, pair: tuple[int, int]) -> float:
+        """What one example can do to the difference, as far as those here show."""
+        i, j = pair
+        largest = float(np.abs(self.influences[i] - self.influences[j]).max())
+        if largest > 0:
+            return largest
+        both = self.samples[i], self.samples[j]
+        return float(max(each.high for each in both) - min(each.low for each in both)) / both[0].examples
+
     def needed(
         self, pair: tuple[int, int], difference: float, level: float, margin: float | None = None
     ) -> Needed:
         """As of `needed`."""
         variance = float(np.var(self.scores[pair[0]] - self.scores[pair[1]]))
-        return needed(self.spread, self.samples, pair, difference, variance, level, margin)
+        unseen = self._largest(pair) ** 2
+        return needed(self.spread, self.samples, pair, difference, variance, level, margin, unseen)
 
 
 def needed(  # noqa: PLR0917
@@ -135,6 +141,7 @@ def needed(  # noqa: PLR0917
     variance: float,
     level: float,
     margin: float | None = None,
+    unseen: float = 0.0,
 ) -> Needed:
     """Test rows, or seeds of each method, to find the observed difference with a power of 80 %.
 
@@ -151,22 +158,26 @@ def needed(  # noqa: PLR0917
         variance: Of the difference, as far as rows make it.
         level: Of the test.
         margin: The smallest difference that matters.
+        unseen: The variance of the example that `equivalence` draws besides.
     """
     inside = -1.0 if margin is None else margin - abs(difference)
     sample = samples[pair[0]]
     rows = round(sample.examples * sample.rows_each)
     seeds = max(samples[i].seeds for i in pair)
 
-    def tells(of_rows: float, of_each: float) -> bool:
-        differ = spread.reach(pair, level, POWER, of_rows, of_each) <= abs(difference)
-        # one-sided at the same level
-        return differ or spread.reach(pair, 2 * level, POWER, of_rows, of_each) <= inside
+    def tells(left: float, of_each: float) -> bool:
+        """Whether such a share of the variance that rows make, and so many seeds, would."""
+        of_rows = variance * left
+        if difference and spread.reach(pair, level, POWER, of_rows, of_each) <= abs(difference):
+            return True
+        of_rows += unseen * left**2
+        return spread.reach(pair, 2 * level, POWER, of_rows, of_each) <= inside  # one-sided at the same level
 
     def rows_do(count: float) -> bool:
-        return tells(variance * rows / count, seeds)
+        return tells(rows / count, seeds)
 
     def seeds_do(count: float) -> bool:
-        return tells(variance, count)
+        return tells(1.0, count)
 
     differ = any(spread.typical[i] > 0 for i in pair)
     return Needed(_least(rows_do, rows), _least(seeds_do, seeds) if differ else None)

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -121,6 +121,12 @@ def leaks(train: Sequence[Row], validation: Sequence[Row], test: Sequence[Row]) 
     return found
 
 
+def near_duplicates(rows: Sequence[Row]) -> Iterator[tuple[int, int]]:
+    """Pairs of rows of nearly the same input, by their places; not all pairs, where many are alike."""
+    if rows:
+        yield from (_Texts if isinstance(rows[0].input, str) else _Images)(rows).alike()
+
+
 def _compare(  # noqa: PLR0917
     part: str, other: str, rows: Sequence[Row], mine: range, theirs: range, sketches: _Texts | _Images
 ) -> Leak:
@@ -219,6 +225,18 @@ class _Texts:
                 found.append((index, best[1], best[0]))
         return found
 
+    def alike(self) -> Iterator[tuple[int, int]]:
+        """Each row with those before it that are as similar as near duplicates."""
+        buckets: dict[tuple[int, bytes], list[int]] = {}
+        for index, bands in enumerate(self.bands):
+            shared: Counter[int] = Counter()
+            for band in bands:
+                shared.update(buckets.setdefault(band, [])[:1000])
+                buckets[band].append(index)
+            for other, _ in shared.most_common(_CANDIDATES):
+                if self.similarity(index, other) >= SIMILAR:
+                    yield index, other
+
     def similarity(self, one: int, other: int) -> float:
         """Jaccard similarity of two rows' sets of runs; of two texts that of the less similar ones."""
         return min(self._similarity(text, one, other) for text in range(len(self.runs)))
@@ -301,6 +319,14 @@ class _Images:
                 if value >= SAME_IMAGE:
                     found.append((index, theirs.start + int(place), float(min(value, 1.0))))
         return found
+
+    def alike(self) -> Iterator[tuple[int, int]]:
+        """Each row with those before it that are as similar as near duplicates."""
+        for start in range(0, len(self.thumbnails) if self.enough else 0, 1000):
+            block = self.thumbnails[start : start + 1000]
+            for row, other in zip(*np.nonzero(block @ self.thumbnails.T >= SAME_IMAGE), strict=True):
+                if other < start + row:
+                    yield start + int(row), int(other)
 
 
 def _thumbnail(row: Row) -> NDArray[np.float32]:

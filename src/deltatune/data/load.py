@@ -10,6 +10,7 @@ from deltatune.data.cells import check_labels, check_values
 from deltatune.data.checks import check_rows
 from deltatune.data.conversations import asked_row, conversation_rows
 from deltatune.data.dataset import Dataset
+from deltatune.data.groups import with_groups
 from deltatune.data.label_cells import LabelCells, find_label_cells
 from deltatune.data.label_sets import LabelSets, label_names
 from deltatune.data.making import ColumnMap, make_row, refuse_unlabelled, require_numbers, used_columns
@@ -30,7 +31,7 @@ from deltatune.data.references import (
     put_together,
 )
 from deltatune.data.rows import Record, Row, Table, fingerprint
-from deltatune.data.splits import limit_rows, split_rows
+from deltatune.data.splits import limit_rows, split_groups, split_rows
 from deltatune.data.tag_set import tag_labels
 from deltatune.data.tagged import asked_words, splitting_of_rows, tagged_rows, word_columns
 from deltatune.errors import DataError, nearest
@@ -180,6 +181,8 @@ def _read_parts(
         records = [record for records, _ in tables.values() for record in records]
         cells = find_label_cells(records, spec, tables["train"][1].target, notes)
     parts = {part: _rows(*read, spec, task, notes, cells) for part, read in tables.items()}
+    similar = bool(spec.split and spec.split.keep_similar)
+    parts = with_groups(parts, spec.columns.group, similar=similar, notes=notes)
     return _complete(parts, spec, task), cells
 
 
@@ -254,16 +257,22 @@ def _complete(parts: dict[str, list[Row]], spec: DataSpec, task: str) -> dict[st
         sets = [labels_of(row.target) for row in rows]
     elif TASKS.get(task).has_classes and not TASKS.get(task).tags_words:
         classes = [row.target for row in rows]
-    train, validation, test = split_rows(rows, shares["validation"], shares["test"], seed, classes, sets)
+    if rows and rows[0].group is not None:
+        labels = sets or [[name] for name in classes or [""] * len(rows)]
+        groups = [row.group for row in rows]
+        split = split_groups(rows, groups, shares["validation"], shares["test"], seed, labels)
+    else:
+        split = split_rows(rows, shares["validation"], shares["test"], seed, classes, sets)
+    train, validation, test = split
     taken = {"validation": validation, "test": test}
     for part, share in shares.items():
         if share and not taken[part] and rows:
             raise DataError(
-                f"({share}) leaves no {part} rows: a row"
+                f"({share}) leaves no {part} rows: a {'group' if rows[0].group is not None else 'row'}"
                 f"{' of each class' if classes else ' of each label' if sets else ''} must stay for "
                 "training.",
                 field=f"data.split.{part}",
-                remedy="Add rows, or give the part a file of its own.",
+                remedy="Lower the shares, add rows, or give the part a file of its own.",
             )
     return {**taken, **parts, "train": train}
 

@@ -100,6 +100,8 @@ class Row:
     """All texts that are right, where there are several; `target` is the first."""
     negatives: tuple[str, ...] = ()
     """Texts that the input shall not be near to, beside the target, where that is learned."""
+    group: str | None = None
+    """Rows of one group belong together, unless equal inputs alone do (`data/groups.py`)."""
 
     @property
     def class_names(self) -> tuple[str, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -52,6 +52,74 @@ def split_rows(  # noqa: PLR0917 - the order in which everything else passes the
     parts = ([index for index in order if index not in taken], held_out, tested)
     train, validated, judged = ([rows[index] for index in sorted(indices)] for indices in parts)
     return train, validated, judged
+
+
+def split_groups(  # noqa: PLR0917 - as split_rows
+    rows: Sequence[T],
+    groups: Sequence[Hashable],
+    validation: float,
+    test: float,
+    seed: int,
+    label_sets: Sequence[Sequence[str]],
+) -> tuple[list[T], list[T], list[T]]:
+    """Split rows as `split_rows` does, with all rows of a group in one part.
+
+    Groups are taken in shuffled order, as long as that brings a part nearer to its share of each label (or of
+    the rows, if there is one label only). At least one group is taken for a share above 0, if all of its
+    labels stay among the training rows.
+
+    Args:
+        rows: What to split.
+        groups: The group of each row.
+        validation: Share of the rows, in [0, 1).
+        test: Share of the rows, in [0, 1).
+        seed: Seed of the shuffle.
+        label_sets: The labels of each row.
+    """
+    members: dict[Hashable, list[int]] = {}
+    for index, group in enumerate(groups):
+        members.setdefault(group, []).append(index)
+    left = [list(members.values())[place] for place in shuffled(len(members), seed)]
+    there = Counter(label for labels in label_sets for label in labels or [""])
+    held: list[list[int]] = []
+    for share in (test, validation):
+        taken = _whole(left, label_sets, {label: share * count for label, count in there.items()})
+        held.append(sorted(index for place in taken for index in left[place]))
+        left = [group for place, group in enumerate(left) if place not in taken]
+    parts = (sorted(index for group in left for index in group), held[1], held[0])
+    train, validated, judged = ([rows[index] for index in part] for part in parts)
+    return train, validated, judged
+
+
+def _whole(
+    groups: Sequence[list[int]], label_sets: Sequence[Sequence[str]], wanted: dict[str, float]
+) -> set[int]:
+    """Places of groups whose labels together come near to those that are wanted."""
+    counts = [Counter(label for index in group for label in label_sets[index] or [""]) for group in groups]
+    left: Counter[str] = Counter()
+    for count in counts:
+        left.update(count)
+    taken: set[int] = set()
+
+    def gain(count: Counter[str]) -> float:
+        """How much nearer it comes."""
+        return sum(abs(wanted[label]) - abs(wanted[label] - n) for label, n in count.items())
+
+    def take(place: int) -> None:
+        taken.add(place)
+        left.subtract(counts[place])
+        for label, n in counts[place].items():
+            wanted[label] -= n
+
+    if not any(wanted.values()):
+        return set()
+    may_go = [all(n < left[label] for label, n in count.items()) for count in counts]
+    for place, count in enumerate(counts):
+        if gain(count) > 0 and all(n < left[label] for label, n in count.items()):
+            take(place)
+    if not taken and any(may_go):  # all are too large: the smallest
+        take(min((place for place, may in enumerate(may_go) if may), key=lambda place: len(groups[place])))
+    return taken
 
 
 def _draw(queues: dict[str, list[int]], count: int) -> list[int]:

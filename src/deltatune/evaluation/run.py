@@ -85,7 +85,7 @@ def evaluate(  # noqa: PLR0917 - the order in which everything else passes them
             scores={key: values[index] for key, values in scored.scores.examples.items() if key in keys},
             nll=losses[index].nll if losses else None,
             tokens=losses[index].tokens if losses else None,
-            group=_group(row.input, row.pair),
+            group=_group(row.input, row.pair) if row.group is None else _digest(row.group.encode()),
             references=list(texts) if len(texts) > 1 else None,
         )
         for index, (row, reference, answer, texts) in enumerate(
@@ -204,6 +204,10 @@ def _group(value: Any, pair: str | None) -> str:
     else:
         pixels = np.ascontiguousarray(value)
         content = repr(pixels.shape).encode() + pixels.tobytes()
+    return _digest(content)
+
+
+def _digest(content: bytes) -> str:
     return hashlib.blake2b(content, digest_size=8).hexdigest()
 
 

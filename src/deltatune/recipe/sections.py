@@ -38,10 +38,15 @@ PLAIN_CHAT = "plain"
 class SplitSpec(Section):
     """How validation and test rows are taken out of the training rows, by a seeded shuffle."""
 
+    later = ("keep_similar",)
+
     validation: Share | None = None
     """Share of the rows for validation; 0 for none. Null: 0.1, or none if `data.validation` is given."""
     test: Share | None = None
     """Share of the rows for the test; 0 for none. Null: 0.1, or none if `data.test` is given."""
+    keep_similar: Bool | None = None
+    """Whether rows of nearly the same input belong together, as those of one `columns.group` do: all are in
+    one part, and count as one example. Null: no; they are warned of."""
     seed: Int = 0
     """Seed of the shuffle. It is not the training seed: all seeds of a comparison see the same split."""
 
@@ -49,7 +54,7 @@ class SplitSpec(Section):
 class ColumnsSpec(Section):
     """Which columns of the data mean what."""
 
-    later = ("pair", "negative")
+    later = ("pair", "negative", "group")
 
     input: Text = "auto"
     """The column that the model reads. `auto`: the format's own (`table`, `sentence`, `image`) or `input`; of
@@ -66,6 +71,9 @@ class ColumnsSpec(Section):
     negative: Text | tuple[Text, ...] | None = None
     """Of embedding: the column, or columns, of texts that the input shall not be near to. Null: `negative`,
     `negative_1` and so on, where rows have them; `[]`: none."""
+    group: Text | None = None
+    """The column that says which rows belong together: a patient, a document, an author. `split` puts all
+    rows of a group into one part, and statistics count them as one example. Null: rows of one input are."""
     id: Text | None = None
     """The column that names a row in messages and predictions. Null: the row's number."""
 

@@ -73,7 +73,8 @@ class Prediction:
     """Of each class, or of the 100 most probable ones; of labels of which a row may have several: all. Left
     out for texts."""
     group: str | None = None
-    """Rows of one group depend on each other and count as one in statistics: those of equal input."""
+    """Rows of one group depend on each other and count as one in statistics: those of equal input, or of
+    one group of the recipe's `data.columns.group`."""
     pair: str | None = None
     """The row's second text; left out where it has one."""
     references: list[str] | None = None

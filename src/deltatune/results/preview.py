@@ -210,6 +210,8 @@ class DataPreview(Record):
     """Columns of the two texts of a row; null where it has one."""
     references: dict[str, list[int]] | None = None
     """By part, inputs and texts that are right for them; null where each input has one."""
+    groups: dict[str, int] | None = None
+    """Groups of rows that belong together, by part; null where rows of equal inputs alone do."""
     model: str
     """As of `models`, the first one."""
     reading: str

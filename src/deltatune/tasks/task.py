@@ -57,6 +57,10 @@ class Row(Protocol):
         """The text to produce, or the label's name; empty if there is none."""
 
     @property
+    def group(self) -> str | None:
+        """Rows of one group belong together, unless equal inputs alone do."""
+
+    @property
     def references(self) -> tuple[str, ...]:
         """All texts that are right, where there are several; `target` is the first."""
 

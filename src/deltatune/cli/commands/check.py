@@ -171,6 +171,11 @@ def _of_rows(found: DataPreview) -> dict[str, str]:
             if of
         ]
         described["references"] = f"{', '.join(counts)}; each is learned, and an answer is judged by all"
+    if found.groups:
+        counts = [f"{part} {count:,}" for part, count in found.groups.items() if count]
+        described["groups"] = (
+            f"{', '.join(counts)}; the rows of each are in one part, and count as one example"
+        )
     return described
 
 

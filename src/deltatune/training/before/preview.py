@@ -86,6 +86,9 @@ def preview(recipe: Recipe, samples: int = 5, observer: Observer | None = None) 
         "references": None
         if first.references is None
         else {part: list(counts) for part, counts in first.references.items()},
+        "groups": {part: len({row.group for row in getattr(first, part)}) for part in PARTS}
+        if first.train[0].group is not None
+        else None,
         **{name: value for name, value in models[0].items() if name != "padding"},
         "models": models,
         **first.check.as_dict(),
