@@ -68,7 +68,9 @@ class SharedInput:
         made = self._made.pop(id(member), None) if x is self._x else None
         if made is None:
             of = [member] if self.apart else self.members
-            lows = _down_of(dtype).apply(x, member.dropout.keep(x), dtype, *[other.down() for other in of])
+            downs = [other.down() for other in of]
+            down = _down_of(dtype, sum(map(len, downs)))
+            lows = down.apply(x, member.dropout.keep(x), dtype, *downs)
             self._made = {id(other): low for other, low in zip(of, lows, strict=True)}
             made = self._made.pop(id(member))
         self._x = x if self._made else None
@@ -89,13 +91,13 @@ def add_low_rank_(y: Tensor, x: Tensor, member: Downward, b: Tensor, scale: floa
     """
     factor = scale * member.dropout.scale
     added: Tensor
-    if _by_triton(y.dtype) and member.shared.alone:
+    if member.shared.alone and kernels.by_triton(y.dtype, b.shape[-1]):
         from deltatune.core.fast.kernels.low_rank import DownUp
 
         added = DownUp.apply(_writable(y), x, member.dropout.keep(x), member.down(), b, factor)
         return added
     low = member.shared.low(member, x, y.dtype)
-    added = _up_of(y.dtype).apply(_writable(y), low, b, factor)
+    added = _up_of(y.dtype, b.shape[-1]).apply(_writable(y), low, b, factor)
     return added
 
 
@@ -125,28 +127,23 @@ def add_low_ranks_(
     if any(k is not None for k in keeps):
         all_of = torch.full((), -1, dtype=torch.int8, device=x.device).expand_as(x[: len(x) // len(pairs)])
         keep = torch.cat([all_of if k is None else k for k in keeps])
-    [low] = _down_of(y.dtype).apply(x, keep, y.dtype, a)
-    added: Tensor = _up_of(y.dtype).apply(_writable(y), low, b, 1.0)
+    [low] = _down_of(y.dtype, r).apply(x, keep, y.dtype, a)
+    added: Tensor = _up_of(y.dtype, r).apply(_writable(y), low, b, 1.0)
     return added
 
 
-def _by_triton(dtype: torch.dtype) -> bool:
-    """Whether Triton's kernels compute products of this type."""
-    return dtype != torch.float64 and kernels.asked_for(kernels.TRITON)
-
-
-def _down_of(dtype: torch.dtype) -> Any:
-    """The function for the products with A."""
-    if not _by_triton(dtype):
+def _down_of(dtype: torch.dtype, rank: int) -> Any:
+    """The function for the products with all A of one input, `rank` rows in all."""
+    if not kernels.by_triton(dtype, rank):
         return _Down
     from deltatune.core.fast.kernels.low_rank import Down
 
     return Down
 
 
-def _up_of(dtype: torch.dtype) -> Any:
-    """The function for the products with B."""
-    if not _by_triton(dtype):
+def _up_of(dtype: torch.dtype, rank: int) -> Any:
+    """The function for the products with a B."""
+    if not kernels.by_triton(dtype, rank):
         return _AddUp
     from deltatune.core.fast.kernels.low_rank import AddUp
 

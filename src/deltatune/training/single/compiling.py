@@ -17,6 +17,7 @@ from torch import Tensor
 from deltatune import quant
 from deltatune.core.delta import Dropout
 from deltatune.core.devices import own_random_states, to_device
+from deltatune.core.fast.kernels import LIGER, TRITON
 from deltatune.core.loss import summed_loss
 from deltatune.recipe.train_section import TrainSpec
 from deltatune.timeline import phase
@@ -64,17 +65,25 @@ def _unworthy(trainer: Trainer) -> str | None:
 
 def _why_not(trainer: Trainer) -> str | None:
     """What, of all that can be told beforehand, keeps layers from being compiled."""
-    spec = trainer.spec
-    if spec.gradient_checkpointing:
-        return "layers that train.gradient_checkpointing computes again are not compiled"
-    if spec.offload:
-        return "layers whose weights train.offload moves are not compiled"
+    if (why := _excluded(trainer.spec)) is not None:
+        return why
     if trainer.progress.packs:
         return "packed rows have as many shapes as there are batches (data.packing: false pads them)"
     if trainer.has_trunk:
         return "the outputs of frozen layers are cached (train.cache_trunk), which spares more"
     if trainer.model.device.type == "cuda" and importlib.util.find_spec("triton") is None:
         return "on a GPU it needs the package triton"
+    return None
+
+
+def _excluded(spec: TrainSpec) -> str | None:
+    """The setting beside which layers are not compiled."""
+    if spec.gradient_checkpointing:
+        return "layers that train.gradient_checkpointing computes again are not compiled"
+    if {TRITON, LIGER} & set(spec.kernels or ()):
+        return "train.kernels have computations of their own in the layers"
+    if spec.offload:
+        return "layers whose weights train.offload moves are not compiled"
     return None
 
 

@@ -16,9 +16,13 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 
+import torch
+
 TRITON = "triton"
 LIGER = "liger"
 CUT_CROSS_ENTROPY = "cut-cross-entropy"
+WIDEST = 512
+"""Bytes of a vector of ranks up to which blocks fit into what a program may have on every GPU (96 KiB)."""
 
 _in_force: list[frozenset[str]] = []
 
@@ -26,6 +30,17 @@ _in_force: list[frozenset[str]] = []
 def asked_for(name: str) -> bool:
     """Whether the pass that is being computed is to take these kernels."""
     return bool(_in_force) and name in _in_force[-1]
+
+
+def by_triton(dtype: torch.dtype, rank: int) -> bool:
+    """Whether Triton's kernels are to compute products of this type and rank, and can."""
+    can = dtype.itemsize <= 4 and padded_rank(rank) * dtype.itemsize <= WIDEST
+    return can and asked_for(TRITON)
+
+
+def padded_rank(rank: int) -> int:
+    """The power of two that a block has for so many ranks; tensor cores take no fewer than 16."""
+    return max(16, 1 << (rank - 1).bit_length())
 
 
 @contextlib.contextmanager

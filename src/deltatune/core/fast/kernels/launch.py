@@ -6,19 +6,14 @@ from typing import Any
 
 import torch
 
+from deltatune.core.fast.kernels import padded_rank
+
 TOKENS = 32
 """Rows of the input that one program takes. Not measured on a GPU."""
 WIDTH = 64
 """Columns that a program takes at a time. Not measured on a GPU."""
-SMALLEST = 16
-"""Of each side of a product of blocks: tensor cores take no less."""
 OPTIONS = {"num_warps": 4, "num_stages": 2, "enable_fp_fusion": True}
 """How kernels are compiled."""
-
-
-def padded_rank(rank: int) -> int:
-    """The power of two that a block has for so many ranks."""
-    return max(SMALLEST, 1 << (rank - 1).bit_length())
 
 
 def settings(rank: int) -> dict[str, Any]:
