@@ -283,9 +283,8 @@ def _needed(comparison: Comparison, top: list[Method]) -> list[Sentence]:
     other, pair = min(known, key=lambda one: one[1].examples_needed or math.inf)
     words = f"It would take about {needs(pair)} to tell "
     if least := margin(comparison):
-        words, known = f"{words}whether ", f" differ by {least}, if they differ as much as they seem to."
-        return [[words, Name(top[0].shown), " and ", Name(other.shown), known]]
-    apart = " apart, if they differ as much as they seem to."
+        words = f"{words}whether "
+    apart = f" {f'differ by {least}' if least else 'apart'}, if they differ as much as they seem to."
     return [[words, Name(top[0].shown), " and ", Name(other.shown), apart]]
 
 

@@ -204,6 +204,14 @@ class Proof:
             {"parts": len(parts), "unchanged": still},
         )
 
+    def finite(self, adapter: Adapter) -> None:
+        """What was trained is numbers; a line is written only if not, before anything is saved."""
+        lost = [name for name, each in adapter.named_parameters() if not each.isfinite().all()]
+        if lost:
+            detail = f"{_many(len(lost), 'tensor')} of the delta hold others, first {lost[0]}"
+            remedy = "A loss or gradient was not finite: lower the learning rate, or clip gradients."
+            self.check("finite numbers", False, detail, remedy)
+
     @phase("certificate")
     def final_budget(self, adapter: Adapter) -> None:
         """The method's schedule, if it has one, ended where it promises: AdaLoRA's ranks, a density."""
