@@ -98,7 +98,9 @@ def test_of_many_pairs_those_that_matter_are_kept(monkeypatch: pytest.MonkeyPatc
         best = [name for name in order if found.ranks[name] == 1]
         kept = {frozenset((pair.a, pair.b)) for pair in found.pairs}
         assert any(all(frozenset((name, other)) in kept for other in order if other != name) for name in best)
-        clear = [name for name in order[: many.KEPT] if found.ranks[name] < found.ranks[order[many.KEPT]]]
+        clear = [
+            name for name in order[: many.LEADING] if found.ranks[name] < found.ranks[order[many.LEADING]]
+        ]
         assert all(frozenset(pair) in kept for pair in combinations(clear, 2))
     assert counted[200][0] == counted[100][0] + 100
     assert counted[200][1] <= counted[100][1] + 100

@@ -14,7 +14,7 @@ what draws are made of:
   square.
 
 Satterthwaite's approximation puts both together. For all pairs at once these are products of matrices. Of so
-many pairs a leaderboard keeps those with the best method, and every two of the first `KEPT`.
+many pairs a leaderboard keeps those with the best method, and every two of the first `LEADING`.
 """
 
 from __future__ import annotations
@@ -30,12 +30,11 @@ from deltatune.comparison.resampling import Needed, needed
 from deltatune.comparison.scores import AnySample, Floats
 from deltatune.comparison.seeds import SeedSpread, student
 from deltatune.comparison.statistics import holm, pairwise, shared_ranks, tie_matrix
+from deltatune.report.ranking import LEADING
 from deltatune.results import Pair
 
 MOST_DRAWN = 1_000
 """Pairs that are compared by draws: those of 45 methods."""
-KEPT = 60
-"""Methods of which every pair is kept where there are more; also of how many a page shows more than a row."""
 LEVEL = 0.05
 _SPREADS = 4_000  # draws of how far seeds spread, of which the first two moments are used
 
@@ -126,8 +125,8 @@ def _of_many(
 
 def _kept(order: Sequence[int]) -> list[tuple[int, int]]:
     """The pairs that a leaderboard keeps, of methods in the order of their ranks."""
-    kept = {tuple(sorted(pair)) for pair in combinations(order[:KEPT], 2)}
-    kept |= {tuple(sorted((order[0], other))) for other in order[KEPT:]}
+    kept = {tuple(sorted(pair)) for pair in combinations(order[:LEADING], 2)}
+    kept |= {tuple(sorted((order[0], other))) for other in order[LEADING:]}
     return sorted((i, j) for i, j in kept)
 
 
@@ -135,7 +134,7 @@ def _said(compared: int, kept: int) -> str:
     return (
         f"{compared:,} pairs of methods are too many to be resampled. They are compared by the variances of "
         f"rows and seeds (Student's t) and corrected for their number as always. The leaderboard keeps "
-        f"{kept:,} of them: all with the best method, and every two of the first {KEPT}."
+        f"{kept:,} of them: all with the best method, and every two of the first {LEADING}."
     )
 
 

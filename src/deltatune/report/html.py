@@ -6,6 +6,7 @@ import base64
 import hashlib
 import json
 import re
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -86,10 +87,10 @@ def shell(style: str = "", script: str = "", policy: str = "") -> dict[str, Any]
 
 def content(page: Page, curves: list[Figure]) -> dict[str, Any]:
     """What `sections.html.j2` takes, with these learning curves."""
-    comparison = page.comparison
+    comparison = page.leading
     return {
         "page": page,
-        "comparison": comparison,
+        "comparison": page.comparison,
         "board": comparison.board,
         "display": display,
         "examples": examples(comparison),
@@ -128,14 +129,19 @@ class _Certificate(NamedTuple):
 
 
 class Page:
-    """The parts of the page that take more than a template to make."""
+    """The parts of the page that take more than a template to make.
+
+    All methods have a row in the leaderboard. What else is told of each is told of the leading ones, where
+    there are too many: a browser opens no page with a hundred thousand cells and a thousand curves.
+    """
 
     def __init__(self, comparison: Comparison) -> None:
-        self.comparison = comparison
+        self.comparison, self.leading = comparison, comparison.leading()
         self.key = comparison.primary
         self.label = display.style(self.key).label
-        self.ranked = comparison.ranked
-        self.order = [*self.ranked, *(m for m in comparison.methods if m not in self.ranked)]
+        self.ranked = self.leading.ranked
+        self.order = self.leading.order
+        self.left_out = len(comparison.methods) - len(self.order)
         self.series = series_of(comparison)
 
     def swatch(self, method: Method) -> Markup:
@@ -144,15 +150,19 @@ class Page:
 
     def bar(self, method: Method) -> Markup:
         """The method's value and interval on a scale common to all."""
-        ends = [end for m in self.ranked for end in (self.comparison.value(m), *(m.row.interval or []))]
+        value = self.comparison.value(method)
+        assert value is not None  # ranked methods have one
+        return charts.interval_bar(value, _pair(method.row.interval), *self._range, self.series[method.name])
+
+    @cached_property
+    def _range(self) -> tuple[float, float]:
+        """From the lowest to the highest end of any interval, with some room."""
+        every = self.comparison.ranked
+        ends = [end for m in every for end in (self.comparison.value(m), *(m.row.interval or []))]
         finite = [end for end in ends if end is not None]
         low, high = min(finite), max(finite)
         room = (high - low) * 0.02 or 1.0
-        value = self.comparison.value(method)
-        assert value is not None  # ranked methods have one
-        return charts.interval_bar(
-            value, _pair(method.row.interval), low - room, high + room, self.series[method.name]
-        )
+        return low - room, high + room
 
     def metric_keys(self) -> list[str]:
         """Metrics of the detailed table: the deciding one first, precision and recall of ROUGE last."""

@@ -14,12 +14,14 @@ from typing import Any
 
 from deltatune.errors import DeltatuneError
 from deltatune.report.display import model_name
+from deltatune.report.ranking import LEADING
 from deltatune.report.run import AGAIN, Run, changes, read
 from deltatune.results import (
     Failure,
     Leaderboard,
     LeaderboardRow,
     MeanCost,
+    Pair,
     RunResult,
 )
 from deltatune.tasks import TASKS
@@ -166,7 +168,7 @@ class Comparison:
         """The same for a title, in which a path of one machine is the name of its folder."""
         return self.model if self.several_models else model_name(self.model)
 
-    @property
+    @cached_property
     def ranked(self) -> list[Method]:
         """Methods that finished, best first."""
         sign = -1 if self.higher_is_better else 1
@@ -175,15 +177,47 @@ class Comparison:
             done, key=lambda method: (method.row.rank or math.inf, sign * (self.value(method) or 0))
         )
 
-    @property
+    @cached_property
+    def order(self) -> list[Method]:
+        """All methods, those that finished first."""
+        ranked = {method.name for method in self.ranked}
+        return [*self.ranked, *(method for method in self.methods if method.name not in ranked)]
+
+    def leading(self) -> Comparison:
+        """The same with its first `LEADING` methods alone; itself, if there are no more."""
+        if len(self.methods) <= LEADING:
+            return self
+        kept = {method.name for method in self.order[:LEADING]}
+        return replace(self, methods=[method for method in self.methods if method.name in kept])
+
+    @cached_property
     def contest(self) -> list[Method]:
         """Those of them that are ranked: all but bases with a random head, which only guess."""
         return [method for method in self.ranked if not method.row.random_head]
 
-    @property
+    @cached_property
     def failed(self) -> list[Method]:
         """Methods that did not finish, and will not."""
         return [method for method in self.methods if not method.done and not method.under_way]
+
+    @cached_property
+    def pairs(self) -> Mapping[frozenset[str], Pair]:
+        """Pairs of methods that were compared, by their names."""
+        return {frozenset((pair.a, pair.b)): pair for pair in self.board.pairs}
+
+    @cached_property
+    def _entries(self) -> Mapping[str, Mapping[str, Any]]:
+        """The recipe's entries by name."""
+        entries = (self.board.recipe or {}).get("methods") or []
+        return {entry.get("name"): entry for entry in reversed(entries) if isinstance(entry, dict)}
+
+    @cached_property
+    def _varied(self) -> Mapping[str, list[str]]:
+        """By section, what any entry has of its own."""
+        return {
+            section: list(dict.fromkeys(key for e in self._entries.values() for key in e.get(section) or {}))
+            for section in ("data", "evaluation")
+        }
 
     def value(self, method: Method) -> float | None:
         """The metric that decides, of `method`."""
@@ -196,13 +230,11 @@ class Comparison:
         And with those of reading and decoding (`data.template`) of which any method has its own.
         """
         recipe = self.board.recipe or {}
-        entries = [entry for entry in recipe.get("methods") or [] if isinstance(entry, dict)]
-        entry = next((entry for entry in entries if entry.get("name") == method.name), {})
+        entry = self._entries.get(method.name, {})
         config = entry.get(method.row.method) or {}
         config = config | ({"model": method.on} if method.on else {})
         own = {f"train.{key}": value for key, value in (entry.get("train") or {}).items()}
-        for section in ("data", "evaluation"):
-            varied = dict.fromkeys(key for each in entries for key in each.get(section) or {})
+        for section, varied in self._varied.items():
             holds = {key: (recipe.get(section) or {}).get(key) for key in varied} | (entry.get(section) or {})
             own |= {f"{section}.{key}": value for key, value in holds.items()}
         other = {key: value for key, value in entry.items() if key not in _NOT_SETTINGS | {method.row.method}}
@@ -216,12 +248,12 @@ class Comparison:
         told = self.board.warnings or (self.board.data.warnings if self.board.data else [])
         return [*self.changed, *told]
 
-    @property
+    @cached_property
     def several_models(self) -> bool:
         """Whether methods differ in their base."""
         return any(method.on for method in self.methods)
 
-    @property
+    @cached_property
     def first_result(self) -> RunResult | None:
         """The result of any run that finished, for what all runs share (versions, data, model)."""
         return next((run.finished for method in self.ranked for run in method.runs if run.finished), None)

@@ -7,3 +7,5 @@ RANK_RULE = (
     "for the number of pairs (Holm)."
 )
 """What `compare.statistics.shared_ranks` does. Methods that nothing beats have rank 1."""
+LEADING = 60
+"""Of so many methods, best first, a page shows more than a row, and a leaderboard keeps every pair."""

@@ -22,8 +22,8 @@ _SERIES = [*map(str, range(charts.COLOURS)), "n"]
 
 
 def all_figures(comparison: Comparison) -> list[Figure]:
-    """Quality against each cost, then the learning curves."""
-    series = series_of(comparison)
+    """Quality against each cost, then the learning curves, of the leading methods."""
+    series, comparison = series_of(comparison), comparison.leading()
     costs = figures.against_cost(comparison, series)
     return [*costs, *figures.curves(comparison, comparison.ranked, series)]
 

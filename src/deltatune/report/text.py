@@ -132,8 +132,8 @@ def render_csv(comparison: Comparison) -> str:
 def table(comparison: Comparison) -> list[list[Any]]:
     """The names of the columns, then a line a method, the ranked ones first; None where there is no value."""
     keys = list(dict.fromkeys(key for method in comparison.methods for key in method.metrics))
-    methods = [*comparison.ranked, *(m for m in comparison.methods if m not in comparison.ranked)]
-    return [[*_COLUMNS, *keys, *_COSTS], *(_record(method, keys, comparison.model) for method in methods)]
+    records = (_record(method, keys, comparison.model) for method in comparison.order)
+    return [[*_COLUMNS, *keys, *_COSTS], *records]
 
 
 def render_json(comparison: Comparison) -> str:

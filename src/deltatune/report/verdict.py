@@ -55,7 +55,7 @@ def verdict(comparison: Comparison) -> list[Sentence]:
     if len(comparison.ranked) > 1 and not comparison.board.pairs:
         return [_untested(comparison, ranked[0]), *_failures(comparison)]
     top = best(comparison)
-    rest = [method for method in ranked if method not in top]
+    rest = ranked[len(top) :]
     sentences = [_opening(comparison, top)]
     sentences += _beaten(comparison, top, rest)
     sentences += _level(comparison, top, rest)
@@ -117,16 +117,15 @@ def _of_intervals(comparison: Comparison) -> str:
 
 def find_pair(comparison: Comparison, a: Method, b: Method) -> Lead | None:
     """The comparison of `a` with `b`, as a lead of `a`, or None if it was not made."""
+    pair = comparison.pairs.get(frozenset((a.name, b.name)))
+    if pair is None:
+        return None
     sign = 1 if comparison.higher_is_better else -1
-    for pair in comparison.board.pairs:
-        if {pair.a, pair.b} != {a.name, b.name} or a.name == b.name:
-            continue
-        turn = sign if pair.a == a.name else -sign
-        bounds = sorted([turn * pair.low, turn * pair.high])
-        lead = turn * pair.difference
-        needed = pair.examples_needed, pair.seeds_needed
-        return Lead(lead, bounds, pair.tie, pair.p, *needed, pair.equivalent)
-    return None
+    turn = sign if pair.a == a.name else -sign
+    bounds = sorted([turn * pair.low, turn * pair.high])
+    lead = turn * pair.difference
+    needed = pair.examples_needed, pair.seeds_needed
+    return Lead(lead, bounds, pair.tie, pair.p, *needed, pair.equivalent)
 
 
 def _opening(comparison: Comparison, top: list[Method]) -> Sentence:
