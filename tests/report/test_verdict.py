@@ -205,10 +205,10 @@ def test_equivalent_is_more_than_a_tie():
             pair |= {"equivalent": alike, "examples_needed": None if alike else 900}
 
     text = words(changed(comparison, said))
-    assert "lora is equivalent to adalora: the difference is less than 1.0 ROUGE-L F points." in text
+    assert "lora is equivalent to adalora: the difference is less than 1.0 ROUGE-L points." in text
     assert text.endswith(
         "It would take about 900 test examples in all to tell whether adalora and prefix differ by "
-        "1.0 ROUGE-L F points, if they differ as much as they seem to."
+        "1.0 ROUGE-L points, if they differ as much as they seem to."
     )
     assert "equivalent" not in words(comparison)
 

@@ -61,7 +61,7 @@ def checksum(model: nn.Module) -> str:
         kept.append(raw[whole:].clone())
         forget([tensor])
     together = torch.cat([part.to(kept[-1].device) for part in kept]) if kept else torch.empty(0)
-    return hashlib.sha256(together.cpu().numpy()).hexdigest()
+    return hashlib.sha256(together.cpu().numpy().data).hexdigest()
 
 
 def _tensors(model: nn.Module) -> list[tuple[str, Tensor]]:
