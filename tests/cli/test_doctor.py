@@ -25,7 +25,8 @@ def test_it_is_read_by_people_and_by_programs(run: Callable, monkeypatch: pytest
     assert found["granted"] <= found["cores"] == os.cpu_count()
     assert found["free_memory_bytes"] < found["memory_bytes"]
     assert found["speed"]["float32"] > 1e8
-    assert found["precision"] == ("bf16" if found["bfloat16"] else "fp32")
+    assert found["precision"] in (("bf16", "fp32") if found["bfloat16"] else ("fp32",))
+    assert found["why_precision"]
 
 
 def test_every_extra_for_users_is_explained() -> None:
@@ -50,6 +51,7 @@ def test_what_is_missing_or_too_old_is_named() -> None:
 
 def test_idle_cores_and_little_room_are_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(diagnosis, "_granted", lambda cores: 4)
+    monkeypatch.setattr(diagnosis.psutil, "cpu_count", lambda logical: 4)
     monkeypatch.setattr(diagnosis, "available_memory", lambda: 2**30)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     advice = {item.what: item.remedy for item in diagnose(measure=False).advice}
@@ -57,3 +59,10 @@ def test_idle_cores_and_little_room_are_said(monkeypatch: pytest.MonkeyPatch) ->
     assert "3 of 4 cores" in idle
     assert advice[idle] == "unset OMP_NUM_THREADS"
     assert any("of memory are free" in what for what in advice)
+
+
+def test_second_threads_of_a_core_are_no_idle_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(diagnosis, "_granted", lambda cores: 8)
+    monkeypatch.setattr(diagnosis.psutil, "cpu_count", lambda logical: 4)
+    monkeypatch.setenv("OMP_NUM_THREADS", "4")
+    assert not any("OMP_NUM_THREADS" in item.what for item in diagnose(measure=False).advice)

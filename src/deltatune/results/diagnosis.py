@@ -41,14 +41,18 @@ class Diagnosis(Record):
     """Its name."""
     cores: int
     """Of the machine."""
+    physical: int | None = None
+    """Those that are cores of their own, and no second thread of one; null if the system does not say it."""
     granted: int
-    """Of them, those that this process may use."""
+    """Of all, those that this process may use."""
     threads: int
     """With which training would compute."""
     bfloat16: bool
     """Whether the GPU, or without one the processor, has instructions for products of bfloat16."""
     precision: str
     """What `train.precision: auto` means here."""
+    why_precision: str = ""
+    """Why."""
     gpus: list[str]
     """Names of GPUs that torch can use."""
     memory_bytes: int

@@ -96,6 +96,8 @@ class BaseUsed(Record):
     """Of the Hub."""
     dtype: str | None = None
     """What it computes in, such as `float32`."""
+    why_dtype: str | None = None
+    """Why in this, where `train.precision` is `auto`."""
     quantization: str | None = None
     """Format of its weights, such as `nf4 double`."""
     fingerprint: str | None = None

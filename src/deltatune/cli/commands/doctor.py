@@ -21,7 +21,8 @@ def doctor(
     """Say what this machine can do, what is missing for which part, and what mends it.
 
     Cores, instructions, GPUs, memory, disk, versions, packages of optional parts, and how
-    fast matrices are multiplied. Nothing is changed, and nothing is sent anywhere.
+    fast matrices are multiplied. Nothing is sent anywhere. What is measured of the processor
+    for [bold]train.precision: auto[/bold] is kept in the cache, so that it means the same in every run.
 
     [bold]Examples[/bold]
       $ deltatune doctor
@@ -43,7 +44,7 @@ def doctor(
 def _facts(found: Diagnosis) -> dict[str, str]:
     threads = f"{found.threads} thread{'s' if found.threads > 1 else ''}"
     facts = {
-        "processor": f"{found.processor}, {found.granted} of {found.cores} cores, {threads} in training",
+        "processor": f"{found.processor}, {_cores(found)}, {threads} in training",
         "GPU": ", ".join(found.gpus) or "none that torch can use",
         "memory": f"{units.size(found.free_memory_bytes)} free of {units.size(found.memory_bytes)}",
     }
@@ -51,7 +52,7 @@ def _facts(found: Diagnosis) -> dict[str, str]:
         facts["memory of the GPU"] = units.size(found.gpu_memory_bytes)
     facts["disk"] = f"{units.size(found.free_disk_bytes)} free here"
     facts["converted models"] = found.cache
-    facts["precision"] = f"train.precision: auto means {found.precision}"
+    facts["precision"] = f"train.precision: auto means {found.precision}: {found.why_precision}"
     if found.speed is not None:
         float32, bfloat16 = (rate / 1e9 for rate in (found.speed.float32, found.speed.bfloat16))
         facts["speed"] = f"{float32:,.0f} GFLOP/s in float32, {bfloat16:,.0f} in bfloat16"
@@ -59,6 +60,11 @@ def _facts(found: Diagnosis) -> dict[str, str]:
     facts["versions"] = ", ".join(f"{name} {version}" for name, version in _shown(found.versions))
     facts["optional parts"] = ", ".join(part.name for part in found.extras if not part.missing) or "none"
     return facts
+
+
+def _cores(found: Diagnosis) -> str:
+    twice = found.physical is not None and found.physical < found.cores
+    return f"{found.granted} of {found.cores} " + (f"threads of {found.physical} cores" if twice else "cores")
 
 
 def _shown(versions: dict[str, str]) -> list[tuple[str, str]]:

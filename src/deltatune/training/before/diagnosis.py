@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import platform
 import shutil
 import time
 from collections.abc import Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
 
+import psutil
 import torch
 from packaging.requirements import Requirement
 
@@ -24,6 +23,7 @@ from deltatune.training.given.machine import (
     total_memory,
     versions,
 )
+from deltatune.training.given.precision import automatic, processor
 
 PACKAGE = "deltatune"
 SERVES = {
@@ -61,14 +61,16 @@ def diagnose(*, measure: bool = True) -> Diagnosis:
     gpus = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
     device, cores = device_of(), os.cpu_count() or 1
     gpus += [name_of(device)] if on_gpu(device) and not gpus else []  # Intel's or Apple's
-    bfloat16 = computes_bfloat16(device)
+    bfloat16, chosen = computes_bfloat16(device), automatic(device)
     found = Diagnosis(
-        processor=_processor(),
+        processor=processor(),
         cores=cores,
+        physical=psutil.cpu_count(logical=False),
         granted=_granted(cores),
         threads=threads,
         bfloat16=bfloat16,
-        precision="bf16" if bfloat16 else "fp32",
+        precision="bf16" if chosen.dtype == "bfloat16" else "fp32",
+        why_precision=chosen.why,
         gpus=gpus,
         memory_bytes=total_memory(),
         free_memory_bytes=available_memory(),
@@ -116,9 +118,10 @@ def _advice(found: Diagnosis) -> Iterator[Advice]:
             remedy="pip install --force-reinstall torch, the build for your CUDA (pytorch.org/get-started)",
         )
     asked = os.environ.get("OMP_NUM_THREADS", "")
-    if not found.gpus and asked.isdigit() and int(asked) < found.granted:
+    useful = min(found.granted, found.physical or found.granted)
+    if not found.gpus and asked.isdigit() and int(asked) < useful:
         yield Advice(
-            what=f"OMP_NUM_THREADS={asked}: {found.granted - int(asked)} of {found.granted} cores are idle.",
+            what=f"OMP_NUM_THREADS={asked}: {useful - int(asked)} of {useful} cores are idle.",
             remedy="unset OMP_NUM_THREADS",
         )
     if found.granted < found.cores:
@@ -141,10 +144,10 @@ def _advice(found: Diagnosis) -> Iterator[Advice]:
             what="The Hugging Face Hub is switched off: only models and data on this machine can be used.",
             remedy="unset HF_HUB_OFFLINE TRANSFORMERS_OFFLINE",
         )
-    if not found.bfloat16:
+    if found.precision == "fp32":
         yield Advice(
-            what="This machine computes bfloat16 more slowly than float32, so auto means float32.",
-            remedy="Leave train.precision at auto",
+            what="bfloat16 is not faster than float32 here, so auto means float32.",
+            remedy="Leave train.precision at auto; bf16 pays where memory is short (deltatune plan)",
         )
     for extra in found.extras:
         if extra.missing:
@@ -168,14 +171,6 @@ def _speed() -> Speed:
             seconds.append(time.perf_counter() - started)
         rates.append(2 * SIDE**3 / min(seconds[1:]))
     return Speed(float32=rates[0], bfloat16=rates[1])
-
-
-def _processor() -> str:
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
 
 
 def _granted(cores: int) -> int:

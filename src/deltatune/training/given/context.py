@@ -36,6 +36,7 @@ from deltatune.results import BaseUsed, CertificateLine, DataUsed, Origin, RunRe
 from deltatune.timeline import phase
 from deltatune.training.given.budget import Budget, sized_for
 from deltatune.training.given.gpu_ways import require_gpu_ways
+from deltatune.training.given.precision import automatic
 from deltatune.training.given.readings import RunData, read_data, require_part, whose
 from deltatune.training.given.start import read_start, settings_of
 
@@ -313,7 +314,7 @@ def eager_up_to(spec: ModelSpec, device: torch.device) -> int:
 
 
 def base_dtype(precision: str, device: torch.device) -> str:
-    """Name of the base's dtype. `auto`: bfloat16 where the device computes in it, float32 elsewhere."""
+    """Name of the base's dtype. `auto`: bfloat16 where the device is clearly faster in it (precision.py)."""
     if precision == "auto":
-        return "bfloat16" if computes_bfloat16(device) else "float32"
+        return automatic(device).dtype
     return {"fp32": "float32", "bf16": "bfloat16"}[precision]

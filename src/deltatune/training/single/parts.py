@@ -25,6 +25,7 @@ from deltatune.training.given.budget import Budget
 from deltatune.training.given.context import Context, SharedBase
 from deltatune.training.given.folder import failed_result
 from deltatune.training.given.machine import PeakMemory
+from deltatune.training.given.precision import automatic
 from deltatune.training.loop.trainer import Trainer
 from deltatune.training.proof.certificate import Proof
 
@@ -73,6 +74,7 @@ class Run:
             name=self.base.spec.name,
             revision=self.base.spec.revision,
             dtype=self.base.dtype,
+            why_dtype=self._why(),
             quantization=quant.describe(self.base.loaded.model),
             fingerprint=self.base.fingerprint,
             parameters=quant.parameter_count(self.base.loaded.model),
@@ -108,6 +110,13 @@ class Run:
         """Write its delta, as it is now, into a folder."""
         base = self.base
         save_adapter(self.model, self.name, folder, base_name=base.spec.name, fingerprint=base.fingerprint)
+
+    def _why(self) -> str | None:
+        """Why the base computes in its type, where the recipe leaves that to the machine."""
+        if self.entry.train.precision != "auto" or self.entry.quantization is not None:
+            return None
+        found = automatic(self.base.device)
+        return found.why if found.dtype == self.base.dtype else "its code mixes precisions in bfloat16"
 
     def _head(self) -> str | None:
         """Whether a head for classes or a number is the base's own or a new one."""
