@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -252,6 +253,23 @@ def test_the_progress_of_workers_is_shown_once() -> None:
         ("[1] Training", "+", 4),
         ("[1] Training", "over"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("memory", "cores", "gpus", "count"),
+    [(15, 8, 0, 4), (1000, 8, 0, 6), (1000, 2, 0, 2), (1, 8, 0, 1), (15, 8, 2, 2), (15, 8, 8, 6)],
+)
+def test_as_many_workers_as_there_are_cores_runs_and_room(
+    make_recipe: Make, monkeypatch: pytest.MonkeyPatch, *, memory: int, cores: int, gpus: int, count: int
+) -> None:
+    """A step of 2 GiB takes 3 with the libraries, and four fifths of the memory may be taken."""
+    plan = SimpleNamespace(planned=[SimpleNamespace(memory=SimpleNamespace(total=2 << 30))])
+    monkeypatch.setattr(workers, "forecast", lambda *_, **__: plan)
+    monkeypatch.setattr(workers, "this_machine", lambda _: SimpleNamespace(memory_bytes=memory << 30))
+    monkeypatch.setattr(workers, "_cores", lambda: cores)
+    monkeypatch.setattr(workers, "_gpus", lambda: [str(number) for number in range(gpus)])
+    recipe = make_recipe(methods=["lora", "prefix"], seeds=[0, 1, 2])
+    assert workers.automatic(recipe, Silent()) == count
 
 
 @pytest.mark.parametrize("given", ["0", "-1", "two", "1.5", "1001", ""])

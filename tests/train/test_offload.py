@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from transformers import AutoConfig, AutoModelForImageClassification
 
 from deltatune.core.offload import at_rest
 from deltatune.errors import RecipeError
@@ -91,6 +92,8 @@ def test_images(tmp_path: Path) -> None:
             pixels = draw.integers(shade - 50, shade + 50, (8, 8, 3)).astype(np.uint8)
             Image.fromarray(pixels).save(tmp_path / "data" / label / f"{number}.png")
     folder = save_tiny("vit", tmp_path / "vit")
+    deeper = AutoConfig.from_pretrained(folder, num_hidden_layers=3)
+    AutoModelForImageClassification.from_config(deeper).save_pretrained(folder)
 
     def make(*overrides: str) -> Recipe:
         return parse_recipe({

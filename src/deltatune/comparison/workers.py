@@ -22,9 +22,11 @@ from deltatune.comparison.team import REMEDY
 from deltatune.core.devices import device_of
 from deltatune.errors import DeltatuneError
 from deltatune.files import read_json
+from deltatune.memory.fit import OVERHEAD
 from deltatune.observer import Observer
 from deltatune.recipe.schema import Recipe
 from deltatune.results import Leaderboard
+from deltatune.training.before.disk import runs_of
 from deltatune.training.before.forecast import forecast, this_machine
 from deltatune.training.given import cgroups
 
@@ -37,16 +39,17 @@ _LINES = 20
 
 
 def automatic(recipe: Recipe, observer: Observer) -> int:
-    """How many workers there should be: one for each GPU; else one for each core, as far as memory lasts.
+    """How many workers there should be: one for each GPU, else one for each core, but no more than runs.
 
-    Two workers of one thread took 0.66 to 0.77 of the time of one with two threads
-    (docs/measured/performance.md).
+    Without a GPU, each takes what a step takes by prediction, and its own interpreter and libraries: as many
+    as have room. A thread each is what measuring says: two workers of one thread took 0.66 to 0.77 of the
+    time of one process with two (docs/measured/performance.md; `benchmarks/workers.py` measures it again).
     """
+    runs = sum(runs_of(recipe, entry) for entry in recipe.methods)
     if gpus := _gpus():
-        return len(gpus)
-    runs = len(recipe.methods) * len(recipe.seeds)
+        return min(runs, len(gpus))
     plan = forecast(recipe, observer=observer)
-    steps = [entry.memory.total for entry in plan.planned]
+    steps = [entry.memory.total + OVERHEAD for entry in plan.planned]
     room = int(this_machine(device_of(recipe.device)).memory_bytes * SHARE / max(steps)) if steps else 1
     return max(1, min(runs, _cores(), room))
 
