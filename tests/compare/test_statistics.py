@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from deltatune.comparison.scores import corpus_sample, row_sample
+from deltatune.comparison.noise import noise_floor
+from deltatune.comparison.scores import Sample, corpus_sample, row_sample
 from deltatune.comparison.statistics import (
     bootstrap_interval,
     holm,
@@ -18,6 +19,7 @@ from deltatune.comparison.statistics import (
     tie_matrix,
 )
 from deltatune.report.ranking import RANK_RULE
+from deltatune.results import LeaderboardRow
 
 SCORES = st.lists(st.floats(0, 1, width=32), min_size=2, max_size=30)
 
@@ -141,6 +143,16 @@ def test_holm_lies_between_none_and_bonferroni(p_values):
         assert p <= q <= min(1, p * len(p_values)) + 1e-12
     order = np.argsort(p_values, kind="stable")
     assert list(np.array(corrected)[order]) == sorted(corrected)
+
+
+def test_the_noise_floor_is_of_the_best_whose_seeds_differ():
+    scores = np.array([[0.0, 1.0, 1.0, 1.0], [0.0, 0.0, 1.0, 1.0], [0.0, 0.0, 0.0, 1.0]])
+    samples = {"free": Sample.of(np.ones((3, 4))), "lora": Sample.of(scores), "one": Sample.of(scores[:1])}
+    rows = [LeaderboardRow(name=name) for name in ("one", "absent", "free", "lora")]
+    floor = noise_floor(rows, samples)
+    assert floor is not None
+    assert (floor.name, floor.seeds, floor.mean, floor.largest) == ("lora", 3, pytest.approx(1 / 3), 0.5)
+    assert noise_floor(rows[:3], samples) is None
 
 
 def test_results_are_plain_numbers_for_json():

@@ -19,6 +19,7 @@ from deltatune.comparison.attempt import Pick, run_folder
 from deltatune.comparison.check_folder import require_same_inputs, require_sound
 from deltatune.comparison.choice import Chosen, choose
 from deltatune.comparison.many import contest
+from deltatune.comparison.noise import noise_floor
 from deltatune.comparison.require_comparable import require_comparable, require_same_data
 from deltatune.comparison.scores import read_sample, row_groups, row_ids
 from deltatune.comparison.statistics import intervals
@@ -297,6 +298,7 @@ def leaderboard(
         worth=recipe.worth,
         rank_rule=RANK_RULE,
         rows=ranked,
+        noise=noise_floor(ranked, samples),
         pairs=pairs,
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         recipe=recipe.dump(),

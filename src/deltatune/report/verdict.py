@@ -80,7 +80,7 @@ def verdict(comparison: Comparison) -> list[Sentence]:
 
 def caveat(comparison: Comparison) -> str:
     """What the intervals are made of, and what does not compare."""
-    return " ".join(filter(None, [_of_intervals(comparison), _of_tokens(comparison)]))
+    return " ".join(filter(None, [_of_intervals(comparison), _of_seeds(comparison), _of_tokens(comparison)]))
 
 
 def _of_tokens(comparison: Comparison) -> str:
@@ -113,6 +113,22 @@ def _of_intervals(comparison: Comparison) -> str:
             "another seed may shift each method."
         )
     return text
+
+
+def _of_seeds(comparison: Comparison) -> str:
+    """How far two equal things lie apart."""
+    noise = comparison.board.noise
+    if noise is None:
+        return ""
+    mean, most = (
+        display.difference(comparison.primary, gap, None, named=False) for gap in (noise.mean, noise.largest)
+    )
+    apart = f"{mean} apart" if noise.seeds == 2 else f"{mean} apart on average, {most} at most"
+    shown = next((method.shown for method in comparison.methods if method.name == noise.name), noise.name)
+    return (
+        f"Trainings of {shown} that differ in nothing but the seed ({noise.seeds}) are {apart}, in "
+        f"{in_sentence(comparison.primary)}: a difference of that size between two runs means nothing."
+    )
 
 
 def find_pair(comparison: Comparison, a: Method, b: Method) -> Lead | None:

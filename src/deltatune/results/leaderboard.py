@@ -215,6 +215,19 @@ class Pair(Record):
     """Seeds of each that would tell."""
 
 
+class NoiseFloor(Record):
+    """How far apart trainings of one entry lie that differ in nothing but the seed (A/A)."""
+
+    name: str
+    """The best entry whose seeds differ."""
+    seeds: int
+    """How often it was trained."""
+    mean: Number
+    """Of the distances between every two of its scores."""
+    largest: Number
+    """Of them."""
+
+
 class Leaderboard(Record):
     """The ranking of a comparison, and all that a reader must know of it."""
 
@@ -236,6 +249,8 @@ class Leaderboard(Record):
     """What a rank means, in words."""
     rows: list[LeaderboardRow]
     """The methods, best first."""
+    noise: NoiseFloor | None = None
+    """How far two equal things lie apart; null with one seed."""
     pairs: list[Pair] = Field(default_factory=list)
     """Every two methods that finished; none if differences could not be tested."""
     created: str | None = None
