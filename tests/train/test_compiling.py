@@ -24,7 +24,7 @@ from deltatune.recipe import Recipe
 from deltatune.results import PausedRun, RunResult
 from deltatune.tasks.task import IGNORED
 from deltatune.testing import tiny
-from deltatune.training.loop.filling import Filling
+from deltatune.training.loop import filling
 from deltatune.training.race.race import can_race
 from deltatune.training.single import compiling
 from deltatune.training.single.run import run
@@ -55,6 +55,20 @@ def _alone() -> Iterator[None]:
     torch._dynamo.reset()
 
 
+class Ran:
+    """A backend that counts how often its graphs run."""
+
+    def __init__(self) -> None:
+        self.times = 0
+
+    def __call__(self, graph: torch.fx.GraphModule, inputs: Any) -> Callable[..., Any]:
+        def run(*values: Any) -> Any:
+            self.times += 1
+            return graph.forward(*values)
+
+        return run
+
+
 def gradients(model: AdaptedModel, batch: dict[str, torch.Tensor], task: str) -> torch.Tensor:
     adapter = model.adapter("a")
     tick = adapter.clock.tick
@@ -76,14 +90,17 @@ def compiled_equals_plain(architecture: str, method: str) -> None:
     adapter.clock.tick = 5
     wanted_later = gradients(model, batch, task)
     compiled = model.fast.compiled
-    assert compiled.start("eager") > 0
+    ran = Ran()
+    assert compiled.start(ran) > 0
     adapter.clock.tick = 0
     with compiled.trying():
         torch.testing.assert_close(gradients(model, batch, task), wanted, rtol=1e-3, atol=1e-4)
-    made = counters["stats"]["unique_graphs"]
+    made, each = counters["stats"]["unique_graphs"], ran.times
+    assert each > 0
     adapter.clock.tick = 5
     torch.testing.assert_close(gradients(model, batch, task), wanted_later, rtol=1e-3, atol=1e-4)
     assert counters["stats"]["unique_graphs"] == made
+    assert ran.times == 2 * each
     assert not counters["graph_break"]
     compiled.stop()
     assert not [name for name, module in model.base.named_modules() if "forward" in module.__dict__]
@@ -113,6 +130,12 @@ class Told(Silent):
         self.begun.append(task)
 
 
+def one_shape(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All batches are padded to one length, since each graph takes a second."""
+    monkeypatch.setattr(filling, "MOST_BESIDE_TARGETS", 1)
+    monkeypatch.setattr(filling, "MOST_OF_TARGETS", 1)
+
+
 def trained(recipe: Recipe, out: Path, **options: Any) -> tuple[RunResult | PausedRun, Told]:
     told = Told()
     return run(recipe, recipe.methods[0], 0, out, observer=told, **options), told
@@ -131,6 +154,7 @@ def test_a_run_is_the_same_and_goes_on(
     if backend == "inductor" and shutil.which("g++") is None:
         pytest.skip("inductor needs a compiler of C++ on CPUs")
     monkeypatch.setattr(compiling, "BACKEND", backend)
+    one_shape(monkeypatch)
     plain, _ = trained(make_recipe(), tmp_path / "plain")
     wanted, told = trained(make_recipe("train.compile=true"), tmp_path / "compiled")
     assert isinstance(plain, RunResult)
@@ -145,6 +169,22 @@ def test_a_run_is_the_same_and_goes_on(
     assert isinstance(paused, PausedRun)
     trained(recipe, tmp_path / "halves", resume=True)
     assert losses(tmp_path / "halves") == pytest.approx(losses(tmp_path / "compiled"), rel=1e-4)
+
+
+@pytest.mark.slow
+def test_steps_go_through_the_graphs(
+    make_recipe: Callable[..., Recipe], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran = Ran()
+    monkeypatch.setattr(compiling, "BACKEND", ran)
+    one_shape(monkeypatch)
+    result, told = trained(make_recipe("train.compile=true", "train.epochs=3"), tmp_path / "run")
+    assert isinstance(result, RunResult)
+    assert any("were compiled for 1 shape in" in text for text in told.logged)
+    # Of four layers. Of each epoch's batches the last has fewer rows; one step is looked at by the account
+    # of memory; and the trial is one more.
+    batches = len(losses(tmp_path / "run")) // 3
+    assert ran.times == 4 * (3 * (batches - 1) - 1 + 1)
 
 
 @pytest.mark.parametrize(
@@ -191,14 +231,14 @@ def test_each_batch_is_padded_to_one_of_few_lengths() -> None:
     assert levels(lengths, 1) == [30]
     assert levels(lengths, 3) == [4, 10, 30]
     assert levels(lengths, 9) == [3, 4, 9, 10, 30]
-    filling = Filling((4, 10), (6,), pad_id=7)
+    how = filling.Filling((4, 10), (6,), pad_id=7)
     batch = {"input_ids": torch.ones(2, 5), "attention_mask": torch.ones(2, 5), "labels": torch.ones(2, 3)}
-    filled = filling.filled(batch)
+    filled = how.filled(batch)
     assert filled["input_ids"][0].tolist() == [1] * 5 + [7] * 5
     assert filled["attention_mask"].sum() == 10
     assert filled["labels"][0].tolist() == [1] * 3 + [IGNORED] * 3
     classes = {"input_ids": torch.ones(2, 12), "labels": torch.ones(2)}
-    assert Filling((4, 10), (), pad_id=7).filled(classes)["input_ids"].shape == (2, 12)
+    assert filling.Filling((4, 10), (), pad_id=7).filled(classes)["input_ids"].shape == (2, 12)
 
 
 def test_auto_leaves_a_cpu_alone_and_compiled_runs_do_not_race(make_recipe: Callable[..., Recipe]) -> None:

@@ -39,7 +39,7 @@ class CompiledLayers:
         self._seen: set[Shapes] = set()
         self._trying = False
 
-    def start(self, backend: str, mode: str | None = None) -> int:
+    def start(self, backend: str | Callable[..., Any], mode: str | None = None) -> int:
         """Get ready to compile, by one of torch's backends and, of inductor, in one of its modes.
 
         Returns:

@@ -16,7 +16,7 @@ from deltatune.tasks.task import IGNORED
 
 PADDED = 0.1
 """Share of tokens that padding to few lengths may add; there are as few as keep to it."""
-MOST, MOST_BESIDE_TARGETS, MOST_OF_TARGETS = 12, 6, 2
+MOST, MOST_BESIDE_TARGETS, MOST_OF_TARGETS = 12, 4, 2
 """Lengths at most. For eight rows of similar length twelve add 5 to 11 % (benchmarks/compiling.py)."""
 
 

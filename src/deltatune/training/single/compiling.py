@@ -121,16 +121,16 @@ def _start(trainer: Trainer) -> str | None:
     finally:
         trainer.observer.finish(TASK)
     trainer.filling = filling
-    shapes, more = len(by_size), padded / plain - 1
+    shapes, more = _many(len(by_size)), padded / plain - 1
     trainer.certificate.check(
         LINE,
         True,
-        f"gradients of {shapes} shapes differ by {worst:.3g} of their norm at most",
+        f"gradients of {shapes} differ by {worst:.3g} of their norm at most",
         "",
-        {"shapes": shapes, "difference": worst},
+        {"shapes": len(by_size), "difference": worst},
     )
     trainer.observer.log(
-        f"{trainer.name}: layers were compiled for {shapes} shapes in {time.perf_counter() - began:.0f} s; "
+        f"{trainer.name}: layers were compiled for {shapes} in {time.perf_counter() - began:.0f} s; "
         f"padding to them adds {more:.0%} to what batches hold."
     )
     return None
@@ -167,6 +167,10 @@ def _gradients(trainer: Trainer, batch: dict[str, Tensor]) -> Tensor:
     made = torch.cat(each).clone()
     adapter.forget_pass(tick)
     return made
+
+
+def _many(shapes: int) -> str:
+    return "1 shape" if shapes == 1 else f"{shapes} shapes"
 
 
 def _said(error: Exception) -> str:
