@@ -20,6 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from gpu_bench import Bench, clear
+from gpu_compile import compiled_layers
 from gpu_correct import env, place, resume, waits
 from gpu_kernels import attention, low_rank_kernels, step_kernels
 from gpu_speed import (
@@ -38,7 +39,7 @@ from deltatune.core.devices import device_of
 
 _IN_ORDER = (
     env, place, waits, resume, rate, steps, memory, loss_rows, dropout, low_rank_kernels, step_kernels,
-    attention, multi_run, frozen_layers, generation, quantized,
+    attention, compiled_layers, multi_run, frozen_layers, generation, quantized,
 )  # fmt: skip
 SECTIONS: dict[str, Callable[[Bench], None]] = {section.__name__: section for section in _IN_ORDER}
 
