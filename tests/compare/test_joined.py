@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import signal
@@ -20,8 +21,9 @@ import yaml
 
 from deltatune.checkpoint.lock import Lock
 from deltatune.checkpoint.manifest import mark
-from deltatune.comparison import workers
+from deltatune.comparison import runner, workers
 from deltatune.comparison.runner import compare
+from deltatune.comparison.team import Team
 from deltatune.errors import InUseError, RecipeError
 from deltatune.observer import Silent
 from deltatune.recipe import Recipe
@@ -194,6 +196,37 @@ def test_two_commands_one_of_them_killed_end_as_one(make_recipe: Make, tmp_path:
         for file in ("delta.safetensors", "adapter_model.safetensors"):
             if (of_alone / file).exists():
                 assert (run / "adapter" / file).read_bytes() == (of_alone / file).read_bytes()
+
+
+def test_who_joins_does_not_read_again_what_others_have_finished(
+    make_recipe: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe, out = make_recipe("train.max_steps=1", methods=["bitfit"]), tmp_path / "out"
+    board = compare(recipe, out, join=True)
+    first = Lock(out, print, join=True)
+    first.share()
+    folder = importlib.import_module("deltatune.training.given.folder")
+    monkeypatch.setattr(folder, "read_adapter", lambda _: pytest.fail("a delta is read again"))
+    made: list[int] = []
+    real = runner.leaderboard
+    monkeypatch.setattr(runner, "leaderboard", lambda *given: made.append(1) or real(*given))
+    assert comparable(compare(recipe, out, join=True)) == comparable(board)
+    assert len(made) == 1  # it was there before: of another version of deltatune, perhaps
+    release, waits = Team._at_desk, []
+
+    @contextmanager
+    def at_desk(team: Team) -> Iterator[None]:
+        if not waits:  # another is there first, and does the same
+            waits.append(1)
+            compare(recipe, out, join=True)
+        with release(team):
+            yield
+
+    monkeypatch.setattr(Team, "_at_desk", at_desk)
+    made.clear()
+    assert comparable(compare(recipe, out, join=True)) == comparable(board)
+    assert len(made) == 1
+    first.release()
 
 
 @pytest.mark.slow

@@ -49,8 +49,8 @@ def attempt(  # noqa: PLR0917 - the order in which everything else passes them
     Raises:
         HaltError: As of `failure`; an `InUseError` if another process is at the run.
     """
-    if failed := team.failure(folder):
-        return failed
+    if told := team.told(folder):
+        return told
     try:
         return run(
             context.recipe,

@@ -9,6 +9,8 @@ so every process decides alike. A comparison by one process does the same, and n
 from __future__ import annotations
 
 import contextlib
+import os
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -18,8 +20,9 @@ from deltatune.checkpoint.folders import remove
 from deltatune.checkpoint.lock import POLL as LOCK_POLL
 from deltatune.checkpoint.lock import Lock
 from deltatune.errors import InUseError
+from deltatune.files import OURS
 from deltatune.observer import Observer
-from deltatune.results import FailedRun
+from deltatune.results import FailedRun, RunResult
 from deltatune.training.given.folder import read_result
 
 DESK = ".deltatune-desk"
@@ -49,6 +52,7 @@ class Team:
     def __init__(self, out: Path, observer: Observer, *, join: bool) -> None:
         self.out, self.observer, self.joins = out, observer, join
         self._lock = Lock(out, observer.warn, remedy=REMEDY, join=join)
+        self._began = self._now()
         self.first = not self._lock.shared
         """Whether no other was there: this one puts the folder in order."""
 
@@ -65,6 +69,23 @@ class Team:
                 if isinstance(read_result(path.parent, remedy=REMEDY), FailedRun):
                     remove(path)
             self._lock.share()
+
+    def _now(self) -> int:
+        """What time it is for the file system, in nanoseconds."""
+        with tempfile.TemporaryFile(dir=self.out, prefix=f"{OURS}now.") as file:
+            return os.fstat(file.fileno()).st_mtime_ns
+
+    def is_written(self, path: Path, after: Iterable[Path]) -> bool:
+        """Whether another process has written a file since this one began, and after all of these.
+
+        Args:
+            path: What all make of the same files, at the desk.
+            after: These files, of which one that is not there is passed over.
+        """
+        if not self.joins or not path.exists():
+            return False
+        newest = max((file.stat().st_mtime_ns for file in after if file.exists()), default=0)
+        return path.stat().st_mtime_ns > max(self._began, newest)
 
     @contextlib.contextmanager
     def desk(self) -> Iterator[None]:
@@ -88,10 +109,14 @@ class Team:
         with Lock(self.out, self.observer.warn, name=f".deltatune-{name}"):
             yield
 
-    def failure(self, folder: Path) -> FailedRun | None:
-        """The failure of a run that another process has tried; a process alone tries again."""
+    def told(self, folder: Path) -> RunResult | FailedRun | None:
+        """What became of a run that is over, of a team: another process tried it, or finished and proved it.
+
+        Else each process would read each delta again, of a thousand runs by 64 processes terabytes. A process
+        alone looks whether all of a run's files are whole, and tries again what failed.
+        """
         result = read_result(folder, remedy=REMEDY) if self.joins else None
-        return result if isinstance(result, FailedRun) else None
+        return result if isinstance(result, RunResult | FailedRun) else None
 
     def require_free(self, folder: Path) -> None:
         """Look whether another process is at a run, before it is said that it begins.
@@ -99,7 +124,7 @@ class Team:
         Raises:
             InUseError: One is.
         """
-        if self.joins and folder.is_dir():
+        if self.joins and folder.is_dir() and not self.told(folder):
             Lock(folder, self.observer.warn).release()
 
     def each(self, jobs: Iterable[T], do: Callable[[T], None], what: str) -> None:
