@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 from transformers import AutoConfig, AutoModelForImageClassification
 
+from deltatune.comparison.runner import compare
 from deltatune.core.offload import at_rest
 from deltatune.errors import RecipeError
 from deltatune.recipe import Recipe, parse_recipe
@@ -132,6 +133,23 @@ def test_a_run_goes_on_without_it_and_is_merged(
     assert merge(tmp_path / "alone", tmp_path / "merged").max_abs_logit_difference < 1e-4
     copied = loaded.model.merged()
     assert next(copied.parameters()).data_ptr() != next(loaded.model.base.parameters()).data_ptr()
+
+
+@pytest.mark.slow
+def test_runs_that_make_their_steps_together(make_recipe: Make, llama_folder: Path, tmp_path: Path) -> None:
+    methods = [{"lora": {"dropout": 0.1}}, "prefix"]
+    about: dict[str, Any] = {
+        "task": "causal-lm",
+        "model": str(llama_folder),
+        "methods": methods,
+        "together": 2,
+    }
+    found = []
+    for name, more in (("plain", ()), ("disk", (DISK,))):
+        board = compare(make_recipe(*SHORT, *more, **about), tmp_path / name)
+        assert [row.status for row in board.rows] == ["done", "done"], board.rows
+        found.append([(row.name, row.metrics) for row in board.rows])
+    assert found[0] == found[1]
 
 
 def test_cpu_is_no_other_place_where_no_gpu_is(make_recipe: Make, tmp_path: Path) -> None:
