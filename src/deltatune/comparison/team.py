@@ -29,6 +29,9 @@ DESK = ".deltatune-desk"
 """The lock of the files that all write: held for moments."""
 POLL = 1.0
 """Seconds between looks at what others do."""
+LOOKS = 4
+"""Runs of others that are looked at in that time: many processes that wait for many runs would keep a file
+server busy with nothing else."""
 REMEDY = (
     "Wait for it, end it, or choose another folder; or let both share the folder: give each command --join."
 )
@@ -151,7 +154,7 @@ class Team:
             if len(left) == count:
                 if not told:
                     self.observer.stage(f"Waiting for {what} that other processes work on ({count} left)")
-                time.sleep(POLL)
+                time.sleep(POLL * max(1, len(left) / LOOKS))
             told, jobs = len(left) == count, left
 
     @contextlib.contextmanager
