@@ -22,6 +22,7 @@ from deltatune.errors import DeltatuneError, RecipeError, TargetError, TrainingE
 from deltatune.methods import METHODS
 from deltatune.methods.lora import LoraConfig
 from deltatune.recipe import Recipe
+from deltatune.runs.load import load_run
 from deltatune.testing import tiny
 from deltatune.training import run
 from deltatune.training.given import gpu_ways
@@ -272,10 +273,19 @@ def test_a_run_with_all_of_them_is_a_run_without(
     monkeypatch.setattr(gpu_ways, "_require", lambda *_: None)
     losses = []
     for name, kernels in (("without", None), ("with", ["triton", "liger", "cut-cross-entropy"])):
-        recipe = make_recipe(train={"max_steps": 4, "batch_size": 4, "lr": 0.01, "kernels": kernels})
+        train = {"max_steps": 4, "batch_size": 4, "lr": 0.01, "precision": "fp32", "kernels": kernels}
+        recipe = make_recipe(train=train)
         result = run(recipe, recipe.methods[0], 0, tmp_path / name)
         losses.append(result.metrics.test["loss"])  # type: ignore[union-attr]
         lines = (tmp_path / name / "certificate.json").read_text("utf-8")
         assert (LINE in lines) == (kernels is not None)
     assert {"norm", "loss"} <= set(asked)
     assert losses[1] == pytest.approx(losses[0], rel=1e-4)
+    # As if it had been trained on a GPU: elsewhere it is loaded with an attention that is there.
+    file = tmp_path / "with" / "recipe.yaml"
+    text = file.read_text("utf-8")
+    file.write_text(text.replace("attention: null", "attention: flash_attention_2"), encoding="utf-8")
+    assert "flash_attention_2" in file.read_text("utf-8")
+    with pytest.warns(UserWarning, match="was changed since"):
+        loaded = load_run(tmp_path / "with", device="cpu")
+    assert loaded.model.base.config._attn_implementation == "sdpa"
