@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.core.interpreted import interpret
+from tests.core.interpreted import NAMES, compile_only, interpret
 from torch import Tensor
 
 from deltatune.core.delta import Clock
@@ -174,9 +174,6 @@ def compiled(name: str, dtype: str, rank: int, masked: bool, capability: int) ->
     return triton.compile(source, target=GPUTarget("cuda", capability, 32), options=OPTIONS)
 
 
-NAMES = ("down", "add_up", "down_up", "grad_input", "grad_down")
-
-
 @pytest.fixture
 def compiler(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
@@ -205,3 +202,19 @@ def test_every_kernel_compiles_for(name: str, capability: int, dtype: str) -> No
         made = compiled(name, dtype, rank, masked, capability)
         assert len(made.asm["cubin"]) > 1000
         assert made.metadata.shared <= 96 * 1024  # what a program of each of the three may have, and more
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("compiler")
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=SHORT.get)
+def test_what_is_launched_compiles(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Launches go to Triton as on a GPU, with tensors, sizes of one and multiples of 16, and options."""
+    made_for = compile_only(monkeypatch, 90)
+    for rank, width in ((1, 64), (8, 4096), (20, 70)):
+        for sites in (1, 2):
+            deltas = made(sites, (rank,), 0.1, (width, width))
+            x, y = (torch.randn(3, 5, width, dtype=dtype, requires_grad=True) for _ in range(2))
+            with kernels.in_force(frozenset({"triton"})):
+                total = sum(delta(x, y * 1).sum() for delta in deltas)
+            torch.autograd.grad(total, [x, *(p for delta in deltas for p in delta.parameters())])
+    assert {kernel.name for kernel in made_for} == {f"{name}_kernel" for name in NAMES}
