@@ -107,6 +107,18 @@ def with_references(case):
     return rows, encoded
 
 
+@pytest.mark.parametrize("name", ["t5", "bart"])
+def test_an_encoder_reads_a_row_once_for_all_its_references(make_case, name):
+    case, passes = make_case(name), []
+    _, encoded = with_references(case)
+    handle = case.model.base.get_encoder().register_forward_hook(lambda *_: passes.append(1))
+    row_losses(Job(case.model, case.encoder.encode(case.rows), case.encoder, 2))
+    once = len(passes)
+    row_losses(Job(case.model, encoded, case.encoder, 2))
+    handle.remove()
+    assert len(passes) == 2 * once > 2
+
+
 @pytest.mark.parametrize("size", [2, 7])
 @pytest.mark.parametrize("name", ["t5", "bart", "llama"])
 def test_the_loss_is_the_mean_over_all_tokens_of_all_references(make_case, name, size):
