@@ -247,4 +247,6 @@ def test_auto_leaves_a_cpu_alone_and_compiled_runs_do_not_race(make_recipe: Call
     assert compiling._unworthy(on_cpu) is not None
     assert can_race(recipe.methods[0])
     assert not can_race(make_recipe("train.compile=true").methods[0])
+    assert make_recipe("train.compile=on").methods[0].train.compile is True
+    assert make_recipe("train.compile=off").methods[0].train.compile is False
     assert "compile" not in make_recipe().methods[0].train.model_dump()

@@ -72,7 +72,8 @@ class TrainSpec(Section):
     compile: Bool | Literal["auto"] | None = None
     """Whether torch.compile makes graphs of the base's layers for the steps of a run: the same to rounding,
     after a minute or more of compiling. Batches are padded to few lengths for it. Where it does not work, the
-    run goes on without and says why. `auto`: on GPUs, in runs of 500 steps and more. Null: false."""
+    run goes on without and says why. `auto`: on GPUs, in runs of 500 steps and more. Null: false. `on` and
+    `off` are understood as well."""
     deterministic: Bool = False
     """On a GPU, take kernels that add in the same order each time, where there are such: slower."""
     kernels: Annotated[list[Kernels], Field(min_length=1)] | None = None
@@ -92,6 +93,11 @@ class TrainSpec(Section):
     Each can be loaded, merged, or be the `from` of another run. Resuming takes the state, not these."""
     trackers: list[Literal["tensorboard", "trackio", "wandb"]] = Field(default=[])
     """Where to log besides metrics.jsonl; each needs its package."""
+
+    @field_validator("compile", mode="before")
+    @classmethod
+    def _in_words(cls, value: Any) -> Any:
+        return {"on": True, "off": False}.get(value, value) if isinstance(value, str) else value
 
     @field_validator("precision", mode="before")
     @classmethod
