@@ -14,7 +14,7 @@ from deltatune.methods import METHODS
 from deltatune.recipe import parse_recipe
 from deltatune.tasks.shapes import BatchShape
 from deltatune.testing import tiny
-from deltatune.training.before.writing import writing_too_much
+from deltatune.training.before.writing import resting_too_much, writing_too_much
 
 
 @pytest.mark.parametrize("name", ["llama", "t5", "gpt2", "bart"])
@@ -49,3 +49,22 @@ def test_a_plan_says_if_an_evaluation_does_not_fit() -> None:
     [warning] = writing_too_much(recipe, {}, setup, found, limit)
     assert "lower evaluation.batch_size" in warning
     assert writing_too_much(recipe, {}, setup, found, 100 * limit) == []
+
+
+def test_a_plan_says_if_a_base_has_no_room_to_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    setup = Setup(
+        llama(64, 128, 2, 4, vocab_size=1000), "causal-lm", METHODS.get("lora")(), BatchShape(1, 16, 0, 8),
+        offload=True, device="cuda",
+    )  # fmt: skip
+    found = predict(setup)
+    plain = predict(setup.changed(offload=False))
+    layer = 4 * (4 * 64 * 64 + 3 * 64 * 128 + 2 * 64)
+    assert plain.memory.total - found.memory.total == layer, "of two, one rests"
+    [entry] = parse_recipe({
+        "task": "causal-lm", "model": "m", "methods": ["lora"], "train": {"offload": "cpu"},
+        "data": {"source": "rows.jsonl", "split": {"test": 0.1}},
+    }).methods  # fmt: skip
+    assert resting_too_much(entry, setup, found) == []
+    monkeypatch.setattr("deltatune.training.before.writing.total_memory", lambda: 1000)
+    [warning] = resting_too_much(entry, setup, found)
+    assert "which has 1.00 kB: `disk` leaves it in its files" in warning

@@ -43,7 +43,7 @@ from deltatune.training.before.disk import Disk, disk_of, disk_of_all
 from deltatune.training.before.longest_rows import new_tokens, require_positions
 from deltatune.training.before.machine_speed import MachineSpeed
 from deltatune.training.before.packing import padding_of
-from deltatune.training.before.writing import writing_too_much
+from deltatune.training.before.writing import resting_too_much, writing_too_much
 from deltatune.training.given.budget import sized_for
 from deltatune.training.given.context import base_dtype, eager_up_to
 from deltatune.training.given.machine import total_memory
@@ -284,6 +284,7 @@ def _entry(
     found = predict(setup)
     warnings = require_positions(found.room, setup.task, planned.parts, new_tokens(planned.recipe))
     warnings += writing_too_much(planned.recipe, planned.parts, setup, found, limit)
+    warnings += resting_too_much(entry, setup, found)
     steps = planned.steps(entry) if setup.method.trains else 0
     disk = disk_of(
         planned.recipe, entry, setup, found, dataset=planned.dataset,

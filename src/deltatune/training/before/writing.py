@@ -1,4 +1,4 @@
-"""Whether there is room for what an evaluation writes."""
+"""Whether there is room beside a step: for what an evaluation writes, and for a base at rest on the host."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from deltatune.data.encode import Encoded
 from deltatune.memory.fit import fits
 from deltatune.memory.predict import Prediction, Setup
 from deltatune.memory.writing import writing_bytes
-from deltatune.recipe.schema import Recipe
+from deltatune.recipe.schema import MethodEntry, Recipe
 from deltatune.training.before.longest_rows import new_tokens
+from deltatune.training.given.machine import total_memory
 
 
 def writing_too_much(
@@ -40,4 +41,15 @@ def writing_too_much(
     return [
         f"generating texts for {spec.batch_size} rows at once ({spec.num_beams} beams, {written} tokens) "
         f"takes {units.size(total)}, and only {units.size(limit)} are free: lower evaluation.batch_size."
+    ]
+
+
+def resting_too_much(entry: MethodEntry, setup: Setup, found: Prediction) -> list[str]:
+    """A warning if the machine's memory is smaller than a base that rests there beside a GPU."""
+    needs = found.total_parameters * (4 if setup.dtype == "float32" else 2)
+    if not setup.offload or entry.train.offload != "cpu" or needs <= total_memory():
+        return []
+    return [
+        f"with train.offload: cpu the base takes {units.size(needs)} of the machine's memory, which has "
+        f"{units.size(total_memory())}: `disk` leaves it in its files."
     ]
