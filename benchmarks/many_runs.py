@@ -3,31 +3,41 @@
 Both start with the libraries imported and end with the loss of the test rows for every configuration. Each
 of peft's runs reads the data, loads the base, encodes the rows and trains with the Trainer's defaults, as a
 script does that is started for each configuration; four run before ours and four after it. Ours has
-`together: auto`.
+`together: auto`. With `--ways` it is timed in more ways, each apart, and with the loss of its best:
+`workers` is a command with `--workers auto`, whose processes import the libraries in that time; `halving` is
+one process with `halving: auto`, which stops what cannot win. The goals are 2, 2.7 and 4 times peft's speed.
 
-    python benchmarks/many_runs.py --model t5-small
+    python benchmarks/many_runs.py --model t5-small --ways workers halving
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import subprocess
+import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
 from epochs import MODELS, TARGETS, content_of, without_validation
 from peft_side import peft_trainer
 
 from deltatune.comparison.runner import compare
+from deltatune.errors import RecipeError
 from deltatune.observer import Silent
 from deltatune.recipe import parse_recipe
+from deltatune.results import Leaderboard
 from deltatune.training import Context
 from deltatune.training.given.machine import versions
 
 ROWS = 48
 TEST_ROWS = 32
+GOALS = {"compare": 2.0, "workers": 2.7, "halving": 4.0}
+"""Times peft's speed."""
 
 
 def methods() -> list[Any]:
@@ -57,8 +67,44 @@ def one_of_peft(content: dict[str, Any], method: Any, folder: Path) -> dict[str,
     return {"seconds": time.perf_counter() - started, "loss": loss}
 
 
-def measure(model: str) -> dict[str, Any]:
-    """Time both."""
+def by_workers(content: dict[str, Any], folder: Path) -> Leaderboard:
+    """The comparison by one process for each core, as a command."""
+    recipe = folder / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump(content), encoding="utf-8")
+    command = [sys.executable, "-m", "deltatune", "compare", recipe, "--out", folder / "workers"]
+    done = subprocess.run(
+        [*map(str, command), "--workers", "auto", "--quiet", "--json"], capture_output=True, check=True
+    )
+    return Leaderboard.of(json.loads(done.stdout), "the command's output", remedy="")
+
+
+def by_halving(content: dict[str, Any], folder: Path) -> Leaderboard:
+    """The comparison in this process, in which what cannot win is stopped."""
+    return compare(parse_recipe(content | {"halving": "auto"}), folder / "halving")
+
+
+WAYS = {"workers": by_workers, "halving": by_halving}
+
+
+def best_loss(board: Leaderboard) -> dict[str, Any]:
+    """Which configuration is best, and its loss with its interval."""
+    first = board.rows[0]
+    return {"name": first.name, "loss": (first.metrics or {}).get("loss"), "interval": first.interval}
+
+
+def timed_way(name: str, content: dict[str, Any], folder: Path, peft: float) -> dict[str, Any]:
+    """Seconds, times peft's speed, and the best; or why it is not there."""
+    started = time.perf_counter()
+    try:
+        board = WAYS[name](content, folder)
+    except RecipeError as error:
+        return {"error": str(error)}
+    seconds = time.perf_counter() - started
+    return {"seconds": seconds, "ratio": peft / seconds, "goal": GOALS[name], "best": best_loss(board)}
+
+
+def measure(model: str, ways: Sequence[str] = ()) -> dict[str, Any]:
+    """Time peft, one process of ours, and further ways."""
     content = without_validation(content_of(model, methods(), epochs=1, test=TEST_ROWS, rows=ROWS))
     content |= {"together": "auto"}
     folder = Path(tempfile.mkdtemp())
@@ -81,6 +127,10 @@ def measure(model: str) -> dict[str, Any]:
             "ours": {row.name: (row.metrics or {})["loss"] for row in board.rows},
         },
         "ratio": seconds / ours,
+        "goal": GOALS["compare"],
+        "best": best_loss(board),
+        "ways": {name: timed_way(name, content, folder, seconds) for name in ways},
+        "timeline": [phase.as_dict() for phase in board.timeline or []],
         "versions": versions(),
     }
 
@@ -91,9 +141,10 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--model", choices=MODELS, default="t5-small")
+    parser.add_argument("--ways", nargs="*", choices=WAYS, default=[], help="time these as well")
     parser.add_argument("--out", type=Path, default=None, help="write the JSON here as well")
     arguments = parser.parse_args()
-    text = json.dumps(measure(arguments.model), indent=2)
+    text = json.dumps(measure(arguments.model, arguments.ways), indent=2)
     print(text)
     if arguments.out:
         arguments.out.write_text(text + "\n", encoding="utf-8")
