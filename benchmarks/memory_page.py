@@ -24,7 +24,7 @@ from deltatune.memory.base import is_untied
 from deltatune.memory.batch import largest_micro_batch
 from deltatune.memory.predict import Setup, predict
 from deltatune.memory.scale import predict_scaled
-from deltatune.memory.shapes import SHAPES, shape_named
+from deltatune.memory.shapes import SHAPES, shape_named, shape_recipe
 from deltatune.methods import METHODS
 from deltatune.models.load import load_base
 from deltatune.recipe import parse_recipe
@@ -33,7 +33,7 @@ from deltatune.recipe.train_section import TrainSpec
 from deltatune.report import display
 from deltatune.report.stacked import NOTES, PARTS, Bar, standalone
 from deltatune.tasks.shapes import BatchShape
-from deltatune.training.before.forecast import forecast, shape_recipe
+from deltatune.training.before.forecast import forecast
 
 DOCS = Path(__file__).parents[1] / "docs" / "measured"
 TEMPLATE = Path(__file__).parent / "memory_page.md"

@@ -37,6 +37,10 @@ class Shim(torch.nn.Module):
     def may_drop_rows(self) -> bool:
         return True
 
+    @property
+    def is_sharded(self) -> bool:
+        return False
+
     def generate(self, **arguments: Any) -> Any:
         return self.base.generate(**arguments)
 

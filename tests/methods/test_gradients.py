@@ -84,7 +84,7 @@ def test_gradients_of_dora(dropout: float, transposed: bool, monkeypatch: pytest
     generator = torch.Generator().manual_seed(1)
     weight = torch.randn(4, 5, generator=generator, dtype=torch.float64)
     bias = torch.randn(4, generator=generator, dtype=torch.float64)
-    delta = DoraDelta(lambda: weight, bias, 2, 0.7, dropout, transposed=transposed).double()
+    delta = DoraDelta(lambda: weight, lambda: bias, 2, 0.7, dropout, transposed=transposed).double()
     names, values = varied(delta)
     x = torch.randn(2, 3, 5, generator=generator, dtype=torch.float64).requires_grad_()
     y = torch.nn.functional.linear(x.detach(), weight, bias).requires_grad_()

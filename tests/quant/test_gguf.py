@@ -11,7 +11,8 @@ from transformers import LlamaForCausalLM
 from deltatune import quant
 from deltatune.models.bundled import BUNDLED_MODELS
 from deltatune.models.fingerprint import fingerprint
-from deltatune.models.load import LoadedBase, OriginalWeights, load_base
+from deltatune.models.load import LoadedBase, load_base
+from deltatune.models.original import OriginalWeights
 from deltatune.models.source import locate
 from deltatune.quant.inplace import quantize_
 from deltatune.recipe.base_sections import ModelSpec

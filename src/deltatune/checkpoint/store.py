@@ -17,6 +17,7 @@ from deltatune.checkpoint.holder import Holder
 from deltatune.checkpoint.saved import CONFIG, OURS, SCHEMA, TENSORS, SavedAdapter, read_adapter
 from deltatune.core.method import MethodConfig
 from deltatune.core.new_heads import is_bare
+from deltatune.core.whole import as_whole
 from deltatune.errors import AdapterError
 from deltatune.files import sealed, sha256, write_json
 from deltatune.models.bundled import public_name
@@ -213,7 +214,9 @@ def _without_base(tensors: Mapping[str, Tensor], peft: Mapping[str, Any], model:
         parameter = own.get(key.replace(".base_layer.", "."))
         if parameter is None or key.startswith(heads):
             return False
-        return parameter.shape == tensor.shape and torch.equal(parameter.cpu().to(tensor.dtype), tensor)
+        return parameter.shape == tensor.shape and torch.equal(
+            as_whole(parameter.detach()).cpu().to(tensor.dtype), tensor
+        )
 
     left = {key: tensor for key, tensor in tensors.items() if not belongs_to_base(key, tensor)}
     return {key.replace(".base_layer.", "."): tensor for key, tensor in left.items()}

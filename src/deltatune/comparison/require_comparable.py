@@ -147,3 +147,19 @@ def require_same_data(results: Sequence[RunResult], context: Context) -> None:
             f"the runs of {names} have seen different data: they have changed in between.",
             remedy="Restore the data, or start anew with --overwrite.",
         )
+
+
+def require_one_process(recipe: Recipe) -> None:
+    """Refuse a base that several processes would hold together: a comparison's run has one.
+
+    Raises:
+        RecipeError: An entry asks for it.
+    """
+    for entry in recipe.methods:
+        if entry.train.shard:
+            raise RecipeError(
+                f"asks for several processes ({entry.name}), and a comparison trains each run in one.",
+                field="train.shard",
+                remedy="Set train.shard=false; or train its entries one by one, by `torchrun -m deltatune "
+                "train recipe.yaml --method NAME`.",
+            )

@@ -20,7 +20,11 @@ from deltatune.comparison.check_folder import require_same_inputs, require_sound
 from deltatune.comparison.choice import Chosen, choose
 from deltatune.comparison.many import contest
 from deltatune.comparison.noise import noise_floor
-from deltatune.comparison.require_comparable import require_comparable, require_same_data
+from deltatune.comparison.require_comparable import (
+    require_comparable,
+    require_one_process,
+    require_same_data,
+)
 from deltatune.comparison.scores import read_sample, row_groups, row_ids
 from deltatune.comparison.statistics import intervals
 from deltatune.comparison.team import Team
@@ -97,6 +101,7 @@ def compare(
     """
     observer = observer or Silent()
     primary = primary_metric(recipe.evaluation, recipe.task, targets=recipe.has_targets)
+    require_one_process(recipe)
     timeline = Timeline()
     with timeline.open(), Team(make_folder(out), observer, join=join) as team, _disk_named(out):
         return _compare(recipe, team, primary, timeline, overwrite=overwrite)

@@ -32,6 +32,7 @@ from deltatune.core.fast.padding import as_told
 from deltatune.core.learned import Learned, widen
 from deltatune.core.own_attention import way_into
 from deltatune.core.taps import Active, call_arguments
+from deltatune.core.whole import gathered
 from deltatune.errors import AdapterError, TargetError
 
 OVER_SDPA = "deltatune_sdpa"
@@ -147,11 +148,11 @@ class AttentionTap:
         biases = {}
         for name, n in counts.items():
             before = n + self._past
-            biases[name] = (
-                self._biased.compute_bias(before + length, n)[:, :, before:].to(query.dtype)
-                if self.keys_values[name].placed
-                else query.new_zeros(1, heads, length, n)
-            )
+            biases[name] = query.new_zeros(1, heads, length, n)
+            if self.keys_values[name].placed:
+                with gathered(self._biased):  # of the first layer, and this may be another
+                    bias = self._biased.compute_bias(before + length, n)
+                biases[name] = bias[:, :, before:].to(query.dtype)
         return biases
 
     def collect(self, query: Tensor, key: Tensor) -> Learned | None:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from deltatune.core.fast.layout import layout
+from deltatune.core.whole import gathered
 from deltatune.errors import AdapterError
 
 
@@ -307,12 +308,13 @@ HOOKS = (
 
 
 def _bare_copy(module: nn.Module) -> nn.Module:
-    """A copy without the hooks: those of another adapter would go on acting inside this one's copy."""
+    """A whole copy without the hooks: those of another adapter would go on acting inside this one's copy."""
     held = [(part, name, getattr(part, name)) for part in module.modules() for name in HOOKS]
     for part, name, _ in held:
         setattr(part, name, OrderedDict())
     try:
-        return copy.deepcopy(module)
+        with gathered(module):
+            return copy.deepcopy(module)
     finally:
         for part, name, hooks in held:
             setattr(part, name, hooks)

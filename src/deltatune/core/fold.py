@@ -12,15 +12,21 @@ from deltatune import quant
 from deltatune.core.adapter import Adapter
 from deltatune.core.delta import Delta, Foldable, ModuleCopy
 from deltatune.core.taps import Route
+from deltatune.core.whole import is_sharded
 from deltatune.errors import AdapterError
 
 
 def require_foldable(base: nn.Module) -> None:
-    """Refuse a base whose weights hold few bits.
+    """Refuse a base whose weights hold few bits, or of which each process holds a part.
 
     Raises:
-        AdapterError: It is quantized.
+        AdapterError: It is quantized or sharded.
     """
+    if is_sharded(base):
+        raise AdapterError(
+            "each process holds a part of the base, and folding would write into parts of a copy.",
+            remedy="Save the delta; `deltatune merge` in one process loads the base as a whole.",
+        )
     formats = quant.describe(base)
     if formats:
         raise AdapterError(

@@ -29,6 +29,7 @@ from deltatune.core.pooling import text_vectors
 from deltatune.core.sites import BaseView
 from deltatune.core.swap import OwnParameters
 from deltatune.core.taps import Active, Route
+from deltatune.core.whole import is_sharded
 from deltatune.errors import AdapterError, nearest
 
 
@@ -69,7 +70,7 @@ class AdaptedModel(nn.Module):
         self.view = BaseView(base, heads, processor, original=original, without_adapters=self.using)
         self.adapters = nn.ModuleDict()
         self.configs: dict[str, MethodConfig] = {}
-        self.base_dropout, self.pooling = base_dropout, pooling
+        self.base_dropout, self.pooling, self.is_sharded = base_dropout, pooling, is_sharded(base)
         self._active, self._own = Active(), OwnParameters(base)
         self._hooks = Hooks(self.view, self._active)
         self.fast = FastPaths(self.view, self._hooks.attention, eager_up_to)
@@ -163,8 +164,7 @@ class AdaptedModel(nn.Module):
         except BaseException:
             self._hooks.take_off(name)
             raise
-        self.adapters[name] = adapter
-        self.configs[name] = config
+        self.adapters[name], self.configs[name] = adapter, config
         adapter.train(self.training)
         self.use(name)
         return adapter
@@ -237,9 +237,8 @@ class AdaptedModel(nn.Module):
 
     @contextlib.contextmanager
     def _routed(self, routes: tuple[Route, ...], batch_rows: int) -> Iterator[None]:
-        before = self._active.routes
+        before, self._active.batch_rows = self._active.routes, batch_rows
         self._set_routes(routes)
-        self._active.batch_rows = batch_rows
         cut = [self.adapter(route.name) for route in routes]
         for adapter in cut:
             adapter.cut(True)
@@ -322,8 +321,8 @@ class AdaptedModel(nn.Module):
 
     @property
     def may_drop_rows(self) -> bool:
-        """Whether `generate` can go on with some rows: not if they are routed, nor behind a cached prompt."""
-        return self._active.batch_rows is None and self._hooks.prompt is None
+        """Whether `generate` can go on with some rows: not if routed, behind a cached prompt, or sharded."""
+        return self._active.batch_rows is None and self._hooks.prompt is None and not self.is_sharded
 
     @property
     def prompted_mask(self) -> Tensor | None:
@@ -350,6 +349,7 @@ class AdaptedModel(nn.Module):
             compose.require_rows(adapters, arguments)
             with self.switching(adapters):
                 return self.generate(**arguments)
+        arguments |= {"synced_gpus": True} if self.is_sharded else {}  # others may have more to write
         if self.view.is_encoder_decoder or (prompt := self._hooks.prompt) is None:
             return self.base.generate(**arguments)
         return generate_behind_prompt(self.base, prompt, arguments)

@@ -16,6 +16,7 @@ from transformers.models.auto.modeling_auto import MODEL_MAPPING
 from deltatune.core.adapter import Adapter
 from deltatune.core.delta import ModuleCopy
 from deltatune.core.sites import BaseView
+from deltatune.core.whole import as_whole
 
 _STREAM = 0x48454144 << 32
 """Sets the numbers of heads apart from those that deltas of the same seed start from."""
@@ -51,7 +52,8 @@ def start_heads_(adapter: Adapter, view: BaseView, seed: int) -> None:
     """
     for path in view.heads:
         generator = torch.Generator().manual_seed(seed + _STREAM)
-        for name, drawn in view.modules[path].named_parameters():
+        for name, held in view.modules[path].named_parameters():
+            drawn = as_whole(held)
             order = torch.randperm(drawn.numel(), generator=generator).to(drawn.device)
             copy = _copy_of(adapter, path, name)
             if copy is not None:

@@ -43,6 +43,18 @@ class Ranks:
         """Whether part `place` of a list is this process's."""
         return place % self.count == self.rank
 
+    def shares(self, parts: int, *, even: bool) -> list[tuple[int, bool]]:
+        """The places of this process's parts of a list, in order, and whether each counts.
+
+        Args:
+            parts: How many there are.
+            even: Whether all processes have to do equally many, as over a base that each holds a part of. Who
+                has fewer then does the last part once more, for nothing.
+        """
+        mine = [(place, True) for place in range(parts) if self.takes(place)]
+        idle = even and len(mine) < -(-parts // self.count)
+        return [*mine, (parts - 1, False)] if idle else mine
+
     def gather(self, value: T) -> list[T]:
         """What each rank gives, in the order of the ranks.
 

@@ -15,6 +15,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, 
 from transformers.pytorch_utils import Conv1D
 
 from deltatune.core import roles
+from deltatune.core.whole import gathered
 from deltatune.errors import TargetError, nearest
 from deltatune.quant import read_weight
 
@@ -257,7 +258,8 @@ class BaseView:
 
     def weight(self, path: str) -> Tensor:
         """The weight of the linear module at `path` as [d_out, d_in], whichever way round it is kept."""
-        return read_weight(self.modules[path])
+        with gathered(self.modules[path]):
+            return read_weight(self.modules[path])
 
     def attention_sites(self, scopes: Sequence[str] = roles.SCOPES) -> list[AttentionSite]:
         """Attention modules of the base within `scopes`, in order.

@@ -70,6 +70,10 @@ class Model(Protocol):
     def training(self) -> bool:
         """Whether dropout is on."""
 
+    @property
+    def is_sharded(self) -> bool:
+        """Whether processes hold parts of it, so that all have to go through equally many passes."""
+
     def modules(self) -> Iterator[torch.nn.Module]:
         """Every module of the model, so that all can be put in evaluation mode and back."""
 

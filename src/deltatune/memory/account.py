@@ -68,11 +68,12 @@ class Accountant(TorchDispatchMode):
 
     Args:
         vocabulary: Last dimension of the tensors that count as logits; 0 for none.
+        resized: Whether storages may be emptied and filled again, as those of gathered layers are.
     """
 
-    def __init__(self, vocabulary: int = 0) -> None:
+    def __init__(self, vocabulary: int = 0, *, resized: bool = False) -> None:
         super().__init__()
-        self._vocabulary = vocabulary
+        self._vocabulary, self._resized = vocabulary, resized
         self._known: dict[int, _Storage] = {}
         self._events: list[tuple[int, _Storage]] = []
         self._marks: list[tuple[int, tuple[Hashable, int]]] = []
@@ -105,7 +106,7 @@ class Accountant(TorchDispatchMode):
     def forward_done(self) -> None:
         """All that is alive and not held was left by the forward pass for the backward pass."""
         for storage in self._known.values():
-            if storage.part == "temporary":
+            if storage.part == "temporary" and storage.bytes:
                 storage.part = "activations"
 
     def mark(self, label: Hashable) -> None:
@@ -135,6 +136,8 @@ class Accountant(TorchDispatchMode):
     ) -> Any:
         """Run an operation and look at what it returns."""
         kwargs = kwargs or {}
+        if self._resized:
+            self._weigh_again()
         out = self.call(func, args, kwargs)
         if func is torch.ops.prim.device.default:  # asked of fake tensors all the time
             return out
@@ -148,6 +151,14 @@ class Accountant(TorchDispatchMode):
     def call(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Compute the operation; what prediction overrides for results that depend on data."""
         return func(*args, **kwargs)
+
+    def _weigh_again(self) -> None:
+        """Note which storages have another size by now: no operation tells."""
+        for storage in self._known.values():
+            now = 0 if (there := storage.ref()) is None else there.nbytes()
+            if now != storage.bytes:
+                self._events.append((now - storage.bytes, storage))
+                storage.bytes = now
 
     def _note(self, tensor: Tensor, part: str, *, counted: bool = True) -> _Storage:
         storage = tensor.untyped_storage()

@@ -74,6 +74,8 @@ class Setup:
     """Newly initialised modules, if they are known."""
     processor: Any = None
     """Tokenizer, for methods that start from a text."""
+    processes: int = 1
+    """How many hold the base's layers together; the memory is that of each."""
     device: str = "cpu"
     """The kind of device that is predicted for: `cpu`, `cuda`, `xpu` or `mps`."""
 
@@ -150,6 +152,7 @@ def predict(setup: Setup) -> Prediction:
             )
         if setup.offload:
             memory = memory.less("weights", at_rest(base))
+        memory = memory_of_each(memory, base, setup.processes)
         extent, tensors = adapter.extent(), len(adapter.stored())
         return Prediction(
             memory=memory,
@@ -202,6 +205,30 @@ def planned_model(setup: Setup) -> AdaptedModel:
     )
 
 
+Layer = tuple[str, int]
+
+
+def memory_of_each(memory: Memory, base: Any, processes: int) -> Memory:
+    """The memory of each of several processes that hold a base's layers together.
+
+    Where a layer computes it is there as a whole, and twice for a moment: as the message that brought it, and
+    in its place. Everything else is as it is for one.
+    """
+    sizes = [sum(p.nbytes for p in layer.parameters()) for s in stacks(base).values() for layer in s]
+    if processes == 1 or not sizes:
+        return memory
+    away, near = sum(size - -(-size // processes) for size in sizes), 2 * max(sizes)
+    segments = {}
+    for mark, parts in memory.segments.items():
+        computes = isinstance(mark, tuple) and isinstance(mark[0], tuple)  # a layer's, as `mark_layers` names
+        gathered = near if computes else 0
+        segments[mark] = parts | {
+            "weights": parts["weights"] - away, "temporary": parts["temporary"] + gathered,
+        }  # fmt: skip
+    peak = max(segments.values(), key=lambda parts: sum(parts.values()))
+    return Memory(peak, memory.flops, segments)
+
+
 def mark_layers(base: Any, accounts: FakeAccountant) -> None:
     """Let a new stretch begin wherever a layer begins its forward or its backward pass.
 
@@ -209,12 +236,12 @@ def mark_layers(base: Any, accounts: FakeAccountant) -> None:
     """
     for path, stack in stacks(base).items():
         for index, layer in enumerate(stack):
-            name = (path, index if index < len(stack) / 2 else index - len(stack))
+            name: Layer = (path, index if index < len(stack) / 2 else index - len(stack))
             layer.register_forward_pre_hook(lambda module, args, name=name: accounts.mark(("forward", name)))
             layer.register_forward_hook(lambda module, args, out, name=name: _mark_back(out, accounts, name))
 
 
-def _mark_back(out: Any, accounts: FakeAccountant, name: tuple[str, int]) -> None:
+def _mark_back(out: Any, accounts: FakeAccountant, name: Layer) -> None:
     first = out if isinstance(out, Tensor) else out[0]
     if first.requires_grad:
         first.register_hook(lambda grad: accounts.mark(("backward", name)))

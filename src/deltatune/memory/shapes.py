@@ -5,6 +5,7 @@ Of a closed model the widths are those that its paper prints, in an open archite
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,7 @@ from transformers import AutoConfig, PreTrainedConfig
 
 from deltatune import units
 from deltatune.errors import ModelError, nearest
+from deltatune.models.tasks import possible_tasks
 
 
 @dataclass(frozen=True)
@@ -212,3 +214,27 @@ def shape_named(name: str) -> PreTrainedConfig:
     if name not in SHAPES:
         raise ModelError(f"{name!r} is not a known shape.", field="--shape", remedy=nearest(name, SHAPES))
     return AutoConfig.for_model(**SHAPES[name].settings)
+
+
+def shape_recipe(name: str) -> Mapping[str, Any]:
+    """A recipe for a published shape: full fine-tuning, LoRA and QLoRA, a row of 512 tokens at a time.
+
+    Raises:
+        ModelError: There is no such shape.
+    """
+    task = possible_tasks(shape_named(name))[0]
+    lora = {"lora": {"r": 16, "targets": ["all-linear"]}}
+    return {
+        "task": task,
+        "model": name,
+        "data": {
+            "train": "unread.jsonl", "columns": {"input": "input", "target": "target"},
+            "split": {"validation": 0.1, "test": 0.1}, "max_input_tokens": 448, "max_target_tokens": 64,
+        },
+        "methods": [
+            "full",
+            lora,
+            lora | {"name": "qlora", "quantization": "nf4", "train": {"precision": "auto"}},
+        ],
+        "train": {"batch_size": 1, "precision": "bf16", "gradient_checkpointing": True},
+    }  # fmt: skip

@@ -17,6 +17,7 @@ from deltatune.core.adapter import Adapter
 from deltatune.core.loss import gradients_at, logits_for, loss_of
 from deltatune.core.model import AdaptedModel
 from deltatune.core.offload import counted, offload_of
+from deltatune.core.whole import held
 from deltatune.memory.account import Accountant, Memory
 from deltatune.tasks import TASKS
 from deltatune.tasks.shapes import BatchShape
@@ -155,9 +156,9 @@ def accounted(
     accounts.hold(adapter.parameters(), "delta")
     accounts.hold(adapter.buffers(), "delta")
     with model.using():  # what full fine-tuning has put into their place is not the base
-        held, offload = quant.held(model.base), offload_of(model.base)
-        accounts.hold(held if offload is None else offload.in_memory(held), "weights")
-        accounts.leave_out(held)  # what rests elsewhere
+        weights, offload = list(map(held, quant.held(model.base))), offload_of(model.base)
+        accounts.hold(weights if offload is None else offload.in_memory(weights), "weights")
+        accounts.leave_out(weights)  # what rests elsewhere
     if optimizer is not None:
         accounts.hold(_tensors(list(optimizer.state.values())), "optimizer")
     accounts.hold(_tensors(adapter.resume_state()), "optimizer")

@@ -41,7 +41,7 @@ class DoraDelta(Delta):
     def __init__(
         self,
         weight: Callable[[], Tensor],
-        bias: Tensor | None,
+        bias: Callable[[], Tensor | None],
         r: int,
         scale: float,
         dropout: float = 0.0,
@@ -51,7 +51,7 @@ class DoraDelta(Delta):
         super().__init__()
         d_out, d_in = weight().shape
         self._weight = weight
-        self._bias = (bias,)  # in a tuple, or the base's parameter would count as one of this delta's
+        self._bias = bias
         self.lora_A, self.lora_B = low_rank_pair(d_in, d_out, r)
         self.to(weight().device)
         self.dropout = Dropout(dropout)
@@ -66,7 +66,7 @@ class DoraDelta(Delta):
             x = self.dropout(x)
             plain = F.linear(x, self._weight().to(x.dtype))
         else:
-            [bias] = self._bias
+            bias = self._bias()
             plain = y if bias is None else y - bias.to(y.dtype)
         update = low_rank_product(x, self.lora_A.weight, self.lora_B.weight, self.scale)
         return y + (factor - 1).to(y.dtype) * plain + factor.to(y.dtype) * update
@@ -111,7 +111,7 @@ class DoraConfig(LoraConfig):
         site = view.modules[path]
         return DoraDelta(
             functools.partial(view.weight, path),
-            getattr(site, "bias", None),
+            lambda: getattr(site, "bias", None),
             self.r,
             self.scale,
             self.dropout,

@@ -18,6 +18,7 @@ from deltatune import quant
 from deltatune.core.adapter import Adapter
 from deltatune.core.method import MethodConfig
 from deltatune.core.sites import BaseView
+from deltatune.core.whole import as_whole
 from deltatune.errors import TargetError
 
 
@@ -56,5 +57,5 @@ class FullConfig(MethodConfig):
                 field="model",
                 remedy="Set model.dequantize: true, or take another method.",
             )
-        own = {path: nn.Parameter(p.detach().clone().float()) for path, p in view.base.named_parameters()}
-        return Adapter(own=own)
+        whole = {path: as_whole(p.detach()) for path, p in view.base.named_parameters()}
+        return Adapter(own={path: nn.Parameter(p.clone().float()) for path, p in whole.items()})

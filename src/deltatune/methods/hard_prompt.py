@@ -32,6 +32,7 @@ from deltatune.core.adapter import Adapter, Prompt
 from deltatune.core.method import MethodConfig
 from deltatune.core.readable import Reader
 from deltatune.core.sites import BaseView
+from deltatune.core.whole import gathered
 from deltatune.errors import TargetError
 
 
@@ -72,7 +73,8 @@ class HardPrompt(Prompt):
     def embedded(self, ids: Tensor) -> Tensor:
         """Embeddings of `ids` [n] in the untouched base, [n, d_model]."""
         table = self._embed[0]
-        found: Tensor = table.forward(ids.to(next(table.parameters()).device))  # past the taps of others
+        with gathered(table):
+            found: Tensor = table.forward(ids.to(next(table.parameters()).device))  # past the taps of others
         return found.detach()
 
     @torch.no_grad()

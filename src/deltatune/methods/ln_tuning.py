@@ -26,6 +26,7 @@ from deltatune.core.adapter import Adapter
 from deltatune.core.delta import Delta, ModuleCopy
 from deltatune.core.method import MethodConfig
 from deltatune.core.sites import BaseView
+from deltatune.core.whole import gathered
 from deltatune.errors import TargetError
 from deltatune.methods.lora import peft_targets
 
@@ -136,8 +137,9 @@ def _is_norm(module: nn.Module) -> bool:
     if not shaped or [*module.children(), *module.buffers()]:
         return False
     weight = parameters["weight"]
-    x = torch.linspace(-1, 2, len(weight), device=weight.device).to(weight)[None] * 1e3
-    one, ten = module.forward(x), module.forward(10 * x)
+    x = torch.linspace(-1, 2, len(weight), device=weight.device).to(weight.dtype)[None] * 1e3
+    with gathered(module):
+        one, ten = module.forward(x), module.forward(10 * x)
     return one.shape == x.shape and torch.allclose(one, ten, rtol=0.05, atol=0.05)
 
 

@@ -28,6 +28,7 @@ from deltatune.core.delta import BiasDelta, Delta, Dropout, Foldable
 from deltatune.core.low_rank import SharedInput, add_low_rank_, add_low_ranks_
 from deltatune.core.method import MethodConfig
 from deltatune.core.sites import LINEAR, BaseView
+from deltatune.core.whole import as_whole
 from deltatune.errors import AdapterError, TargetError
 
 
@@ -306,7 +307,7 @@ def _bias(view: BaseView, path: str, like: Tensor) -> Tensor:
     """The base's own bias at `path` in float32, where `like` is."""
     bias = view.modules[path].bias
     assert isinstance(bias, Tensor)
-    return bias.detach().float().to(like.device)
+    return as_whole(bias.detach()).float().to(like.device)
 
 
 CONVOLUTIONS = "convolutions"

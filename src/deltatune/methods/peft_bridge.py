@@ -33,6 +33,7 @@ from deltatune.core.adapter import Adapter
 from deltatune.core.delta import Dropout
 from deltatune.core.method import MethodConfig
 from deltatune.core.sites import LINEAR, BaseView
+from deltatune.core.whole import gathered
 from deltatune.errors import AdapterError, RecipeError, TargetError, nearest
 from deltatune.methods.peft_layers import NAME, PeftAdapter, PeftDelta, freeze_answer, layers_of, skeleton_of
 
@@ -155,6 +156,11 @@ class PeftBridgeConfig(MethodConfig):
                 field="quantization",
                 remedy="Give the entry `quantization: null`, or take one of deltatune's own methods.",
             )
+        with gathered(*chosen.values()):
+            return self._built(view, chosen, more)
+
+    def _built(self, view: BaseView, chosen: dict[str, nn.Module], more: dict[str, Any]) -> PeftAdapter:
+        """The adapter at the modules `chosen`, made with `more` settings."""
         skeleton = skeleton_of(view.base)
         for path in chosen:  # copies for now: some initialisations write into what they are given
             twin = skeleton.get_submodule(path)

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from deltatune.core.adapter import Adapter, Prompt
 from deltatune.core.method import MethodConfig
 from deltatune.core.sites import BaseView
+from deltatune.core.whole import gathered
 from deltatune.errors import AdapterError, TargetError
 
 FREQUENT_TOKENS = 5000
@@ -96,7 +97,8 @@ class PromptConfig(MethodConfig):
             ids = self._text_ids(view)
         else:
             ids = torch.randint(0, min(FREQUENT_TOKENS, embed.num_embeddings), (self.n_tokens,))
-        vectors: Tensor = embed(ids.to(embed.weight.device))
+        with gathered(embed):
+            vectors: Tensor = embed(ids.to(embed.weight.device))
         return vectors
 
     def _text_ids(self, view: BaseView) -> Tensor:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from deltatune.core.offload import offload_of
+from deltatune.core.whole import as_whole, held, is_part
 from deltatune.quant.layers import inner_tensors
 
 _CHUNK = 1 << 22  # elements hashed at a time, so that a copy to the CPU never holds a whole large tensor
@@ -21,7 +22,8 @@ def fingerprint(model: nn.Module) -> str:
 
     Names are sorted. Tensors that share their storage (tied weights) are hashed once, under the first
     of their names; the others contribute that name. Buffers that are not saved are included too: they
-    belong to what the model computes.
+    belong to what the model computes. Of a base that processes hold parts of it is the hash of the whole,
+    which all of them have to ask for.
     """
     return _digest(_tensors(model), _forgetting(model))
 
@@ -53,7 +55,7 @@ def checksum(model: nn.Module) -> str:
     kept: list[Tensor] = []
     forget = _forgetting(model)
     for _, tensor in _tensors(model):
-        raw = tensor.contiguous().reshape(-1).view(torch.uint8)
+        raw = as_whole(tensor).contiguous().reshape(-1).view(torch.uint8)
         whole = len(raw) // (8 * COLUMNS) * 8 * COLUMNS
         if whole:
             words = raw[:whole] if raw.storage_offset() % 8 == 0 else raw[:whole].clone()
@@ -74,9 +76,14 @@ def _tensors(model: nn.Module) -> list[tuple[str, Tensor]]:
     named = [
         (f"{name} {part}" if part else name, plain)
         for name, tensor in tensors
-        for part, plain in enumerate(inner_tensors(tensor.detach()))
+        for part, plain in enumerate(_plain(tensor.detach()))
     ]
     return sorted(named, key=lambda item: item[0])
+
+
+def _plain(tensor: Tensor) -> Sequence[Tensor]:
+    """The tensors that a tensor consists of; one that stands for parts can be had as a whole."""
+    return [tensor] if is_part(tensor) else inner_tensors(tensor)
 
 
 def _forgetting(model: nn.Module) -> Callable[[Sequence[Tensor]], None]:
@@ -91,12 +98,14 @@ def _digest(tensors: list[tuple[str, Tensor]], forget: Callable[[Sequence[Tensor
     for name, tensor in tensors:
         digest.update(f"{name}\0{tuple(tensor.shape)}\0{tensor.dtype}\0".encode())
         # An empty tensor has no address of its own, so that only tensors with elements can be tied.
-        identity = (tensor.data_ptr(), tensor.storage_offset(), tensor.shape, tensor.stride())
-        twin = first_name.setdefault(identity, name) if tensor.numel() else name
+        # Neither has one that stands for parts: each process knows its own part's.
+        part = held(tensor)
+        identity = (part.data_ptr(), part.storage_offset(), tensor.shape, tensor.stride())
+        twin = first_name.setdefault(identity, name) if part.numel() else name
         if twin != name:
             digest.update(f"= {twin}\0".encode())
             continue
-        _update(digest, tensor)
+        _update(digest, as_whole(tensor))
         forget([tensor])
     return digest.hexdigest()
 

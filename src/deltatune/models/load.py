@@ -7,11 +7,13 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
 from deltatune.core.devices import HOST, own_random_states
 from deltatune.core.offload import FIELD, Offload, offload_of
+from deltatune.core.ranks import ranks
+from deltatune.core.sharding import shard_
 from deltatune.errors import ModelError
 from deltatune.models.fingerprint import fingerprint
 from deltatune.models.labels import base_labels, in_base_order, named, set_outputs
@@ -24,7 +26,6 @@ from deltatune.models.source import Source, explained, locate, processor_of
 from deltatune.models.tasks import check_task
 from deltatune.models.token_ids import check_vocabulary, plain_generation, set_padding
 from deltatune.models.weights import POOLER, computes_in_its_dtype, load_weights
-from deltatune.quant import read_weight
 from deltatune.quant.loading import check_widths
 from deltatune.tasks import TASKS
 
@@ -58,16 +59,21 @@ class LoadedBase:
     pooling: str = "mean"
     """How vectors of texts are made of it (`deltatune.core.pooling`), where a task asks for them."""
 
-    def settle(self, device: torch.device) -> str:
-        """Hash the weights, where they are read fastest, and move the model to `device`; give the hash."""
+    def settle(self, device: torch.device, *, shard: bool = False) -> str:
+        """Hash the weights, where they are read fastest, and bring the model to `device`; give the hash."""
         digest = fingerprint(self.model)
-        self.place(device)
+        self.place(device, shard=shard)
         return digest
 
-    def place(self, device: torch.device) -> None:
-        """Move the model to `device`, but for the layers of one that is offloaded."""
+    def place(self, device: torch.device, *, shard: bool = False) -> None:
+        """Move the model to `device`, but for layers that rest elsewhere: offloaded, or in parts with others.
+
+        With `shard`, all processes that have joined come by.
+        """
         offload = offload_of(self.model)
-        if offload is not None:
+        if shard:
+            shard_(self.model, ranks(), device)
+        elif offload is not None:
             offload.place(device)
         else:  # Transformers' own signature of `to` hides its argument from type checkers
             nn.Module.to(self.model, device)
@@ -227,30 +233,6 @@ def _config_of(source: Source) -> PreTrainedConfig:
     with quiet(), explained(source):
         config: PreTrainedConfig = AutoConfig.from_pretrained(source.path, **source.options)
     return config
-
-
-class OriginalWeights:
-    """The weights of a base before it was quantized, read from its checkpoint when first asked for.
-
-    Args:
-        spec: As for `load_base`.
-        task: As for `load_base`.
-        labels: As for `load_base`.
-    """
-
-    def __init__(self, spec: ModelSpec, task: str, labels: list[str] | None) -> None:
-        self._arguments = (spec, task, labels)
-        self._model: nn.Module | None = None
-
-    def __call__(self, path: str) -> Tensor:
-        """The weight [d_out, d_in] of the linear module at `path`, in float32 on the CPU."""
-        if self._model is None:
-            self._model = load_base(*self._arguments).model
-        return read_weight(self._model.get_submodule(path))
-
-    def forget(self) -> None:
-        """Free the memory; the next call reads the checkpoint again."""
-        self._model = None
 
 
 def _new_modules(model: PreTrainedModel, missing: set[str], task: str, name: str) -> list[str]:

@@ -14,6 +14,7 @@ from deltatune.quant.codec import (
     read_weight,
     register,
     settle_,
+    undividable,
 )
 
 __all__ = [
@@ -26,4 +27,5 @@ __all__ = [
     "read_weight",
     "register",
     "settle_",
+    "undividable",
 ]

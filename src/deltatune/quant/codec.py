@@ -46,7 +46,7 @@ class BitsAndBytes4:
 
     def describe(self, module: Any) -> str:
         """`nf4` or `fp4`, and whether the scales are quantized as well."""
-        state = module.weight.quant_state
+        state = _state(module)
         return f"{state.quant_type}{' double' if state.nested else ''}"
 
     def read(self, module: Any) -> Tensor:
@@ -55,22 +55,29 @@ class BitsAndBytes4:
         Raises:
             ModelError: bitsandbytes has brought it into a form that only its CPU kernel reads.
         """
-        if getattr(module.weight.quant_state, "packing_format_for_cpu", False):
+        state = _state(module)
+        if getattr(state, "packing_format_for_cpu", False):
             raise ModelError(
                 "bitsandbytes has packed the 4-bit weights anew when the model was first evaluated.",
                 remedy="Make the AdaptedModel before the model is evaluated.",
             )
         functional = sys.modules["bitsandbytes"].functional
-        weight: Tensor = functional.dequantize_4bit(module.weight.data, module.weight.quant_state)
+        weight: Tensor = functional.dequantize_4bit(module.weight.data, state)
         return weight.float()
 
     def scales(self, module: Any) -> list[Tensor]:
         """A scale for each block (in 8 bits with scales of their own if doubly quantized), and the codes."""
-        state = module.weight.quant_state
+        state = _state(module)
         found = [state.absmax, state.code]
         if state.nested:
             found += [state.offset, state.state2.absmax, state.state2.code]
         return found
+
+
+def _state(module: Any) -> Any:
+    """Scales and format of a Linear4bit, by its weight, or by itself if its weight stands for parts."""
+    state = getattr(module.weight, "quant_state", None)
+    return module.quant_state if state is None else state
 
 
 class BitsAndBytes8:
@@ -137,6 +144,13 @@ def read_weight(module: Any) -> Tensor:
     return weight.T if isinstance(module, Conv1D) else weight
 
 
+def undividable(model: nn.Module) -> str | None:
+    """The formats of a model's layers that keep numbers by place beside their weight, or None."""
+    codecs = [(module, codec_of(module)) for module in model.modules()]
+    found = {c.describe(m) for m, c in codecs if c is not None and not isinstance(c, BitsAndBytes4)}
+    return ", ".join(sorted(found)) or None
+
+
 def describe(model: nn.Module) -> str | None:
     """The formats of a model's quantized layers (`nf4 double`), or None if there are none."""
     found = {codec.describe(m) for m in model.modules() if (codec := codec_of(m)) is not None}
@@ -179,8 +193,11 @@ def settle_(model: nn.Module) -> None:
     """Keep bitsandbytes from rewriting the weights.
 
     On CPUs with AVX512-BF16 it packs a layer anew at its first evaluation, and rounds the scales: the base's
-    bytes and outputs would change in the middle of a run.
+    bytes and outputs would change in the middle of a run. A 4-bit layer also keeps its scales beside its
+    weight: what stands for that later, such as a part of it, has none.
     """
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
             setattr(module, "support_avx512bf16_for_cpu", False)  # noqa: B010  (unknown to nn.Module)
+        if isinstance(codec_of(module), BitsAndBytes4):
+            setattr(module, "quant_state", _state(module))  # noqa: B010

@@ -7,6 +7,7 @@ from typing import Any
 
 from deltatune.phrasing import listing
 from deltatune.recipe.axes import section_of
+from deltatune.recipe.base_rules import base_conflicts
 from deltatune.recipe.choosing_rules import choosing_conflicts
 from deltatune.recipe.column_rules import column_conflicts, vector_conflicts
 from deltatune.recipe.fields import RecipeFields
@@ -40,8 +41,7 @@ def find_conflicts(recipe: RecipeFields) -> list[Conflict]:
         *_training(recipe),
         *vector_conflicts(recipe),
         *choosing_conflicts(recipe),
-        *_quantization(recipe),
-        *_offload(recipe),
+        *base_conflicts(recipe),
         *_starts(recipe),
     ]
     return list(dict.fromkeys(conflicts))
@@ -281,41 +281,6 @@ def _lists(recipe: RecipeFields) -> Iterator[Conflict]:
         seen.setdefault(entry.slug, index)
     if len(set(recipe.seeds)) < len(recipe.seeds):
         yield "seeds", f"({recipe.seeds}) has one twice; the same seed gives the same run."
-
-
-def _quantization(recipe: RecipeFields) -> Iterator[Conflict]:
-    for index, entry in enumerate(recipe.methods):
-        if entry.quantization is None:
-            continue
-        if entry.method == "full":
-            yield (
-                f"methods.{index}.full",
-                "trains every weight, which a quantized base does not allow: write `quantization: null` "
-                "beside it.",
-            )
-        if entry.train.precision != "auto":
-            yield (
-                "train.precision",
-                "is decided by quantization.compute when the base is quantized: leave it at auto.",
-            )
-
-
-def _offload(recipe: RecipeFields) -> Iterator[Conflict]:
-    for index, entry in enumerate(recipe.methods):
-        if entry.train.offload is None:
-            continue
-        if entry.quantization is not None:
-            yield (
-                "train.offload",
-                f"({entry.train.offload}) cannot stand beside quantization: the scales of quantized layers "
-                "are not moved with their weights.",
-            )
-        if entry.method == "full":
-            yield (
-                f"methods.{index}.full",
-                "trains a copy of every weight, which offload cannot put to rest: write `train: {offload: "
-                "null}` beside it.",
-            )
 
 
 def _starts(recipe: RecipeFields) -> Iterator[Conflict]:

@@ -74,6 +74,8 @@ class TrainSpec(Section):
     after a minute or more of compiling. Batches are padded to few lengths for it. Where it does not work, the
     run goes on without and says why. `auto`: on GPUs, in runs of 500 steps and more. Null: false. `on` and
     `off` are understood as well."""
+    shard: Bool = False
+    """Spread the layers of the base over the processes that a launcher started; each holds a part of them."""
     deterministic: Bool = False
     """On a GPU, take kernels that add in the same order each time, where there are such: slower."""
     kernels: Annotated[list[Kernels], Field(min_length=1)] | None = None

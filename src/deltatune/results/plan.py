@@ -110,6 +110,8 @@ class PlannedEntry(Record):
     """What the base's weights are kept in, such as `float32` or `nf4`."""
     checkpointing: bool
     """Whether activations are computed again in the backward pass."""
+    processes: int = 1
+    """How many hold the base together (train.shard); the memory is that of each."""
     steps: int | None
     """Optimizer steps of a run; null if the number of rows is not known."""
     disk: RunDisk

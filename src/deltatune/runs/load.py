@@ -10,9 +10,10 @@ from deltatune.checkpoint.foreign import CONFIG, TENSORS
 from deltatune.checkpoint.manifest import changed_files
 from deltatune.checkpoint.saved import OURS
 from deltatune.checkpoint.store import load_adapter
-from deltatune.core.devices import AUTO, computes_bfloat16, device_of
+from deltatune.core.devices import AUTO, HOST, computes_bfloat16, device_of
 from deltatune.core.model import AdaptedModel
 from deltatune.core.offload import place_of_rest
+from deltatune.core.ranks import ranks
 from deltatune.data.encode import Encoder
 from deltatune.errors import AdapterError
 from deltatune.files import sha256
@@ -34,6 +35,7 @@ def load_run(
     trust_remote_code: bool = False,
     given: Given | None = None,
     device: str = AUTO,
+    shard: bool = False,
 ) -> LoadedRun:
     """Load the base that a run's recipe names, and attach the run's delta.
 
@@ -47,6 +49,8 @@ def load_run(
         given: What the user says of an adapter without a run: its base, its task, its classes.
         device: Where the model goes, as a recipe's `device`; that of the run's own recipe does not count,
             which may have been another machine's.
+        shard: Whether a base that was spread over processes in training is spread over those that have
+            joined, which all have to go through the same passes.
 
     Raises:
         AdapterError: It is no finished run and no adapter, the delta is damaged or belongs to another base,
@@ -75,13 +79,14 @@ def load_run(
     dtype = "bfloat16" if bfloat16 else "float32"
     offload = place_of_rest(entry.train.offload, place) if as_trained else None
     before = "head" not in result.model.model_fields_set  # runs of before compared labels to the letter
+    shard = shard and entry.train.shard and ranks().count > 1
     spec = recipe.model if place.type == "cuda" else recipe.model.anywhere
     spec = spec if as_trained else spec.unpacked()
     base = load_base(
-        spec, recipe.task, labels, dtype=dtype, quantization=bits, as_spelled=before, device=place,
-        offload=offload,
+        spec, recipe.task, labels, dtype=dtype, quantization=bits, as_spelled=before,
+        device=HOST if shard else place, offload=offload,
     )  # fmt: skip
-    digest = base.settle(place)
+    digest = base.settle(place, shard=shard)
     model = AdaptedModel(base.model, base.new_modules, processor=base.processor, pooling=base.pooling)
     load_adapter(model, delta_folder(folder), NAME, fingerprint=digest)
     model.eval()

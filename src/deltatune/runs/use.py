@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from deltatune.core.devices import AUTO
+from deltatune.core.devices import AUTO, device_of
 from deltatune.core.ranks import joined
 from deltatune.data.encode import Encoded
 from deltatune.data.load import load_data
@@ -63,7 +63,20 @@ def evaluate_run(
     """
     observer = observer or Silent()
     observer.stage(f"Loading {folder}")
-    loaded = load_run(folder, trust_remote_code=trust_remote_code, given=given, device=device)
+    with joined(device_of(device, field="--device")):
+        found = _evaluated(
+            folder, split, observer, trust_remote_code=trust_remote_code, given=given, device=device
+        )
+    if predictions is not None and rank() == 0:
+        write_lines(meant(predictions), [prediction.as_dict() for prediction in found.predictions])
+    return found.metrics
+
+
+def _evaluated(
+    folder: Path, split: str, observer: Observer, *, trust_remote_code: bool, given: Given | None, device: str
+) -> Evaluation:
+    """As `evaluate_run`, among the processes that have joined."""
+    loaded = load_run(folder, trust_remote_code=trust_remote_code, given=given, device=device, shard=True)
     if not loaded.names_rows:
         raise DataError(
             f"the adapter in '{folder}' has no run that names rows to evaluate it on.",
@@ -79,10 +92,7 @@ def evaluate_run(
     encoded = loaded.encoder.encode(rows)
     for warning in require_room(loaded, {split: encoded}, new_tokens(loaded.recipe)):
         observer.warn(warning)
-    found = scored(loaded, rows, encoded, observer)
-    if predictions is not None and rank() == 0:
-        write_lines(meant(predictions), [prediction.as_dict() for prediction in found.predictions])
-    return found.metrics
+    return scored(loaded, rows, encoded, observer)
 
 
 def scored(

@@ -60,6 +60,12 @@ def plan(
         bool,
         typer.Option("--calibrate", help="Time a few steps of a small model first, to estimate times."),
     ] = False,
+    processes: Annotated[
+        int,
+        typer.Option(
+            "--processes", metavar="N", min=2, help="How many share the base of an entry with train.shard."
+        ),
+    ] = 2,
     chart: Annotated[
         Path | None,
         typer.Option("--chart", metavar="FILE", help="Write the table as a chart (SVG).", show_default=False),
@@ -94,8 +100,9 @@ def plan(
 
     with watching(quiet=quiet) as observer:
         found = forecast(
-            loaded, shape=shape, memory=limit, seconds=seconds, calibrate=calibrate, observer=observer
-        )
+            loaded, shape=shape, memory=limit, seconds=seconds, calibrate=calibrate, processes=processes,
+            observer=observer,
+        )  # fmt: skip
     if chart is not None:
         _draw(found, chart)
     if as_json:
@@ -119,7 +126,7 @@ def _recipe(path: Path | None, shape: str | None, overrides: list[str]) -> Recip
             field="RECIPE",
             remedy="Give a recipe, or a published model by --shape.",
         )
-    from deltatune.training.before.forecast import shape_recipe
+    from deltatune.memory.shapes import shape_recipe
 
     return parse_recipe(shape_recipe(shape), overrides)
 
@@ -239,6 +246,10 @@ def _say_disk(found: Plan) -> None:
 def _advise(entry: PlannedEntry) -> None:
     """What to change, if the entry does not fit; how many steps fit into the time."""
     name = entry.name
+    if entry.processes > 1:
+        output.line(
+            f"{name}: each of {entry.processes} processes, which share the base's layers (--processes)."
+        )
     if entry.padding is not None and entry.padding.packed:
         output.line(f"{name}: padding {entry.padding.text}.")
     if entry.steps_in_time is not None:

@@ -19,6 +19,7 @@ from deltatune.core.fast.layout import layout
 from deltatune.core.loss import logits_for
 from deltatune.core.model import AdaptedModel
 from deltatune.core.sites import stacks
+from deltatune.core.whole import is_sharded
 
 
 class Trunk:
@@ -123,6 +124,8 @@ def trunk_of(model: AdaptedModel, name: str) -> Trunk | None:
     """
     adapter, view = model.adapter(name), model.view
     if model.base_dropout or adapter.own or adapter.prompt is not None or adapter.position_shift:
+        return None
+    if is_sharded(model.base):  # a layer that is passed over would be gathered all the same
         return None
     sites = [*adapter.deltas, *adapter.keys_values]
     if not view.is_encoder_decoder:

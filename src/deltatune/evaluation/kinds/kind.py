@@ -118,7 +118,7 @@ class Job:
     ) -> dict[int, T]:
         made: dict[int, T] = {}
         done, total = 0, sum(map(len, parts))
-        for rows in parts:
+        for rows in parts:  # of a part that keeps others company another process gives the same
             made.update(zip(rows, work(rows), strict=True))
             done += len(rows)
             if self.progress:
@@ -128,7 +128,8 @@ class Job:
     def _parts(self, cut: Cut) -> list[list[int]]:
         """The numbers of the rows of each batch that this process takes."""
         parts = cut(self.encoded.lengths, self.batch_size)
-        return [rows for place, rows in enumerate(parts) if ranks().takes(place)]
+        shares = ranks().shares(len(parts), even=self.model.is_sharded)
+        return [parts[place] for place, _ in shares]
 
     def batch(self, features: list[Feature]) -> dict[str, Tensor]:
         """A batch on the model's device; its labels stay on the host."""

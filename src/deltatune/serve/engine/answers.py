@@ -56,7 +56,7 @@ class _Model:
     """A model that is asked once, and breaks off; or that knows what it will be asked for."""
 
     training = False
-    may_drop_rows = False
+    may_drop_rows = is_sharded = False
 
     def __init__(self, device: torch.device, known: Any = None) -> None:
         self.device = device

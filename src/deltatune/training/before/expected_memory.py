@@ -7,6 +7,7 @@ from typing import Any
 from deltatune import quant
 from deltatune.core.attention import ORIGINAL
 from deltatune.core.method import MethodConfig
+from deltatune.core.ranks import ranks
 from deltatune.memory.base import is_untied
 from deltatune.memory.batch import largest_micro_batch
 from deltatune.memory.fit import fits
@@ -49,6 +50,7 @@ def predicted_run(
         heads=tuple(base.loaded.new_modules),
         attention=attention if attention in ORIGINAL.values() else "sdpa",
         processor=base.loaded.processor,
+        processes=ranks().count if entry.train.shard else 1,
     )
     if entry.quantization is None:  # the base may be in float32 though the recipe asks for bfloat16
         setup = setup.changed(dtype=base.dtype)

@@ -211,6 +211,7 @@ def forecast(
     memory: int | None = None,
     seconds: float | None = None,
     calibrate: bool = False,
+    processes: int = 2,
     observer: Observer | None = None,
 ) -> Plan:
     """Predict memory, size and work of every entry of a recipe.
@@ -221,6 +222,8 @@ def forecast(
         memory: Bytes to stay within; settings that do are proposed. None: what this machine has.
         seconds: Time to stay within; implies `calibrate`.
         calibrate: Measure how fast this machine computes, to estimate times.
+        processes: How many share the base of an entry with `train.shard`; the memory is that of each. On a
+            CPU they share the machine's.
         observer: Is told of the progress.
 
     Returns:
@@ -235,6 +238,7 @@ def forecast(
     known: dict[Hashable, Planned] = {}
     machine = this_machine(device_of(recipe.device))
     limit = memory or machine.memory_bytes
+    machine_is_shared = not on_gpu(device_of(recipe.device))
     rates = MachineSpeed() if calibrate or seconds is not None else None
     entries: list[PlannedEntry | UnplannedEntry] = []
     disks, warnings = [], dict[str, None]()
@@ -244,7 +248,11 @@ def forecast(
         try:
             if key not in known:
                 known[key] = Planned.of(recipe, entry, datasets, shape=shape)
-            planned, disk = _entry(known[key], entry, limit, rates, asked=memory is not None, seconds=seconds)
+            several = processes if entry.train.shard else 1
+            share = limit // (several if memory is None and machine_is_shared else 1)
+            planned, disk = _entry(
+                known[key], entry, share, rates, asked=memory is not None, seconds=seconds, processes=several
+            )
             entries.append(planned)
             disks.append((entry, disk))
             warnings |= dict.fromkeys(planned.warnings)
@@ -278,8 +286,9 @@ def _entry(
     *,
     asked: bool,
     seconds: float | None,
+    processes: int,
 ) -> tuple[PlannedEntry, Disk]:
-    setup = planned.setup(entry)
+    setup = planned.setup(entry).changed(processes=processes)
     predict = _remembering()
     found = predict(setup)
     warnings = require_positions(found.room, setup.task, planned.parts, new_tokens(planned.recipe))
@@ -367,6 +376,7 @@ def described(setup: Setup, found: Prediction) -> dict[str, Any]:
         "micro_batches": setup.micro_batches,
         "precision": setup.precision,
         "checkpointing": setup.checkpointing,
+        "processes": setup.processes,
     }
 
 
@@ -374,27 +384,3 @@ def this_machine(device: torch.device) -> Machine:
     """What training would run on, and the memory that it has; of a GPU, what other processes leave of it."""
     memory = memory_left(device) if on_gpu(device) else total_memory()
     return Machine(device=name_of(device), memory_bytes=memory)
-
-
-def shape_recipe(name: str) -> Mapping[str, Any]:
-    """A recipe for a published shape: full fine-tuning, LoRA and QLoRA, a row of 512 tokens at a time.
-
-    Raises:
-        ModelError: There is no such shape.
-    """
-    task = possible_tasks(shape_named(name))[0]
-    lora = {"lora": {"r": 16, "targets": ["all-linear"]}}
-    return {
-        "task": task,
-        "model": name,
-        "data": {
-            "train": "unread.jsonl", "columns": {"input": "input", "target": "target"},
-            "split": {"validation": 0.1, "test": 0.1}, "max_input_tokens": 448, "max_target_tokens": 64,
-        },
-        "methods": [
-            "full",
-            lora,
-            lora | {"name": "qlora", "quantization": "nf4", "train": {"precision": "auto"}},
-        ],
-        "train": {"batch_size": 1, "precision": "bf16", "gradient_checkpointing": True},
-    }  # fmt: skip

@@ -16,7 +16,7 @@ import torch
 
 from deltatune import quant
 from deltatune.core.attention import EAGER_UP_TO
-from deltatune.core.devices import computes_bfloat16, device_of, name_of, on_gpu
+from deltatune.core.devices import HOST, computes_bfloat16, device_of, name_of, on_gpu
 from deltatune.core.method import MethodConfig
 from deltatune.core.model import AdaptedModel
 from deltatune.core.offload import place_of_rest
@@ -27,7 +27,8 @@ from deltatune.errors import ChangedError
 from deltatune.evaluation.harness import Scored, metrics_of, require_harness
 from deltatune.evaluation.task_files import TaskFile, read_task_files
 from deltatune.models.fingerprint import checksum, fingerprint_beside
-from deltatune.models.load import LoadedBase, OriginalWeights, load_base
+from deltatune.models.load import LoadedBase, load_base
+from deltatune.models.original import OriginalWeights
 from deltatune.observer import Observer
 from deltatune.recipe.base_sections import ModelSpec
 from deltatune.recipe.schema import MethodEntry, Recipe
@@ -174,8 +175,9 @@ class Context:
         """
         bits, device = entry.quantization, self.device
         dtype = base_dtype(entry.train.precision, device)
-        offload = place_of_rest(entry.train.offload, device)
-        key = (dtype if bits is None else bits.model_dump_json()) + (f" {offload}" if offload else "")
+        offload, shard = place_of_rest(entry.train.offload, device), entry.train.shard
+        rests = f" {offload}" if offload else " shard" if shard else ""
+        key = (dtype if bits is None else bits.model_dump_json()) + rests
         spec = self.recipe.model_of(entry)
         bases = self._on(spec).bases
         if key not in bases:
@@ -186,13 +188,15 @@ class Context:
                 self.warn(NO_GPU)
             self.observer.stage(f"Loading {spec.name}" + (f" in {bits.format}" if bits else ""))
             loaded = load_base(
-                spec, self.recipe.task, self.dataset.labels, dtype=dtype, quantization=bits, device=device,
-                offload=offload,
+                spec, self.recipe.task, self.dataset.labels, dtype=dtype, quantization=bits,
+                device=HOST if shard else device, offload=offload,
             )  # fmt: skip
             for warning in loaded.warnings:
                 self.warn(warning)
             digest = fingerprint_beside(loaded.model)
-            loaded.place(device)
+            if shard:
+                digest.result()  # it replaces what is hashed
+            loaded.place(device, shard=shard)
             original = OriginalWeights(spec, self.recipe.task, self.dataset.labels)
             computed_in = str(next(loaded.model.parameters()).dtype).removeprefix("torch.")
             if bits is None and computed_in != dtype:

@@ -68,9 +68,12 @@ def prepare_folder(out: Path, recipe: Recipe, *, resume: bool, overwrite: bool) 
             field="--resume",
             remedy=ANEW,
         )
+    train = recipe.dump()["train"]
     changed = differences(stored, recipe.dump(), remedy=ANEW) if begun else {}
     changed.pop("device", None)  # where a run goes on is not what it is
-    if list(changed) == ["train"] and (longer := _other_length(changed["train"], recipe.dump()["train"])):
+    if changed.keys() == {"train"} and _apart_from_place(changed["train"]) == _apart_from_place(train):
+        changed = {}
+    if list(changed) == ["train"] and (longer := _other_length(changed["train"], train)):
         raise RecipeError(
             f"the run in '{out}' has another length: {longer}.",
             field="--resume",
@@ -90,6 +93,11 @@ def prepare_folder(out: Path, recipe: Recipe, *, resume: bool, overwrite: bool) 
         return None
     require_delta(out, result, remedy=ANEW)
     return result
+
+
+def _apart_from_place(train: Any) -> Any:
+    """A section `train` without what says where the base is, and not what is trained."""
+    return {key: train[key] for key in train if key != "shard"} if isinstance(train, dict) else train
 
 
 def _other_length(before: Any, now: dict[str, Any]) -> str:

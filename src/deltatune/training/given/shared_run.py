@@ -24,10 +24,16 @@ def require_shareable(entry: MethodEntry) -> None:
     """Refuse settings that several processes would not follow alike, before anything is loaded.
 
     Raises:
-        RecipeError: There are several processes, and such a setting.
+        RecipeError: There are several processes, and such a setting; or one, and a base to be shared.
     """
     spec, count = entry.train, processes()
     if count == 1:
+        if spec.shard:
+            raise RecipeError(
+                "spreads the base over several processes, and this one is alone.",
+                field="train.shard",
+                remedy="Start `torchrun --nproc-per-node N -m deltatune train`, or set train.shard=false.",
+            )
         return
     if spec.auto_micro_batch:
         raise RecipeError(

@@ -67,22 +67,23 @@ class Losses:
 
         Yields:
             For each micro-batch, its share of the mean loss, which nobody has waited for yet, and a number
-            whose gradient is that share's.
+            whose gradient is that share's. Both are zero of a pass that only keeps others company.
         """
         if not self._spans_rows or len(micro) == 1:
-            for _, (rows, batch) in self._taken(micro):
-                loss = self._summed(rows, batch, passing) / weight
+            for place, counts in self._taken(micro):
+                loss = self._summed(*micro[place], passing) / weight * counts
                 yield loss.detach(), loss
             return
         before, tick = random_states(), self._clock.tick
         total, gradients = gradients_at(self._task, *self._outputs(micro, passing))
         set_random_states(before)
         self._clock.tick = tick
-        for place, (rows, batch) in self._taken(micro):
+        for place, counts in self._taken(micro):
+            rows, batch = micro[place]
             with passing(rows):
                 outputs, _ = logits_for(self._model, self._on(batch), self._task, autocast=self._autocast)
-            share = total / weight / len(micro)
-            yield share, (outputs.to(gradients[place].dtype) * gradients[place]).sum() / weight
+            share = total / weight / len(micro) * counts
+            yield share, (outputs.to(gradients[place].dtype) * gradients[place]).sum() / weight * counts
 
     @torch.no_grad()
     def total(self, micro: Sequence[MicroBatch], passing: Passing) -> float:
@@ -93,23 +94,22 @@ class Losses:
         losses = self._each(micro, lambda rows, batch: self._summed(rows, batch, passing).cpu())
         return float(torch.stack(losses).sum())
 
-    def _taken(self, micro: Sequence[MicroBatch]) -> Iterator[tuple[int, MicroBatch]]:
-        """The micro-batches of this rank by their places; each draws the dropout of its place in the step."""
-        first, group = self._clock.tick, ranks()
-        for place, part in enumerate(micro):
-            if group.takes(place):
-                self._clock.tick = first + place
-                yield place, part
+    def _taken(self, micro: Sequence[MicroBatch]) -> Iterator[tuple[int, bool]]:
+        """This rank's micro-batches, as of `Ranks.shares`; each draws the dropout of its place."""
+        first = self._clock.tick
+        for place, counts in ranks().shares(len(micro), even=self._model.is_sharded):
+            self._clock.tick = first + place
+            yield place, counts
         self._clock.tick = first + len(micro)
 
     def _each(
         self, micro: Sequence[MicroBatch], work: Callable[[list[int], dict[str, Tensor]], T]
     ) -> list[T]:
         """What `work` makes of every micro-batch, whichever rank takes it."""
-        mine = {place: work(rows, batch) for place, (rows, batch) in self._taken(micro)}
-        shares = ranks().gather(mine)
-        made = {place: value for share in shares for place, value in share.items()}
-        return [made[place] for place in range(len(micro))]
+        made = [(place, counts, work(*micro[place])) for place, counts in self._taken(micro)]
+        shares = ranks().gather({place: value for place, counts, value in made if counts})
+        every = {place: value for share in shares for place, value in share.items()}
+        return [every[place] for place in range(len(micro))]
 
     def _summed(self, rows: list[int], batch: dict[str, Tensor], passing: Passing) -> Tensor:
         """The loss of one micro-batch, summed over its targets."""

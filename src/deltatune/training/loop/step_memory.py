@@ -51,7 +51,8 @@ class StepMemory:
         model, adapter, optimizer = self._parts
         self.earlier_peak = peak_memory(model.device) or 0
         forget_peak(model.device)
-        with Accountant(vocabulary(model.base)) as accounts, accounted(accounts, model, adapter, optimizer):
+        accountant = Accountant(vocabulary(model.base), resized=model.is_sharded)
+        with accountant as accounts, accounted(accounts, model, adapter, optimizer):
             self._accounts = accounts
             try:
                 yield True
