@@ -17,7 +17,6 @@ from torch import Tensor
 from deltatune import quant
 from deltatune.checkpoint.store import load_adapter
 from deltatune.core.adapter import Adapter
-from deltatune.core.devices import random_states, set_random_states
 from deltatune.core.model import AdaptedModel
 from deltatune.core.sites import BaseView
 from deltatune.data.supervised import Supervision
@@ -26,6 +25,7 @@ from deltatune.files import write_json
 from deltatune.results import SCHEMA, Certificate, CertificateLine
 from deltatune.timeline import phase
 from deltatune.training.proof.equal_logits import Logits, logits, rounding
+from deltatune.training.proof.parts import parts_of, without_effect
 
 RELOADED = "reloaded"
 
@@ -170,7 +170,7 @@ class Proof:
             before: Its parameters before the step, by name.
             loss: Computes the loss of the step's rows anew.
         """
-        after, parts = dict(adapter.named_parameters()), _parts(adapter)
+        after, parts = dict(adapter.named_parameters()), parts_of(adapter)
         silent, still = [], []
         for name, group in parts.items():
             grads = [after[key].grad for key in group]
@@ -181,7 +181,7 @@ class Proof:
         unread = [name for name in silent if name in adapter.own and adapter.own[name].grad is None]
         # A model may not read a few of its weights. One that reads few computes with others than these.
         many = 2 * len(unread) > len(parts)
-        if unread and (many or not _without_effect([adapter.own[name] for name in unread], loss)):
+        if unread and (many or not without_effect([adapter.own[name] for name in unread], loss)):
             unread = []
         silent, still = ([name for name in found if name not in unread] for found in (silent, still))
         read = _many(len(parts) - len(unread), "part")
@@ -337,34 +337,6 @@ def _parameters_within(model: AdaptedModel, paths: Iterable[str]) -> int:
 
 def _many(count: int, noun: str) -> str:
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
-
-
-def _parts(adapter: Adapter) -> dict[str, list[str]]:
-    """Names of the trained parameters of each part: a delta, the keys and values of a site, the prompt."""
-    name_of = {id(parameter): name for name, parameter in adapter.trainable()}
-    parts = {
-        path: [name_of[id(p)] for p in module.parameters() if id(p) in name_of]
-        for path, module in adapter.parts()
-    }
-    grouped = {name for group in parts.values() for name in group}
-    path_of = {id(parameter): path for path, parameter in adapter.own.items()}
-    rest = {path_of.get(key, name): [name] for key, name in name_of.items() if name not in grouped}
-    return {path: group for path, group in (parts | rest).items() if group}
-
-
-@torch.no_grad()
-def _without_effect(parameters: Iterable[Tensor], loss: Callable[[], float]) -> bool:
-    """Whether the loss stays what it is, to the bit, with all the parameters disturbed."""
-    states, kept = random_states(), [(each, each.clone()) for each in parameters]
-    plain = loss()
-    for each, _ in kept:
-        each.add_(1.0)
-    set_random_states(states)
-    disturbed = loss()
-    for each, value in kept:
-        each.copy_(value)
-    set_random_states(states)
-    return disturbed == plain
 
 
 def snapshot(adapter: Adapter) -> dict[str, Tensor]:
