@@ -40,7 +40,7 @@ from deltatune.training.given.context import base_dtype
 from deltatune.training.given.machine import deterministic
 from deltatune.training.loop.state import load_optimizer_state, optimizer_state
 from deltatune.training.loop.trunk_cache import TrunkCache
-from deltatune.training.proof.certificate import _without_effect
+from deltatune.training.proof.parts import without_effect
 from deltatune.training.race.lanes import Out, _out
 from tests.gpu_shaped import pretended
 
@@ -167,7 +167,7 @@ def test_what_is_drawn_for_a_start_leaves_all_generators_as_they_were(
 def test_a_trial_of_parameters_draws_the_same_twice_on_the_gpu(gpu: Any) -> None:
     """A base whose dropout draws on the GPU has the same loss again, if the parameters have no effect."""
     parameter = torch.nn.Parameter(torch.ones(2, device=gpu.device))
-    assert _without_effect([parameter], lambda: float(torch.rand((), device=gpu.device)))
+    assert without_effect([parameter], lambda: float(torch.rand((), device=gpu.device)))
 
 
 def test_an_error_of_a_raced_run_keeps_no_tensor() -> None:
