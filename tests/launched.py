@@ -6,6 +6,7 @@ import importlib
 import json
 import multiprocessing
 import os
+import signal
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +17,9 @@ import torch
 from safetensors.torch import load_file
 
 from deltatune.methods import METHODS
+from deltatune.observer import Silent
 from deltatune.recipe import Recipe
+from deltatune.runs import evaluate_run
 from deltatune.training import run
 
 SERVED = multiprocessing.get_context("forkserver")  # a process that never had threads is what may be forked
@@ -65,11 +68,32 @@ def train(_: int, recipe: Recipe, out: Path, resume: bool = False) -> None:
     run(recipe, recipe.methods[0], recipe.seeds[0], out, resume=resume)
 
 
+def train_interrupted(rank: int, recipe: Recipe, out: Path) -> None:
+    """The same, and the second process is asked to stop in its third step."""
+    steps = 0
+
+    class Asking(Silent):
+        def advance(self, task: str, amount: int, numbers: Any = None) -> None:
+            nonlocal steps
+            steps += task == "Training"
+            if steps == 3 and rank == 1:
+                os.kill(os.getpid(), signal.SIGINT)
+
+    importlib.import_module("deltatune.training.single.run").Silent = Asking
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    run(recipe, recipe.methods[0], recipe.seeds[0], out, observer=Asking())
+
+
+def evaluated(_: int, out: Path) -> dict[str, float]:
+    return evaluate_run(out, device="cpu")
+
+
 def trained(recipe: Recipe, out: Path, count: int = 1, resume: bool = False) -> None:
     if count == 1:
         train(0, recipe, out, resume)
         return
-    assert several(count, train, recipe, out, resume) == [None] * count
+    answers = several(count, train, recipe, out, resume)
+    assert answers == [None] * count, answers
 
 
 def numbers(out: Path) -> dict[str, torch.Tensor]:

@@ -5,40 +5,28 @@ from __future__ import annotations
 import importlib
 import os
 import shutil
-import signal
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from deltatune.core.ranks import Ranks
 from deltatune.errors import RecipeError
 from deltatune.methods import METHODS
-from deltatune.observer import Silent
 from deltatune.recipe import Recipe
-from deltatune.runs import evaluate_run
 from deltatune.training import run
 from deltatune.training.given.shared_run import own_folder
-from tests.launched import dropping, require_equal, several, train, trained
+from tests.launched import (
+    dropping,
+    evaluated,
+    require_equal,
+    several,
+    train,
+    train_interrupted,
+    trained,
+)
 
 FEW = ("adalora", "diff_pruning")
 """Methods whose steps differ most: a schedule with gradients of its own, and a penalty."""
-
-
-def train_interrupted(rank: int, recipe: Recipe, out: Path) -> None:
-    """The same, and the second process is asked to stop in its third step."""
-    steps = 0
-
-    class Asking(Silent):
-        def advance(self, task: str, amount: int, numbers: Any = None) -> None:
-            nonlocal steps
-            steps += task == "Training"
-            if steps == 3 and rank == 1:
-                os.kill(os.getpid(), signal.SIGINT)
-
-    importlib.import_module("deltatune.training.single.run").Silent = Asking
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    run(recipe, recipe.methods[0], recipe.seeds[0], out, observer=Asking())
 
 
 def train_failing(rank: int, recipe: Recipe, out: Path) -> None:
@@ -46,10 +34,6 @@ def train_failing(rank: int, recipe: Recipe, out: Path) -> None:
     if rank == 1:
         importlib.import_module("deltatune.training.loop.losses").summed_loss = lambda *_, **__: 1 / 0
     train(rank, recipe, out)
-
-
-def evaluated(_: int, out: Path) -> dict[str, float]:
-    return evaluate_run(out, device="cpu")
 
 
 @pytest.mark.parametrize(

@@ -154,7 +154,7 @@ class Accountant(TorchDispatchMode):
 
     def _weigh_again(self) -> None:
         """Note which storages have another size by now: no operation tells."""
-        for storage in self._known.values():
+        for storage in list(self._known.values()):  # some may go meanwhile
             now = 0 if (there := storage.ref()) is None else there.nbytes()
             if now != storage.bytes:
                 self._events.append((now - storage.bytes, storage))
