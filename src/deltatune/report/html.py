@@ -26,6 +26,7 @@ from deltatune.report.reproduce import reproduce
 from deltatune.report.run import Run
 from deltatune.report.sheet import series_of
 from deltatune.report.tasks import on_tasks
+from deltatune.report.tuning_budget import tuning_curves
 from deltatune.report.verdict import caveat, find_pair, margin, needs, verdict
 from deltatune.report.words import Name
 from deltatune.results import AnyResult, CertificateLine, FailedRun, PausedRun, Tuning
@@ -96,7 +97,7 @@ def content(page: Page, curves: list[Figure]) -> dict[str, Any]:
         "examples": examples(comparison),
         "label_sets": label_sets(comparison),
         "again": reproduce(comparison),
-        "curves": curves,
+        "curves": [*curves, *tuning_curves(page.tuned(), page.series)],
         "memory": memory(page.order),
         "costs": figures.against_cost(comparison, page.series),
         "classes": classes(comparison, page.series),
