@@ -1,0 +1,255 @@
+"""How often does a rule of stopping early keep the winner, and at what share of the steps? On recorded grids.
+
+    python benchmarks/replay_grids.py benchmarks/results/record_grids_*.npz
+        --out benchmarks/results/replay_grids.json [--draws 1000] [--only auto]
+
+The records are those of record_grids.py: runs that went to their end, with the loss of every validation row
+at every validation. A draw is a comparison that might have been: nine in ten of the grid's configurations,
+at least 30, in a random order, judged on validation rows that are drawn with replacement. Each rule decides
+on it, `auto` and successive halving by the code that comparisons use. What it trained to the end and then
+picks, by its least loss on the drawn rows, is held against what the whole grid picks on them.
+
+A draw is *kept* if both picks are the same, or the rule's is not worse on the test rows by more than chance:
+the mean paired difference of their test losses is less than 1.96 of its standard errors above zero. Beside
+that stand *same*, the share of draws with the same pick; the share of the steps, on average and at most; and
+how much test loss was lost, on average and at most, in percent of the distance from the median configuration
+to the best.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from early_stopping import Course, narrow, still_in
+from numpy.typing import NDArray
+
+from deltatune.comparison.halving import Standing, halve
+from deltatune.recipe.choosing import HalvingSpec
+
+Floats = NDArray[np.float64]
+LEAST = 30
+"""Configurations of a draw."""
+APART = 1.96
+"""Standard errors from which on a difference is no chance."""
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A recorded grid, of the first of its seeds."""
+
+    name: str
+    labels: list[str]
+    shares: Floats
+    """Of the steps, at which validations were [P]."""
+    losses: Floats
+    """What a validation row adds to the loss [C, P, V]."""
+    test_losses: Floats
+    """What a test row adds to it [C, T]."""
+    test_tokens: Floats
+    """Labels of the test rows [T]."""
+
+    @classmethod
+    def read(cls, path: Path) -> Grid:
+        """Read a record."""
+        with np.load(path, allow_pickle=False) as file:
+            about = json.loads(str(file["about"]))
+            first = min(run["seed"] for run in about["runs"])
+            mine = [place for place, run in enumerate(about["runs"]) if run["seed"] == first]
+            return cls(
+                path.stem.removeprefix("record_grids_"),
+                [about["runs"][place]["name"] for place in mine],
+                np.array(about["points"]) / about["steps"],
+                file["losses"][mine].astype(np.float64),
+                file["test_losses"][mine].astype(np.float64),
+                file["test_tokens"].astype(np.float64),
+            )
+
+    @property
+    def test_means(self) -> Floats:
+        """Test loss of each configuration, per label [C]."""
+        means: Floats = self.test_losses.sum(axis=1) / self.test_tokens.sum()
+        return means
+
+    def behind(self, pick: int, winner: int) -> float:
+        """How much worse one is than the other on the test rows, in standard errors of the difference."""
+        if pick == winner:
+            return 0.0
+        gap = self.test_losses[pick] - self.test_losses[winner]
+        mean = gap.sum() / self.test_tokens.sum()
+        error = (gap - mean * self.test_tokens).std(ddof=1) * math.sqrt(len(gap)) / self.test_tokens.sum()
+        return float(mean / error) if error else math.copysign(math.inf, mean)
+
+
+@dataclass(frozen=True)
+class Draw:
+    """A comparison that might have been."""
+
+    shares: Floats
+    """[P]"""
+    losses: Floats
+    """[K, P, V]"""
+    means: Floats
+    """[K, P], by mean over the rows."""
+
+    @classmethod
+    def of(cls, grid: Grid, random: np.random.Generator) -> tuple[NDArray[np.intp], Draw]:
+        """Draw configurations and rows; gives which configurations."""
+        count, rows = len(grid.labels), grid.losses.shape[2]
+        chosen = random.permutation(count)[: max(min(LEAST, count), round(0.9 * count))]
+        losses = grid.losses[chosen][:, :, random.integers(0, rows, rows)]
+        return chosen, cls(grid.shares, losses, losses.mean(axis=2))
+
+    def point(self, share: float) -> int:
+        """The first validation at a share of the steps."""
+        return min(int(np.searchsorted(self.shares, share - 1e-9)), len(self.shares) - 1)
+
+    def least(self, point: int) -> Floats:
+        """Each configuration's best result up to a validation [K]."""
+        least: Floats = self.means[:, : point + 1].min(axis=1)
+        return least
+
+    def reach(self, pool: Sequence[int], share: float) -> dict[int, Standing]:
+        """How configurations stand at a share, as comparisons say it."""
+        point, steps = self.point(share), 10_000
+        values, step = self.least(point), round(float(self.shares[point]) * steps)
+        return {place: Standing(step, steps, float(values[place])) for place in pool}
+
+
+Stops = NDArray[np.intp]
+"""The validation to which each configuration was trained [K]."""
+Rule = Callable[[Draw, np.random.Generator], Stops]
+
+
+def _whole(draw: Draw) -> Stops:
+    return np.full(len(draw.means), len(draw.shares) - 1)
+
+
+def auto(draw: Draw, _: np.random.Generator) -> Stops:
+    """The rule of early_stopping.py."""
+    stops = _whole(draw)
+
+    def settle(share: float, judged: Sequence[int], most: int) -> tuple[list[int], dict[int, float]]:
+        point = draw.point(share)
+        courses = [Course(draw.shares[: point + 1], draw.losses[place, : point + 1]) for place in judged]
+        goes_on, chances = still_in(courses, most)
+        stopped = [place for number, place in enumerate(judged) if number not in goes_on]
+        stops[stopped] = point
+        return stopped, dict(zip(judged, chances, strict=True))
+
+    narrow(range(len(stops)), draw.reach, settle)
+    return stops
+
+
+def halving(factor: int, rungs: int) -> Rule:
+    """Successive halving by mean losses: `halving: {factor: ..., rungs: ...}`."""
+    spec = HalvingSpec(factor=factor, rungs=rungs)
+
+    def rule(draw: Draw, _: np.random.Generator) -> Stops:
+        stops = _whole(draw)
+        _, decisions = halve(range(len(stops)), spec, draw.reach, higher_is_better=False)
+        for decision in decisions:
+            stops[decision.stopped] = draw.point(decision.share)
+        return stops
+
+    return rule
+
+
+def asha(factor: int) -> Rule:
+    """Asynchronous halving (Li et al. 2020) by one worker: configurations come one after another."""
+
+    def rule(draw: Draw, _: np.random.Generator) -> Stops:
+        last = len(draw.shares) - 1
+        rungs = [point for power in range(9) if (point := factor**power - 1) < last] + [last]
+        came: list[list[int]] = [[] for _ in rungs]
+        stops, fresh = np.zeros(len(draw.means), dtype=np.intp), iter(range(len(draw.means)))
+        while True:
+            for rung in reversed(range(len(rungs) - 1)):
+                values = draw.least(rungs[rung])
+                best = sorted(came[rung], key=lambda place: values[place])[: len(came[rung]) // factor]
+                if ready := [place for place in best if place not in came[rung + 1]]:
+                    came[rung + 1].append(ready[0])
+                    stops[ready[0]] = rungs[rung + 1]
+                    break
+            else:
+                if (new := next(fresh, None)) is None:
+                    break
+                came[0].append(new)
+                stops[new] = rungs[0]
+        if not came[-1]:
+            stops[int(draw.least(0).argmin())] = last
+        return stops
+
+    return rule
+
+
+def some(draw: Draw, random: np.random.Generator) -> Stops:
+    """A quarter of the configurations, whichever, to their end."""
+    stops = np.full(len(draw.means), -1)
+    stops[random.permutation(len(stops))[: round(len(stops) / 4)]] = len(draw.shares) - 1
+    return stops
+
+
+RULES: dict[str, Rule] = {
+    "auto": auto,
+    "halving at 1/3 (default)": halving(3, 1),
+    "halving at 1/9, 1/3": halving(3, 2),
+    "halving at 1/8, 1/4, 1/2": halving(2, 3),
+    "ASHA, 3": asha(3),
+    "ASHA, 4": asha(4),
+    "a quarter, by chance": some,
+}
+
+
+def replay(grid: Grid, rule: Rule, draws: int) -> dict[str, float]:
+    """What a rule does on a grid, over all draws; the same draws for every rule."""
+    last, test = len(grid.shares) - 1, grid.test_means
+    scale = float(np.median(test) - test.min())
+    same, kept, steps, lost = [], [], [], []
+    for number in range(draws):
+        random = np.random.default_rng(number)
+        chosen, draw = Draw.of(grid, random)
+        stops = rule(draw, random)
+        ends = draw.least(last)
+        pick, winner = int(np.where(stops == last, ends, math.inf).argmin()), int(ends.argmin())
+        steps.append(float(np.append(draw.shares, 0.0)[stops].mean()))
+        same.append(pick == winner)
+        kept.append(grid.behind(int(chosen[pick]), int(chosen[winner])) < APART)
+        lost.append(float(test[chosen[pick]] - test[chosen[winner]]) / scale)
+    return {
+        "kept": float(np.mean(kept)),
+        "same": float(np.mean(same)),
+        "steps": float(np.mean(steps)),
+        "steps_at_most": max(steps),
+        "lost": float(np.mean(lost)),
+        "lost_at_most": max(lost),
+    }
+
+
+def main() -> None:
+    """Replay the rules on the records that are named."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("records", nargs="+", type=Path)
+    parser.add_argument("--draws", type=int, default=1000)
+    parser.add_argument("--only", choices=RULES, action="append", help="this rule (may be given again)")
+    parser.add_argument("--out", type=Path, help="write the figures as JSON")
+    options = parser.parse_args()
+    found: dict[str, dict[str, dict[str, float]]] = {}
+    for path in options.records:
+        grid = Grid.read(path)
+        print(f"\n{grid.name}, {len(grid.labels)} configurations, {options.draws:,} draws:\n")
+        print("| rule | kept | same | steps | at most | lost | at most |\n|:--|--:|--:|--:|--:|--:|--:|")
+        for name in options.only or RULES:
+            told = found.setdefault(grid.name, {})[name] = replay(grid, RULES[name], options.draws)
+            print(f"| {name} | " + " | ".join(f"{value:.1%}" for value in told.values()) + " |", flush=True)
+    if options.out:
+        options.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
