@@ -209,7 +209,7 @@ class Comparison:
     def _entries(self) -> Mapping[str, Mapping[str, Any]]:
         """The recipe's entries by name."""
         entries = (self.board.recipe or {}).get("methods") or []
-        return {entry.get("name"): entry for entry in reversed(entries) if isinstance(entry, dict)}
+        return {str(entry.get("name")): entry for entry in reversed(entries) if isinstance(entry, dict)}
 
     @cached_property
     def _varied(self) -> Mapping[str, list[str]]:
