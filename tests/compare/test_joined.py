@@ -267,7 +267,7 @@ def test_the_progress_of_workers_is_shown_once() -> None:
             self.lines.append((task, "over"))
 
     heard: Any = Heard()
-    display, told = workers._Display(heard), workers.queue.Queue()
+    display, told = workers.Display(heard), workers.queue.Queue()
     first, second = (workers._Worker(number, {}, told) for number in (0, 1))
     for worker in (first, second):
         display.show(worker, {"do": "warn", "text": "few rows"})

@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from deltatune.comparison.team import REMEDY
 from deltatune.core.devices import device_of
@@ -73,7 +73,7 @@ def compare_by_workers(command: Sequence[str], out: Path, count: int, observer: 
     """
     told: queue.Queue[tuple[_Worker, dict[str, Any] | None]] = queue.Queue()
     workers = [_Worker(number, _environment(number, count), told) for number in range(count)]
-    display = _Display(observer)
+    display = Display(observer)
     try:
         workers[0].begin(command)
         later = [part for part in command if part != "--overwrite"]
@@ -179,18 +179,26 @@ def _events(process: subprocess.Popen[str]) -> Iterator[dict[str, Any]]:
             yield event
 
 
-class _Display:
+class Numbered(Protocol):
+    """One of several workers."""
+
+    @property
+    def number(self) -> int:
+        """Which of them, from 0 on."""
+
+
+class Display:
     """The progress of all workers in one display."""
 
     def __init__(self, observer: Observer) -> None:
         self.observer = observer
         self.compared = 0
         """Runs that are known to be done."""
-        self.counts: dict[_Worker, int] = {}
-        self.tasks: dict[_Worker, set[str]] = {}
+        self.counts: dict[Numbered, int] = {}
+        self.tasks: dict[Numbered, set[str]] = {}
         self.said: set[str] = set()
 
-    def show(self, worker: _Worker, event: dict[str, Any]) -> None:
+    def show(self, worker: Numbered, event: dict[str, Any]) -> None:
         """Show what a worker told."""
         do, text = event["do"], event.get("text", "")
         if do in ("warn", "log"):
@@ -204,7 +212,7 @@ class _Display:
         else:
             self._task(worker, f"[{worker.number + 1}] {text}", event)
 
-    def _compare(self, worker: _Worker, event: dict[str, Any]) -> None:
+    def _compare(self, worker: Numbered, event: dict[str, Any]) -> None:
         """Each worker counts all runs, its own and others': the one that knows most is shown."""
         if event["do"] == "start":
             if not self.counts:
@@ -216,7 +224,7 @@ class _Display:
                 self.observer.advance("Comparing", most - self.compared)
                 self.compared = most
 
-    def _task(self, worker: _Worker, name: str, event: dict[str, Any]) -> None:
+    def _task(self, worker: Numbered, name: str, event: dict[str, Any]) -> None:
         tasks = self.tasks.setdefault(worker, set())
         if event["do"] == "start":
             tasks.add(name)
@@ -227,7 +235,7 @@ class _Display:
             tasks.remove(name)
             self.observer.finish(name)
 
-    def ended(self, worker: _Worker) -> None:
+    def ended(self, worker: Numbered) -> None:
         """Take the bars of a worker away."""
         for name in self.tasks.pop(worker, set()):
             self.observer.finish(name)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from deltatune.cli import output
+from deltatune.cli.engines import needs_on_ray, number_of, require_engine
 from deltatune.cli.options import DryRun, Json, Overrides, OwnDevice, Quiet, RecipeFile, Timings, with_device
 from deltatune.cli.progress import Events, watching
 from deltatune.errors import DeltatuneError, nearest
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from deltatune.recipe import Recipe
     from deltatune.results import Leaderboard
 
-MOST_WORKERS = 1000
 DEMO = 'uvx --python 3.13 --torch-backend auto --from "deltatune[demo]" deltatune demo'
 """Runs the demo where nothing is installed but uv: with the torch that suits the machine."""
 
@@ -62,6 +62,18 @@ def compare(
             "[bold]auto[/bold]: one for each GPU or core, as far as the predicted memory allows.",
             show_default=False,
         ),
+    ] = None,
+    engine: Annotated[
+        str | None,
+        typer.Option(
+            "--engine",
+            help="[bold]ray[/bold]: train by tasks of a Ray cluster, whose nodes all see the folder.",
+            show_default=False,
+        ),
+    ] = None,
+    address: Annotated[
+        str | None,
+        typer.Option("--address", help="Of the Ray cluster's head.", show_default=False),
     ] = None,
     events: Annotated[
         bool,
@@ -103,12 +115,20 @@ def compare(
     from deltatune.recipe import load_recipe
 
     loaded = load_recipe(recipe, with_device(overrides, device))
+    require_engine(engine, address, workers=workers, overwrite=overwrite)
     if dry_run:
-        _plan(loaded, as_json=as_json, quiet=quiet)
+        _plan(loaded, as_json=as_json, quiet=quiet, on_ray=bool(engine))
         return
     out = out or Path("out", recipe.stem)
     watched = contextlib.nullcontext(Events()) if events else watching(quiet=quiet)
-    if workers is None:
+    if engine:
+
+        def run_all(observer: Observer) -> Leaderboard:
+            from deltatune.comparison.on_ray import compare_on_ray
+
+            return compare_on_ray(loaded, out, address, observer)
+
+    elif workers is None:
 
         def run_all(observer: Observer) -> Leaderboard:
             from deltatune.comparison.runner import compare
@@ -122,13 +142,13 @@ def compare(
         def run_all(observer: Observer) -> Leaderboard:
             from deltatune.comparison.workers import automatic, compare_by_workers
 
-            count = automatic(loaded, observer) if workers == "auto" else _count(workers)
+            count = automatic(loaded, observer) if workers == "auto" else number_of(workers)
             return compare_by_workers(command, out, count, observer)
 
     _compare(run_all, out, watched, timings=timings, as_json=as_json)
 
 
-def _plan(recipe: Recipe, *, as_json: bool, quiet: bool) -> None:
+def _plan(recipe: Recipe, *, as_json: bool, quiet: bool, on_ray: bool = False) -> None:
     from deltatune.cli import show
     from deltatune.recipe.baselines import with_baselines
     from deltatune.training import Context, plan
@@ -140,14 +160,17 @@ def _plan(recipe: Recipe, *, as_json: bool, quiet: bool) -> None:
             entry.name: plan(recipe, entry, seed, observer=observer, context=context)
             for entry in recipe.methods
         }
+        needs = needs_on_ray(recipe, observer) if on_ray else None
     if as_json:
-        output.emit_json({"seeds": list(recipe.seeds), "methods": plans})
+        tasks = {"ray": vars(needs)} if needs else {}
+        output.emit_json({"seeds": list(recipe.seeds), "methods": plans, **tasks})
         return
     for name, planned in plans.items():
         show.plan(name, planned)
         output.stdout().print()
     seeds = "1 seed" if len(recipe.seeds) == 1 else f"{len(recipe.seeds)} seeds"
-    output.paragraph(". ".join([f"{len(plans)} methods, {seeds} each", *_choosing(recipe)]))
+    on = [needs.said()] if needs else []
+    output.paragraph(". ".join([f"{len(plans)} methods, {seeds} each", *_choosing(recipe), *on]))
 
 
 def _choosing(recipe: Recipe) -> list[str]:
@@ -164,21 +187,6 @@ def _choosing(recipe: Recipe) -> list[str]:
         shares = " and ".join(f"{share:.0%}" for share in recipe.halving.shares())
         words.append(f"Those that are behind after {shares} of their steps are stopped")
     return words
-
-
-def _count(workers: str) -> int:
-    """The number of workers that a user gives.
-
-    Raises:
-        DeltatuneError: It is none.
-    """
-    if not workers.isdecimal() or not 1 <= int(workers) <= MOST_WORKERS:
-        raise DeltatuneError(
-            f"{workers!r} is no number of workers.",
-            field="--workers",
-            remedy=f"Give a whole number from 1 to {MOST_WORKERS}, or auto.",
-        )
-    return int(workers)
 
 
 def _compare(
