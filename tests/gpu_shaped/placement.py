@@ -193,9 +193,14 @@ class Placement(TorchDispatchMode):
             on_device = asked.type == DEVICE.type or (_is_asked_by_autograd() and meant)
         if "device" in kwargs and kwargs["device"] is not None:
             kwargs["device"] = HOST
+        asked_pinned = bool(kwargs.get("pin_memory"))
+        if asked_pinned:
+            kwargs["pin_memory"] = False
         draws = on_device and torch.Tag.nondeterministic_seeded in func.tags
         with self._own_generator() if draws else contextlib.nullcontext():
             result = func(*args, **kwargs)
+        if asked_pinned:
+            gpu.pinned.add(result)
         known = {tensor.untyped_storage()._cdata for tensor in tensors}
         for leaf in tree_leaves(result):
             if on_device and is_plain(leaf) and leaf.untyped_storage()._cdata not in known:

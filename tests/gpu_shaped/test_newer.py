@@ -103,7 +103,7 @@ def test_several_deltas_are_served(gpu: Any, llama_folder: Path, tmp_path: Path)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("target", ["merged", "lora", "peft", "vllm", "gguf", "gguf-lora", "onnx"])
+@pytest.mark.parametrize("target", ["merged", "lora", "peft", "vllm", "gguf", "gguf-lora"])
 def test_a_run_is_exported(
     gpu: Any, llama_folder: Path, make_recipe: Make, tmp_path: Path, target: str
 ) -> None:
@@ -114,6 +114,13 @@ def test_a_run_is_exported(
     run(recipe, recipe.methods[0], 0, tmp_path / "run")
     done = export(tmp_path / "run", tmp_path / "out", target=target, device="auto")
     assert done.folder is not None
+
+
+@pytest.mark.slow
+def test_a_classifier_is_exported_for_onnx(gpu: Any, make_classifier: Make, tmp_path: Path) -> None:
+    recipe = make_classifier()
+    run(recipe, recipe.methods[0], 0, tmp_path / "run")
+    assert export(tmp_path / "run", tmp_path / "out", target="onnx", device="auto").folder is not None
 
 
 @pytest.mark.slow

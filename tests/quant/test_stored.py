@@ -61,9 +61,9 @@ class Rows(nn.Module):
 
 
 class RowsConfig(QuantizationConfigMixin):
-    def __init__(self, fault: str = "", **_: Any) -> None:
+    def __init__(self, fault: str = "", plain: str = "none", **_: Any) -> None:
         self.quant_method: Any = "rows"
-        self.fault = fault
+        self.fault, self.plain = fault, plain
 
 
 class RowsQuantizer(HfQuantizer):
@@ -71,7 +71,8 @@ class RowsQuantizer(HfQuantizer):
 
     def _process_model_before_weight_loading(self, model: Any, **_: Any) -> None:
         for path, module in list(model.named_modules()):
-            if type(module) is nn.Linear and module is not model.get_output_embeddings():
+            kept = module is model.get_output_embeddings() or self.quantization_config.plain in path
+            if type(module) is nn.Linear and not kept:
                 model.set_submodule(path, Rows(module, self.quantization_config.fault))
 
     def is_serializable(self) -> bool:
@@ -92,19 +93,19 @@ def _known_to_transformers(monkeypatch: pytest.MonkeyPatch) -> None:
 def stored(llama_folder: Path, tmp_path: Path) -> Callable[..., Path]:
     """Write a tiny Llama in rows of eight bits, as a publisher would, with a fault of its layers."""
 
-    def write(fault: str = "") -> Path:
-        folder = tmp_path / f"rows-{fault}"
+    def write(fault: str = "", plain: str = "none") -> Path:
+        folder = tmp_path / f"rows-{fault}-{plain}"
         folder.mkdir()
         for file in llama_folder.iterdir():
             (folder / file.name).write_bytes(file.read_bytes())
         tensors = load_file(folder / "model.safetensors")
-        for key in [key for key in tensors if "_proj." in key]:
+        for key in [key for key in tensors if "_proj." in key and plain not in key]:
             weight = tensors.pop(key)
             scale = weight.abs().amax(1, keepdim=True) / 127
             path = key.removesuffix(".weight")
             tensors |= {f"{path}.packed": (weight / scale).round().to(torch.int8), f"{path}.scale": scale}
         save_file(tensors, folder / "model.safetensors", {"format": "pt"})
-        _quantized_by(folder, {"quant_method": "rows", "fault": fault})
+        _quantized_by(folder, {"quant_method": "rows", "fault": fault, "plain": plain})
         return folder
 
     return write
@@ -174,6 +175,13 @@ def test_layers_without_right_gradients_are_refused_and_may_be_unpacked(
     plain = AutoModelForCausalLM.from_pretrained(folder).eval()
     with torch.no_grad():
         assert torch.allclose(base.model(ids).logits, plain(ids).logits, atol=1e-5)
+
+
+def test_it_is_said_which_layers_are_not_quantized(stored: Callable[..., Path]) -> None:
+    assert _load(stored()).warnings == []
+    [warning] = _load(stored(plain="v_proj")).warnings
+    assert "2 of 14 linear layers" in warning
+    assert "model.layers.0.self_attn.v_proj, model.layers.1.self_attn.v_proj" in warning
 
 
 def test_missing_packages_are_named_before_weights_are_read(llama_folder: Path, tmp_path: Path) -> None:
