@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from transformers import AutoModel
 
 import deltatune as dt
+from deltatune.core.devices import to_device
 from deltatune.core.model import AdaptedModel
+from deltatune.evaluation.kinds.classes import classify
 from deltatune.exporting.export import export
 from deltatune.integrations.transformers import DeltaCallback
 from deltatune.methods import METHODS
@@ -67,6 +71,35 @@ def test_a_run_of_a_task_and_what_is_done_with_it(
     assert evaluate_run(tmp_path / "run") == pytest.approx(result.metrics.test, rel=1e-4, abs=1e-4)
     assert len(list(predict(tmp_path / "run", [ASKED.get(task, "3 ships")]))) == 1
     assert merge(tmp_path / "run", tmp_path / "merged", device="auto").max_abs_logit_difference < 1e-4
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("padded", [True, False])
+def test_nobody_looks_whether_texts_are_padded(
+    counting: Gpu, bert_folder: Path, training: bool, padded: bool
+) -> None:
+    """Of several texts a row, and of rows whose classes are asked for in an evaluation."""
+    model = AdaptedModel(AutoModel.from_pretrained(bert_folder).to(counting.device))
+    model.attach("a", METHODS.get("lora")())
+    mask = torch.ones(3, 2, 6, dtype=torch.long)
+    mask[0, 1, 4:] = int(not padded)
+    batch = to_device(
+        {"input_ids": torch.arange(36).view(3, 2, 6) % 7, "attention_mask": mask}, counting.device
+    )
+    counting.waits.clear()
+    model.train(training)
+    vectors = model.text_vectors(batch)
+    assert counting.waited == 0
+    alone = {name: batch[name][:1, 1:, : 4 if padded else 6] for name in batch}
+    assert torch.allclose(model.eval().text_vectors(alone)[0, 0], vectors[0, 1], atol=1e-5)
+
+
+def test_classes_are_told_without_looking(counting: Gpu) -> None:
+    model = AdaptedModel(tiny.model("bert").to(counting.device), tiny.heads("bert"))
+    batch = to_device(tiny.batch("bert"), counting.device)
+    counting.waits.clear()
+    classify(SimpleNamespace(model=model), batch)  # type: ignore[arg-type]
+    assert [kind for kind, _ in counting.waits.elements()] == ["copy to the host"]
 
 
 @pytest.mark.slow

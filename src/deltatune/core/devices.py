@@ -152,7 +152,7 @@ class OnDevice(dict[str, Tensor]):
     """A batch on a GPU, and what the host knows of it."""
 
     mask: Tensor | None = None
-    """The host's copy of its `attention_mask` [rows, length]; None if there is none."""
+    """The host's copy of its `attention_mask` [rows, length], or [rows, texts, length]; None without one."""
 
 
 def to_device(batch: Mapping[str, Tensor], device: torch.device) -> dict[str, Tensor]:
@@ -165,7 +165,7 @@ def to_device(batch: Mapping[str, Tensor], device: torch.device) -> dict[str, Te
         {name: tensor if name == "labels" else send(tensor, device) for name, tensor in batch.items()}
     )
     mask = batch.get("attention_mask")
-    if on_gpu(device) and mask is not None and mask.device.type == HOST.type and mask.dim() == 2:
+    if on_gpu(device) and mask is not None and mask.device.type == HOST.type:
         sent.mask = mask
     elif isinstance(batch, OnDevice):
         sent.mask = batch.mask

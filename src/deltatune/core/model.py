@@ -317,7 +317,7 @@ class AdaptedModel(nn.Module):
 
     def text_vectors(self, batch: Mapping[str, Tensor]) -> Tensor:
         """Unit vectors [rows, texts, width] of texts whose `input_ids` are [rows, texts, length]."""
-        return text_vectors(self, batch, self._hooks.prompt)
+        return text_vectors(self, batch, self._hooks)
 
     @property
     def may_drop_rows(self) -> bool:

@@ -15,19 +15,19 @@ import torch.nn.functional as F
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from deltatune.core.prompts import PromptTap
+    from deltatune.core.hooks import Hooks
 
 POOLINGS = ("mean", "cls", "last")
 """The mean over all tokens, the state of the first one, or that of the last one."""
 
 
-def text_vectors(model: Any, batch: Mapping[str, Tensor], prompt: PromptTap | None) -> Tensor:
+def text_vectors(model: Any, batch: Mapping[str, Tensor], hooks: Hooks) -> Tensor:
     """Unit vectors of texts, in float32 or wider.
 
     Args:
         model: An `AdaptedModel` whose base is a bare encoder or decoder, without a head.
         batch: `input_ids` and `attention_mask` [rows, texts, length]; what else is in it is left alone.
-        prompt: The tap of an active prompt.
+        hooks: What hangs on the base.
 
     Returns:
         [rows, texts, width].
@@ -35,7 +35,9 @@ def text_vectors(model: Any, batch: Mapping[str, Tensor], prompt: PromptTap | No
     inputs = {name: batch[name].flatten(0, 1) for name in ("input_ids", "attention_mask")}
     mask = inputs["attention_mask"]
     cache = {"use_cache": False} if model.view.is_decoder_only else {}
-    with prompt.kept() if prompt is not None else contextlib.nullcontext():
+    prompt = hooks.prompt
+    kept = prompt.kept() if prompt is not None else contextlib.nullcontext()
+    with kept, hooks.padding_told(batch):
         states = model(**inputs, **cache).last_hidden_state
         if prompt is not None and prompt.mask is not None:
             mask = prompt.mask

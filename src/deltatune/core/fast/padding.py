@@ -26,7 +26,7 @@ def padding_told(batch: Mapping[str, Tensor]) -> Iterator[None]:
         yield
         return
     makers: Any = ALL_MASK_ATTENTION_FUNCTIONS
-    _told.append(batch.mask)
+    _told.append(batch.mask.flatten(0, -2))  # of several texts, as they are computed
     makers["sdpa"] = _mask
     try:
         yield

@@ -65,9 +65,8 @@ class Classes(Kind):
 
 def classify(job: Job, batch: dict[str, Tensor]) -> Tensor:
     """Log-probabilities of every class of a batch's rows, [rows, classes] in float32 on the CPU."""
-    inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
     with evaluating(job.model):
-        return F.log_softmax(job.model.class_logits(inputs).float(), dim=-1).cpu()
+        return F.log_softmax(job.model.class_logits(batch).float(), dim=-1).cpu()
 
 
 def _mean(losses: Sequence[float]) -> float:
