@@ -44,6 +44,24 @@ def test_the_least_intrusive_settings_are_proposed(room: int, settings: dict | N
     assert (found and found.settings) == settings
 
 
+def test_16_bits_come_before_4() -> None:
+    """Where `auto` means float32, since that is faster, memory is a reason of its own for bfloat16."""
+
+    def halved(setup: Setup) -> Prediction:
+        found = made_up(setup)
+        if setup.quantization or setup.dtype == "float32":
+            return found
+        parts = {part: size // 2 for part, size in found.memory.parts.items()}
+        return replace(found, memory=Memory(parts))
+
+    found = propose(SETUP, OVERHEAD + 60 * MB, halved)
+    assert found.settings == {
+        "train.micro_batch_size": 8, "train.gradient_checkpointing": True, "train.precision": "bf16",
+    }  # fmt: skip
+    fast = propose(SETUP.changed(dtype="bfloat16"), OVERHEAD + 30 * MB, halved)
+    assert fast.settings["quantization"] == "nf4"
+
+
 def test_full_fine_tuning_is_not_quantized() -> None:
     full = SETUP.changed(method=METHODS.get("full")())
     assert propose(full, OVERHEAD + 60 * MB, made_up) is None

@@ -13,6 +13,8 @@ import torch
 from deltatune.core.devices import HOST
 from deltatune.recipe import Recipe
 from deltatune.training import run
+from deltatune.training.before import forecast as forecasting
+from deltatune.training.before.forecast import forecast
 from deltatune.training.given import precision
 from deltatune.training.given.context import base_dtype
 from deltatune.training.given.precision import CLEARLY, automatic
@@ -133,3 +135,18 @@ def test_a_run_says_why_it_computes_in_its_type(
         model = run(recipe, recipe.methods[0], 0, tmp_path / asked).model
         said.append((model.dtype, model.why_dtype and model.why_dtype.partition(" times")[0]))
     assert said == [("float32", "Processor A multiplies 0.5"), ("float32", None)]
+
+
+def test_a_plan_shows_the_memory_of_both_where_float32_is_faster(
+    machine: Machine, make_recipe: Callable[..., Recipe], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(forecasting, "computes_bfloat16", lambda _: True)
+    recipe, found = make_recipe(methods=["lora"]), []
+    for machine.ratio in (2.0, 0.5):
+        precision._ratio.cache_clear()
+        monkeypatch.setenv("DELTATUNE_CACHE", str(tmp_path / str(machine.ratio)))
+        [entry] = forecast(recipe).planned
+        found.append(entry)
+    assert (found[0].precision, found[0].bf16_bytes) == ("bfloat16", None)
+    assert found[1].precision == "float32"
+    assert found[1].bf16_bytes == found[0].memory.total < found[1].memory.total

@@ -112,6 +112,9 @@ class PlannedEntry(Record):
     """Whether activations are computed again in the backward pass."""
     processes: int = 1
     """How many hold the base together (train.shard); the memory is that of each."""
+    bf16_bytes: int | None = None
+    """What a step would take with `train.precision: bf16`, where `auto` means float32 though the processor
+    has instructions for bfloat16; else left out."""
     steps: int | None
     """Optimizer steps of a run; null if the number of rows is not known."""
     disk: RunDisk

@@ -252,6 +252,11 @@ def _advise(entry: PlannedEntry) -> None:
         )
     if entry.padding is not None and entry.padding.packed:
         output.line(f"{name}: padding {entry.padding.text}.")
+    if entry.bf16_bytes is not None:
+        sixteen = units.size(entry.bf16_bytes)
+        output.line(
+            f"{name}: {sixteen} with --set train.precision=bf16; float32 is faster here (deltatune doctor)."
+        )
     if entry.steps_in_time is not None:
         output.line(f"{name}: about {entry.steps_in_time:,} steps fit into the time.")
     proposal = entry.proposal

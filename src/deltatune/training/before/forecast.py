@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import PreTrainedConfig
 
 from deltatune import quant
-from deltatune.core.devices import device_of, memory_left, name_of, on_gpu
+from deltatune.core.devices import computes_bfloat16, device_of, memory_left, name_of, on_gpu
 from deltatune.core.method import MethodConfig
 from deltatune.core.offload import place_of_rest
 from deltatune.core.sites import BaseView
@@ -278,6 +278,14 @@ def forecast(
     )
 
 
+def _slow_in_bfloat16(setup: Setup) -> bool:
+    """Whether a processor has instructions for bfloat16, and float32 is taken since it is faster."""
+    device, half = torch.device(setup.device), setup.changed(dtype="bfloat16")
+    if on_gpu(device) or not computes_bfloat16(device) or base_dtype("auto", device) == "bfloat16":
+        return False
+    return computed_dtype(half) == "bfloat16"
+
+
 def _entry(
     planned: Planned,
     entry: MethodEntry,
@@ -310,6 +318,8 @@ def _entry(
         "warnings": warnings,
         "padding": planned.padding(entry) if setup.method.trains else None,
     }
+    if entry.train.precision == "auto" and entry.quantization is None and _slow_in_bfloat16(setup):
+        result["bf16_bytes"] = predict(setup.changed(dtype="bfloat16")).memory.total
     clock = rates if setup.method.trains else None
     share = planned.largest(entry).share
     if clock is not None:
