@@ -60,6 +60,11 @@ def _sharding(recipe: RecipeFields) -> Iterator[Conflict]:
                 "train.offload",
                 f"({entry.train.offload}) cannot stand beside train.shard: layers rest in one place.",
             )
+        if entry.train.compile:
+            yield (
+                "train.compile",
+                f"({entry.train.compile}) cannot stand beside train.shard: graphs are made of whole layers.",
+            )
         if entry.method == "full":
             yield (
                 f"methods.{index}.full",
