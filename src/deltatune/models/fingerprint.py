@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from deltatune.core.offload import offload_of
-from deltatune.core.whole import as_whole, held, is_part
+from deltatune.core.whole import as_whole, held
 from deltatune.quant.layers import inner_tensors
 
 _CHUNK = 1 << 22  # elements hashed at a time, so that a copy to the CPU never holds a whole large tensor
@@ -76,14 +76,9 @@ def _tensors(model: nn.Module) -> list[tuple[str, Tensor]]:
     named = [
         (f"{name} {part}" if part else name, plain)
         for name, tensor in tensors
-        for part, plain in enumerate(_plain(tensor.detach()))
+        for part, plain in enumerate(inner_tensors(tensor.detach()))
     ]
     return sorted(named, key=lambda item: item[0])
-
-
-def _plain(tensor: Tensor) -> Sequence[Tensor]:
-    """The tensors that a tensor consists of; one that stands for parts can be had as a whole."""
-    return [tensor] if is_part(tensor) else inner_tensors(tensor)
 
 
 def _forgetting(model: nn.Module) -> Callable[[Sequence[Tensor]], None]:

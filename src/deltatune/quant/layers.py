@@ -91,7 +91,8 @@ class Stored:
 def inner_tensors(tensor: Tensor) -> list[Tensor]:
     """The plain tensors that a tensor consists of: itself, or the parts of a backend's class of tensors."""
     subclass: Any = tensor
-    if not is_traceable_wrapper_subclass(subclass):
+    divided = hasattr(subclass, "full_tensor")  # among processes (core/sharding.py), by no backend
+    if divided or not is_traceable_wrapper_subclass(subclass):
         return [tensor]
     names, _ = subclass.__tensor_flatten__()
     return [plain for name in sorted(names) for plain in inner_tensors(getattr(tensor, name))]
