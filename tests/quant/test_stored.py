@@ -177,6 +177,17 @@ def test_layers_without_right_gradients_are_refused_and_may_be_unpacked(
         assert torch.allclose(base.model(ids).logits, plain(ids).logits, atol=1e-5)
 
 
+def test_an_unpacked_base_may_rest_on_the_disk(stored: Callable[..., Path]) -> None:
+    folder = stored()
+    with pytest.raises(ModelError, match=r"scales.*dequantize: true"):
+        _load(folder, offload="disk")
+    base, wanted = _load(folder, dequantize=True, offload="disk"), _load(folder, dequantize=True)
+    assert base.settle(torch.device("cpu")) == wanted.settle(torch.device("cpu"))
+    ids = torch.arange(1, 7)[None]
+    with torch.no_grad():
+        assert torch.equal(base.model(ids).logits, wanted.model(ids).logits)
+
+
 def test_it_is_said_which_layers_are_not_quantized(stored: Callable[..., Path]) -> None:
     assert _load(stored()).warnings == []
     [warning] = _load(stored(plain="v_proj")).warnings
@@ -224,6 +235,12 @@ def test_a_checkpoint_of_bitsandbytes_is_the_base_that_a_recipe_would_make(
         planned = sum(tensor.nbytes for tensor in quant.held(fake_base(config, "causal-lm")))
     held = sum(tensor.nbytes for tensor in quant.held(wanted.model))
     assert planned == pytest.approx(held, rel=0.05)
+    weight = quant.read_weight(wanted.model.get_submodule(LAYER))
+    unpacked = _load(tmp_path / "stored", dequantize=True).model
+    unpacked.save_pretrained(tmp_path / "plain")
+    plain = AutoModelForCausalLM.from_pretrained(tmp_path / "plain").get_submodule(LAYER)
+    assert type(plain) is nn.Linear
+    assert torch.equal(plain.weight, weight)
 
 
 @pytest.fixture(scope="module")

@@ -27,6 +27,7 @@ from deltatune.models.tasks import check_task
 from deltatune.models.token_ids import check_vocabulary, plain_generation, set_padding
 from deltatune.models.weights import POOLER, computes_in_its_dtype, load_weights
 from deltatune.quant.loading import check_widths
+from deltatune.quant.stored import stored_settings
 from deltatune.tasks import TASKS
 
 if TYPE_CHECKING:
@@ -117,7 +118,9 @@ def load_base(
     source = locate(spec)
     config = _config_of(source)
     check_task(config, task, source.name)
-    _require_movable(config, source.name, offload)
+    stored = stored_settings(config) is not None
+    if stored and not spec.dequantize:
+        _require_movable(source.name, offload)
     warnings: list[str] = []
     known = base_labels(config)
     labels, same_labels = _in_order(config, labels, known, as_spelled=as_spelled)
@@ -130,7 +133,7 @@ def load_base(
             if spec.attention:
                 options["attn_implementation"] = spec.attention
             model, info = load_weights(
-                source, task, config, options, quantization, device,
+                source, task, config, options, quantization, HOST if offload else device,
                 dequantize=bool(spec.dequantize), from_files=offload == "disk",
             )  # fmt: skip
         warnings += info.get("notices", [])
@@ -147,7 +150,7 @@ def load_base(
     model.eval().requires_grad_(False)
     if dtype == "bfloat16" and quantization is None and not computes_in_its_dtype(model):
         return load_base(spec, task, labels, seed=seed, as_spelled=as_spelled, offload=offload)
-    _let_rest(model, offload, DTYPES[dtype])
+    _let_rest(model, offload, model.dtype if stored else DTYPES[dtype])
     if model.can_generate():
         plain_generation(model)
     facts = model_facts(source, config, task)
@@ -181,13 +184,13 @@ def _let_rest(model: PreTrainedModel, offload: Literal["cpu", "disk"] | None, dt
         Offload(model, MappedWeights(model, dtype).forget)
 
 
-def _require_movable(config: PreTrainedConfig, name: str, offload: str | None) -> None:
-    """Refuse to offload a base that is quantized already."""
-    if offload is not None and getattr(config, "quantization_config", None) is not None:
+def _require_movable(name: str, offload: str | None) -> None:
+    """Refuse to offload a base that stays quantized as it came."""
+    if offload is not None:
         raise ModelError(
             f"'{name}' is quantized, and the scales of quantized layers are not moved with their weights.",
             field=FIELD,
-            remedy="Leave it out, or take the base that is not quantized.",
+            remedy="Leave it out, or set model: {name: ..., dequantize: true}, which unpacks the weights.",
         )
 
 
