@@ -70,8 +70,11 @@ def test_one_huge_group_does_not_take_all(tmp_path: Path) -> None:
     author, shares = ColumnsSpec(group="author"), SplitSpec(validation=0.1, test=0.1)
     data = loaded(tmp_path, rows, "text-to-text", columns=author, split=shares)
     assert (len(data.train), len(data.validation), len(data.test)) == (80, 10, 10)
-    with pytest.raises(DataError, match=r"leaves no validation rows: a group must stay for training\. Lower"):
+    why = r"validation rows: a group must stay for training, and 100 rows are 21 groups\. Lower"
+    with pytest.raises(DataError, match=why):
         loaded(tmp_path, rows, "text-to-text", columns=author)
+    with pytest.raises(DataError, match=r"50 rows are 1 group\. .* add rows of other groups"):
+        loaded(tmp_path, rows[:50], "text-to-text", columns=author)
 
 
 def test_equal_inputs_join_groups_and_empty_cells_are_alone(tmp_path: Path) -> None:
@@ -98,8 +101,25 @@ def test_parts_of_others_that_share_groups_are_told(tmp_path: Path) -> None:
         "1 of 5 groups of test rows (patient: 'p7') are groups of training rows as well; results on them "
         "show memory, not skill."
     ]
-    with pytest.raises(DataError, match="Did you mean 'patient'"):
+    with pytest.raises(DataError, match=r"'patiemt' is no column of the train rows\. Did you mean 'patient'"):
         loaded(tmp_path, rows, columns=ColumnsSpec(group="patiemt"))
+
+
+def test_whole_numbers_are_one_group_however_they_are_written(tmp_path: Path) -> None:
+    rows = [row | {"patient": float(int(row["patient"][1:]))} for row in rows_of(12)]
+    rows[7]["patient"], rows[8]["patient"] = 1, None
+    del rows[9]["patient"]  # as JSON is often written without empty cells
+    data = loaded(tmp_path, rows, columns=ColumnsSpec(group="patient"))
+    groups = {row.id: row.group for part in (data.train, data.validation, data.test) for row in part}
+    assert (groups["5"], groups["7"]) == ("group 1", "group 1")
+    assert (groups["8"], groups["9"]) == ("row 8", "row 9")
+
+
+@pytest.mark.parametrize(("cell", "what"), [(str, "different"), (lambda _: " ", "empty")])
+def test_a_column_that_joins_nothing_is_told(tmp_path: Path, cell: Any, what: str) -> None:
+    rows = [row | {"patient": cell(number)} for number, row in enumerate(rows_of(12))]
+    told = loaded(tmp_path, rows, columns=ColumnsSpec(group="patient")).warnings
+    assert f"data.columns.group (patient) is {what} in all rows, so no rows belong together by it." in told
 
 
 def test_near_duplicates_can_be_kept_together(tmp_path: Path) -> None:

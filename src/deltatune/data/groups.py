@@ -6,6 +6,7 @@ as one example (Saeb et al. 2017, "The need to approximate the use-case in clini
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
@@ -15,6 +16,7 @@ from deltatune.errors import DataError, nearest
 
 FIELD = "data.columns.group"
 _SHOWN = 3
+_WHOLE = re.compile(r"(-?\d+)\.0+$", re.ASCII)
 
 
 def with_groups(
@@ -34,7 +36,10 @@ def with_groups(
     if column is None and not similar:
         return {part: list(rows) for part, rows in parts.items()}
     if column is not None:
+        for part, rows in parts.items():
+            _require_column(part, rows, column)
         _note_across(parts, column, notes)
+        _note_alone(parts, column, notes)
     return {part: _grouped(rows, column, similar=similar) for part, rows in parts.items()}
 
 
@@ -73,18 +78,31 @@ def _name(row: Row, column: str | None) -> str:
 
 
 def _named(row: Row, column: str) -> str:
-    """The cell that names the group.
+    """The cell that names the group; `7.0` is 7, as tables with empty cells write whole numbers."""
+    return _WHOLE.sub(r"\1", row.columns.get(column, "").strip())
+
+
+def _require_column(part: str, rows: Sequence[Row], column: str) -> None:
+    """Refuse a column that is in no row of a part.
 
     Raises:
-        DataError: There is no such column.
+        DataError: It is not.
     """
-    if column not in row.columns:
+    if rows and not any(column in row.columns for row in rows):
         raise DataError(
-            f"{column!r} is no column of row {row.id}.",
+            f"{column!r} is no column of the {part} rows.",
             field=FIELD,
-            remedy=nearest(column, list(row.columns)),
+            remedy=nearest(column, list(dict.fromkeys(name for row in rows for name in row.columns))),
         )
-    return row.columns[column].strip()
+
+
+def _note_alone(parts: Mapping[str, Sequence[Row]], column: str, notes: list[str]) -> None:
+    """A column that joins no two rows, which nobody can have meant."""
+    rows = [row for part in parts.values() for row in part]
+    names = [name for row in rows if (name := _named(row, column))]
+    if len(rows) > 1 and len(set(names)) == len(names):
+        what = "is empty in all rows" if not names else "is different in all rows"
+        notes.append(f"{FIELD} ({column}) {what}, so no rows belong together by it.")
 
 
 def _note_across(parts: Mapping[str, Sequence[Row]], column: str, notes: list[str]) -> None:

@@ -267,12 +267,15 @@ def _complete(parts: dict[str, list[Row]], spec: DataSpec, task: str) -> dict[st
     taken = {"validation": validation, "test": test}
     for part, share in shares.items():
         if share and not taken[part] and rows:
+            groups = len({row.group for row in rows}) if rows[0].group is not None else None
+            unit = "row" if groups is None else "group"
+            alone = f"{unit} of each class" if classes else f"{unit} of each label" if sets else unit
+            there = "" if groups is None else f", and {len(rows)} rows are {groups} group{'s' * (groups > 1)}"
             raise DataError(
-                f"({share}) leaves no {part} rows: a {'group' if rows[0].group is not None else 'row'}"
-                f"{' of each class' if classes else ' of each label' if sets else ''} must stay for "
-                "training.",
+                f"({share}) leaves no {part} rows: a {alone} must stay for training{there}.",
                 field=f"data.split.{part}",
-                remedy="Lower the shares, add rows, or give the part a file of its own.",
+                remedy=f"Lower the shares, add rows{there and ' of other groups'}, or give the part a file "
+                "of its own.",
             )
     return {**taken, **parts, "train": train}
 
