@@ -12,6 +12,7 @@ from scipy import stats
 from deltatune.comparison.resampling import Draws
 from deltatune.comparison.scores import Sample
 from deltatune.comparison.statistics import pairwise
+from deltatune.comparison.warnings import too_much
 
 
 def equivalence(a: Any, b: Any, margin: float, resamples: int = 4000) -> float:
@@ -27,6 +28,14 @@ def test_it_is_the_two_t_tests_where_differences_are_normal(margin: float) -> No
     mean, error = difference.mean(), difference.std(ddof=1) / math.sqrt(400)
     above, below = (stats.t.sf((margin - sign * mean) / error, 399) for sign in (1, -1))
     assert equivalence(base, other, margin) == pytest.approx(max(above, below), abs=0.012)
+
+
+def test_a_worth_that_no_difference_reaches_is_told() -> None:
+    shares, alike = [Sample.of([0.0, 1.0, 1.0]), Sample.of([0.0, 0.0, 1.0])], [Sample.of([0.5, 0.5])]
+    [told] = too_much(1.0, shares, "accuracy")  # a point is meant, which is 0.01
+    assert told.startswith("worth (1) is no less than the whole range of accuracy here, 0 to 1, so")
+    for worth, samples in ((0.5, shares), (None, shares), (1.0, alike), (1.0, [])):
+        assert not too_much(worth, samples, "accuracy")
 
 
 def test_few_rows_that_differ_prove_little() -> None:

@@ -29,7 +29,7 @@ from deltatune.comparison.scores import read_sample, row_groups, row_ids
 from deltatune.comparison.statistics import intervals
 from deltatune.comparison.team import Team
 from deltatune.comparison.together import attempt_all
-from deltatune.comparison.warnings import warnings_of
+from deltatune.comparison.warnings import too_much, warnings_of
 from deltatune.errors import DeltatuneError, InUseError, RecipeError
 from deltatune.evaluation import higher_is_better, primary_metric
 from deltatune.files import make_folder, read_json, require_disk, write_json, write_text
@@ -292,6 +292,7 @@ def leaderboard(
     ranked_scores = {name: scores[name] for name, row in done.items() if not row.random_head}
     if ranked_scores and samples.keys() == ranked_scores.keys():
         ranks, pairs, warnings = contest(samples, ranked_scores, higher_is_better=up, worth=recipe.worth)
+        warnings = [*warnings, *too_much(recipe.worth, list(samples.values()), primary)]
     ranked = [
         row.model_copy(update={"rank": ranks.get(row.name), "interval": bounds.get(row.name)}) for row in rows
     ]

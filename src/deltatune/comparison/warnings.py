@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from deltatune.comparison.scores import AnySample
 from deltatune.results import LeaderboardRow, RunResult
 
 
@@ -48,6 +49,25 @@ def warnings_of(
             edge = f"the best {what}, {rate:g}, is at the edge of those tried"
             found.append(f"{row.name}: {edge}; a better one may lie beyond it.")
     return list(dict.fromkeys(found))
+
+
+def too_much(worth: float | None, samples: Sequence[AnySample], metric: str) -> list[str]:
+    """That no difference could be as large as one that matters, which is most likely a mistaken unit.
+
+    Args:
+        worth: The smallest difference that matters.
+        samples: Of the methods.
+        metric: The key of what they hold.
+    """
+    low = min((sample.low for sample in samples), default=0.0)
+    high = max((sample.high for sample in samples), default=0.0)
+    if worth is None or not 0 < high - low <= worth:
+        return []
+    return [
+        f"worth ({worth:g}) is no less than the whole range of {metric} here, {low:.3g} to {high:.3g}, so no "
+        "difference can matter. It is in the unit of result.json: 0.01 is a point of a share. Set it to "
+        "less; nothing is trained again."
+    ]
 
 
 def _answers(finished: Sequence[RunResult]) -> dict[str, list[str]]:
