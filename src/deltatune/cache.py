@@ -20,6 +20,9 @@ ROWS = "rows"
 """The folder of rows that were given in memory, a file for each data set."""
 _ROWS = re.compile(r"[0-9a-f]{32}\.jsonl")
 """Their names: the first half of the SHA-256 of what they hold."""
+MACHINES = "machines"
+"""The folder of what was measured of processors, a file for each."""
+_FILES = {ROWS: _ROWS, MACHINES: re.compile(r"[0-9a-f]{16}\.json")}
 _LEFT = re.compile(
     rf"{re.escape(OURS)}.+|\.damaged\.[a-z0-9_]{{8}}|\.cleared\..+\.\d+|\.[a-z0-9-]+-\d+\.[a-z0-9_]{{8}}"
 )
@@ -56,8 +59,8 @@ class Entry:
 
 
 def entries() -> list[Entry]:
-    """What is in the cache, by name: folders with our mark, what killed processes left, and rows."""
-    paths = [path for kind in ("models", ROWS) for path in _listed(cache_root() / kind) if _is_ours(path)]
+    """What is in the cache, by name: folders with our mark, what killed processes left, and files."""
+    paths = [path for kind in ("models", *_FILES) for path in _listed(cache_root() / kind) if _is_ours(path)]
     return [Entry(path.name, path, _size(path)) for path in paths]
 
 
@@ -80,8 +83,8 @@ def _is_ours(path: Path) -> bool:
         return False
     if _LEFT.fullmatch(path.name):  # a day is more than any process takes to write it
         return time.time() - _changed(path) > 24 * 3600
-    if path.parent.name == ROWS:
-        return _ROWS.fullmatch(path.name) is not None and path.is_file()
+    if (names := _FILES.get(path.parent.name)) is not None:
+        return names.fullmatch(path.name) is not None and path.is_file()
     return (path / MARK).is_file() and not path.name.startswith(".")
 
 

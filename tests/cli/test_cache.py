@@ -80,6 +80,16 @@ def test_what_has_only_the_place_of_ours_is_the_users(folder: Path, run: Callabl
     assert (folder / ".git").is_dir()
 
 
+def test_what_was_measured_of_a_processor_is_listed_and_removed(folder: Path, run: Callable) -> None:
+    machines = folder.parent / "machines"
+    machines.mkdir()
+    for name in ("0123456789abcdef.json", "mine.json"):
+        (machines / name).write_text("{}")
+    assert "0123456789abcdef.json" in [e["name"] for e in json.loads(run("cache", "--json").out)["entries"]]
+    assert run("cache", "clear", "0123456789abcdef.json").code == 0
+    assert [path.name for path in machines.iterdir()] == ["mine.json"]
+
+
 def test_an_empty_cache(tmp_path: Path, run: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DELTATUNE_CACHE", str(tmp_path / "none"))
     assert run("cache").code == 0

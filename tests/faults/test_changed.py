@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -158,6 +159,11 @@ def test_labels_and_order_are_named() -> None:
     ):
         with pytest.raises(ChangedError, match=message):
             after.require_same(before, print)
+    elsewhere = replace(inputs(rows, ["a", "b"]), base="in four bytes", dtype="float32")
+    with pytest.raises(ChangedError, match="in float32 on this device, and was in bfloat16 when the run"):
+        elsewhere.require_same(before | {"dtype": "bfloat16"}, print)
+    with pytest.raises(ChangedError, match="weights of the base have changed"):
+        elsewhere.require_same(before, print)
 
 
 def test_a_comparison_does_not_go_on_with_other_rows_or_another_base(

@@ -10,14 +10,18 @@ from typing import Any
 import pytest
 import torch
 
+from deltatune.comparison.check_folder import require_same_inputs
 from deltatune.core.devices import HOST
+from deltatune.observer import Silent
 from deltatune.recipe import Recipe
-from deltatune.training import run
+from deltatune.results import PausedRun
+from deltatune.training import Context, run
 from deltatune.training.before import forecast as forecasting
 from deltatune.training.before.forecast import forecast
 from deltatune.training.given import precision
 from deltatune.training.given.context import base_dtype
 from deltatune.training.given.precision import CLEARLY, automatic
+from deltatune.training.single import opening
 
 
 class Machine:
@@ -150,3 +154,33 @@ def test_a_plan_shows_the_memory_of_both_where_float32_is_faster(
     assert (found[0].precision, found[0].bf16_bytes) == ("bfloat16", None)
     assert found[1].precision == "float32"
     assert found[1].bf16_bytes == found[0].memory.total < found[1].memory.total
+
+
+@pytest.mark.parametrize("noted", [True, False])
+def test_what_was_begun_goes_on_in_its_precision_elsewhere(
+    machine: Machine,
+    make_recipe: Callable[..., Recipe],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    noted: bool,
+) -> None:
+    recipe, out = make_recipe("train.batch_size=16", methods=["lora"]), tmp_path / "runs/lora"
+    paused = run(recipe, recipe.methods[0], 0, out, pause=lambda *_: True)
+    assert isinstance(paused, PausedRun)
+    if not noted:  # as version 0.2, which took bfloat16 where there are instructions
+        monkeypatch.setattr(opening, "dtype_of_state", lambda _: None)
+    machine.name, machine.ratio = "Processor B", 0.5
+    machine.new_process()
+    context = Context.open(recipe, Silent())
+    assert context.dtype(recipe.methods[0]) == "float32"
+    require_same_inputs(tmp_path, context)
+    assert context.dtype(recipe.methods[0]) == "bfloat16"
+
+    model = run(recipe, recipe.methods[0], 0, out, resume=True).model
+    assert (model.dtype, model.why_dtype) == ("bfloat16", "what was begun before is in it")
+    context = Context.open(recipe, Silent())
+    require_same_inputs(tmp_path, context)
+    assert context.dtype(recipe.methods[0]) == "bfloat16"
+
+    monkeypatch.setattr("deltatune.training.given.context.computes_bfloat16", lambda _: False)
+    assert context.dtype(recipe.methods[0]) == "float32"  # this device has none

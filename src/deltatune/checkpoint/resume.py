@@ -59,6 +59,16 @@ def rows_of_state(folder: Path) -> str | None:
     return None if rows is None else str(rows)
 
 
+def dtype_of_state(folder: Path) -> str | None:
+    """The dtype of the base of a saved state; None in states up to version 0.2.
+
+    Raises:
+        AdapterError: It cannot be read.
+    """
+    dtype = (_read_tree(folder)[1].get("inputs") or {}).get("dtype")
+    return None if dtype is None else str(dtype)
+
+
 def _read_tree(folder: Path) -> tuple[Any, dict[str, Any]]:
     """The checksum of the tensors, and everything else."""
     path = folder / "state.json"

@@ -6,10 +6,11 @@ written over its result, or would end the comparison after all others have been 
 
 from __future__ import annotations
 
+from itertools import product
 from pathlib import Path
 
 from deltatune.checkpoint.manifest import require_unchanged
-from deltatune.checkpoint.resume import rows_of_state
+from deltatune.checkpoint.resume import dtype_of_state, rows_of_state
 from deltatune.comparison.scores import row_ids, train_again
 from deltatune.errors import DataError
 from deltatune.results import RunResult
@@ -51,6 +52,7 @@ def require_same_inputs(out: Path, context: Context) -> None:
     """
     now = {dataset.fingerprint for dataset in context.datasets.values()}
     others, open_ = [], not (out / "leaderboard.json").exists()
+    begun: list[str | None] = []
     for folder in sorted(path for path in (out / "runs").glob("*") if path.is_dir()):
         result = read_result(folder, remedy=train_again(folder))
         if isinstance(result, RunResult):
@@ -60,8 +62,11 @@ def require_same_inputs(out: Path, context: Context) -> None:
             open_ = True
             saved = folder / "resume"
             rows = rows_of_state(saved) if saved.exists() else None
+            begun += [dtype_of_state(saved)] if saved.exists() else []
         if rows is not None and rows not in now:
             others.append(folder.name)
+    for entry, dtype in product(context.recipe.methods, begun):  # finished runs have been noted before
+        context.goes_on_in(entry, dtype)
     if others and open_:
         raise DataError(
             f"the runs {', '.join(others)} have seen different data: they have changed since.",

@@ -10,7 +10,6 @@ from deltatune.comparison.team import Team
 from deltatune.recipe.schema import MethodEntry
 from deltatune.results import AnyResult
 from deltatune.training import Context
-from deltatune.training.given.context import base_dtype
 from deltatune.training.given.folder import is_done
 from deltatune.training.race.lanes import Outcome, Starter
 from deltatune.training.race.race import can_race, race
@@ -81,5 +80,5 @@ def _base(context: Context, entry: MethodEntry) -> Hashable:
     train = entry.train
     model = context.recipe.model_of(entry).model_dump_json()
     data = context.recipe.data_of(entry)
-    how = base_dtype(train.precision, context.device), train.offload, tuple(train.kernels or ())
+    how = context.dtype(entry), train.offload, tuple(train.kernels or ())
     return model, bits, how, train.gradient_checkpointing, data

@@ -37,7 +37,7 @@ from deltatune.results import BaseUsed, CertificateLine, DataUsed, Origin, RunRe
 from deltatune.timeline import phase
 from deltatune.training.given.budget import Budget, sized_for
 from deltatune.training.given.gpu_ways import require_gpu_ways
-from deltatune.training.given.precision import automatic
+from deltatune.training.given.precision import Choice, automatic, by_instructions
 from deltatune.training.given.readings import RunData, read_data, require_part, whose
 from deltatune.training.given.start import read_start, settings_of
 
@@ -116,6 +116,8 @@ class Context:
     """The tasks that `tasks` has read."""
     base_on_tasks: dict[str, dict[str, Scored]] = field(default_factory=dict)
     """What bases alone score on them, by the hash of the weights."""
+    _begun_in: dict[tuple[str, str | None], str] = field(default_factory=dict)
+    """By base: the dtype that `precision: auto` meant when runs were begun, maybe on another machine."""
 
     @classmethod
     @phase("read data")
@@ -164,6 +166,30 @@ class Context:
         """Where the recipe wants its runs."""
         return device_of(self.recipe.device)
 
+    def automatic(self, spec: ModelSpec) -> Choice:
+        """What `precision: auto` means for a base: what it meant for runs before, if the device can do it."""
+        begun = self._begun_in.get((spec.name, spec.revision))
+        if begun is None or (begun == "bfloat16" and not computes_bfloat16(self.device)):
+            return automatic(self.device)
+        return Choice(begun, "what was begun before is in it")
+
+    def dtype(self, entry: MethodEntry) -> str:
+        """Name of the dtype of the entry's base, unless that is quantized."""
+        if entry.train.precision == "auto":
+            return self.automatic(self.recipe.model_of(entry)).dtype
+        return base_dtype(entry.train.precision, self.device)
+
+    def goes_on_in(self, entry: MethodEntry, dtype: str | None) -> None:
+        """Let `precision: auto` mean for the entry's base what it meant when a run on it was begun.
+
+        Args:
+            entry: The run's.
+            dtype: Of its base; None if its version did not note it, which asked for instructions alone.
+        """
+        if entry.train.precision == "auto" and entry.quantization is None:
+            spec = self.recipe.model_of(entry)
+            self._begun_in.setdefault((spec.name, spec.revision), dtype or by_instructions(self.device))
+
     @phase("load base")
     def base(self, entry: MethodEntry) -> SharedBase:
         """The entry's base, in the precision that its training asks for. One of another model is let go.
@@ -174,7 +200,7 @@ class Context:
             ModelError: It cannot be loaded.
         """
         bits, device = entry.quantization, self.device
-        dtype = base_dtype(entry.train.precision, device)
+        dtype = self.dtype(entry)
         offload, shard = place_of_rest(entry.train.offload, device), entry.train.shard
         rests = f" {offload}" if offload else " shard" if shard else ""
         key = (dtype if bits is None else bits.model_dump_json()) + rests
@@ -242,6 +268,9 @@ class Context:
             ChangedError: They are not those of an earlier one.
         """
         name = f"{result.name} (seed {result.seed})"
+        for entry in self.recipe.methods:
+            if entry.name == result.name:
+                self.goes_on_in(entry, result.model.dtype)
         self.hold(name, result.model, result.data, str(result.model.fingerprint), result.origin)
 
     def hold(

@@ -38,6 +38,8 @@ class Inputs:
     """Of the base's weights."""
     start: str | None = None
     """Of the saved delta that the run started from, if it did."""
+    dtype: str | None = None
+    """Of the base's weights that are not quantized, on which their digest depends."""
 
     def as_state(self) -> dict[str, Any]:
         """The form in which it is saved."""
@@ -79,7 +81,10 @@ class Inputs:
             yield f"the rows have changed since the run began ({'; '.join(told) or 'another order'})"
         elif saved["tokens"] != self.tokens:
             yield "the tokenizer or image processor has changed since the run began"
-        if saved["base"] != self.base:
+        begun = saved.get("dtype") or self.dtype
+        if begun != self.dtype:
+            yield f"the base is in {self.dtype} on this device, and was in {begun} when the run began"
+        elif saved["base"] != self.base:
             yield "the weights of the base have changed since the run began"
         if saved.get("start") != self.start:
             yield "the delta that it started from has changed since the run began"

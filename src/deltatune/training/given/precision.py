@@ -20,7 +20,7 @@ from pathlib import Path
 
 import torch
 
-from deltatune.cache import cache_root, make_cache_folder
+from deltatune.cache import MACHINES, cache_root, make_cache_folder
 from deltatune.core.devices import computes_bfloat16, on_gpu, own_random_states
 from deltatune.errors import DeltatuneError
 from deltatune.files import write_json
@@ -62,6 +62,11 @@ def automatic(device: torch.device) -> Choice:
     return Choice("float32", f"{told}; it is taken from {CLEARLY} times on")
 
 
+def by_instructions(device: torch.device) -> str:
+    """What `auto` meant up to version 0.2."""
+    return "bfloat16" if computes_bfloat16(device) else "float32"
+
+
 def processor() -> str:
     """Its name."""
     with contextlib.suppress(OSError):
@@ -74,7 +79,7 @@ def processor() -> str:
 @functools.cache
 def _ratio(root: str) -> float:
     """How many times as fast bfloat16 is: as it is kept in the cache `root`, else measured and kept."""
-    path = Path(root, "machines", f"{_key()}.json")
+    path = Path(root, MACHINES, f"{_key()}.json")
     if (kept := _kept(path)) is None:
         ratio = measured()
         with contextlib.suppress(DeltatuneError, OSError):  # without a cache it is measured by each process

@@ -60,15 +60,16 @@ class RunData:
         """What the loss will see of the training rows' labels."""
         return supervision(self.encoder, self.encoded("train"))
 
-    def inputs(self, base: str, start: str | None = None) -> Inputs:
+    def inputs(self, base: str, dtype: str, start: str | None = None) -> Inputs:
         """What a run on these rows rests on.
 
         Args:
             base: Fingerprint of the base.
+            dtype: Of its weights that are not quantized.
             start: That of the delta that it starts from.
         """
         rows, each, tokens = self._digests
-        return Inputs(rows, each, self.encoder.labels, tokens, base, start)
+        return Inputs(rows, each, self.encoder.labels, tokens, base, start, dtype)
 
     @property
     def reading(self) -> str:

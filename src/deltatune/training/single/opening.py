@@ -11,6 +11,7 @@ from deltatune.checkpoint.inspection import CERTIFICATE
 from deltatune.checkpoint.lock import Lock
 from deltatune.checkpoint.manifest import mark
 from deltatune.checkpoint.rehearsal import rehearse_saving
+from deltatune.checkpoint.resume import dtype_of_state
 from deltatune.core.model import AdaptedModel
 from deltatune.evaluation import metric_keys
 from deltatune.files import make_folder, write_text
@@ -69,6 +70,9 @@ def open_run(
         )
         started = datetime.datetime.now(datetime.UTC)
         context.tasks()
+        resumes = resume and not overwrite and (out / "resume").exists()
+        if resumes:
+            context.goes_on_in(entry, dtype_of_state(out / "resume"))
         base = context.base(entry)
         context.data(entry, base).encoded("train")
         model = model or base.adapted(base_dropout=entry.train.base_dropout)
@@ -88,6 +92,6 @@ def open_run(
         return Run(
             context, alone, base, model, name, entry, seed, out, observer, certificate, budget,
             origin,
-            resumes=resume and not overwrite and (out / "resume").exists(), started=started,
+            resumes=resumes, started=started,
             timeline=timeline or Timeline(), closing=closing.pop_all(),
         )  # fmt: skip

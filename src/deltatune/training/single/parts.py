@@ -25,7 +25,6 @@ from deltatune.training.given.budget import Budget
 from deltatune.training.given.context import Context, SharedBase
 from deltatune.training.given.folder import failed_result
 from deltatune.training.given.machine import PeakMemory
-from deltatune.training.given.precision import automatic
 from deltatune.training.loop.trainer import Trainer
 from deltatune.training.proof.certificate import Proof
 
@@ -69,7 +68,9 @@ class Run:
     def __post_init__(self) -> None:
         self.data = self.context.data(self.entry, self.base)
         self.encoder = self.data.encoder
-        self.inputs = self.data.inputs(self.base.fingerprint, self.origin.digest if self.origin else None)
+        self.inputs = self.data.inputs(
+            self.base.fingerprint, self.base.dtype, self.origin.digest if self.origin else None
+        )
         self.about_base = BaseUsed(
             name=self.base.spec.name,
             revision=self.base.spec.revision,
@@ -115,7 +116,7 @@ class Run:
         """Why the base computes in its type, where the recipe leaves that to the machine."""
         if self.entry.train.precision != "auto" or self.entry.quantization is not None:
             return None
-        found = automatic(self.base.device)
+        found = self.context.automatic(self.base.spec)
         return found.why if found.dtype == self.base.dtype else "its code mixes precisions in bfloat16"
 
     def _head(self) -> str | None:
