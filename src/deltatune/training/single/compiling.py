@@ -48,7 +48,7 @@ def compiled(trainer: Trainer) -> Iterator[None]:
         return
     why = _why_not(trainer) or _start(trainer)
     if why is not None:
-        say.warn(f"{trainer.name}: train.compile is left out: {why}.")
+        say.warn(f"{trainer.out.name}: train.compile is left out: {why}.")
     try:
         yield
     finally:
@@ -130,7 +130,7 @@ def _start(trainer: Trainer) -> str | None:
         {"shapes": len(by_size), "difference": worst},
     )
     trainer.observer.log(
-        f"{trainer.name}: layers were compiled for {shapes} in {time.perf_counter() - began:.0f} s; "
+        f"{trainer.out.name}: layers were compiled for {shapes} in {time.perf_counter() - began:.0f} s; "
         f"padding to them adds {more:.0%} to what batches hold."
     )
     return None
