@@ -267,10 +267,10 @@ def _complete(parts: dict[str, list[Row]], spec: DataSpec, task: str) -> dict[st
     taken = {"validation": validation, "test": test}
     for part, share in shares.items():
         if share and not taken[part] and rows:
-            groups = len({row.group for row in rows}) if rows[0].group is not None else None
-            unit = "row" if groups is None else "group"
+            count = len({row.group for row in rows}) if rows[0].group is not None else None
+            unit = "row" if count is None else "group"
             alone = f"{unit} of each class" if classes else f"{unit} of each label" if sets else unit
-            there = "" if groups is None else f", and {len(rows)} rows are {groups} group{'s' * (groups > 1)}"
+            there = "" if count is None else f", and {len(rows)} rows are {count} group{'s' * (count > 1)}"
             raise DataError(
                 f"({share}) leaves no {part} rows: a {alone} must stay for training{there}.",
                 field=f"data.split.{part}",

@@ -55,8 +55,9 @@ def open_extension(recipe: Recipe, entry: MethodEntry, seed: int, observer: Obse
     folder = Path(entry.start)
     before = finished_result(folder)
     context = Context.open(recipe.alone(entry, seed), observer)
+    context.goes_on_in(entry, before.model.dtype)
     base = context.base(entry)
-    inputs = context.data(entry, base).inputs(base.fingerprint)
+    inputs = context.data(entry, base).inputs(base.fingerprint, base.dtype)
     counts = {part: len(getattr(context.dataset, part)) for part in PARTS}
     if changed := _changes(before.data, inputs.rows, inputs.tokens, counts):
         raise ChangedError(

@@ -92,7 +92,7 @@ def _ratio(root: str) -> float:
 
 def _key() -> str:
     """Of all that the speeds depend on, but for the load of the machine."""
-    known = getattr(torch.cpu, "get_capabilities", dict)()
+    known: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
     told = json.dumps([processor(), torch.__version__, known], sort_keys=True, default=str)
     return hashlib.sha256(told.encode()).hexdigest()[:16]
 
