@@ -13,7 +13,7 @@ from torch import Tensor
 
 from deltatune.core.devices import to_device
 from deltatune.core.model import AdaptedModel
-from deltatune.models.quiet import quiet
+from deltatune.models.quiet import quiet, unheard
 from deltatune.quant import describe
 from deltatune.runs.loaded import LoadedRun
 from deltatune.tasks import TASKS
@@ -54,7 +54,7 @@ def in_peft(loaded: LoadedRun, folder: Path, name: str, batch: Batch) -> tuple[L
         batch: Some rows, on the host, without labels.
     """
     model, task = loaded.model, TASKS.get(loaded.recipe.task)
-    with quiet():
+    with quiet(), unheard():  # it imports backends of quantization that print
         from peft import PeftModel
 
         theirs: Any = PeftModel.from_pretrained(model.plain_base(), str(folder)).eval()

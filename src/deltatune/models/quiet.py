@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import warnings
 from collections.abc import Iterator
 from logging import CRITICAL, getLogger
@@ -35,6 +36,13 @@ def quiet() -> Iterator[None]:
             logging.set_verbosity(level)
             if bars:
                 logging.enable_progress_bar()
+
+
+@contextlib.contextmanager
+def unheard() -> Iterator[None]:
+    """Within the block nothing is printed: some backends do, and draw bars, on standard output too."""
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        yield
 
 
 @contextlib.contextmanager

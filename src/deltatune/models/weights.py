@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
-import io
 import re
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,6 +12,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from deltatune.errors import ModelError
 from deltatune.models.mapped import all_from_files
 from deltatune.models.pooling import take_off_pooler
+from deltatune.models.quiet import unheard
 from deltatune.models.source import Source
 from deltatune.models.tasks import model_class
 from deltatune.quant import settle_
@@ -180,7 +178,7 @@ def load_stored(  # noqa: PLR0917
     plain_config = copy.deepcopy(config)
     where = {} if device.type == "cpu" else {"device_map": {"": device}}
     try:
-        with _unheard():
+        with unheard():
             model, info = load_plain(source, task, config, options | where)
             model.eval().requires_grad_(False)
             settle_(model)
@@ -205,13 +203,6 @@ def load_stored(  # noqa: PLR0917
         return model, info
     require_gradients(model, source.name, model.dtype)
     return model, info | {"notices": notices(model, source.name, settings, kept)}
-
-
-@contextlib.contextmanager
-def _unheard() -> Iterator[None]:
-    """Within the block nothing is printed: some backends do, and draw bars, on standard output too."""
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        yield
 
 
 def _answer_once(model: PreTrainedModel) -> None:

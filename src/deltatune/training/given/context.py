@@ -30,6 +30,7 @@ from deltatune.models.fingerprint import checksum, fingerprint_beside
 from deltatune.models.load import LoadedBase, load_base
 from deltatune.models.original import OriginalWeights
 from deltatune.observer import Observer
+from deltatune.quant.stored import stored_settings
 from deltatune.recipe.base_sections import ModelSpec
 from deltatune.recipe.schema import MethodEntry, Recipe
 from deltatune.recipe.sections import DataSpec
@@ -225,7 +226,13 @@ class Context:
             loaded.place(device, shard=shard)
             original = OriginalWeights(spec, self.recipe.task, self.dataset.labels)
             computed_in = str(next(loaded.model.parameters()).dtype).removeprefix("torch.")
-            if bits is None and computed_in != dtype:
+            stored = bool(spec.dequantize) or stored_settings(loaded.model.config) is not None
+            if bits is None and computed_in != dtype and stored:
+                self.warn(
+                    f"{spec.name} comes quantized, and Transformers loads it in {computed_in}, not in "
+                    f"{dtype}: it is trained and evaluated in {computed_in}."
+                )
+            elif bits is None and computed_in != dtype:
                 self.warn(
                     f"Transformers cannot compute {spec.name} in {dtype}: the code of its architecture mixes "
                     f"precisions. It is trained and evaluated in {computed_in}."
