@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import UserDict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from deltatune.memory.base import fake_base, fake_mode
 from deltatune.methods import METHODS
 from deltatune.models.fingerprint import checksum, fingerprint
 from deltatune.models.load import load_base, read_config
+from deltatune.quant.inplace import dequantize_
 from deltatune.quant.layers import StoredLinear
 from deltatune.quant.stored import bits_of, format_of
 from deltatune.recipe import Recipe
@@ -186,6 +188,18 @@ def test_an_unpacked_base_may_rest_on_the_disk(stored: Callable[..., Path]) -> N
     ids = torch.arange(1, 7)[None]
     with torch.no_grad():
         assert torch.equal(base.model(ids).logits, wanted.model(ids).logits)
+
+
+def test_unpacking_takes_off_what_a_backend_put_around_other_modules() -> None:
+    norm = nn.LayerNorm(4)
+    x, wanted, weight = torch.arange(4.0), norm(torch.arange(4.0)), norm.weight
+    changed: Any = norm
+    changed._parameters, changed._buffers = UserDict(norm._parameters), UserDict(norm._buffers)
+    changed.forward = lambda x: x
+    dequantize_(nn.Sequential(norm), torch.float32)
+    assert type(norm._parameters) is type(norm._buffers) is dict
+    assert norm.weight is weight
+    assert torch.equal(norm(x), wanted)
 
 
 def test_it_is_said_which_layers_are_not_quantized(stored: Callable[..., Path]) -> None:

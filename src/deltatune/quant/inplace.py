@@ -66,6 +66,7 @@ def dequantize_(model: nn.Module, dtype: torch.dtype) -> None:
     """Put plain linear layers, with the weights that they compute with, in the places of quantized ones."""
     for path, module in list(model.named_modules()):
         if codec_of(module) is None:
+            _hold_itself_(module)
             continue
         assert isinstance(module, nn.Linear)
         weight, bias = read_weight(module).to(dtype), getattr(module, "bias", None)
@@ -75,3 +76,15 @@ def dequantize_(model: nn.Module, dtype: torch.dtype) -> None:
             plain.bias = nn.Parameter(bias.detach().to(dtype), requires_grad=False)
         parent, _, leaf = path.rpartition(".")
         setattr(model.get_submodule(parent), leaf, plain)
+
+
+def _hold_itself_(module: Any) -> None:
+    """Let a module hold its tensors in dictionaries, as torch's modules do, and compute by its class.
+
+    compressed-tensors gives all modules containers of its own, which bring tensors to a device when they are
+    asked for, and forward functions that bring the inputs.
+    """
+    if isinstance(module._parameters, dict):
+        return
+    module._parameters, module._buffers = dict(module._parameters), dict(module._buffers)
+    vars(module).pop("forward", None)
