@@ -75,6 +75,9 @@ def test_one_huge_group_does_not_take_all(tmp_path: Path) -> None:
         loaded(tmp_path, rows, "text-to-text", columns=author)
     with pytest.raises(DataError, match=r"50 rows are 1 group\. .* add rows of other groups"):
         loaded(tmp_path, rows[:50], "text-to-text", columns=author)
+    similar = SplitSpec(validation=0.1, test=0.1, keep_similar=True)
+    with pytest.raises(DataError, match=r"own\. keep_similar: false makes smaller groups\."):
+        loaded(tmp_path, rows[:50], "text-to-text", columns=author, split=similar)
 
 
 def test_equal_inputs_join_groups_and_empty_cells_are_alone(tmp_path: Path) -> None:

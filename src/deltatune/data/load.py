@@ -270,12 +270,13 @@ def _complete(parts: dict[str, list[Row]], spec: DataSpec, task: str) -> dict[st
             count = len({row.group for row in rows}) if rows[0].group is not None else None
             unit = "row" if count is None else "group"
             alone = f"{unit} of each class" if classes else f"{unit} of each label" if sets else unit
+            similar = spec.split is not None and bool(spec.split.keep_similar)
             there = "" if count is None else f", and {len(rows)} rows are {count} group{'s' * (count > 1)}"
             raise DataError(
                 f"({share}) leaves no {part} rows: a {alone} must stay for training{there}.",
                 field=f"data.split.{part}",
                 remedy=f"Lower the shares, add rows{there and ' of other groups'}, or give the part a file "
-                "of its own.",
+                f"of its own.{' keep_similar: false makes smaller groups.' if similar else ''}",
             )
     return {**taken, **parts, "train": train}
 
