@@ -190,6 +190,7 @@ def test_a_cached_batch_has_the_gradient_of_the_whole(bert_folder: Path, task: s
     assert losses.total(micro, lambda rows: contextlib.nullcontext()) / 10 == pytest.approx(total, rel=1e-6)
 
 
+@pytest.mark.predicts
 def test_a_run_in_micro_batches_is_the_run_in_one(bert_folder: Path, tmp_path: Path) -> None:
     tensors = []
     for name, size in (("whole", None), ("parts", 3)):
