@@ -150,7 +150,7 @@ def test_no_cell_of_a_csv_is_a_formula(start: str) -> None:
     method = SimpleNamespace(
         row=typed, name=cell, error=cell, metrics={cell: cell}, cost=cost, shown=cell, on=""
     )
-    comparison: Any = SimpleNamespace(methods=[method], ranked=[method], model=cell)
+    comparison: Any = SimpleNamespace(methods=[method], ranked=[method], order=[method], model=cell)
     cells = [each for line in csv.reader(io.StringIO(render_csv(comparison))) for each in line]
     assert sum("HYPERLINK" in each for each in cells) == 9
     assert all(each.startswith("'") for each in cells if "HYPERLINK" in each)

@@ -40,6 +40,7 @@ SERVES = {
     "search": "the section search of a recipe",
     "lm-eval": "tasks of lm-evaluation-harness (evaluation.tasks)",
     "serve": "answers over HTTP (deltatune serve)",
+    "ray": "tasks of a Ray cluster (compare --engine ray)",
     "gguf": "exports for llama.cpp and Ollama",
     "onnx": "exports as ONNX",
 }
