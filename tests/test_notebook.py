@@ -36,7 +36,8 @@ def framed(cell: Any) -> str:
 PAGES = {page.stem: page for page in notebook.PAGES}
 
 
-@pytest.mark.timeout(900)  # half a minute of one core, which a busy machine may stretch
+@pytest.mark.slow
+@pytest.mark.timeout(900)  # a minute of one core, which a busy machine may stretch
 def test_it_runs_and_shows_results_as_pages(tmp_path: Path) -> None:
     page = notebook.executed(PAGES["from-python"], tmp_path)
     shown = {cell.source.splitlines()[-1]: cell for cell in cells(page)}

@@ -61,7 +61,7 @@ def test_every_method_gets_the_same_number_of_trials(searching: Make, tmp_path: 
     assert not list((tmp_path / "out/runs").glob("*/resume"))
 
 
-@pytest.mark.parametrize("pruned", [False, True])
+@pytest.mark.parametrize("pruned", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_an_interrupted_search_ends_as_an_undisturbed_one(
     searching: Make, tmp_path: Path, pruned: bool
 ) -> None:

@@ -9,6 +9,7 @@ et al. 2019 draws with replacement and is biased).
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from typing import NamedTuple
@@ -45,7 +46,9 @@ def expected_best(values: Sequence[float], *, higher_is_better: bool) -> list[Ex
     ordered, n = sorted(values, reverse=higher_is_better), len(values)
     found = []
     for k in range(1, n + 1):
-        shares = [math.comb(n - 1 - place, k - 1) / math.comb(n, k) for place in range(n)]
+        # comb(n - 1 - place, k - 1) / comb(n, k), each by the one before it
+        ratios = ((n - k - place) / (n - 1 - place) for place in range(n - 1))
+        shares = list(accumulate(ratios, operator.mul, initial=k / n))
         reached = list(accumulate(shares))  # by the best ones: the share of orders that found one of them
         better, worse = (
             next(value for value, share in zip(ordered, reached, strict=True) if share >= bound - 1e-12)
