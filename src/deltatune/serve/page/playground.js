@@ -104,7 +104,13 @@
   };
   const repaint = (answer) => {
     if (answer.due) return;
-    answer.due = requestAnimationFrame(() => { answer.due = 0; paint(answer.text, answer.written, answer.tokens, answer.marks); });
+    answer.due = requestAnimationFrame(() => painted(answer));
+  };
+  // At once, whatever is due: an answer that is said to be whole is shown as a whole.
+  const painted = (answer) => {
+    cancelAnimationFrame(answer.due);
+    answer.due = 0;
+    paint(answer.text, answer.written, answer.tokens, answer.marks);
   };
   // Differences from the first answer, once both are there.
   const compare = (answers) => {
@@ -148,6 +154,7 @@
       answer.meta.textContent = `${answer.tokens.length} tokens`;
       if (piece.text) repaint(answer);
     }
+    painted(answer);
     const seconds = (performance.now() - started) / 1000, rate = answer.tokens.length / seconds;
     answer.meta.textContent = `${answer.tokens.length} tokens in ${seconds.toFixed(1)} s, ${rate.toFixed(1)} per second${ended === "length" ? "; cut off there" : ""}`;
     if (!answer.written) answer.text.replaceChildren(node("i", "nothing", "dim"));

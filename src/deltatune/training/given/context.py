@@ -169,9 +169,9 @@ class Context:
 
     def automatic(self, spec: ModelSpec) -> Choice:
         """What `precision: auto` means for a base: what it meant for runs before, if the device can do it."""
-        begun = self._begun_in.get((spec.name, spec.revision))
-        if begun is None or (begun == "bfloat16" and not computes_bfloat16(self.device)):
-            return automatic(self.device)
+        begun, found = self._begun_in.get((spec.name, spec.revision)), automatic(self.device)
+        if begun in (None, found.dtype) or (begun == "bfloat16" and not computes_bfloat16(self.device)):
+            return found  # with the reason that a run which was never interrupted would have
         return Choice(begun, "what was begun before is in it")
 
     def dtype(self, entry: MethodEntry) -> str:
