@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Callable
+from typing import Any, Protocol
 
 
 class Observer(Protocol):
@@ -47,3 +48,38 @@ class Silent:
 
     def warn(self, text: str) -> None:
         """Say nothing."""
+
+
+class Telling:
+    """Tells all of it to whoever is not here: a program that reads lines, a process that waits.
+
+    Args:
+        tell: Called with each event: `do` is the method's name, `text` what it was called with.
+    """
+
+    def __init__(self, tell: Callable[[dict[str, Any]], object]) -> None:
+        self._tell = tell
+
+    def stage(self, text: str) -> None:
+        """Tell the new phase."""
+        self._tell({"do": "stage", "text": text})
+
+    def start(self, task: str, total: int, done: int = 0) -> None:
+        """Tell that a task begins."""
+        self._tell({"do": "start", "text": task, "total": total, "done": done})
+
+    def advance(self, task: str, amount: int = 1, numbers: dict[str, float] | None = None) -> None:
+        """Tell how much more is done."""
+        self._tell({"do": "advance", "text": task, "amount": amount, "numbers": numbers or {}})
+
+    def finish(self, task: str) -> None:
+        """Tell that it is over."""
+        self._tell({"do": "finish", "text": task})
+
+    def log(self, text: str) -> None:
+        """Tell the line."""
+        self._tell({"do": "log", "text": text})
+
+    def warn(self, text: str) -> None:
+        """Tell the warning."""
+        self._tell({"do": "warn", "text": text})

@@ -14,9 +14,10 @@ from typing import Any
 import pytest
 
 from deltatune.cli.engines import require_engine
-from deltatune.comparison.on_ray import Needs, _Teller, compare_on_ray, work
+from deltatune.comparison.on_ray import Needs, compare_on_ray, work
 from deltatune.comparison.runner import compare
 from deltatune.errors import DeltatuneError
+from deltatune.observer import Telling
 from deltatune.recipe import Recipe
 from tests.compare.test_joined import Told, logged
 from tests.compare.test_runner import comparable
@@ -44,15 +45,12 @@ def test_a_node_that_does_not_see_the_folder_says_so(tmp_path: Path) -> None:
 def test_what_a_task_tells_is_what_a_display_shows() -> None:
     told: list[Any] = []
 
-    class Queue:
-        put = staticmethod(told.append)
-
-    teller = _Teller(3, Queue)
+    teller = Telling(told.append)
     teller.start("Training", 9)
     teller.advance("Training", 2)
     assert told == [
-        (3, {"do": "start", "text": "Training", "total": 9, "done": 0}),
-        (3, {"do": "advance", "text": "Training", "amount": 2, "numbers": {}}),
+        {"do": "start", "text": "Training", "total": 9, "done": 0},
+        {"do": "advance", "text": "Training", "amount": 2, "numbers": {}},
     ]
 
 

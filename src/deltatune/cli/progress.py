@@ -137,36 +137,10 @@ class Lines(Quiet):
         self.tasks.pop(task, None)
 
 
-class Events(Silent):
-    """A JSON object a line on stdout, for programs that show progress in their own way."""
-
-    def stage(self, text: str) -> None:
-        """Tell the new phase."""
-        self._tell("stage", text)
-
-    def log(self, text: str) -> None:
-        """Tell the line."""
-        self._tell("log", text)
-
-    def warn(self, text: str) -> None:
-        """Tell the warning."""
-        self._tell("warn", text)
-
-    def start(self, task: str, total: int, done: int = 0) -> None:
-        """Tell that a task begins."""
-        self._tell("start", task, total=total, done=done)
-
-    def advance(self, task: str, amount: int = 1, numbers: dict[str, float] | None = None) -> None:
-        """Tell how much more is done."""
-        self._tell("advance", task, amount=amount, numbers=numbers or {})
-
-    def finish(self, task: str) -> None:
-        """Tell that it is over."""
-        self._tell("finish", task)
-
-    def _tell(self, do: str, text: str, **more: Any) -> None:
-        output.emit_json({"do": do, "text": text, **more}, indent=None)
-        sys.stdout.flush()
+def emit_event(event: dict[str, Any]) -> None:
+    """Write a JSON object a line on stdout, for programs that show progress in their own way."""
+    output.emit_json(event, indent=None)
+    sys.stdout.flush()
 
 
 class Bars(Quiet):

@@ -21,7 +21,7 @@ from deltatune.comparison.workers import Display
 from deltatune.errors import DeltatuneError
 from deltatune.files import OURS, make_folder, read_json
 from deltatune.memory.fit import OVERHEAD
-from deltatune.observer import Observer, Silent
+from deltatune.observer import Observer, Telling
 from deltatune.recipe import parse_recipe
 from deltatune.recipe.schema import Recipe
 from deltatune.results import Leaderboard
@@ -196,32 +196,4 @@ def work(content: dict[str, Any], mark: str, number: int, told: Any) -> None:
             field="--out",
             remedy="Choose a folder on a file system that all nodes share.",
         )
-    compare(parse_recipe(content), out, join=True, observer=_Teller(number, told))
-
-
-class _Teller(Silent):
-    """Tells the process that waits."""
-
-    def __init__(self, number: int, told: Any) -> None:
-        self._number, self._told = number, told
-
-    def stage(self, text: str) -> None:
-        self._tell("stage", text)
-
-    def log(self, text: str) -> None:
-        self._tell("log", text)
-
-    def warn(self, text: str) -> None:
-        self._tell("warn", text)
-
-    def start(self, task: str, total: int, done: int = 0) -> None:
-        self._tell("start", task, total=total, done=done)
-
-    def advance(self, task: str, amount: int = 1, numbers: dict[str, float] | None = None) -> None:
-        self._tell("advance", task, amount=amount, numbers=numbers or {})
-
-    def finish(self, task: str) -> None:
-        self._tell("finish", task)
-
-    def _tell(self, do: str, text: str, **more: Any) -> None:
-        self._told.put((self._number, {"do": do, "text": text, **more}))
+    compare(parse_recipe(content), out, join=True, observer=Telling(lambda event: told.put((number, event))))

@@ -15,8 +15,9 @@ import typer
 from deltatune.cli import output
 from deltatune.cli.engines import needs_on_ray, number_of, require_engine
 from deltatune.cli.options import DryRun, Json, Overrides, OwnDevice, Quiet, RecipeFile, Timings, with_device
-from deltatune.cli.progress import Events, watching
+from deltatune.cli.progress import emit_event, watching
 from deltatune.errors import DeltatuneError, nearest
+from deltatune.observer import Telling
 from deltatune.report import FORMATS
 
 if TYPE_CHECKING:
@@ -120,7 +121,7 @@ def compare(
         _plan(loaded, as_json=as_json, quiet=quiet, on_ray=bool(engine))
         return
     out = out or Path("out", recipe.stem)
-    watched = contextlib.nullcontext(Events()) if events else watching(quiet=quiet)
+    watched = contextlib.nullcontext(Telling(emit_event)) if events else watching(quiet=quiet)
     if engine:
 
         def run_all(observer: Observer) -> Leaderboard:
