@@ -15,6 +15,7 @@ from deltatune import units
 from deltatune.cli import output
 from deltatune.report import display
 from deltatune.report.costs import take
+from deltatune.report.curve import drawn, read_curves
 from deltatune.report.load import mean_step_memory, of_board
 from deltatune.report.tasks import TASK_HEADINGS, task_cells
 from deltatune.report.verdict import caveat, verdict
@@ -190,6 +191,20 @@ def leaderboard(board: Leaderboard, out: Path) -> None:
         if row.status != "done":
             message = row.error.message if isinstance(row.error, Failure) else row.error
             output.error(f"{row.name} failed: {message}")
+
+
+def curves(board: Leaderboard, out: Path) -> None:
+    """Print what more rows, or a higher rank, would gain, if the comparison in `out` has curves."""
+    for curve in drawn(read_curves(out), {}, board.worth):
+        output.line(f"\n{curve.title}", "bold")
+        table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+        table.add_column("method")
+        for heading in curve.head:
+            table.add_column(heading.lower(), justify="right")
+        for name, cells in zip(curve.names, curve.table, strict=True):
+            table.add_row(*map(output.text, [name, *cells]))
+        output.stdout().print(table)
+        output.paragraph(plain(curve.words))
 
 
 def _cells(row: LeaderboardRow, metric: str) -> list[Text]:

@@ -18,6 +18,7 @@ from deltatune.checkpoint.manifest import checksums, mark, require_own, vouch
 from deltatune.comparison.attempt import Pick, run_folder
 from deltatune.comparison.check_folder import require_same_inputs, require_sound
 from deltatune.comparison.choice import Chosen, choose
+from deltatune.comparison.curve import CURVE, train_curves, warn_of_rows
 from deltatune.comparison.many import contest
 from deltatune.comparison.noise import noise_floor
 from deltatune.comparison.require_comparable import (
@@ -60,10 +61,10 @@ from deltatune.training.given.start import require_apart
 from deltatune.training.race.lanes import Starter
 
 KIND = "comparison"
-FILES = ("leaderboard.json", "choosing.json", "search.db", "report.html", "recipe.yaml")
+FILES = ("leaderboard.json", CURVE, "choosing.json", "search.db", "report.html", "recipe.yaml")
 WRITES = (*FILES, "runs")
 """All that a comparison writes into its folder besides its manifest."""
-VOUCHED = ("leaderboard.json", "choosing.json", "recipe.yaml")
+VOUCHED = ("leaderboard.json", CURVE, "choosing.json", "recipe.yaml")
 """What its manifest has checksums of; runs have their own."""
 
 
@@ -124,6 +125,7 @@ def _compare(recipe: Recipe, team: Team, primary: str, timeline: Timeline, *, ov
     context = _prepared(recipe, team, overwrite=overwrite) if team.first else _joined(recipe, team, overwrite)
     context.joined = team.joins
     team.open()
+    warn_of_rows(context)
     recipe, observer, out = context.recipe, context.observer, team.out
     chosen = choose(context, team)
     picks = [chosen.picks[entry.name] for entry in recipe.by_model() if entry.name in chosen.picks]
@@ -139,6 +141,23 @@ def _compare(recipe: Recipe, team: Team, primary: str, timeline: Timeline, *, ov
     for starter, result in zip(starters, attempt_all(context, team, starters), strict=True):
         results.setdefault(starter.entry.name, []).append(result)
     observer.finish("Comparing")
+    board = _ranked(context, team, chosen, starters, results, primary, timeline)
+    if recipe.curve is not None:
+        _draw_curves(context, team, chosen, board)
+    return board
+
+
+def _ranked(  # noqa: PLR0917 - what the ranking is made of
+    context: Context,
+    team: Team,
+    chosen: Chosen,
+    starters: Sequence[Starter],
+    results: Mapping[str, Sequence[AnyResult]],
+    primary: str,
+    timeline: Timeline,
+) -> Leaderboard:
+    """Rank the methods, and write the leaderboard and the report."""
+    observer, out = context.observer, team.out
     with team.desk():
         path, made_of = out / "leaderboard.json", [starter.out / "result.json" for starter in starters]
         # Of many processes one makes it, and the report at last; others would make the same again.
@@ -157,6 +176,17 @@ def _compare(recipe: Recipe, team: Team, primary: str, timeline: Timeline, *, ov
     return board
 
 
+def _draw_curves(context: Context, team: Team, chosen: Chosen, board: Leaderboard) -> None:
+    """Train what the curves of the recipe need, and write them down; the report is there before."""
+    runs, out = train_curves(context, team, board, chosen.picks), team.out
+    with team.desk():
+        if team.is_written(out / "report.html", [out / CURVE, *runs.files]):
+            return
+        write_json(out / CURVE, runs.curves().as_dict())
+        vouch(out, KIND, checksums(out, VOUCHED))
+        write_report(out)
+
+
 def _prepared(recipe: Recipe, team: Team, *, overwrite: bool) -> Context:
     """Put the folder in order, which no other process works in, and read the data."""
     written, recipe, out, observer = recipe, with_baselines(recipe), team.out, team.observer
@@ -172,6 +202,7 @@ def _prepared(recipe: Recipe, team: Team, *, overwrite: bool) -> Context:
         require_same_inputs(out, context)
     require_comparable(context)
     mark(out, KIND)
+    remove(out / CURVE)  # which is drawn anew, or no longer asked for
     if overwrite:
         _remove(out, observer)
     write_text(out / "recipe.yaml", as_written(written.dump()))
@@ -202,9 +233,9 @@ def _require_own(recipe: Recipe, out: Path) -> None:
     """Refuse a folder with a comparison of another recipe."""
     path = out / "recipe.yaml"
     if path.exists():
-        # How many are trained at once, where, and which difference matters do not change what is compared.
+        # How many are trained at once, where, what matters and what is drawn do not change what is compared.
         found = differences(path, recipe.dump(), remedy=ANEW)
-        changed = [key for key in found if key not in ("together", "device", "worth")]
+        changed = [key for key in found if key not in ("together", "device", "worth", "curve")]
         if changed:
             raise RecipeError(
                 f"the comparison in '{out}' has another recipe; it differs in {', '.join(changed)}.",

@@ -15,16 +15,31 @@ from deltatune.training.race.lanes import Outcome, Starter
 from deltatune.training.race.race import can_race, race
 from deltatune.training.race.width import width
 
+Part = tuple[Context, Sequence[Starter]]
+"""Runs, and the data and bases that they share."""
+
 
 def attempt_all(context: Context, team: Team, starters: Sequence[Starter]) -> list[AnyResult]:
-    """Train all runs, or go on with them; give the result of each, in their order.
+    """Train all runs of a context, or go on with them; give the result of each, in their order."""
+    results = attempt_parts(team, [(context, starters)], "Comparing")
+    return [results[starter.out] for starter in starters]
+
+
+def attempt_parts(team: Team, parts: Sequence[Part], progress: str) -> dict[Path, AnyResult]:
+    """Train all runs, or go on with them; give the result of each by its folder.
 
     Of a team each process takes single runs: who trains what with whom would be chance, and with it the
     rounding of results.
+
+    Args:
+        team: The processes that share them.
+        parts: The runs.
+        progress: What is told of each that is done.
     """
     results: dict[Path, AnyResult] = {}
 
-    def train(group: Sequence[Starter]) -> None:
+    def train(part: Part) -> None:
+        context, group = part
         names = [f"{starter.entry.name}, seed {starter.seed}" for starter in group]
         outcomes: Sequence[Outcome] = [None]
         if len(group) > 1:
@@ -40,11 +55,12 @@ def attempt_all(context: Context, team: Team, starters: Sequence[Starter]) -> li
                 results[out] = failure(context, entry, seed, out, outcome)
             else:
                 results[out] = outcome
-            context.observer.advance("Comparing")
+            context.observer.advance(progress)
 
-    alone = ([starter] for starter in starters)
-    team.each(alone if team.joins else _groups(context, starters), train, "runs")
-    return [results[starter.out] for starter in starters]
+    alone = ((context, [starter]) for context, starters in parts for starter in starters)
+    groups = ((context, group) for context, starters in parts for group in _groups(context, starters))
+    team.each(alone if team.joins else groups, train, "runs")
+    return results
 
 
 def _groups(context: Context, starters: Sequence[Starter]) -> Iterator[list[Starter]]:

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from deltatune.comparison.curve import PROGRESS
 from deltatune.comparison.team import REMEDY
 from deltatune.core.devices import device_of
 from deltatune.errors import DeltatuneError
@@ -34,6 +35,8 @@ SHARE = 0.8
 """Of the memory that is there, what workers may take together by prediction."""
 FAILED_RUNS = 2
 """The exit code of a comparison in which a run failed, or of a user's mistake."""
+SHARED = ("Comparing", PROGRESS)
+"""What all workers count, each its own runs and others'."""
 _LINES = 20
 """Lines of a worker's stderr that are kept for a message."""
 
@@ -192,9 +195,9 @@ class Display:
 
     def __init__(self, observer: Observer) -> None:
         self.observer = observer
-        self.compared = 0
+        self.compared = dict.fromkeys(SHARED, 0)
         """Runs that are known to be done."""
-        self.counts: dict[Numbered, int] = {}
+        self.counts: dict[str, dict[Numbered, int]] = {text: {} for text in SHARED}
         self.tasks: dict[Numbered, set[str]] = {}
         self.said: set[str] = set()
 
@@ -207,22 +210,24 @@ class Display:
                 getattr(self.observer, do)(text)
         elif do == "stage":
             self.observer.stage(f"[{worker.number + 1}] {text}")
-        elif text == "Comparing":
+        elif text in SHARED:
             self._compare(worker, event)
         else:
             self._task(worker, f"[{worker.number + 1}] {text}", event)
 
     def _compare(self, worker: Numbered, event: dict[str, Any]) -> None:
         """Each worker counts all runs, its own and others': the one that knows most is shown."""
+        text = event["text"]
+        counts = self.counts[text]
         if event["do"] == "start":
-            if not self.counts:
-                self.observer.start("Comparing", event["total"])
-            self.counts[worker] = 0
+            if not counts:
+                self.observer.start(text, event["total"])
+            counts[worker] = 0
         elif event["do"] == "advance":
-            self.counts[worker] += event["amount"]
-            if (most := max(self.counts.values())) > self.compared:
-                self.observer.advance("Comparing", most - self.compared)
-                self.compared = most
+            counts[worker] += event["amount"]
+            if (most := max(counts.values())) > self.compared[text]:
+                self.observer.advance(text, most - self.compared[text])
+                self.compared[text] = most
 
     def _task(self, worker: Numbered, name: str, event: dict[str, Any]) -> None:
         tasks = self.tasks.setdefault(worker, set())

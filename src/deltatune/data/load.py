@@ -32,6 +32,7 @@ from deltatune.data.references import (
 )
 from deltatune.data.rows import Record, Row, Table, fingerprint
 from deltatune.data.splits import limit_rows, split_groups, split_rows
+from deltatune.data.subsets import narrowed
 from deltatune.data.tag_set import tag_labels
 from deltatune.data.tagged import asked_words, splitting_of_rows, tagged_rows, word_columns
 from deltatune.errors import DataError, nearest
@@ -96,7 +97,7 @@ def load_data(spec: DataSpec, task: str, root: str | Path = ".", *, primary: str
         label_sets=sets,
         tagged=tagged,
     )
-    return Dataset(
+    dataset = Dataset(
         learned := each_apart(train),
         validation,
         test,
@@ -109,6 +110,8 @@ def load_data(spec: DataSpec, task: str, root: str | Path = ".", *, primary: str
         check=check,
         splitting=splitting_of_rows(train) if tagged else None,
     )
+    subset = spec.limit.subset
+    return dataset if subset is None else narrowed(dataset, subset, task)
 
 
 def prompt_row(

@@ -10,6 +10,7 @@ from deltatune.errors import RecipeError, nearest
 from deltatune.recipe.axes import SECTIONS
 from deltatune.recipe.base_sections import ModelSpec, QuantizationSpec
 from deltatune.recipe.choosing import HalvingSpec, SearchSpec, Together, TuneSpec
+from deltatune.recipe.curve_section import CurveSpec
 from deltatune.recipe.entry import MethodEntry
 from deltatune.recipe.kinds import Bool, Budget, Device, Int
 from deltatune.recipe.section import Section
@@ -21,7 +22,7 @@ from deltatune.recipe.train_section import TrainSpec
 class RecipeFields(Section):
     """What a recipe says, each field right by itself; in a `Recipe` they fit each other, too."""
 
-    later = ("worth",)
+    later = ("worth", "curve")
 
     task: TaskName
     """What the model is to do."""
@@ -61,6 +62,9 @@ class RecipeFields(Section):
     """A search for settings: `{trials: 40, space: {train.lr: {from: 1e-4, to: 1e-2, scale: log}}}`."""
     halving: HalvingSpec | None = None
     """Stop configurations early that are behind on the validation rows, such as `{factor: 3}`."""
+    curve: CurveSpec | None = None
+    """What more rows, or a higher rank, would gain: `{rows: [50, 200, 800, all]}`, `{rank: [2, 4, 8, 16]}`.
+    It takes further runs, and may be asked for when a comparison is done: nothing is trained again."""
     together: Together = 1
     """How many runs of a comparison may be trained at once over one base, in one process: it pays where a
     batch is small. Each has the result that it has alone, to rounding; its training time is its share, and
@@ -110,7 +114,10 @@ class RecipeFields(Section):
         sections = {"model": self.model_of(entry), "data": self.data_of(entry)}
         sections |= {"evaluation": self.evaluation_of(entry)}
         bare = entry.model_copy(update=dict.fromkeys(["space", *sections]))
-        choosing = dict.fromkeys(["tune", "halving", "search", "worth"]) | {"together": 1, "baselines": True}
+        choosing = dict.fromkeys(["tune", "halving", "search", "worth", "curve"]) | {
+            "together": 1,
+            "baselines": True,
+        }
         return self.model_copy(update={"methods": [bare], "seeds": [seed], **sections, **choosing})
 
     @property

@@ -10,6 +10,7 @@ from deltatune.recipe.axes import section_of
 from deltatune.recipe.base_rules import base_conflicts
 from deltatune.recipe.choosing_rules import choosing_conflicts
 from deltatune.recipe.column_rules import column_conflicts, vector_conflicts
+from deltatune.recipe.curve_rules import curve_conflicts
 from deltatune.recipe.fields import RecipeFields
 from deltatune.recipe.formats import ONE_PART_FORMATS, TEXT_FORMATS, format_by_name
 from deltatune.recipe.messages import Conflict
@@ -41,6 +42,7 @@ def find_conflicts(recipe: RecipeFields) -> list[Conflict]:
         *_training(recipe),
         *vector_conflicts(recipe),
         *choosing_conflicts(recipe),
+        *curve_conflicts(recipe),
         *base_conflicts(recipe),
         *_starts(recipe),
     ]

@@ -90,8 +90,20 @@ class ColumnsSpec(Section):
         )
 
 
+class SubsetSpec(Section):
+    """A part of the training rows: what the runs of a `curve` train on."""
+
+    rows: Count
+    """How many. About each class's share of them is of that class, and one row at least, where that can be;
+    rows of one group are all there or none. With the same seed, a larger number adds rows."""
+    seed: Int = 0
+    """Of the draw."""
+
+
 class LimitSpec(Section):
     """Use at most so many rows of a part: the first N of a seeded shuffle; a larger limit adds rows."""
+
+    later = ("subset",)
 
     train: Count | None = None
     """Largest number of training rows."""
@@ -99,6 +111,8 @@ class LimitSpec(Section):
     """Largest number of validation rows."""
     test: Count | None = None
     """Largest number of test rows."""
+    subset: SubsetSpec | None = None
+    """Of the training rows that are left, train on a part: `{rows: 50, seed: 0}`."""
 
 
 class Reading(Section):

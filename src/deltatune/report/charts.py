@@ -107,6 +107,40 @@ def line_chart(
     return _svg(parts, f"{y.title} by {x.title.lower()}", kind="lines many" if len(lines) > MANY else "lines")
 
 
+def curve_chart(curves: Sequence[tuple[Line, Sequence[Dot]]], x: Axis, y: Axis, known: float) -> Markup:
+    """What was measured, with intervals, and the curve through it, over a logarithmic axis.
+
+    Args:
+        curves: Each with its dots.
+        x: Its title and number format.
+        y: The same.
+        known: Nothing was measured beyond; a line is drawn there if a curve goes on.
+    """
+    values = [value for line, dots in curves for _, value in line.points]
+    values += [end for line, _ in curves for ends in line.band for end in ends]
+    values += [value for _, dots in curves for dot in dots for value in (dot.y, *(dot.interval or ()))]
+    places = sorted(
+        {step for line, dots in curves for step in [*(dot.x for dot in dots), line.points[-1][0]]}
+    )
+    y_scale = fit(values, AREA.bottom, AREA.top + 4)
+    x_scale = fit(places, AREA.left + 6, AREA.right - 6, log=True)
+    parts = [_axes(x_scale, y_scale, Axis(_logarithmic(x.title), x.write), y, places)]
+    parts += [_band(line, x_scale, y_scale) for line, _ in curves if line.band]
+    parts += [_curve(line, x_scale, y_scale, x, y, marks=False) for line, _ in curves]
+    if places[-1] > known:
+        parts.append(
+            Markup('<line class="front" x1="{0:.1f}" x2="{0:.1f}" y1="{1:.1f}" y2="{2:.1f}"/>').format(
+                x_scale(known), AREA.top, AREA.bottom
+            )
+        )
+    for dot in (dot for _, dots in curves for dot in dots):
+        px, bar = x_scale(dot.x), _bar(dot, x_scale(dot.x), y_scale)
+        body = Markup("<title>{}</title>").format(dot.note or dot.name)
+        body += _error_bar(px, bar.top, bar.bottom) if bar else Markup("")
+        parts.append(_group("dot", dot.series, body + _mark(dot.series, px, y_scale(dot.y), 4.5)))
+    return _svg(parts, f"{y.title} by {x.title.lower()}")
+
+
 def scatter(shown: Scatter) -> Markup:
     """Quality against cost, with error bars and a name at each dot."""
     dots, x, y, baseline, front, log = shown.dots, shown.x, shown.y, shown.baseline, shown.front, shown.log
@@ -232,7 +266,7 @@ def _staircase(places: Sequence[Point]) -> Markup:
     return Markup('<path class="front" d="{}H{:.1f}"/>').format(path, AREA.right)
 
 
-def _axes(x_scale: Scale, y_scale: Scale, x: Axis, y: Axis) -> Markup:
+def _axes(x_scale: Scale, y_scale: Scale, x: Axis, y: Axis, ticks: Sequence[float] = ()) -> Markup:
     parts = [Markup('<g class="axes">')]
     for tick in y_scale.ticks():
         height = y_scale(tick)
@@ -243,7 +277,7 @@ def _axes(x_scale: Scale, y_scale: Scale, x: Axis, y: Axis) -> Markup:
             ).format(AREA.left, AREA.right, height, height, AREA.left - 6, height + 4, y.write(tick))
         )
     edge = -math.inf
-    for tick in x_scale.ticks(6):
+    for tick in ticks or x_scale.ticks(6):
         place_x, text = x_scale(tick), x.write(tick)
         half = len(text) * 3.4
         if place_x - half < edge:

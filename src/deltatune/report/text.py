@@ -13,6 +13,7 @@ from typing import Any
 from deltatune.printable import printable_json
 from deltatune.report import display
 from deltatune.report.costs import take
+from deltatune.report.curve import Drawn, drawn, read_curves
 from deltatune.report.load import Comparison, Method
 from deltatune.report.reproduce import reproduce
 from deltatune.report.tasks import TASK_HEADINGS, OnTask, on_tasks
@@ -78,11 +79,20 @@ def render_markdown(comparison: Comparison) -> str:
     title = f"# {len(comparison.methods)} ways to adapt {_cell(comparison.shown_model)}"
     words = _cell(plain(verdict(comparison)))
     parts = [title, *_advice(comparison), words, "\n".join(lines), caveat(comparison)]
+    for curve in drawn(read_curves(comparison.folder), {}, comparison.board.worth):
+        parts += [f"## {curve.title}", _cell(plain(curve.words)), _points(curve)]
     if tasks := on_tasks(comparison):
         parts += ["## Tasks of lm-evaluation-harness", _on_tasks(tasks)]
     if comparison.warnings:
         parts += ["## Warnings", "\n".join(f"- {_cell(text)}" for text in comparison.warnings)]
     return "\n\n".join([*parts, "## How to reproduce", _again(comparison)]) + "\n"
+
+
+def _points(curve: Drawn) -> str:
+    """The points of curves, as a table."""
+    cells = [["Method", *curve.head], ["---"] * (1 + len(curve.head))]
+    cells += [[_cell(name), *map(_cell, row)] for name, row in zip(curve.names, curve.table, strict=True)]
+    return "\n".join(f"| {' | '.join(row)} |" for row in cells)
 
 
 def _on_tasks(tasks: Sequence[OnTask]) -> str:
@@ -145,6 +155,8 @@ def render_json(comparison: Comparison) -> str:
         "verdict": plain(verdict(comparison)),
         "caveat": caveat(comparison),
     }
+    curves = drawn(read_curves(comparison.folder), {}, comparison.board.worth)
+    words |= {"curve": plain([sentence for curve in curves for sentence in curve.words])} if curves else {}
     board = comparison.board.as_dict() | words | {"reproduce": asdict(reproduce(comparison))}
     return printable_json(board) + "\n"
 

@@ -6,6 +6,7 @@
 | `certificate.json` | `Certificate` |
 | `predictions.jsonl` | one `Prediction` per line |
 | `leaderboard.json` | `Leaderboard` |
+| `curve.json` | `Curves` |
 | `export.json` | `Exported` |
 
 What is found out and not written down has types as well: `Plan` (of `plan`), `DataPreview` (of `check`),
@@ -19,6 +20,7 @@ per token, class, label or tag where it is a cross-entropy; of numbers and of ve
 from __future__ import annotations
 
 from deltatune.results.certificate import Certificate, CertificateLine
+from deltatune.results.curve import Curve, CurvePoint, Curves, Gain, LawPoint, PowerLaw
 from deltatune.results.exported import Comparison, Exported, ExportedSite, KeptMetric, LeftOut
 from deltatune.results.harness import TaskScore
 from deltatune.results.leaderboard import (
@@ -57,6 +59,7 @@ from deltatune.results.plan import (
     Machine,
     MicroBatch,
     Plan,
+    PlannedCurve,
     PlannedEntry,
     RunDisk,
     UnplannedEntry,
@@ -89,6 +92,9 @@ __all__ = [
     "Comparison",
     "ComparisonDisk",
     "Cost",
+    "Curve",
+    "CurvePoint",
+    "Curves",
     "DataPreview",
     "DataUsed",
     "Decision",
@@ -98,9 +104,11 @@ __all__ = [
     "FailedRun",
     "Failure",
     "Fit",
+    "Gain",
     "GitState",
     "Halving",
     "KeptMetric",
+    "LawPoint",
     "Leaderboard",
     "LeaderboardRow",
     "LeftOut",
@@ -119,7 +127,9 @@ __all__ = [
     "PausedSelection",
     "Phase",
     "Plan",
+    "PlannedCurve",
     "PlannedEntry",
+    "PowerLaw",
     "Prediction",
     "Rates",
     "Reading",

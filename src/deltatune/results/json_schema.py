@@ -7,6 +7,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from deltatune.results.certificate import Certificate
+from deltatune.results.curve import Curves
 from deltatune.results.leaderboard import Leaderboard
 from deltatune.results.prediction import PREDICTION
 from deltatune.results.run import AnyResult
@@ -14,6 +15,7 @@ from deltatune.results.run import AnyResult
 KINDS: dict[str, TypeAdapter[Any]] = {
     "result": TypeAdapter(AnyResult),
     "leaderboard": TypeAdapter(Leaderboard),
+    "curve": TypeAdapter(Curves),
     "prediction": PREDICTION,
     "certificate": TypeAdapter(Certificate),
 }

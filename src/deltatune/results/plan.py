@@ -148,6 +148,19 @@ class UnplannedEntry(Record):
     """Why, with the remedy."""
 
 
+class PlannedCurve(Record):
+    """The further runs of a recipe's curves."""
+
+    runs: int
+    """How many, all seeds counted."""
+    steps: int | None
+    """Optimizer steps of all of them; null if the number of rows is not known."""
+    entries: list[str] | None = None
+    """Whose curves are drawn; null: that of one, which the ranking decides."""
+    seconds: float | None = None
+    """Seconds of training; null if times were not asked for."""
+
+
 class Plan(Record):
     """What every entry of a recipe takes."""
 
@@ -167,6 +180,8 @@ class Plan(Record):
     """What all runs write."""
     entries: list[PlannedEntry | UnplannedEntry]
     """The recipe's entries in their order."""
+    curve: PlannedCurve | None = None
+    """What its curves take besides; null without any."""
 
     @property
     def planned(self) -> list[PlannedEntry]:

@@ -35,7 +35,7 @@ _EPOCH = (1980, 1, 1, 0, 0, 0)
 _MODE = (stat.S_IFREG | 0o644) << 16
 _MOST_OF_MANIFEST = 32 << 20
 _CHUNK = 1 << 20
-_AT_TOP = ("leaderboard.json", "choosing.json", "report.html")
+_AT_TOP = ("leaderboard.json", "curve.json", "choosing.json", "report.html")
 _OF_RUN = (
     "result.json", "certificate.json", "metrics.jsonl", "predictions.jsonl", "tasks.jsonl", "recipe.yaml",
     "manifest.json", "adapter/deltatune.json",

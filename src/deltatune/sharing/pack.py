@@ -22,7 +22,7 @@ from deltatune.sharing.scrub import Scrubber
 SUFFIX = ".dtz"
 _LINES = {"metrics.jsonl": False, PREDICTIONS: True, "tasks.jsonl": True}
 """JSONL files, and whether their lines hold rows."""
-_OF_COMPARISON = ("leaderboard.json", "choosing.json", RECIPE)
+_OF_COMPARISON = ("leaderboard.json", "curve.json", "choosing.json", RECIPE)
 _OF_RUN = (RESULT, "certificate.json", *_LINES, RECIPE, f"adapter/{OURS}")
 _REMEDY = "Name the folder of a comparison or a finished run."
 

@@ -45,7 +45,8 @@ def so_far(standing: Standing, watched: Watched) -> Comparison:
     root, plan = watched.path.resolve(), standing.plan
     of: dict[str, list[RunStanding]] = {entry.name: [] for entry in plan.entries}
     for run in standing.runs:
-        of.setdefault(run.name, []).append(run)
+        if not run.of_curve:
+            of.setdefault(run.name, []).append(run)
     of = {name: runs for name, runs in of.items() if runs}
     shown = [_method(name, of[name], standing, watched, root) for name in list(of)[:MOST_METHODS]]
     key = _primary(standing)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from deltatune.checkpoint.manifest import NAME as MANIFEST
+from deltatune.recipe.curve_section import axis_of
 from deltatune.report.display import LOWER_FIRST
 from deltatune.watch.files import Kept, folders, json_object, signature
 from deltatune.watch.halved import entry_of, reached, stopped
@@ -72,6 +73,11 @@ class RunStanding:
     error: str = ""
     by: Holder | None = None
     """Who is at it."""
+
+    @property
+    def of_curve(self) -> bool:
+        """Whether it is a point of a curve, and in no ranking."""
+        return axis_of(self.folder.rpartition("/")[2]) is not None
 
 
 @dataclass(frozen=True)
@@ -262,7 +268,8 @@ def _to_come(runs: list[RunStanding], plan: Plan) -> list[RunStanding]:
     """Runs of the recipe that have no folder yet."""
     there: dict[tuple[str, int | None], list[RunStanding]] = {}
     for run in runs:
-        there.setdefault((run.name, run.seed), []).append(run)
+        if not run.of_curve:
+            there.setdefault((run.name, run.seed), []).append(run)
     found: list[RunStanding] = []
     for index, seed in enumerate(plan.seeds):
         for entry in plan.entries:

@@ -96,6 +96,9 @@ def compare(
       search: {trials: 40, space: {train.lr: {from: 1e-4, to: 1e-2, scale: log}}}
       halving: {}         stops configurations that fall behind
 
+    [bold]How many rows, which rank?[/bold] Further runs of the best entry, also when a comparison is done:
+      curve: {rows: \[50, 200, 800, all], rank: \[2, 4, 8, 16]}
+
     [bold]Examples[/bold]
       $ deltatune compare recipe.yaml --dry-run
       $ deltatune compare recipe.yaml --out out/tables --set seeds=\[0,1,2]
@@ -108,6 +111,7 @@ def compare(
       recipe.yaml       the recipe with every default filled in
       runs/             one folder per method and seed, as [bold]train[/bold] writes them
       choosing.json     how far each configuration came that is tuned or halved
+      curve.json        what more rows, or a higher rank, would gain
       search.db         Optuna's trials of a search
 
     A run that fails, by its certificate or otherwise, has its error in its row while the others
@@ -150,9 +154,10 @@ def compare(
 
 
 def _plan(recipe: Recipe, *, as_json: bool, quiet: bool, on_ray: bool = False) -> None:
-    from deltatune.cli import show
+    from deltatune.cli import show, to_come
     from deltatune.recipe.baselines import with_baselines
     from deltatune.training import Context, plan
+    from deltatune.training.before.curve_runs import curve_runs
 
     seed, recipe = recipe.seeds[0], with_baselines(recipe)
     with watching(quiet=quiet) as observer:
@@ -162,32 +167,19 @@ def _plan(recipe: Recipe, *, as_json: bool, quiet: bool, on_ray: bool = False) -
             for entry in recipe.methods
         }
         needs = needs_on_ray(recipe, observer) if on_ray else None
+    curve = curve_runs(recipe, context.datasets)
     if as_json:
         tasks = {"ray": vars(needs)} if needs else {}
-        output.emit_json({"seeds": list(recipe.seeds), "methods": plans, **tasks})
+        more = {"curve": curve.as_dict()} if curve else {}
+        output.emit_json({"seeds": list(recipe.seeds), "methods": plans, **more, **tasks})
         return
     for name, planned in plans.items():
         show.plan(name, planned)
         output.stdout().print()
     seeds = "1 seed" if len(recipe.seeds) == 1 else f"{len(recipe.seeds)} seeds"
     on = [needs.said()] if needs else []
-    output.paragraph(". ".join([f"{len(plans)} methods, {seeds} each", *_choosing(recipe), *on]))
-
-
-def _choosing(recipe: Recipe) -> list[str]:
-    """What is tried before the seeds are trained, in words."""
-    words = []
-    if recipe.tune:
-        words.append(
-            f"Before that, {recipe.tune.tries} learning rates for each, by validation rows and seed "
-            f"{recipe.seeds[0]}"
-        )
-    if recipe.search:
-        words.append(f"Before that, a search of {recipe.search.trials} trials for each that has a space")
-    if recipe.halving:
-        shares = " and ".join(f"{share:.0%}" for share in recipe.halving.shares())
-        words.append(f"Those that are behind after {shares} of their steps are stopped")
-    return words
+    besides = [*to_come.choosing(recipe), *to_come.curves(curve), *on]
+    output.paragraph(". ".join([f"{len(plans)} methods, {seeds} each", *besides]))
 
 
 def _compare(
@@ -207,6 +199,7 @@ def _compare(
         output.emit_json(board.as_dict())
     else:
         show.leaderboard(board, out)
+        show.curves(board, out)
         if timings:
             from deltatune.cli.timings import of_comparison
 

@@ -13,6 +13,7 @@ from deltatune import units
 from deltatune.cli import output
 from deltatune.cli.options import Json, Overrides, OwnDevice, Quiet, with_device
 from deltatune.cli.progress import watching
+from deltatune.cli.to_come import curves
 from deltatune.errors import DeltatuneError
 
 if TYPE_CHECKING:
@@ -215,6 +216,8 @@ def _explain(found: Plan, *, proposing: bool) -> None:
     if found.shape is not None:
         output.paragraph(found.shape)
     _say_disk(found)
+    for sentence in curves(found.curve):
+        output.paragraph(f"{sentence}.")
     for entry in found.entries:
         if isinstance(entry, PlannedEntry):
             _advise(entry)

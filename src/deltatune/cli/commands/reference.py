@@ -175,6 +175,7 @@ class Described(StrEnum):
     recipe = "recipe"
     result = "result"
     leaderboard = "leaderboard"
+    curve = "curve"
     prediction = "prediction"
     certificate = "certificate"
 
@@ -184,8 +185,9 @@ def schema(
         Described,
         typer.Argument(
             help="[bold]recipe[/bold]; or of what is written: [bold]result[/bold] (result.json), "
-            "[bold]leaderboard[/bold] (leaderboard.json), [bold]prediction[/bold] (a line of "
-            "predictions.jsonl), [bold]certificate[/bold] (certificate.json)."
+            "[bold]leaderboard[/bold] (leaderboard.json), [bold]curve[/bold] (curve.json), "
+            "[bold]prediction[/bold] (a line of predictions.jsonl), "
+            "[bold]certificate[/bold] (certificate.json)."
         ),
     ] = Described.recipe,
     out: Annotated[

@@ -19,6 +19,7 @@ from deltatune.evaluation.metrics.chances import MOST_CLASSES
 from deltatune.memory.predict import Prediction, Setup
 from deltatune.recipe.schema import MethodEntry, Recipe
 from deltatune.recipe.spaces import searched
+from deltatune.results import PlannedCurve
 from deltatune.tasks import TASKS
 from deltatune.tasks.values import SIGNIFICANT
 
@@ -99,7 +100,9 @@ def disk_of(
     )
 
 
-def disk_of_all(recipe: Recipe, entries: Sequence[tuple[MethodEntry, Disk]]) -> dict[str, int]:
+def disk_of_all(
+    recipe: Recipe, entries: Sequence[tuple[MethodEntry, Disk]], curve: PlannedCurve | None = None
+) -> dict[str, int]:
     """What a comparison writes: the number of its runs, bytes at any time, and bytes left at its end.
 
     Runs that are trained at once, or stopped behind a validation, each keep their state; so all may.
@@ -110,6 +113,10 @@ def disk_of_all(recipe: Recipe, entries: Sequence[tuple[MethodEntry, Disk]]) -> 
         count += runs
         left += runs * disk.left
         most += runs * (disk.left + disk.state)
+    if curve is not None and entries:  # runs of the entry that leaves most
+        count += curve.runs
+        left += curve.runs * max(disk.left for _, disk in entries)
+        most += curve.runs * max(disk.left + disk.state for _, disk in entries)
     most += max((disk.state + disk.kept for _, disk in entries), default=0)
     return {"runs": count, "most": most, "left": left}
 

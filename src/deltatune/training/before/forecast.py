@@ -39,6 +39,7 @@ from deltatune.recipe.sections import PARTS
 from deltatune.results import ComparisonDisk, Machine, Padding, Plan, PlannedEntry, UnplannedEntry
 from deltatune.tasks import TASKS
 from deltatune.tasks.shapes import BatchShape
+from deltatune.training.before.curve_runs import curve_runs
 from deltatune.training.before.disk import Disk, disk_of, disk_of_all
 from deltatune.training.before.longest_rows import new_tokens, require_positions
 from deltatune.training.before.machine_speed import MachineSpeed
@@ -266,6 +267,7 @@ def forecast(
             entries.append(UnplannedEntry(name=entry.name, method=entry.method, error=why))
     for warning in warnings:
         observer.warn(warning)
+    curve = curve_runs(recipe, datasets, [entry for entry in entries if isinstance(entry, PlannedEntry)])
     return Plan(
         model=shape or recipe.model.name,
         shape=SHAPES[shape].said(shape) if shape and shape in SHAPES else None,
@@ -273,8 +275,9 @@ def forecast(
         limit_bytes=limit,
         overhead_bytes=OVERHEAD,
         lengths="data" if any(planned.encoded for planned in known.values()) else "limits",
-        disk=ComparisonDisk.model_validate(disk_of_all(recipe, disks)),
+        disk=ComparisonDisk.model_validate(disk_of_all(recipe, disks, curve)),
         entries=entries,
+        curve=curve,
     )
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Hashable
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 
@@ -23,6 +23,7 @@ from deltatune.core.offload import place_of_rest
 from deltatune.data.dataset import Dataset
 from deltatune.data.encode import Encoder
 from deltatune.data.load import load_data
+from deltatune.data.subsets import narrowed
 from deltatune.errors import ChangedError
 from deltatune.evaluation.harness import Scored, metrics_of, require_harness
 from deltatune.evaluation.task_files import TaskFile, read_task_files
@@ -33,7 +34,7 @@ from deltatune.observer import Observer
 from deltatune.quant.stored import stored_settings
 from deltatune.recipe.base_sections import ModelSpec
 from deltatune.recipe.schema import MethodEntry, Recipe
-from deltatune.recipe.sections import DataSpec
+from deltatune.recipe.sections import DataSpec, SubsetSpec
 from deltatune.results import BaseUsed, CertificateLine, DataUsed, Origin, RunResult
 from deltatune.timeline import phase
 from deltatune.training.given.budget import Budget, sized_for
@@ -107,7 +108,8 @@ class Context:
     """The rows by template: the same ones in the same order, with other words around their inputs."""
     joined: bool = False
     """Whether other processes may be at the same comparison, on this machine or others."""
-    _shared: _OnModel | None = None
+    _shared: list[_OnModel] = field(default_factory=list)
+    """Of one model; contexts of the same runs share the list."""
     _warned: set[str] = field(default_factory=set)
     _noted: dict[str, tuple[str, str]] = field(default_factory=dict)
     """What runs rest on -> its digest and the run that noted it."""
@@ -161,6 +163,17 @@ class Context:
             self.task_files = read_task_files(names)
             self._tasks = metrics_of(self.task_files) if names else {}
         return self._tasks
+
+    def narrowed(self, subset: SubsetSpec) -> Context:
+        """The same on a part of the training rows; bases, and what is noted of runs, are shared.
+
+        Raises:
+            DataError: These rows cannot be used.
+        """
+        limit = self.recipe.data.limit.model_copy(update={"subset": subset})
+        data = self.recipe.data.model_copy(update={"limit": limit})
+        of = {template: narrowed(rows, subset, self.recipe.task) for template, rows in self.datasets.items()}
+        return replace(self, recipe=self.recipe.model_copy(update={"data": data}), datasets=of)
 
     @property
     def device(self) -> torch.device:
@@ -259,9 +272,9 @@ class Context:
             self.warn(f"{where} and emulates it, slower than float32: {slow}=fp32 is faster there.")
 
     def _on(self, spec: ModelSpec) -> _OnModel:
-        if self._shared is None or self._shared.spec != spec:
-            self._shared = _OnModel(spec)
-        return self._shared
+        if not self._shared or self._shared[0].spec != spec:
+            self._shared[:] = [_OnModel(spec)]
+        return self._shared[0]
 
     def forget(self, base: SharedBase) -> None:
         """Load the base anew when it is next needed, since this one is no longer what it was."""

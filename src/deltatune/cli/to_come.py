@@ -1,0 +1,37 @@
+"""What a comparison does besides training its entries with every seed, in words."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from deltatune.recipe import Recipe
+    from deltatune.results import PlannedCurve
+
+
+def choosing(recipe: Recipe) -> list[str]:
+    """What is tried before the seeds are trained."""
+    words = []
+    if recipe.tune:
+        words.append(
+            f"Before that, {recipe.tune.tries} learning rates for each, by validation rows and seed "
+            f"{recipe.seeds[0]}"
+        )
+    if recipe.search:
+        words.append(f"Before that, a search of {recipe.search.trials} trials for each that has a space")
+    if recipe.halving:
+        shares = " and ".join(f"{share:.0%}" for share in recipe.halving.shares())
+        words.append(f"Those that are behind after {shares} of their steps are stopped")
+    return words
+
+
+def curves(found: PlannedCurve | None) -> list[str]:
+    """What is trained for curves when all else is done."""
+    if found is None:
+        return []
+    from deltatune import units
+
+    whose = ", ".join(found.entries) if found.entries else "the entry that comes out best"
+    steps = f", {found.steps:,} steps" if found.steps is not None else ""
+    time = f", about {units.duration(found.seconds)} of training" if found.seconds is not None else ""
+    return [f"After that, {found.runs} runs for curves of {whose}{steps}{time}"]
