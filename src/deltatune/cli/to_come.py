@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from deltatune.recipe import Recipe
     from deltatune.results import PlannedCurve
+    from deltatune.training import Context
 
 
 def choosing(recipe: Recipe) -> list[str]:
@@ -23,6 +24,15 @@ def choosing(recipe: Recipe) -> list[str]:
         shares = " and ".join(f"{share:.0%}" for share in recipe.halving.shares())
         words.append(f"Those that are behind after {shares} of their steps are stopped")
     return words
+
+
+def runs_of_curves(recipe: Recipe, context: Context) -> PlannedCurve | None:
+    """What curves take, on the rows that were read; None if none are asked for."""
+    if recipe.curve is None:
+        return None
+    from deltatune.training.before.curve_runs import curve_runs
+
+    return curve_runs(recipe, context.datasets)
 
 
 def curves(found: PlannedCurve | None) -> list[str]:

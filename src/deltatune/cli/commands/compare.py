@@ -157,7 +157,6 @@ def _plan(recipe: Recipe, *, as_json: bool, quiet: bool, on_ray: bool = False) -
     from deltatune.cli import show, to_come
     from deltatune.recipe.baselines import with_baselines
     from deltatune.training import Context, plan
-    from deltatune.training.before.curve_runs import curve_runs
 
     seed, recipe = recipe.seeds[0], with_baselines(recipe)
     with watching(quiet=quiet) as observer:
@@ -167,7 +166,7 @@ def _plan(recipe: Recipe, *, as_json: bool, quiet: bool, on_ray: bool = False) -
             for entry in recipe.methods
         }
         needs = needs_on_ray(recipe, observer) if on_ray else None
-    curve = curve_runs(recipe, context.datasets)
+    curve = to_come.runs_of_curves(recipe, context)
     if as_json:
         tasks = {"ray": vars(needs)} if needs else {}
         more = {"curve": curve.as_dict()} if curve else {}
