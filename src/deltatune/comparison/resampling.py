@@ -55,15 +55,28 @@ class Draws:
         self.influences = [sample.influence().mean(axis=0) for sample in samples]
         self.spread = SeedSpread.of(samples, resamples, seed)
 
+    def anew(self, method: int) -> Floats:
+        """A method's score as other examples and seeds would have made it, [resamples]."""
+        draws = _as_student(self.scores[method], self.means[method], self.influences[method], self.seed)
+        draws = draws + self.spread.noise([method], self.seed)
+        # Widened draws could leave the range of the scores: a ROUGE below 0, an accuracy above 1.
+        return np.clip(draws, self.samples[method].low, self.samples[method].high)
+
     def intervals(self, confidence: float) -> list[Interval]:
         """Of each method's score."""
-        found = []
-        for i, sample in enumerate(self.samples):
-            draws = _as_student(self.scores[i], self.means[i], self.influences[i], self.seed)
-            draws = draws + self.spread.noise([i], self.seed)
-            # Widened draws could leave the range of the scores: a ROUGE below 0, an accuracy above 1.
-            found.append(_percentiles(np.clip(draws, sample.low, sample.high), confidence))
-        return found
+        return [_percentiles(self.anew(i), confidence) for i in range(len(self.samples))]
+
+    def of_pairs(self, pairs: Sequence[tuple[int, int]]) -> Iterator[tuple[Floats, Floats]]:
+        """Of each pair its difference as others would have made it, and as it is if the two swap results.
+
+        Both are [resamples]. Each draw of examples is one of all pairs; the second swaps the results of a pair
+        in examples chosen at random.
+        """
+        for pair, (swapped, _) in zip(
+            pairs, _swapped(self.samples, pairs, self.resamples, self.seed), strict=True
+        ):
+            noise = self.spread.noise(pair, self.seed)
+            yield self._drawn(pair) + noise, swapped + noise
 
     def differences(self, pairs: Sequence[tuple[int, int]], confidence: float) -> list[Difference]:
         """Of each pair of methods."""

@@ -19,6 +19,7 @@ from deltatune.comparison.attempt import Pick, run_folder
 from deltatune.comparison.check_folder import require_same_inputs, require_sound
 from deltatune.comparison.choice import Chosen, choose
 from deltatune.comparison.curve import CURVE, train_curves, warn_of_rows
+from deltatune.comparison.judged import read_judged
 from deltatune.comparison.many import contest
 from deltatune.comparison.noise import noise_floor
 from deltatune.comparison.require_comparable import (
@@ -26,7 +27,6 @@ from deltatune.comparison.require_comparable import (
     require_one_process,
     require_same_data,
 )
-from deltatune.comparison.scores import read_sample, row_groups, row_ids
 from deltatune.comparison.statistics import intervals
 from deltatune.comparison.team import Team
 from deltatune.comparison.together import attempt_all
@@ -51,8 +51,6 @@ from deltatune.results import (
     RunResult,
     phases,
 )
-from deltatune.tasks import TASKS
-from deltatune.tasks.classes import positive_last
 from deltatune.timeline import Timeline, phase
 from deltatune.training import Context
 from deltatune.training.given.folder import ANEW, clear_folder, require_own_run
@@ -298,7 +296,6 @@ def leaderboard(
     recipe, up = context.recipe, higher_is_better(primary)
     finished = [run for runs in results.values() for run in runs if isinstance(run, RunResult)]
     require_same_data(finished, context)
-    ids = _test_ids(chosen, results, out)
     rows = [
         _row(chosen.picks[name], results[name], recipe)
         for name in (entry.name for entry in recipe.methods)
@@ -306,12 +303,9 @@ def leaderboard(
     ]
     done = {row.name: row for row in rows if row.status == "done"}
     files = {name: [out / folder / "predictions.jsonl" for folder in row.runs] for name, row in done.items()}
-    groups = row_groups([paths[0] for paths in files.values()], ids)
-    task, labels = TASKS.get(recipe.task), finished[0].data.labels if finished else None
-    if labels and task.has_classes:
-        labels = positive_last(labels, recipe.evaluation.positive)
-    found = {name: read_sample(paths, primary, ids, labels, task.scored_as) for name, paths in files.items()}
-    samples = {name: sample.grouped(groups) for name, sample in found.items() if sample is not None}
+    data = finished[0].data if finished else None
+    judged = read_judged(files, primary, recipe.task, data, recipe.evaluation.positive)
+    samples, groups = dict(judged.samples), judged.groups
     guesses = {name: samples.pop(name) for name, row in done.items() if row.random_head and name in samples}
     bounds = {
         name: list(pair) for part in (samples, guesses) if part for name, pair in intervals(part).items()
@@ -343,20 +337,10 @@ def leaderboard(
         pairs=pairs,
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         recipe=recipe.dump(),
-        data=finished[0].data if finished else None,
+        data=data,
         warnings=[*warnings_of(ranked, finished, groups), *warnings],
         halving=chosen.halving,
     )
-
-
-def _test_ids(chosen: Chosen, results: Mapping[str, Sequence[AnyResult]], out: Path) -> list[str]:
-    """Ids of the test rows, in the order that all methods are brought to."""
-    for name, runs in results.items():
-        pick = chosen.picks[name]
-        for run in runs:
-            if isinstance(run, RunResult):
-                return row_ids(out / run_folder(pick.entry, run.seed, pick.variant) / "predictions.jsonl")
-    return []
 
 
 def _row(pick: Pick, runs: Sequence[AnyResult], recipe: Recipe) -> LeaderboardRow:

@@ -1,0 +1,53 @@
+"""What the methods of a finished comparison scored, in the form in which it can be resampled."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from deltatune.comparison.scores import AnySample, read_sample, row_groups, row_ids
+from deltatune.results import DataUsed
+from deltatune.tasks import TASKS
+from deltatune.tasks.classes import positive_last
+
+
+class Judged(NamedTuple):
+    """The methods that have a number for each test row, or one that follows from sums over them."""
+
+    samples: dict[str, AnySample]
+    """By name, all on the same examples in the same order."""
+    groups: list[int]
+    """The number of each test row's group, which counts as one example."""
+
+
+def read_judged(
+    files: Mapping[str, Sequence[Path]],
+    metric: str,
+    task: str,
+    data: DataUsed | None,
+    positive: str | None,
+) -> Judged:
+    """Read the predictions of methods that finished.
+
+    Args:
+        files: Of each method its predictions, one file a seed.
+        metric: The key of the metric that decides.
+        task: Name of the task.
+        data: What the runs were trained and judged on; None if none finished.
+        positive: Of two classes the one that the recipe calls positive.
+
+    Raises:
+        DataError: A file is missing or damaged, or a run was judged on other test rows.
+    """
+    ids = next((row_ids(paths[0]) for paths in files.values()), [])
+    groups = row_groups([paths[0] for paths in files.values()], ids)
+    kind, labels = TASKS.get(task), data.labels if data else None
+    if labels and kind.has_classes:
+        labels = positive_last(labels, positive)
+    samples = {}
+    for name, paths in files.items():
+        sample = read_sample(paths, metric, ids, labels, kind.scored_as)
+        if sample is not None:
+            samples[name] = sample.grouped(groups)
+    return Judged(samples, groups)
