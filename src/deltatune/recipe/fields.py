@@ -30,7 +30,8 @@ class RecipeFields(Section):
     """The base: a name, or `{name, revision, trust_remote_code, attention}`. A list of bases compares every
     entry on each; an entry may have its own."""
     data: DataSpec
-    """The rows, and how they become inputs and targets."""
+    """The rows, and how they become inputs and targets. A list of such sections, each with a `name` if its
+    source does not tell, compares on every one of these data sets."""
     methods: list[MethodEntry] = Field(min_length=1)
     """What is compared: each a method's name, or `{METHOD: {settings}, name: LABEL, train: {changes}}`;
     `data` and `evaluation` hold changes of the template, the limits of tokens and the decoding, and `from` a

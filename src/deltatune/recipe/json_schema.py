@@ -21,12 +21,14 @@ def json_schema() -> dict[str, Any]:
 
     schema = Recipe.model_json_schema()
     definitions = schema["$defs"]
+    definitions["DataSet"] = _or_text(_with_name(definitions["DataSpec"]))
     for name in ("ModelSpec", "DataSpec"):
         definitions[name] = _or_text(definitions[name])
     entry = definitions.pop("MethodEntry")["properties"]
     shared = {field: entry[field] for field in _ENTRY}
     shared["model"] = _or_list(entry["model"]["description"])
     schema["properties"]["model"] = _or_list(schema["properties"]["model"]["description"])
+    schema["properties"]["data"] = _or_sets(schema["properties"]["data"]["description"])
     forms: list[dict[str, Any]] = [{"type": "string", "enum": METHODS.names()}]
     for name in METHODS.names():
         settings = METHODS.get(name).model_json_schema(ref_template=f"#/$defs/{name}.{{model}}")
@@ -87,6 +89,18 @@ def _or_list(description: str) -> dict[str, Any]:
     one = {"$ref": "#/$defs/ModelSpec"}
     several = {"type": "array", "minItems": 1, "items": one}
     return {"anyOf": [one, several], "description": description}
+
+
+def _or_sets(description: str) -> dict[str, Any]:
+    """Allow one data set, or several."""
+    several = {"type": "array", "minItems": 1, "items": {"$ref": "#/$defs/DataSet"}}
+    return {"anyOf": [{"$ref": "#/$defs/DataSpec"}, several], "description": description}
+
+
+def _with_name(schema: dict[str, Any]) -> dict[str, Any]:
+    """A data section as one of several has it."""
+    name = {"type": "string", "minLength": 1, "description": "Of the data set. Default: by its source."}
+    return {**schema, "title": "DataSet", "properties": {**schema["properties"], "name": name}}
 
 
 def _or_text(schema: dict[str, Any]) -> dict[str, Any]:

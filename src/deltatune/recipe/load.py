@@ -74,6 +74,7 @@ def parse_recipe(content: Any, overrides: Iterable[str] = (), *, root: str | Pat
         raise RecipeError(f"A recipe is a mapping of fields such as task and model; this one is {found}.")
     for override in overrides:
         content = apply_override(content, override)
+    content = _of_one_set(content)
     _require_countable(content, ())
     content, origins = expand_grids(content)
     try:
@@ -82,6 +83,30 @@ def parse_recipe(content: Any, overrides: Iterable[str] = (), *, root: str | Pat
         raise as_recipe_error(error, content, origins) from error
     recipe = _with_chat_template(recipe, Path() if root is None else Path(root))
     return recipe if root is None else _resolve_paths(recipe, Path(root).resolve())
+
+
+def _of_one_set(content: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A list of one data set is that set (`data_sets.py` makes a recipe for each of several).
+
+    Raises:
+        RecipeError: There are several, or none.
+    """
+    sections = content.get("data")
+    if not isinstance(sections, list):
+        return content
+    if len(sections) != 1:
+        raise RecipeError(
+            f"has {len(sections) or 'no'} data sets, and here is room for one.",
+            field="data",
+            remedy="`deltatune compare` compares on all of them, each in a folder sets/NAME with a "
+            "recipe.yaml of its own: give that one, or choose a data set by --set data=FILE."
+            if sections
+            else "Write one: data: FILE, or {source: FILE, ...}.",
+        )
+    section = sections[0]
+    if isinstance(section, Mapping):
+        section = {key: value for key, value in section.items() if key != "name"}
+    return {**content, "data": section}
 
 
 def _with_chat_template(recipe: Recipe, root: Path) -> Recipe:
@@ -166,12 +191,17 @@ def _widen(node: Any, above: tuple[str, ...], step: str) -> Any:
         return {}
     if isinstance(node, str) and above[:1] == ("methods",) and len(above) == 2:
         return {node: None}
-    if isinstance(node, str) and above == ("data",):
+    if isinstance(node, str) and (above == ("data",) or _is_item(above)):
         return {"source": node}
     path = above[2:] if above[:1] == ("methods",) else above
     if isinstance(node, str) and path[:1] == ("model",) and len(path) <= 2:  # the model, or one of a list
         return {"name": node}
     return node
+
+
+def _is_item(above: tuple[str, ...]) -> bool:
+    """Whether a place is that of one data set of several."""
+    return above[:1] == ("data",) and len(above) == 2 and above[1].isdecimal()
 
 
 def _resolve_paths(recipe: Recipe, root: Path) -> Recipe:
