@@ -13,7 +13,7 @@ from deltatune import _moved
 from deltatune.version import __version__
 
 if TYPE_CHECKING:
-    from deltatune.api.training import check, compare, make_recipe, plan, train
+    from deltatune.api.training import check, compare, compare_sets, make_recipe, make_sets, plan, train
     from deltatune.api.using import evaluate, export, inspect, load, merge, predict
     from deltatune.core.model import AdaptedModel
     from deltatune.data import Row, flatten_table, load_data
@@ -92,6 +92,7 @@ __all__ = [
     "check",
     "combine",
     "compare",
+    "compare_sets",
     "evaluate",
     "export",
     "flatten_table",
@@ -100,6 +101,7 @@ __all__ = [
     "load_data",
     "load_recipe",
     "make_recipe",
+    "make_sets",
     "merge",
     "open_board",
     "own_loop",
@@ -150,6 +152,7 @@ _HOME = {
     "check": "deltatune.api.training",
     "combine": "deltatune.methods.combine",
     "compare": "deltatune.api.training",
+    "compare_sets": "deltatune.api.training",
     "evaluate": "deltatune.api.using",
     "export": "deltatune.api.using",
     "flatten_table": "deltatune.data",
@@ -158,6 +161,7 @@ _HOME = {
     "load_data": "deltatune.data",
     "load_recipe": "deltatune.recipe",
     "make_recipe": "deltatune.api.training",
+    "make_sets": "deltatune.api.training",
     "merge": "deltatune.api.using",
     "open_board": "deltatune.api.sharing",
     "own_loop": "deltatune.integrations.loop",

@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from pydantic import PrivateAttr
 
-from deltatune.errors import DeltatuneError
+from deltatune.errors import DeltatuneError, nearest
 from deltatune.files import OURS
-from deltatune.results import DataPreview, Leaderboard, Plan, RunResult
+from deltatune.results import Across, DataPreview, Leaderboard, Plan, RunResult
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
     from deltatune.report.figures import Figure
+
+
+def _pandas() -> Any:
+    try:
+        import pandas
+    except ImportError as error:
+        raise DeltatuneError("a frame needs the package pandas.", remedy="Run pip install pandas.") from error
+    return pandas
 
 
 class Board(Leaderboard):
@@ -68,17 +76,11 @@ class Board(Leaderboard):
         Raises:
             DeltatuneError: pandas is not installed.
         """
-        try:
-            import pandas
-        except ImportError as error:
-            raise DeltatuneError(
-                "a frame needs the package pandas.", remedy="Run pip install pandas."
-            ) from error
         from deltatune.report.load import load
         from deltatune.report.text import table
 
         columns, *lines = table(load(self._folder))
-        return pandas.DataFrame(lines, columns=columns)
+        return _pandas().DataFrame(lines, columns=columns)
 
     def plot(self, cost: str = "trained_parameters") -> Chart:
         """The deciding metric against a cost, with intervals.
@@ -95,6 +97,59 @@ class Board(Leaderboard):
         comparison = load(self._folder)
         figure = chart_against(comparison, cost)
         return Chart(sheet(comparison, [figure]), figure)
+
+    def _repr_html_(self) -> str:
+        """The whole report, which needs no network, in a frame of its own."""
+        from deltatune.report import render
+        from deltatune.report.shown import framed
+
+        return framed(render(self._folder), 700)
+
+
+class BoardOfSets(Across):
+    """What a comparison over several data sets came to; knows its folder, and shows itself in a notebook."""
+
+    _folder: Path = PrivateAttr()
+
+    @classmethod
+    def at(cls, folder: Path, result: Across) -> Self:
+        """The outcome of the comparison in `folder`."""
+        made = cls.model_validate(result.as_dict())
+        made._folder = folder
+        return made
+
+    @property
+    def folder(self) -> Path:
+        """The folder of all."""
+        return self._folder
+
+    def board(self, name: str) -> Board:
+        """The leaderboard of one data set.
+
+        Args:
+            name: The data set's.
+
+        Raises:
+            DeltatuneError: There is none of this name.
+        """
+        for each in self.sets:
+            if each.name == name:
+                return Board.open(self._folder / each.folder)
+        raise DeltatuneError(
+            f"{name!r} is no data set of this comparison.",
+            remedy=nearest(name, [each.name for each in self.sets]),
+        )
+
+    def to_pandas(self) -> DataFrame:
+        """A row for each method on each data set: the columns of `deltatune report --format csv`.
+
+        Raises:
+            DeltatuneError: pandas is not installed.
+        """
+        from deltatune.report.across import table
+
+        columns, *lines = table(self)
+        return _pandas().DataFrame(lines, columns=columns)
 
     def _repr_html_(self) -> str:
         """The whole report, which needs no network, in a frame of its own."""

@@ -14,17 +14,19 @@ Data may be in memory, and methods may be configs. In threads, one works at a ti
 from __future__ import annotations
 
 from deltatune.api.sharing import open_board, pack, push
-from deltatune.api.training import check, compare, make_recipe, plan, train
+from deltatune.api.training import check, compare, compare_sets, make_recipe, make_sets, plan, train
 from deltatune.api.using import evaluate, export, inspect, load, merge, predict
 
 __all__ = [
     "check",
     "compare",
+    "compare_sets",
     "evaluate",
     "export",
     "inspect",
     "load",
     "make_recipe",
+    "make_sets",
     "merge",
     "open_board",
     "pack",

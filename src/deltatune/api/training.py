@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deltatune.alone import alone
 from deltatune.errors import RecipeError, nearest
 from deltatune.recipe import Recipe, parse_recipe
+from deltatune.recipe.data_sets import are_sets, parse_sets
 from deltatune.recipe.load import read_recipe
 
 if TYPE_CHECKING:
-    from deltatune.board import Board, ShownPlan, ShownPreview, Trained
+    from deltatune.board import Board, BoardOfSets, ShownPlan, ShownPreview, Trained
     from deltatune.core.method import MethodConfig
 
 
@@ -31,14 +32,43 @@ def make_recipe(recipe: str | Path | Recipe | Mapping[str, Any] | None = None, *
         RecipeError: It breaks a rule; every wrong field is named.
         DataError: What is given as rows are none.
     """
+    if isinstance(recipe, Recipe) and not sections:
+        return recipe
+    content, root = _content(recipe, sections)
+    return parse_recipe(content, root=root)
+
+
+def make_sets(
+    recipe: str | Path | Recipe | Mapping[str, Any] | None = None, **sections: Any
+) -> dict[str, Recipe]:
+    """Make recipes that differ in their data alone, of one whose `data` is a list.
+
+    Args:
+        recipe: As of `make_recipe`.
+        sections: As of `make_recipe`. Each item of `data` may be a file, rows in memory or a section;
+            one that is to have another name than its file's has `name`.
+
+    Returns:
+        By the name of each data set its recipe; of a recipe with one, whose name is empty, that one.
+
+    Raises:
+        RecipeError: As of `make_recipe`, or two data sets have one name.
+        DataError: What is given as rows are none.
+    """
+    content, root = _content(recipe, sections)
+    return parse_sets(content, root=root)
+
+
+def _content(
+    recipe: str | Path | Recipe | Mapping[str, Any] | None, sections: Mapping[str, Any]
+) -> tuple[Any, Path | None]:
+    """What a recipe file would hold, and the folder that its paths are meant from."""
     known = [*Recipe.model_fields, "grid", "sample"]
     for name in sections:
         if name not in known:
             raise RecipeError("is no section of a recipe.", field=name, remedy=nearest(name, known))
     root: Path | None = None
     content: Any = {}
-    if isinstance(recipe, Recipe) and not sections:
-        return recipe
     if isinstance(recipe, Recipe):
         content = recipe.dump()
     elif isinstance(recipe, Mapping):
@@ -46,15 +76,29 @@ def make_recipe(recipe: str | Path | Recipe | Mapping[str, Any] | None = None, *
     elif recipe is not None:
         root, content = Path(recipe).parent, read_recipe(Path(recipe))
     if not isinstance(content, Mapping):
-        return parse_recipe(content)  # which says what a recipe is
+        return content, root  # whoever reads it says what a recipe is
+    of_file = root is not None and "data" not in sections  # which has no rows in it
     content = {**content, **sections}
     if "data" in content:
         from deltatune.data.memory import as_section
 
-        content["data"] = as_section(content["data"])
+        data = content["data"]
+        several = isinstance(data, list) and (of_file or are_sets(data))
+        content["data"] = _as_sets(data) if several else as_section(data)
     if "methods" in content:
         content["methods"] = _methods(content["methods"])
-    return parse_recipe(content, root=root)
+    return content, root
+
+
+def _as_sets(values: Sequence[Any]) -> list[Any]:
+    """Data sections with the files of rows in memory, whose names say nothing: they are numbered instead."""
+    from deltatune.data.memory import as_section, has_rows
+
+    made = []
+    for number, value in enumerate(values, start=1):
+        section = as_section(value)
+        made.append({"name": f"set {number}", **section} if has_rows(value) else section)
+    return made
 
 
 @alone
@@ -121,7 +165,7 @@ def compare(
     Called again, it returns to what is finished, continues what was interrupted and tries again what failed.
 
     Args:
-        recipe: As of `make_recipe`.
+        recipe: As of `make_recipe`; of one with several data sets see `compare_sets`.
         out: The comparison's folder.
         overwrite: Start anew.
         join: Share the folder with every other process that joins: each takes the runs that no one is at.
@@ -141,6 +185,50 @@ def compare(
     with watching(quiet=quiet) as observer:
         board = compare_all(made, Path(out), overwrite=overwrite, join=join, observer=observer)
     return Board.at(Path(out), board)
+
+
+@alone
+def compare_sets(
+    recipe: str | Path | Mapping[str, Any],
+    out: str | Path,
+    *,
+    overwrite: bool = False,
+    join: bool = False,
+    quiet: bool = False,
+) -> BoardOfSets:
+    """Compare on each of a recipe's data sets, and say what they come to together, as `deltatune compare`.
+
+    Args:
+        recipe: As of `make_sets`.
+        out: The folder; the comparison on each data set is in `out/sets/NAME`.
+        overwrite: Start anew.
+        join: As of `compare`.
+        quiet: Show no progress.
+
+    Returns:
+        What `out/across.json` holds. In a notebook it shows itself.
+
+    Raises:
+        DeltatuneError: As of `compare`; or the recipe has one data set.
+    """
+    from deltatune.board import BoardOfSets
+    from deltatune.cli.progress import watching
+    from deltatune.comparison.runner import compare as compare_all
+    from deltatune.comparison.sets import compare_sets as compare_each
+
+    sets = make_sets(recipe)
+    if len(sets) < 2:
+        raise RecipeError("is one data set.", field="data", remedy="Call deltatune.compare, or give a list.")
+    with watching(quiet=quiet) as observer:
+        result = compare_each(
+            sets,
+            Path(out),
+            lambda each, folder: compare_all(each, folder, join=join, observer=observer),
+            overwrite=overwrite,
+            join=join,
+            observer=observer,
+        )
+    return BoardOfSets.at(Path(out), result)
 
 
 @alone

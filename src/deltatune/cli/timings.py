@@ -9,8 +9,8 @@ from rich.table import Table
 
 from deltatune import units
 from deltatune.cli import output
-from deltatune.report.load import of_board
-from deltatune.results import Leaderboard, Phase, RunResult
+from deltatune.report.load import load, of_board
+from deltatune.results import Across, Leaderboard, Phase, RunResult
 
 WORK = ("training", "validation", "test rows")
 """What a run is for; the rest is what it costs beside that."""
@@ -48,6 +48,13 @@ def of_comparison(board: Leaderboard, out: Path) -> None:
         )
     output.line("\nTime of each run", "bold")
     output.stdout().print(table)
+
+
+def of_sets(result: Across, out: Path) -> None:
+    """Print the same for each data set of the comparison in `out`."""
+    for each in result.sets:
+        output.line(f"\nData set {each.name}", "bold cyan")
+        of_comparison(load(out / each.folder).board, out / each.folder)
 
 
 def _phases(title: str, timeline: Sequence[Phase]) -> None:

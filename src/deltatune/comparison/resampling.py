@@ -69,8 +69,8 @@ class Draws:
     def of_pairs(self, pairs: Sequence[tuple[int, int]]) -> Iterator[tuple[Floats, Floats]]:
         """Of each pair its difference as others would have made it, and as it is if the two swap results.
 
-        Both are [resamples]. Each draw of examples is one of all pairs; the second swaps the results of a pair
-        in examples chosen at random.
+        Both are [resamples]. Each draw of examples is one of all pairs; the second swaps the results of a
+        pair in examples chosen at random.
         """
         for pair, (swapped, _) in zip(
             pairs, _swapped(self.samples, pairs, self.resamples, self.seed), strict=True

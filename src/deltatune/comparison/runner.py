@@ -28,10 +28,10 @@ from deltatune.comparison.require_comparable import (
     require_same_data,
 )
 from deltatune.comparison.statistics import intervals
-from deltatune.comparison.team import Team
+from deltatune.comparison.team import Team, not_to_be_cleared
 from deltatune.comparison.together import attempt_all
 from deltatune.comparison.warnings import too_much, warnings_of
-from deltatune.errors import DeltatuneError, InUseError, RecipeError
+from deltatune.errors import DeltatuneError, RecipeError
 from deltatune.evaluation import higher_is_better, primary_metric
 from deltatune.files import make_folder, read_json, require_disk, write_json, write_text
 from deltatune.observer import Observer, Silent
@@ -191,7 +191,7 @@ def _prepared(recipe: Recipe, team: Team, *, overwrite: bool) -> Context:
     require_own(out, KIND, WRITES, _comparison_of_0_1)
     settle(out)
     if not overwrite:
-        _require_own(written, out)
+        require_same_recipe(written, out)
         require_sound(out)
     for entry in recipe.methods if overwrite else ():
         require_apart(entry, out)
@@ -215,20 +215,20 @@ def _joined(recipe: Recipe, team: Team, overwrite: bool) -> Context:
         RecipeError: They have another recipe.
     """
     if overwrite:
-        raise InUseError(
-            f"other processes are at work in '{team.out}'.",
-            field="--overwrite",
-            remedy="Leave it out to join them; or wait for them, or choose another folder.",
-        )
-    _require_own(recipe, team.out)
+        raise not_to_be_cleared(team.out)
+    require_same_recipe(recipe, team.out)
     context = Context.open(with_baselines(recipe), team.observer)
     require_same_inputs(team.out, context)
     require_comparable(context)
     return context
 
 
-def _require_own(recipe: Recipe, out: Path) -> None:
-    """Refuse a folder with a comparison of another recipe."""
+def require_same_recipe(recipe: Recipe, out: Path) -> None:
+    """Refuse a folder with a comparison of another recipe.
+
+    Raises:
+        RecipeError: It is one.
+    """
     path = out / "recipe.yaml"
     if path.exists():
         # How many are trained at once, where, what matters and what is drawn do not change what is compared.
@@ -250,6 +250,19 @@ def _comparison_of_0_1(out: Path) -> bool:
         board = Leaderboard.of(read_json(path, remedy=ANEW), f"'{path}'", remedy=ANEW)
         known = board.schema_ == SCHEMA and {"schema_", "recipe"} <= board.model_fields_set
     return known or is_written(out / "recipe.yaml")
+
+
+def clear(out: Path, observer: Observer) -> None:
+    """Remove what an earlier comparison left, if the folder is there.
+
+    Raises:
+        RecipeError: It is somebody else's.
+        InUseError: Another process is at work in it.
+    """
+    if out.is_dir():
+        require_own(out, KIND, WRITES, _comparison_of_0_1)
+        with Lock(out, observer.warn):
+            _remove(out, observer)
 
 
 def _remove(out: Path, observer: Observer) -> None:

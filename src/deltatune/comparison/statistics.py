@@ -39,7 +39,7 @@ from numpy.typing import ArrayLike
 from deltatune.comparison.ranked import RankedSample
 from deltatune.comparison.resampling import Difference, Draws, Interval, Needed
 from deltatune.comparison.scores import AnySample, Sample
-from deltatune.results import Pair
+from deltatune.results import Pair, PairAcross
 
 _DRAWS_A_PAIR = 100  # so that the smallest corrected p is .02
 
@@ -215,7 +215,7 @@ def shared_ranks(
     ]
 
 
-def tie_matrix(names: Sequence[str], pairs: Sequence[Pair]) -> list[list[bool]]:
+def tie_matrix(names: Sequence[str], pairs: Sequence[Pair] | Sequence[PairAcross]) -> list[list[bool]]:
     """`ties[i][j]` for `shared_ranks`, in the order of `names`; a method ties with itself."""
     tied = {frozenset((pair.a, pair.b)) for pair in pairs if pair.tie}
     return [[a == b or frozenset((a, b)) in tied for b in names] for a in names]

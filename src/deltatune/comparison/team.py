@@ -39,6 +39,15 @@ REMEDY = (
 T = TypeVar("T")
 
 
+def not_to_be_cleared(out: Path) -> InUseError:
+    """That others are at work in a folder which is to be emptied."""
+    return InUseError(
+        f"other processes are at work in '{out}'.",
+        field="--overwrite",
+        remedy="Leave it out to join them; or wait for them, or choose another folder.",
+    )
+
+
 class Team:
     """The processes at a comparison, seen from one of them.
 

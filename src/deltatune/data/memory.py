@@ -60,6 +60,13 @@ def is_rows(value: Any) -> bool:
     )
 
 
+def has_rows(value: Any) -> bool:
+    """Whether a value is rows in memory, or a section of a recipe that holds some."""
+    if not isinstance(value, Mapping):
+        return is_rows(value)
+    return any(is_rows(value[part]) for part in PARTS if part in value)
+
+
 def as_records(rows: Any, field: str) -> Iterable[Any]:
     """The rows of a frame as mappings, and what is iterable as it is.
 

@@ -31,8 +31,13 @@ def render(folder: Path, format: str = "html") -> str:
         raise DeltatuneError(
             f"{format!r} is no format of a report.", field="--format", remedy=nearest(format, TEXTS)
         )
+    from deltatune.report.across_words import is_across
     from deltatune.report.load import load
 
+    if is_across(Path(folder)):
+        from deltatune.report import across
+
+        return printable(across.render(Path(folder), format))
     comparison = load(Path(folder))
     if format == "html":
         from deltatune.report.html import render_html

@@ -55,6 +55,7 @@ _STYLES = {
     "triplet_accuracy": Style("Triplet accuracy", 100, 1, f"{THIN}%"),
     "loss": Style("Loss", 1, 3),
     "perplexity": Style("Perplexity", 1, 2),
+    "normalised": Style("Normalised score", 100, 1),
 }
 LOWER_FIRST = {"loss", "perplexity", "repetition_rate", "mean_length", "mse", "mae", "ece", "brier"}
 """Metrics of which a lower value comes first: it is better, or, of a length, as good as another."""

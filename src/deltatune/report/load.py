@@ -13,6 +13,7 @@ from statistics import fmean
 from typing import Any
 
 from deltatune.errors import DeltatuneError
+from deltatune.report.across_words import is_across
 from deltatune.report.display import model_name
 from deltatune.report.ranking import LEADING
 from deltatune.report.run import AGAIN, Run, changes, read
@@ -276,6 +277,10 @@ def load(folder: Path) -> Comparison:
         DeltatuneError: The folder holds no comparison, or its leaderboard cannot be read.
     """
     path = folder / "leaderboard.json"
+    if is_across(folder):
+        raise DeltatuneError(
+            f"'{folder}' holds several data sets.", remedy="Name the folder of one of them: sets/NAME in it."
+        )
     if not path.is_file():
         raise DeltatuneError(
             f"'{folder}' holds no comparison: it has no leaderboard.json.",
@@ -287,15 +292,15 @@ def load(folder: Path) -> Comparison:
     whole = recipe.is_file() and not recipe.is_symlink()
     text = recipe.read_text(encoding="utf-8", errors="replace") if whole else ""
     text = text or json.dumps(content.get("recipe", {}), indent=2)
-    here = _relative_paths(content.get("recipe"), folder.resolve())
-    board = Leaderboard.of(_replaced(content, here), f"'{path}'", remedy=AGAIN)
+    here = relative_paths(content.get("recipe"), folder.resolve())
+    board = Leaderboard.of(replaced(content, here), f"'{path}'", remedy=AGAIN)
     found = of_board(board, folder, text)
     runs = [run.folder for method in found.methods for run in method.runs if run.folder.is_dir()]
     changed = [text for part in (folder, *runs) for text in changes(part)]
     return replace(found, here=here, changed=changed)
 
 
-def _relative_paths(value: Any, folder: Path) -> dict[str, str]:
+def relative_paths(value: Any, folder: Path) -> dict[str, str]:
     """The absolute paths in a recipe, and how they are named from the folder of the comparison.
 
     A report is sent to others, whom the folders of this machine do not concern. Paths that have nothing in
@@ -303,19 +308,19 @@ def _relative_paths(value: Any, folder: Path) -> dict[str, str]:
     """
     if isinstance(value, dict | list):
         parts = value.values() if isinstance(value, dict) else value
-        return {path: name for part in parts for path, name in _relative_paths(part, folder).items()}
+        return {path: name for part in parts for path, name in relative_paths(part, folder).items()}
     if not isinstance(value, str) or not Path(value).is_absolute():
         return {}
     shared = len(os.path.commonpath([value, folder])) > len(folder.anchor)
     return {value: Path(os.path.relpath(value, folder)).as_posix()} if shared else {}
 
 
-def _replaced(value: Any, names: Mapping[str, str]) -> Any:
+def replaced(value: Any, names: Mapping[str, str]) -> Any:
     """The same tree with other strings for some."""
     if isinstance(value, dict):
-        return {key: _replaced(item, names) for key, item in value.items()}
+        return {key: replaced(item, names) for key, item in value.items()}
     if isinstance(value, list):
-        return [_replaced(item, names) for item in value]
+        return [replaced(item, names) for item in value]
     return names.get(value, value) if isinstance(value, str) else value
 
 

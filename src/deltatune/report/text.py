@@ -73,18 +73,18 @@ def render_markdown(comparison: Comparison) -> str:
     table = [
         head,
         ["--:", ":--", *([":--"] if several else []), "--:", ":--", "--:", "--:", "--:", "--:", "--:"],
-        *([_cell(c) for c in row] for row in rows),
+        *([markdown_cell(c) for c in row] for row in rows),
     ]
     lines = [f"| {' | '.join(row)} |" for row in table]
-    title = f"# {len(comparison.methods)} ways to adapt {_cell(comparison.shown_model)}"
-    words = _cell(plain(verdict(comparison)))
+    title = f"# {len(comparison.methods)} ways to adapt {markdown_cell(comparison.shown_model)}"
+    words = markdown_cell(plain(verdict(comparison)))
     parts = [title, *_advice(comparison), words, "\n".join(lines), caveat(comparison)]
     for curve in drawn(read_curves(comparison.folder), {}, comparison.board.worth):
         parts += [f"## {curve.title}", _cell(plain(curve.words)), _points(curve)]
     if tasks := on_tasks(comparison):
         parts += ["## Tasks of lm-evaluation-harness", _on_tasks(tasks)]
     if comparison.warnings:
-        parts += ["## Warnings", "\n".join(f"- {_cell(text)}" for text in comparison.warnings)]
+        parts += ["## Warnings", "\n".join(f"- {markdown_cell(text)}" for text in comparison.warnings)]
     return "\n\n".join([*parts, "## How to reproduce", _again(comparison)]) + "\n"
 
 
@@ -99,7 +99,7 @@ def _on_tasks(tasks: Sequence[OnTask]) -> str:
     """The base alone and with the delta, on the same rows."""
     head = ["method", "seed", *TASK_HEADINGS]
     rows = [[one.method.name, str(one.seed), *one.cells] for one in tasks]
-    cells = [head, ["---"] * len(head), *([_cell(text) for text in row] for row in rows)]
+    cells = [head, ["---"] * len(head), *([markdown_cell(text) for text in row] for row in rows)]
     return "\n".join(f"| {' | '.join(row)} |" for row in cells)
 
 
@@ -109,7 +109,7 @@ def _advice(comparison: Comparison) -> list[str]:
     if advice is None:
         return []
     command = [f"```bash\n{advice.command}\n```"] if advice.command else []
-    return [f"**{_cell(plain([advice.words]))}**", *command]
+    return [f"**{markdown_cell(plain([advice.words]))}**", *command]
 
 
 def _again(comparison: Comparison) -> str:
@@ -126,7 +126,10 @@ def _again(comparison: Comparison) -> str:
     facts |= {f"Model {model.name}, sha256": model.fingerprint for model in again.models}
     facts |= {display.style(name).label: text for name, text in again.signatures.items()}
     return "\n".join(
-        [*lines, *(f"- {_cell(name)}: {_cell(str(text))}" for name, text in facts.items() if text)]
+        [
+            *lines,
+            *(f"- {markdown_cell(name)}: {markdown_cell(str(text))}" for name, text in facts.items() if text),
+        ]
     )
 
 
@@ -135,7 +138,7 @@ def render_csv(comparison: Comparison) -> str:
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     for line in table(comparison):
-        writer.writerow(["" if cell is None else _inert(cell) for cell in line])
+        writer.writerow(["" if cell is None else inert(cell) for cell in line])
     return out.getvalue()
 
 
@@ -176,7 +179,7 @@ def _record(method: Method, keys: list[str], model_of_all: str) -> list[Any]:
     ]
 
 
-def _inert(text: Any) -> Any:
+def inert(text: Any) -> Any:
     """Text that no spreadsheet takes for a formula; wide signs count. What is no text stays as it is."""
     if not isinstance(text, str):
         return text
@@ -184,7 +187,7 @@ def _inert(text: Any) -> Any:
     return f"'{text}" if starts or text.startswith(("\t", "\r", "\n")) else text
 
 
-def _cell(text: str) -> str:
+def markdown_cell(text: str) -> str:
     """Text that stays within a Markdown cell and is shown as it is."""
     flat = " ".join(text.split() if "\n" in text else [text])
     return re.sub(r"([\\`*_\[\]<>|])", r"\\\1", flat)

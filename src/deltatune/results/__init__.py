@@ -7,6 +7,7 @@
 | `predictions.jsonl` | one `Prediction` per line |
 | `leaderboard.json` | `Leaderboard` |
 | `curve.json` | `Curves` |
+| `across.json` | `Across` |
 | `export.json` | `Exported` |
 
 What is found out and not written down has types as well: `Plan` (of `plan`), `DataPreview` (of `check`),
@@ -19,6 +20,15 @@ per token, class, label or tag where it is a cross-entropy; of numbers and of ve
 
 from __future__ import annotations
 
+from deltatune.results.across import (
+    Across,
+    Critical,
+    MethodAcross,
+    OnSet,
+    PairAcross,
+    Profile,
+    SetUsed,
+)
 from deltatune.results.certificate import Certificate, CertificateLine
 from deltatune.results.curve import Curve, CurvePoint, Curves, Gain, LawPoint, PowerLaw
 from deltatune.results.exported import Comparison, Exported, ExportedSite, KeptMetric, LeftOut
@@ -82,6 +92,7 @@ from deltatune.results.timeline import Phase, phases
 
 __all__ = [
     "SCHEMA",
+    "Across",
     "AnyResult",
     "BaseUsed",
     "Budget",
@@ -92,6 +103,7 @@ __all__ = [
     "Comparison",
     "ComparisonDisk",
     "Cost",
+    "Critical",
     "Curve",
     "CurvePoint",
     "Curves",
@@ -115,12 +127,15 @@ __all__ = [
     "Machine",
     "MeanCost",
     "MergedModel",
+    "MethodAcross",
     "Metrics",
     "MicroBatch",
     "NoiseFloor",
+    "OnSet",
     "Origin",
     "Padding",
     "Pair",
+    "PairAcross",
     "PausedCost",
     "PausedMetrics",
     "PausedRun",
@@ -131,6 +146,7 @@ __all__ = [
     "PlannedEntry",
     "PowerLaw",
     "Prediction",
+    "Profile",
     "Rates",
     "Reading",
     "Record",
@@ -139,6 +155,7 @@ __all__ = [
     "RunResult",
     "SavedDelta",
     "Selected",
+    "SetUsed",
     "ShownRow",
     "ShownToken",
     "Span",

@@ -6,6 +6,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
+from deltatune.results.across import Across
 from deltatune.results.certificate import Certificate
 from deltatune.results.curve import Curves
 from deltatune.results.leaderboard import Leaderboard
@@ -16,6 +17,7 @@ KINDS: dict[str, TypeAdapter[Any]] = {
     "result": TypeAdapter(AnyResult),
     "leaderboard": TypeAdapter(Leaderboard),
     "curve": TypeAdapter(Curves),
+    "across": TypeAdapter(Across),
     "prediction": PREDICTION,
     "certificate": TypeAdapter(Certificate),
 }

@@ -15,6 +15,8 @@ from deltatune.files import OURS as HALF_WRITTEN
 from deltatune.files import as_json, encoded, make_folder, read_json, sha256
 from deltatune.recipe.load import read_recipe
 from deltatune.recipe.written import as_written
+from deltatune.report.across_words import is_across
+from deltatune.results.across import FOLDER
 from deltatune.sharing import archive
 from deltatune.sharing.public import OURS, PREDICTIONS, RECIPE, RESULT, public_lines, resealed_alone
 from deltatune.sharing.scrub import Scrubber
@@ -98,6 +100,12 @@ def _kind(folder: Path) -> str:
         return "comparison"
     if (folder / RESULT).is_file():
         return "run"
+    if is_across(folder):
+        raise DeltatuneError(
+            f"'{folder}' holds several data sets, and a pack is of one comparison.",
+            field="DIR",
+            remedy=f"Pack each of its folders {FOLDER}/NAME.",
+        )
     raise DeltatuneError(
         f"'{folder}' holds neither a comparison nor a run: it has no leaderboard.json and no {RESULT}.",
         field="DIR",

@@ -52,16 +52,27 @@ def check(
     Writes nothing. Exit code: 0 also if there are warnings, 2 if the recipe or the data
     cannot be used. [bold]train[/bold] and [bold]compare[/bold] give the same warnings and keep them.
     """
-    from deltatune.recipe import load_recipe
+    from deltatune.recipe.data_sets import load_sets
 
-    loaded = load_recipe(recipe, overrides or [])
+    sets = load_sets(recipe, overrides or [])
     from deltatune.training.before.preview import preview
 
-    with watching(quiet=quiet) as observer:
-        found = preview(loaded, samples, observer)
+    previews = {}
+    for name, loaded in sets.items():
+        with watching(quiet=quiet) as observer:
+            previews[name] = preview(loaded, samples, observer)
+        if as_json:
+            continue
+        if len(sets) > 1:
+            output.line(f"Data set {name}\n", "bold cyan")
+        _show(previews[name])
     if as_json:
-        output.emit_json(found.as_dict())
-        return
+        told = {name: each.as_dict() for name, each in previews.items()}
+        output.emit_json({"sets": told} if len(sets) > 1 else told[""])
+
+
+def _show(found: DataPreview) -> None:
+    """Print rows token by token, counts and warnings."""
     for model in found.models:
         if len(found.models) > 1:
             output.line(f"{_named(model)}\n", "bold cyan")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from importlib import resources
 from importlib.util import find_spec
@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from deltatune.cli import output
-from deltatune.cli.engines import needs_on_ray, number_of, require_engine
+from deltatune.cli.comparing import Way
+from deltatune.cli.dry_run import show_plans
+from deltatune.cli.engines import require_engine
 from deltatune.cli.options import DryRun, Json, Overrides, OwnDevice, Quiet, RecipeFile, Timings, with_device
 from deltatune.cli.progress import emit_event, watching
 from deltatune.errors import DeltatuneError, nearest
@@ -114,71 +116,32 @@ def compare(
       curve.json        what more rows, or a higher rank, would gain
       search.db         Optuna's trials of a search
 
+    [bold]Several data sets[/bold], data: \[A, B, C] in the recipe: each is compared in sets/NAME as above;
+    report.html and across.json say which method is best over them, and what they tell of
+    tasks like these.
+
     A run that fails, by its certificate or otherwise, has its error in its row while the others
     go on. Exit code: 2 if one failed, 0 if all are done.
     """
-    from deltatune.recipe import load_recipe
+    from deltatune.recipe.data_sets import load_sets
 
-    loaded = load_recipe(recipe, with_device(overrides, device))
+    sets = load_sets(recipe, with_device(overrides, device))
     require_engine(engine, address, workers=workers, overwrite=overwrite)
     if dry_run:
-        _plan(loaded, as_json=as_json, quiet=quiet, on_ray=bool(engine))
+        show_plans(sets, as_json=as_json, quiet=quiet, on_ray=bool(engine))
         return
     out = out or Path("out", recipe.stem)
     watched = contextlib.nullcontext(Telling(emit_event)) if events else watching(quiet=quiet)
-    if engine:
+    way = Way(recipe, overrides or [], join=join, workers=workers, engine=engine, address=address)
+    if len(sets) > 1:
+        _compare_sets(sets, way, out, watched, overwrite=overwrite, timings=timings, as_json=as_json)
+        return
+    [loaded] = sets.values()
 
-        def run_all(observer: Observer) -> Leaderboard:
-            from deltatune.comparison.on_ray import compare_on_ray
-
-            return compare_on_ray(loaded, out, address, observer)
-
-    elif workers is None:
-
-        def run_all(observer: Observer) -> Leaderboard:
-            from deltatune.comparison.runner import compare
-
-            return compare(loaded, out, overwrite=overwrite, join=join, observer=observer)
-
-    else:
-        given = [part for override in overrides or [] for part in ("--set", override)]
-        command = ["compare", str(recipe), "--out", str(out), *given, *(["--overwrite"] if overwrite else [])]
-
-        def run_all(observer: Observer) -> Leaderboard:
-            from deltatune.comparison.workers import automatic, compare_by_workers
-
-            count = automatic(loaded, observer) if workers == "auto" else number_of(workers)
-            return compare_by_workers(command, out, count, observer)
+    def run_all(observer: Observer) -> Leaderboard:
+        return way.compare(loaded, out, observer, overwrite=overwrite)
 
     _compare(run_all, out, watched, timings=timings, as_json=as_json)
-
-
-def _plan(recipe: Recipe, *, as_json: bool, quiet: bool, on_ray: bool = False) -> None:
-    from deltatune.cli import show, to_come
-    from deltatune.recipe.baselines import with_baselines
-    from deltatune.training import Context, plan
-
-    seed, recipe = recipe.seeds[0], with_baselines(recipe)
-    with watching(quiet=quiet) as observer:
-        context = Context.open(recipe, observer)  # the data and the base are the same for all
-        plans = {
-            entry.name: plan(recipe, entry, seed, observer=observer, context=context)
-            for entry in recipe.methods
-        }
-        needs = needs_on_ray(recipe, observer) if on_ray else None
-    curve = to_come.runs_of_curves(recipe, context)
-    if as_json:
-        tasks = {"ray": vars(needs)} if needs else {}
-        more = {"curve": curve.as_dict()} if curve else {}
-        output.emit_json({"seeds": list(recipe.seeds), "methods": plans, **more, **tasks})
-        return
-    for name, planned in plans.items():
-        show.plan(name, planned)
-        output.stdout().print()
-    seeds = "1 seed" if len(recipe.seeds) == 1 else f"{len(recipe.seeds)} seeds"
-    on = [needs.said()] if needs else []
-    besides = [*to_come.choosing(recipe), *to_come.curves(curve), *on]
-    output.paragraph(". ".join([f"{len(plans)} methods, {seeds} each", *besides]))
 
 
 def _compare(
@@ -205,6 +168,43 @@ def _compare(
             of_comparison(board, out)
         output.line(f"\nThe report: {out / 'report.html'}")
     if any(row.status == "failed" for row in board.rows):
+        raise typer.Exit(2)  # so that no script takes it for a whole comparison
+
+
+def _compare_sets(
+    sets: Mapping[str, Recipe],
+    way: Way,
+    out: Path,
+    watched: AbstractContextManager[Observer],
+    *,
+    overwrite: bool,
+    timings: bool,
+    as_json: bool,
+) -> None:
+    output.resumable_by(f"Run the same command again to continue the comparison in '{out}'.")
+    with watched as observer:
+        from deltatune.comparison.sets import compare_sets
+
+        result = compare_sets(
+            sets,
+            out,
+            lambda recipe, folder: way.compare(recipe, folder, observer),
+            overwrite=overwrite,
+            join=way.join,
+            observer=observer,
+        )
+    if as_json:
+        output.emit_json(result.as_dict())
+    else:
+        from deltatune.cli.show_sets import across
+
+        across(result, out)
+        if timings:
+            from deltatune.cli.timings import of_sets
+
+            of_sets(result, out)
+        output.line(f"\nThe report: {out / 'report.html'}")
+    if any(each.error is not None for row in result.rows for each in row.on_sets):
         raise typer.Exit(2)  # so that no script takes it for a whole comparison
 
 
@@ -349,7 +349,7 @@ def demo(
     with resources.as_file(resource) as path:
         loaded = load_recipe(path, overrides or [])
     if dry_run:
-        _plan(loaded, as_json=as_json, quiet=quiet)
+        show_plans({"": loaded}, as_json=as_json, quiet=quiet)
         return
 
     def run_all(observer: Observer) -> Leaderboard:

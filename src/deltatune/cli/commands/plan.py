@@ -96,31 +96,45 @@ def plan(
     """
     limit = None if memory is None else _size(memory)
     seconds = None if time is None else _seconds(time)
-    loaded = _recipe(recipe, shape, with_device(overrides, device))
+    sets = _recipes(recipe, shape, with_device(overrides, device))
+    if chart is not None and len(sets) > 1:
+        raise DeltatuneError(
+            f"is of one plan, and the recipe has {len(sets)} data sets.",
+            field="--chart",
+            remedy="Leave it out, or choose a data set by --set data=FILE.",
+        )
     from deltatune.training.before.forecast import forecast
 
-    with watching(quiet=quiet) as observer:
-        found = forecast(
-            loaded, shape=shape, memory=limit, seconds=seconds, calibrate=calibrate, processes=processes,
-            observer=observer,
-        )  # fmt: skip
-    if chart is not None:
-        _draw(found, chart)
-    if as_json:
-        output.emit_json(found.as_dict())
-    else:
-        _show(found, proposing=limit is not None)
+    plans = {}
+    for name, loaded in sets.items():
+        with watching(quiet=quiet) as observer:
+            plans[name] = planned = forecast(
+                loaded, shape=shape, memory=limit, seconds=seconds, calibrate=calibrate, processes=processes,
+                observer=observer,
+            )  # fmt: skip
+        if chart is not None:
+            _draw(planned, chart)
+        if as_json:
+            continue
+        if len(sets) > 1:
+            output.line(f"Data set {name}\n", "bold cyan")
+        _show(planned, proposing=limit is not None)
         if chart is not None:
             output.line(f"\nThe chart: {chart}")
-    if found.unplanned:
+    if as_json:
+        told = {name: each.as_dict() for name, each in plans.items()}
+        output.emit_json({"sets": told} if len(sets) > 1 else told[""])
+    if any(each.unplanned for each in plans.values()):
         raise typer.Exit(2)
 
 
-def _recipe(path: Path | None, shape: str | None, overrides: list[str]) -> Recipe:
-    from deltatune.recipe import load_recipe, parse_recipe
+def _recipes(path: Path | None, shape: str | None, overrides: list[str]) -> dict[str, Recipe]:
+    """By the name of each data set its recipe; one alone has none."""
+    from deltatune.recipe import parse_recipe
+    from deltatune.recipe.data_sets import load_sets
 
     if path is not None:
-        return load_recipe(path, overrides)
+        return load_sets(path, overrides)
     if shape is None:
         raise DeltatuneError(
             "there is nothing to plan.",
@@ -129,7 +143,7 @@ def _recipe(path: Path | None, shape: str | None, overrides: list[str]) -> Recip
         )
     from deltatune.memory.shapes import shape_recipe
 
-    return parse_recipe(shape_recipe(shape), overrides)
+    return {"": parse_recipe(shape_recipe(shape), overrides)}
 
 
 def _size(text: str) -> int:

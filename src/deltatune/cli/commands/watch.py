@@ -5,7 +5,7 @@ from __future__ import annotations
 import webbrowser
 from collections import Counter
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -55,9 +55,16 @@ def watch(
             field="DIR",
             remedy="Name the folder that `deltatune compare ... --out DIR` writes, or that of a run.",
         )
+    sets = _sets_in(folder)
     if once or as_json:
-        _print(folder, as_json=as_json)
+        _print(folder, sets, as_json=as_json)
         return
+    if sets:
+        raise DeltatuneError(
+            f"'{folder}' holds several data sets, and a page is of one.",
+            field="DIR",
+            remedy=f"Name one of its folders, such as '{sets[0]}'; --once prints how far all of them came.",
+        )
     from deltatune.watch.server import Server
 
     with Server(folder, port) as server:
@@ -67,14 +74,36 @@ def watch(
         server.serve_forever()
 
 
-def _print(folder: Path, *, as_json: bool) -> None:
-    from deltatune.watch.page import roughly
+def _sets_in(folder: Path) -> list[Path]:
+    """The comparisons on each data set in the folder of all; none in any other folder."""
+    from deltatune.checkpoint.manifest import read_manifest
+    from deltatune.results.across import FOLDER, KIND
+
+    known = read_manifest(folder) if folder.is_dir() else None
+    if known is None or known.kind != KIND:
+        return []
+    return sorted(path for path in (folder / FOLDER).glob("*") if path.is_dir())
+
+
+def _print(folder: Path, sets: list[Path], *, as_json: bool) -> None:
     from deltatune.watch.server import state
 
-    found = state(folder)
-    if as_json:
-        output.emit_json(found)
+    if not sets:
+        whole = state(folder)
+        output.emit_json(whole) if as_json else _show(whole)
         return
+    states = {path.name: state(path) for path in sets}
+    if as_json:
+        output.emit_json({"sets": states})
+        return
+    for name, each in states.items():
+        output.line(f"Data set {name}", "bold cyan")
+        _show(each)
+
+
+def _show(found: dict[str, Any]) -> None:
+    from deltatune.watch.page import roughly
+
     output.line(found["words"])
     if found["seconds_left"] and not found["over"]:
         left = units.duration(roughly(found["seconds_left"]))
