@@ -25,6 +25,7 @@ import numpy as np
 from deltatune.checkpoint.manifest import checksums, mark, vouch
 from deltatune.comparison import runner
 from deltatune.comparison.attempt import run_folder
+from deltatune.comparison.folder import KIND as COMPARISON
 from deltatune.files import write_text
 from deltatune.observer import Silent
 from deltatune.recipe import Recipe, parse_recipe
@@ -71,7 +72,7 @@ def recipe_of(folder: Path, entries: int, seeds: int, rows: int) -> Recipe:
 def make_runs(recipe: Recipe, template: Path, out: Path) -> None:
     """Write a folder for each run."""
     random = np.random.default_rng(1)
-    mark(out, runner.KIND)
+    mark(out, COMPARISON)
     recipe_with = with_baselines(recipe)
     hard = None
     for entry in recipe_with.methods:

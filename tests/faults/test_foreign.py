@@ -10,7 +10,7 @@ import pytest
 
 from deltatune.checkpoint.folders import atomic_folder, settle
 from deltatune.checkpoint.manifest import read_manifest
-from deltatune.comparison.runner import WRITES as COMPARISON
+from deltatune.comparison.folder import WRITES as COMPARISON
 from deltatune.comparison.runner import compare
 from deltatune.errors import AdapterError, DeltatuneError, RecipeError
 from deltatune.recipe import Recipe

@@ -12,13 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from deltatune.checkpoint.folders import remove, settle
-from deltatune.checkpoint.lock import Lock
-from deltatune.checkpoint.manifest import NAME as MANIFEST
-from deltatune.checkpoint.manifest import checksums, mark, require_own, vouch
+from deltatune.checkpoint.manifest import checksums, mark, vouch
 from deltatune.comparison.attempt import Pick, run_folder
 from deltatune.comparison.check_folder import require_same_inputs, require_sound
 from deltatune.comparison.choice import Chosen, choose
 from deltatune.comparison.curve import CURVE, train_curves, warn_of_rows
+from deltatune.comparison.folder import KIND, VOUCHED, clear, require_own_folder, require_same_recipe
 from deltatune.comparison.judged import read_judged
 from deltatune.comparison.many import contest
 from deltatune.comparison.noise import noise_floor
@@ -31,13 +30,13 @@ from deltatune.comparison.statistics import intervals
 from deltatune.comparison.team import Team, not_to_be_cleared
 from deltatune.comparison.together import attempt_all
 from deltatune.comparison.warnings import too_much, warnings_of
-from deltatune.errors import DeltatuneError, RecipeError
+from deltatune.errors import DeltatuneError
 from deltatune.evaluation import higher_is_better, primary_metric
 from deltatune.files import make_folder, read_json, require_disk, write_json, write_text
 from deltatune.observer import Observer, Silent
 from deltatune.recipe.baselines import with_baselines
 from deltatune.recipe.schema import Recipe
-from deltatune.recipe.written import as_written, differences, head_rate_of_then, is_written
+from deltatune.recipe.written import as_written
 from deltatune.report import write_report
 from deltatune.report.load import mean_step_memory
 from deltatune.report.ranking import RANK_RULE
@@ -53,17 +52,9 @@ from deltatune.results import (
 )
 from deltatune.timeline import Timeline, phase
 from deltatune.training import Context
-from deltatune.training.given.folder import ANEW, clear_folder, require_own_run
-from deltatune.training.given.folder import WRITES as RUN_WRITES
+from deltatune.training.given.folder import ANEW
 from deltatune.training.given.start import require_apart
 from deltatune.training.race.lanes import Starter
-
-KIND = "comparison"
-FILES = ("leaderboard.json", CURVE, "choosing.json", "search.db", "report.html", "recipe.yaml")
-WRITES = (*FILES, "runs")
-"""All that a comparison writes into its folder besides its manifest."""
-VOUCHED = ("leaderboard.json", CURVE, "choosing.json", "recipe.yaml")
-"""What its manifest has checksums of; runs have their own."""
 
 
 def compare(
@@ -188,7 +179,7 @@ def _draw_curves(context: Context, team: Team, chosen: Chosen, board: Leaderboar
 def _prepared(recipe: Recipe, team: Team, *, overwrite: bool) -> Context:
     """Put the folder in order, which no other process works in, and read the data."""
     written, recipe, out, observer = recipe, with_baselines(recipe), team.out, team.observer
-    require_own(out, KIND, WRITES, _comparison_of_0_1)
+    require_own_folder(out)
     settle(out)
     if not overwrite:
         require_same_recipe(written, out)
@@ -202,7 +193,7 @@ def _prepared(recipe: Recipe, team: Team, *, overwrite: bool) -> Context:
     mark(out, KIND)
     remove(out / CURVE)  # which is drawn anew, or no longer asked for
     if overwrite:
-        _remove(out, observer)
+        clear(out, observer)
     write_text(out / "recipe.yaml", as_written(written.dump()))
     return context
 
@@ -221,71 +212,6 @@ def _joined(recipe: Recipe, team: Team, overwrite: bool) -> Context:
     require_same_inputs(team.out, context)
     require_comparable(context)
     return context
-
-
-def require_same_recipe(recipe: Recipe, out: Path) -> None:
-    """Refuse a folder with a comparison of another recipe.
-
-    Raises:
-        RecipeError: It is one.
-    """
-    path = out / "recipe.yaml"
-    if path.exists():
-        # How many are trained at once, where, what matters and what is drawn do not change what is compared.
-        found = differences(path, recipe.dump(), remedy=ANEW)
-        changed = [key for key in found if key not in ("together", "device", "worth", "curve")]
-        if changed:
-            raise RecipeError(
-                f"the comparison in '{out}' has another recipe; it differs in {', '.join(changed)}.",
-                field="--out",
-                remedy=head_rate_of_then({key: found[key] for key in changed}, recipe.dump())
-                or "Choose another folder, or add --overwrite to start anew.",
-            )
-
-
-def _comparison_of_0_1(out: Path) -> bool:
-    """Whether version 0.1 wrote what is in the folder."""
-    path, known = out / "leaderboard.json", False
-    with contextlib.suppress(DeltatuneError):
-        board = Leaderboard.of(read_json(path, remedy=ANEW), f"'{path}'", remedy=ANEW)
-        known = board.schema_ == SCHEMA and {"schema_", "recipe"} <= board.model_fields_set
-    return known or is_written(out / "recipe.yaml")
-
-
-def clear(out: Path, observer: Observer) -> None:
-    """Remove what an earlier comparison left, if the folder is there.
-
-    Raises:
-        RecipeError: It is somebody else's.
-        InUseError: Another process is at work in it.
-    """
-    if out.is_dir():
-        require_own(out, KIND, WRITES, _comparison_of_0_1)
-        with Lock(out, observer.warn):
-            _remove(out, observer)
-
-
-def _remove(out: Path, observer: Observer) -> None:
-    """Remove the files of an earlier comparison, and of `runs` what deltatune wrote."""
-    for name in FILES:
-        remove(out / name)
-    runs = out / "runs"
-    for path in sorted(runs.iterdir()) if runs.is_dir() else []:
-        if path.is_dir() and _is_run(path):
-            with Lock(path, observer.warn):
-                clear_folder(path)
-                remove(path / MANIFEST)
-            with contextlib.suppress(OSError):  # what else lies there stays
-                path.rmdir()
-
-
-def _is_run(folder: Path) -> bool:
-    """Whether deltatune made the folder for a run."""
-    try:
-        require_own_run(folder)
-    except DeltatuneError:
-        return False
-    return any((folder / name).exists() for name in (MANIFEST, *RUN_WRITES))
 
 
 def leaderboard(

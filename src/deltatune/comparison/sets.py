@@ -15,10 +15,11 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from deltatune.checkpoint.folders import settle
+from deltatune.checkpoint.lock import Lock
 from deltatune.checkpoint.manifest import checksums, mark, require_own, vouch
 from deltatune.comparison.across import Finished, across
+from deltatune.comparison.folder import clear, require_own_folder, require_same_recipe
 from deltatune.comparison.require_comparable import require_comparable, require_one_process
-from deltatune.comparison.runner import clear, require_same_recipe
 from deltatune.comparison.team import Team, not_to_be_cleared
 from deltatune.errors import DeltatuneError, RecipeError
 from deltatune.evaluation import primary_metric
@@ -86,7 +87,7 @@ def compare_sets(
         if team.first:
             mark(out, KIND)
             for folder in folders.values() if overwrite else ():
-                clear(folder, observer)
+                _clear(folder, observer)
         with team.desk():
             write_text(out / RECIPE, as_written(as_one(sets)))
         team.open()
@@ -104,6 +105,14 @@ def compare_sets(
             vouch(out, KIND, checksums(out, VOUCHED))
             write_report(out)
     return result
+
+
+def _clear(folder: Path, observer: Observer) -> None:
+    """Remove what an earlier comparison on a data set left, if there is one."""
+    if folder.is_dir():
+        with Lock(folder, observer.warn):
+            require_own_folder(folder)
+            clear(folder, observer)
 
 
 def _require_usable(recipe: Recipe, folder: Path, *, overwrite: bool, out: Path) -> None:

@@ -80,7 +80,7 @@ def render_markdown(comparison: Comparison) -> str:
     words = markdown_cell(plain(verdict(comparison)))
     parts = [title, *_advice(comparison), words, "\n".join(lines), caveat(comparison)]
     for curve in drawn(read_curves(comparison.folder), {}, comparison.board.worth):
-        parts += [f"## {curve.title}", _cell(plain(curve.words)), _points(curve)]
+        parts += [f"## {curve.title}", markdown_cell(plain(curve.words)), _points(curve)]
     if tasks := on_tasks(comparison):
         parts += ["## Tasks of lm-evaluation-harness", _on_tasks(tasks)]
     if comparison.warnings:
@@ -91,7 +91,10 @@ def render_markdown(comparison: Comparison) -> str:
 def _points(curve: Drawn) -> str:
     """The points of curves, as a table."""
     cells = [["Method", *curve.head], ["---"] * (1 + len(curve.head))]
-    cells += [[_cell(name), *map(_cell, row)] for name, row in zip(curve.names, curve.table, strict=True)]
+    cells += [
+        [markdown_cell(name), *map(markdown_cell, row)]
+        for name, row in zip(curve.names, curve.table, strict=True)
+    ]
     return "\n".join(f"| {' | '.join(row)} |" for row in cells)
 
 
