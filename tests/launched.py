@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import signal
 import socket
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from deltatune.errors import DeltatuneError
 from deltatune.methods import METHODS
 from deltatune.observer import Silent
 from deltatune.recipe import Recipe
@@ -32,7 +34,10 @@ SERVED.set_forkserver_preload(
 
 
 def several(count: int, work: Callable[..., Any], *arguments: Any) -> list[Any]:
-    """What `work(rank, *arguments)` gives in each of `count` processes that a launcher might have started."""
+    """What `work(rank, *arguments)` gives in each of `count` processes that a launcher might have started.
+
+    Of one that fails, the error; of an error that is nobody's sentence, also where it arose.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -60,7 +65,8 @@ def _child(answers: Any, place: tuple[int, int, int], work: Callable[..., Any], 
     try:
         answers.put((rank, work(rank, *arguments)))
     except BaseException as error:
-        answers.put((rank, f"{type(error).__name__}: {error}"))
+        where = "" if isinstance(error, DeltatuneError) else f"\n{traceback.format_exc()}"
+        answers.put((rank, f"{type(error).__name__}: {error}{where}"))
 
 
 def train(_: int, recipe: Recipe, out: Path, resume: bool = False) -> None:
@@ -120,7 +126,15 @@ def require_equal(one: Path, other: Path, *, exactly: bool = False) -> None:
     assert said[0] == said[1]
 
 
+SETTINGS: dict[str, dict[str, Any]] = {
+    "hard_prompt": {"candidates": 4},  # 16 by default, each of which is tried on all rows of a step
+    "peft": {"peft_type": "LOHA", "target_modules": ["q", "v"]},
+}
+TRAINED = [name for name in METHODS.names() if METHODS.get(name).trains and name not in ("head", "loftq")]
+"""All methods that train something in a base without classes, in its own bits."""
+
+
 def dropping(method: str) -> dict[str, Any]:
     """The method, with dropout where it has any: masks have to be equal too."""
     has = "dropout" in METHODS.get(method).model_fields
-    return {method: {"dropout": 0.1} if has else {}}
+    return {method: SETTINGS.get(method, {}) | ({"dropout": 0.1} if has else {})}

@@ -18,6 +18,7 @@ from deltatune.runs.merge import merge
 from deltatune.runs.use import evaluate_run
 from deltatune.testing.tiny_tokenizers import tiny_tokenizer
 from deltatune.training import Context, run
+from tests.launched import dropping, require_equal, trained
 
 Make = Callable[..., Any]
 
@@ -75,6 +76,17 @@ def test_a_run_in_four_bits(make: Make, tmp_path: Path, method: str) -> None:
     plain = T5ForConditionalGeneration.from_pretrained(tmp_path / "base")
     assert result.model.parameters == sum(p.numel() for p in plain.parameters())
     assert evaluate_run(tmp_path / "run") == pytest.approx(result.metrics.test, rel=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shard", [False, True])
+def test_two_processes_make_the_run_of_one_in_four_bits(make: Make, tmp_path: Path, shard: bool) -> None:
+    """The start reads unquantized weights, of a base that may be in parts."""
+    train = {"max_steps": 4, "batch_size": 7, "micro_batch_size": 3, "lr": 0.01}
+    sections = {"quantization": {"format": "nf4", "compute": "fp32"}}
+    trained(make(dropping("loftq"), train=train, **sections), tmp_path / "one")
+    trained(make(dropping("loftq"), train=train | {"shard": shard}, **sections), tmp_path / "two", 2)
+    require_equal(tmp_path / "one", tmp_path / "two")
 
 
 def test_merging_goes_onto_the_weights_that_were_quantized(make: Make, tmp_path: Path) -> None:

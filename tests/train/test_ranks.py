@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import shutil
 from pathlib import Path
+from typing import Any
+from unittest.mock import patch
 
 import pytest
 
 from deltatune.core.ranks import Ranks
 from deltatune.errors import RecipeError
-from deltatune.methods import METHODS
 from deltatune.recipe import Recipe
 from deltatune.training import run
 from deltatune.training.given.shared_run import own_folder
 from tests.launched import (
+    TRAINED,
     dropping,
     evaluated,
     require_equal,
@@ -25,9 +28,6 @@ from tests.launched import (
     trained,
 )
 
-FEW = ("adalora", "diff_pruning")
-"""Methods whose steps differ most: a schedule with gradients of its own, and a penalty."""
-
 
 def train_failing(rank: int, recipe: Recipe, out: Path) -> None:
     """The same, and the second process fails in its first step."""
@@ -36,21 +36,41 @@ def train_failing(rank: int, recipe: Recipe, out: Path) -> None:
     train(rank, recipe, out)
 
 
-@pytest.mark.parametrize(
-    "method",
-    [
-        pytest.param(name, marks=() if name in FEW else pytest.mark.slow)
-        for name in METHODS.names()
-        if METHODS.get(name).trains and name not in ("head", "loftq", "peft")
-    ],
-)
-def test_two_processes_make_the_run_of_one(make_recipe, tmp_path, method):
-    recipe = make_recipe(
-        "train.micro_batch_size=2", "train.batch_size=7", "train.max_steps=6", methods=[dropping(method)]
-    )
-    trained(recipe, tmp_path / "one")
-    trained(recipe, tmp_path / "two", 2)
-    require_equal(tmp_path / "one", tmp_path / "two")
+def train_each(rank: int, recipes: dict[str, Recipe], out: Path) -> dict[str, Any]:
+    """Train one recipe after the other, each of one method; what went wrong, by method."""
+    wrong = {}
+    for name, recipe in recipes.items():
+        try:
+            train(rank, recipe, out / name)
+        except Exception as error:
+            wrong[name] = repr(error)
+    return wrong
+
+
+def test_two_processes_make_the_run_of_one_with_every_method(make_recipe, tmp_path):
+    """All in one launch, one after the other: to start processes takes longer than to train."""
+    changes = ("train.micro_batch_size=2", "train.batch_size=7", "train.max_steps=3")
+    recipes = {name: make_recipe(*changes, methods=[dropping(name)]) for name in TRAINED}
+    assert train_each(0, recipes, tmp_path / "one") == {}
+    assert several(2, train_each, recipes, tmp_path / "two") == [{}, {}]
+    for name in recipes:
+        require_equal(tmp_path / "one" / name, tmp_path / "two" / name)
+
+
+def train_after_failing(rank: int, recipe: Recipe, out: Path) -> None:
+    """Train twice, and the first time the second process fails in its first step."""
+    broken = patch("deltatune.training.loop.losses.summed_loss", side_effect=ZeroDivisionError)
+    with broken if rank == 1 else contextlib.nullcontext(), contextlib.suppress(Exception):
+        train(rank, recipe, out / "failing")
+    train(rank, recipe, out / "next")
+
+
+def test_a_run_that_fails_leaves_the_processes_fit_for_the_next(make_recipe, tmp_path):
+    """A script may go on with another recipe: the next group has nothing of the one that broke."""
+    recipe = make_recipe("train.micro_batch_size=4", "train.max_steps=2")
+    assert several(2, train_after_failing, recipe, tmp_path) == [None, None]
+    assert not (tmp_path / "failing" / "result.json").exists()
+    assert (tmp_path / "next" / "result.json").exists()
 
 
 def test_rows_that_share_a_loss(make_recipe, bert_folder, tmp_path):

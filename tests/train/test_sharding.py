@@ -23,6 +23,7 @@ from deltatune.recipe import Recipe
 from deltatune.testing import tiny
 from deltatune.training import run
 from tests.launched import (
+    TRAINED,
     dropping,
     evaluated,
     require_equal,
@@ -80,14 +81,7 @@ def test_a_base_in_parts_computes_what_the_whole_does():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "method",
-    [
-        name
-        for name in METHODS.names()
-        if METHODS.get(name).trains and name not in ("head", "full", "loftq", "peft")
-    ],
-)
+@pytest.mark.parametrize("method", [name for name in TRAINED if name != "full"])
 def test_two_processes_that_share_a_base_make_the_run_of_one(make_recipe, tmp_path, method):
     """A step has three micro-batches, so that one of the processes keeps the other company."""
     changes = ("train.micro_batch_size=3", "train.batch_size=7", "train.max_steps=6", "train.precision=fp32")

@@ -12,6 +12,8 @@ A rank that fails leaves the group. The others notice at their next message, and
 from __future__ import annotations
 
 import contextlib
+import functools
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -92,6 +94,8 @@ class Ranks:
 
 
 ALONE = Ranks()
+_GROUPS = itertools.count()
+"""Numbers of the groups that this process has joined, equal in all processes of a launch."""
 
 
 def ranks() -> Ranks:
@@ -117,11 +121,25 @@ def joined(device: torch.device) -> Iterator[Ranks]:
     if device.type == "cuda":
         torch.cuda.set_device(device)
     with _loss_explained():
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        # Under another name each time: a store keeps where the processes of an earlier group listened.
+        store = dist.PrefixStore(f"deltatune-{next(_GROUPS)}", _store())
+        backend = "nccl" if device.type == "cuda" else "gloo"
+        dist.init_process_group(backend, store=store, rank=rank(), world_size=processes())
     try:
         yield ranks()
     finally:
         dist.destroy_process_group()
+
+
+@functools.cache
+def _store() -> dist.Store:
+    """Where the launched processes find each other: one for all groups that they ever make.
+
+    Raises:
+        RuntimeError: The launcher's address does not answer.
+    """
+    store, _, _ = next(dist.rendezvous("env://"))
+    return store
 
 
 @contextlib.contextmanager
