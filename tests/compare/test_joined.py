@@ -289,14 +289,23 @@ def test_the_progress_of_workers_is_shown_once() -> None:
 
 
 @pytest.mark.parametrize(
-    ("memory", "cores", "gpus", "count"),
-    [(15, 8, 0, 4), (1000, 8, 0, 6), (1000, 2, 0, 2), (1, 8, 0, 1), (15, 8, 2, 2), (15, 8, 8, 6)],
+    ("memory", "cores", "gpus", "steps", "count"),
+    [
+        *((15, 8, 0, 100, 4), (1000, 8, 0, 100, 6), (1000, 2, 0, 100, 2), (1, 8, 0, 100, 1)),
+        *((1000, 8, 0, 5, 3), (1000, 8, 0, 1, 1), (1000, 8, 0, None, 1)),
+        *((15, 8, 2, 1, 2), (15, 8, 8, 1, 6)),
+    ],
 )
-def test_as_many_workers_as_there_are_cores_runs_and_room(
-    make_recipe: Make, monkeypatch: pytest.MonkeyPatch, *, memory: int, cores: int, gpus: int, count: int
-) -> None:
-    """A step of 2 GiB takes 3 with the libraries, and four fifths of the memory may be taken."""
-    plan = SimpleNamespace(planned=[SimpleNamespace(memory=SimpleNamespace(total=2 << 30))])
+def test_as_many_workers_as_have_a_core_a_run_room_and_work(
+    make_recipe: Make, monkeypatch: pytest.MonkeyPatch, *, memory: int, cores: int, gpus: int,
+    steps: int | None, count: int,
+) -> None:  # fmt: skip
+    """A step of 2 GiB takes 3 with the libraries, and four fifths of the memory may be taken.
+
+    Three runs of five steps are 7.5e12 operations for each method.
+    """
+    step = {"memory": SimpleNamespace(total=2 << 30), "flops": 25 * 10**10, "steps": steps}
+    plan = SimpleNamespace(planned=[SimpleNamespace(name=name, **step) for name in ("lora", "prefix")])
     monkeypatch.setattr(workers, "forecast", lambda *_, **__: plan)
     monkeypatch.setattr(workers, "this_machine", lambda _: SimpleNamespace(memory_bytes=memory << 30))
     monkeypatch.setattr(workers, "_cores", lambda: cores)

@@ -33,6 +33,9 @@ from deltatune.training.given import cgroups
 
 SHARE = 0.8
 """Of the memory that is there, what workers may take together by prediction."""
+WORK = 2 * 10**12
+"""Operations of training that each worker should have: about twenty seconds of a core. A start takes half
+of that: eight runs of 0.8e12 operations together took 18 s in one process, 26 s in two."""
 FAILED_RUNS = 2
 """The exit code of a comparison in which a run failed, or of a user's mistake."""
 SHARED = ("Comparing", PROGRESS)
@@ -45,16 +48,18 @@ def automatic(recipe: Recipe, observer: Observer) -> int:
     """How many workers there should be: one for each GPU, else one for each core, but no more than runs.
 
     Without a GPU, each takes what a step takes by prediction, and its own interpreter and libraries: as many
-    as have room. A thread each is what measuring says: two workers of one thread took 0.66 to 0.77 of the
-    time of one process with two (docs/measured/performance.md; `benchmarks/workers.py` measures it again).
+    as have room, and as have enough to do. A thread each is what measuring says, where there is enough: two
+    workers of one thread took 0.66 to 0.77 of the time of one process with two on an Intel Xeon, 0.96 to 0.99
+    on an AMD EPYC (`benchmarks/workers.py`, docs/how-to/several-processes.md).
     """
-    runs = sum(runs_of(recipe, entry) for entry in recipe.methods)
+    runs = {entry.name: runs_of(recipe, entry) for entry in recipe.methods}
     if gpus := _gpus():
-        return min(runs, len(gpus))
-    plan = forecast(recipe, observer=observer)
-    steps = [entry.memory.total + OVERHEAD for entry in plan.planned]
+        return min(sum(runs.values()), len(gpus))
+    planned = forecast(recipe, observer=observer).planned
+    steps = [entry.memory.total + OVERHEAD for entry in planned]
     room = int(this_machine(device_of(recipe.device)).memory_bytes * SHARE / max(steps)) if steps else 1
-    return max(1, min(runs, _cores(), room))
+    busy = sum(entry.flops * (entry.steps or 0) * runs[entry.name] for entry in planned) // WORK
+    return max(1, min(sum(runs.values()), _cores(), room, busy))
 
 
 def compare_by_workers(command: Sequence[str], out: Path, count: int, observer: Observer) -> Leaderboard:
