@@ -8,6 +8,7 @@ NOTHING = "\u2013"
 """What stands for a number that is not known."""
 _COUNTS = ((1e9, "B"), (1e6, "M"), (1e3, "k"))
 _BYTES = ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
+_JOULES = ((1e9, "GJ"), (1e6, "MJ"), (1e3, "kJ"))
 _FLOPS = ((1e15, "PFLOP"), (1e12, "TFLOP"), (1e9, "GFLOP"), (1e6, "MFLOP"))
 
 
@@ -33,6 +34,11 @@ def size(value: float | None) -> str:
 def work(value: float | None) -> str:
     """Floating-point operations, in three digits: `3.00 TFLOP`."""
     return _scaled(value, _FLOPS, "FLOP")
+
+
+def energy(joules: float | None) -> str:
+    """Joules, in three digits: `1.24 kJ`."""
+    return _scaled(joules, _JOULES, "J")
 
 
 def duration(seconds: float | None) -> str:

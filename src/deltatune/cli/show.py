@@ -17,6 +17,7 @@ from deltatune.report import display
 from deltatune.report.costs import take
 from deltatune.report.curve import drawn, read_curves
 from deltatune.report.load import mean_step_memory, of_board
+from deltatune.report.lost import lost_by_run
 from deltatune.report.tasks import TASK_HEADINGS, task_cells
 from deltatune.report.verdict import caveat, verdict
 from deltatune.report.words import plain
@@ -135,11 +136,18 @@ def result(run: RunResult) -> None:
             "file": units.size(cost.file_bytes),
             "training": f"{units.duration(cost.train_seconds)}, {cost.steps:,} steps"
             + (f", by {cost.processes} processes" if cost.processes > 1 else ""),
+            **(
+                {"energy": f"{units.energy(cost.energy_joules)} of {cost.energy_of}"}
+                if cost.energy_joules
+                else {}
+            ),
             "evaluation": units.duration(cost.evaluation_seconds),
             "memory of a step": units.size(mean_step_memory([run])),
             "memory of the process": units.size(cost.peak_memory_bytes),
         },
     )
+    if run.lost and (cells := lost_by_run(run.lost)):
+        output.fields("\nWhat is lost", cells)
     if run.tasks:
         on_tasks(run)
 

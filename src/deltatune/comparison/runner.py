@@ -19,6 +19,7 @@ from deltatune.comparison.choice import Chosen, choose
 from deltatune.comparison.curve import CURVE, train_curves, warn_of_rows
 from deltatune.comparison.folder import KIND, VOUCHED, clear, require_own_folder, require_same_recipe
 from deltatune.comparison.judged import read_judged
+from deltatune.comparison.lost import with_losses
 from deltatune.comparison.many import contest
 from deltatune.comparison.noise import noise_floor
 from deltatune.comparison.require_comparable import (
@@ -260,6 +261,7 @@ def leaderboard(
     ranked = [
         row.model_copy(update={"rank": ranks.get(row.name), "interval": bounds.get(row.name)}) for row in rows
     ]
+    ranked = with_losses(ranked, results, out)
     order = {name: (-1 if up else 1) * score for name, score in scores.items()}
     ranked.sort(key=lambda row: (row.rank or math.inf, order.get(row.name, math.inf)))
     return Leaderboard(

@@ -15,7 +15,7 @@ from deltatune.recipe.base_sections import ModelSpec
 from deltatune.recipe.grid import expand_grids
 from deltatune.recipe.problems import as_recipe_error
 from deltatune.recipe.schema import Recipe
-from deltatune.recipe.sections import PLAIN_CHAT
+from deltatune.recipe.sections import BUNDLED_TEXT, PLAIN_CHAT
 from deltatune.recipe.yaml_text import DEEPEST, parse_yaml
 
 MOST = 2**63
@@ -222,8 +222,11 @@ def _resolve_paths(recipe: Recipe, root: Path) -> Recipe:
     ]
     tasks = recipe.evaluation.tasks
     tasks = tasks and [str((root / name).resolve()) for name in tasks]
+    general = recipe.evaluation.general
+    if general and general != BUNDLED_TEXT and not is_remote(general):
+        general = str((root / general).resolve())
     sections = {
-        "evaluation": recipe.evaluation.model_copy(update={"tasks": tasks}),
+        "evaluation": recipe.evaluation.model_copy(update={"tasks": tasks, "general": general}),
         "data": data.model_copy(update=changes),
         "model": _resolve_model(recipe.model, root),
         "methods": entries,

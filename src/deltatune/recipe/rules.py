@@ -186,6 +186,13 @@ def _task(recipe: RecipeFields) -> Iterator[Conflict]:
             "evaluation.tasks",
             f"is for the task {' or '.join(fitting)}; {task.name} does not go on with text.",
         )
+    if recipe.evaluation.general and not task.writes_text:
+        fitting = tasks_that(lambda task: task.writes_text)
+        yield (
+            "evaluation.general",
+            f"is for the task {listing(fitting, 'or')}; a base for {task.name} has no head that predicts "
+            "text, so it has no loss on any.",
+        )
     if data.packing is True and not task.packs:
         fitting = tasks_that(lambda task: task.packs)
         yield "data.packing", f"(true) is for the task {listing(fitting, 'or')}; {task.name} pads its rows."

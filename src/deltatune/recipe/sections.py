@@ -28,6 +28,8 @@ IMAGE_FORMATS = ("image-folder", "npz")
 CONVERSATION_FORMS = ("messages", "sharegpt", "alpaca", "prompt-completion")
 """Formats that say how rows write conversations; the format of the file is told by its name beside them."""
 PARTS = ("train", "validation", "test")
+BUNDLED_TEXT = "bundled"
+"""The general text that comes along."""
 CHAT = "chat"
 """The template that stands for the tokenizer's own chat template."""
 
@@ -214,7 +216,7 @@ class Decoding(Section):
 class EvaluationSpec(Decoding):
     """What is measured, and how text is generated for it. The test rows are used once, at the end."""
 
-    later = ("positive", "tasks")
+    later = ("positive", "tasks", "general", "latency")
 
     metrics: Literal["auto"] | Annotated[list[Metric | Literal["rouge"]], Field(min_length=1)] = "auto"
     """Metrics to report, `rouge` meaning all of its kinds; `auto`: all that fit the task."""
@@ -229,5 +231,12 @@ class EvaluationSpec(Decoding):
     tasks: Annotated[list[Text], Field(min_length=1)] | None = None
     """Task files of lm-evaluation-harness, or folders of them, with local data: at the end of a run they are
     scored on the base alone and with the delta. For decoders. Code that they name is not run."""
+    general: Text | None = None
+    """Text on which forgetting is measured: its loss on the base alone and with the delta, at the end of a
+    run. `bundled`: 70 short texts that come along; or a text file (blank lines part documents), or rows with
+    a column `text`. For decoders, and encoder-decoders like T5. Null: it is not measured."""
+    latency: Bool | None = None
+    """Whether answers to a few test rows are timed at the end of a run: of the base alone, with the delta,
+    and with the delta folded into the weights, where it can be. Null: no."""
     batch_size: Count = 32
     """Rows that are evaluated at once."""

@@ -143,6 +143,11 @@ def size(value: float | None) -> str:
     return _narrow(units.size(value))
 
 
+def energy(joules: float | None) -> str:
+    """Joules: `1.24 kJ`."""
+    return _narrow(units.energy(joules))
+
+
 def duration(seconds: float | None) -> str:
     """A time: `0.4 s`, `41 s`, `3 min 20 s`, `2 h 5 min`."""
     return _narrow(units.duration(seconds))

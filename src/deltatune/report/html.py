@@ -22,6 +22,7 @@ from deltatune.report.examples import examples
 from deltatune.report.figures import Figure
 from deltatune.report.label_sets import label_sets
 from deltatune.report.load import Comparison, Method
+from deltatune.report.lost import losses
 from deltatune.report.memory import memory
 from deltatune.report.reproduce import reproduce
 from deltatune.report.run import Run
@@ -104,6 +105,7 @@ def content(page: Page, curves: list[Figure]) -> dict[str, Any]:
         "costs": figures.against_cost(comparison, page.series),
         "classes": classes(comparison, page.series),
         "entities": entity_classes(comparison),
+        "lost": losses(comparison),
         "tasks": on_tasks(comparison),
         "heats": [*heat.grids(comparison), *heat.learned_ranks(comparison)],
     }

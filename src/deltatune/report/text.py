@@ -15,6 +15,7 @@ from deltatune.report import display
 from deltatune.report.costs import take
 from deltatune.report.curve import Drawn, drawn, read_curves
 from deltatune.report.load import Comparison, Method
+from deltatune.report.lost import LOST_KEYS, losses, lost_numbers, lost_table
 from deltatune.report.reproduce import reproduce
 from deltatune.report.tasks import TASK_HEADINGS, OnTask, on_tasks
 from deltatune.report.verdict import caveat, verdict
@@ -26,6 +27,7 @@ _COSTS = (
     "stored_parameters",
     "total_parameters",
     "train_seconds",
+    "energy_joules",
     "evaluation_seconds",
     "tokens_per_second",
     "step_memory_bytes",
@@ -81,6 +83,8 @@ def render_markdown(comparison: Comparison) -> str:
     parts = [title, *_advice(comparison), words, "\n".join(lines), caveat(comparison)]
     for curve in drawn(read_curves(comparison.folder), {}, comparison.board.worth):
         parts += [f"## {curve.title}", markdown_cell(plain(curve.words)), _points(curve)]
+    if lost := losses(comparison):
+        parts += ["## What is lost", _grid(lost_table(lost)), *map(markdown_cell, lost.notes)]
     if tasks := on_tasks(comparison):
         parts += ["## Tasks of lm-evaluation-harness", _on_tasks(tasks)]
     if comparison.warnings:
@@ -90,20 +94,20 @@ def render_markdown(comparison: Comparison) -> str:
 
 def _points(curve: Drawn) -> str:
     """The points of curves, as a table."""
-    cells = [["Method", *curve.head], ["---"] * (1 + len(curve.head))]
-    cells += [
-        [markdown_cell(name), *map(markdown_cell, row)]
-        for name, row in zip(curve.names, curve.table, strict=True)
-    ]
-    return "\n".join(f"| {' | '.join(row)} |" for row in cells)
+    rows = ([name, *row] for name, row in zip(curve.names, curve.table, strict=True))
+    return _grid([["Method", *curve.head], *rows])
 
 
 def _on_tasks(tasks: Sequence[OnTask]) -> str:
     """The base alone and with the delta, on the same rows."""
-    head = ["method", "seed", *TASK_HEADINGS]
-    rows = [[one.method.name, str(one.seed), *one.cells] for one in tasks]
-    cells = [head, ["---"] * len(head), *([markdown_cell(text) for text in row] for row in rows)]
-    return "\n".join(f"| {' | '.join(row)} |" for row in cells)
+    rows = ([one.method.name, str(one.seed), *one.cells] for one in tasks)
+    return _grid([["method", "seed", *TASK_HEADINGS], *rows])
+
+
+def _grid(rows: Sequence[Sequence[str]]) -> str:
+    """A table, of which the first row has the headings."""
+    head, *body = ([markdown_cell(text) for text in row] for row in rows)
+    return "\n".join(f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *body))
 
 
 def _advice(comparison: Comparison) -> list[str]:
@@ -148,8 +152,12 @@ def render_csv(comparison: Comparison) -> str:
 def table(comparison: Comparison) -> list[list[Any]]:
     """The names of the columns, then a line a method, the ranked ones first; None where there is no value."""
     keys = list(dict.fromkeys(key for method in comparison.methods for key in method.metrics))
-    records = (_record(method, keys, comparison.model) for method in comparison.order)
-    return [[*_COLUMNS, *keys, *_COSTS], *records]
+    lost = any(method.row.lost for method in comparison.methods)
+    records = (
+        [*_record(method, keys, comparison.model), *(lost_numbers(method) if lost else ())]
+        for method in comparison.order
+    )
+    return [[*_COLUMNS, *keys, *_COSTS, *(LOST_KEYS if lost else ())], *records]
 
 
 def render_json(comparison: Comparison) -> str:

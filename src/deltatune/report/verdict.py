@@ -11,6 +11,7 @@ from deltatune.report import display
 from deltatune.report.costs import best, cheapest
 from deltatune.report.display import difference, in_sentence, interval, metric, style
 from deltatune.report.load import Comparison, Method
+from deltatune.report.lost_words import lost_words
 from deltatune.report.ranking import RANK_RULE
 from deltatune.report.words import Name, Sentence
 
@@ -75,6 +76,7 @@ def verdict(comparison: Comparison) -> list[Sentence]:
     sentences += _needed(comparison, top)
     sentences += _tuned(comparison)
     sentences += _stopped(comparison)
+    sentences += lost_words(comparison)
     return sentences + _failures(comparison)
 
 

@@ -45,6 +45,7 @@ from deltatune.results.leaderboard import (
     Trial,
     Tuning,
 )
+from deltatune.results.lost import GeneralLoss, Latency, Lost, Ratio
 from deltatune.results.parts import (
     BaseUsed,
     Budget,
@@ -117,13 +118,16 @@ __all__ = [
     "Failure",
     "Fit",
     "Gain",
+    "GeneralLoss",
     "GitState",
     "Halving",
     "KeptMetric",
+    "Latency",
     "LawPoint",
     "Leaderboard",
     "LeaderboardRow",
     "LeftOut",
+    "Lost",
     "Machine",
     "MeanCost",
     "MergedModel",
@@ -148,6 +152,7 @@ __all__ = [
     "Prediction",
     "Profile",
     "Rates",
+    "Ratio",
     "Reading",
     "Record",
     "RefusedWants",

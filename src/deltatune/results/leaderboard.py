@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from deltatune.results.lost import Lost
 from deltatune.results.parts import DataUsed, Failure
 from deltatune.results.record import SCHEMA, Number, Record
 from deltatune.results.timeline import Phase
@@ -32,6 +33,10 @@ class MeanCost(Record):
     """Peak of all runs that were trained at once."""
     train_seconds: Number | None = None
     """Time in training steps."""
+    energy_joules: Number | None = None
+    """Energy of training steps, of all of what `energy_of` names; null where no counter can be read."""
+    energy_of: str | None = None
+    """Whose counters it is of."""
     evaluation_seconds: Number | None = None
     """Time of evaluating the test rows."""
     tokens_per_second: Number | None = None
@@ -178,6 +183,8 @@ class LeaderboardRow(Record):
     """Whether it is an untuned base with a random head, which has no rank and is in no pair."""
     train_seconds: list[float] | None = None
     """Seconds of training of each seed; left out if runs were trained at once."""
+    lost: Lost | None = None
+    """What is lost by it: forgetting, time of an answer; null if that was not asked for."""
 
 
 class Pair(Record):

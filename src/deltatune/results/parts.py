@@ -182,6 +182,11 @@ class Cost(Record):
     """Peak of all runs that were trained at once."""
     train_seconds: float
     """Time in training steps; of runs that were trained at once, the share by tokens."""
+    energy_joules: float | None = None
+    """Energy of the same time, of all of what `energy_of` names, whatever else ran on it; null where no
+    counter can be read, and of runs that several processes made."""
+    energy_of: str | None = None
+    """Whose counters it is of: sockets, their memory, a GPU."""
     evaluation_seconds: float
     """Time of evaluating the test rows."""
     tokens_per_second: float | None = None

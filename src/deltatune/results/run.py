@@ -10,6 +10,7 @@ from deltatune.errors import DeltatuneError
 from deltatune.phrasing import short
 from deltatune.results.certificate import CertificateLine
 from deltatune.results.harness import TaskScore
+from deltatune.results.lost import Lost
 from deltatune.results.parts import (
     BaseUsed,
     Budget,
@@ -69,6 +70,8 @@ class RunResult(_Run):
     """By part of the data."""
     tasks: list[TaskScore] = Field(default_factory=list)
     """Scores on tasks of lm-evaluation-harness, beside the base's; what each row adds is in tasks.jsonl."""
+    lost: Lost | None = None
+    """What is lost by the delta, where that was asked for; what each document adds is in general.jsonl."""
     signatures: dict[str, str] = Field(default_factory=dict)
     """What metrics were computed by, such as sacreBLEU's signature, by name."""
     cost: Cost

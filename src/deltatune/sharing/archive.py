@@ -37,8 +37,8 @@ _MOST_OF_MANIFEST = 32 << 20
 _CHUNK = 1 << 20
 _AT_TOP = ("leaderboard.json", "curve.json", "choosing.json", "report.html")
 _OF_RUN = (
-    "result.json", "certificate.json", "metrics.jsonl", "predictions.jsonl", "tasks.jsonl", "recipe.yaml",
-    "manifest.json", "adapter/deltatune.json",
+    "result.json", "certificate.json", "metrics.jsonl", "predictions.jsonl", "tasks.jsonl", "general.jsonl",
+    "recipe.yaml", "manifest.json", "adapter/deltatune.json",
 )  # fmt: skip
 _PART = re.compile(r"[^\x00-\x1f\x7f/\\:*?\"<>|]+")
 _AGAIN = "Have it packed and sent again; nothing was written."

@@ -22,7 +22,7 @@ from deltatune.sharing.public import OURS, PREDICTIONS, RECIPE, RESULT, public_l
 from deltatune.sharing.scrub import Scrubber
 
 SUFFIX = ".dtz"
-_LINES = {"metrics.jsonl": False, PREDICTIONS: True, "tasks.jsonl": True}
+_LINES = {"metrics.jsonl": False, PREDICTIONS: True, "tasks.jsonl": True, "general.jsonl": False}
 """JSONL files, and whether their lines hold rows."""
 _OF_COMPARISON = ("leaderboard.json", "curve.json", "choosing.json", RECIPE)
 _OF_RUN = (RESULT, "certificate.json", *_LINES, RECIPE, f"adapter/{OURS}")

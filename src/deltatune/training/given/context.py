@@ -22,10 +22,12 @@ from deltatune.core.model import AdaptedModel
 from deltatune.core.offload import place_of_rest
 from deltatune.data.dataset import Dataset
 from deltatune.data.encode import Encoder
+from deltatune.data.general import GeneralText, read_general
 from deltatune.data.load import load_data
 from deltatune.data.subsets import narrowed
 from deltatune.errors import ChangedError
 from deltatune.evaluation.harness import Scored, metrics_of, require_harness
+from deltatune.evaluation.loss import RowLoss
 from deltatune.evaluation.task_files import TaskFile, read_task_files
 from deltatune.models.fingerprint import checksum, fingerprint_beside
 from deltatune.models.load import LoadedBase, load_base
@@ -119,6 +121,10 @@ class Context:
     """The tasks that `tasks` has read."""
     base_on_tasks: dict[str, dict[str, Scored]] = field(default_factory=dict)
     """What bases alone score on them, by the hash of the weights."""
+    general: GeneralText | None = None
+    """Documents on which forgetting is measured; None: it is not asked for."""
+    base_on_general: dict[tuple[str, int], list[RowLoss]] = field(default_factory=dict)
+    """Losses of bases alone on them, by the hash of the weights and the tokens that are read of each."""
     _begun_in: dict[tuple[str, str | None], str] = field(default_factory=dict)
     """By base: the dtype that `precision: auto` meant when runs were begun, maybe on another machine."""
 
@@ -136,7 +142,9 @@ class Context:
             read_start(entry)
             require_gpu_ways(recipe, entry, base_dtype(entry.train.precision, device_of(recipe.device)))
         observer.stage("Reading the data")
-        context = cls(recipe, observer, read_data(recipe))
+        general = recipe.evaluation.general
+        text = None if general is None else read_general(general)
+        context = cls(recipe, observer, read_data(recipe), general=text)
         require_part(context.dataset, "test")
         for dataset in context.datasets.values():
             for warning in dataset.warnings:

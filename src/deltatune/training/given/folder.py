@@ -18,8 +18,8 @@ KIND = "run"
 CHECKPOINTS = "checkpoints"
 """The folder of the deltas of its checkpoints, within its own."""
 WRITES = (
-    "result.json", "resume", "metrics.jsonl", "predictions.jsonl", "tasks.jsonl", "certificate.json",
-    "error.txt",
+    "result.json", "resume", "metrics.jsonl", "predictions.jsonl", "tasks.jsonl", "general.jsonl",
+    "certificate.json", "error.txt",
     CHECKPOINTS, "adapter", "recipe.yaml",
 )  # fmt: skip
 """All that a run writes into its folder besides its manifest, in the order in which it may be removed."""

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from deltatune.core.model import AdaptedModel
 from deltatune.errors import Stopped
+from deltatune.training.given.energy import Spent
 
 MicroBatch = tuple[list[int], dict[str, Tensor]]
 """Its rows, and what the encoder makes of them."""
@@ -32,6 +33,8 @@ class Progress:
     """Tokens that went through the model, padding not counted."""
     seconds: float = 0.0
     """Time spent in training steps; of a step that was made with others, the run's share."""
+    joules: float | None = 0.0
+    """Energy of the same time; None where it is not counted, or was not in a part of the run."""
     best: float | None = None
     """Best validation result so far."""
     best_step: int = 0
@@ -55,6 +58,11 @@ class Progress:
     raced: int = 1
     """Most runs that ever made a step together, this one included."""
 
+    def spend(self, *spent: Spent) -> None:
+        """Add what a step took."""
+        for each in spent:
+            self.seconds, self.joules = Spent(self.seconds, self.joules).plus(each)
+
 
 @dataclass(frozen=True)
 class Request:
@@ -76,7 +84,7 @@ class Gradients:
     """The micro-batches that it is of."""
     weight: float
     """What it is the mean over: labels, each with its class's weight."""
-    seconds: float
+    spent: Spent
     """What it took; of a pass for several runs, the share of this one's tokens."""
     raced: int = 1
     """Runs that the pass was for."""

@@ -27,6 +27,7 @@ from deltatune.recipe.kinds import seconds_of
 from deltatune.recipe.schema import TrainSpec
 from deltatune.tasks import TASKS
 from deltatune.training.given.digests import Inputs
+from deltatune.training.given.energy import meter_of
 from deltatune.training.loop.accelerate import Accelerate
 from deltatune.training.loop.checkpoints import Checkpoints
 from deltatune.training.loop.clip import clipped
@@ -106,7 +107,7 @@ class Trainer:
         self.accelerate = Accelerate(self.model.device, self.spec.trackers, self.out)
         self.log = RunLog(self.out, self.spec, self.accelerate)
         model, spec, task, packed = self.model, self.spec, self.encoder.task, self.progress.packs
-        device, say = model.device, self.observer
+        device, say, self.meter = model.device, self.observer, meter_of(model.device)
         self.optimizer = build_optimizer(self.adapter, model.view, spec, self.rates, device, say)
         rows = len(self.train.lengths)
         self.per_epoch, self.total = spec.steps_per_epoch(rows), spec.steps(rows)
@@ -125,8 +126,7 @@ class Trainer:
         self._quantized = quant.describe(self.model.base) is not None
         self._method = self.model.configs[self.name].name
         self.autocasts = bool(self.adapter.own) and dtype != torch.float32
-        clock = self.adapter.clock
-        self.losses = Losses(model, clock, task, self.class_weights, self.autocasts, spec.loss)
+        self.losses = Losses(model, self.adapter.clock, task, self.class_weights, self.autocasts, spec.loss)
 
     @property
     def resume_folder(self) -> Path:
@@ -208,7 +208,8 @@ class Trainer:
             observer=self.observer,
         )
         self.progress.keeps_trunk = self.trunk is not None
-        self.progress.seconds += self.trunk.seconds if self.trunk else 0.0
+        if self.trunk:
+            self.progress.spend(self.trunk.spent)
 
     def _steps(self) -> Generator[Request, Gradients]:
         progress = self.progress
@@ -260,14 +261,14 @@ class Trainer:
 
     def _step(self, rows: list[int], epoch: int, *, alone: bool) -> Generator[Request, Gradients]:
         """One optimizer step on `rows`, in micro-batches whose losses are weighted by their targets."""
-        started = time.perf_counter()
+        begun = self.meter.read()
         progress, spec, first = self.progress, self.spec, self.progress.step == 0
         before = snapshot(self.adapter) if first else {}
         share = lr_factor(progress.step, self.total, spec.warmup, spec.schedule)
         self.rates.set(self.optimizer, self.adapter, share)
-        spent = time.perf_counter() - started
+        prepared = self.meter.read().since(begun)
         answer = yield Request(rows, alone=alone or self.micro.size < len(rows))
-        started = time.perf_counter() - spent - answer.seconds
+        begun = self.meter.read()
         progress.raced = max(progress.raced, answer.raced)
         progress.micro_batch = self.micro.size
         limit, step = spec.max_grad_norm, progress.step + 1
@@ -282,7 +283,7 @@ class Trainer:
             self.certificate.learned(self.adapter, before, lambda: self._loss_of(answer))
         self.optimizer.zero_grad(set_to_none=True)
         progress.tokens += sum(self.train.lengths[row] for row in rows)
-        progress.seconds += time.perf_counter() - started
+        progress.spend(prepared, answer.spent, self.meter.read().since(begun))
         self._log(
             {
                 "step": progress.step,
@@ -300,14 +301,14 @@ class Trainer:
 
     def gradients(self, rows: list[int]) -> Gradients:
         """Answer the run's request for `rows`, which then are alone in the model."""
-        started = time.perf_counter()
+        begun = self.meter.read()
         self.train_mode()
         first = self.progress.step == 0
         with code_explained(self.model, self._method) if first else contextlib.nullcontext():
             losses, micro, weight = self.shared.step(
                 lambda: self.micro.fitting(lambda size: self._backward(rows, size))
             )
-        return Gradients(losses, micro, weight, time.perf_counter() - started)
+        return Gradients(losses, micro, weight, self.meter.read().since(begun))
 
     def train_mode(self) -> None:
         """Switch to training, which an evaluation, of this run or another, may have left."""
@@ -386,14 +387,13 @@ class Trainer:
         state = load_state(self.resume_folder)
         self.inputs.require_same(state.get("inputs"), self.observer.warn)
         with state_explained(self.resume_folder):
-            self.progress = Progress(**state["progress"])
-            self.micro = MicroBatches(
-                self.spec, self.adapter, self.observer, self.model.device, self.progress.micro_batch
-            )
+            self.progress = Progress(**{"joules": None} | state["progress"])
+            spec, say, device = self.spec, self.observer, self.model.device
+            self.micro = MicroBatches(spec, self.adapter, say, device, self.progress.micro_batch)
             if self.validation is not None:
                 self.validation.best = state["best"]
             self.certificate.take(state_lines(state["certificate"], self.resume_folder))
-            load_adapter_state(self.adapter, state["adapter"], self.model.device)
+            load_adapter_state(self.adapter, state["adapter"], device)
             load_optimizer_state(self.optimizer, self.parameters, state["optimizer"])
             set_random_states(state["rng"])
         self.log_digest = state.get("log")

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -25,6 +24,7 @@ from deltatune.core.model import AdaptedModel
 from deltatune.data.encode import Encoder
 from deltatune.observer import Observer
 from deltatune.tasks.task import Feature
+from deltatune.training.given.energy import Spent, meter_of
 from deltatune.training.given.machine import available_memory
 from deltatune.training.proof.equal_logits import logits, rounding
 
@@ -49,7 +49,7 @@ class TrunkCache:
         kept: Their bytes, [positions, bytes of a position].
         places: For each row, its first position and how many it has.
         like: A tensor with their type, on the device that they shall go to.
-        seconds: How long it took to record them.
+        spent: What it took to record them.
     """
 
     def __init__(
@@ -58,11 +58,11 @@ class TrunkCache:
         kept: NDArray[np.uint8],
         places: Sequence[tuple[int, int]],
         like: Tensor,
-        seconds: float,
+        spent: Spent,
     ) -> None:
         self._trunk, self._kept, self._places = trunk, kept, places
         self._type, self._device = like.dtype, like.device
-        self.seconds = seconds
+        self.spent = spent
 
     def replaying(self, rows: Sequence[int]) -> AbstractContextManager[None]:
         """Within the block, one forward pass on the batch of `rows` does not run the trunk."""
@@ -105,7 +105,8 @@ def record_trunk(
     trunk = trunk_of(model, name)
     if trunk is None or len(features) < FEWEST:
         return None
-    started = time.perf_counter()
+    meter = meter_of(model.device)
+    begun = meter.read()
     model.eval()
     recorder = _Recorder(model, trunk, encoder, features)
     like = recorder.tried()
@@ -136,7 +137,7 @@ def record_trunk(
         f"Frozen layers' cache: the outputs of {trunk.what} for {len(features):,} rows "
         f"({units.size(size)} in {where})."
     )
-    return TrunkCache(trunk, kept, places, like, time.perf_counter() - started)
+    return TrunkCache(trunk, kept, places, like, meter.read().since(begun))
 
 
 def _groups(order: Sequence[int], lengths: Sequence[int], most: int) -> Iterator[list[int]]:

@@ -27,8 +27,9 @@ def joint_gradients(asked: Sequence[tuple[Trainer, list[int]]]) -> list[Gradient
     Raises:
         DeltatuneError: Rows cannot be told apart somewhere in this base.
     """
-    started, worked = time.perf_counter(), time.process_time()
     trainers = [trainer for trainer, _ in asked]
+    meter, worked = trainers[0].meter, time.process_time()
+    begun = meter.read()
     model, encoder = trainers[0].model, trainers[0].encoder
     features = [trainer.train.features[row] for trainer, rows in asked for row in rows]
     batch = to_device(encoder.collate(features), model.device)
@@ -53,11 +54,11 @@ def joint_gradients(asked: Sequence[tuple[Trainer, list[int]]]) -> list[Gradient
         penalties = [penalty for each in trainers if (penalty := each.adapter.penalty()) is not None]
         torch.stack([*losses, *penalties]).sum().backward()
     synchronize(model.device)  # else the first run's step would wait, and be said to have taken, for all
-    seconds, worked = time.perf_counter() - started, time.process_time() - worked
+    spent, worked = meter.read().since(begun), time.process_time() - worked
     lengths = [sum(trainer.train.lengths[row] for row in rows) for trainer, rows in asked]
     shares = [length / sum(lengths) for length in lengths]
     return [
-        Gradients([loss.detach()], [(rows, part)], divisor, seconds * share, len(asked), worked * share)
+        Gradients([loss.detach()], [(rows, part)], divisor, spent.share(share), len(asked), worked * share)
         for (_, rows), loss, part, divisor, share in zip(
             asked, losses, batches, divisors, shares, strict=True
         )

@@ -123,7 +123,7 @@ def advanced(training: Training, gradients: Gradients | None = None) -> Waiting 
     """Let the loop run to its next request, or its end; what it wants alone is answered on the way."""
     steps, trainer, run = training.steps, training.trainer, training.begun.run
     if gradients is not None and gradients.raced > 1:
-        run.timeline.add("training", gradients.seconds, gradients.processor_seconds)
+        run.timeline.add("training", gradients.spent.seconds, gradients.processor_seconds)
     try:
         with _acting(run), trainer.explained(), phase("training"):
             try:

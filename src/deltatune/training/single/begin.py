@@ -29,6 +29,7 @@ from deltatune.training.proof.kernels import check_kernels
 from deltatune.training.proof.own_code import check_own_code
 from deltatune.training.proof.packing import try_packing
 from deltatune.training.proof.padding import check_padding
+from deltatune.training.single.lost import documents_of
 from deltatune.training.single.parts import Begun, Run
 from deltatune.training.single.result import rows_used
 
@@ -45,6 +46,7 @@ def begin(run: Run, pause: Pause | None = None) -> Begun:
     """
     name = f"{run.entry.name} (seed {run.seed})"
     run.context.hold(name, run.about_base, rows_used(run), run.base.fingerprint, run.origin)
+    documents_of(run)  # what cannot be read is told before hours of training
     torch.manual_seed(run.seed)
     trains, labels = run.config.trains, run.encoder.labels  # in the order of the model's outputs
     if labels:

@@ -18,6 +18,7 @@ from deltatune.tasks.label_sets import HALF
 from deltatune.timeline import phase
 from deltatune.training.given.folder import KIND, WRITES, peak_before
 from deltatune.training.loop.steps import Progress
+from deltatune.training.single.lost import what_is_lost
 from deltatune.training.single.on_tasks import score_tasks
 from deltatune.training.single.parts import Begun, Run
 from deltatune.training.single.result import finished, paused_at
@@ -59,7 +60,7 @@ def _result(begun: Begun, progress: Progress, peak: int) -> RunResult:
     _save(run)
     threshold = _threshold(run)
     evaluation, validation = _evaluate(run, progress, threshold)
-    on_tasks = score_tasks(run)
+    on_tasks, lost = score_tasks(run), what_is_lost(run)
     monotonous = one_answer(evaluation.predictions) if run.config.trains else None
     if monotonous:
         run.observer.warn(f"{run.entry.name} {monotonous}")
@@ -75,6 +76,7 @@ def _result(begun: Begun, progress: Progress, peak: int) -> RunResult:
         evaluation=evaluation,
         validation=validation,
         on_tasks=on_tasks,
+        lost=lost,
         threshold=threshold,
         one_answer=monotonous,
         description=description,

@@ -14,6 +14,7 @@ from deltatune.results import (
     SCHEMA,
     Cost,
     DataUsed,
+    Lost,
     Metrics,
     Padding,
     PausedCost,
@@ -27,6 +28,7 @@ from deltatune.results import (
     StepMemory,
     TaskScore,
 )
+from deltatune.training.given.energy import meter_of
 from deltatune.training.given.machine import git_state, versions
 from deltatune.training.loop.steps import Progress
 from deltatune.training.single.parts import Begun, Run
@@ -40,6 +42,7 @@ def finished(
     evaluation: Evaluation,
     validation: dict[str, float],
     on_tasks: list[TaskScore],
+    lost: Lost | None,
     threshold: float | None,
     one_answer: str | None,
     description: str | None,
@@ -54,6 +57,7 @@ def finished(
         validation: Metrics on the validation rows, by key.
         threshold: The probability from which on they have labels given; None where a row has one answer.
         on_tasks: Scores on the harness's tasks.
+        lost: What is lost by the delta; None where that was not asked for.
         one_answer: What is said of it if it has one answer for almost all rows.
         description: What the delta became, of methods that can say it.
     """
@@ -74,6 +78,7 @@ def finished(
         data=rows_used(run),
         metrics=Metrics(validation=validation, test=evaluation.metrics),
         tasks=on_tasks,
+        lost=lost,
         signatures=evaluation.signatures | ({"lm-eval": require_harness()} if on_tasks else {}),
         cost=_cost(run, progress, peak, evaluation.seconds),
         padding=_padding(begun, progress),
@@ -148,6 +153,7 @@ def _cost(run: Run, progress: Progress, peak: int, evaluation_seconds: float) ->
     total = quant.parameter_count(run.base.loaded.model)
     stored = run.adapter.stored()
     race = progress.raced > 1  # what a race takes at its peak is no run's own
+    meter, alone = meter_of(run.base.device), ranks().count == 1
     return Cost(
         trained_parameters=trained,
         stored_parameters=sum(tensor.numel() for tensor in stored.values()),
@@ -160,6 +166,8 @@ def _cost(run: Run, progress: Progress, peak: int, evaluation_seconds: float) ->
         processes=ranks().count,
         race_peak_memory_bytes=peak if race else None,
         train_seconds=progress.seconds,
+        energy_joules=progress.joules if meter.of and alone else None,
+        energy_of=meter.of if alone else None,
         evaluation_seconds=evaluation_seconds,
         tokens_per_second=progress.tokens / progress.seconds if progress.seconds else None,
         file_bytes=(run.out / "adapter" / TENSORS).stat().st_size if stored else 0,
