@@ -15,8 +15,8 @@ from deltatune.comparison.scores import Sample, train_again
 from deltatune.comparison.statistics import intervals
 from deltatune.errors import DataError
 from deltatune.results import AnyResult, GeneralLoss, LeaderboardRow, Lost, RunResult
+from deltatune.training.single.lost import FILE
 
-FILE = "general.jsonl"
 Floats = NDArray[np.float64]
 
 

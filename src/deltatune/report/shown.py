@@ -14,6 +14,7 @@ from deltatune.report import charts, display, figures
 from deltatune.report.classes import classes
 from deltatune.report.heat import Cell, Heat
 from deltatune.report.load import Comparison, Method, mean_step_memory
+from deltatune.report.lost import lost_by_run
 from deltatune.report.plan import memory_chart
 from deltatune.report.run import Run
 from deltatune.results import (
@@ -69,7 +70,7 @@ def run_page(folder: Path, result: RunResult) -> str:
         "Evaluation": units.duration(cost.evaluation_seconds),
         "Memory of a step": units.size(mean_step_memory([result])),
         "File": units.size(cost.file_bytes),
-    }
+    } | (lost_by_run(result.lost) if result.lost else {})
     parts = [("validation", result.metrics.validation), ("test", result.metrics.test)]
     names = dict.fromkeys(name for _, metrics in parts for name in metrics if name != "tokens")  # a count
     scores = [

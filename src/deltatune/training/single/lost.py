@@ -20,6 +20,7 @@ from deltatune.training.given.machine import available_memory
 from deltatune.training.single.parts import Run
 
 FILE = "general.jsonl"
+"""Of a run: what each document of general text adds."""
 NO_ROOM = "a merged copy of the base does not fit into the memory that is left"
 COPIES = 1.5
 """Bytes that are left at least, by those of a copy."""
