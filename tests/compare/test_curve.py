@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
 from deltatune.comparison.runner import compare
 from deltatune.observer import Silent
 from deltatune.recipe import Recipe
 from deltatune.results import Curves, FailedRun
 from deltatune.training.given.folder import read_result
+from tests.compare.test_killed import finish, finished, in_training, kill
 
 Make = Callable[..., Recipe]
 
@@ -111,3 +116,62 @@ def test_a_point_that_fails_is_a_point_with_its_reason(
     assert isinstance(read_result(tmp_path / curve.points[0].runs[0], remedy=""), FailedRun)
     assert curve.law is curve.last is curve.least is None
     assert "failed with rank 2: the cat sat on it" in (tmp_path / "report.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize(
+    "choosing", [{}, {"tune": {"lr": [0.003, 0.01]}, "halving": {"factor": 2, "among": "all"}}]
+)
+def test_killed_and_finished_by_workers_it_is_the_same(
+    make_recipe: Make, tmp_path: Path, choosing: dict[str, Any]
+) -> None:
+    train = {"epochs": 3, "batch_size": 8} | ({} if choosing else {"lr": 0.01})
+    asked = {"rows": [5, 10, 15, "all"], "rank": [2]}
+    made = make_recipe(methods=["lora", "ia3"], train=train, seeds=[0, 1], curve=asked, **choosing)
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump(made.dump(), sort_keys=False), encoding="utf-8")
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    finish(recipe, whole)
+    [by_rows, by_rank] = curves(whole).curves
+    assert [point.at for point in by_rows.points] == [5, 10, 15, 28]
+    assert all(point.status == "done" for point in [*by_rows.points, *by_rank.points])
+    assert by_rows.law is not None
+    assert len(json.loads((whole / "leaderboard.json").read_bytes())["rows"]) == (1 if choosing else 2)
+
+    name = kill(recipe, parts, lambda run: "--rows-10-" in run.name and in_training(run), behind=3)
+    kept = finished(parts)
+    assert f"{name.rpartition('-s')[0]}-s0" == name
+    command = [sys.executable, "-m", "deltatune", "compare", str(recipe), "--out", str(parts)]
+    subprocess.run([*command, "--workers", "2", "--quiet"], check=True, timeout=600)
+    assert kept.items() <= finished(parts).items()  # not run again
+    assert (parts / "curve.json").read_bytes() == (whole / "curve.json").read_bytes()
+    report = (parts / "report.html").read_text(encoding="utf-8")
+    assert "How many rows?" in report
+    assert "Which rank?" in report
+    again = tmp_path / "alone"  # what a run's own recipe makes is the run
+    run = whole / "runs" / name
+    subprocess.run([*command[:3], "train", str(run / "recipe.yaml"), "--out", str(again)], check=True)
+    for file in ("predictions.jsonl", "adapter/adapter_model.safetensors", "adapter/deltatune.json"):
+        if (run / file).exists():
+            assert (again / file).read_bytes() == (run / file).read_bytes()
+
+
+@pytest.mark.slow
+def test_groups_classes_and_runs_at_once(make_classifier: Make, rows: Path, tmp_path: Path) -> None:
+    lines = [json.loads(line) for line in rows.read_text(encoding="utf-8").splitlines()]
+    lines = [{**line, "id": f"{line['id']}.{copy}", "of": line["id"]} for line in lines for copy in range(2)]
+    rows.write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
+    columns = {"input": "text", "target": "title", "id": "id", "group": "of"}
+    changes = {"data.columns": columns, "together": 8, "seeds": [0, 1], "train.max_steps": 4}
+    sets = [f"{key}={json.dumps(value)}" for key, value in changes.items()]
+    told = Told()
+    asked = {"rows": [3, 17, 32], "rank": [2, 4]}
+    compare(make_classifier(*sets, methods=["lora"], curve=asked), tmp_path, observer=told)
+    assert any("3 rows cannot hold each of 8 classes" in warning for warning in told.warnings)
+    by_rows, by_rank = curves(tmp_path).curves
+    assert [point.at for point in by_rows.points][:3] == [2, 16, 32]  # pairs of rows stay whole
+    assert [point.status for point in [*by_rows.points, *by_rank.points]] == ["done"] * 7
+    seen = json.loads((tmp_path / by_rows.points[1].runs[0] / "result.json").read_bytes())
+    assert (seen["data"]["train"], len(seen["data"]["labels"])) == (16, 8)
+    assert any(stage.startswith("2 at once: lora rank=2, seed 0") for stage in told.stages)

@@ -10,7 +10,8 @@ import pytest
 
 from deltatune.errors import DeltatuneError
 from deltatune.report import render
-from deltatune.report.curve import drawn, read_curves, said
+from deltatune.report.curve import drawn, said
+from deltatune.report.load import read_curves
 from deltatune.report.words import plain
 from deltatune.results import Curves
 

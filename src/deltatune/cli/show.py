@@ -15,8 +15,8 @@ from deltatune import units
 from deltatune.cli import output
 from deltatune.report import display
 from deltatune.report.costs import take
-from deltatune.report.curve import drawn, read_curves
-from deltatune.report.load import mean_step_memory, of_board
+from deltatune.report.curve import drawn
+from deltatune.report.load import mean_step_memory, of_board, read_curves
 from deltatune.report.lost import lost_by_run
 from deltatune.report.tasks import TASK_HEADINGS, task_cells
 from deltatune.report.verdict import caveat, verdict

@@ -35,7 +35,6 @@ from deltatune.results import (
     RunResult,
 )
 from deltatune.tasks import TASKS
-from deltatune.tasks.classes import positive_last
 from deltatune.training import Context
 from deltatune.training.given.folder import read_result
 from deltatune.training.race.lanes import Starter
@@ -98,16 +97,14 @@ class CurveRuns:
         )
 
     def _curve(self, planned: _Planned) -> Curve:
-        task = TASKS.get(self.context.recipe.task)
         runs = [
             Runs(point.at, point.asked, point.folders, list(map(self._result, point.folders)))
             for point in planned.points
         ]
-        labels = next((result.data.labels for each in runs for result in each.done), None)
-        if labels and task.has_classes:
-            labels = positive_last(labels, self.context.recipe.evaluation.positive)
-        metric, up = self.board.primary_metric, self.board.higher_is_better
-        measure = Measure(metric, up, labels, task.scored_as, self.context.recipe.worth)
+        recipe, board = self.context.recipe, self.board
+        measure = Measure(
+            board.primary_metric, board.higher_is_better, recipe.task, recipe.evaluation.positive, recipe.worth
+        )
         points = Points(runs, measure, self.out)
         return Curve(
             axis=planned.axis,

@@ -9,10 +9,11 @@ from statistics import fmean
 
 import numpy as np
 
+from deltatune.comparison.judged import read_judged
 from deltatune.comparison.many import contest
 from deltatune.comparison.power_law import Fitted, fitted
 from deltatune.comparison.resampling import Draws
-from deltatune.comparison.scores import AnySample, Floats, read_sample, row_groups, row_ids
+from deltatune.comparison.scores import AnySample, Floats
 from deltatune.results import (
     AnyResult,
     CurvePoint,
@@ -56,10 +57,9 @@ class Measure:
     metric: str
     up: bool
     """Whether a higher score is better."""
-    labels: Sequence[str] | None
-    """As of `read_sample`."""
-    kind: str
-    """As of `read_sample`."""
+    task: str
+    positive: str | None
+    """As of `read_judged`."""
     worth: float | None = None
     """The smallest difference that matters."""
 
@@ -133,14 +133,10 @@ def together(draws: Draws) -> Floats:
 
 def _samples(done: Sequence[Runs], measure: Measure) -> list[AnySample]:
     """What the points scored on the test rows; none if the metric has no value for each row."""
-    if not done:
-        return []
-    files = [[folder / "predictions.jsonl" for folder in each.folders] for each in done]
-    ids = row_ids(files[-1][0])
-    groups = row_groups([files[-1][0]], ids)
-    found = [read_sample(paths, measure.metric, ids, measure.labels, measure.kind) for paths in files]
-    whole = [sample.grouped(groups) for sample in found if sample is not None]
-    return whole if len(whole) == len(found) else []
+    files = {str(n): [folder / "predictions.jsonl" for folder in each.folders] for n, each in enumerate(done)}
+    data = done[-1].done[0].data if done else None
+    found = read_judged(files, measure.metric, measure.task, data, measure.positive).samples
+    return list(found.values()) if len(found) == len(files) else []
 
 
 def _point(runs: Runs, bounds: Sequence[float] | None, metric: str, out: Path) -> CurvePoint:

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
-from deltatune.errors import DeltatuneError
-from deltatune.files import read_json
 from deltatune.report import charts, display
 from deltatune.report.charts import Axis, Dot, Line
 from deltatune.report.figures import Figure
 from deltatune.report.words import Name, Sentence
 from deltatune.results import Curve, CurvePoint, Curves, Failure, Gain
 
-FILE = "curve.json"
 TITLES = {"rows": "How many rows?", "rank": "Which rank?"}
 FEWEST = 4
 """Numbers of rows from which on a power law is fitted."""
@@ -33,19 +29,6 @@ class Drawn(NamedTuple):
     """Cells of each point."""
     names: list[str]
     """The entry of each point."""
-
-
-def read_curves(folder: Path) -> Curves | None:
-    """What curve.json says; None if there is none.
-
-    Raises:
-        DeltatuneError: It is damaged.
-    """
-    path = folder / FILE
-    if not path.exists():
-        return None
-    remedy = "Compare again with the same recipe: nothing is trained anew, and it is written again."
-    return Curves.of(read_json(path, remedy=remedy, error=DeltatuneError), f"'{path}'", remedy=remedy)
 
 
 def drawn(curves: Curves | None, series: Mapping[str, int], worth: float | None = None) -> list[Drawn]:

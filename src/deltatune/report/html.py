@@ -16,7 +16,7 @@ from markupsafe import Markup, escape
 from deltatune.report import charts, display, figures, heat
 from deltatune.report.classes import classes
 from deltatune.report.costs import take
-from deltatune.report.curve import drawn, read_curves
+from deltatune.report.curve import drawn
 from deltatune.report.entities import entity_classes
 from deltatune.report.examples import examples
 from deltatune.report.figures import Figure
@@ -100,7 +100,7 @@ def content(page: Page, curves: list[Figure]) -> dict[str, Any]:
         "label_sets": label_sets(comparison),
         "again": reproduce(comparison),
         "curves": [*curves, *tuning_curves(page.tuned(), page.series)],
-        "drawn": drawn(read_curves(comparison.folder), page.series, comparison.board.worth),
+        "drawn": drawn(comparison.curves, page.series, comparison.board.worth),
         "memory": memory(page.order),
         "costs": figures.against_cost(comparison, page.series),
         "classes": classes(comparison, page.series),

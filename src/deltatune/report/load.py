@@ -18,6 +18,7 @@ from deltatune.report.display import model_name
 from deltatune.report.ranking import LEADING
 from deltatune.report.run import AGAIN, Run, changes, read
 from deltatune.results import (
+    Curves,
     Failure,
     Leaderboard,
     LeaderboardRow,
@@ -114,6 +115,8 @@ class Comparison:
     here: Mapping[str, str] = field(default_factory=dict)
     """Absolute paths of the recipe, and their names from the comparison's folder."""
 
+    curves: Curves | None = None
+    """What more rows, or a higher rank, would gain."""
     changed: list[str] = field(default_factory=list)
     """Files that are not what was written, of it and of its runs, in words."""
 
@@ -270,6 +273,18 @@ def mean_step_memory(results: Sequence[RunResult]) -> float | None:
     return fmean(known) if known and len(known) == len(results) else None
 
 
+def read_curves(folder: Path) -> Curves | None:
+    """What curve.json says; None if there is none.
+
+    Raises:
+        DeltatuneError: It is damaged.
+    """
+    path = folder / "curve.json"
+    if path.is_symlink() or not path.is_file():
+        return None
+    return Curves.of(read(path), f"'{path}'", remedy=AGAIN)
+
+
 def load(folder: Path) -> Comparison:
     """Read the comparison in `folder`.
 
@@ -297,7 +312,7 @@ def load(folder: Path) -> Comparison:
     found = of_board(board, folder, text)
     runs = [run.folder for method in found.methods for run in method.runs if run.folder.is_dir()]
     changed = [text for part in (folder, *runs) for text in changes(part)]
-    return replace(found, here=here, changed=changed)
+    return replace(found, here=here, changed=changed, curves=read_curves(folder))
 
 
 def relative_paths(value: Any, folder: Path) -> dict[str, str]:

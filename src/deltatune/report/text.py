@@ -13,7 +13,7 @@ from typing import Any
 from deltatune.printable import printable_json
 from deltatune.report import display
 from deltatune.report.costs import take
-from deltatune.report.curve import Drawn, drawn, read_curves
+from deltatune.report.curve import Drawn, drawn
 from deltatune.report.load import Comparison, Method
 from deltatune.report.lost import LOST_KEYS, losses, lost_numbers, lost_table
 from deltatune.report.reproduce import reproduce
@@ -81,7 +81,7 @@ def render_markdown(comparison: Comparison) -> str:
     title = f"# {len(comparison.methods)} ways to adapt {markdown_cell(comparison.shown_model)}"
     words = markdown_cell(plain(verdict(comparison)))
     parts = [title, *_advice(comparison), words, "\n".join(lines), caveat(comparison)]
-    for curve in drawn(read_curves(comparison.folder), {}, comparison.board.worth):
+    for curve in drawn(comparison.curves, {}, comparison.board.worth):
         parts += [f"## {curve.title}", markdown_cell(plain(curve.words)), _points(curve)]
     if lost := losses(comparison):
         parts += ["## What is lost", _grid(lost_table(lost)), *map(markdown_cell, lost.notes)]
@@ -169,7 +169,7 @@ def render_json(comparison: Comparison) -> str:
         "verdict": plain(verdict(comparison)),
         "caveat": caveat(comparison),
     }
-    curves = drawn(read_curves(comparison.folder), {}, comparison.board.worth)
+    curves = drawn(comparison.curves, {}, comparison.board.worth)
     words |= {"curve": plain([sentence for curve in curves for sentence in curve.words])} if curves else {}
     board = comparison.board.as_dict() | words | {"reproduce": asdict(reproduce(comparison))}
     return printable_json(board) + "\n"

@@ -68,7 +68,7 @@ def whole(standing: Standing, watched: Watched) -> Comparison:
         DeltatuneError: It cannot be read, or a link leads out of its folder.
     """
     root = watched.path.resolve()
-    paths = [root / "leaderboard.json"]
+    paths = [root / "leaderboard.json", root / "curve.json"]
     for run in standing.runs:
         paths += [root / run.folder / name for name in (*READS, "metrics.jsonl", "manifest.json")]
     for path in paths:

@@ -359,7 +359,11 @@ class Context:
             encoder = Encoder(
                 self.recipe.task, loaded.processor, spec, loaded.labels, loaded.facts, dataset.scale
             )
-            shared[spec] = RunData(dataset, encoder, named, self.warn)
+            found = RunData(dataset, encoder, named, self.warn)
+            for known, other in shared.items():
+                if known.model_copy(update={"limit": spec.limit}) == spec:
+                    found.share(other)
+            shared[spec] = found
         return shared[spec]
 
     def warn(self, warning: str) -> None:
