@@ -103,7 +103,11 @@ class CurveRuns:
         ]
         recipe, board = self.context.recipe, self.board
         measure = Measure(
-            board.primary_metric, board.higher_is_better, recipe.task, recipe.evaluation.positive, recipe.worth
+            board.primary_metric,
+            board.higher_is_better,
+            recipe.task,
+            recipe.evaluation.positive,
+            recipe.worth,
         )
         points = Points(runs, measure, self.out)
         return Curve(
