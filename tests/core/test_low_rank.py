@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional
 
 from deltatune.core.delta import Clock, Delta
 from deltatune.core.low_rank import SharedInput
@@ -74,6 +75,7 @@ LYING: dict[str, Callable[[Tensor], Tensor]] = {
     "cut": lambda y: torch.cat([y, y])[len(y) :],
     "scattered": lambda y: (y * 1).transpose(0, 1).contiguous().transpose(0, 1),
     "returned as a view": Viewed.apply,
+    "of a layer with a bias": lambda y: functional.linear(y, torch.eye(6).double(), torch.zeros(6).double()),
 }
 
 
@@ -89,6 +91,21 @@ def test_an_output_is_changed_however_it_lies_in_memory(lying: str) -> None:
     several = LoraDelta.together(made, x, LYING[lying](plain))
     wanted = torch.cat([update[2 * at : 2 * at + 2] for at, update in enumerate(updates)])
     torch.testing.assert_close(several, plain + wanted)
+
+
+def test_what_a_layer_with_a_bias_returns_is_not_copied() -> None:
+    [delta, *_], layer = deltas((0.0, 0.0, 0.0)), nn.Linear(5, 6).double().requires_grad_(False)
+    x = torch.randn(4, 3, 5, dtype=torch.float64, requires_grad=True)
+    y = layer(x)
+    assert y._is_view()
+    found = delta(x, y)
+    assert (found.shape, found.data_ptr()) == (y.shape, y.data_ptr())
+    wanted = layer(x) + delta.scale * (x @ delta.lora_A.weight.T @ delta.lora_B.weight.T)
+    torch.testing.assert_close(found, wanted)
+    inputs = [x, *delta.parameters()]
+    grads = [torch.autograd.grad(out.square().sum(), inputs) for out in (found, wanted)]
+    for one, other in zip(*grads, strict=True):
+        torch.testing.assert_close(one, other)
 
 
 def sharing(dropout: float) -> list[LoraDelta]:

@@ -95,10 +95,10 @@ def add_low_rank_(y: Tensor, x: Tensor, member: Downward, b: Tensor, scale: floa
         from deltatune.core.fast.kernels.low_rank import DownUp
 
         added = DownUp.apply(_writable(y), x, member.dropout.keep(x), member.down(), b, factor)
-        return added
-    low = member.shared.low(member, x, y.dtype)
-    added = _up_of(y.dtype, b.shape[-1]).apply(_writable(y), low, b, factor)
-    return added
+    else:
+        low = member.shared.low(member, x, y.dtype)
+        added = _up_of(y.dtype, b.shape[-1]).apply(_writable(y), low, b, factor)
+    return added if added.shape == y.shape else added.view(y.shape)
 
 
 def add_low_ranks_(
@@ -129,7 +129,7 @@ def add_low_ranks_(
         keep = torch.cat([all_of if k is None else k for k in keeps])
     [low] = _down_of(y.dtype, r).apply(x, keep, y.dtype, a)
     added: Tensor = _up_of(y.dtype, r).apply(_writable(y), low, b, 1.0)
-    return added
+    return added if added.shape == y.shape else added.view(y.shape)
 
 
 def _down_of(dtype: torch.dtype, rank: int) -> Any:
@@ -151,9 +151,18 @@ def _up_of(dtype: torch.dtype, rank: int) -> Any:
 
 
 def _writable(y: Tensor) -> Tensor:
-    if torch.compiler.is_compiling() or y._is_view() or not y.is_contiguous():
+    """What may be overwritten in place of y [..., d_out]: of its shape, or [rows, d_out].
+
+    What a linear layer with a bias returns is a view of the whole of its product, which may be, too.
+    """
+    if torch.compiler.is_compiling() or not y.is_contiguous():
         return y.clone(memory_format=torch.contiguous_format)
-    return y
+    if not y._is_view():
+        return y
+    whole = y._base
+    assert whole is not None
+    product = whole.grad_fn is not None and whole.grad_fn.name() == "AddmmBackward0"
+    return whole if product and whole.numel() == y.numel() and whole.is_contiguous() else y.clone()
 
 
 class _Down(torch.autograd.Function):
