@@ -16,10 +16,11 @@ from transformers.activations import ACT2FN
 from transformers.models.bert import modeling_bert
 from transformers.models.gemma.modeling_gemma import GemmaRMSNorm
 from transformers.models.gemma2 import modeling_gemma2
+from transformers.models.glm import modeling_glm
 from transformers.models.llama import modeling_llama
 from transformers.models.t5 import modeling_t5
 
-from deltatune.core.fast import lean, lean_attention
+from deltatune.core.fast import lean, lean_attention, rotation
 from deltatune.core.fast.lean import Lean
 from deltatune.core.loss import summed_loss
 from deltatune.core.model import AdaptedModel
@@ -95,6 +96,26 @@ def test_values_are_the_formulas() -> None:
     torch.testing.assert_close(lean_attention._Attention.apply(query, key, value, mask, 0.3), expected)
 
 
+def test_rotations_have_the_bits_of_the_models_own() -> None:
+    query, key = (double(2, 5, heads, 8, seed=heads).transpose(1, 2) for heads in (4, 2))
+    cos, sin = (double(2, 5, 8, seed=seed).detach() for seed in (1, 2))
+    assert rotation._rotates_halves(modeling_llama.apply_rotary_pos_emb)
+    assert not rotation._rotates_halves(modeling_glm.apply_rotary_pos_emb)  # turns neighbours
+    with rotation.replaced([modeling_llama]), rotation.replaced([modeling_llama]):
+        ours = modeling_llama.apply_rotary_pos_emb
+        own = rotation._own(modeling_llama)
+        found, wanted = ours(query, key, cos, sin), own(query, key, cos, sin)
+    assert modeling_llama.apply_rotary_pos_emb is own
+    weights = torch.randn_like(wanted[0])
+    for one, other, of in zip(found, wanted, (query, key), strict=True):
+        assert torch.equal(one, other)
+        grads = [torch.autograd.grad((x * weights[:, : x.shape[1]]).sum(), of)[0] for x in (one, other)]
+        assert torch.equal(*grads)
+    part = cos[..., :4], sin[..., :4]  # of the width, which the file's own function may know to take
+    with rotation.replaced([modeling_llama]), pytest.raises(RuntimeError):
+        modeling_llama.apply_rotary_pos_emb(query, key, *part)
+
+
 @pytest.mark.parametrize("heads", [4, 2, 1])
 def test_long_attention_is_the_formula(heads: int) -> None:
     parts = double(2, 4, 3, 6), double(2, heads, 5, 6, seed=1), double(2, heads, 5, 6, seed=2)
@@ -146,6 +167,7 @@ def test_loss_and_gradients_are_those_of_the_base_itself(
             patch.setattr(lean, "_leaner", note)
             if not ours:
                 patch.setattr(lean_attention, "_attends_plainly", lambda *_: False)
+                patch.setattr(rotation, "files_that_rotate", lambda _: [])
             model, batch = trained(architecture, method)
             model.gradient_checkpointing(checkpointing)
             found.append(gradients(model, batch, TASKS[architecture]))

@@ -7,6 +7,7 @@ that is needed:
 - RMSNorm keeps its input and a number a row, instead of two copies in float32;
 - act(gate) * up keeps gate and up, not the activation;
 - GELU by its tanh formula is one kernel that keeps its input, instead of eight operations;
+- rotations by positions are in rotation.py;
 - attention is in lean_attention.py.
 
 A class is replaced only if its own code, run on random numbers, gives the same values and gradients.
@@ -24,14 +25,12 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
-from torch.utils._python_dispatch import _disable_current_modes
 
 from deltatune.core.fast import kernels, rotation
 from deltatune.core.fast.kernels import liger
+from deltatune.core.fast.trial import TOLERANCE, agree, apart, autocasts
 
 _aten = torch.ops.aten
-_TOLERANCE = 1e-5
-"""What float32 values of order one may differ by when sums are taken in another order."""
 
 
 class _RmsNorm(torch.autograd.Function):
@@ -91,40 +90,6 @@ class _Gated(torch.autograd.Function):
         return backward(grad * up, gate), grad_up, None
 
 
-def autocasts(tensor: Tensor) -> bool:
-    """Whether autocast chooses the precision of each operation, which only the base's own code allows for."""
-    return torch.is_autocast_enabled(tensor.device.type)
-
-
-@contextlib.contextmanager
-def apart() -> Iterator[None]:
-    """Within the block tensors are real, precise, and gradients taken, wherever the model is being run."""
-    with (
-        _disable_current_modes(),
-        torch.device("cpu"),
-        torch.autocast("cpu", enabled=False),
-        torch.inference_mode(False),
-        torch.enable_grad(),
-    ):
-        yield
-
-
-def agree(own: Callable[..., Any], ours: Callable[..., Any], inputs: list[Tensor]) -> bool:
-    """Whether two functions give the same values and gradients; one that cannot be called does not."""
-    found = []
-    for function in (own, ours):
-        parts = [tensor.clone().requires_grad_() for tensor in inputs]
-        try:
-            value = function(*parts)
-            weights = torch.linspace(-1, 1, value.numel()).view(value.shape)
-            found.append([value, *torch.autograd.grad(value, parts, weights)])
-        except (AttributeError, TypeError, RuntimeError, IndexError, ValueError):
-            return False
-    return all(
-        a.shape == b.shape and torch.allclose(a, b, atol=_TOLERANCE) for a, b in zip(*found, strict=True)
-    )
-
-
 @functools.cache
 @apart()
 def _is_rms_norm(kind: Any) -> bool:
@@ -150,7 +115,7 @@ def _activation(kind: Any) -> str | None:
     except (TypeError, RuntimeError, NotImplementedError):
         return None
     for name, (function, _) in _ACTIVATIONS.items():
-        if torch.allclose(values, function(x), atol=_TOLERANCE):
+        if torch.allclose(values, function(x), atol=TOLERANCE):
             return name
     return None
 
@@ -201,13 +166,9 @@ class Lean:
         found = [(module, _leaner(module)) for module in self._base.modules()]
         return [(module, forward) for module, forward in found if forward is not None]
 
-    @property
+    @functools.cached_property
     def _rotating(self) -> list[Any]:
         """Files of the base's classes in which another rotation by positions stands meanwhile."""
-        return self._files if kernels.LIGER in self.kernels else []
-
-    @functools.cached_property
-    def _files(self) -> list[Any]:
         return rotation.files_that_rotate(self._base.modules())
 
     @contextlib.contextmanager
@@ -218,7 +179,7 @@ class Lean:
         for module, forward in free:
             module.__dict__["forward"] = forward
         try:
-            with kernels.in_force(self.kernels), rotation.by_liger(self._rotating):
+            with kernels.in_force(self.kernels), rotation.replaced(self._rotating):
                 yield
         finally:
             for module, _ in free:

@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from deltatune.core.fast.lean import agree, apart, autocasts
+from deltatune.core.fast.rotation import empty_by_token
+from deltatune.core.fast.trial import agree, apart, autocasts
 
 _aten = torch.ops.aten
 KEEPS_UP_TO = 256
@@ -38,7 +39,9 @@ class _Attention(torch.autograd.Function):
     ) -> Tensor:
         heads, length = query.shape[1:3]
         shared = query.shape[0], key.shape[1], -1, query.shape[3]
-        scaled = (query * scale).reshape(shared)
+        # Heads lie scattered among tokens, and each product would copy them anew to bring them together.
+        scaled = torch.mul(query, scale, out=query.new_empty(query.shape)).view(shared)
+        key, value = key.contiguous(), value.contiguous()
         scores = scaled @ key.transpose(2, 3)
         by_head = scores.view(query.shape[0], heads, length, key.shape[2])
         if bias is not None:
@@ -53,16 +56,17 @@ class _Attention(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         scaled, key, value, shares = ctx.saved_tensors
-        grad = grad.reshape(*scaled.shape[:3], value.shape[3])
+        grad = grad.reshape(*scaled.shape[:3], value.shape[3]).contiguous()
         flat = shares.view(*scaled.shape[:3], key.shape[2])
         grad_value = flat.transpose(2, 3) @ grad
         grad_scores = _aten._softmax_backward_data(grad @ value.transpose(2, 3), flat, -1, flat.dtype)
-        grad_query = (grad_scores @ key).mul_(ctx.scale)
+        grad_query = (grad_scores @ key).view(*shares.shape[:3], key.shape[3])
+        grad_query = torch.mul(grad_query, ctx.scale, out=empty_by_token(grad_query))
         grad_key = grad_scores.transpose(2, 3) @ scaled
         grad_bias = None
         if ctx.needs_input_grad[3]:
             grad_bias = grad_scores.view(shares.shape).sum_to_size(ctx.bias)
-        return grad_query.view(*shares.shape[:3], key.shape[3]), grad_key, grad_value, grad_bias, None
+        return grad_query, grad_key, grad_value, grad_bias, None
 
 
 class _LongAttention(torch.autograd.Function):
