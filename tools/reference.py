@@ -21,6 +21,7 @@ FILES = {
     "certificate": "certificate.json",
     "prediction": "predictions.jsonl",
     "leaderboard": "leaderboard.json",
+    "across": "across.json",
     "curve": "curve.json",
 }
 

@@ -169,3 +169,20 @@ def test_the_demo_says_at_once_what_it_lacks_and_one_command_that_brings_it(
     (tmp_path / "rows.jsonl").write_text("", encoding="utf-8")
     other = ("--set", "model=org/t5", "--set", f"data.source={tmp_path / 'rows.jsonl'}", "--dry-run")
     assert "not installed" not in run("demo", *other).err
+
+
+def test_several_data_sets_are_planned_one_by_one_and_wanted_by_name_elsewhere(
+    recipe: Path, run: Callable, fake: Callable
+) -> None:
+    text = recipe.read_text().replace(
+        "data: {source: rows.jsonl,", "data:\n  - {source: b.jsonl, split: {}}\n  - {source: rows.jsonl,"
+    )
+    recipe.write_text(text)
+    shared = SimpleNamespace(open=lambda recipe, observer: "the data")
+    fake("deltatune.training", "plan", {"steps": 12}, Context=shared)
+    done = run("compare", recipe, "--dry-run", "--json")
+    assert json.loads(done.out)["sets"].keys() == {"b", "rows"}
+    done = run("train", recipe, "--method", "untuned")
+    assert done.code == 2
+    assert "has 2 data sets" in done.err
+    assert "--set data=FILE" in done.err

@@ -13,7 +13,7 @@ from deltatune.report.scales import Scale
 WIDTH, ROW = 440.0, 24.0
 LEFT, RIGHT = 150.0, 380.0
 TOP, BOTTOM = 46.0, 40.0
-_LONGEST = 22
+_LONGEST = 20
 _BESIDE = 9.0  # between brackets
 
 

@@ -175,6 +175,7 @@ class Described(StrEnum):
     recipe = "recipe"
     result = "result"
     leaderboard = "leaderboard"
+    across = "across"
     curve = "curve"
     prediction = "prediction"
     certificate = "certificate"
@@ -185,7 +186,8 @@ def schema(
         Described,
         typer.Argument(
             help="[bold]recipe[/bold]; or of what is written: [bold]result[/bold] (result.json), "
-            "[bold]leaderboard[/bold] (leaderboard.json), [bold]curve[/bold] (curve.json), "
+            "[bold]leaderboard[/bold] (leaderboard.json), [bold]across[/bold] (across.json), "
+            "[bold]curve[/bold] (curve.json), "
             "[bold]prediction[/bold] (a line of predictions.jsonl), "
             "[bold]certificate[/bold] (certificate.json)."
         ),
