@@ -39,7 +39,7 @@ def latency(*, merged: bool) -> dict[str, Any]:
         "rows": 4, "turns": 12, "tokens": 16, "base_seconds": 0.2, "delta_seconds": 0.23,
         "merged_seconds": 0.2 if merged else None,
         "delta": {"median": 1.15, "low": 1.1, "high": 1.22}, "merged": ratio if merged else None,
-        "not_merged": None if merged else "the adapter 'run' adds tokens and cannot be written into weights.",
+        "not_merged": None if merged else "adds tokens and cannot be written into weights",
     }  # fmt: skip
 
 
@@ -71,7 +71,9 @@ def test_every_format_has_it(tmp_path: Path) -> None:
     page, text = render_html(comparison), render_markdown(comparison)
     assert "What is lost</h2>" in page
     assert "2.900 \u2192 3.310" in page
+    assert 'title="adds tokens and cannot be written into weights"' in page
     assert "## What is lost" in text
+    assert "(adds tokens and cannot be written into weights)" in text
     assert "6,800 tokens to predict" in text
     assert "shared the machine" not in page
     lines = {line["name"]: line for line in csv.DictReader(io.StringIO(render_csv(comparison)))}

@@ -19,7 +19,14 @@ class Cell(NamedTuple):
     """By which it is sorted."""
     text: str
     more: str = ""
-    """An interval, or a reason."""
+    """Its interval."""
+    why: str = ""
+    """Why there is nothing."""
+
+    @property
+    def whole(self) -> str:
+        """All of it as one text."""
+        return " ".join(filter(None, [self.text, self.more, self.why and f"({self.why})"]))
 
 
 class Losses(NamedTuple):
@@ -45,7 +52,7 @@ def losses(comparison: Comparison) -> Losses | None:
     """The section; None if nothing of it was measured."""
     methods = comparison.ranked
     general = [each for method in methods if (each := general_of(method))]
-    latency = [each for method in methods if (each := latency_of(method))]
+    latency = [timed for method in methods if (timed := latency_of(method))]
     energy = [method.cost.energy_of for method in methods if method.cost.energy_joules is not None]
     columns = [*(_GENERAL if general else ()), *(_LATENCY if latency else ()), *(_ENERGY if energy else ())]
     if not columns:
@@ -67,7 +74,7 @@ def losses(comparison: Comparison) -> Losses | None:
             f"Energy of training steps by the machine's counters ({energy[0]}): of all that ran there, "
             "and of what it takes when idle."
         )
-    if shared := shared_machine(comparison):
+    if (latency or energy) and (shared := shared_machine(comparison)):
         notes.append(shared)
     return Losses(columns, rows, notes)
 
@@ -118,8 +125,8 @@ def latency_cells(latency: Latency | None) -> list[Cell]:
     """How much longer an answer takes with the delta, and merged."""
     if latency is None:
         return [Cell(None, NOTHING)] * len(_LATENCY)
-    why = "" if latency.not_merged is None else display.shorten(latency.not_merged, 60)
-    merged = Cell(None, NOTHING, why) if latency.merged is None else _ratio_cell(latency.merged)
+    why = latency.not_merged or ""
+    merged = Cell(None, NOTHING, why=why) if latency.merged is None else _ratio_cell(latency.merged)
     return [_ratio_cell(latency.delta), merged]
 
 
@@ -150,10 +157,7 @@ def bounds(general: GeneralLoss) -> str:
 
 def lost_table(losses: Losses) -> list[list[str]]:
     """Headings and rows as texts, the method in front."""
-    rows = [
-        [method.shown, *(" ".join(filter(None, [cell.text, cell.more])) for cell in cells)]
-        for method, cells in losses.rows
-    ]
+    rows = [[method.shown, *(cell.whole for cell in cells)] for method, cells in losses.rows]
     return [["Method", *losses.columns], *rows]
 
 
@@ -161,7 +165,7 @@ def lost_by_run(lost: Lost) -> dict[str, str]:
     """The same of one run, by title."""
     cells = [*zip(_GENERAL, general_cells(lost.general), strict=True)] if lost.general else []
     cells += [*zip(_LATENCY, latency_cells(lost.latency), strict=True)] if lost.latency else []
-    return {title: " ".join(filter(None, [cell.text, cell.more])) for title, cell in cells}
+    return {title: cell.whole for title, cell in cells}
 
 
 def lost_numbers(method: Method) -> list[float | None]:
@@ -170,5 +174,5 @@ def lost_numbers(method: Method) -> list[float | None]:
     found: list[float | None] = [None] * 5
     if general is not None:
         found = [general.base, general.delta, general.difference, general.low, general.high]
-    delta, merged = (None, None) if latency is None else (latency.delta, latency.merged)
-    return [*found, *(each and each.median for each in (delta, merged))]
+    ratios = (None, None) if latency is None else (latency.delta, latency.merged)
+    return [*found, *(None if ratio is None else ratio.median for ratio in ratios)]

@@ -48,8 +48,7 @@ def _forgetting(comparison: Comparison, chosen: Method) -> list[Sentence]:
         return []
     before, after = general.perplexities
     where = f"from {general.base:.2f} to {general.delta:.2f} (perplexity {before:.4g} to {after:.4g})"
-    known = general.low is not None and general.high is not None
-    if known and general.low <= 0 <= general.high:
+    if general.low is not None and general.high is not None and general.low <= 0 <= general.high:
         shown = f" is shown: {signed(general.difference)} nats per token {bounds(general)}, {where}."
         sentences: list[Sentence] = [
             ["On general text, no change of the loss of ", Name(chosen.shown), shown]
@@ -162,7 +161,7 @@ def _sureness(comparison: Comparison, chosen: Method) -> list[Sentence]:
         ),
         None,
     )
-    other = yardstick and sureness([list(run.predictions().values()) for run in yardstick.runs])
+    other = sureness([list(run.predictions().values()) for run in yardstick.runs]) if yardstick else None
     if yardstick is not None and other is not None:
         words += ["; ", Name(yardstick.shown), f" has {_said(other)}"]
     return [[*words, "."]]

@@ -123,4 +123,4 @@ def _merged(run: Run) -> AdaptedModel | str:
     try:
         return AdaptedModel(run.model.merged(), pooling=run.model.pooling)
     except AdapterError as error:
-        return error.what
+        return error.what.removeprefix(f"the adapter {run.name!r} ").rstrip(".")
