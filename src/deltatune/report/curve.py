@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from deltatune import units
 from deltatune.report import charts, display
 from deltatune.report.charts import Axis, Dot, Line
 from deltatune.report.figures import Figure
@@ -45,7 +46,7 @@ def drawn(curves: Curves | None, series: Mapping[str, int], worth: float | None 
         if curves is None or not of_kind:
             continue
         head = ["Rows" if kind == "rows" else "Rank", display.style(curves.primary_metric).label]
-        head += ["95\u202f% interval", "Steps", "Trained parameters"]
+        head += ["95\u202f% interval", "Steps" if kind == "rows" else "Trained parameters"]
         points = [(curve, point) for curve in of_kind for point in curve.points]
         found.append(
             Drawn(
@@ -53,7 +54,7 @@ def drawn(curves: Curves | None, series: Mapping[str, int], worth: float | None 
                 said(curves, kind, worth),
                 _figure(curves, of_kind, series),
                 head,
-                [_cells(curves, point) for _, point in points],
+                [_cells(curves, kind, point) for _, point in points],
                 [curve.name for curve, _ in points],
             )
         )
@@ -193,12 +194,12 @@ def _figure(curves: Curves, of_kind: Sequence[Curve], series: Mapping[str, int])
     )
 
 
-def _cells(curves: Curves, point: CurvePoint) -> list[str]:
+def _cells(curves: Curves, kind: str, point: CurvePoint) -> list[str]:
     key = curves.primary_metric
+    steps = f"{point.steps:,.0f}" if point.steps is not None else units.NOTHING
     return [
         f"{point.at:,}",
         display.metric(key, point.score) if point.status == "done" else "failed",
         display.interval(key, list(map(float, point.interval)) if point.interval else None),
-        f"{point.steps:,.0f}" if point.steps is not None else "\u2013",
-        display.amount(point.trained_parameters),
+        steps if kind == "rows" else display.amount(point.trained_parameters),
     ]
