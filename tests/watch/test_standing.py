@@ -20,6 +20,7 @@ import pytest
 from deltatune.watch.holders import is_gone
 from deltatune.watch.page import Pages, live_part
 from deltatune.watch.remaining import Remaining
+from deltatune.watch.so_far import so_far
 from deltatune.watch.standing import Watched
 
 from .under_way import (
@@ -312,3 +313,16 @@ def test_files_may_change_while_they_are_read(folder: Path) -> None:
     finally:
         ended.set()
         thread.join()
+
+
+def test_points_of_a_curve_are_runs_and_no_rows(folder: Path) -> None:
+    before = Watched(folder).look()
+    write_done(folder / "runs/lora--rows-50-s0", "lora rows=50", "lora", 0, 0.2)
+    write_log(folder / "runs/lora--rows-50-s1", 7)
+    watched = Watched(folder)
+    standing = watched.look()
+    assert len(standing.runs) == len(before.runs) + 2  # none that is to come counts as there
+    assert [run.phase for run in standing.runs if run.of_curve] == ["done", "interrupted"]
+    comparison = so_far(standing, watched)
+    assert [method.name for method in comparison.methods] == ["untuned", "lora", HOSTILE]
+    assert all("--rows-" not in run for method in comparison.methods for run in method.row.runs)
