@@ -25,12 +25,15 @@ if TYPE_CHECKING:
     from deltatune.methods.bitfit import BitFitConfig
     from deltatune.methods.bottleneck import BottleneckConfig
     from deltatune.methods.combine import combine
+    from deltatune.methods.copy_input import CopyConfig
     from deltatune.methods.diff_pruning import DiffPruningConfig
     from deltatune.methods.dora import DoraConfig
+    from deltatune.methods.few_shot import FewShotConfig
     from deltatune.methods.full import FullConfig
     from deltatune.methods.hard_prompt import HardPromptConfig
     from deltatune.methods.head import HeadConfig
     from deltatune.methods.ia3 import Ia3Config
+    from deltatune.methods.knn import KnnConfig
     from deltatune.methods.ln_tuning import LnTuningConfig
     from deltatune.methods.loftq import LoftqConfig
     from deltatune.methods.lora import LoraConfig
@@ -59,14 +62,17 @@ __all__ = [
     "AdaptedModel",
     "BitFitConfig",
     "BottleneckConfig",
+    "CopyConfig",
     "DeltatuneError",
     "DiffPruningConfig",
     "DoraConfig",
+    "FewShotConfig",
     "FullConfig",
     "Given",
     "HardPromptConfig",
     "HeadConfig",
     "Ia3Config",
+    "KnnConfig",
     "LnTuningConfig",
     "LoftqConfig",
     "LoraConfig",
@@ -118,14 +124,17 @@ _HOME = {
     "AdaptedModel": "deltatune.core.model",
     "BitFitConfig": "deltatune.methods.bitfit",
     "BottleneckConfig": "deltatune.methods.bottleneck",
+    "CopyConfig": "deltatune.methods.copy_input",
     "DeltatuneError": "deltatune.errors",
     "DiffPruningConfig": "deltatune.methods.diff_pruning",
     "DoraConfig": "deltatune.methods.dora",
+    "FewShotConfig": "deltatune.methods.few_shot",
     "FullConfig": "deltatune.methods.full",
     "Given": "deltatune.recipe.given",
     "HardPromptConfig": "deltatune.methods.hard_prompt",
     "HeadConfig": "deltatune.methods.head",
     "Ia3Config": "deltatune.methods.ia3",
+    "KnnConfig": "deltatune.methods.knn",
     "LnTuningConfig": "deltatune.methods.ln_tuning",
     "LoftqConfig": "deltatune.methods.loftq",
     "LoraConfig": "deltatune.methods.lora",

@@ -20,6 +20,7 @@ CLOSED_GATE = "the one gate of a matrix has no gradient in a step in which it is
 NO_CONV1D_IN_PEFT = "peft's layer of this type replaces no Conv1D; refused by a TargetError"
 PEFT_REFLECTS = "peft reflects the frozen weight: stacked, changes add up; merged, the reflections multiply"
 NO_CLASSES = "it is for classifiers, and the base is none; refused by a TargetError"
+NO_TEXT = "it is for models that write texts, and the base writes none; refused by a TargetError"
 ALL = frozenset(ARCHITECTURES)
 VISION = frozenset(tiny.VISION)
 TEXT = ALL - VISION
@@ -80,6 +81,25 @@ CASES = (
         foldable=False,
         peft=frozenset(),
         gaps={("*", frozenset(tiny.GENERATING)): NO_CLASSES},
+    ),
+    Case(
+        "few_shot",
+        "few_shot",
+        {"k": 2},
+        lambda a: 0,
+        foldable=False,
+        peft=frozenset(),
+        gaps={("*", frozenset(tiny.CLASSIFIERS)): NO_TEXT},
+    ),
+    Case("knn", "knn", {"k": 2}, lambda a: 0, foldable=False, peft=frozenset()),
+    Case(
+        "copy",
+        "copy",
+        {},
+        lambda a: 0,
+        foldable=False,
+        peft=frozenset(),
+        gaps={("*", frozenset(tiny.CLASSIFIERS)): NO_TEXT},
     ),
     Case(
         "head",

@@ -51,6 +51,8 @@ OF_ADAPTERS = frozenset(
     )
 )
 """Checks of how adapters come and go, which an architecture decides no more than the core ones do."""
+BESIDE = ("few_shot", "knn", "copy")
+"""Methods that hang nothing on a base: in these checks they are `untuned`."""
 REFUSAL = "identity_at_start"
 """The check that shows by default that a method refuses an architecture; others fail at the same place."""
 ATTENDING = ("lora", "prefix", "prompt")
@@ -64,7 +66,7 @@ ONLY = {
 
 def marks_of(case: Case, check: str, architecture: str) -> list[Any]:
     """Declared gaps; slow is what shows little new on an architecture that has a like among the core ones."""
-    varied = FIRST[case.method] != case.label
+    varied = FIRST[case.method] != case.label or case.method in BESIDE
     spared = check in COSTLY | OF_ADAPTERS
     refused_before = case.refused(architecture) and check != REFUSAL
     slow = (

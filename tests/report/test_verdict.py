@@ -406,3 +406,34 @@ def test_how_far_two_equal_things_lie_apart_is_said():
 
 def test_one_seed_is_owned_up_to():
     assert "luck of training" in caveat(board({"lora": (0.6, 1), "prefix": (0.5, 2)}))
+
+
+def with_cost(comparison: Comparison, costs: dict[str, dict[str, float]]) -> Comparison:
+    def change(content: dict[str, Any]) -> None:
+        for row in content["rows"]:
+            row["cost"] = costs[row["name"]]
+
+    return changed(comparison, change)
+
+
+def test_whether_tuning_is_worth_it_is_said_where_something_answers_without() -> None:
+    found = {"lora": (0.6, 1), "few_shot": (0.59, 1), "copy": (0.3, 3), "untuned": (0.2, 4)}
+    ties = {frozenset(("lora", "few_shot"))}
+    costs = {
+        name: {"train_seconds": 0.0, "evaluation_seconds": 2.0, "trained_parameters": 0} for name in found
+    }
+    costs["lora"] = {"train_seconds": 40.0, "evaluation_seconds": 2.0, "trained_parameters": 1000}
+    costs["few_shot"]["evaluation_seconds"] = 6.0
+    said = words(with_cost(board(found, ties), costs))
+    assert (
+        "Tuning is not shown to be worth it here: few_shot, which trains nothing, ties with lora, the best "
+        "that is trained; it spares 40 s of training and takes 3.0\u00d7 the time to answer the test rows."
+    ) in said
+    assert "largest class" not in said
+    assert take(with_cost(board(found, ties), costs), Path()).words[1] == "few_shot"
+    assert "Tuning is worth it here: lora beats all that trains nothing, few_shot by 1.0 ROUGE-L" in words(
+        board(found)
+    )
+    better = {"knn": (0.7, 1), "lora": (0.6, 2)}
+    assert "knn, which trains nothing, is better than lora, the best that is trained" in words(board(better))
+    assert "Tuning" not in words(board({"lora": (0.6, 1), "untuned": (0.5, 2)}))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,10 @@ from torch import Tensor, nn
 from deltatune.core.delta import Clock, Delta, Dropout, ModuleCopy, Noise
 from deltatune.core.low_rank import Downward, SharedInput
 from deltatune.errors import AdapterError
+
+if TYPE_CHECKING:
+    from deltatune.core.beside import Beside
+    from deltatune.tasks.task import Row
 
 _ANOTHER = (
     "Either the delta was trained on another model than this, or its files no longer fit each other: "
@@ -64,6 +68,9 @@ class Adapter(nn.Module):
     every step, and `finish` at the end. A method with a schedule overrides them; the others inherit the empty
     ones.
     """
+
+    reads_states = False
+    """Whether it gives the outputs of the base's head in place of that, by `logits_of`."""
 
     def __init__(
         self,
@@ -131,6 +138,34 @@ class Adapter(nn.Module):
             rows: By the class's number.
             of: All training rows; where a row may have several labels, the others add up to another number.
         """
+
+    @property
+    def beside(self) -> Beside | None:
+        """What a method that trains nothing knows of rows from their texts, if it does."""
+        return None
+
+    def see_rows(
+        self, rows: Sequence[Row], batches: Callable[[], Iterable[tuple[Sequence[int], dict[str, Tensor]]]]
+    ) -> None:
+        """Learn the training rows, before anything else and behind `see_classes`.
+
+        Args:
+            rows: All of them.
+            batches: Gives numbers of rows and their batch, with labels, on the base's device; every row once.
+
+        Raises:
+            DataError: They are of no use to the method.
+        """
+
+    def logits_of(self, vectors: Tensor, logits: Tensor) -> Tensor:
+        """What stands in the place of the base's logits.
+
+        Args:
+            vectors: Of the rows [rows, width], of length 1: the mean of the last states of a text's tokens,
+                or the state of an image.
+            logits: The base's [rows, outputs].
+        """
+        raise NotImplementedError
 
     def start(self, total_steps: int) -> None:
         """Learn the number of optimizer steps of the run before its first one.

@@ -35,6 +35,20 @@ def require_foldable(base: nn.Module) -> None:
         )
 
 
+def require_in_weights(adapter: Adapter, name: str) -> None:
+    """Refuse what is made of training rows, and no change of weights.
+
+    Raises:
+        AdapterError: It is.
+    """
+    if adapter.beside is not None or adapter.reads_states:
+        raise AdapterError(
+            f"{name!r} cannot be written into weights: it shows or copies training rows, or the input, "
+            "and has trained nothing.",
+            remedy="Use it as it is: `deltatune predict` and `deltatune evaluate` do.",
+        )
+
+
 @torch.no_grad()
 def fold_into_(model: nn.Module, adapter: Adapter, name: str) -> None:
     """Write `adapter` (called `name` in errors) into the parameters of `model`, which are changed.
@@ -45,6 +59,7 @@ def fold_into_(model: nn.Module, adapter: Adapter, name: str) -> None:
     Raises:
         AdapterError: It has no equivalent in the weights: it adds tokens, or changes no weight.
     """
+    require_in_weights(adapter, name)
     if adapter.keys_values or adapter.prompt is not None:
         raise AdapterError(
             f"the adapter {name!r} adds tokens and cannot be written into weights.",

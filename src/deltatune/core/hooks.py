@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from torch import Tensor, nn
 
 from deltatune.core.adapter import Adapter
+from deltatune.core.answers import AnswersTap
 from deltatune.core.attention import AttentionSwitch, AttentionTap
 from deltatune.core.fast.padding import padding_told
 from deltatune.core.positions import PositionTap
@@ -32,6 +33,7 @@ class Hooks:
         self._attentions: dict[str, AttentionTap] = {}
         self._position: PositionTap | None = None
         self._prompt: PromptTap | None = None
+        self._answers: AnswersTap | None = None
         self.attention = AttentionSwitch(view.base)
 
     def padding_told(self, batch: Mapping[str, Tensor]) -> contextlib.AbstractContextManager[None]:
@@ -60,6 +62,10 @@ class Hooks:
         if adapter.prompt is not None:
             self._prompt = self._prompt or PromptTap(self._view, self._active)
             self._prompt.prompts[name] = adapter.prompt
+        if adapter.reads_states:
+            self._answers = self._answers or AnswersTap(self._view, self._active)
+            self._answers.adapters[name] = adapter
+            self._view.read_whole = True
 
     def take_off(self, name: str) -> None:
         """Take an adapter off, and the taps that nobody needs any more."""
@@ -82,6 +88,11 @@ class Hooks:
             if not self._prompt.prompts:
                 self._prompt.remove()
                 self._prompt = None
+        if self._answers is not None:
+            self._answers.adapters.pop(name, None)
+            if not self._answers.adapters:
+                self._answers.remove()
+                self._answers, self._view.read_whole = None, False
 
     @contextlib.contextmanager
     def off(self) -> Iterator[None]:

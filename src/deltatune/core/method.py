@@ -59,6 +59,8 @@ class MethodConfig(BaseModel, metaclass=_Explained):
     """Whether it learns keys and values, which stand before the input's in attention."""
     trains: ClassVar[bool] = True
     """Whether there is anything to train."""
+    holds_rows: ClassVar[bool] = False
+    """Whether what is saved holds training rows, or what they can be told from: it is shared as they are."""
     size: ClassVar[str | None] = None
     """The setting that a budget of trained parameters is met with, if there is one: `r`, `n_tokens`."""
     selectors: ClassVar[tuple[str, ...]] = ("targets",)

@@ -65,6 +65,8 @@ class BaseView:
         self.model_type: str = self.config.model_type
         self.is_encoder_decoder = bool(getattr(self.config, "is_encoder_decoder", False))
         self.is_vision = getattr(base, "main_input_name", "input_ids") == "pixel_values"
+        self.read_whole = False
+        """Whether the last states of all positions are read, by an adapter that answers from them."""
 
     @property
     def device(self) -> torch.device:

@@ -7,10 +7,12 @@ with their end token, and the end token must be learned.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
+from deltatune.data.beside_rows import BesideRows
 from deltatune.data.chat import Chats, chat_template
 from deltatune.data.fidelity import Fidelity
 from deltatune.data.pixels import Pixels, channels_of
@@ -48,6 +50,8 @@ class EncodeReport:
     """What the tokenizer cannot write of the texts; of rows for prediction nothing is said."""
     tokens: int = 0
     """Tokens of all rows, of each of several references with its input."""
+    shown: Sequence[int] = ()
+    """How many training rows are shown before each row, of methods that show any."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +89,8 @@ class Encoder:
         self._task = TASKS.get(task)
         self.labels = list(labels) if labels is not None else None
         self.class_index = {label: index for index, label in enumerate(self.labels or [])}
+        self.beside: BesideRows | None = None
+        """What a method knows of the rows that are evaluated; set by `with_beside`."""
         self._tokens = self._pixels = None
         if self._task.reads == "images":
             self._pixels = Pixels(processor, channels_of(of_model.config if of_model else None))
@@ -151,6 +157,12 @@ class Encoder:
         """The id that fills up batches. It is masked; it may be an end token."""
         return self.tokens.pad_id
 
+    def with_beside(self, beside: BesideRows | None) -> Self:
+        """The same encoder for rows that a method knows something of, or none does."""
+        other = copy.copy(self)
+        other.beside = beside
+        return other
+
     def encode(self, rows: Sequence[Row], supervised: bool = True) -> Encoded:
         """Encode rows.
 
@@ -162,6 +174,8 @@ class Encoder:
         Raises:
             DataError: A row has nothing to learn from, a label that is no class, or a broken image.
         """
+        if self.beside is not None:
+            rows = [self.beside.shown(row, self) for row in rows]
         encoded = self._each(rows, supervised)
         features = [feature for feature, _ in encoded]
         if self._tokens is not None and self._tokens.vocabulary is not None:
@@ -194,6 +208,7 @@ class Encoder:
                 else None,
                 fidelity=fidelity,
                 tokens=sum(map(self._task.length, each_reference(features))),
+                shown=[len(row.shots) for row in rows] if self.beside and self.beside.beside.shows else (),
             ),
         )
 
@@ -208,6 +223,8 @@ class Encoder:
                 silent.append((row.id, error))
                 continue
             feature, *rest = [feature for feature, _ in each]
+            if self.beside is not None:
+                feature = self.beside.answered(row, feature, self)
             if rest:
                 feature[OTHERS] = rest
             encoded.append((feature, (any(cut for _, (cut, _) in each), any(cut for _, (_, cut) in each))))

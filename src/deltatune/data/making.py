@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +95,8 @@ def make_row(record: Record, mapping: ColumnMap, number: str) -> Row:
         pair = _fill(mapping.template, columns | {"input": pair}, record)
     text, negatives = _input(value, columns, record, mapping), tuple(others)
     row = Row(row_id, text, texts[0], columns, pair=pair, negatives=negatives)
+    if (own := columns.get(mapping.input)) is not None and own != text:
+        row = replace(row, source=own)
     return with_references(row, texts) if texts[1:] else row
 
 

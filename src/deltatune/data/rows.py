@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deltatune.errors import DataError
+from deltatune.tasks.task import Shot
 
 Image = NDArray[np.uint8]
 """Pixels [height, width] (grey) or [height, width, channels]."""
@@ -102,6 +103,10 @@ class Row:
     """Texts that the input shall not be near to, beside the target, where that is learned."""
     group: str | None = None
     """Rows of one group belong together, unless equal inputs alone do (`data/groups.py`)."""
+    source: str | None = None
+    """The text of the input column, where a template makes another of it."""
+    shots: tuple[Shot, ...] = ()
+    """Training rows that are shown before it; put there for its encoding, and no part of the data."""
 
     @property
     def class_names(self) -> tuple[str, ...]:

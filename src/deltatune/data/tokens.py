@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from deltatune.data.pieces import Pieces, Places, pieces_of
 from deltatune.errors import DataError
+from deltatune.tasks.task import Shot
 
 if TYPE_CHECKING:
     from deltatune.models.processor import ModelFacts
@@ -154,9 +155,9 @@ class TextTokens:
         room = limit - len(begin)
         return [*begin, *(body[-room:] if len(body) > room else body)], len(body) > room
 
-    def chat_prompt(self, text: str, limit: int) -> tuple[list[int], bool]:
-        """Tokenise a text as a user's turn; see `truncated_chat`."""
-        return truncated_chat(self.tokenizer, text, limit)
+    def chat_prompt(self, text: str, limit: int, shots: Sequence[Shot] = ()) -> tuple[list[int], bool]:
+        """Tokenise a text as a user's turn, behind turns that show others; see `truncated_chat`."""
+        return truncated_chat(self.tokenizer, text, limit, shots)
 
     def plain(self, text: str, limit: int) -> tuple[list[int], bool]:
         """Tokenise a text to learn as it is: begin token as in `prompt`, one end token unless it is cut."""
@@ -220,10 +221,18 @@ def end_of_turn(tokenizer: Any, special_ids: Container[int], template: str | Non
     return None if end == tokenizer.bos_token_id != tokenizer.eos_token_id else end
 
 
-def truncated_chat(tokenizer: Any, text: str, limit: int) -> tuple[list[int], bool]:
+def truncated_chat(
+    tokenizer: Any, text: str, limit: int, shots: Sequence[Shot] = ()
+) -> tuple[list[int], bool]:
     """Tokenise a text as a user's turn, up to where the assistant's answer begins.
 
     Too long a turn loses tokens at the end of the user's text, so that the template stays whole.
+
+    Args:
+        tokenizer: With a chat template.
+        text: What the user says.
+        limit: Largest number of ids, without those of earlier turns.
+        shots: Rows that are earlier turns of the conversation, each one of the user and one of the assistant.
 
     Raises:
         DataError: The tokenizer has no chat template, or the template alone exceeds the limit.
@@ -247,10 +256,11 @@ def truncated_chat(tokenizer: Any, text: str, limit: int) -> tuple[list[int], bo
             )
         text = text[: content["offset_mapping"][kept][0]]
         ids = _chat_ids(tokenizer, text)
-    return ids, cut
+    return _chat_ids(tokenizer, text, shots) if shots else ids, cut
 
 
-def _chat_ids(tokenizer: Any, text: str) -> list[int]:
-    turn = [{"role": "user", "content": text}]
-    rendered = tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
+def _chat_ids(tokenizer: Any, text: str, shots: Sequence[Shot] = ()) -> list[int]:
+    said = [turn for shot in shots for turn in zip(("user", "assistant"), shot, strict=True)]
+    turns = [{"role": role, "content": content} for role, content in [*said, ("user", text)]]
+    rendered = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
     return list(tokenizer(rendered, add_special_tokens=False, verbose=False)["input_ids"])

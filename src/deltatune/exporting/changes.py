@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from deltatune.core.adapter import Adapter
 from deltatune.core.delta import BiasDelta, Delta, Foldable, ModuleCopy
+from deltatune.core.fold import require_in_weights
 from deltatune.core.model import AdaptedModel
 from deltatune.core.sites import LINEAR, BaseView
 from deltatune.errors import AdapterError
@@ -145,6 +146,7 @@ def _require_weights(adapter: Adapter, method: str, *, trained: bool) -> None:
     Raises:
         AdapterError: It adds tokens, computes something else, or there is nothing.
     """
+    require_in_weights(adapter, method)
     if adapter.keys_values or adapter.prompt is not None:
         raise AdapterError(
             f"{method} adds learned tokens, keys or values, which are no change of weights.",

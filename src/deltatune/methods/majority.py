@@ -2,6 +2,7 @@
 
     logits = log p, where p are the shares of the classes among the training rows (one row more of each)
     logits = log p / (1 - p) of labels of which a row may have several (one row more with each, and without)
+    outputs = 0 of numbers, which are standardised: their mean
 
 Oracle: counting.
 """
@@ -38,6 +39,14 @@ class Shares(Delta):
         return self.log_shares.to(y.dtype).expand_as(y)
 
 
+class Mean(Delta):
+    """Answers with the mean of the training rows' numbers, which is 0 in what a head gives."""
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        """Return zeros for every row of `y`."""
+        return torch.zeros_like(y)
+
+
 class Majority(Adapter):
     """An adapter that counts."""
 
@@ -51,11 +60,15 @@ class Majority(Adapter):
 
 
 class MajorityConfig(MethodConfig):
-    """The largest class of the training rows, or the labels that most of them have, always; no settings."""
+    """The largest class of the training rows, the labels that most of them have, or the mean; no settings."""
 
     name: ClassVar[str] = "majority"
-    title: ClassVar[str] = "Nothing: every row is given the largest class of the training rows."
-    formula: ClassVar[str] = "logits = log(shares of the classes); of sets of labels, of each its log odds"
+    title: ClassVar[str] = (
+        "Nothing: every row is given the largest class of the training rows, or their mean."
+    )
+    formula: ClassVar[str] = (
+        "logits = log(shares of the classes); of sets of labels, of each its log odds; 0 of numbers"
+    )
     when: ClassVar[str] = (
         "In every comparison of classifiers, to which it is added by itself: a method that does not beat it "
         "tells no rows apart."
@@ -74,9 +87,12 @@ class MajorityConfig(MethodConfig):
             raise TargetError(
                 f"a {type(view.base).__name__} has no head that tells classes apart.",
                 field="majority",
-                remedy="It is for tasks that tell classes apart.",
+                remedy="It is for tasks that tell classes or numbers.",
             )
-        sets = getattr(view.config, "problem_type", None) == "multi_label_classification"
+        problem = getattr(view.config, "problem_type", None)
+        if problem == "regression":
+            return Majority({path: Mean() for path in last})
+        sets = problem == "multi_label_classification"
         return Majority({path: Shares(classes, sets) for path in last})
 
 

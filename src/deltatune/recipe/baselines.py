@@ -12,6 +12,8 @@ from deltatune.recipe.schema import MethodEntry, Recipe
 from deltatune.tasks import TASKS
 
 BASELINES = ("majority", "head")
+TRAIN_NOTHING = ("untuned", "majority", "few_shot", "knn", "copy")
+"""Methods that have nothing to train; a test holds them to what the methods say of themselves."""
 
 
 def with_baselines(recipe: Recipe) -> Recipe:

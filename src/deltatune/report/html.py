@@ -21,6 +21,7 @@ from deltatune.report.entities import entity_classes
 from deltatune.report.examples import examples
 from deltatune.report.figures import Figure
 from deltatune.report.label_sets import label_sets
+from deltatune.report.leads import find_pair
 from deltatune.report.load import Comparison, Method
 from deltatune.report.lost import losses
 from deltatune.report.memory import memory
@@ -29,7 +30,7 @@ from deltatune.report.run import Run
 from deltatune.report.sheet import series_of
 from deltatune.report.tasks import on_tasks
 from deltatune.report.tuning_budget import tuning_curves
-from deltatune.report.verdict import caveat, find_pair, margin, needs, verdict
+from deltatune.report.verdict import caveat, margin, needs, verdict
 from deltatune.report.words import Name
 from deltatune.results import AnyResult, CertificateLine, FailedRun, PausedRun, Tuning
 

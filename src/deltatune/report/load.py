@@ -13,6 +13,7 @@ from statistics import fmean
 from typing import Any
 
 from deltatune.errors import DeltatuneError
+from deltatune.recipe.baselines import TRAIN_NOTHING
 from deltatune.report.across_words import is_across
 from deltatune.report.display import model_name
 from deltatune.report.ranking import LEADING
@@ -64,7 +65,7 @@ class Method:
     @property
     def trained(self) -> bool:
         """Whether it trains anything; baselines do not."""
-        return self.row.method not in ("untuned", "majority")
+        return self.row.method not in TRAIN_NOTHING
 
     @property
     def done(self) -> bool:

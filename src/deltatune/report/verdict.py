@@ -10,10 +10,12 @@ from deltatune.phrasing import listing
 from deltatune.report import display
 from deltatune.report.costs import best, cheapest
 from deltatune.report.display import difference, in_sentence, interval, metric, style
+from deltatune.report.leads import Lead, find_pair
 from deltatune.report.load import Comparison, Method
 from deltatune.report.lost_words import lost_words
 from deltatune.report.ranking import RANK_RULE
 from deltatune.report.words import Name, Sentence
+from deltatune.report.worth_tuning import worth_tuning
 
 NUMBERS = {2: "Both", 3: "All three", 4: "All four", 5: "All five"}
 YARDSTICKS = {
@@ -26,18 +28,6 @@ MOST_NAMES = 4  # more than these are counted, not listed
 MOST_LOSERS = 2  # of more only the closest is told; the table has the rest
 MOST_TIED = 8  # a tie of more is not listed in full
 MOST_SENTENCES = 3  # of one kind; the table of pairs has the rest
-
-
-class Lead(NamedTuple):
-    """How far a method leads another; positive is better."""
-
-    lead: float
-    interval: list[float]
-    tie: bool
-    p: float
-    examples_needed: int | None
-    seeds_needed: int | None
-    equivalent: bool | None = None
 
 
 class _Beaten(NamedTuple):
@@ -68,10 +58,11 @@ def verdict(comparison: Comparison) -> list[Sentence]:
         sentences.append(["No method is shown to beat ", *_names(bases), "."])
     elif len(top) > 1 and bases:
         sentences.append([f"No method is shown to beat {_yardstick(comparison, 'untuned')}."])
-    elif len(top) > 1 and any(not method.trained for method in top):
+    elif len(top) > 1 and any(method.row.method == "majority" for method in top):
         sentences.append([f"No method is shown to beat {_yardstick(comparison, 'majority')}."])
     elif len(top) > 1:
         sentences += cheapest(top)
+    sentences += worth_tuning(comparison)
     sentences += _equivalents(comparison, top[0])
     sentences += _needed(comparison, top)
     sentences += _tuned(comparison)
@@ -131,19 +122,6 @@ def _of_seeds(comparison: Comparison) -> str:
         f"Trainings of {shown} that differ in nothing but the seed ({noise.seeds}) are {apart}, in "
         f"{in_sentence(comparison.primary)}: a difference of that size between two runs means nothing."
     )
-
-
-def find_pair(comparison: Comparison, a: Method, b: Method) -> Lead | None:
-    """The comparison of `a` with `b`, as a lead of `a`, or None if it was not made."""
-    pair = comparison.pairs.get(frozenset((a.name, b.name)))
-    if pair is None:
-        return None
-    sign = 1 if comparison.higher_is_better else -1
-    turn = sign if pair.a == a.name else -sign
-    bounds = sorted([turn * pair.low, turn * pair.high])
-    lead = turn * pair.difference
-    needed = pair.examples_needed, pair.seeds_needed
-    return Lead(lead, bounds, pair.tie, pair.p, *needed, pair.equivalent)
 
 
 def _opening(comparison: Comparison, top: list[Method]) -> Sentence:

@@ -21,7 +21,7 @@ from deltatune.phrasing import listing
 from deltatune.recipe.given import Given
 from deltatune.runs.inputs import checked
 from deltatune.runs.load import attach_run, load_run
-from deltatune.runs.loaded import NAME
+from deltatune.runs.loaded import NAME, require_model_alone
 from deltatune.tasks import tasks_that
 
 BASE = "base"
@@ -93,6 +93,8 @@ class Talk:
             attach_run(loaded, folder, f"other-{number}")
             self._adapters[_free(folder.resolve().name, self._adapters)] = (f"other-{number}",)
         self._adapters[BASE] = ()
+        for name in [name for names in self._adapters.values() for name in names]:
+            require_model_alone(self._model.adapter(name), name)
         self._model.eval()
         self.speaker = self.names[0]
         self.messages: list[dict[str, Any]] = []

@@ -35,6 +35,7 @@ from deltatune.runs.loaded import NAME, LoadedRun
 from deltatune.tasks import TASKS
 from deltatune.tasks.label_sets import HALF
 from deltatune.tasks.values import Scale, Scales
+from deltatune.training.given.beside import beside_rows
 
 _RUN = (FILE, "result.json")
 
@@ -98,6 +99,7 @@ def load_without_run(
             stacklevel=3,
         )
     encoder = Encoder(recipe.task, base.processor, recipe.data, base.labels, base.facts, scale)
+    encoder.beside = beside_rows(model.adapter(NAME), base.model, recipe)
     return LoadedRun(folder, recipe, base, model, encoder, None, folder.name, saved.method, digest)
 
 

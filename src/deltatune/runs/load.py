@@ -24,6 +24,7 @@ from deltatune.recipe.wanted import FILE, run_recipe
 from deltatune.runs.foreign import beside_without_run, is_without_run, load_without_run
 from deltatune.runs.loaded import NAME, LoadedRun
 from deltatune.tasks import TASKS
+from deltatune.training.given.beside import beside_rows
 from deltatune.training.given.folder import delta_folder, finished_result
 from deltatune.training.given.start import other_head
 
@@ -91,6 +92,7 @@ def load_run(
     load_adapter(model, delta_folder(folder), NAME, fingerprint=digest)
     model.eval()
     encoder = Encoder(recipe.task, base.processor, recipe.data, labels, base.facts, result.data.scale)
+    encoder.beside = beside_rows(model.adapter(NAME), base.model, recipe)
     return LoadedRun(folder, recipe, base, model, encoder, result, result.name, result.method, digest)
 
 
@@ -169,6 +171,9 @@ def attach(run: LoadedRun) -> None:
     """
     assert run.adapter is not None
     load_adapter(run.model, _delta_of(run), run.adapter, fingerprint=run.fingerprint)
+    beside = beside_rows(run.model.adapter(run.adapter), run.base.model, run.recipe)
+    if run.encoder.beside is not beside:
+        run.encoder = run.encoder.with_beside(beside)  # another run may have the same one
 
 
 def delta_digest(run: LoadedRun) -> str:

@@ -6,8 +6,10 @@ import functools
 from dataclasses import dataclass
 from pathlib import Path
 
+from deltatune.core.adapter import Adapter
 from deltatune.core.model import AdaptedModel
 from deltatune.data.encode import Encoder
+from deltatune.errors import AdapterError
 from deltatune.models.load import LoadedBase
 from deltatune.models.positions import Room, room_of
 from deltatune.recipe import Recipe
@@ -66,3 +68,18 @@ class LoadedRun:
     def names_rows(self) -> bool:
         """Whether it says where rows are; an adapter without a run need not."""
         return bool(self.recipe.data.source or self.recipe.data.train)
+
+
+def require_model_alone(adapter: Adapter, name: str) -> None:
+    """Refuse what needs whole rows where prompts come as texts or turns of others: serving and talking.
+
+    Raises:
+        AdapterError: It shows training rows before each row, or answers rows itself.
+    """
+    if adapter.beside is not None:
+        raise AdapterError(
+            f"{name!r} shows training rows before each row, or copies texts: it is a yardstick for rows, and "
+            "is not served.",
+            field="RUN",
+            remedy="`deltatune predict` and `deltatune evaluate` use it.",
+        )

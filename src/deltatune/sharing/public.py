@@ -88,6 +88,12 @@ def public_run(folder: Path, *, base: str | None = None, predictions: bool = Fal
     saved = read_adapter(folder / ADAPTER)
     if saved.ours is None:
         raise AdapterError(f"'{folder / ADAPTER}' has no {OURS}.", remedy=_OTHER)
+    if saved.config.holds_rows:
+        raise DeltatuneError(
+            f"the run in '{folder}' is {result.method}, whose file holds training rows, as texts or as "
+            "vectors that texts can be told from.",
+            remedy="Give away its recipe: it trains nothing, and whoever has the rows can run it.",
+        )
     recipe = read_recipe(folder / RECIPE)
     model = result.model.name
     local = Path(model).expanduser() if Path(model).expanduser().is_absolute() else None

@@ -60,6 +60,7 @@ class CausalLM(Task):
     plain_text: ClassVar = True
     chat: ClassVar = True
     several_references: ClassVar = True
+    shows_rows: ClassVar = True
     senseless: ClassVar = tokens.IMAGE_SIZE
 
     writes_text: ClassVar = True
@@ -80,9 +81,10 @@ class CausalLM(Task):
             if supervised and len(ids) < 2:
                 raise tokens.no_signal(row, "fewer than two tokens")
             return {"input_ids": ids, "prompt_length": 0}, (cut, False)
-        prompt, cut = (
-            tools.tokens.chat_prompt(text, limit) if tools.chat else tools.tokens.prompt(text, limit)
-        )
+        if tools.chat:
+            prompt, cut = tools.tokens.chat_prompt(text, limit, row.shots)
+        else:
+            prompt, cut = tokens.behind_shots(row, tools, tools.tokens.prompt)
         if not prompt:
             raise DataError("has an empty prompt.", field=f"row {row.id}", remedy="Fill or remove it.")
         target, cut_target = tokens.target_ids(row, tools, supervised, as_target=False)

@@ -8,7 +8,7 @@ given to it, the `Tools` of an encoder and the `Model`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol
 
 from deltatune.tasks.shapes import BatchShape
 
@@ -26,6 +26,10 @@ def each_reference(features: Iterable[Feature]) -> list[Feature]:
     return [each for feature in features for each in (feature, *feature.get(OTHERS, ()))]
 
 
+ANSWER = "answer"
+"""The key of a feature's answer as ids, where a method knows it without asking the model."""
+
+
 Cuts = tuple[bool, bool]
 """Whether a row's input and its target were truncated."""
 AUTO = "auto"
@@ -35,6 +39,14 @@ IGNORED = -100
 
 INPUT, TARGET, NEW = "data.max_input_tokens", "data.max_target_tokens", "evaluation.max_new_tokens"
 """The settings that bound how many positions of a model a row takes."""
+
+
+class Shot(NamedTuple):
+    """A training row that stands before another in its prompt, to show what is to be done."""
+
+    input: str
+    """As a model reads it, with the template applied."""
+    target: str
 
 
 class Row(Protocol):
@@ -75,6 +87,14 @@ class Row(Protocol):
     @property
     def words(self) -> Any:
         """The words and their tags, as `deltatune.data.rows.Words`, where the task is about these."""
+
+    @property
+    def source(self) -> str | None:
+        """The text of the input column, where a template makes another of it."""
+
+    @property
+    def shots(self) -> tuple[Shot, ...]:
+        """Training rows that are shown before it, where its task can write them (`Task.shows_rows`)."""
 
 
 class Tools(Protocol):
@@ -203,6 +223,8 @@ class Task(Protocol):
     """Whether the rows of a batch may stand behind each other in one (`core/fast/packing.py`)."""
     tags_words: ClassVar[bool] = False
     """Whether it is words that have targets: tags, which are the data's classes."""
+    shows_rows: ClassVar[bool] = False
+    """Whether training rows may stand before a row in what is read (`Row.shots`)."""
     unit: ClassVar[str] = "tokens"
     """What training's speed is counted in."""
 

@@ -44,6 +44,7 @@ class TextToText(Task):
     pipeline: ClassVar = "text-generation"
 
     several_references: ClassVar = True
+    shows_rows: ClassVar = True
     senseless: ClassVar = tokens.IMAGE_SIZE
 
     writes_text: ClassVar = True
@@ -57,7 +58,7 @@ class TextToText(Task):
 
     def encode(self, row: Row, tools: Tools, supervised: bool) -> tuple[Feature, Cuts]:
         """`input_ids` of the input and `labels` of the target."""
-        input_ids, cut_input = tools.tokens.with_specials(tokens.text_of(row), tools.spec.max_input_tokens)
+        input_ids, cut_input = tokens.behind_shots(row, tools, tools.tokens.with_specials, after="\n")
         labels, cut_target = tokens.target_ids(row, tools, supervised, as_target=True)
         return {"input_ids": input_ids, "labels": labels}, (cut_input, cut_target)
 

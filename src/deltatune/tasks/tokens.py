@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from deltatune.errors import DataError, SilentRowError
@@ -15,6 +15,10 @@ if TYPE_CHECKING:
 TEXT_METRICS = ("rouge", "bleu", "chrf", "exact_match", "stop_rate", "repetition_rate", "mean_length")
 """Metrics of written texts that are meant for any of them."""
 LOSSES = ("loss", "perplexity")
+BETWEEN = "\n\n"
+"""What stands between a row that is shown and the next one, as in lm-evaluation-harness."""
+_ALL = 1 << 30
+"""A limit that no text reaches."""
 
 IMAGE_SIZE = {"model.image_size": "is for image-classification; {task} reads text."}
 """The field of a recipe that text has no use for."""
@@ -31,6 +35,31 @@ def text_of(row: Row) -> str:
             "holds an image, not a text.", field=f"row {row.id}", remedy="Use image-classification."
         )
     return row.input
+
+
+def behind_shots(
+    row: Row, tools: Tools, read: Callable[[str, int], tuple[list[int], bool]], after: str = ""
+) -> tuple[list[int], bool]:
+    """The tokens of a row's text behind the rows that are shown before it, and whether the text was cut.
+
+    They are one text, tokenised as one. The limit is of the row's own text; where that was cut, what is left
+    of it stands behind the tokens of the others.
+
+    Args:
+        row: The row.
+        tools: The tokenizer and the limit.
+        read: Gives the tokens of a text, at most so many, and whether it was cut.
+        after: What stands between input and target of a row that is shown.
+    """
+    text = text_of(row)
+    ids, cut = read(text, tools.spec.max_input_tokens)
+    if not row.shots:
+        return ids, cut
+    before = "".join(f"{shot.input}{after}{shot.target}{BETWEEN}" for shot in row.shots)
+    if not cut:
+        return read(before + text, _ALL)[0], False
+    begin = ids[:1] if ids[0] == tools.tokens.bos_id else []
+    return [*begin, *tools.tokens.bare(before), *ids[len(begin) :]], True
 
 
 def target_ids(row: Row, tools: Tools, supervised: bool, *, as_target: bool) -> tuple[list[int], bool]:

@@ -10,13 +10,11 @@ from typing import Any
 import yaml
 
 from deltatune.recipe.axes import slug
-from deltatune.recipe.baselines import BASELINES
+from deltatune.recipe.baselines import BASELINES, TRAIN_NOTHING
 from deltatune.recipe.entry import ENTRY_KEYS
 from deltatune.recipe.train_section import TUNED
 from deltatune.tasks import TASKS
 
-UNTRAINED = ("untuned", "majority")
-"""Methods that train nothing."""
 MOST_BYTES = 4 * 1024 * 1024
 """Of a recipe that is read; a larger one says nothing."""
 
@@ -43,7 +41,7 @@ class Entry:
     @property
     def trains(self) -> bool:
         """Whether it makes steps."""
-        return self.method not in UNTRAINED
+        return self.method not in TRAIN_NOTHING
 
     def steps(self, per_epoch: int) -> int | None:
         """Steps of its runs, given those of an epoch (0: not known)."""
@@ -104,10 +102,10 @@ def _entry(each: Mapping[str, Any], recipe: Mapping[str, Any]) -> Entry:
     method = next((str(key) for key in each if key not in ENTRY_KEYS), "")
     tune, search = _mapping(recipe.get("tune")), _mapping(recipe.get("search"))
     space = each.get("space") or search.get("space")
-    tries, searched = 1, bool(search and space and method not in UNTRAINED)
+    tries, searched = 1, bool(search and space and method not in TRAIN_NOTHING)
     if searched:
         tries = count(search.get("trials")) or 1
-    elif tune and method not in UNTRAINED:
+    elif tune and method not in TRAIN_NOTHING:
         axes = [tune[name] for name in TUNED if tune.get(name) is not None]
         tries = math.prod(len(axis) if isinstance(axis, list) else count(axis) or 1 for axis in axes)
     group = each.get("group")

@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from deltatune.checkpoint.manifest import NAME as MANIFEST
+from deltatune.recipe.baselines import TRAIN_NOTHING
 from deltatune.recipe.curve_section import axis_of
 from deltatune.report.display import LOWER_FIRST
 from deltatune.watch.files import Kept, folders, json_object, signature
 from deltatune.watch.halved import entry_of, reached, stopped
 from deltatune.watch.holders import Holder, holder, is_gone
 from deltatune.watch.log import Log, number
-from deltatune.watch.plan import UNTRAINED, Entry, Plan, count, plan_of
+from deltatune.watch.plan import Entry, Plan, count, plan_of
 
 OVER = ("done", "failed")
 AT_WORK = ("starting", "training", "evaluating")
@@ -222,7 +223,7 @@ class Watched:
         log = self.log(run.folder)
         steps = run.steps or (entry.steps(log.per_epoch) if entry else None)
         begun = signature(path / "metrics.jsonl", root) is not None
-        ended = begun and (run.method in UNTRAINED or (steps is not None and log.step >= steps))
+        ended = begun and (run.method in TRAIN_NOTHING or (steps is not None and log.step >= steps))
         phase = "evaluating" if ended else "training" if log.step else "starting"
         validation = log.validations.get(plan.select_by) or log.validations.get("loss")
         return RunStanding(

@@ -99,7 +99,8 @@ class LastLayer:
     def chooses(self) -> bool:
         """Whether there are passes in which it chooses."""
         known = self._view.is_decoder_only or type(self._view.base).__name__ in READ_FIRST
-        return known and not self._whole and not self._recomputation.enabled and bool(self._parts)
+        whole = self._whole or self._view.read_whole
+        return known and not whole and not self._recomputation.enabled and bool(self._parts)
 
     def acts_in(self, path: str) -> bool:
         """Whether it chooses positions in the last of the layers at `path`."""

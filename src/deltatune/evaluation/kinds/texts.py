@@ -17,7 +17,7 @@ from deltatune.evaluation.kinds.kind import Answer, Decoding, Job, Kind, MeanLos
 from deltatune.evaluation.loss import RowLoss, mean
 from deltatune.evaluation.metrics import Scores, text_metrics
 from deltatune.tasks import TASKS
-from deltatune.tasks.task import Feature, Row, each_reference
+from deltatune.tasks.task import ANSWER, Feature, Row, each_reference
 from deltatune.tasks.tokens import LOSSES
 
 
@@ -39,7 +39,7 @@ class Texts(Kind):
             losses = row_losses(job)
             answers = [Answer("")] * len(rows)
             return Scored(answers, references, Scores({}), losses, summed(losses), several)
-        if not any(key in LOSSES for key in keys):
+        if not any(key in LOSSES for key in keys) or _answered(job):
             generations = _write(job, decoding)
             scores = text_metrics(generations, several, names)
             return Scored(list(map(_answer, generations)), references, scores, several=several)
@@ -55,9 +55,16 @@ class Texts(Kind):
         return Scored(answers, references, scores, losses, summed(losses), several)
 
     def mean_loss(self, job: Job) -> MeanLoss:
-        """Loss per token, in nats; `perplexity` is its exponential."""
+        """Loss per token, in nats; `perplexity` is its exponential. None of what a method answers itself."""
+        if _answered(job):
+            return MeanLoss({}, ())
         rows = row_losses(job)
         return MeanLoss(summed(rows), rows)
+
+
+def _answered(job: Job) -> bool:
+    """Whether the method knows the answers, so that no model says how likely they are."""
+    return any(ANSWER in feature for feature in job.encoded.features)
 
 
 def row_losses(job: Job) -> list[RowLoss]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from deltatune.core.model import AdaptedModel
 from deltatune.errors import nearest
 from deltatune.runs.load import attach, delta_digest, load_beside
-from deltatune.runs.loaded import LoadedRun
+from deltatune.runs.loaded import LoadedRun, require_model_alone
 from deltatune.serve.deltas.served import Served
 from deltatune.serve.refusal import Refusal
 
@@ -174,6 +174,7 @@ class Pool:
             return
         _ = served.run.room  # while the delta is there to be asked
         if served.run.adapter is not None:
+            require_model_alone(served.run.model.adapter(served.run.adapter), served.name)
             tensors = served.run.model.adapter(served.run.adapter).parameters()
             served.bytes = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
         self._try_out(served)

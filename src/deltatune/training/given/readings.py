@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from torch import Tensor
 
+from deltatune.data.beside_rows import BesideRows
 from deltatune.data.checks import truncation_warnings
 from deltatune.data.dataset import Dataset
 from deltatune.data.encode import Encoded, Encoder
@@ -67,6 +68,11 @@ class RunData:
         """What the loss will see of the training rows' labels."""
         return supervision(self.encoder, self.encoded("train"))
 
+    def with_beside(self, beside: BesideRows) -> RunData:
+        """The same rows, of which a method knows something where it is evaluated; not where it is trained."""
+        encoder = self.encoder.with_beside(beside)
+        return RunData(self.dataset, encoder, self.whose, self.warn, {"train": self.encoded("train")})
+
     def inputs(self, base: str, dtype: str, start: str | None = None) -> Inputs:
         """What a run on these rows rests on.
 
@@ -102,7 +108,19 @@ class RunData:
         """What is cut off of a part, and what the tokenizer cannot write of it."""
         report, name = self.encoded(part).report, "training" if part == "train" else part
         lost = report.fidelity.warnings(report.rows, name, self.whose)
-        return truncation_warnings(report, name, self.whose) + lost
+        return truncation_warnings(report, name, self.whose) + lost + self._left_out(report.shown, name)
+
+    def _left_out(self, shown: Sequence[int], part: str) -> list[str]:
+        """That some rows are shown fewer training rows than are asked for."""
+        wanted = self.encoder.beside.beside.shows if self.encoder.beside else 0
+        fewer = sum(count < wanted for count in shown)
+        if not fewer:
+            return []
+        mean = sum(shown) / len(shown)
+        return [
+            f"{fewer} of {len(shown)} {part} rows are shown fewer than {wanted} training rows, {mean:.1f} on "
+            "average: there is no room for more, by data.max_input_tokens for each, or in the base."
+        ]
 
 
 def require_part(dataset: Dataset, part: str) -> list[Row]:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from itertools import chain
+import contextlib
 
 import torch
 
@@ -12,8 +11,6 @@ from deltatune.core.offload import offload_of
 from deltatune.files import write_text
 from deltatune.memory.fit import fits
 from deltatune.results import Padding
-from deltatune.tasks import TASKS
-from deltatune.tasks.label_sets import labels_of
 from deltatune.training.before.expected_memory import ample_memory, predicted_run
 from deltatune.training.before.forecast import this_machine
 from deltatune.training.before.packing import cannot_pack, padding_of
@@ -32,6 +29,7 @@ from deltatune.training.proof.padding import check_padding
 from deltatune.training.single.lost import documents_of
 from deltatune.training.single.parts import Begun, Run
 from deltatune.training.single.result import rows_used
+from deltatune.training.single.seeing import see
 
 NO_WAYS = {"lr", "head_lr", "weight_decay", "warmup", "schedule", "epochs", "max_steps"}
 """Settings of training that have no part in how logits are computed."""
@@ -48,13 +46,7 @@ def begin(run: Run, pause: Pause | None = None) -> Begun:
     run.context.hold(name, run.about_base, rows_used(run), run.base.fingerprint, run.origin)
     documents_of(run)  # what cannot be read is told before hours of training
     torch.manual_seed(run.seed)
-    trains, labels = run.config.trains, run.encoder.labels  # in the order of the model's outputs
-    if labels:
-        targets = [row.target for row in run.data.dataset.train]
-        sets = TASKS.get(run.recipe.task).has_label_sets
-        names = map(labels_of, targets) if sets else (row.class_names for row in run.data.dataset.train)
-        counts = Counter(chain.from_iterable(names))
-        run.adapter.see_classes([counts[label] for label in labels], len(targets))
+    trains, seen = run.config.trains, see(run)
     step = _predicted(run) if trains else None
     run.model.eval()
     if trains:
@@ -64,14 +56,16 @@ def begin(run: Run, pause: Pause | None = None) -> Begun:
         with code_explained(run.model, None):
             check_kernels(run.certificate, run.model, run.name, run.shortest_rows(), run.recipe.task)
     rows, at_once = run.data.encoded("train"), _rows_at_once(run)
-    with code_explained(run.model, run.entry.method if trains else None):
+    # Neighbours that are equally near change places by rounding: what is compared is what they are told by.
+    alone = run.model.using() if run.adapter.reads_states else contextlib.nullcontext()
+    with alone, code_explained(run.model, run.entry.method if trains else None):
         check_padding(run.certificate, run.model, run.encoder, rows, at_once)
     if (offload := offload_of(run.base.loaded.model)) is not None:
         offload.forget_all()
     run.memory.start()
     if not trains:
         write_text(run.out / "metrics.jsonl", "")
-        return Begun(run, None, step)
+        return Begun(run, None, step, seen=seen)
     padding = _padding(run)
     trainer = Trainer(
         model=run.model,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from torch import Tensor
@@ -14,6 +14,7 @@ from deltatune import quant
 from deltatune.checkpoint.store import save_adapter
 from deltatune.core.devices import to_device
 from deltatune.core.model import AdaptedModel
+from deltatune.data.beside_rows import BesideRows
 from deltatune.errors import TrainingError
 from deltatune.files import write_json
 from deltatune.observer import Observer
@@ -25,6 +26,7 @@ from deltatune.training.given.budget import Budget
 from deltatune.training.given.context import Context, SharedBase
 from deltatune.training.given.folder import failed_result
 from deltatune.training.given.machine import PeakMemory
+from deltatune.training.loop.steps import Progress
 from deltatune.training.loop.trainer import Trainer
 from deltatune.training.proof.certificate import Proof
 
@@ -100,6 +102,11 @@ class Run:
                 write_json(self.out / "result.json", failed.as_dict())
             raise
 
+    def stand_beside(self, beside: BesideRows) -> None:
+        """Let its method stand beside the rows that are evaluated; those of training stay as they are."""
+        self.data = self.data.with_beside(beside)
+        self.encoder = self.data.encoder
+
     def shortest_rows(self) -> dict[str, Tensor]:
         """A batch of the shortest training rows."""
         train = self.data.encoded("train")
@@ -137,3 +144,5 @@ class Begun:
     """Bytes by part of a training step; None if nothing is trained, or memory is ample anyhow."""
     padding: Padding | None = None
     """What padding comes to in training; None if nothing is trained, or the task does not pack rows."""
+    seen: Progress = field(default_factory=Progress)
+    """What seeing the training rows cost a method that trains nothing."""

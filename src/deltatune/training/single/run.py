@@ -14,7 +14,6 @@ from deltatune.timeline import Timeline, phase
 from deltatune.training.given.context import Context
 from deltatune.training.given.machine import deterministic, fast_cpu
 from deltatune.training.given.shared_run import begin_alike, own_folder, require_shareable, warn_of_idle
-from deltatune.training.loop.steps import Progress
 from deltatune.training.loop.trainer import Pause
 from deltatune.training.single.begin import begin
 from deltatune.training.single.compiling import compiled
@@ -83,7 +82,7 @@ def run(
                 begun = begin(opened, pause)
                 trainer = begun.trainer
                 with phase("training"), compiled(trainer) if trainer else contextlib.nullcontext():
-                    progress = Progress() if trainer is None else trainer.run(resume=opened.resumes)
+                    progress = begun.seen if trainer is None else trainer.run(resume=opened.resumes)
                 return end(begun, progress, opened.memory.peak())
         finally:
             opened.close()

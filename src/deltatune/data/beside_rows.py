@@ -1,0 +1,74 @@
+"""What a method puts beside rows when they are encoded: training rows before them, or an answer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from deltatune.data.rows import Row
+from deltatune.errors import TargetError
+from deltatune.phrasing import listing
+from deltatune.tasks import TASKS, tasks_that
+from deltatune.tasks.task import ANSWER, INPUT, Feature
+
+if TYPE_CHECKING:
+    from deltatune.core.beside import Beside
+
+
+@dataclass(frozen=True, slots=True)
+class BesideRows:
+    """A method's knowledge of rows, and the room that there is for what it shows.
+
+    The limit of a row's input (`data.max_input_tokens`) is its own. What is shown may take as many tokens as
+    so many rows of their own may, and no more than the base has positions for: the rows that are least like
+    the row, or that were drawn first, are left out.
+    """
+
+    beside: Beside
+    positions: int | None
+    """Of the base, for what is read and what is written behind it; None: it has no end."""
+    new: int
+    """Tokens that may stand behind a prompt."""
+
+    def require_fit(self, task: str, method: str) -> None:
+        """Refuse a task whose rows cannot stand before each other.
+
+        Raises:
+            TargetError: It is one.
+        """
+        if self.beside.shows and not TASKS.get(task).shows_rows:
+            fitting = tasks_that(lambda each: each.shows_rows)
+            raise TargetError(
+                f"cannot show rows of the task {task}.",
+                field=method,
+                remedy=f"It is for {listing(fitting, 'and')}.",
+            )
+
+    def shown(self, row: Row, tools: Any) -> Row:
+        """The row with the training rows that are shown before it, as many as fit.
+
+        Args:
+            row: The row.
+            tools: The encoder.
+        """
+        shots = tuple(self.beside.shots(row)) if self.beside.shows else ()
+        asked = replace(row, target="", references=(), shots=shots)
+        while asked.shots and not self._fits(asked, tools):
+            asked = replace(asked, shots=asked.shots[1:])
+        return replace(row, shots=asked.shots)
+
+    def _fits(self, asked: Row, tools: Any) -> bool:
+        task, spec = TASKS.get(tools.task), tools.spec
+        feature, _ = task.encode(asked, tools, supervised=False)
+        read = [parts for stack, parts in task.places([feature], self.new) if stack == "input"]
+        most = spec.max_input_tokens + self.beside.shows * (spec.max_input_tokens + spec.max_target_tokens)
+        total = max(sum(parts.values()) for parts in read)
+        return max(parts.get(INPUT, 0) for parts in read) <= most and (
+            self.positions is None or total <= self.positions
+        )
+
+    def answered(self, row: Row, feature: Feature, tools: Any) -> Feature:
+        """The row's feature with the answer, where the method knows it: its tokens and the end token."""
+        if not self.beside.answers:
+            return feature
+        return {**feature, ANSWER: [*tools.tokens.bare(self.beside.answer(row)), tools.tokens.eos_ids[0]]}
