@@ -175,7 +175,7 @@ def test_rows_that_do_not_fit_are_left_out_and_counted(
 ) -> None:
     """Its 256 positions are for the prompt and for what is written; its own text keeps its limit."""
     recipe = make_recipe(
-        FEW, "data.max_input_tokens=24", "evaluation.metrics=[loss, exact_match]",
+        FEW, "data.max_input_tokens=18", "evaluation.metrics=[loss, exact_match]",
         methods=[{"few_shot": {"k": 16}}], model=str(llama_folder), **DECODER,
     )  # fmt: skip
     result = done(recipe, tmp_path / "run")
@@ -190,7 +190,7 @@ def test_rows_that_do_not_fit_are_left_out_and_counted(
     encoded, plain = loaded.encoder.encode(rows), loaded.encoder.with_beside(None).encode(rows)
     assert all(0 < count < 16 for count in encoded.report.shown)
     for shown, own in zip(encoded.features, plain.features, strict=True):
-        assert own["prompt_length"] <= 24
+        assert own["prompt_length"] <= 18
         assert shown["prompt_length"] + 16 <= 256
         assert shown["input_ids"][1 - len(own["input_ids"]) :] == own["input_ids"][1:]
     assert encoded.report.truncated_inputs == plain.report.truncated_inputs > 0

@@ -25,10 +25,10 @@ from deltatune.core.holding import attribute_unless_of_trainers, require_alone, 
 from deltatune.core.hooks import Hooks
 from deltatune.core.method import MethodConfig
 from deltatune.core.new_heads import add_heads
-from deltatune.core.pooling import text_vectors
 from deltatune.core.sites import BaseView
 from deltatune.core.swap import OwnParameters
 from deltatune.core.taps import Active, Route
+from deltatune.core.text_vectors import text_vectors
 from deltatune.core.whole import is_sharded
 from deltatune.errors import AdapterError, nearest
 
