@@ -15,6 +15,7 @@ from deltatune.checkpoint.saved import read_adapter
 from deltatune.data.load import load_data
 from deltatune.errors import AdapterError, DeltatuneError, TargetError
 from deltatune.methods.bm25 import BM25, words
+from deltatune.observer import Silent
 from deltatune.recipe import Recipe
 from deltatune.results import RunResult
 from deltatune.runs import Failed, evaluate_run, merge, predict
@@ -104,6 +105,7 @@ def test_a_decoder_reads_the_prompt_that_a_person_writes(
     assert [p.prediction for p in again if not isinstance(p, Failed)] == [r["prediction"] for r in rows]
 
 
+@pytest.mark.slow
 def test_shots_are_turns_of_a_chat(make_recipe: Make, llama_folder: Path, tmp_path: Path) -> None:
     recipe = make_recipe(
         FEW, "data.template=chat", methods=[{"few_shot": {"k": 2}}], model=str(llama_folder), **DECODER
@@ -127,6 +129,7 @@ def test_shots_are_turns_of_a_chat(make_recipe: Make, llama_folder: Path, tmp_pa
     assert [row["prediction"] for row in rows] == written(llama_folder, prompts)
 
 
+@pytest.mark.slow
 def test_the_nearest_rows_stand_last(make_recipe: Make, t5_folder: Path, tmp_path: Path) -> None:
     recipe = make_recipe(
         FEW, methods=[{"few_shot": {"k": 2, "choose": "nearest"}}], train={"precision": "fp32"}
@@ -170,6 +173,7 @@ def test_bm25_is_its_formula() -> None:
     assert words("東京 und Zürich") == ["東", "京", "und", "zürich"]
 
 
+@pytest.mark.slow
 def test_rows_that_do_not_fit_are_left_out_and_counted(
     make_recipe: Make, llama_folder: Path, tmp_path: Path
 ) -> None:
@@ -196,6 +200,7 @@ def test_rows_that_do_not_fit_are_left_out_and_counted(
     assert encoded.report.truncated_inputs == plain.report.truncated_inputs > 0
 
 
+@pytest.mark.slow
 def test_what_cannot_be_done_with_it_is_said(make_recipe: Make, tmp_path: Path) -> None:
     recipe = make_recipe("evaluation.metrics=[loss]", methods=["few_shot"], train={"precision": "fp32"})
     done(recipe, tmp_path / "run")
@@ -207,6 +212,7 @@ def test_what_cannot_be_done_with_it_is_said(make_recipe: Make, tmp_path: Path) 
         Pool(load_run(tmp_path / "run"), "run", 1, lambda _: None)
 
 
+@pytest.mark.slow
 def test_conversations_and_plain_texts_are_refused(
     make_recipe: Make, llama_folder: Path, tmp_path: Path
 ) -> None:
@@ -226,3 +232,26 @@ def test_conversations_and_plain_texts_are_refused(
     )  # fmt: skip
     with pytest.raises(DeltatuneError, match="no targets that could be shown"):
         done(plain, tmp_path / "plain")
+
+
+class InTheMidst(Silent):
+    """Presses Ctrl-C while test rows are evaluated."""
+
+    def advance(self, task: str, amount: int = 1, numbers: dict[str, float] | None = None) -> None:
+        if task.startswith("Evaluating"):
+            raise KeyboardInterrupt
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["few_shot", "knn"])
+def test_interrupted_it_begins_again_and_says_the_same(
+    make_recipe: Make, tmp_path: Path, method: str
+) -> None:
+    recipe = make_recipe(FEW, methods=[method], train={"precision": "fp32"})
+    done(recipe, tmp_path / "whole", 3)
+    with pytest.raises(KeyboardInterrupt):
+        run(recipe, recipe.methods[0], 3, tmp_path / "parts", observer=InTheMidst())
+    torch.manual_seed(1234)
+    run(recipe, recipe.methods[0], 3, tmp_path / "parts", resume=True)
+    for name in ("adapter/adapter_model.safetensors", "predictions.jsonl", "certificate.json"):
+        assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "parts" / name).read_bytes()

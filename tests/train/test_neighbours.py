@@ -87,7 +87,10 @@ def test_classes_are_those_of_scikit_learn(make_classifier: Make, bert_folder: P
     assert again == [row["prediction"] for row in rows]
 
 
-@pytest.mark.parametrize("architecture", tiny.CLASSIFIERS)
+@pytest.mark.parametrize(
+    "architecture",
+    [pytest.param(n, marks=[] if n in ("bert", "dinov2") else [pytest.mark.slow]) for n in tiny.CLASSIFIERS],
+)
 def test_any_head_is_replaced(architecture: str) -> None:
     """With one neighbour each training row has its own class; a base without the adapter is as it was."""
     model, batch = AdaptedModel(tiny.model(architecture), tiny.heads(architecture)), tiny.batch(architecture)
