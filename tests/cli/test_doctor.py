@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from deltatune.training.before import diagnosis
 from deltatune.training.before.diagnosis import SERVES, diagnose, extras
@@ -50,7 +51,7 @@ def test_what_is_missing_or_too_old_is_named() -> None:
 
 
 def test_idle_cores_and_little_room_are_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(diagnosis, "_granted", lambda cores: 4)
+    monkeypatch.setattr(diagnosis.cgroups, "processors", lambda: 4)
     monkeypatch.setattr(diagnosis.psutil, "cpu_count", lambda logical: 4)
     monkeypatch.setattr(diagnosis, "available_memory", lambda: 2**30)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
@@ -62,7 +63,31 @@ def test_idle_cores_and_little_room_are_said(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_second_threads_of_a_core_are_no_idle_cores(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(diagnosis, "_granted", lambda cores: 8)
+    monkeypatch.setattr(diagnosis.cgroups, "processors", lambda: 8)
     monkeypatch.setattr(diagnosis.psutil, "cpu_count", lambda logical: 4)
     monkeypatch.setenv("OMP_NUM_THREADS", "4")
     assert not any("OMP_NUM_THREADS" in item.what for item in diagnose(measure=False).advice)
+
+
+def test_threads_that_wait_for_each_other_are_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(diagnosis.cgroups, "processors", lambda: 2)
+    monkeypatch.setenv("OMP_NUM_THREADS", "8")
+    before = torch.get_num_threads()
+    torch.set_num_threads(8)
+    try:
+        for seconds, slow in (
+            ([0.2, 0.1, 0.2, 0.2, 0.3, 0.3, 0.3, 0.3], False),
+            ([0.4] * 4 + [0.2] * 4, True),
+        ):
+            times = iter(seconds)
+            monkeypatch.setattr(diagnosis, "_timed", lambda work, times=times: next(times))
+            found = diagnose()
+            advice = {item.what: item.remedy for item in found.advice}
+            assert (found.threads, found.threads_gain) == (2, seconds[-1] / min(seconds[:4]))
+            assert any("2 threads are 0.5 times as fast as one" in what for what in advice) == slow
+            more = next(what for what in advice if "OMP_NUM_THREADS=8" in what)
+            assert advice[more] == "export OMP_NUM_THREADS=2"
+        assert diagnose(measure=False).threads_gain is None
+        assert torch.get_num_threads() == 8
+    finally:
+        torch.set_num_threads(before)

@@ -103,8 +103,9 @@ def test_a_container_shows_its_own_group_as_the_top(groups):
     assert cgroups.processors_granted() == 2
 
 
-def test_threads_are_held_to_the_grant_and_given_back(groups):
+def test_threads_are_held_to_the_grant_and_given_back(groups, monkeypatch):
     groups("0::/\n", {"cpu.max": "200000 100000\n"})
+    monkeypatch.setattr(cgroups.os, "sched_getaffinity", lambda _: range(4), raising=False)
     before = torch.get_num_threads()
     torch.set_num_threads(3)
     try:
@@ -112,6 +113,10 @@ def test_threads_are_held_to_the_grant_and_given_back(groups):
             assert torch.get_num_threads() == 2
         assert torch.get_num_threads() == 3
         torch.set_num_threads(1)  # fewer, as the user says
+        with fast_cpu():
+            assert torch.get_num_threads() == 1
+        monkeypatch.setattr(cgroups.os, "sched_getaffinity", lambda _: {5})  # bound to one (taskset)
+        torch.set_num_threads(3)
         with fast_cpu():
             assert torch.get_num_threads() == 1
     finally:

@@ -269,8 +269,7 @@ def _gpus() -> list[str]:
 
 
 def _cores() -> int:
-    given = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(cgroups.processors_granted() or given, given)
+    return cgroups.processors()
 
 
 def _said(code: int | None) -> str:

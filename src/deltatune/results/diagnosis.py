@@ -47,6 +47,8 @@ class Diagnosis(Record):
     """Of all, those that this process may use."""
     threads: int
     """With which training would compute."""
+    threads_gain: float | None = None
+    """How many times as fast they are as one; null for one, and if that was not measured."""
     bfloat16: bool
     """Whether the GPU, or without one the processor, has instructions for products of bfloat16."""
     precision: str

@@ -42,9 +42,10 @@ def doctor(
 
 
 def _facts(found: Diagnosis) -> dict[str, str]:
-    threads = f"{found.threads} thread{'s' if found.threads > 1 else ''}"
+    threads = f"{found.threads} thread{'s' if found.threads > 1 else ''} in training"
+    threads += "" if found.threads_gain is None else f", {found.threads_gain:.2g} times as fast as one"
     facts = {
-        "processor": f"{found.processor}, {_cores(found)}, {threads} in training",
+        "processor": f"{found.processor}, {_cores(found)}, {threads}",
         "GPU": ", ".join(found.gpus) or "none that torch can use",
         "memory": f"{units.size(found.free_memory_bytes)} free of {units.size(found.memory_bytes)}",
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
 
@@ -43,11 +43,14 @@ SERVES = {
     "ray": "tasks of a Ray cluster (compare --engine ray)",
     "gguf": "exports for llama.cpp and Ollama",
     "onnx": "exports as ONNX",
+    "energy": "the energy that Nvidia's GPUs take",
 }
 """What each extra is for."""
 SIDE, TRIALS = 1024, 3
 LITTLE_MEMORY, LITTLE_DISK = 4 * 2**30, 5 * 2**30
 """Below these a small model is hard to train."""
+LITTLE_GAIN = 1.2
+"""Times one thread's speed, below which several are hardly worth their waiting for each other."""
 
 
 def diagnose(*, measure: bool = True) -> Diagnosis:
@@ -59,6 +62,7 @@ def diagnose(*, measure: bool = True) -> Diagnosis:
     with fast_cpu():
         threads = torch.get_num_threads()
         speed = _speed() if measure else None
+        gain = threads_gain(threads) if measure and threads > 1 else None
     gpus = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
     device, cores = device_of(), os.cpu_count() or 1
     gpus += [name_of(device)] if on_gpu(device) and not gpus else []  # Intel's or Apple's
@@ -67,8 +71,9 @@ def diagnose(*, measure: bool = True) -> Diagnosis:
         processor=processor(),
         cores=cores,
         physical=psutil.cpu_count(logical=False),
-        granted=_granted(cores),
+        granted=cgroups.processors(),
         threads=threads,
+        threads_gain=gain,
         bfloat16=bfloat16,
         precision="bf16" if chosen.dtype == "bfloat16" else "fp32",
         why_precision=chosen.why,
@@ -125,6 +130,18 @@ def _advice(found: Diagnosis) -> Iterator[Advice]:
             what=f"OMP_NUM_THREADS={asked}: {useful - int(asked)} of {useful} cores are idle.",
             remedy="unset OMP_NUM_THREADS",
         )
+    if asked.isdigit() and int(asked) > found.granted:
+        yield Advice(
+            what=f"OMP_NUM_THREADS={asked}, and {found.granted} cores may be used: training takes no more "
+            "threads than cores, but other programs would wait for each other's.",
+            remedy=f"export OMP_NUM_THREADS={found.granted}",
+        )
+    if found.threads_gain is not None and found.threads_gain < LITTLE_GAIN:
+        yield Advice(
+            what=f"{found.threads} threads are {found.threads_gain:.2g} times as fast as one: other programs "
+            "use the cores, or this machine has fewer than it says.",
+            remedy="End them; or export OMP_NUM_THREADS=1",
+        )
     if found.granted < found.cores:
         yield Advice(
             what=f"{found.granted} of the machine's {found.cores} cores may be used.",
@@ -158,6 +175,23 @@ def _advice(found: Diagnosis) -> Iterator[Advice]:
             )
 
 
+def threads_gain(threads: int) -> float:
+    """How many times as fast so many threads compute a layer's product and activation as one does."""
+    x, weight = torch.ones(1024, 512), torch.ones(1024, 512)
+    seconds = {}
+    for count in (threads, 1):
+        torch.set_num_threads(count)
+        seconds[count] = min(_timed(lambda: torch.relu_(x @ weight.mT)) for _ in range(TRIALS + 1))
+    torch.set_num_threads(threads)
+    return seconds[1] / seconds[threads]
+
+
+def _timed(work: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
 def _speed() -> Speed:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     rates = []
@@ -172,11 +206,6 @@ def _speed() -> Speed:
             seconds.append(time.perf_counter() - started)
         rates.append(2 * SIDE**3 / min(seconds[1:]))
     return Speed(float32=rates[0], bfloat16=rates[1])
-
-
-def _granted(cores: int) -> int:
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else cores
-    return min(allowed, cgroups.processors_granted() or allowed)
 
 
 def _is_set(name: str) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -48,6 +49,12 @@ def processors_granted() -> int | None:
             found.append([int((group / name).read_text()) for name in names])
     granted = [math.ceil(quota / period) for quota, period in found if quota > 0 and period > 0]
     return min(granted, default=None)
+
+
+def processors() -> int:
+    """How many processors this process may use: those that it is bound to, within what its groups get."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(allowed, processors_granted() or allowed)
 
 
 def _groups(controller: str) -> Iterator[Path]:

@@ -44,7 +44,7 @@ def fast_cpu(device: torch.device = HOST) -> Iterator[None]:
     precision, threads = torch.get_float32_matmul_precision(), torch.get_num_threads()
     if not on_gpu(device):
         torch.set_float32_matmul_precision(_float32_precision(precision))
-    torch.set_num_threads(min(threads, cgroups.processors_granted() or threads))
+    torch.set_num_threads(min(threads, cgroups.processors()))
     try:
         yield
     finally:
