@@ -12,7 +12,9 @@ from typing import Any
 
 import pytest
 
+from deltatune.cli import to_come
 from deltatune.cli.commands.compare import DEMO
+from deltatune.recipe import parse_recipe
 from deltatune.results import Leaderboard
 
 ROOT = Path(__file__).parents[2]
@@ -97,6 +99,43 @@ def test_dry_run_plans_every_method(recipe: Path, run: Callable, fake: Callable)
         "methods": {"untuned": {"steps": 12}, "lora r4": {"steps": 12}},
     }
     assert [call.options["context"] for call in calls] == ["the data", "the data"]
+
+
+def test_what_more_rows_would_gain_is_said_at_the_end(
+    recipe: Path, tmp_path: Path, run: Callable, fake: Callable
+) -> None:
+    points = [
+        {"at": at, "status": "done", "score": score, "interval": [score - 0.1, score + 0.1], "steps": 80.0}
+        for at, score in ((50, 0.4), (800, 0.6))
+    ]
+    last = {"from": 50, "to": 800, "gain": 0.2, "low": 0.1, "high": 0.3}
+    curve = {"axis": "rows", "name": "lora", "own": 800, "points": points, "least": 800, "last": last}
+    content = {"primary_metric": "rougeL_f", "higher_is_better": True, "seeds": [0, 1], "curves": [curve]}
+    (tmp_path / "curve.json").write_text(json.dumps(content), encoding="utf-8")
+    fake("deltatune.comparison.runner", "compare", WHOLE)
+    done = run("compare", recipe, "--out", str(tmp_path))
+    assert "How many rows?" in done.out
+    assert "From 50 to 800 rows it gains 20.0 ROUGE-L points [10.0,\u00a030.0]." in done.out
+
+
+def test_the_runs_of_curves_are_counted_beforehand() -> None:
+    methods = [{"lora": None, "train": {"epochs": 4}}, "prefix", "untuned"]
+    content: dict[str, Any] = {
+        "task": "text-to-text", "model": "somewhere/t5", "methods": methods, "seeds": [0, 1],
+        "data": {"source": "rows.csv", "split": {"validation": 0.1, "test": 0.1}},
+        "curve": {"rows": [16, 99, "all"], "rank": [2, 8]},
+    }  # fmt: skip
+    rows = SimpleNamespace(datasets={"": SimpleNamespace(train=[0] * 64, references=None)})
+    found = to_come.runs_of_curves(parse_recipe(content), rows)  # type: ignore[arg-type]
+    assert found is not None
+    assert (found.runs, found.steps) == (2 * 2, 2 * (16 + 16))  # 16 rows and rank 2, of four epochs of four
+    assert to_come.curves(found) == [
+        "After that, 4 runs for curves of the entry that comes out best, 64 steps"
+    ]
+    content["curve"] = {"rows": [16], "entries": ["prefix", "lora"]}
+    found = to_come.runs_of_curves(parse_recipe(content), rows)  # type: ignore[arg-type]
+    assert found is not None
+    assert (found.runs, found.steps, found.entries) == (4, 2 * (12 + 16), ["prefix", "lora"])
 
 
 def test_an_interrupted_comparison_says_how_to_go_on(recipe: Path, run: Callable, fake: Callable) -> None:
