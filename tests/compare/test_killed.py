@@ -33,6 +33,7 @@ STEPS = 12
 MEASURED = {
     "created",
     "train_seconds",
+    "energy_joules",
     "evaluation_seconds",
     "tokens_per_second",
     "peak_memory_bytes",
