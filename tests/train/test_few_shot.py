@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokeni
 
 from deltatune.checkpoint.saved import read_adapter
 from deltatune.data.load import load_data
+from deltatune.data.tokens import TextTokens
 from deltatune.errors import AdapterError, DeltatuneError, TargetError
 from deltatune.methods.bm25 import BM25, words
 from deltatune.observer import Silent
@@ -60,7 +61,8 @@ def written(base: Path, prompts: list[list[int]], new: int = 8) -> list[str]:
                 given, attention_mask=torch.ones_like(given), max_new_tokens=new, do_sample=False,
                 pad_token_id=tokenizer.eos_token_id,
             )  # fmt: skip
-        texts.append(tokenizer.decode(found[len(ids) if decoder else 1 :], skip_special_tokens=True).strip())
+        said = tokenizer.decode(found[len(ids) if decoder else 1 :], skip_special_tokens=True)
+        texts.append(said.partition("\n\n")[0].strip())
     return texts
 
 
@@ -103,6 +105,17 @@ def test_a_decoder_reads_the_prompt_that_a_person_writes(
     texts = [row["input"].removeprefix("Text: ").removesuffix("\nTitle:") for row in rows]
     again = list(predict(tmp_path / "run", texts))
     assert [p.prediction for p in again if not isinstance(p, Failed)] == [r["prediction"] for r in rows]
+
+
+def test_a_text_ends_where_those_that_are_shown_end(llama_folder: Path) -> None:
+    """What a base writes behind its answer are rows of its own making."""
+    tokens = TextTokens(AutoTokenizer.from_pretrained(llama_folder))
+    for text in ("an answer\n\nText: b", "an answer\n\n", "a\n\nb\n\nc", "\n\nText"):
+        ids = tokens.bare(text)
+        before = tokens.before(ids, "\n\n")
+        assert before == ids[: len(before or ())]
+        assert tokens.decode(before or []) == text.partition("\n\n")[0]
+    assert tokens.before(tokens.bare("an\nanswer"), "\n\n") is None
 
 
 @pytest.mark.slow

@@ -9,7 +9,8 @@ from deltatune.data.rows import Row
 from deltatune.errors import TargetError
 from deltatune.phrasing import listing
 from deltatune.tasks import TASKS, tasks_that
-from deltatune.tasks.task import ANSWER, INPUT, Feature
+from deltatune.tasks.task import ANSWER, INPUT, UNTIL, Feature
+from deltatune.tasks.tokens import BETWEEN
 
 if TYPE_CHECKING:
     from deltatune.core.beside import Beside
@@ -67,8 +68,13 @@ class BesideRows:
             self.positions is None or total <= self.positions
         )
 
-    def answered(self, row: Row, feature: Feature, tools: Any) -> Feature:
-        """The row's feature with the answer, where the method knows it: its tokens and the end token."""
+    def told(self, row: Row, feature: Feature, tools: Any) -> Feature:
+        """The row's feature with its answer, where the method knows it: its tokens and the end token.
+
+        Behind rows that are one text with it, its answer ends where theirs do, unless one of theirs goes on
+        there. A model that was not tuned goes on with further rows.
+        """
         if not self.beside.answers:
-            return feature
+            ends = row.shots and not tools.chat and not any(BETWEEN in shot.target for shot in row.shots)
+            return {**feature, UNTIL: BETWEEN} if ends else feature
         return {**feature, ANSWER: [*tools.tokens.bare(self.beside.answer(row)), tools.tokens.eos_ids[0]]}

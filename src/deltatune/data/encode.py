@@ -224,7 +224,7 @@ class Encoder:
                 continue
             feature, *rest = [feature for feature, _ in each]
             if self.beside is not None:
-                feature = self.beside.answered(row, feature, self)
+                feature = self.beside.told(row, feature, self)
             if rest:
                 feature[OTHERS] = rest
             encoded.append((feature, (any(cut for _, (cut, _) in each), any(cut for _, (_, cut) in each))))
@@ -268,6 +268,10 @@ class Encoder:
     def decode(self, ids: Sequence[int]) -> str:
         """Decode generated ids to text: special tokens are left out, outer blanks are stripped."""
         return self.tokens.decode(ids)
+
+    def before(self, ids: Sequence[int], text: str) -> list[int] | None:
+        """The generated ids before those in which a text begins; None if it is not in them."""
+        return self.tokens.before(ids, text)
 
     def preview(self, feature: Feature) -> list[tuple[str, bool]]:
         """Show what a model is taught: the row's tokens as text, each with whether it is supervised."""

@@ -178,6 +178,14 @@ class TextTokens:
         """Decode without special tokens and outer blanks."""
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=True)).strip()
 
+    def before(self, ids: Sequence[int], text: str) -> list[int] | None:
+        """The ids before those that a text begins in; None if it is not among what they say."""
+        said = [str(self.tokenizer.decode(list(ids[:end]))) for end in range(len(ids) + 1)]
+        if text not in said[-1]:
+            return None
+        place = said[-1].index(text)
+        return list(ids[: next(end for end, so_far in enumerate(said) if len(so_far) > place) - 1])
+
     def reference(self, text: str) -> str:
         """A target as a prediction is shown: without the special tokens that may be written in it.
 

@@ -28,7 +28,7 @@ from deltatune.evaluation.interfaces import (
     longest_first,
 )
 from deltatune.tasks import TASKS
-from deltatune.tasks.task import ANSWER
+from deltatune.tasks.task import ANSWER, UNTIL
 
 _PROOF = object()
 
@@ -146,7 +146,8 @@ def write(
     with evaluating(model), padding_told(batch):
         states = model.encoder_states(batch)
     new = _generate_batch(model, batch, states, encoder, arguments)
-    return Written([_finish(ids, encoder) for ids in new], states)
+    pairs = zip(new, features, strict=True)
+    return Written([_finish(ids, encoder, feature.get(UNTIL)) for ids, feature in pairs], states)
 
 
 def next_token_logits(model: Model, batch: dict[str, Tensor]) -> Tensor:
@@ -192,9 +193,17 @@ def _prompt_length(batch: dict[str, Tensor], ids: Sequence[Tensor]) -> int:
     return length
 
 
-def _finish(ids: list[int], encoder: BatchEncoder) -> Generation:
-    """Cut at the first end of text. By position: the padding id may well be the end-of-text id."""
+def _finish(ids: list[int], encoder: BatchEncoder, until: str | None = None) -> Generation:
+    """Cut at the first end of text. By position: the padding id may well be the end-of-text id.
+
+    Args:
+        ids: What was generated.
+        encoder: Knows the end tokens.
+        until: A text that ends it too.
+    """
     ends = set(encoder.eos_ids)
     end = next((position for position, token in enumerate(ids) if token in ends), None)
     kept = ids if end is None else ids[:end]
+    if until is not None and (before := encoder.before(kept, until)) is not None:
+        return Generation(encoder.decode(before), len(before), True, _PROOF)
     return Generation(encoder.decode(kept), len(kept), end is not None, _PROOF)

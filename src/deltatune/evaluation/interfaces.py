@@ -55,6 +55,9 @@ class BatchEncoder(Protocol):
     def reference(self, text: str) -> str:
         """A target as `decode` would give it: special tokens skipped, all else as it is written."""
 
+    def before(self, ids: list[int], text: str) -> list[int] | None:
+        """Of generated `ids` those before a text; None if it is not in them."""
+
     def decode(self, ids: list[int]) -> str:
         """Text of `ids`, special tokens skipped."""
 

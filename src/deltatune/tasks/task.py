@@ -28,6 +28,8 @@ def each_reference(features: Iterable[Feature]) -> list[Feature]:
 
 ANSWER = "answer"
 """The key of a feature's answer as ids, where a method knows it without asking the model."""
+UNTIL = "until"
+"""The key of a text that ends what is written behind a feature's prompt, beside the end tokens."""
 
 
 Cuts = tuple[bool, bool]
