@@ -154,3 +154,13 @@ def test_a_loss_cannot_rank_what_has_none(make_recipe: Make, tmp_path: Path) -> 
     model = AdaptedModel(tiny.model("bert"), tiny.heads("bert"))
     with pytest.raises(TargetError, match="writes no text"):
         model.attach("a", METHODS.get("copy")())
+
+
+def test_the_majority_of_numbers_is_their_mean() -> None:
+    """A head tells numbers in standard deviations from their mean."""
+    base = tiny.model("bert")
+    base.config.problem_type = "regression"
+    model = AdaptedModel(base, tiny.heads("bert"))
+    adapter = model.attach("a", METHODS.get("majority")())
+    adapter.see_classes([0] * int(base.config.num_labels), 10)
+    assert not model.class_logits(tiny.batch("bert")).any()
