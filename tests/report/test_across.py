@@ -87,6 +87,8 @@ def test_few_sets_say_how_many_it_takes() -> None:
     assert "two data sets are too few, and three are the least" in told
     told = words(sets=4, critical=critical | {"difference": None, "least": 6})
     assert "even four data sets that all agree cannot tell two of three methods apart; it takes six" in told
+    told = words(sets=4, critical=critical | {"difference": None})  # ranks that are shared on most sets
+    assert "methods score alike on too many of these data sets" in told
 
 
 def test_nothing_better_than_the_yardstick_and_failures_are_said() -> None:

@@ -303,9 +303,8 @@ def _warnings(result: Across, finished: Sequence[Finished], contest: Sequence[st
             "compared in pairs; p-values are corrected for the number of all pairs."
         )
     told += [
-        f"{each.name}: {len(each.board.warnings)} warnings in its own report." if len(each.board.warnings) > 1
-        else f"{each.name}: {each.board.warnings[0]}"
+        f"{each.name}: its own report has {len(each.board.warnings)} more."
         for each in finished
         if each.board.warnings
-    ]  # fmt: skip
+    ]
     return told

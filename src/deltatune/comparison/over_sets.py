@@ -10,7 +10,7 @@ left out, so that one easy or broken set does not decide; and the performance pr
 share of the runs a method scores more than each value. Their intervals are stratified: examples (and seeds)
 are drawn within each set, by the draws that the set's own intervals are made of (`resampling.py`). They tell
 of these sets. What they leave out is that other sets would have been other tasks: for "tasks like these",
-sets are drawn, too. A handful of them is few, so such draws are widened as Student's t of one degree of
+sets are drawn. A handful of them is few, so such draws are widened as Student's t of one degree of
 freedom less than there are sets (Hesterberg 2015), and of fewer than `FEWEST` sets nothing is said.
 """
 
@@ -153,23 +153,25 @@ def aggregate(sets: Sequence[JudgedSet], method: int, levels: Floats) -> Aggrega
     return Aggregate(
         iqm=center,
         here=_interval(interquartile_mean(flat)),
-        on_tasks=_on_tasks(drawn, center),
+        on_tasks=_on_tasks(np.stack([data_set.cells(method) for data_set in sets]), center, len(drawn)),
         shares=(cells[:, None] > levels).mean(axis=0),
         lows=lows,
         highs=highs,
     )
 
 
-def _on_tasks(drawn: Floats, center: float) -> Interval | None:
-    """The interval if sets are drawn as well, of draws [draws, sets, seeds]."""
-    count, sets, _ = drawn.shape
+def _on_tasks(cells: Floats, center: float, draws: int) -> Interval | None:
+    """The interval if other sets are drawn, of scores [sets, seeds].
+
+    What rows and seeds add to a score is in it already as it is observed, so sets alone are drawn.
+    """
+    sets = len(cells)
     if sets < FEWEST:
         return None
     random = np.random.default_rng(7)
-    picked = random.integers(0, sets, size=(count, sets))
-    again = np.take_along_axis(drawn, picked[:, :, None], axis=1)
-    means = interquartile_mean(again.reshape(count, -1))
-    tails = np.sqrt(random.chisquare(sets - 1, size=count) / (sets - 1))
+    again = cells[random.integers(0, sets, size=(draws, sets))]
+    means = interquartile_mean(again.reshape(draws, -1))
+    tails = np.sqrt(random.chisquare(sets - 1, size=draws) / (sets - 1))
     return _interval(center + (means - center) * math.sqrt(sets / (sets - 1)) / tails)
 
 

@@ -104,6 +104,8 @@ def compare_sets(
             write_json(path, result.as_dict())
             vouch(out, KIND, checksums(out, VOUCHED))
             write_report(out)
+    for warning in result.warnings:
+        observer.warn(warning)
     return result
 
 

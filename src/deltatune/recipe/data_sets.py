@@ -72,7 +72,7 @@ def are_sets(values: Sequence[Any]) -> bool:
 
 def _is_set(value: Any) -> bool:
     if not isinstance(value, Mapping):
-        return True
+        return isinstance(value, str | Path | Iterable)
     return bool({"source", "train"} & value.keys()) and value.keys() <= {"name", *DataSpec.known_keys()}
 
 

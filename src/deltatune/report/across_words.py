@@ -104,21 +104,9 @@ def _on_tasks(result: Across, contest: Sequence[MethodAcross]) -> list[Sentence]
     critical = result.critical
     if critical is None:
         return []
-    sets = len(result.sets)
-    if sets < FEWEST:
-        return [
-            [
-                f"Of tasks like these nothing can be said: {_count(sets)} data sets are too few, and "
-                f"{_count(critical.least)} are the least."
-            ]
-        ]
-    if critical.difference is None:
-        return [
-            [
-                f"Of tasks like these nothing can be said: even {_count(sets)} data sets that all agree "
-                f"cannot tell two of {_count(len(contest))} methods apart; it takes {_count(critical.least)}."
-            ]
-        ]
+    if reason := _nothing(critical, len(result.sets), len(contest)):
+        return [[f"Of tasks like these nothing can be said: {reason}."]]
+    assert critical.difference is not None
     ranked = sorted(contest, key=lambda row: row.mean_rank or 0)
     best = ranked[0]
     beaten = [row for row in ranked if _gap(best, row) >= critical.difference - 1e-9]
@@ -137,6 +125,20 @@ def _on_tasks(result: Across, contest: Sequence[MethodAcross]) -> list[Sentence]
     if not level:
         return [told]
     return [told, [*_names(level), " cannot be told from it there."], *_needed(critical, ranked)]
+
+
+def _nothing(critical: Critical, sets: int, methods: int) -> str:
+    """Why the sets say nothing of tasks like these; nothing if they do."""
+    if sets < FEWEST:
+        return f"{_count(sets)} data sets are too few, and {_count(critical.least)} are the least"
+    if critical.difference is not None:
+        return ""
+    if sets >= critical.least:
+        return "methods score alike on too many of these data sets"
+    return (
+        f"even {_count(sets)} data sets that all agree cannot tell two of {_count(methods)} methods apart; "
+        f"it takes {_count(critical.least)}"
+    )
 
 
 def _needed(critical: Critical, ranked: Sequence[MethodAcross]) -> list[Sentence]:
