@@ -116,6 +116,11 @@ def test_what_more_rows_would_gain_is_said_at_the_end(
     done = run("compare", recipe, "--out", str(tmp_path))
     assert "How many rows?" in done.out
     assert "From 50 to 800 rows it gains 20.0 ROUGE-L points [10.0,\u00a030.0]." in done.out
+    assert done.code == 0
+    curve["points"] = [*points, {"at": 200, "status": "failed", "error": "a reason"}]
+    (tmp_path / "curve.json").write_text(json.dumps(content), encoding="utf-8")
+    done = run("compare", recipe, "--out", str(tmp_path), "--json")
+    assert (done.code, json.loads(done.out)["curve"]) == (2, content)
 
 
 def test_the_runs_of_curves_are_counted_beforehand() -> None:

@@ -16,7 +16,7 @@ from deltatune.cli import output
 from deltatune.report import display
 from deltatune.report.costs import take
 from deltatune.report.curve import drawn
-from deltatune.report.load import mean_step_memory, of_board, read_curves
+from deltatune.report.load import mean_step_memory, of_board
 from deltatune.report.lost import lost_by_run
 from deltatune.report.tasks import TASK_HEADINGS, task_cells
 from deltatune.report.verdict import caveat, verdict
@@ -24,6 +24,7 @@ from deltatune.report.words import plain
 from deltatune.results import (
     Certificate,
     CertifiedFolder,
+    Curves,
     Failure,
     Leaderboard,
     LeaderboardRow,
@@ -201,9 +202,9 @@ def leaderboard(board: Leaderboard, out: Path) -> None:
             output.error(f"{row.name} failed: {message}")
 
 
-def curves(board: Leaderboard, out: Path) -> None:
-    """Print what more rows, or a higher rank, would gain, if the comparison in `out` has curves."""
-    for curve in drawn(read_curves(out), {}, board.worth):
+def curves(found: Curves | None, worth: float | None) -> None:
+    """Print what more rows, or a higher rank, would gain, if a comparison has curves."""
+    for curve in drawn(found, {}, worth):
         output.line(f"\n{curve.title}", "bold")
         table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
         table.add_column("method")

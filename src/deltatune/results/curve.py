@@ -114,3 +114,8 @@ class Curves(Record):
     """Of the runs of each point."""
     curves: list[Curve]
     """Those by rows first."""
+
+    @property
+    def failed(self) -> bool:
+        """Whether a run of any point failed."""
+        return any(point.status == "failed" for curve in self.curves for point in curve.points)

@@ -153,21 +153,23 @@ def _compare(
     as_json: bool,
 ) -> None:
     from deltatune.cli import show
+    from deltatune.report.load import read_curves
 
     output.resumable_by(f"Run the same command again to continue the comparison in '{out}'.")
     with watched as observer:
         board = run_all(observer)
+    curves = read_curves(out)
     if as_json:
-        output.emit_json(board.as_dict())
+        output.emit_json(board.as_dict() | ({"curve": curves.as_dict()} if curves else {}))
     else:
         show.leaderboard(board, out)
-        show.curves(board, out)
+        show.curves(curves, board.worth)
         if timings:
             from deltatune.cli.timings import of_comparison
 
             of_comparison(board, out)
         output.line(f"\nThe report: {out / 'report.html'}")
-    if any(row.status == "failed" for row in board.rows):
+    if any(row.status == "failed" for row in board.rows) or (curves and curves.failed):
         raise typer.Exit(2)  # so that no script takes it for a whole comparison
 
 
