@@ -28,7 +28,7 @@ import typer
 import yaml
 
 from deltatune.cli.app import app
-from deltatune.recipe import parse_recipe
+from deltatune.recipe.data_sets import parse_sets
 
 ROOT = Path(__file__).parents[2]
 ELSEWHERE = {
@@ -88,11 +88,11 @@ def validate_yaml(block: Block) -> None:
     """Require a recipe, or a part of one, that can be trained."""
     content = yaml.safe_load(block.code)
     if "task" in content:
-        parse_recipe({key: value for key, value in content.items() if key != "$schema"})
+        parse_sets({key: value for key, value in content.items() if key != "$schema"})
         return
     task = {"task": block.what} if block.mark == "part" else {}
     model = {"model": "bundled:minilm"} if task and "conversation" not in str(block.what) else {}
-    parse_recipe({**_BASE, **task, **model, **content})
+    parse_sets({**_BASE, **task, **model, **content})
 
 
 def look_up(block: Block) -> list[str]:
