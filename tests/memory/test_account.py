@@ -75,3 +75,18 @@ def test_quantized_bytes_are_those_of_the_layer(spec: tuple[str, bool]) -> None:
     layer.weight.data = torch.randn(320, 192)
     layer = nn.Sequential(layer.to("cpu"))
     assert sum(t.nbytes for t in quant.held(layer)) == quantized_bytes(192, 320, wanted)
+
+
+def test_a_storage_may_go_while_others_are_weighed():
+    """Threads of a process group and the garbage collector let go of tensors at any time."""
+    accounts = Accountant(resized=True)
+    with accounts:
+        first, second = torch.ones(8), torch.ones(8)
+    known = [accounts._known[tensor.untyped_storage()._cdata] for tensor in (first, second)]
+    holding = [second]
+    del second
+    known[0].ref = holding.clear  # the second one goes when the first is looked at
+    with accounts:
+        torch.zeros(1)
+    assert [storage.bytes for storage in known] == [0, 0]
+    assert sum(change for change, storage in accounts._events if storage in known) == 0

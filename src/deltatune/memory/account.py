@@ -105,7 +105,7 @@ class Accountant(TorchDispatchMode):
 
     def forward_done(self) -> None:
         """All that is alive and not held was left by the forward pass for the backward pass."""
-        for storage in self._known.values():
+        for storage in list(self._known.values()):  # some may go meanwhile
             if storage.part == "temporary" and storage.bytes:
                 storage.part = "activations"
 
@@ -154,8 +154,10 @@ class Accountant(TorchDispatchMode):
 
     def _weigh_again(self) -> None:
         """Note which storages have another size by now: no operation tells."""
-        for storage in list(self._known.values()):  # some may go meanwhile
-            now = 0 if (there := storage.ref()) is None else there.nbytes()
+        for storage in list(self._known.values()):
+            if (ref := storage.ref) is None:  # it went meanwhile, and that is noted
+                continue
+            now = 0 if (there := ref()) is None else there.nbytes()
             if now != storage.bytes:
                 self._events.append((now - storage.bytes, storage))
                 storage.bytes = now
@@ -173,8 +175,8 @@ class Accountant(TorchDispatchMode):
 
     def _forget(self, key: int) -> None:
         gone = self._known.pop(key)
-        gone.ref = None
         self._events.append((-gone.bytes, gone))
+        gone.ref, gone.bytes = None, 0
 
 
 _CPU_ATTENTION = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
