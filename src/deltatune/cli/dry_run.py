@@ -58,6 +58,7 @@ def _show(recipe: Recipe, plans: Mapping[str, Any]) -> None:
         show.plan(name, planned)
         output.stdout().print()
     seeds = "1 seed" if len(recipe.seeds) == 1 else f"{len(recipe.seeds)} seeds"
+    seeds += " (and splits)" if recipe.splits else ""
     on = []
     if "ray" in plans:
         from deltatune.comparison.on_ray import Needs

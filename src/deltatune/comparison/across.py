@@ -69,7 +69,10 @@ class Finished:
             if row.status == "done" and not row.random_head
         }
         positive = ((board.recipe or {}).get("evaluation") or {}).get("positive")
-        return read_judged(files, board.primary_metric, str(board.task), board.data, positive).samples
+        judged = read_judged(
+            files, board.primary_metric, str(board.task), board.data, positive, splits=board.splits
+        )
+        return judged.samples
 
     def tells(self, yardstick: str | None, contest: Sequence[str]) -> bool | None:
         """Whether a method is shown to be better than the yardstick; without one, any better than another."""

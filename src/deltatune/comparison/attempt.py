@@ -14,6 +14,7 @@ from deltatune.recipe.schema import MethodEntry
 from deltatune.results import AnyResult, FailedRun, Tuning
 from deltatune.training import Context, run
 from deltatune.training.given.folder import KIND, failed_result, require_own_run
+from deltatune.training.given.split_contexts import context_of
 from deltatune.training.loop.trainer import Pause
 
 
@@ -42,15 +43,24 @@ def run_folder(entry: MethodEntry, seed: int, variant: str = "") -> str:
 
 
 def attempt(  # noqa: PLR0917 - the order in which everything else passes them
-    context: Context, team: Team, entry: MethodEntry, seed: int, folder: Path, pause: Pause | None = None
+    context: Context,
+    team: Team,
+    entry: MethodEntry,
+    seed: int,
+    folder: Path,
+    pause: Pause | None = None,
+    measure: str | None = None,
 ) -> AnyResult:
     """Train one run, or go on with it; give its result, whatever became of it.
+
+    Arguments are those of `training.run`; the run has the rows of its seed.
 
     Raises:
         HaltError: As of `failure`; an `InUseError` if another process is at the run.
     """
     if told := team.told(folder):
         return told
+    context = context_of(context, seed)
     try:
         return run(
             context.recipe,
@@ -61,6 +71,7 @@ def attempt(  # noqa: PLR0917 - the order in which everything else passes them
             observer=context.observer,
             context=context,
             pause=pause,
+            measure=measure,
         )
     except Exception as error:  # one method must not take the others down; its error is shown in its row
         return failure(context, entry, seed, folder, error)

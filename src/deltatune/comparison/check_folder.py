@@ -17,6 +17,7 @@ from deltatune.recipe.curve_section import axis_of
 from deltatune.results import RunResult
 from deltatune.training import Context
 from deltatune.training.given.folder import read_result, require_delta
+from deltatune.training.given.split_contexts import every_context
 
 
 def require_sound(out: Path) -> None:
@@ -51,7 +52,7 @@ def require_same_inputs(out: Path, context: Context) -> None:
     Raises:
         DataError: They have changed, and not all runs are finished.
     """
-    now = {dataset.fingerprint for dataset in context.datasets.values()}
+    now = {rows.fingerprint for split in every_context(context) for rows in split.datasets.values()}
     others, open_ = [], not (out / "leaderboard.json").exists()
     begun: list[str | None] = []
     for folder in sorted(path for path in (out / "runs").glob("*") if path.is_dir()):

@@ -17,6 +17,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from deltatune.checkpoint.folders import remove
+from deltatune.comparison.again import Ended, weighed
 from deltatune.comparison.attempt import Pick, attempt, run_folder
 from deltatune.comparison.halving import Standing, contest_of, halve, order
 from deltatune.comparison.search import search
@@ -112,7 +113,7 @@ def choose(context: Context, team: Team) -> Chosen:
         if pick is None:
             del picks[entry.name]
         else:
-            picks[entry.name] = pick
+            picks[entry.name] = weighed(context, team, pick, contest.at_end(mine))
         contest.clear([c for c in mine if pick is None or c.variant != pick.variant])
     found = [picks[entry.name] for entry in recipe.methods if searched(recipe, entry)]
     if recipe.halving is None or not (pools or found):
@@ -225,6 +226,11 @@ class _Contest:
             return None
         middle = mine[len(mine) // 2]  # all failed; trained once more, it shows why
         return Pick(middle.entry, middle.variant)
+
+    def at_end(self, mine: Sequence[Candidate]) -> list[Ended]:
+        """Those of an entry's candidates that the choice was between."""
+        ended = [c for c in mine if c not in self.stopped and self.end(c)]
+        return [Ended(point_label(c.rates), c.entry, self.folder(c)) for c in ended]
 
     def clear(self, losers: Sequence[Candidate]) -> None:
         """Remove the states that nobody goes on from."""

@@ -37,6 +37,7 @@ from deltatune.results import (
 from deltatune.tasks import TASKS
 from deltatune.training import Context
 from deltatune.training.given.folder import read_result
+from deltatune.training.given.split_contexts import context_of
 from deltatune.training.race.lanes import Starter
 
 CURVE = "curve.json"
@@ -108,6 +109,7 @@ class CurveRuns:
             recipe.task,
             recipe.evaluation.positive,
             recipe.worth,
+            recipe.splits,
         )
         points = Points(runs, measure, self.out)
         return Curve(
@@ -191,7 +193,7 @@ def _by_rows(
             parts: list[Part] = []
             counts = []
             for seed in context.recipe.seeds:
-                part = context.narrowed(SubsetSpec(rows=number, seed=seed))
+                part = context_of(context, seed).narrowed(SubsetSpec(rows=number, seed=seed))
                 train = as_long(entry.train, len(part.dataset.train), of)
                 named = entry.model_copy(update={"name": f"{entry.name} rows={number}", "train": train})
                 folder = out / run_folder(entry, seed, f"rows-{number}")
@@ -217,7 +219,8 @@ def _by_rank(
                 Starter(named, seed, out / run_folder(entry, seed, f"rank-{rank}"))
                 for seed in context.recipe.seeds
             ]
-            points.append(_Plan(rank, rank, [(context, starters)]))
+            parts = [(context_of(context, starter.seed), [starter]) for starter in starters]
+            points.append(_Plan(rank, rank, parts))
         points.append(_there(out, row, own))
         yield _Planned("rank", entry, own, sorted(points, key=lambda point: point.at))
 

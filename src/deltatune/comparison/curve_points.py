@@ -62,6 +62,8 @@ class Measure:
     """As of `read_judged`."""
     worth: float | None = None
     """The smallest difference that matters."""
+    splits: int | None = None
+    """As of `read_judged`."""
 
 
 class Points:
@@ -135,7 +137,8 @@ def _samples(done: Sequence[Runs], measure: Measure) -> list[AnySample]:
     """What the points scored on the test rows; none if the metric has no value for each row."""
     files = {str(n): [folder / "predictions.jsonl" for folder in each.folders] for n, each in enumerate(done)}
     data = done[-1].done[0].data if done else None
-    found = read_judged(files, measure.metric, measure.task, data, measure.positive).samples
+    positive, splits = measure.positive, measure.splits
+    found = read_judged(files, measure.metric, measure.task, data, positive, splits=splits).samples
     return list(found.values()) if len(found) == len(files) else []
 
 

@@ -20,7 +20,7 @@ from deltatune.training.given.folder import ANEW, clear_folder, require_own_run
 from deltatune.training.given.folder import WRITES as RUN_WRITES
 
 KIND = "comparison"
-FILES = ("leaderboard.json", CURVE, "choosing.json", "search.db", "report.html", "recipe.yaml")
+FILES = ("leaderboard.json", CURVE, "choosing.json", "again.json", "search.db", "report.html", "recipe.yaml")
 WRITES = (*FILES, "runs")
 """All that a comparison writes into its folder besides its manifest."""
 VOUCHED = ("leaderboard.json", CURVE, "choosing.json", "recipe.yaml")

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from deltatune.comparison.samples import read_split_samples
 from deltatune.comparison.scores import AnySample, read_sample, row_groups, row_ids
 from deltatune.results import DataUsed
 from deltatune.tasks import TASKS
@@ -27,6 +28,8 @@ def read_judged(
     task: str,
     data: DataUsed | None,
     positive: str | None,
+    *,
+    splits: int | None = None,
 ) -> Judged:
     """Read the predictions of methods that finished.
 
@@ -36,18 +39,26 @@ def read_judged(
         task: Name of the task.
         data: What the runs were trained and judged on; None if none finished.
         positive: Of two classes the one that the recipe calls positive.
+        splits: How many there are, each run having its own; None: all runs have the same rows.
 
     Raises:
         DataError: A file is missing or damaged, or a run was judged on other test rows.
     """
-    ids = next((row_ids(paths[0]) for paths in files.values()), [])
-    groups = row_groups([paths[0] for paths in files.values()], ids)
     kind, labels = TASKS.get(task), data.labels if data else None
     if labels and kind.has_classes:
         labels = positive_last(labels, positive)
-    samples = {}
-    for name, paths in files.items():
-        sample = read_sample(paths, metric, ids, labels, kind.scored_as)
-        if sample is not None:
-            samples[name] = sample.grouped(groups)
-    return Judged(samples, groups)
+    if splits:
+        samples, groups = read_split_samples(files, metric, labels, kind.scored_as, _shared(data))
+    else:
+        ids = next((row_ids(paths[0]) for paths in files.values()), [])
+        groups = row_groups([paths[0] for paths in files.values()], ids)
+        read = {
+            name: read_sample(paths, metric, ids, labels, kind.scored_as) for name, paths in files.items()
+        }
+        samples = {name: sample for name, sample in read.items() if sample is not None}
+    return Judged({name: sample.grouped(groups) for name, sample in samples.items()}, groups)
+
+
+def _shared(data: DataUsed | None) -> float:
+    """Test rows by training rows (`Chance`)."""
+    return data.test / data.train if data and data.test and data.train else 0.0

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import cycle
 
 import numpy as np
 from numpy.typing import NDArray
 
+from deltatune.comparison.chance import NONE, Chance, differ
 from deltatune.evaluation.metrics.curves import Curve
 from deltatune.evaluation.metrics.values import ranks
 
@@ -29,6 +31,9 @@ class RankedSample:
         groups: The example that each row belongs to, [rows].
         low: No area is lower.
         high: No area is higher.
+        biased: As of `Sample`.
+        rows: Where runs have other rows, those of each, [seeds][its rows]; None: all have all.
+        chance: What else moves the score by chance.
     """
 
     scores: Floats
@@ -38,6 +43,8 @@ class RankedSample:
     low: float = 0.0
     high: float = 1.0
     biased: bool = False
+    rows: tuple[NDArray[np.intp], ...] | None = None
+    chance: Chance = NONE
 
     @classmethod
     def of(cls, scores: Floats, positive: Flags, curve: Curve) -> RankedSample:
@@ -50,7 +57,7 @@ class RankedSample:
         Args:
             groups: The number of each row's group, from 0 on without a gap.
         """
-        return replace(self, groups=np.asarray(groups)[self.groups])
+        return replace(self, groups=np.asarray(groups)[self.groups], chance=self.chance.grouped(groups))
 
     @property
     def seeds(self) -> int:
@@ -70,7 +77,12 @@ class RankedSample:
     @property
     def varies(self) -> bool:
         """Whether seeds differ in any row."""
-        return bool((self.scores != self.scores[:1]).any())
+        if self.rows is None:
+            return differ(self.scores, None)
+        there = np.zeros(self.scores.shape[:2], dtype=np.bool_)
+        for run, rows in enumerate(self.rows):
+            there[run, rows] = True
+        return differ(self.scores, there)
 
     def by_seed(self) -> Floats:
         """The score of each seed's run, [seeds]."""
@@ -105,8 +117,16 @@ class RankedSample:
 
     def areas(self, of_rows: NDArray[np.float32]) -> Floats:
         """Scores [draws, seeds] of resamples that have each row so many times, [rows, draws]."""
-        areas = [self.curve.macro(scores, self.positive, of_rows) for scores in self.scores]
+        areas = [
+            self.curve.macro(scores[rows], self.positive[rows], of_rows[rows])
+            for scores, rows in zip(self.scores, self.of_runs, strict=True)
+        ]
         return np.stack(areas, axis=1)
+
+    @property
+    def of_runs(self) -> Sequence[NDArray[np.intp] | slice]:
+        """The rows of each run."""
+        return self.rows or [slice(None)] * self.seeds
 
 
 class RankedSamples:
@@ -114,7 +134,10 @@ class RankedSamples:
 
     def __init__(self, samples: Sequence[RankedSample]) -> None:
         self.samples = samples
-        self.ranks = [np.stack([_ranked(scores) for scores in sample.scores]) for sample in samples]
+        self.ranks = [
+            [_ranked(scores[rows]) for scores, rows in zip(sample.scores, sample.of_runs, strict=True)]
+            for sample in samples
+        ]
 
     @property
     def width(self) -> int:
@@ -149,8 +172,8 @@ class RankedSamples:
         a, b = (self.ranks[i] for i in pair)
         sample, seeds = self.samples[pair[0]], max(len(a), len(b))
         each = [
-            sample.curve.exchange(a[seed % len(a)], b[seed % len(b)], sample.positive, moved)
-            for seed in range(seeds)
+            sample.curve.exchange(a[seed % len(a)], b[seed % len(b)], sample.positive[rows], moved[rows])
+            for seed, rows in zip(range(seeds), cycle(sample.of_runs))
         ]
         return np.mean(each, axis=0)
 

@@ -18,6 +18,7 @@ from deltatune.tasks import TASKS
 from deltatune.tasks.task import IGNORED, each_reference
 from deltatune.training import Context
 from deltatune.training.given.readings import reading_label
+from deltatune.training.given.split_contexts import context_of
 
 PER_TOKEN = ("loss", "perplexity")
 
@@ -133,16 +134,20 @@ def require_same_data(results: Sequence[RunResult], context: Context) -> None:
 
     Args:
         results: Of finished runs.
-        context: The data as they are now, by each template.
+        context: The data as they are now, by each template and split.
 
     Raises:
         DataError: The data have changed between them.
     """
-    now = {dataset.fingerprint for dataset in context.datasets.values()}
-    found = [(run.data.fingerprint, run.name) for run in reversed(results)]
-    fingerprints = {"now" if fingerprint in now else fingerprint: name for fingerprint, name in found}
-    if len(fingerprints) > 1:
-        names = " and ".join(list(fingerprints.values())[:2])
+    states: dict[str, str] = {}
+    before: dict[int, dict[str, int]] = {}
+    for run in reversed(results):
+        split, rows = context_of(context, run.seed), run.data.fingerprint
+        now = rows in {dataset.fingerprint for dataset in split.datasets.values()}
+        numbers = before.setdefault(context.recipe.split_of(run.seed), {})
+        states["now" if now else f"before {numbers.setdefault(rows, len(numbers))}"] = run.name
+    if len(states) > 1:
+        names = " and ".join(list(states.values())[:2])
         raise DataError(
             f"the runs of {names} have seen different data: they have changed in between.",
             remedy="Restore the data, or start anew with --overwrite.",

@@ -227,6 +227,7 @@ def _resampled(samples: Sequence[AnySample], resamples: int, seed: int) -> list[
     drawn: list[list[Floats]] = [[] for _ in samples]
     for size in _chunks(resamples, together.width):
         weights = random.multinomial(examples, np.full(examples, 1 / examples), size=size).astype(np.float64)
+        weights[samples[0].chance.without_rows(weights)] = 1.0  # once in millions, where parts are small
         for parts, by_seed in zip(drawn, together.drawn(weights), strict=True):
             parts.append(by_seed.mean(axis=1))
     wider = math.sqrt(examples / max(1, examples - 1))

@@ -27,6 +27,7 @@ from deltatune.comparison.require_comparable import (
     require_one_process,
     require_same_data,
 )
+from deltatune.comparison.samples import holds_choosing, with_choosing
 from deltatune.comparison.statistics import intervals
 from deltatune.comparison.team import Team, not_to_be_cleared
 from deltatune.comparison.together import attempt_all
@@ -54,6 +55,7 @@ from deltatune.results import (
 from deltatune.timeline import Timeline, phase
 from deltatune.training import Context
 from deltatune.training.given.folder import ANEW
+from deltatune.training.given.split_contexts import every_context
 from deltatune.training.given.start import require_apart
 from deltatune.training.race.lanes import Starter
 
@@ -190,7 +192,8 @@ def _prepared(recipe: Recipe, team: Team, *, overwrite: bool) -> Context:
     context = Context.open(recipe, observer)
     if not overwrite:
         require_same_inputs(out, context)
-    require_comparable(context)
+    for each in every_context(context):
+        require_comparable(each)
     mark(out, KIND)
     remove(out / CURVE)  # which is drawn anew, or no longer asked for
     if overwrite:
@@ -211,7 +214,8 @@ def _joined(recipe: Recipe, team: Team, overwrite: bool) -> Context:
     require_same_recipe(recipe, team.out)
     context = Context.open(with_baselines(recipe), team.observer)
     require_same_inputs(team.out, context)
-    require_comparable(context)
+    for each in every_context(context):
+        require_comparable(each)
     return context
 
 
@@ -244,8 +248,12 @@ def leaderboard(
     done = {row.name: row for row in rows if row.status == "done"}
     files = {name: [out / folder / "predictions.jsonl" for folder in row.runs] for name, row in done.items()}
     data = finished[0].data if finished else None
-    judged = read_judged(files, primary, recipe.task, data, recipe.evaluation.positive)
-    samples, groups = dict(judged.samples), judged.groups
+    positive, splits = recipe.evaluation.positive, recipe.splits
+    judged = read_judged(files, primary, recipe.task, data, positive, splits=splits)
+    groups = judged.groups
+    samples = {
+        name: with_choosing(sample, chosen.picks[name].tuning) for name, sample in judged.samples.items()
+    }
     guesses = {name: samples.pop(name) for name, row in done.items() if row.random_head and name in samples}
     bounds = {
         name: list(pair) for part in (samples, guesses) if part for name, pair in intervals(part).items()
@@ -281,6 +289,8 @@ def leaderboard(
         data=data,
         warnings=[*warnings_of(ranked, finished, groups), *warnings],
         halving=chosen.halving,
+        splits=recipe.splits,
+        choosing=holds_choosing(ranked),
     )
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from deltatune.comparison.chance import NONE, Chance, differ
 from deltatune.comparison.ranked import RankedSample
 from deltatune.errors import DataError
 from deltatune.evaluation.corpus import ROW_METRICS
@@ -32,6 +33,7 @@ class Sample:
         rows_each: How many test rows an example is, on average: rows of one group are drawn as one example.
         biased: Whether the score leans to one side with few rows. A resample of a biased score has its bias
             twice, so draws are moved back until their mean is the score.
+        chance: What else moves the score by chance.
     """
 
     values: Floats
@@ -40,6 +42,7 @@ class Sample:
     high: float
     rows_each: float = 1.0
     biased: bool = False
+    chance: Chance = NONE
 
     @classmethod
     def of(cls, scores: ArrayLike | Sample) -> Sample:
@@ -72,7 +75,8 @@ class Sample:
         sums = np.zeros((self.seeds, count, self.values.shape[2]))
         for seed, values in enumerate(self.values):
             np.add.at(sums[seed], np.asarray(groups), values)
-        return replace(self, values=sums, rows_each=self.rows_each * self.examples / count)
+        rows_each = self.rows_each * self.examples / count
+        return replace(self, values=sums, rows_each=rows_each, chance=self.chance.grouped(groups))
 
     @property
     def seeds(self) -> int:
@@ -87,7 +91,7 @@ class Sample:
     @property
     def varies(self) -> bool:
         """Whether seeds differ in any example."""
-        return bool((self.values != self.values[:1]).any())
+        return differ(self.values, self.chance.present)
 
     def by_seed(self) -> Floats:
         """The score of each seed's run, [seeds]."""
@@ -102,7 +106,10 @@ class Sample:
         if self.examples == 1:
             return np.zeros((self.seeds, 1))
         without = self.values.sum(axis=1, keepdims=True) - self.values
-        return self.by_seed()[:, None] - self.score(without)
+        with np.errstate(invalid="ignore"):
+            influence = self.by_seed()[:, None] - self.score(without)
+        influence[self.chance.of_one_example(self.seeds)] = 0.0
+        return influence
 
 
 AnySample = Sample | RankedSample
@@ -200,9 +207,9 @@ def read_sample(
     Raises:
         DataError: A file is missing or damaged, or a run was judged on other test rows.
     """
-    runs = [_rows(path) for path in predictions]
+    runs = [read_rows(path) for path in predictions]
     ids = ids or [row.id for row in runs[0]]
-    runs = [_in_order(run, ids, path) for run, path in zip(runs, predictions, strict=True)]
+    runs = [in_order(run, ids, path) for run, path in zip(runs, predictions, strict=True)]
     return sample_of(runs, metric, labels, kind)
 
 
@@ -235,7 +242,7 @@ def row_ids(predictions: Path) -> list[str]:
     Raises:
         DataError: It is missing or damaged.
     """
-    return [row.id for row in _rows(predictions)]
+    return [row.id for row in read_rows(predictions)]
 
 
 def row_groups(predictions: Sequence[Path], ids: Sequence[str]) -> list[int]:
@@ -252,7 +259,7 @@ def row_groups(predictions: Sequence[Path], ids: Sequence[str]) -> list[int]:
     Raises:
         DataError: A file is missing or damaged, or a run was judged on other test rows.
     """
-    return groups_of([_in_order(_rows(path), ids, path) for path in predictions])
+    return groups_of([in_order(read_rows(path), ids, path) for path in predictions])
 
 
 def groups_of(entries: Sequence[Sequence[Prediction]]) -> list[int]:
@@ -279,7 +286,12 @@ def groups_of(entries: Sequence[Sequence[Prediction]]) -> list[int]:
     return [numbers[label] for label in labels]
 
 
-def _rows(path: Path) -> list[Prediction]:
+def read_rows(path: Path) -> list[Prediction]:
+    """The rows of a file of predictions.
+
+    Raises:
+        DataError: It is missing or damaged.
+    """
     return read_predictions(path, remedy=train_again(path.parent))
 
 
@@ -288,7 +300,7 @@ def train_again(folder: Path) -> str:
     return f"Remove the folder '{folder}' and compare again: that run is trained anew, the others are kept."
 
 
-def _in_order(run: Sequence[Prediction], ids: Sequence[str], path: Path) -> list[Prediction]:
+def in_order(run: Sequence[Prediction], ids: Sequence[str], path: Path) -> list[Prediction]:
     """Rows by their ids: what is paired is the same example, whatever the order of a file."""
     by_id = {row.id: row for row in run}
     if by_id.keys() != set(ids) or len(run) != len(ids):

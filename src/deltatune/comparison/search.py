@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deltatune.checkpoint.folders import remove
+from deltatune.comparison.again import Ended, weighed
 from deltatune.comparison.attempt import Pick, attempt, run_folder
 from deltatune.comparison.halving import Standing
 from deltatune.comparison.study import PERCENT, POLL, open_study
@@ -237,10 +238,18 @@ class _Search:
         sign = -1 if higher_is_better(by) else 1
         best = min(complete, key=lambda trial: sign * float(trial.value or 0))
         chosen = self._settings(best)
-        for trial in complete:
-            if (settings := self._settings(trial)) != chosen:
+        pick = Pick(self._with(chosen), _variant(chosen), record.model_copy(update={"chosen": chosen}))
+        ended = {_variant(settings): settings for settings in map(self._settings, complete)}
+        pick = weighed(
+            self.context,
+            self.team,
+            pick,
+            [Ended(point_label(each), self._with(each), self._folder(each)) for each in ended.values()],
+        )
+        for variant, settings in ended.items():
+            if variant != pick.variant:
                 remove(self._folder(settings) / "resume")
-        return Pick(self._with(chosen), _variant(chosen), record.model_copy(update={"chosen": chosen}))
+        return pick
 
     def _settings(self, trial: optuna.trial.FrozenTrial) -> dict[str, Any]:
         return {field: _decoded(trial.params[field], axis) for field, axis in self.space.items()}

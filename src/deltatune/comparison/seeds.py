@@ -23,9 +23,11 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
+from typing import Any
 
 import numpy as np
 
+from deltatune.comparison.chance import Chance
 from deltatune.comparison.scores import AnySample, Floats
 
 _UNLIKENESS = (np.arange(14) + 0.5) * 3 / 14  # the standard deviation of log sigma^2 between methods
@@ -49,6 +51,7 @@ class SeedSpread:
         freedom: Which d0 is likely (the inverse of the mean of 1 / d0).
         typical: One variance of each method, with d0 and s0 as they are likely, [methods].
         varying: How many methods have seeds that differ.
+        chance: What else moves each method's score.
     """
 
     variances: Floats
@@ -56,6 +59,7 @@ class SeedSpread:
     freedom: float
     typical: Floats
     varying: int
+    chance: tuple[Chance, ...] = ()
 
     @classmethod
     def of(cls, samples: Sequence[AnySample], draws: int, seed: int) -> SeedSpread:
@@ -70,8 +74,9 @@ class SeedSpread:
         moving = [i for i, sample in enumerate(samples) if sample.seeds > 1 and sample.varies]
         variances, typical = np.zeros((len(samples), draws)), np.zeros(len(samples))
         seeds = np.array([sample.seeds for sample in samples], dtype=np.float64)
+        chance = tuple(sample.chance for sample in samples)
         if not moving:
-            return cls(variances, seeds, 0.0, typical, 0)
+            return cls(variances, seeds, 0.0, typical, 0, chance)
         of_rows = np.array([_owing_to_rows(samples[i]) for i in moving])
         spread = np.array([float(samples[i].by_seed().var(ddof=1)) for i in moving])
         spread = np.maximum(spread, _LEAST_SHARE * of_rows)
@@ -86,13 +91,23 @@ class SeedSpread:
         freedom = 1 / float(table.sum(axis=1) @ _INVERSE_FREEDOM)
         scale = math.exp(float(table.sum(axis=0) @ np.log(scales)))
         typical[moving] = np.maximum((freedom * scale + d * spread) / (freedom + d) - of_rows, 0)
-        return cls(variances, seeds, freedom, typical, len(moving))
+        return cls(variances, seeds, freedom, typical, len(moving), chance)
 
     def noise(self, methods: Sequence[int], seed: int) -> Floats:
-        """What other seeds would have added to the score of one, or the difference of two, [draws]."""
-        normal = np.random.default_rng((seed, 4)).standard_normal(self.variances.shape[1])
-        total = sum(self.variances[i] / self.seeds[i] for i in methods)
-        return np.asarray(normal * np.sqrt(total))
+        """What other seeds, splits and choices would have added to one score, or the difference of two.
+
+        Returns:
+            [draws].
+        """
+        draws = self.variances.shape[1]
+        normal = np.random.default_rng((seed, 4)).standard_normal(draws)
+        total = sum(self._left(i, self.variances[i], self.seeds[i]) for i in methods)
+        again = (self.chance[i].chosen_again(np.random.default_rng((seed, 6, i)), draws) for i in methods)
+        return np.asarray(normal * np.sqrt(total) + sum(again))
+
+    def _left(self, method: int, variance: Any, seeds: float) -> Any:
+        """What of the variance of single runs is left in the mean of so many."""
+        return variance / seeds + variance * self.chance[method].shared
 
     def reach(self, methods: Sequence[int], level: float, power: float, rows: float, seeds: float) -> float:
         """The smallest difference that so many rows and seeds would find with this power.
@@ -108,8 +123,9 @@ class SeedSpread:
             rows: The variance that these rows leave.
             seeds: So many of each method whose seeds differ; infinity for any number.
         """
-        parts = [self.typical[i] / seeds for i in methods if self.typical[i] > 0]
-        total, freedom = rows + sum(parts), math.inf
+        parts = [self._left(i, self.typical[i], seeds) for i in methods if self.typical[i] > 0]
+        total = rows + sum(parts) + sum(self.chance[i].choosing for i in methods)
+        freedom = math.inf
         if sum(parts) > 0:
             others = self.varying - 1
             borrowed = min(self.freedom, others * (seeds - 1)) if others else 0.0
@@ -117,8 +133,10 @@ class SeedSpread:
         return math.sqrt(total) * (student(1 - level / 2, freedom) + student(power, freedom))
 
     def moments(self) -> tuple[Floats, Floats]:
-        """Mean and variance of what other seeds add to the variance of each method's score, [methods]."""
-        return self.variances.mean(axis=1) / self.seeds, self.variances.var(axis=1) / self.seeds**2
+        """Mean and variance of what all but rows adds to the variance of each method's score, [methods]."""
+        left = np.array([self._left(i, 1.0, seeds) for i, seeds in enumerate(self.seeds)])
+        choosing = np.array([chance.choosing for chance in self.chance])
+        return self.variances.mean(axis=1) * left + choosing, self.variances.var(axis=1) * left**2
 
 
 def _owing_to_rows(sample: AnySample) -> float:

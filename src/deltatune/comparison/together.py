@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Sequence
+from itertools import groupby
 from pathlib import Path
 
 from deltatune.comparison.attempt import attempt, failure
@@ -11,6 +12,7 @@ from deltatune.recipe.schema import MethodEntry
 from deltatune.results import AnyResult
 from deltatune.training import Context
 from deltatune.training.given.folder import is_done
+from deltatune.training.given.split_contexts import context_of
 from deltatune.training.race.lanes import Outcome, Starter
 from deltatune.training.race.race import can_race, race
 from deltatune.training.race.width import width
@@ -21,7 +23,10 @@ Part = tuple[Context, Sequence[Starter]]
 
 def attempt_all(context: Context, team: Team, starters: Sequence[Starter]) -> list[AnyResult]:
     """Train all runs of a context, or go on with them; give the result of each, in their order."""
-    results = attempt_parts(team, [(context, starters)], "Comparing")
+    split_of = context.recipe.split_of
+    splits = [list(runs) for _, runs in groupby(starters, key=lambda starter: split_of(starter.seed))]
+    parts = [(context_of(context, runs[0].seed), runs) for runs in splits]
+    results = attempt_parts(team, parts, "Comparing")
     return [results[starter.out] for starter in starters]
 
 

@@ -15,6 +15,7 @@ from deltatune.recipe.entry import MethodEntry
 from deltatune.recipe.kinds import Bool, Budget, Device, Int
 from deltatune.recipe.section import Section
 from deltatune.recipe.sections import DataSpec, EvaluationSpec
+from deltatune.recipe.splits import MOST_SPLITS, Splits, in_split
 from deltatune.recipe.task_name import TaskName
 from deltatune.recipe.train_section import TrainSpec
 
@@ -22,7 +23,7 @@ from deltatune.recipe.train_section import TrainSpec
 class RecipeFields(Section):
     """What a recipe says, each field right by itself; in a `Recipe` they fit each other, too."""
 
-    later = ("worth", "curve")
+    later = ("worth", "curve", "splits")
 
     task: TaskName
     """What the model is to do."""
@@ -57,6 +58,10 @@ class RecipeFields(Section):
     head alone, on a base that stays as it is) beside its entries."""
     seeds: list[Annotated[Int, Field(ge=0, lt=2**32)]] = Field(default=[0], min_length=1)
     """Every entry is trained once with each seed. Three or more show the noise of training too."""
+    splits: Splits | None = None
+    """How many times validation and test rows are drawn anew from the rows of `data.split`: each seed gets a
+    split of its own, which all entries share, so there are as many seeds (by default 0, 1, ...). Intervals
+    then hold the luck of the split as well. Null: one split for all seeds."""
     tune: TuneSpec | None = None
     """The same number of learning rates for every entry, such as `{lr: 4}`; the best on validation counts."""
     search: SearchSpec | None = None
@@ -78,6 +83,15 @@ class RecipeFields(Section):
     def known_keys(cls) -> list[str]:
         """The keys of a recipe file; grids are expanded before a recipe is validated."""
         return [*cls.model_fields, "grid", "sample"]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _seed_of_each_split(cls, value: Any) -> Any:
+        """As many seeds as splits, where none are given."""
+        splits = value.get("splits") if isinstance(value, dict) else None
+        if type(splits) is not int or not 1 < splits <= MOST_SPLITS or "seeds" in value:
+            return value
+        return {**value, "seeds": list(range(splits))}
 
     @model_validator(mode="before")
     @classmethod
@@ -106,16 +120,21 @@ class RecipeFields(Section):
         """The data section that holds for an entry: the recipe's, read in the entry's way."""
         return self.data.model_copy(update=dict(entry.data or {}))
 
+    def split_of(self, seed: int) -> int:
+        """The number of the split that runs of a seed have; 0, the recipe's own, for other seeds."""
+        return self.seeds.index(seed) if self.splits and seed in self.seeds else 0
+
     def evaluation_of(self, entry: MethodEntry) -> EvaluationSpec:
         """The evaluation section that holds for an entry: the recipe's, with the entry's way to generate."""
         return self.evaluation.model_copy(update=dict(entry.evaluation or {}))
 
     def alone(self, entry: MethodEntry, seed: int) -> Self:
-        """The recipe of one run: of the entry alone, with its own sections as the recipe's."""
-        sections = {"model": self.model_of(entry), "data": self.data_of(entry)}
+        """The recipe of one run: of the entry alone, with its own sections as the recipe's, in its split."""
+        data = in_split(self.data_of(entry), self.split_of(seed))
+        sections = {"model": self.model_of(entry), "data": data}
         sections |= {"evaluation": self.evaluation_of(entry)}
         bare = entry.model_copy(update=dict.fromkeys(["space", *sections]))
-        choosing = dict.fromkeys(["tune", "halving", "search", "worth", "curve"]) | {
+        choosing = dict.fromkeys(["tune", "halving", "search", "worth", "curve", "splits"]) | {
             "together": 1,
             "baselines": True,
         }

@@ -16,6 +16,7 @@ from deltatune.recipe.formats import ONE_PART_FORMATS, TEXT_FORMATS, format_by_n
 from deltatune.recipe.messages import Conflict
 from deltatune.recipe.sections import CHAT, CONVERSATION_FORMS, IMAGE_FORMATS, DataSpec
 from deltatune.recipe.spaces import ends, searched_axes
+from deltatune.recipe.split_rules import split_conflicts
 from deltatune.recipe.templates import template_fields
 from deltatune.tasks import TASKS, tasks_that
 from deltatune.tasks.task import AUTO
@@ -43,6 +44,7 @@ def find_conflicts(recipe: RecipeFields) -> list[Conflict]:
         *vector_conflicts(recipe),
         *choosing_conflicts(recipe),
         *curve_conflicts(recipe),
+        *split_conflicts(recipe),
         *base_conflicts(recipe),
         *_starts(recipe),
     ]

@@ -50,7 +50,8 @@ class SplitSpec(Section):
     """Whether rows of nearly the same input belong together, as those of one `columns.group` do: all are in
     one part, and count as one example. Null: no; they are warned of."""
     seed: Int = 0
-    """Seed of the shuffle. It is not the training seed: all seeds of a comparison see the same split."""
+    """Seed of the shuffle. It is not the training seed: all seeds of a comparison see the same split,
+    unless `splits` draws one for each: this is the seed of the first, and others count on from it."""
 
 
 class ColumnsSpec(Section):

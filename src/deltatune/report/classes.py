@@ -14,6 +14,7 @@ from deltatune.report import display
 from deltatune.report.calibration import Calibration, Share, calibration
 from deltatune.report.heat import LEVELS, Cell, Heat
 from deltatune.report.load import Comparison, Method
+from deltatune.report.run import Run
 from deltatune.results import Prediction
 from deltatune.tasks import TASKS
 from deltatune.tasks.classes import BINARY, positive_last
@@ -86,7 +87,11 @@ def classes(comparison: Comparison, series: dict[str, int]) -> Classes | None:
         return None
     positive = ((comparison.board.recipe or {}).get("evaluation") or {}).get("positive")
     labels = positive_last(data.labels, positive)
-    tables = [table for method in comparison.ranked if (table := _Table.of(method, labels))]
+    tables = [
+        table
+        for method in comparison.ranked
+        if (table := _Table.of(method, comparison.on_same_rows(method), labels))
+    ]
     if not tables:
         return None
     judged = [table.judged() for table in tables]
@@ -96,6 +101,8 @@ def classes(comparison: Comparison, series: dict[str, int]) -> Classes | None:
     note = (note if in_maps else "") + (
         f"The positive class is {labels[1]}. " if len(labels) == BINARY else ""
     )
+    if comparison.board.splits:
+        note += "The numbers are those of the first split. "
     if any(len(table.runs) > 1 for table in tables):
         note += "Numbers are means over seeds, whose spread is not in the intervals. "
     return Classes(
@@ -120,8 +127,8 @@ class _Table(NamedTuple):
     """Rows by their class, of the first seed."""
 
     @classmethod
-    def of(cls, method: Method, labels: list[str]) -> _Table | None:
-        found = [lines for run in method.runs if (lines := run.predictions())]
+    def of(cls, method: Method, of_method: list[Run], labels: list[str]) -> _Table | None:
+        found = [lines for run in of_method if (lines := run.predictions())]
         if not found:
             return None
         ids = [name for name in found[0] if all(name in lines for lines in found)]

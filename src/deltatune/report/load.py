@@ -200,6 +200,10 @@ class Comparison:
         """Those of them that are ranked: all but bases with a random head, which only guess."""
         return [method for method in self.ranked if not method.row.random_head]
 
+    def on_same_rows(self, method: Method) -> list[Run]:
+        """Runs of a method that were judged on the same test rows: with several splits, that of the first."""
+        return method.runs[:1] if self.board.splits else method.runs
+
     @cached_property
     def failed(self) -> list[Method]:
         """Methods that did not finish, and will not."""

@@ -91,15 +91,18 @@ def _of_intervals(comparison: Comparison) -> str:
     tests = data and data.test
     seeds = max((len(method.row.seeds) or 1 for method in comparison.methods), default=1)
     examples = f"{tests} test examples" if tests else "the test examples"
+    splits, choosing = comparison.board.splits, comparison.board.choosing
     if not any(method.row.interval for method in comparison.methods):
         return (
             f"{style(comparison.primary).label} on {examples}; it has no value for one example, so there "
             "are no intervals and differences were not tested."
         )
-    text = (
-        f"Brackets are 95\u202f% intervals, by bootstrap over {examples}"
-        f"{f' and {seeds} seeds' if seeds > 1 else ''}. {RANK_RULE}"
-    )
+    held = [f"{examples} in each of {splits} splits" if splits else examples]
+    held += [f"{seeds} seeds"] if seeds > 1 else []
+    held += ["the choosing of settings on validation rows"] if choosing else []
+    text = f"Brackets are 95\u202f% intervals, by bootstrap over {listing(held)}. {RANK_RULE}"
+    if choosing is False:
+        text += " They leave out that other validation rows might have chosen other settings."
     if seeds == 1:
         text += (
             " Each method was trained with one seed: the intervals leave out the luck of training, and "
@@ -116,10 +119,11 @@ def _of_seeds(comparison: Comparison) -> str:
     mean, most = (
         display.difference(comparison.primary, gap, None, named=False) for gap in (noise.mean, noise.largest)
     )
+    differ = "the seed and the split" if comparison.board.splits else "the seed"
     apart = f"{mean} apart" if noise.seeds == 2 else f"{mean} apart on average, {most} at most"
     shown = next((method.shown for method in comparison.methods if method.name == noise.name), noise.name)
     return (
-        f"Trainings of {shown} that differ in nothing but the seed ({noise.seeds}) are {apart}, in "
+        f"Trainings of {shown} that differ in nothing but {differ} ({noise.seeds}) are {apart}, in "
         f"{in_sentence(comparison.primary)}: a difference of that size between two runs means nothing."
     )
 

@@ -34,6 +34,7 @@ from deltatune.results.curve import Curve, CurvePoint, Curves, Gain, LawPoint, P
 from deltatune.results.exported import Comparison, Exported, ExportedSite, KeptMetric, LeftOut
 from deltatune.results.harness import TaskScore
 from deltatune.results.leaderboard import (
+    ChosenAgain,
     Decision,
     Halving,
     Leaderboard,
@@ -101,6 +102,7 @@ __all__ = [
     "CertificateLine",
     "CertifiedFolder",
     "Change",
+    "ChosenAgain",
     "Comparison",
     "ComparisonDisk",
     "Cost",

@@ -83,6 +83,17 @@ class StoppedTrial(Trial, _Named):
     """A configuration that was stopped early."""
 
 
+class ChosenAgain(Record):
+    """A configuration that is chosen now and then, when validation rows are drawn again."""
+
+    label: str
+    """What sets it apart, in words."""
+    share: Number
+    """Of the draws that choose it."""
+    score: Number
+    """On the validation rows, of the state that was best, by the metric that decides."""
+
+
 class Tuning(Record):
     """What was tried for a method before its seeds were trained."""
 
@@ -106,6 +117,9 @@ class Tuning(Record):
     """Steps of all of it."""
     steps_planned: int | None = None
     """Steps that it would have taken without early stopping."""
+    again: list[ChosenAgain] | None = None
+    """What is chosen on resampled validation rows, of what was trained to the end: intervals hold how far its
+    scores are apart. Empty: the same always. Null: it is not known, and intervals leave it out."""
 
 
 class Decision(Record):
@@ -223,7 +237,7 @@ class Pair(Record):
 
 
 class NoiseFloor(Record):
-    """How far apart trainings of one entry lie that differ in nothing but the seed (A/A)."""
+    """How far apart trainings of one entry lie that differ in nothing but the seed (and its split)."""
 
     name: str
     """The best entry whose seeds differ."""
@@ -270,6 +284,11 @@ class Leaderboard(Record):
     """What a reader of the ranking should know."""
     halving: Halving | None = None
     """What early stopping did."""
+    splits: int | None = None
+    """How many times validation and test rows were drawn anew, each seed having its own; null: never."""
+    choosing: bool | None = None
+    """Whether intervals hold that other validation rows would have chosen other settings; null: nothing was
+    tuned or searched."""
     timeline: list[Phase] | None = None
     """What the last call spent on the comparison until it wrote this file, by phase, `other` last. Runs that
     were done before it are not in it; each has its own. The report is written afterwards."""

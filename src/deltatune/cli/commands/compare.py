@@ -101,6 +101,9 @@ def compare(
     [bold]How many rows, which rank?[/bold] Further runs of the best entry, also when a comparison is done:
       curve: {rows: \[50, 200, 800, all], rank: \[2, 4, 8, 16]}
 
+    [bold]Luck[/bold]: seeds: \[0, 1, 2] shows that of training; splits: 3 draws validation and test rows
+    anew for each of three seeds, and shows that of the split as well.
+
     [bold]Examples[/bold]
       $ deltatune compare recipe.yaml --dry-run
       $ deltatune compare recipe.yaml --out out/tables --set seeds=\[0,1,2]
@@ -114,6 +117,7 @@ def compare(
       runs/             one folder per method and seed, as [bold]train[/bold] writes them
       choosing.json     how far each configuration came that is tuned or halved
       curve.json        what more rows, or a higher rank, would gain
+      again.json        scores on validation rows of what other ones would have chosen
       search.db         Optuna's trials of a search
 
     [bold]Several data sets[/bold], data: \[A, B, C] in the recipe: each is compared in sets/NAME as above;

@@ -127,6 +127,8 @@ class Context:
     """Losses of bases alone on them, by the hash of the weights and the tokens that are read of each."""
     _begun_in: dict[tuple[str, str | None], str] = field(default_factory=dict)
     """By base: the dtype that `precision: auto` meant when runs were begun, maybe on another machine."""
+    of_splits: dict[int, Context] = field(default_factory=dict)
+    """By number, of a recipe with several splits: the same with the rows of each (split_contexts.py)."""
 
     @classmethod
     @phase("read data")

@@ -48,6 +48,18 @@ class Validation:
         self.seen = {"validation": measured, "rows": [float(f"{row.nll:.{DIGITS}g}") for row in rows]}
         return measured
 
+    @phase("validation")
+    def value(self, metric: str, threshold: float | None) -> float:
+        """A metric of the adapter as it is.
+
+        Args:
+            metric: Its key.
+            threshold: The probability from which on labels are given, where a row may have several.
+        """
+        only = self.spec.model_copy(update={"metrics": [metric], "primary": "auto"})
+        found = evaluate(self.model, self.rows, self.encoded, self.encoder, only, threshold=threshold)
+        return found.metrics[metric]
+
     def judge(self, measured: dict[str, float], progress: Progress) -> None:
         """Remember the state if it is the best so far, and decide about stopping.
 

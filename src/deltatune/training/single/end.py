@@ -24,18 +24,23 @@ from deltatune.training.single.parts import Begun, Run
 from deltatune.training.single.result import finished, paused_at
 
 
-def end(begun: Begun, progress: Progress, peak: int) -> RunResult | PausedRun:
+def end(begun: Begun, progress: Progress, peak: int, measure: str | None = None) -> RunResult | PausedRun:
     """Check, save and evaluate what was trained; write and give the result.
 
     Args:
         begun: The run.
         progress: Where training ended.
         peak: The process's peak memory in it.
+        measure: As of `run`.
     """
     run, trainer = begun.run, begun.trainer
     if trainer is not None:
         peak = max(peak, trainer.memory.earlier_peak, peak_before(run.out))
     if trainer is not None and trainer.paused:
+        if measure is not None and trainer.validation is not None:
+            trainer.validation.restore(progress)
+            value = trainer.validation.value(measure, _threshold(run))
+            progress.best_validation = progress.best_validation | {measure: value}
         paused = paused_at(run, progress, peak, trainer.total)
         write_text(run.out / "result.json", as_json(paused.as_dict()))
         return paused

@@ -32,6 +32,7 @@ def run(
     observer: Observer | None = None,
     context: Context | None = None,
     pause: Pause | None = None,
+    measure: str | None = None,
 ) -> RunResult | PausedRun:
     """Train one method of a recipe with one seed, evaluate it on the test rows and write the run's folder.
 
@@ -45,6 +46,7 @@ def run(
         observer: Is told of the progress.
         context: Data and bases that other runs of the same recipe share.
         pause: Asked after every validation whether to stop for now; `resume=True` goes on.
+        measure: A metric that a run which pauses shall have on its validation rows, of its best state.
 
     Returns:
         What is in result.json. A run that was paused has not looked at the test rows.
@@ -83,6 +85,6 @@ def run(
                 trainer = begun.trainer
                 with phase("training"), compiled(trainer) if trainer else contextlib.nullcontext():
                     progress = begun.seen if trainer is None else trainer.run(resume=opened.resumes)
-                return end(begun, progress, opened.memory.peak())
+                return end(begun, progress, opened.memory.peak(), measure)
         finally:
             opened.close()
