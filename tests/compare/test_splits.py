@@ -17,6 +17,7 @@ from deltatune.comparison.ranked import RankedSample
 from deltatune.comparison.runner import compare
 from deltatune.comparison.samples import side_by_side
 from deltatune.comparison.scores import Sample
+from deltatune.comparison.seeds import SeedSpread
 from deltatune.comparison.statistics import intervals, paired_bootstrap
 from deltatune.data.load import load_data
 from deltatune.errors import DataError, RecipeError
@@ -75,13 +76,13 @@ def test_test_rows_that_a_source_brings_cannot_be_drawn(make_recipe: Make, tmp_p
         every_context(Context.open(recipe, Silent()))
 
 
-def pooled(parts: list[np.ndarray], places: list[list[int]], shared: float = 0.0) -> Sample:
+def pooled(parts: list[np.ndarray], places: list[list[int]]) -> Sample:
     count = max(max(at) for at in places) + 1
     present = np.zeros((len(parts), count), dtype=bool)
     for run, at in enumerate(places):
         present[run, at] = True
     samples = [Sample.of(part) for part in parts]
-    return side_by_side(samples, [np.array(at) for at in places], Chance(present, shared))
+    return side_by_side(samples, [np.array(at) for at in places], Chance(present))
 
 
 def test_rows_of_all_splits_side_by_side() -> None:
@@ -123,18 +124,17 @@ def test_areas_are_of_each_splits_own_rows() -> None:
     assert found.low <= found.difference <= found.high
 
 
-def test_what_splits_share_widens_what_their_spread_does() -> None:
-    """Runs that differ by more than their rows: with the term of Nadeau and Bengio, by as much."""
+def test_what_splits_differ_by_beyond_their_rows_is_spread() -> None:
+    """Runs on different rows that differ by these alone have hardly any; what is added to each is seen."""
     random = np.random.default_rng(4)
-    places = [list(range(start, start + 60)) for start in (0, 50, 100)]
-    shifts = (-0.3, 0.0, 0.3)
-    parts = [random.normal(shift, 0.3, 60) for shift in shifts]
-    widths = {}
-    for shared in (0.0, 0.25):
-        nothing = pooled([np.zeros(60)] * 3, places, shared)
-        found = paired_bootstrap(pooled(parts, places, shared), nothing, resamples=4000)
-        widths[shared] = found.high - found.low
-    assert widths[0.25] / widths[0.0] == pytest.approx(np.sqrt((1 / 3 + 0.25) / (1 / 3)), rel=0.05)
+    places = [list(range(start, start + 400)) for start in range(0, 2000, 200)]
+    rows = random.normal(0, 0.3, 2200)
+    alike, shifted = ([rows[at] + shift * number for number, at in enumerate(places)] for shift in (0, 0.01))
+    of_rows = float(rows.var()) / 400
+    spread = SeedSpread.of([pooled(alike, places), pooled(shifted, places)], 2000, 0)
+    assert spread.variances.mean(axis=1)[0] == 0, "runs agree in all rows that they share"
+    assert spread.variances.mean(axis=1)[1] == pytest.approx(0.01**2 * 55 / 6, rel=0.5)
+    assert intervals({"a": pooled(alike, places)}, resamples=2000)["a"].high < 2 * np.sqrt(of_rows)
 
 
 def test_shares_of_draws_that_choose_a_candidate() -> None:

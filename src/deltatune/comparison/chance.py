@@ -4,10 +4,11 @@
 rows that were in any test part stand side by side here, each run with those of its own part. They are drawn
 as rows of the pool: a row that is in the test parts of several splits counts in all of them at once, so what
 these have in common is not taken for something new. What runs differ by beyond their rows, owing to seeds and
-to training rows, is estimated as the spread of seeds is (seeds.py). But training parts of one pool have most
-rows in common, so more splits bring less than as many new pools would. For what they share, variances get the
-term that Nadeau & Bengio 2003, "Inference for the generalization error", give for resampled test sets: test
-rows by training rows, beside one by the number of splits.
+to training rows, is estimated as the spread of seeds is (seeds.py).
+
+Usual tests of resampled splits know no rows, and must widen their intervals by what splits share (Nadeau &
+Bengio 2003, "Inference for the generalization error"). With rows drawn that is not needed, and would make
+intervals too wide (docs/adr/0014).
 
 **Choosing.** A method whose settings were chosen on validation rows would have got others with other rows.
 Candidates are chosen again on resampled validation rows. How far apart the validation scores of those are
@@ -34,13 +35,11 @@ class Chance:
 
     Attributes:
         present: Which examples are in the test part of each run's split, [runs, examples]; None: all are.
-        shared: Test rows by training rows of a split; 0 where all runs have the same split.
         again: How often each candidate is chosen again, a share, with its validation score in the unit of
             the method's; empty where nothing was chosen.
     """
 
     present: Flags | None = None
-    shared: float = 0.0
     again: tuple[tuple[float, float], ...] = ()
 
     def grouped(self, groups: Sequence[int]) -> Chance:

@@ -48,7 +48,7 @@ def read_judged(
     if labels and kind.has_classes:
         labels = positive_last(labels, positive)
     if splits:
-        samples, groups = read_split_samples(files, metric, labels, kind.scored_as, _shared(data))
+        samples, groups = read_split_samples(files, metric, labels, kind.scored_as)
     else:
         ids = next((row_ids(paths[0]) for paths in files.values()), [])
         groups = row_groups([paths[0] for paths in files.values()], ids)
@@ -57,8 +57,3 @@ def read_judged(
         }
         samples = {name: sample for name, sample in read.items() if sample is not None}
     return Judged({name: sample.grouped(groups) for name, sample in samples.items()}, groups)
-
-
-def _shared(data: DataUsed | None) -> float:
-    """Test rows by training rows (`Chance`)."""
-    return data.test / data.train if data and data.test and data.train else 0.0

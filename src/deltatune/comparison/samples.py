@@ -39,7 +39,6 @@ def read_split_samples(
     metric: str,
     labels: Sequence[str] | None,
     kind: str,
-    shared: float,
 ) -> Read:
     """Read the predictions of all methods, of which the runs of one place are on the rows of one split.
 
@@ -48,7 +47,6 @@ def read_split_samples(
         metric: As of `read_sample`, as are the others.
         labels: All classes.
         kind: Of answers.
-        shared: Test rows by training rows of a split (`Chance`).
 
     Raises:
         DataError: A file is missing or damaged, or runs of one split were judged on different rows.
@@ -66,7 +64,7 @@ def read_split_samples(
     present = np.zeros((len(ids), len(pool)), dtype=np.bool_)
     for run, at in enumerate(places):
         present[run, at] = True
-    chance = Chance(present, shared)
+    chance = Chance(present)
     samples = {}
     for name, of_method in runs.items():
         parts = [sample_of([run], metric, labels, kind) for run in of_method]

@@ -23,7 +23,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
-from typing import Any
 
 import numpy as np
 
@@ -101,13 +100,9 @@ class SeedSpread:
         """
         draws = self.variances.shape[1]
         normal = np.random.default_rng((seed, 4)).standard_normal(draws)
-        total = sum(self._left(i, self.variances[i], self.seeds[i]) for i in methods)
+        total = sum(self.variances[i] / self.seeds[i] for i in methods)
         again = (self.chance[i].chosen_again(np.random.default_rng((seed, 6, i)), draws) for i in methods)
         return np.asarray(normal * np.sqrt(total) + sum(again))
-
-    def _left(self, method: int, variance: Any, seeds: float) -> Any:
-        """What of the variance of single runs is left in the mean of so many."""
-        return variance / seeds + variance * self.chance[method].shared
 
     def reach(self, methods: Sequence[int], level: float, power: float, rows: float, seeds: float) -> float:
         """The smallest difference that so many rows and seeds would find with this power.
@@ -123,7 +118,7 @@ class SeedSpread:
             rows: The variance that these rows leave.
             seeds: So many of each method whose seeds differ; infinity for any number.
         """
-        parts = [self._left(i, self.typical[i], seeds) for i in methods if self.typical[i] > 0]
+        parts = [self.typical[i] / seeds for i in methods if self.typical[i] > 0]
         total = rows + sum(parts) + sum(self.chance[i].choosing for i in methods)
         freedom = math.inf
         if sum(parts) > 0:
@@ -134,9 +129,9 @@ class SeedSpread:
 
     def moments(self) -> tuple[Floats, Floats]:
         """Mean and variance of what all but rows adds to the variance of each method's score, [methods]."""
-        left = np.array([self._left(i, 1.0, seeds) for i, seeds in enumerate(self.seeds)])
         choosing = np.array([chance.choosing for chance in self.chance])
-        return self.variances.mean(axis=1) * left + choosing, self.variances.var(axis=1) * left**2
+        means, variances = self.variances.mean(axis=1), self.variances.var(axis=1)
+        return means / self.seeds + choosing, variances / self.seeds**2
 
 
 def _owing_to_rows(sample: AnySample) -> float:
