@@ -8,7 +8,7 @@ to training rows, is estimated as the spread of seeds is (seeds.py).
 
 Usual tests of resampled splits know no rows, and must widen their intervals by what splits share (Nadeau &
 Bengio 2003, "Inference for the generalization error"). With rows drawn that is not needed, and would make
-intervals too wide (docs/adr/0014).
+intervals too wide (docs/adr/0016).
 
 **Choosing.** A method whose settings were chosen on validation rows would have got others with other rows.
 Candidates are chosen again on resampled validation rows. How far apart the validation scores of those are

@@ -219,7 +219,7 @@ def _by_rank(
                 Starter(named, seed, out / run_folder(entry, seed, f"rank-{rank}"))
                 for seed in context.recipe.seeds
             ]
-            parts = [(context_of(context, starter.seed), [starter]) for starter in starters]
+            parts: list[Part] = [(context_of(context, each.seed), [each]) for each in starters]
             points.append(_Plan(rank, rank, parts))
         points.append(_there(out, row, own))
         yield _Planned("rank", entry, own, sorted(points, key=lambda point: point.at))
