@@ -1,19 +1,21 @@
-"""A rule of stopping early that is to be `halving: auto` once replays say that it holds.
+"""A rule of stopping early that needs no settings. Replays say that it loses winners (docs/adr).
 
 Decisions are taken at doubled shares of the steps, so that each knows the courses twice as far as the one
 before. At each, those who can hardly win any more are stopped, however many. What is left of the budget then
 says how many may go on: it is spent evenly on the parts of the way that are left. What clear losers spare is
 thereby spent on those that are close.
 
-Two kinds of chance may turn an order that validations show. The rows: they are drawn anew, the same for all
-configurations, so that what these have in common drops out. And the courses: how far those of the better
-half have moved since half of their steps is what each may move by, with every doubling that is left, and
-others not. Half of the draws go by each configuration's last validation, half by its best: high rates fall
-first and then jump, and some of them come back. Each draw has a winner; the share of the draws that a
-configuration wins is its chance.
+Early in training a few rows cost a configuration most of its loss, because it is too sure of them or leans
+to one class; more steps and the falling learning rate mend these first. So losses above what nine in ten of
+all have now are cut to that (`CLIPPED`). Configurations are ordered by the mean of their last validation and
+their best: high rates fall first and then jump, and some of them come back.
 
-Those with the least chance are stopped as long as all who are stopped together have at most `RISK`. So what
-is bounded is the chance that the winner is among them, however many they are.
+Besides, each has a chance to win. Two kinds of chance may turn the order. The rows: they are weighted anew,
+the same for all configurations, so that what these have in common drops out. And the courses: how far those
+of the better half have moved since half of their steps is what each may move by, with every doubling that is
+left, and others not. Half of the draws go by each configuration's last validation, half by its best. Each
+draw has a winner; the share of the draws that a configuration wins is its chance. The last in the order are
+stopped as long as all of them together have a chance of at most `RISK`, however many they are.
 
 No curves are fitted: going on as fast as a course fell so far was worse than standing still (docs/adr).
 """
@@ -35,8 +37,10 @@ T = TypeVar("T")
 DRAWS = 1000
 RISK = 0.02
 """Chance that the winner is among those who are stopped, by one decision."""
-SHOWN = 0.5
-"""Of the draws, those that go by a configuration's best validation; the others go by its last one."""
+CLIPPED = 0.9
+"""Share of all losses, of rows and configurations, that stay as they are; those above are cut."""
+JUMPY = 1.25
+"""Where half of the configurations have so many times their best loss, losses jump: the order is a guess."""
 LARGEST = 1e6
 
 
@@ -55,10 +59,20 @@ class Course:
         found: Floats = self.losses[count - 1]
         return found
 
+    def clipped(self, most: float) -> Course:
+        """The same course, without what rows have above a loss."""
+        return Course(self.shares, np.minimum(self.losses, most))
+
     def best(self) -> Floats:
         """Losses of the rows [rows] at its best validation."""
         found: Floats = self.losses[int(np.argmin(self.losses.sum(axis=1)))]
         return found
+
+
+def comparable(courses: Sequence[Course]) -> list[Course]:
+    """The courses, without what some rows have above the losses that nine in ten have now."""
+    most = min(LARGEST, float(np.quantile([course.losses[-1] for course in courses], CLIPPED)))
+    return [course.clipped(most) for course in courses]
 
 
 def chances_of(courses: Sequence[Course]) -> Floats:
@@ -68,26 +82,28 @@ def chances_of(courses: Sequence[Course]) -> Floats:
         courses: Of those who are left, all at about the same share of their steps.
     """
     now = max(float(course.shares[-1]) for course in courses)
-    rows = len(courses[0].losses[0])
     random = np.random.default_rng(0)
-    weights = random.multinomial(rows, np.full(rows, 1 / rows), size=DRAWS).astype(np.float64)
-
-    def losses(share: float) -> Floats:
-        found: Floats = np.minimum(np.stack([course.at(share) for course in courses]), LARGEST)
-        return found
-
-    at, half = losses(now), losses(now / 2)
+    weights = random.standard_exponential((DRAWS, len(courses[0].losses[0])))
+    weights *= weights.shape[1] / weights.sum(axis=1, keepdims=True)
+    at, half = np.stack([c.at(now) for c in courses]), np.stack([c.at(now / 2) for c in courses])
     better = np.argsort(at.sum(axis=1))[: max(2, math.ceil(len(courses) / 2))]
     if now / 2 >= min(course.shares[0] for course in courses):
         moved = float(np.sqrt(np.mean((at - half).sum(axis=1)[better] ** 2)))
     else:  # they begin: all that sets them apart may be of the beginning
         moved = float(at.sum(axis=1)[better].std())
     drift = moved * math.sqrt(math.log2(1 / now))
-    shown = np.minimum(np.stack([course.best() for course in courses]), LARGEST)
-    stands = np.where(random.random((DRAWS, 1)) < SHOWN, weights @ shown.T, weights @ at.T)
-    ends = stands + random.normal(size=(DRAWS, len(courses))) * drift
+    best = np.stack([course.best() for course in courses])
+    stands = weights @ at.T
+    stands[: DRAWS // 2] = weights[: DRAWS // 2] @ best.T
+    ends = stands + random.normal(size=stands.shape) * drift
     wins = np.bincount(ends.argmin(axis=1), minlength=len(courses))
     return wins / DRAWS
+
+
+def jump(courses: Sequence[Course]) -> float:
+    """How many times its best loss so far the median configuration has now: 1 where losses only fall."""
+    means = [np.minimum(course.losses, LARGEST).mean(axis=1) for course in courses]
+    return float(np.median([mean[-1] / max(mean.min(), 1e-9) for mean in means]))
 
 
 def still_in(courses: Sequence[Course], most: int) -> tuple[list[int], list[float]]:
@@ -97,9 +113,9 @@ def still_in(courses: Sequence[Course], most: int) -> tuple[list[int], list[floa
         courses: Of those who are left.
         most: How many may go on.
     """
+    courses = comparable(courses)
     chances = chances_of(courses)
-    losses = np.array([course.losses[-1].sum() for course in courses])
-    order = np.lexsort((losses, -chances))
+    order = np.argsort([float((c.losses[-1] + c.best()).sum()) for c in courses], kind="stable")
     with_all_after = np.cumsum(chances[order][::-1])[::-1]
     count = max(1, int((with_all_after > RISK).sum()))
     return order[: min(count, most)].tolist(), chances.tolist()
@@ -108,14 +124,13 @@ def still_in(courses: Sequence[Course], most: int) -> tuple[list[int], list[floa
 ROUNDING = 1e-9
 SHARES = (1 / 12, 1 / 6, 1 / 3, 2 / 3)
 """Of the steps, at which is decided."""
-QUARTER = 0.25
-"""Share of all steps that all configurations together may take."""
 LEAST = 4
 """One in so many goes on from a decision at least, be the budget spent."""
 
 
 def narrow(
     pool: Sequence[T],
+    budget: float,
     reach: Callable[[Sequence[T], float], dict[T, Standing]],
     settle: Callable[[float, Sequence[T], int], tuple[list[T], dict[T, float]]],
 ) -> tuple[list[T], list[Decision[T]]]:
@@ -123,6 +138,7 @@ def narrow(
 
     Args:
         pool: The configurations that compete.
+        budget: Share of all steps that all of them together may take.
         reach: Trains configurations to their first validations at a share of their steps; gives how those
             stand that did not fail, in their order.
         settle: Given a share, those who are judged there, and how many of them may go on: gives who is
@@ -150,7 +166,7 @@ def narrow(
         ahead = sorted({at for later in nominal if (at := _validated(later, every)) > here + ROUNDING})
         if not ahead:
             break
-        each = (QUARTER * len(pool) - sum(came.values())) / len(ahead)
+        each = (budget * len(pool) - sum(came.values())) / len(ahead)
         most = max(int(each / (ahead[0] - here) + ROUNDING), math.ceil(len(judged) / LEAST), 1)
         stopped, chances = settle(share, judged, most)
         if stopped:

@@ -1,19 +1,23 @@
 """How often does a rule of stopping early keep the winner, and at what share of the steps? On recorded grids.
 
     python benchmarks/replay_grids.py benchmarks/results/record_grids_*.npz
-        --out benchmarks/results/replay_grids.json [--draws 1000] [--only auto]
+        --out benchmarks/results/replay_grids.json [--draws 1000] [--only "auto, a quarter"]
 
 The records are those of record_grids.py: runs that went to their end, with the loss of every validation row
 at every validation. A draw is a comparison that might have been: nine in ten of the grid's configurations,
 at least 30, in a random order, judged on validation rows that are drawn with replacement. Each rule decides
-on it, `auto` and successive halving by the code that comparisons use. What it trained to the end and then
-picks, by its least loss on the drawn rows, is held against what the whole grid picks on them.
+on it, successive halving by the code that comparisons use. What it trained to the end and then picks, by its
+least loss on the drawn rows, is held against what the whole grid picks on them.
 
 A draw is *kept* if both picks are the same, or the rule's is not worse on the test rows by more than chance:
 the mean paired difference of their test losses is less than 1.96 of its standard errors above zero. Beside
 that stand *same*, the share of draws with the same pick; the share of the steps, on average and at most; and
 how much test loss was lost, on average and at most, in percent of the distance from the median configuration
-to the best.
+to the best. *told* is the share of draws in which `auto`, the rule of early_stopping.py, says by itself that
+it guesses.
+
+How sure is the winner itself? *The whole grid, on other rows* trains all to the end and picks on validation
+rows that are drawn again.
 """
 
 from __future__ import annotations
@@ -22,11 +26,11 @@ import argparse
 import json
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from early_stopping import Course, narrow, still_in
+from early_stopping import JUMPY, Course, jump, narrow, still_in
 from numpy.typing import NDArray
 
 from deltatune.comparison.halving import Standing, halve
@@ -96,6 +100,8 @@ class Draw:
     """[K, P, V]"""
     means: Floats
     """[K, P], by mean over the rows."""
+    jumps: list[float] = field(default_factory=list)
+    """What decisions of `auto` saw of jumps."""
 
     @classmethod
     def of(cls, grid: Grid, random: np.random.Generator) -> tuple[NDArray[np.intp], Draw]:
@@ -104,6 +110,13 @@ class Draw:
         chosen = random.permutation(count)[: max(min(LEAST, count), round(0.9 * count))]
         losses = grid.losses[chosen][:, :, random.integers(0, rows, rows)]
         return chosen, cls(grid.shares, losses, losses.mean(axis=2))
+
+    @staticmethod
+    def again(losses: Floats, random: np.random.Generator) -> Floats:
+        """Best results [K] on rows that are drawn anew, of the losses of all rows [K, P, V]."""
+        rows = losses.shape[2]
+        best: Floats = losses[:, :, random.integers(0, rows, rows)].mean(axis=2).min(axis=1)
+        return best
 
     def point(self, share: float) -> int:
         """The first validation at a share of the steps."""
@@ -130,20 +143,25 @@ def _whole(draw: Draw) -> Stops:
     return np.full(len(draw.means), len(draw.shares) - 1)
 
 
-def auto(draw: Draw, _: np.random.Generator) -> Stops:
-    """The rule of early_stopping.py."""
-    stops = _whole(draw)
+def auto(budget: float) -> Rule:
+    """The rule of early_stopping.py, with a share of the steps."""
 
-    def settle(share: float, judged: Sequence[int], most: int) -> tuple[list[int], dict[int, float]]:
-        point = draw.point(share)
-        courses = [Course(draw.shares[: point + 1], draw.losses[place, : point + 1]) for place in judged]
-        goes_on, chances = still_in(courses, most)
-        stopped = [place for number, place in enumerate(judged) if number not in goes_on]
-        stops[stopped] = point
-        return stopped, dict(zip(judged, chances, strict=True))
+    def rule(draw: Draw, _: np.random.Generator) -> Stops:
+        stops = _whole(draw)
 
-    narrow(range(len(stops)), draw.reach, settle)
-    return stops
+        def settle(share: float, judged: Sequence[int], most: int) -> tuple[list[int], dict[int, float]]:
+            point = draw.point(share)
+            courses = [Course(draw.shares[: point + 1], draw.losses[place, : point + 1]) for place in judged]
+            goes_on, chances = still_in(courses, most)
+            stopped = [place for number, place in enumerate(judged) if number not in goes_on]
+            stops[stopped] = point
+            draw.jumps.append(jump(courses))
+            return stopped, dict(zip(judged, chances, strict=True))
+
+        narrow(range(len(stops)), budget, draw.reach, settle)
+        return stops
+
+    return rule
 
 
 def halving(factor: int, rungs: int) -> Rule:
@@ -195,32 +213,40 @@ def some(draw: Draw, random: np.random.Generator) -> Stops:
     return stops
 
 
-RULES: dict[str, Rule] = {
-    "auto": auto,
+RULES: dict[str, Rule | None] = {
+    "auto, a quarter": auto(1 / 4),
+    "auto, a third": auto(1 / 3),
     "halving at 1/3 (default)": halving(3, 1),
     "halving at 1/9, 1/3": halving(3, 2),
     "halving at 1/8, 1/4, 1/2": halving(2, 3),
     "ASHA, 3": asha(3),
     "ASHA, 4": asha(4),
     "a quarter, by chance": some,
+    "the whole grid, on other rows": None,
 }
 
 
-def replay(grid: Grid, rule: Rule, draws: int) -> dict[str, float]:
-    """What a rule does on a grid, over all draws; the same draws for every rule."""
+def replay(grid: Grid, rule: Rule | None, draws: int) -> dict[str, float]:
+    """What a rule does on a grid, over all draws; the same draws for every rule.
+
+    Without a rule all are trained to the end, and the pick is made on validation rows that are drawn again:
+    how sure the winner of the whole grid is.
+    """
     last, test = len(grid.shares) - 1, grid.test_means
     scale = float(np.median(test) - test.min())
-    same, kept, steps, lost = [], [], [], []
+    same, kept, steps, lost, told = [], [], [], [], []
     for number in range(draws):
         random = np.random.default_rng(number)
         chosen, draw = Draw.of(grid, random)
-        stops = rule(draw, random)
+        stops = rule(draw, random) if rule else _whole(draw)
         ends = draw.least(last)
-        pick, winner = int(np.where(stops == last, ends, math.inf).argmin()), int(ends.argmin())
+        seen = ends if rule else draw.again(grid.losses[chosen], random)
+        pick, winner = int(np.where(stops == last, seen, math.inf).argmin()), int(ends.argmin())
         steps.append(float(np.append(draw.shares, 0.0)[stops].mean()))
         same.append(pick == winner)
         kept.append(grid.behind(int(chosen[pick]), int(chosen[winner])) < APART)
         lost.append(float(test[chosen[pick]] - test[chosen[winner]]) / scale)
+        told.append(max(draw.jumps, default=1.0) >= JUMPY)
     return {
         "kept": float(np.mean(kept)),
         "same": float(np.mean(same)),
@@ -228,6 +254,7 @@ def replay(grid: Grid, rule: Rule, draws: int) -> dict[str, float]:
         "steps_at_most": max(steps),
         "lost": float(np.mean(lost)),
         "lost_at_most": max(lost),
+        "told": float(np.mean(told)),
     }
 
 
@@ -243,10 +270,15 @@ def main() -> None:
     for path in options.records:
         grid = Grid.read(path)
         print(f"\n{grid.name}, {len(grid.labels)} configurations, {options.draws:,} draws:\n")
-        print("| rule | kept | same | steps | at most | lost | at most |\n|:--|--:|--:|--:|--:|--:|--:|")
+        print(
+            "| rule | kept | same | steps | at most | lost | at most | told |\n"
+            "|:--|--:|--:|--:|--:|--:|--:|--:|"
+        )
         for name in options.only or RULES:
-            told = found.setdefault(grid.name, {})[name] = replay(grid, RULES[name], options.draws)
-            print(f"| {name} | " + " | ".join(f"{value:.1%}" for value in told.values()) + " |", flush=True)
+            figures = found.setdefault(grid.name, {})[name] = replay(grid, RULES[name], options.draws)
+            print(
+                f"| {name} | " + " | ".join(f"{value:.1%}" for value in figures.values()) + " |", flush=True
+            )
     if options.out:
         options.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
-from benchmarks.early_stopping import QUARTER, Course, chances_of, narrow, still_in
+from benchmarks.early_stopping import Course, chances_of, jump, narrow, still_in
 
 from deltatune.comparison.halving import Standing
 
-STEPS, ROWS = 12, 60
+STEPS, ROWS, QUARTER = 12, 60, 0.25
 SHARES = np.arange(1, STEPS + 1) / STEPS
 TIMES = np.arange(1, STEPS + 1)
 
@@ -38,7 +38,7 @@ class Grid:
         return stopped, dict(zip(judged, chances, strict=True))
 
     def narrowed(self) -> list[int]:
-        return narrow(list(self.stops), self.reach, self.settle)[0]
+        return narrow(list(self.stops), QUARTER, self.reach, self.settle)[0]
 
     @property
     def spent(self) -> float:
@@ -65,14 +65,20 @@ def test_a_slow_starter_that_wins_late_is_kept() -> None:
     assert grid.spent < 1.1 * QUARTER
 
 
-def test_neither_who_was_best_nor_who_is_best_crowds_out_the_other() -> None:
-    """High rates fall first: some stay behind where they jump to, others come back."""
+def test_those_that_fell_first_and_jumped_do_not_crowd_out_who_falls_steadily() -> None:
     jumps = [[1.2, 0.6 + i / 50, 0.7, 1.8, *[1.9 - i / 50] * 8] for i in range(6)]
     grid = Grid([*jumps, falling(0.6, 0.3), *([2.0] * STEPS for _ in range(25))])
     assert 6 in grid.narrowed()
-    back = [1.9, 1.2, 0.6, 1.7, 1.9, 1.7, 1.2, 0.8, 0.5, 0.4, 0.3, 0.3]
-    steady = [falling(0.8 + i / 50, 0.4) for i in range(6)]
-    assert 0 in Grid([back, *steady, *([2.0] * STEPS for _ in range(25))]).narrowed()
+
+
+def test_jumps_are_seen() -> None:
+    rows = np.ones((1, ROWS))
+    calm, up = (
+        Course(SHARES[:2], np.concatenate([2 * rows, rows])),
+        Course(SHARES[:2], np.concatenate([rows, 3 * rows])),
+    )
+    assert jump([calm, calm, up]) == 1
+    assert jump([calm, up, up]) == pytest.approx(3)
 
 
 def test_the_same_courses_give_the_same_chances_and_equal_ones_like_chances() -> None:
