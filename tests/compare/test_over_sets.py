@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 from scipy import stats
 
+from deltatune.comparison.across import Finished, across
 from deltatune.comparison.critical import friedman, judge, rank_on_sets, sets_that_could
 from deltatune.comparison.over_sets import (
     JudgedSet,
@@ -20,6 +23,7 @@ from deltatune.comparison.over_sets import (
 )
 from deltatune.comparison.scores import Sample
 from deltatune.comparison.statistics import intervals
+from deltatune.results import Leaderboard
 
 # Demsar 2006, table 6: AUC of C4.5 and of three variants on 14 data sets, and the mean ranks below it.
 DEMSAR = np.array([
@@ -166,6 +170,48 @@ def test_a_clear_difference_is_told_and_equal_methods_are_not() -> None:
     assert pairs[1, 2].tie
     assert pairs[0, 1].difference == pytest.approx(means[0] - means[1])
     assert pairs[0, 1].low < pairs[0, 1].difference < pairs[0, 1].high < 0
+
+
+def finished(folder: Path, name: str, right: dict[str, float]) -> Finished:
+    """A comparison on 60 rows of which each method has so large a share right."""
+    rows = []
+    for method, share in right.items():
+        run = folder / name / "runs" / method
+        run.mkdir(parents=True)
+        lines = [
+            {
+                "id": str(i),
+                "input": f"{i}",
+                "reference": "a",
+                "prediction": "a",
+                "scores": {"accuracy": score},
+            }
+            for i, score in enumerate([1.0] * round(60 * share) + [0.0] * (60 - round(60 * share)))
+        ]
+        (run / "predictions.jsonl").write_text("\n".join(json.dumps({"schema": 1, **line}) for line in lines))
+        rows.append({
+            "name": method, "method": method, "status": "done", "seeds": [0], "runs": [f"runs/{method}"],
+            "metrics": {"accuracy": share},
+        })  # fmt: skip
+    entries = [{"name": method} for method in ("untuned", "lora", "ia3")]
+    board = {
+        "primary_metric": "accuracy", "task": "text-to-text", "rows": rows, "recipe": {"methods": entries},
+    }  # fmt: skip
+    return Finished(name, folder / name, Leaderboard.of(board, "it", remedy=""))
+
+
+def test_a_method_that_halving_stopped_on_a_set_is_shown_and_not_compared(tmp_path: Path) -> None:
+    sets = [
+        finished(tmp_path, "a", {"untuned": 0.2, "lora": 0.7, "ia3": 0.6}),
+        finished(tmp_path, "b", {"untuned": 0.3, "lora": 0.8}),
+    ]
+    result = across(sets, {}, tmp_path)
+    rows = {row.name: row for row in result.rows}
+    assert [each.score for each in rows["ia3"].on_sets] == [0.6, None]
+    assert rows["ia3"].iqm is None
+    assert "ia3 was stopped early on b, so it is not compared." in result.warnings
+    assert [each.normalised for each in rows["lora"].on_sets] == [1.0, 1.0]
+    assert result.critical is None
 
 
 @pytest.mark.slow

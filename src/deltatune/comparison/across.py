@@ -102,7 +102,8 @@ def across(finished: Sequence[Finished], recipe: Mapping[str, Any], out: Path) -
         DataError: Predictions of a run are missing or damaged.
     """
     board = finished[0].board
-    names = [str(entry["name"]) for entry in (board.recipe or {})["methods"]]
+    entries = [str(entry["name"]) for entry in (board.recipe or {})["methods"]]
+    names = [name for name in entries if any(name in each.rows for each in finished)]
     everywhere = [name for name in names if all(name in each.samples for each in finished)]
     yardstick = _yardstick(everywhere, finished[0])
     contest = [name for name in everywhere if name != yardstick]
@@ -177,7 +178,10 @@ def _row(name: str, finished: Sequence[Finished]) -> MethodAcross:
     """What a method scored on each set."""
     on_sets = []
     for each in finished:
-        row = each.rows[name]
+        row = each.rows.get(name)
+        if row is None:  # halving stopped it
+            on_sets.append(OnSet(set=each.name))
+            continue
         error = row.error.message if isinstance(row.error, Failure) else row.error
         on_sets.append(
             OnSet(
@@ -188,7 +192,8 @@ def _row(name: str, finished: Sequence[Finished]) -> MethodAcross:
                 error=error,
             )
         )
-    return MethodAcross(name=name, method=finished[0].rows[name].method, on_sets=on_sets)
+    method = next(each.rows[name].method for each in finished if name in each.rows)
+    return MethodAcross(name=name, method=method, on_sets=on_sets)
 
 
 def _normalised(row: MethodAcross, scores: Sequence[float]) -> MethodAcross:
@@ -272,17 +277,25 @@ def _critical(over: Ranked, sets: int) -> Critical:
     )
 
 
+def _guesses(finished: Finished, name: str) -> bool:
+    """Whether a method has a random head on a set."""
+    return name in finished.rows and finished.rows[name].random_head
+
+
 def _warnings(result: Across, finished: Sequence[Finished], contest: Sequence[str]) -> list[str]:
     """What a reader of the answer should know."""
     told = []
     for row in result.rows:
         failed = [each.set for each in row.on_sets if each.error is not None]
-        guesses = [each.name for each in finished if each.rows[row.name].random_head]
+        stopped = [each.name for each in finished if row.name not in each.rows]
+        guesses = [each.name for each in finished if _guesses(each, row.name)]
         if failed:
             told.append(
                 f"{row.name} failed on {listing(failed)}, so it is not compared over the data sets. The same "
                 "command tries it again."
             )
+        elif stopped:
+            told.append(f"{row.name} was stopped early on {listing(stopped)}, so it is not compared.")
         elif guesses:
             told.append(
                 f"{row.name} has a random head on {listing(guesses)} and only guesses, so it is not compared."
