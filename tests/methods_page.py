@@ -67,7 +67,8 @@ def _where(matrix: Matrix, reason: str) -> str:
 
 def _section(name: str) -> str:
     config = METHODS.get(name)
-    rate = f"Learning rate {config.default_lr:g}. " if config.trains else ""
+    times = f", up to {config.short_runs:g} times it in short runs" if config.short_runs > 1 else ""
+    rate = f"Learning rate {config.default_lr:g}{times}. " if config.trains else ""
     lines = (
         f"\n### {name}\n\n{config.title}\n",
         f"- Formula: `{config.formula}`",

@@ -49,6 +49,7 @@ PLAN = {
     "file_bytes_about": 589824,
     "total_parameters": 76961152,
     "lr": 1e-3,
+    "lr_because": "lora's 0.0005, raised for a run of 150 steps",
     "head_lr": None,
     "steps": 150,
     "rows": {"train": 800, "validation": 100, "test": 100},
@@ -127,7 +128,7 @@ def test_dry_run_prints_the_plan(recipe: Path, run: Callable, fake: Callable) ->
     assert calls[0].arguments[2] == 7
     assert "147,456 of 76,961,152 parameters (0.19 %)" in done.out
     assert "encoder.block.*.attention.q  (8)" in done.out
-    assert "150, peak learning rate 0.001" in done.out
+    assert "150, peak learning rate 0.001 (lora's 0.0005, raised for a run of 150 steps)" in done.out
     assert json.loads(run("train", recipe, "-m", "lora r4", "--dry-run", "--json").out) == PLAN
 
 

@@ -18,9 +18,11 @@ from deltatune.methods import METHODS
 from deltatune.recipe import Recipe, parse_recipe
 from deltatune.recipe.baselines import with_baselines
 from deltatune.recipe.choosing import TuneSpec
+from deltatune.recipe.rates import Course
 from deltatune.recipe.train_section import HEAD_LR, TrainSpec
 
 Make = Callable[..., Recipe]
+LONG_RUN = Course(10_000, "text", 64)
 
 
 def test_majority_and_head_stand_beside_the_entries(make_classifier: Make, tmp_path: Path) -> None:
@@ -75,6 +77,7 @@ def test_a_head_is_tuned_beside_the_rest(make_classifier: Make, tmp_path: Path) 
     result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
     assert result["rates"] == {
         "lr": tuning.chosen["train.lr"],
+        "because": None,
         "head_lr": tuning.chosen["train.head_lr"],
     }
     assert [one.settings for one in rows["head"].tuning.tried] == [
@@ -87,10 +90,14 @@ def test_a_head_is_tuned_beside_the_rest(make_classifier: Make, tmp_path: Path) 
 def test_points_of_tuning() -> None:
     lora, head = METHODS.get("lora")(), METHODS.get("head")()
     three = TuneSpec(lr=3, factor=10)
-    assert three.points(TrainSpec(), lora) == [{"train.lr": 1e-4}, {"train.lr": 1e-3}, {"train.lr": 1e-2}]
+    assert three.points(TrainSpec(), lora, LONG_RUN) == [
+        {"train.lr": 1e-4},
+        {"train.lr": 1e-3},
+        {"train.lr": 1e-2},
+    ]
     around = [{"train.head_lr": pytest.approx(HEAD_LR * factor)} for factor in (0.1, 1, 10)]
-    assert three.points(TrainSpec(lr=5.0), head) == around
-    assert TuneSpec(head_lr=[0.2, 0.1]).points(TrainSpec(), lora) == [
+    assert three.points(TrainSpec(lr=5.0), head, LONG_RUN) == around
+    assert TuneSpec(head_lr=[0.2, 0.1]).points(TrainSpec(), lora, LONG_RUN) == [
         {"train.head_lr": 0.1},
         {"train.head_lr": 0.2},
     ]

@@ -55,7 +55,7 @@ def test_the_recipes_grid_is_for_every_entry_that_trains() -> None:
 
 def test_an_entrys_axis_goes_before_the_recipes() -> None:
     recipe = parse_recipe(BASE, ["grid={train.lr: [0.5]}", "methods.1.grid={train.lr: [0.1, 0.2]}"])
-    assert [entry.train.lr for entry in recipe.methods] == [None, 0.1, 0.2, 0.5]
+    assert [entry.train.lr for entry in recipe.methods] == ["auto", 0.1, 0.2, 0.5]
 
 
 def test_whether_the_base_is_quantized_is_an_axis_of_an_entrys_grid() -> None:

@@ -6,22 +6,25 @@ from typing import Any
 
 import pytest
 
+from deltatune.methods import METHODS
+from deltatune.recipe.rates import Course
 from deltatune.recipe.train_section import TrainSpec
 
 
 @pytest.mark.parametrize(
     ("train", "rates"),
     [
-        ({}, (1e-4, 3e-3)),
+        ({"lr": None}, (1e-4, 3e-3)),
         ({"lr": 0.5}, (0.5, 3e-3)),
-        ({"head_lr": 0.25}, (1e-4, 0.25)),
-        ({"head_lr": "lr"}, (1e-4, 1e-4)),
+        ({"lr": None, "head_lr": 0.25}, (1e-4, 0.25)),
+        ({"lr": None, "head_lr": "lr"}, (1e-4, 1e-4)),
         ({"lr": 0.5, "head_lr": "lr"}, (0.5, 0.5)),
     ],
 )
 def test_peak_rates(train: dict[str, Any], rates: tuple[float, float]) -> None:
     spec = TrainSpec(**train)
-    assert (spec.peak_lr(1e-4), spec.peak_head_lr(1e-4)) == rates
+    full, course = METHODS.get("full")(), Course(8, "text", 64)
+    assert (spec.peak_lr(full, course), spec.peak_head_lr(full, course)) == rates
 
 
 def test_number_of_steps() -> None:

@@ -21,6 +21,7 @@ from deltatune.methods import METHODS
 from deltatune.models.fingerprint import fingerprint
 from deltatune.observer import Silent
 from deltatune.recipe import Recipe
+from deltatune.recipe.rates import Course
 from deltatune.recipe.train_section import HEAD_LR, TrainSpec
 from deltatune.runs import evaluate_run, predict
 from deltatune.testing import tiny
@@ -85,7 +86,8 @@ def test_an_untuned_run_of_version_0_1_is_evaluated_as_it_was(make_classifier: M
 def test_the_head_learns_at_a_rate_of_its_own(method: str) -> None:
     model = AdaptedModel(tiny.model("bert"), tiny.heads("bert"))
     adapter, spec = model.attach("a", METHODS.get(method)()), TrainSpec(lr=1e-4, head_lr=5e-3)
-    rates = Rates.of(spec, 1.0)
+    course = Course(1000, "text", 64)
+    rates = Rates.of(spec, model.configs["a"], course)
     optimizer = build_optimizer(adapter, model.view, spec, rates, model.device, Silent())
     rates.set(optimizer, adapter, 0.5)
     head = {id(p) for path, p in adapter.own.items() if path.startswith("classifier.")}
@@ -94,11 +96,11 @@ def test_the_head_learns_at_a_rate_of_its_own(method: str) -> None:
     assert head
     assert {found.pop(key) for key in head} == {2.5e-3}
     assert min(found.values()) == 5e-5
-    old = Rates.of(TrainSpec(lr=1e-4, head_lr="lr"), 1.0)
+    old = Rates.of(TrainSpec(lr=1e-4, head_lr="lr"), model.configs["a"], course)
     assert len(build_optimizer(adapter, model.view, spec, old, model.device, Silent()).param_groups) == (
         2 if method == "lora_plus" else 1
     )
-    assert Rates.of(TrainSpec(), 1e-3) == Rates(1e-3, HEAD_LR)
+    assert Rates.of(TrainSpec(), METHODS.get("lora")(), course) == Rates(1e-3, HEAD_LR)
 
 
 def test_head_and_majority_runs(make_classifier: Make, tmp_path: Path) -> None:

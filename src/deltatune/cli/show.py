@@ -46,6 +46,7 @@ def plan(name: str, planned: dict[str, Any]) -> None:
         "heads": planned["heads"],
         "file": f"about {units.size(planned['file_bytes_about'])}",
         "steps": f"{planned['steps']:,}, peak learning rate {planned['lr']:g}"
+        + (f" ({planned['lr_because']})" if planned["lr_because"] else "")
         + (f", of the head {planned['head_lr']:g}" if planned["head_lr"] else ""),
     }
     output.fields(

@@ -22,6 +22,7 @@ from deltatune.comparison.attempt import Pick, attempt, run_folder
 from deltatune.comparison.halving import Standing, contest_of, halve, order
 from deltatune.comparison.search import search
 from deltatune.comparison.team import Team
+from deltatune.core.method import MethodConfig
 from deltatune.errors import RecipeError
 from deltatune.evaluation import higher_is_better
 from deltatune.files import CHECKSUM, is_intact, read_json, sealed, write_json
@@ -32,6 +33,7 @@ from deltatune.recipe.schema import MethodEntry, Recipe
 from deltatune.recipe.spaces import searched
 from deltatune.results import Decision, FailedRun, Halving, StoppedTrial, Trial, Tuning
 from deltatune.training import Context
+from deltatune.training.given.course import course_of
 from deltatune.training.loop.steps import Progress
 
 JOURNAL = "choosing.json"
@@ -101,7 +103,7 @@ def choose(context: Context, team: Team) -> Chosen:
 
     team.each(recipe.by_model(), look_for, "searches")
     contest = _Contest(context, team)
-    pools = [pool for pool in _pools(recipe) if len(pool) > 1]
+    pools = [pool for pool in _pools(context) if len(pool) > 1]
     for pool in pools:
         alive = contest.halve(pool, recipe.halving) if recipe.halving else pool
         contest.reach(alive, 1.0)
@@ -121,17 +123,23 @@ def choose(context: Context, team: Team) -> Chosen:
     return Chosen(picks, contest.savings(recipe, pools, picks, found))
 
 
-def _pools(recipe: Recipe) -> list[list[Candidate]]:
+def _pools(context: Context) -> list[list[Candidate]]:
     """Candidates by who competes with whom: without halving, the rates of each entry."""
+    recipe = context.recipe
     pools: dict[tuple[str, str], list[Candidate]] = {}
     for entry in recipe.by_model():
         config = entry.build_config()
         if not config.trains or searched(recipe, entry):
             continue
         key = contest_of(recipe.halving, entry.name, entry.group, config.name)
-        points = recipe.tune.points(entry.train, config) if recipe.tune else [{}]
+        points = _points(context, entry, config)
         pools.setdefault(key, []).extend(_at(entry, point) for point in points)
     return list(pools.values())
+
+
+def _points(context: Context, entry: MethodEntry, config: MethodConfig) -> list[dict[str, float]]:
+    tune = context.recipe.tune
+    return tune.points(entry.train, config, course_of(context, entry)) if tune else [{}]
 
 
 def _at(entry: MethodEntry, rates: dict[str, float]) -> Candidate:

@@ -14,7 +14,7 @@ from deltatune.errors import DeltatuneError, RecipeError
 from deltatune.files import read_json
 from deltatune.observer import Observer
 from deltatune.recipe.schema import Recipe
-from deltatune.recipe.written import differences, head_rate_of_then, is_written
+from deltatune.recipe.written import differences, is_written, rates_of_then
 from deltatune.results import SCHEMA, Leaderboard
 from deltatune.training.given.folder import ANEW, clear_folder, require_own_run
 from deltatune.training.given.folder import WRITES as RUN_WRITES
@@ -42,7 +42,7 @@ def require_same_recipe(recipe: Recipe, out: Path) -> None:
             raise RecipeError(
                 f"the comparison in '{out}' has another recipe; it differs in {', '.join(changed)}.",
                 field="--out",
-                remedy=head_rate_of_then({key: found[key] for key in changed}, recipe.dump())
+                remedy=rates_of_then({key: found[key] for key in changed}, recipe.dump())
                 or "Choose another folder, or add --overwrite to start anew.",
             )
 

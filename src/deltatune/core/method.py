@@ -50,7 +50,9 @@ class MethodConfig(BaseModel, metaclass=_Explained):
     paper: ClassVar[str]
     """Authors, year, title."""
     default_lr: ClassVar[float]
-    """The learning rate (AdamW) that a recipe without one gets."""
+    """The learning rate (AdamW) that a recipe without one gets, in long runs."""
+    short_runs: ClassVar[float] = 1.0
+    """How many times that it is at most in short runs (`deltatune.recipe.rates`)."""
     rate: ClassVar[str] = "lr"
     """The field of `train` that it learns at; `head_lr` of a method that trains a head and nothing else."""
     peft_type: ClassVar[str | None] = None

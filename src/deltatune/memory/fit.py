@@ -39,6 +39,20 @@ def fits(total: int, limit: int) -> bool:
     return total + OVERHEAD <= limit
 
 
+def remembering(predict: Predict) -> Predict:
+    """Predictions of one entry, each setup once."""
+    known: dict[Any, Prediction] = {}
+
+    def find(setup: Setup) -> Prediction:
+        bits = setup.quantization and setup.quantization.model_dump_json()
+        key = (setup.shape, setup.micro_batches, setup.dtype, bits, setup.checkpointing, setup.offload)
+        if key not in known:
+            known[key] = predict(setup)
+        return known[key]
+
+    return find
+
+
 def changes(setup: Setup, limit: int, predict: Predict) -> Iterator[Change]:
     """Each change that would help, made alone, with its effect."""
     for settings, changed, note in _single(setup):

@@ -272,6 +272,7 @@ class AdaLoraConfig(MethodConfig):
         "(arXiv 2303.10512)."
     )
     default_lr: ClassVar[float] = 5e-3
+    short_runs: ClassVar[float] = 4.0
     peft_type: ClassVar[str | None] = "ADALORA"
 
     init_r: Annotated[int, Field(ge=1)] = 12

@@ -90,6 +90,7 @@ class Ia3Config(MethodConfig):
         "Learning (arXiv 2205.05638)."
     )
     default_lr: ClassVar[float] = 3e-3
+    short_runs: ClassVar[float] = 10.0
     peft_type: ClassVar[str | None] = "IA3"
     selectors: ClassVar[tuple[str, ...]] = ("targets", "feedforward")
 

@@ -172,6 +172,7 @@ class LoraConfig(MethodConfig):
         "Hu et al. 2021, LoRA: Low-Rank Adaptation of Large Language Models (arXiv 2106.09685)."
     )
     default_lr: ClassVar[float] = 1e-3
+    short_runs: ClassVar[float] = 3.0
     peft_type: ClassVar[str | None] = "LORA"
 
     r: Annotated[int, Field(ge=1)] = 8

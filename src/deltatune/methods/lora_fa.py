@@ -42,6 +42,7 @@ class LoraFaConfig(LoraConfig):
         "Zhang et al. 2023, LoRA-FA: Memory-efficient Low-rank Adaptation (arXiv 2308.03303)."
     )
     default_lr: ClassVar[float] = 2e-3
+    short_runs: ClassVar[float] = 1.0
     kinds: ClassVar[tuple[type[nn.Module], ...]] = LINEAR
 
     r: Annotated[int, Field(ge=1)] = 16

@@ -113,6 +113,7 @@ class PrefixConfig(MethodConfig):
     size: ClassVar[str | None] = "n_tokens"
     paper: ClassVar[str] = "Li and Liang 2021, Prefix-Tuning (arXiv 2101.00190)."
     default_lr: ClassVar[float] = 1e-2
+    short_runs: ClassVar[float] = 3.0
     peft_type: ClassVar[str | None] = "PREFIX_TUNING"
     learns_keys: ClassVar[bool] = True
 

@@ -17,6 +17,7 @@ from deltatune.errors import RecipeError
 from deltatune.recipe.kinds import Count, Int, Text
 from deltatune.recipe.messages import parse_section
 from deltatune.recipe.ranges import SearchRange
+from deltatune.recipe.rates import Course
 from deltatune.recipe.section import Section
 from deltatune.recipe.train_section import TUNED, TrainSpec
 
@@ -40,8 +41,8 @@ class TuneSpec(Section):
     """
 
     lr: Rates | None = None
-    """How many rates: each entry's own (or its method's default) and its neighbours on a logarithmic grid,
-    one more below than above if the number is even. Or a list: the rates that every entry tries."""
+    """How many rates: each entry's own (or its method's, `train.lr`) and its neighbours on a logarithmic
+    grid, one more below than above if the number is even. Or a list: the rates that every entry tries."""
     head_lr: Rates | None = None
     """As `lr`, for the new head of a classifier."""
     factor: Annotated[float, Strict(), Field(gt=1, le=100)] = 3.0
@@ -63,14 +64,15 @@ class TuneSpec(Section):
         axes = [axis for name in TUNED if (axis := getattr(self, name)) is not None]
         return math.prod(axis if isinstance(axis, int) else len(axis) for axis in axes)
 
-    def points(self, train: TrainSpec, method: MethodConfig) -> list[dict[str, float]]:
+    def points(self, train: TrainSpec, method: MethodConfig, course: Course) -> list[dict[str, float]]:
         """List what is tried for an entry, field -> rate, the first field's lowest first.
 
         Args:
             train: The entry's settings, whose rates are tried among others unless the recipe lists its own.
             method: The entry's.
+            course: Of its runs.
         """
-        centers = {"lr": train.peak_lr(method.default_lr), "head_lr": train.peak_head_lr(method.default_lr)}
+        centers = {"lr": train.peak_lr(method, course), "head_lr": train.peak_head_lr(method, course)}
         rates: dict[str, list[float]] = {}
         for name in TUNED:
             axis, learns_at = getattr(self, name), method.rate if name == "lr" else name

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, Strict, field_validator, model_validator
 
 from deltatune.recipe.kinds import LARGEST_INT, Bool, ClassName, Count, Duration, Share, Text, Weight
+from deltatune.recipe.rates import AUTO, Course, auto_rate, why
 from deltatune.recipe.section import Section
+
+if TYPE_CHECKING:
+    from deltatune.core.method import MethodConfig
 
 Kernels = Literal["triton", "liger", "cut-cross-entropy"]
 """As in `deltatune.core.fast.kernels`."""
@@ -34,8 +38,9 @@ class TrainSpec(Section):
     auto_micro_batch: Bool = False
     """Where a GPU's memory runs out, halve the micro-batch, repeat the step, and go on so. The result is that
     of the smaller `micro_batch_size` from this step on: the same to rounding, but for masks of dropout."""
-    lr: Annotated[float, Strict(), Field(gt=0, allow_inf_nan=False)] | None = None
-    """Peak learning rate of AdamW. Null: the method's default."""
+    lr: Annotated[float, Strict(), Field(gt=0, allow_inf_nan=False)] | Literal["auto"] | None = "auto"
+    """Peak learning rate of AdamW. `auto`: the method's own, raised in short runs (`deltatune.recipe.rates`).
+    Null: the method's own at any number of steps, as in versions up to 0.1."""
     head_lr: Annotated[float, Strict(), Field(gt=0, allow_inf_nan=False)] | Literal["lr"] | None = None
     """Peak learning rate of a classifier's new head, which every method trains besides: of its own, so that
     no comparison measures it. Null: 0.003. `lr`: each method's, as in versions up to 0.1."""
@@ -125,14 +130,20 @@ class TrainSpec(Section):
             )
         return self
 
-    def peak_lr(self, default: float) -> float:
-        """The peak learning rate of a method with this default."""
-        return self.lr or default
+    def peak_lr(self, method: MethodConfig, course: Course) -> float:
+        """The peak learning rate of a method in a run of this course."""
+        if self.lr == AUTO:
+            return auto_rate(method, course)
+        return method.default_lr if self.lr is None else self.lr
 
-    def peak_head_lr(self, default: float) -> float:
-        """The peak learning rate of a new head beside a method with this default."""
+    def lr_because(self, method: MethodConfig, course: Course) -> str | None:
+        """Where the peak learning rate comes from, if the recipe does not name it."""
+        return why(method, course) if self.lr == AUTO else None
+
+    def peak_head_lr(self, method: MethodConfig, course: Course) -> float:
+        """The peak learning rate of a new head beside this method."""
         if self.head_lr == "lr":
-            return self.peak_lr(default)
+            return self.peak_lr(method, course)
         return HEAD_LR if self.head_lr is None else self.head_lr
 
     def steps_per_epoch(self, rows: int) -> int:

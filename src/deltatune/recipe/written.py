@@ -16,6 +16,7 @@ import yaml
 
 from deltatune.errors import RecipeError
 from deltatune.recipe.load import parse_recipe
+from deltatune.recipe.rates import AUTO
 from deltatune.recipe.yaml_text import Loader
 from deltatune.tasks import TASKS
 
@@ -24,6 +25,8 @@ _ALWAYS = ("task", "model", "data", "methods", "train", "evaluation")
 """Sections that are never left out."""
 _HEADS_OF_THEN = "lr"
 """What `train.head_lr` would have been in recipes from before there was one."""
+_OWN_RATE = None
+"""What `train.lr` was by default, as recipes from before it was `auto` have it written down."""
 _BREAKS = "\r\x85\u2028\u2029\ufeff"
 """What YAML takes for the end of a line or leaves out, unless it is escaped."""
 
@@ -138,18 +141,29 @@ def _of_then(before: Mapping[str, Any]) -> Mapping[str, Any]:
     return {**before, "train": {"head_lr": _HEADS_OF_THEN, **train}}
 
 
-def head_rate_of_then(changed: Mapping[str, Any], content: Mapping[str, Any]) -> str | None:
-    """What to do if recipes differ in nothing but the rate of a new head, which one of them is too old for.
+def rates_of_then(changed: Mapping[str, Any], content: Mapping[str, Any]) -> str | None:
+    """What to do if recipes differ in nothing but default rates, since one of them is from before these.
 
     Args:
         changed: What `differences` gave.
         content: The recipe's dump.
     """
     before, now = changed.get("train"), content["train"]
-    old = isinstance(before, Mapping) and before.get("head_lr") == _HEADS_OF_THEN
-    if list(changed) != ["train"] or not old or {**now, "head_lr": _HEADS_OF_THEN} != before:
+    if list(changed) != ["train"] or not isinstance(before, Mapping):
         return None
+    then: dict[str, Any] = {}
+    if before.get("head_lr") == _HEADS_OF_THEN != now.get("head_lr"):
+        then["head_lr"] = _HEADS_OF_THEN
+    if before.get("lr", AUTO) is _OWN_RATE and now.get("lr") == AUTO:
+        then["lr"] = _OWN_RATE
+    if not then or {**now, **then} != before:
+        return None
+    own = {
+        "head_lr": "a new head learned at its method's own rate",
+        "lr": "short runs learned at the rate of long ones",
+    }
+    flags = " ".join(f"--set train.{name}={inline(value)}" for name, value in then.items())
     return (
-        "It was begun when a new head learned at its method's own rate: go on so with --set "
-        f"train.head_lr={_HEADS_OF_THEN}, or start anew with --overwrite."
+        f"It was begun when {' and '.join(own[name] for name in then)}: go on so with {flags}, or start anew "
+        "with --overwrite."
     )

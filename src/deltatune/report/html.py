@@ -266,12 +266,20 @@ class Page:
         configs = (run.result.config for run in method.runs if run.result)
         config: dict[str, Any] = next((config for config in configs if config), {})
         own = {k: v for k, v in self.comparison.settings(method).items() if k.startswith(_OWN)}
+        own |= _automatic(method)
         return ", ".join(f"{name} {json.dumps(value)}" for name, value in (config | own).items())
 
     def found_by(self, method: Method) -> str:
         """The text that the filter looks through."""
         status = method.row.status if method.done or not method.under_way else "under way"
         return f"{method.shown} {method.on} {method.row.method} {status} {self.config(method)}"
+
+
+def _automatic(method: Method) -> dict[str, str]:
+    """The learning rate that nobody named, and where it came from."""
+    rates = [run.finished.rates for run in method.runs if run.finished]
+    found = next((each for each in rates if each and each.because), None)
+    return {"train.lr": f"{found.lr:g}: {found.because}"} if found else {}
 
 
 def _sentence(words: list[str]) -> Markup:

@@ -287,6 +287,8 @@ class Rates(Record):
 
     lr: float | None = None
     """Of the delta."""
+    because: str | None = None
+    """Where that comes from; null if the recipe names it, or leaves it to the method alone."""
     head_lr: float | None = None
     """Of a new head."""
 

@@ -117,6 +117,10 @@ class PlannedEntry(Record):
     has instructions for bfloat16; else left out."""
     steps: int | None
     """Optimizer steps of a run; null if the number of rows is not known."""
+    lr: float | None = None
+    """Peak learning rate of a run; null where nothing is trained, or the number of steps is not known."""
+    lr_because: str | None = None
+    """Where it comes from; null if the recipe names it."""
     disk: RunDisk
     """What a run writes."""
     fits: bool

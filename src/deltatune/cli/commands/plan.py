@@ -274,6 +274,8 @@ def _advise(entry: PlannedEntry) -> None:
         output.line(
             f"{name}: {sixteen} with --set train.precision=bf16; float32 is faster here (deltatune doctor)."
         )
+    if entry.lr_because is not None:
+        output.line(f"{name}: peak learning rate {entry.lr:g} ({entry.lr_because}).")
     if entry.steps_in_time is not None:
         output.line(f"{name}: about {entry.steps_in_time:,} steps fit into the time.")
     proposal = entry.proposal

@@ -103,6 +103,7 @@ def _describe(name: str, config: type[MethodConfig]) -> dict[str, Any]:
         "when": config.when,
         "cost": config.cost,
         "default_lr": config.default_lr if config.trains else None,
+        "short_runs": config.short_runs,
         "defaults": config.defaults,
         "paper": config.paper,
         "settings": [
@@ -141,9 +142,7 @@ def _explain(each: dict[str, Any]) -> None:
             "formula": each["formula"],
             "when": each["when"],
             "cost": each["cost"],
-            "learning rate": "none: nothing is trained"
-            if each["default_lr"] is None
-            else f"{each['default_lr']:g}",
+            "learning rate": _rate(each),
             "defaults": each["defaults"],
             "paper": each["paper"],
         },
@@ -159,6 +158,14 @@ def _explain(each: dict[str, Any]) -> None:
         table.add_row(Text(field["name"], style="cyan"), Text(default), Text(field["type"], style="dim"))
         table.add_row("", "", Text(field["description"]))
     console.print(table)
+
+
+def _rate(each: dict[str, Any]) -> str:
+    """The learning rate of a recipe that names none."""
+    if each["default_lr"] is None:
+        return "none: nothing is trained"
+    more = f", up to {each['short_runs']:g} times it in short runs" if each["short_runs"] > 1 else ""
+    return f"{each['default_lr']:g}{more}"
 
 
 def _yaml(value: Any) -> str:

@@ -17,6 +17,7 @@ import torch
 from deltatune.data.dataset import Dataset
 from deltatune.evaluation.metrics.chances import MOST_CLASSES
 from deltatune.memory.predict import Prediction, Setup
+from deltatune.recipe.rates import Course
 from deltatune.recipe.schema import MethodEntry, Recipe
 from deltatune.recipe.spaces import searched
 from deltatune.results import PlannedCurve
@@ -129,7 +130,7 @@ def runs_of(recipe: Recipe, entry: MethodEntry) -> int:
     if searched(recipe, entry):
         assert recipe.search is not None
         return recipe.search.trials + len(recipe.seeds)
-    tries = len(recipe.tune.points(entry.train, config)) if recipe.tune else 1
+    tries = len(recipe.tune.points(entry.train, config, Course(1, "text", None))) if recipe.tune else 1
     return tries + len(recipe.seeds) - 1
 
 

@@ -12,6 +12,7 @@ from deltatune.recipe.sections import PARTS
 from deltatune.training.before.packing import padding_of
 from deltatune.training.given.attach import attach
 from deltatune.training.given.context import Context
+from deltatune.training.given.course import course_of
 
 
 def plan(
@@ -31,7 +32,7 @@ def plan(
     model = base.adapted(base_dropout=entry.train.base_dropout)
     adapter, budget, origin = attach(context, entry, base, model, name="plan", seed=seed)
     config = model.configs["plan"]
-    head_lr = entry.train.peak_head_lr(config.default_lr)
+    course = course_of(context, entry)
     try:
         trained = sum(p.numel() for _, p in adapter.trainable())
         stored = adapter.extent()
@@ -59,8 +60,11 @@ def plan(
             "stored_parameters": stored.numbers,
             "file_bytes_about": stored.bytes,
             "total_parameters": total,
-            "lr": entry.train.peak_lr(config.default_lr),
-            "head_lr": head_lr if config.trains and base.loaded.new_modules else None,
+            "lr": entry.train.peak_lr(config, course),
+            "lr_because": entry.train.lr_because(config, course),
+            "head_lr": entry.train.peak_head_lr(config, course)
+            if config.trains and base.loaded.new_modules
+            else None,
             "steps": steps if trained else 0,
             "padding": padding and padding.as_dict(),
             "rows": {part: len(getattr(data.dataset, part)) for part in PARTS},

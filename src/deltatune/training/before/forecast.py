@@ -22,7 +22,7 @@ from deltatune.data.encode import Encoded, Encoder
 from deltatune.errors import DeltatuneError, ModelError
 from deltatune.memory.base import fake_mode, stores_head
 from deltatune.memory.batch import Largest, largest_micro_batch, longest_allowed
-from deltatune.memory.fit import OVERHEAD, Predict, changes, fits, propose
+from deltatune.memory.fit import OVERHEAD, changes, fits, propose, remembering
 from deltatune.memory.predict import Prediction, Setup, planned_model
 from deltatune.memory.scale import computed_dtype, predict_scaled, shallow_model
 from deltatune.memory.shapes import SHAPES, shape_named
@@ -47,6 +47,7 @@ from deltatune.training.before.packing import padding_of
 from deltatune.training.before.writing import resting_too_much, writing_too_much
 from deltatune.training.given.budget import sized_for
 from deltatune.training.given.context import base_dtype, eager_up_to
+from deltatune.training.given.course import planned_rate
 from deltatune.training.given.machine import total_memory
 from deltatune.training.given.readings import read_data
 from deltatune.training.given.start import settings_of
@@ -300,7 +301,7 @@ def _entry(
     processes: int,
 ) -> tuple[PlannedEntry, Disk]:
     setup = planned.setup(entry).changed(processes=processes)
-    predict = _remembering()
+    predict = remembering(predict_scaled)
     found = predict(setup)
     warnings = require_positions(found.room, setup.task, planned.parts, new_tokens(planned.recipe))
     warnings += writing_too_much(planned.recipe, planned.parts, setup, found, limit)
@@ -316,6 +317,7 @@ def _entry(
         "from": entry.start,
         **described(setup, found),
         "steps": steps,
+        **planned_rate(entry, setup, steps),
         "disk": disk.as_dict(),
         "fits": fits(found.memory.total, limit),
         "warnings": warnings,
@@ -353,20 +355,6 @@ def planned_padding(setup: Setup, recipe: Recipe, entry: MethodEntry, encoded: E
     return padding_of(
         recipe.task, recipe.data, entry.train, lengths=encoded.lengths, view=view, seed=recipe.seeds[0]
     )
-
-
-def _remembering() -> Predict:
-    """Predictions of one entry, each setup once."""
-    known: dict[Any, Prediction] = {}
-
-    def find(setup: Setup) -> Prediction:
-        bits = setup.quantization and setup.quantization.model_dump_json()
-        key = (setup.shape, setup.micro_batches, setup.dtype, bits, setup.checkpointing, setup.offload)
-        if key not in known:
-            known[key] = predict_scaled(setup)
-        return known[key]
-
-    return find
 
 
 def described(setup: Setup, found: Prediction) -> dict[str, Any]:

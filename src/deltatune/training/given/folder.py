@@ -11,7 +11,7 @@ from deltatune.checkpoint.saved import CONFIG, OURS, read_adapter
 from deltatune.errors import AdapterError, DeltatuneError, RecipeError
 from deltatune.files import read_json
 from deltatune.recipe.schema import MethodEntry, Recipe
-from deltatune.recipe.written import differences, head_rate_of_then, is_written
+from deltatune.recipe.written import differences, is_written, rates_of_then
 from deltatune.results import SCHEMA, AnyResult, FailedRun, Failure, PausedRun, RunResult, run_result
 
 KIND = "run"
@@ -86,7 +86,7 @@ def prepare_folder(out: Path, recipe: Recipe, *, resume: bool, overwrite: bool) 
         raise RecipeError(
             f"the run in '{out}' has another recipe; it differs in {', '.join(changed)}.",
             field="--resume",
-            remedy=head_rate_of_then(changed, recipe.dump())
+            remedy=rates_of_then(changed, recipe.dump())
             or "Use the recipe it was started with, another folder, or --overwrite.",
         )
     if not isinstance(result, RunResult):

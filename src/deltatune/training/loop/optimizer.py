@@ -9,10 +9,12 @@ from typing import Any
 import torch
 
 from deltatune.core.adapter import Adapter
+from deltatune.core.method import MethodConfig
 from deltatune.core.new_heads import head_parameters
 from deltatune.core.sites import BaseView
 from deltatune.errors import RecipeError
 from deltatune.observer import Observer
+from deltatune.recipe.rates import Course
 from deltatune.recipe.train_section import TrainSpec
 
 
@@ -25,10 +27,10 @@ class Rates:
     """None: as the rest."""
 
     @classmethod
-    def of(cls, spec: TrainSpec, default_lr: float) -> Rates:
-        """The rates of an entry, of a method with this default."""
-        head = None if spec.head_lr == "lr" else spec.peak_head_lr(default_lr)
-        return cls(spec.peak_lr(default_lr), head)
+    def of(cls, spec: TrainSpec, method: MethodConfig, course: Course) -> Rates:
+        """The rates of an entry's run, of this method and this course."""
+        head = None if spec.head_lr == "lr" else spec.peak_head_lr(method, course)
+        return cls(spec.peak_lr(method, course), head)
 
     def set(self, optimizer: torch.optim.Optimizer, adapter: Adapter, share: float) -> None:
         """Give each group its rate at this share of the peak; 1 is the peak."""

@@ -15,6 +15,7 @@ from deltatune.training.before.expected_memory import ample_memory, predicted_ru
 from deltatune.training.before.forecast import this_machine
 from deltatune.training.before.packing import cannot_pack, padding_of
 from deltatune.training.given.class_names import weights_of
+from deltatune.training.given.course import course_of
 from deltatune.training.given.folder import CHECKPOINTS
 from deltatune.training.loop.checkpoints import Checkpoints
 from deltatune.training.loop.micro_batches import code_explained
@@ -74,7 +75,7 @@ def begin(run: Run, pause: Pause | None = None) -> Begun:
         train=run.data.encoded("train"),
         spec=run.entry.train,
         evaluated_at_once=run.recipe.evaluation.batch_size,
-        rates=Rates.of(run.entry.train, run.config.default_lr),
+        rates=Rates.of(run.entry.train, run.config, course_of(run.context, run.entry)),
         seed=run.seed,
         out=run.out,
         observer=run.observer,

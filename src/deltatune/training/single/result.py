@@ -28,6 +28,7 @@ from deltatune.results import (
     StepMemory,
     TaskScore,
 )
+from deltatune.training.given.course import course_of
 from deltatune.training.given.energy import meter_of
 from deltatune.training.given.machine import git_state, versions
 from deltatune.training.loop.steps import Progress
@@ -62,7 +63,6 @@ def finished(
         description: What the delta became, of methods that can say it.
     """
     run = begun.run
-    rates = begun.trainer.rates if begun.trainer else None
     return RunResult(
         schema_=SCHEMA,
         status="done",
@@ -89,7 +89,7 @@ def finished(
             stopped_early=progress.stopped,
         ),
         threshold=threshold,
-        rates=Rates(lr=rates.lr, head_lr=rates.head) if rates else None,
+        rates=_rates(begun),
         new_heads=list(run.base.loaded.new_modules),
         one_answer=one_answer,
         method_result=run.adapter.finish(),
@@ -146,6 +146,15 @@ def rows_used(run: Run) -> DataUsed:
         truncated_targets=report.truncated_targets,
         warnings=run.data.warnings(),
     )
+
+
+def _rates(begun: Begun) -> Rates | None:
+    """The peak rates, and where that of the delta comes from; None if nothing was trained."""
+    if begun.trainer is None:
+        return None
+    run, rates = begun.run, begun.trainer.rates
+    because = run.entry.train.lr_because(run.config, course_of(run.context, run.entry))
+    return Rates(lr=rates.lr, because=because, head_lr=rates.head)
 
 
 def _cost(run: Run, progress: Progress, peak: int, evaluation_seconds: float) -> Cost:
