@@ -202,11 +202,21 @@ def main() -> None:
             row[f"3 around {name}"] = round(case.behind(around(rate)), 1)
         rows.append(row)
         print(row)
-    for model in [*models, None]:
-        of = [row for case, row in zip(sorted(cases), rows, strict=True) if model in (None, case.model)]
-        print(model or "all", len(of), {name: _summary(of, name) for name in ("own", "auto", "held out")})
+    summary = {}
+    names = sorted({case.method for case in cases})
+    for method, model in itertools.product([*names, None], [*models, None]):
+        of = [
+            row
+            for case, row in zip(sorted(cases), rows, strict=True)
+            if model in (None, case.model) and method in (None, case.method)
+        ]
+        if of:
+            found = {name: _summary(of, name) for name in ("own", "auto", "held out")}
+            summary[f"{method or 'all'}, {model or 'all'}"] = {"cases": len(of)} | found
+    for name, line in summary.items():
+        print(name, line)
     if options.out:
-        write_json(options.out, {"cases": rows})
+        write_json(options.out, {"cases": rows, "summary": summary})
 
 
 def _summary(rows: Sequence[Mapping[str, Any]], name: str) -> dict[str, float]:

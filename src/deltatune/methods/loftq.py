@@ -48,6 +48,7 @@ class LoftqConfig(LoraConfig):
     paper: ClassVar[str] = (
         "Li et al. 2023, LoftQ: LoRA-Fine-Tuning-Aware Quantization for LLMs (arXiv 2310.08659)."
     )
+    short_runs: ClassVar[float] = 1.0
     kinds: ClassVar[tuple[type[nn.Module], ...]] = (nn.Linear,)
 
     def delta(self, view: BaseView, path: str) -> LoraDelta:

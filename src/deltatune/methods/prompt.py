@@ -62,7 +62,6 @@ class PromptConfig(MethodConfig):
         "Lester et al. 2021, The Power of Scale for Parameter-Efficient Prompt Tuning (2104.08691)."
     )
     default_lr: ClassVar[float] = 0.1
-    short_runs: ClassVar[float] = 3.0
     peft_type: ClassVar[str | None] = "PROMPT_TUNING"
 
     n_tokens: Annotated[int, Field(ge=1)] = 20

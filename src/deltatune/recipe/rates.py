@@ -16,12 +16,12 @@ fixed alpha, as by default, LoRA's best rate does not depend on the rank (Chen, 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 if TYPE_CHECKING:
     from deltatune.core.method import MethodConfig
 
-AUTO = "auto"
+AUTO: Final = "auto"
 """What `train.lr` is unless a recipe says otherwise."""
 LONG = 256
 """Steps from which on a run learns at its method's own rate."""
