@@ -21,6 +21,7 @@ from deltatune.errors import RecipeError
 from deltatune.methods.untuned import UntunedConfig
 from deltatune.recipe import Recipe, parse_recipe
 from deltatune.recipe.choosing import HalvingSpec, TuneSpec
+from deltatune.recipe.rates import Course
 from deltatune.recipe.train_section import TrainSpec
 from deltatune.results import Leaderboard
 from tests.compare.test_runner import comparable
@@ -43,7 +44,10 @@ def fast(make_recipe: Make) -> Make:
 
 def test_rates_surround_an_entrys_own() -> None:
     def rates(spec: TuneSpec) -> list[float]:
-        return [point["train.lr"] for point in spec.points(TrainSpec(lr=1e-3), UntunedConfig())]
+        return [
+            point["train.lr"]
+            for point in spec.points(TrainSpec(lr=1e-3), UntunedConfig(), Course(1, "text", 64))
+        ]
 
     assert rates(TuneSpec(lr=3)) == [3.33e-4, 1e-3, 3e-3]
     assert rates(TuneSpec(lr=4, factor=10.0)) == [1e-5, 1e-4, 1e-3, 1e-2]
