@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from deltatune.comparison.runner import compare
+from deltatune.core.model import AdaptedModel
 from deltatune.errors import RecipeError
 from deltatune.evaluation import Prediction
 from deltatune.evaluation.monotony import FEW, one_answer
@@ -20,6 +21,7 @@ from deltatune.recipe.baselines import with_baselines
 from deltatune.recipe.choosing import TuneSpec
 from deltatune.recipe.rates import Course
 from deltatune.recipe.train_section import HEAD_LR, TrainSpec
+from deltatune.training.single import end
 
 Make = Callable[..., Recipe]
 LONG_RUN = Course(10_000, "text", 64)
@@ -145,3 +147,26 @@ def test_a_method_that_tells_no_rows_apart_is_named(
     named = [text for text in board.warnings if "predicts 'yes' for 100%" in text]
     assert any(text.startswith("lora ") for text in named)
     assert not any(text.startswith("majority") for text in named)
+
+
+def test_what_trains_nothing_is_asked_once_for_all_seeds(
+    make_recipe: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    evaluate = end.evaluate
+
+    def noted(model: AdaptedModel, *rest: Any) -> Any:
+        asked.append(model.configs[model.active[0]].name)
+        return evaluate(model, *rest)
+
+    monkeypatch.setattr(end, "evaluate", noted)
+    drawn = {"few_shot": {"k": 1}}  # with each seed others
+    evaluation = {"max_new_tokens": 2, "metrics": ["rouge"], "primary": "rougeL_f"}
+    compare(make_recipe("seeds=[0,1]", methods=["untuned", drawn], evaluation=evaluation), tmp_path / "out")
+    assert sorted(asked) == ["few_shot", "few_shot", "untuned"]
+    first, second = (_told(tmp_path / f"out/runs/untuned-s{seed}") for seed in (0, 1))
+    assert first == second
+
+
+def _told(run: Path) -> str:
+    return (run / "predictions.jsonl").read_text(encoding="utf-8")

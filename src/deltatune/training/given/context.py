@@ -11,6 +11,7 @@ import json
 from collections.abc import Hashable
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 
@@ -67,6 +68,8 @@ class SharedBase:
     """Of its weights as they were loaded, by which a run tells that they are what they were."""
     proved: dict[Hashable, CertificateLine] = field(default_factory=dict)
     """What was proved of the base by itself, for runs to come: by what it depends on."""
+    answered: dict[Hashable, Any] = field(default_factory=dict)
+    """What evaluations of methods that train nothing gave, for seeds to come: by what they depend on."""
 
     @property
     @phase("hash base")

@@ -22,6 +22,7 @@ from deltatune.training.single.lost import what_is_lost
 from deltatune.training.single.on_tasks import score_tasks
 from deltatune.training.single.parts import Begun, Run
 from deltatune.training.single.result import finished, paused_at
+from deltatune.training.single.untrained import asked_once
 
 
 def end(begun: Begun, progress: Progress, peak: int, measure: str | None = None) -> RunResult | PausedRun:
@@ -141,7 +142,11 @@ def _evaluate(run: Run, progress: Progress, threshold: float | None) -> tuple[Ev
     test = run.data.encoded("test")
     spec = run.recipe.evaluation
     with phase("test rows"):
-        evaluation = evaluate(run.model, data.test, test, run.encoder, spec, advance, threshold)
+        evaluation = asked_once(
+            run,
+            "test rows",
+            lambda: evaluate(run.model, data.test, test, run.encoder, spec, advance, threshold),
+        )
     run.observer.finish(task)
     run.observer.log(f"{run.entry.name}: evaluated in {time.perf_counter() - started:.0f} s")
     with phase("write"):
@@ -150,5 +155,7 @@ def _evaluate(run: Run, progress: Progress, threshold: float | None) -> tuple[Ev
     if not validation and data.validation:
         encoded = run.data.encoded("validation")
         with phase("validation"):
-            validation = loss_on(run.model, encoded, run.encoder, spec.batch_size)
+            validation = asked_once(
+                run, "validation", lambda: loss_on(run.model, encoded, run.encoder, spec.batch_size)
+            )
     return evaluation, validation
