@@ -69,7 +69,8 @@ class BottleneckDelta(Delta):
     def adapter(self, z: Tensor) -> Tensor:
         """Return s A(z), [..., d_out], in z's dtype; z [..., d_in]."""
         low = self.function(F.linear(z, self.down.weight.to(z.dtype), self.down.bias.to(z.dtype)))
-        return F.linear(low, self.up.weight.to(z.dtype), self.up.bias.to(z.dtype)) * self.scale
+        change = F.linear(low, self.up.weight.to(z.dtype), self.up.bias.to(z.dtype))
+        return change if self.scale == 1.0 else change * self.scale
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         """Return y + s A(y); y [..., d_out]."""
