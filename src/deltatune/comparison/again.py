@@ -72,12 +72,13 @@ def _choose_again(
     """
     if context.recipe.evaluation.select_by != "loss":
         return None
-    known = [_losses(candidate.folder) for candidate in candidates]
-    rows = context.dataset.validation
-    groups = [row.group if row.group is not None else row.input_bytes() for row in rows]
-    losses = [each if each and len(each) == len(rows) else None for each in known]
-    if not losses or any(each is None for each in losses):
+    losses = [each for candidate in candidates if (each := _losses(candidate.folder))]
+    if not losses or len(losses) < len(candidates):
         return None
+    rows = context.dataset.validation
+    if any(len(each) != len(rows) for each in losses):
+        return None
+    groups = [row.group if row.group is not None else row.input_bytes() for row in rows]
     shares = shares_of(np.array(losses, dtype=np.float64), groups)
     now_and_then = [
         (candidate, share)
@@ -133,7 +134,7 @@ def _losses(folder: Path) -> list[float] | None:
     for line in path.read_text(encoding="utf-8").splitlines():
         content = json.loads(line)
         if content.get("step") == step and content.get("rows"):
-            found = [float(value) for value in content["rows"]]
+            found = [math.nan if value is None else float(value) for value in content["rows"]]
     return found
 
 

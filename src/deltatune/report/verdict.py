@@ -26,6 +26,7 @@ YARDSTICKS = {
 """What methods are held against, in words."""
 MOST_NAMES = 4  # more than these are counted, not listed
 MOST_LOSERS = 2  # of more only the closest is told; the table has the rest
+UNSURE = 0.1  # share of the draws: fewer are not worth a sentence
 MOST_TIED = 8  # a tie of more is not listed in full
 MOST_SENTENCES = 3  # of one kind; the table of pairs has the rest
 
@@ -295,7 +296,23 @@ def _tuned(comparison: Comparison) -> list[Sentence]:
     most = max(len(tuning.tried) for tuning in tunings)
     rates = all(tuning.kind == "rates" for tuning in tunings)
     what = "The learning rate of each method is" if rates else "The settings of each method are"
-    return [[f"{what} the best of {most} on validation rows."]]
+    return [[f"{what} the best of {most} on validation rows."], *_unsure(comparison)]
+
+
+def _unsure(comparison: Comparison) -> list[Sentence]:
+    """The method whose choice hangs most on which rows there are for it."""
+    others = {
+        method.shown: 1 - max(each.share for each in method.row.tuning.again)
+        for method in comparison.ranked
+        if method.row.tuning and method.row.tuning.again
+    }
+    name = max(others, key=others.__getitem__, default="")
+    if not name or others[name] < UNSURE:
+        return []
+    share = display.share(others[name], 1)
+    return [
+        ["Other validation rows would have chosen otherwise for ", Name(name), f" in {share} of the draws."]
+    ]
 
 
 def _stopped(comparison: Comparison) -> list[Sentence]:
