@@ -119,6 +119,13 @@ def test_other_encoder_decoders_have_no_such_loss() -> None:
     assert general.measure_of(base.config, tools) is None
 
 
+def test_a_base_that_only_guesses_has_nothing_to_forget() -> None:
+    spans, goes_on = (general.Documents(measure, ["0"], [], []) for measure in (general.SPANS, general.NEXT))
+    assert general.only_guesses(spans, [RowLoss(2 * 10.4, 2)], 32_000)
+    assert not general.only_guesses(spans, [RowLoss(2 * 10.3, 2)], 32_000)
+    assert not general.only_guesses(goes_on, [RowLoss(2 * 10.4, 2)], 32_000)
+
+
 def test_few_sentinels_are_enough() -> None:
     _, tools = tiny_t5(2)
     text = GeneralText("it", ["0"], ["medals by nation and year, net sales in the third quarter " * 4])

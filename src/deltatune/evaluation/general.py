@@ -8,6 +8,7 @@ were trained by what is not rebuilt here, and a number made up for them would me
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -145,6 +146,14 @@ def compared(
         low=low,
         high=high,
     )
+
+
+def only_guesses(documents: Documents, base: Sequence[RowLoss], vocabulary: int) -> bool:
+    """Whether a base that was to fill in spans does no better than giving all tokens the same chance.
+
+    Tuned to write titles, T5 may give its sentinels e^-46: what a delta adds to that means nothing.
+    """
+    return documents.measure == SPANS and mean(base) > math.log(vocabulary)
 
 
 def lines(documents: Documents, base: Sequence[RowLoss], delta: Sequence[RowLoss]) -> list[dict[str, Any]]:

@@ -74,6 +74,12 @@ def _forgetting(run: Run) -> GeneralLoss | None:
         with run.model.using():
             known[key] = _losses(run, documents)
     base = known[key]
+    if general.only_guesses(documents, base, run.model.base.config.vocab_size):
+        run.context.warn(
+            f"evaluation.general: {run.base.spec.name} has unlearned to fill in spans: its own loss is above "
+            "that of guessing. No loss on general text is given."
+        )
+        return None
     delta = _losses(run, documents) if run.config.trains else base
     write_lines(run.out / FILE, general.lines(documents, base, delta))
     run.observer.log(f"{run.entry.name}: general text read in {time.perf_counter() - started:.0f} s")
