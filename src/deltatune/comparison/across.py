@@ -22,6 +22,7 @@ from deltatune.comparison.over_sets import (
     compared,
     levels_of,
 )
+from deltatune.comparison.samples import with_choosing
 from deltatune.comparison.scores import AnySample
 from deltatune.comparison.statistics import shared_ranks, tie_matrix
 from deltatune.phrasing import listing
@@ -72,7 +73,9 @@ class Finished:
         judged = read_judged(
             files, board.primary_metric, str(board.task), board.data, positive, splits=board.splits
         )
-        return judged.samples
+        return {
+            name: with_choosing(sample, self.rows[name].tuning) for name, sample in judged.samples.items()
+        }
 
     def tells(self, yardstick: str | None, contest: Sequence[str]) -> bool | None:
         """Whether a method is shown to be better than the yardstick; without one, any better than another."""

@@ -35,6 +35,7 @@ from deltatune.results import Across, Leaderboard
 from deltatune.results.across import FOLDER, KIND
 from deltatune.training import Context
 from deltatune.training.given.folder import ANEW
+from deltatune.training.given.split_contexts import every_context
 from deltatune.training.given.start import require_apart
 
 ANSWER, REPORT, RECIPE = "across.json", "report.html", "recipe.yaml"
@@ -125,7 +126,8 @@ def _require_usable(recipe: Recipe, folder: Path, *, overwrite: bool, out: Path)
             require_apart(entry, out)
     else:
         require_same_recipe(recipe, folder)
-    require_comparable(Context.open(with_baselines(recipe), Silent()))  # its warnings come when it is used
+    for context in every_context(Context.open(with_baselines(recipe), Silent())):  # it warns when it is used
+        require_comparable(context)
 
 
 def _require_one_metric(sets: Mapping[str, Recipe]) -> None:
