@@ -393,6 +393,36 @@ def test_the_terminal_says_the_same_and_names_models(capsys):
     assert "bart, 77.0 M" in said
 
 
+def test_what_intervals_hold_is_said():
+    comparison = board({"lora": (0.6, 1), "prefix": (0.5, 2)})
+
+    def said(**fields: object) -> str:
+        return caveat(changed(comparison, lambda content: content.update(fields)))
+
+    assert "splits" not in said()
+    assert "choosing" not in said()
+    assert "in each of 3 splits" in said(splits=3)
+    assert " and the choosing of settings on validation rows. " in said(choosing=True)
+    assert "They leave out that other validation rows might have chosen other settings." in said(
+        choosing=False
+    )
+
+
+def test_whose_choice_hangs_on_the_validation_rows_is_said():
+    comparison = board({"lora": (0.6, 1), "prefix": (0.5, 2)})
+
+    def said(*shares: float) -> str:
+        again = [
+            {"label": f"lr={number}", "share": share, "score": 0.5} for number, share in enumerate(shares)
+        ]
+        tuning = {"kind": "rates", "tried": [{}, {}], "again": again}
+        return words(changed(comparison, lambda content: content["rows"][1].update(tuning=tuning)))
+
+    assert "Other validation rows would have chosen otherwise for prefix in 38" in said(0.62, 0.38)
+    assert "otherwise" not in said(0.95, 0.05)
+    assert "otherwise" not in said()
+
+
 def test_how_far_two_equal_things_lie_apart_is_said():
     comparison = board({"lora": (0.6, 1), "prefix": (0.5, 2)})
     noise = {"name": "lora", "seeds": 3, "mean": 0.008, "largest": 0.013}
