@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from deltatune.comparison.runner import compare
+from deltatune.comparison.scores import row_ids
 from deltatune.observer import Silent
 from deltatune.recipe import Recipe
 from deltatune.results import Curves, FailedRun
@@ -175,3 +176,15 @@ def test_groups_classes_and_runs_at_once(make_classifier: Make, rows: Path, tmp_
     seen = json.loads((tmp_path / by_rows.points[1].runs[0] / "result.json").read_bytes())
     assert (seen["data"]["train"], len(seen["data"]["labels"])) == (16, 8)
     assert any(stage.startswith("2 at once: lora rank=2, seed 0") for stage in told.stages)
+
+
+@pytest.mark.slow
+def test_splits_of_their_own_keep_their_rows(make_recipe: Make, tmp_path: Path) -> None:
+    asked = {"rows": [6, 12]}
+    compare(make_recipe(*SHORT, "splits=2", "seeds=[0,1]", methods=["lora"], curve=asked), tmp_path)
+    [curve] = curves(tmp_path).curves
+    assert [(point.at, point.status) for point in curve.points] == [(6, "done"), (12, "done"), (28, "done")]
+    assert curve.last is not None
+    tested = [[row_ids(tmp_path / run / "predictions.jsonl") for run in point.runs] for point in curve.points]
+    assert tested[0] == tested[1] == tested[2]
+    assert tested[0][0] != tested[0][1]
