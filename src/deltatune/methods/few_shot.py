@@ -98,8 +98,8 @@ class FewShotConfig(MethodConfig):
         "rows, with choose: nearest of all training rows: share it as you would share the data."
     )
     defaults: ClassVar[str] = (
-        "4 examples, drawn at random: what most papers report. choose: nearest is mostly better, and tells "
-        "less of the base."
+        "4 examples, drawn at random: what most papers report. choose: nearest is better in its "
+        "papers, and tells less of the base."
     )
     paper: ClassVar[str] = (
         "Brown et al. 2020, Language Models are Few-Shot Learners (2005.14165); Liu et al. 2022, What Makes "
