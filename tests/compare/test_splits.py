@@ -137,6 +137,11 @@ def test_what_splits_differ_by_beyond_their_rows_is_spread() -> None:
     assert intervals({"a": pooled(alike, places)}, resamples=2000)["a"].high < 2 * np.sqrt(of_rows)
 
 
+def test_a_row_or_two_do_not_tell_that_runs_are_the_same() -> None:
+    parts = [np.array([1.0, 1.0, 0.0, 1.0]), np.array([0.0, 0.0, 0.0, 1.0])]
+    assert pooled(parts, [[0, 1, 2, 3], [3, 4, 5, 6]]).varies
+
+
 def test_shares_of_draws_that_choose_a_candidate() -> None:
     random = np.random.default_rng(5)
     hard = random.gamma(2, 1, 200)
