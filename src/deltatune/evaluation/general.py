@@ -76,6 +76,9 @@ class _Encoder:
     def reference(self, text: str) -> str:
         return text
 
+    def before(self, ids: list[int], text: str) -> list[int] | None:
+        return None  # nothing is generated
+
     def decode(self, ids: list[int]) -> str:
         return str(self.tools.tokens.decode(ids))
 
