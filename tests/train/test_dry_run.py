@@ -9,11 +9,12 @@ import pytest
 
 from deltatune.methods import METHODS
 from deltatune.recipe import Recipe
+from deltatune.recipe.baselines import TRAIN_NOTHING
 from deltatune.training.before.dry_run import plan
 from deltatune.training.single.run import run
 
 # What trains nothing, or needs another base, a package, or a search: 4 bits, the bridge, hard prompts.
-_NOT_HERE = {"untuned", "majority", "loftq", "peft", "hard_prompt"}
+_NOT_HERE = {*TRAIN_NOTHING, "loftq", "peft", "hard_prompt"}
 
 
 @pytest.mark.parametrize("method", [name for name in METHODS.names() if name not in _NOT_HERE])

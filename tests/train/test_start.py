@@ -23,6 +23,7 @@ from deltatune.evaluation import loss_on
 from deltatune.methods import METHODS
 from deltatune.observer import Silent
 from deltatune.recipe import Recipe, load_recipe
+from deltatune.recipe.baselines import TRAIN_NOTHING
 from deltatune.recipe.written import as_written
 from deltatune.testing.tiny_tokenizers import tiny_tokenizer
 from deltatune.training import Context, plan, run
@@ -217,7 +218,7 @@ def test_a_delta_that_lost_what_trains_it_is_refused(
         plan(recipe, recipe.methods[0], 0)
 
 
-NOT_HERE = ("untuned", "loftq", "majority", "head")
+NOT_HERE = (*TRAIN_NOTHING, "loftq", "head")
 """What trains nothing, needs a quantized base, or one that tells classes apart."""
 
 
