@@ -18,6 +18,7 @@ from transformers.models.gemma.modeling_gemma import GemmaRMSNorm
 from transformers.models.gemma2 import modeling_gemma2
 from transformers.models.glm import modeling_glm
 from transformers.models.llama import modeling_llama
+from transformers.models.modernbert import modeling_modernbert
 from transformers.models.t5 import modeling_t5
 
 from deltatune.core.fast import lean, lean_attention, rotation
@@ -101,6 +102,7 @@ def test_rotations_have_the_bits_of_the_models_own() -> None:
     cos, sin = (double(2, 5, 8, seed=seed).detach() for seed in (1, 2))
     assert rotation._rotates_halves(modeling_llama.apply_rotary_pos_emb)
     assert not rotation._rotates_halves(modeling_glm.apply_rotary_pos_emb)  # turns neighbours
+    assert not rotation._rotates_halves(modeling_modernbert.apply_rotary_pos_emb)  # in float32, always
     with rotation.replaced([modeling_llama]), rotation.replaced([modeling_llama]):
         ours = modeling_llama.apply_rotary_pos_emb
         own = rotation._own(modeling_llama)

@@ -32,17 +32,27 @@ def apart() -> Iterator[None]:
         yield
 
 
-def agree(own: Callable[..., Any], ours: Callable[..., Any], inputs: list[Tensor]) -> bool:
-    """Whether two functions give the same values and gradients; one that cannot be called does not."""
+def agree(
+    own: Callable[..., Any], ours: Callable[..., Any], inputs: list[Tensor], tolerance: float = TOLERANCE
+) -> bool:
+    """Whether two functions give the same values and gradients; one that cannot be called does not.
+
+    Args:
+        own: The one that is in place.
+        ours: The other.
+        inputs: What both are called with, and gradients are taken of.
+        tolerance: How far they may be apart, as a number and as a share; 0: they have the same bits.
+    """
     found = []
     for function in (own, ours):
         parts = [tensor.clone().requires_grad_() for tensor in inputs]
         try:
             value = function(*parts)
-            weights = torch.linspace(-1, 1, value.numel()).view(value.shape)
+            weights = torch.linspace(-1, 1, value.numel(), dtype=value.dtype).view(value.shape)
             found.append([value, *torch.autograd.grad(value, parts, weights)])
         except (AttributeError, TypeError, RuntimeError, IndexError, ValueError):
             return False
     return all(
-        a.shape == b.shape and torch.allclose(a, b, atol=TOLERANCE) for a, b in zip(*found, strict=True)
+        a.shape == b.shape and torch.allclose(a, b, rtol=tolerance, atol=tolerance)
+        for a, b in zip(*found, strict=True)
     )
