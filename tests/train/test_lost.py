@@ -9,7 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from transformers import AutoTokenizer, T5ForConditionalGeneration
+from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel, T5ForConditionalGeneration
 
 from deltatune.comparison.runner import compare
 from deltatune.data.general import read_general
@@ -19,6 +19,7 @@ from deltatune.evaluation import general, latency
 from deltatune.observer import Silent
 from deltatune.recipe import Recipe
 from deltatune.report.load import load
+from deltatune.testing.tiny_tokenizers import tiny_tokenizer
 from deltatune.training import Context, run
 from deltatune.training.single.lost import documents_of
 from tests.train.test_run import StopAfter
@@ -137,6 +138,26 @@ def test_a_classifier_is_timed_by_its_passes(
     assert result.lost.latency.tokens is None
     assert result.lost.latency.merged is not None
     assert all(line.passed for line in result.certificate)
+
+
+def test_an_answer_ends_where_the_positions_do(
+    make_recipe: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A table of positions has no more rows than prompts and what the recipe lets be written may take."""
+    monkeypatch.setattr(latency, "TURNS", 2)
+    tokenizer = tiny_tokenizer("llama")
+    sizes: dict[str, int] = {"n_positions": 24, "n_embd": 8, "n_layer": 1, "n_head": 1}
+    ends = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
+    base = GPT2LMHeadModel(GPT2Config(vocab_size=len(tokenizer), **sizes, **ends))
+    for part in (base, tokenizer):
+        part.save_pretrained(tmp_path / "base")
+    recipe = make_recipe(
+        "data.max_input_tokens=20", "data.max_target_tokens=4", task="causal-lm",
+        model=str(tmp_path / "base"), train={"max_steps": 1, "batch_size": 4, "precision": "fp32"},
+        evaluation={"max_new_tokens": 4, "metrics": ["loss"], "latency": True},
+    )  # fmt: skip
+    result = run(recipe, recipe.methods[0], 0, tmp_path / "run")
+    assert result.lost.latency.tokens == 4
 
 
 def test_ratios_are_of_turns() -> None:

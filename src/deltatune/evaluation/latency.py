@@ -51,22 +51,34 @@ class Question(NamedTuple):
     """Tokens that are written behind it; None where no text is written."""
 
 
-def questions(encoded: EncodedRows, encoder: BatchEncoder, device: Any) -> list[Question]:
+def questions(
+    encoded: EncodedRows, encoder: BatchEncoder, device: Any, positions: int | None = None
+) -> list[Question]:
     """Rows spread evenly over those that there are.
 
-    Plain text has no prompt to write behind: it is read.
+    Plain text has no prompt to write behind, and some bases no position left there: it is read.
+
+    Args:
+        encoded: The rows.
+        encoder: The encoder that made them.
+        device: Of the models.
+        positions: What may be written takes no more, in a base that goes on with what it reads both together.
+            None: it has no end.
     """
     count = len(encoded.lengths)
-    places = sorted({turn * count // ROWS for turn in range(ROWS)})
-    task, found = TASKS.get(encoder.task), []
-    for feature in (encoded.features[place] for place in places):
-        writes = task.writes_text and feature.get("prompt_length") != 0
-        if writes:
-            batch = encoder.collate_prompts([feature])
-        else:
-            batch = {name: value for name, value in encoder.collate([feature]).items() if name != "labels"}
-        found.append(Question(to_device(batch, device), WRITTEN if writes else None))
-    return found
+    features = [encoded.features[place] for place in sorted({turn * count // ROWS for turn in range(ROWS)})]
+    task, written = TASKS.get(encoder.task), 0
+    if task.writes_text and all(feature.get("prompt_length") != 0 for feature in features):
+        batches = [encoder.collate_prompts([feature]) for feature in features]
+        read = max(batch["input_ids"].shape[1] for batch in batches) if task.continues else 0
+        written = WRITTEN if positions is None else min(WRITTEN, positions - read)
+    if written < 1:
+        batches = [_without_labels(encoder.collate([feature])) for feature in features]
+    return [Question(to_device(batch, device), written if written > 0 else None) for batch in batches]
+
+
+def _without_labels(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value for name, value in batch.items() if name != "labels"}
 
 
 def times(

@@ -61,6 +61,13 @@ def _longest(run: Run) -> int:
     return general.LONGEST if table is None else min(general.LONGEST, table - room.taken)
 
 
+def _to_write_in(run: Run) -> int | None:
+    """Positions beside the delta's own of the stack that writes; None: it has no end."""
+    room, own_stack = room_of(run.model.base, run.adapter), run.model.base.config.is_encoder_decoder
+    table = room.positions.decoder if own_stack else room.positions.input
+    return None if table is None else table - (room.taken_in_decoder if own_stack else room.taken)
+
+
 @phase("general text")
 def _forgetting(run: Run) -> GeneralLoss | None:
     """The loss on general text; that of the base alone is measured once for all runs on it."""
@@ -100,7 +107,7 @@ def _latency(run: Run) -> Latency | None:
     if not run.config.trains:
         return None
     run.observer.stage(f"Timing answers of {run.entry.name}")
-    asked = latency.questions(run.data.encoded("test"), run.encoder, run.model.device)
+    asked = latency.questions(run.data.encoded("test"), run.encoder, run.model.device, _to_write_in(run))
     variants = {"base": Variant(run.model, run.model.using), "delta": Variant(run.model)}
     merged = _merged(run)
     if isinstance(merged, AdaptedModel):
