@@ -101,6 +101,12 @@ def test_a_decoder_reads_the_prompt_that_a_person_writes(
         adapter.clock.seed = seed
         adapter.see_rows(train, lambda: [])
         assert (adapter.kept == shots) == (seed == 0)
+    # One that is too long by itself does not keep the others out, wherever it stands.
+    loaded = load_run(tmp_path / "run")
+    for long in (0, 3):
+        mixed = [*shots[:long], Shot("long " * 300, "x"), *shots[long:]]
+        loaded.model.adapter("run").keep(mixed)
+        assert loaded.encoder.encode(load_data(recipe.data, recipe.task).test).report.shown == [3, 3, 3]
     assert evaluate_run(tmp_path / "run") == pytest.approx(result.metrics.test, rel=1e-5, abs=1e-5)
     texts = [row["input"].removeprefix("Text: ").removesuffix("\nTitle:") for row in rows]
     again = list(predict(tmp_path / "run", texts))

@@ -9,7 +9,7 @@ from deltatune.data.rows import Row
 from deltatune.errors import TargetError
 from deltatune.phrasing import listing
 from deltatune.tasks import TASKS, tasks_that
-from deltatune.tasks.task import ANSWER, INPUT, UNTIL, Feature
+from deltatune.tasks.task import ANSWER, INPUT, UNTIL, Feature, Shot
 from deltatune.tasks.tokens import BETWEEN
 
 if TYPE_CHECKING:
@@ -21,8 +21,8 @@ class BesideRows:
     """A method's knowledge of rows, and the room that there is for what it shows.
 
     The limit of a row's input (`data.max_input_tokens`) is its own. What is shown may take as many tokens as
-    so many rows of their own may, and no more than the base has positions for: the rows that are least like
-    the row, or that were drawn first, are left out.
+    so many rows of their own may, and no more than the base has positions for. Rows that find no room are
+    left out, where the most telling, which stand last, are asked first.
     """
 
     beside: Beside
@@ -53,10 +53,14 @@ class BesideRows:
             tools: The encoder.
         """
         shots = tuple(self.beside.shots(row)) if self.beside.shows else ()
-        asked = replace(row, target="", references=(), shots=shots)
-        while asked.shots and not self._fits(asked, tools):
-            asked = replace(asked, shots=asked.shots[1:])
-        return replace(row, shots=asked.shots)
+        asked = replace(row, target="", references=())
+        if not shots or self._fits(replace(asked, shots=shots), tools):
+            return replace(row, shots=shots)
+        kept: tuple[Shot, ...] = ()
+        for shot in reversed(shots):  # one that is too long by itself does not keep the others out
+            if self._fits(replace(asked, shots=(shot, *kept)), tools):
+                kept = (shot, *kept)
+        return replace(row, shots=kept)
 
     def _fits(self, asked: Row, tools: Any) -> bool:
         task, spec = TASKS.get(tools.task), tools.spec

@@ -41,7 +41,7 @@ class KeepsRows(Adapter):
             [key] = tensors
             content = json.loads(tensors[key].numpy().tobytes().decode(errors="surrogatepass"))
             shots = [Shot(str(text), str(target)) for text, target in content]
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, RecursionError, TypeError, ValueError) as error:
             raise AdapterError(
                 "its file holds no rows as this method keeps them.", remedy="Copy or make it again."
             ) from error
