@@ -19,6 +19,7 @@ from deltatune.data.load import load_data
 from deltatune.errors import RecipeError, TargetError
 from deltatune.methods import METHODS
 from deltatune.methods.knn import TARGETS, VECTORS, Neighbours
+from deltatune.observer import Silent
 from deltatune.recipe import Recipe
 from deltatune.recipe.baselines import TRAIN_NOTHING
 from deltatune.results import RunResult
@@ -37,6 +38,16 @@ def done(recipe: Recipe, out: Path) -> RunResult:
     result = run(recipe, recipe.methods[0], 0, out)
     assert isinstance(result, RunResult)
     return result
+
+
+class Warned(Silent):
+    """Keeps what it is warned of."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def warn(self, text: str) -> None:
+        self.said.append(text)
 
 
 def vectors_of(base: Path, texts: list[str]) -> np.ndarray[Any, Any]:
@@ -134,7 +145,11 @@ def test_texts_are_copied_from_neighbours_and_from_the_input(make_recipe: Make, 
     assert all(row["stopped"] for row in rows)
     assert "loss" not in result.metrics.test
     assert result.metrics.validation == {}
-    assert evaluate_run(tmp_path / "knn") == result.metrics.test
+    observer = Warned()
+    assert evaluate_run(tmp_path / "knn", observer=observer) == result.metrics.test
+    assert not observer.said
+    evaluate_run(tmp_path / "knn", split="train", observer=observer)
+    assert "each is its own nearest row" in observer.said[0]
     recipe = make_recipe('data.template="shorten: {input}"', methods=["copy"], train={"precision": "fp32"})
     result = done(recipe, tmp_path / "copy")
     assert result.cost.file_bytes == 0

@@ -23,7 +23,7 @@ from deltatune.recipe.given import Given
 from deltatune.runs.asking import Failed, asked_row, encoded_rows, require_room
 from deltatune.runs.inputs import Asked, named_inputs
 from deltatune.runs.load import load_run
-from deltatune.runs.loaded import LoadedRun
+from deltatune.runs.loaded import NAME, LoadedRun
 from deltatune.tasks import TASKS
 from deltatune.training.before.longest_rows import new_tokens
 from deltatune.training.given.machine import fast_cpu
@@ -89,6 +89,11 @@ def _evaluated(
     rows = getattr(dataset, split)
     if not rows:
         raise DataError(f"there are no {split} rows.", field="--split", remedy="Choose another part.")
+    if split == "train" and loaded.model.configs[NAME].holds_rows:
+        observer.warn(
+            f"{loaded.method} has kept the training rows: each is its own nearest row, or is shown with its "
+            "answer. What it scores on them says nothing."
+        )
     encoded = loaded.encoder.encode(rows)
     for warning in require_room(loaded, {split: encoded}, new_tokens(loaded.recipe)):
         observer.warn(warning)

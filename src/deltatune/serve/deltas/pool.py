@@ -174,8 +174,9 @@ class Pool:
             return
         _ = served.run.room  # while the delta is there to be asked
         if served.run.adapter is not None:
-            require_model_alone(served.run.model.adapter(served.run.adapter), served.name)
-            tensors = served.run.model.adapter(served.run.adapter).parameters()
+            delta = served.run.model.adapter(served.run.adapter)
+            require_model_alone(delta, served.name)
+            tensors = [*delta.parameters(), *delta.buffers()]
             served.bytes = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
         self._try_out(served)
         self._tried.add(served)

@@ -23,7 +23,8 @@ def asked_once(run: Run, what: str, work: Callable[[], T]) -> T:
     if run.config.trains or len(run.context.recipe.seeds) == 1:
         return work()
     settings = [each.model_dump_json() for each in (run.config, run.about_base, run.recipe.evaluation)]
-    delta, rows = run.certificate.about["delta"]["sha256"], (run.inputs.rows, run.inputs.tokens)
+    delta = run.certificate.about["delta"]["sha256"]
+    rows = (run.inputs.rows, run.inputs.tokens, run.data.reading)
     key, known = (what, run.entry.method, delta, rows, *settings), run.base.answered
     if key not in known:
         known[key] = work()
