@@ -12,12 +12,17 @@ from typing import Any
 import pytest
 import yaml
 
+from deltatune.comparison.curve import try_rows
 from deltatune.comparison.runner import compare
 from deltatune.comparison.scores import row_ids
+from deltatune.errors import DataError
 from deltatune.observer import Silent
 from deltatune.recipe import Recipe
+from deltatune.recipe.curve_section import CurveSpec
 from deltatune.results import Curves, FailedRun
+from deltatune.training import Context
 from deltatune.training.given.folder import read_result
+from deltatune.training.given.split_contexts import every_context
 from tests.compare.test_killed import finish, finished, in_training, kill
 
 Make = Callable[..., Recipe]
@@ -188,3 +193,40 @@ def test_splits_of_their_own_keep_their_rows(make_recipe: Make, tmp_path: Path) 
     tested = [[row_ids(tmp_path / run / "predictions.jsonl") for run in point.runs] for point in curve.points]
     assert tested[0] == tested[1] == tested[2]
     assert tested[0][0] != tested[0][1]
+
+
+def test_rows_that_have_changed_since_make_no_curve(make_recipe: Make, rows: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    compare(make_recipe(*SHORT), out)
+    rows.write_text(rows.read_text(encoding="utf-8").replace("of the", "of all"), encoding="utf-8")
+    assert compare(make_recipe(*SHORT), out).rows  # what is finished is returned to
+    with pytest.raises(DataError, match="has seen other rows than there are now"):
+        compare(make_recipe(*SHORT, curve={"rows": [6]}), out)
+    assert not (out / "runs/lora--rows-6-s0").exists()
+
+
+def test_parts_that_teach_no_numbers_are_told_before_anything_is_trained(
+    make_classifier: Make, rows: Path, tmp_path: Path
+) -> None:
+    lines = [json.loads(line) for line in rows.read_text(encoding="utf-8").splitlines()]
+    lines = [{**line, "title": number % 2} for number, line in enumerate(lines)]
+    rows.write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
+    recipe = make_classifier(task="text-regression", methods=["lora"], curve={"rows": [1, 6]})
+    with pytest.raises(DataError, match=r"curve\.rows: \(1\) cannot be drawn with seed 0: the targets of 1"):
+        compare(recipe, tmp_path / "out")
+    assert not (tmp_path / "out/runs").exists()
+
+
+def test_all_rows_are_those_of_each_seeds_split(make_recipe: Make, rows: Path) -> None:
+    """Groups that are split anew leave more or fewer rows; a number that one seed does not have is none."""
+    lines = [json.loads(line) for line in rows.read_text(encoding="utf-8").splitlines()]
+    lines = [{**line, "of": f"g{int(len(lines) ** 0.5 - number**0.5)}"} for number, line in enumerate(lines)]
+    rows.write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
+    columns = {"input": "text", "target": "title", "id": "id", "group": "of"}
+    recipe = make_recipe(f"data.columns={json.dumps(columns)}", splits=4, curve={"rows": [6]})
+    context = Context.open(recipe, told := Told())
+    there = [len(each.dataset.train) for each in every_context(context)]
+    assert len(set(there)) > 1
+    context.recipe = recipe.model_copy(update={"curve": CurveSpec(rows=[6, min(there)])})
+    try_rows(context)
+    assert any(f"{min(there)} of {min(there)} training rows" in warning for warning in told.warnings)

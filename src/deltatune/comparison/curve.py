@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 from statistics import fmean
 from typing import Literal
@@ -19,7 +20,7 @@ from deltatune.comparison.scores import train_again
 from deltatune.comparison.team import Team
 from deltatune.comparison.together import Part, attempt_parts
 from deltatune.data.subsets import training_rows
-from deltatune.errors import AdapterError, ChangedError
+from deltatune.errors import AdapterError, ChangedError, DataError
 from deltatune.recipe.baselines import BASELINES
 from deltatune.recipe.curve_rules import has_rank, rank_of, with_rank
 from deltatune.recipe.curve_section import CurveSpec, as_long
@@ -37,7 +38,7 @@ from deltatune.results import (
 from deltatune.tasks import TASKS
 from deltatune.training import Context
 from deltatune.training.given.folder import read_result
-from deltatune.training.given.split_contexts import context_of
+from deltatune.training.given.split_contexts import context_of, every_context
 from deltatune.training.race.lanes import Starter
 
 CURVE = "curve.json"
@@ -145,9 +146,11 @@ def train_curves(context: Context, team: Team, board: Leaderboard, picks: Mappin
         picks: What was trained for each entry.
 
     Raises:
-        ChangedError: A run is of other rows than there are now.
+        ChangedError: A run of a curve is of other rows than there are now.
+        DataError: The runs in the ranking are.
     """
     planned = [*_by_rows(context, team.out, board, picks), *_by_rank(context, team.out, board, picks)]
+    _require_rows_of_ranking(context, planned)
     parts = _by_seed(
         [part for curve in planned for point in curve.points for part in point.parts], context.recipe.seeds
     )
@@ -160,11 +163,16 @@ def train_curves(context: Context, team: Team, board: Leaderboard, picks: Mappin
     return CurveRuns(context, board, team.out, planned, results)
 
 
-def warn_of_rows(context: Context) -> None:
-    """Say which numbers of rows a curve cannot have, before anything is trained."""
-    spec, total = context.recipe.curve, training_rows(context.dataset)
+def try_rows(context: Context) -> None:
+    """Say which numbers of rows a curve cannot have, before anything is trained.
+
+    Raises:
+        DataError: The rows that a seed draws have all one number for a target, which teaches nothing.
+    """
+    spec = context.recipe.curve
     if spec is None or spec.rows is None:
         return
+    total = min(_totals(context))
     too_many = [number for number in spec.numbers if number >= total]
     if too_many:
         context.warn(
@@ -177,6 +185,26 @@ def warn_of_rows(context: Context) -> None:
             f"curve.rows: {spec.numbers[0]} rows cannot hold each of {len(labels)} classes: those that are "
             "left out are not learned."
         )
+    if TASKS.get(context.recipe.task).has_values:
+        _require_scales(context, [number for number in spec.numbers if number < total])
+
+
+def _require_scales(context: Context, numbers: Sequence[int]) -> None:
+    """Refuse parts of the rows whose targets are all one number."""
+    for number, seed in product(numbers, context.recipe.seeds):
+        try:
+            context_of(context, seed).narrowed(SubsetSpec(rows=number, seed=seed))
+        except DataError as error:
+            raise DataError(
+                f"({number}) cannot be drawn with seed {seed}: {error.field} {error.what}",
+                field="curve.rows",
+                remedy="Name a larger number.",
+            ) from error
+
+
+def _totals(context: Context) -> list[int]:
+    """How many training rows each seed has: those of groups that are split anew may be more or fewer."""
+    return [training_rows(context_of(context, seed).dataset) for seed in context.recipe.seeds]
 
 
 def _by_rows(
@@ -185,22 +213,24 @@ def _by_rows(
     spec = context.recipe.curve
     if spec is None or spec.rows is None:
         return
-    total, of = training_rows(context.dataset), len(context.dataset.train)
-    numbers = [number for number in spec.numbers if number < total]
+    totals = _totals(context)
+    numbers = [number for number in spec.numbers if number < min(totals)]
     for row in _of_rows(context, spec, board, {name: pick.entry for name, pick in picks.items()}):
         entry, points = picks[row.name].entry, []
         for number in numbers:
             parts: list[Part] = []
             counts = []
             for seed in context.recipe.seeds:
-                part = context_of(context, seed).narrowed(SubsetSpec(rows=number, seed=seed))
-                train = as_long(entry.train, len(part.dataset.train), of)
+                whole = context_of(context, seed)
+                part = whole.narrowed(SubsetSpec(rows=number, seed=seed))
+                train = as_long(entry.train, len(part.dataset.train), len(whole.dataset.train))
                 named = entry.model_copy(update={"name": f"{entry.name} rows={number}", "train": train})
                 folder = out / run_folder(entry, seed, f"rows-{number}")
                 parts.append((part, [Starter(named, seed, folder)]))
                 counts.append(training_rows(part.dataset))
             points.append(_Plan(fmean(counts), number, parts))
-        yield _Planned("rows", entry, total, [*points, _there(out, row, total)])
+        total = fmean(totals)
+        yield _Planned("rows", entry, round(total), [*points, _there(out, row, total)])
 
 
 def _by_rank(
@@ -225,7 +255,7 @@ def _by_rank(
         yield _Planned("rank", entry, own, sorted(points, key=lambda point: point.at))
 
 
-def _there(out: Path, row: LeaderboardRow, at: int) -> _Plan:
+def _there(out: Path, row: LeaderboardRow, at: float) -> _Plan:
     """The point that is in the ranking."""
     return _Plan(at, None, there=[out / run for run in row.runs])
 
@@ -272,3 +302,21 @@ def _require_rows(result: AnyResult, of: Context, folder: Path) -> None:
         raise ChangedError(
             f"the run in '{folder}' has seen other rows than there are now.", remedy=train_again(folder)
         )
+
+
+def _require_rows_of_ranking(context: Context, planned: Sequence[_Planned]) -> None:
+    """Refuse to draw curves where the runs in the ranking have seen other rows than more runs would.
+
+    Raises:
+        DataError: They have.
+    """
+    now = {rows.fingerprint for split in every_context(context) for rows in split.datasets.values()}
+    for folder in dict.fromkeys(
+        folder for curve in planned for each in curve.points for folder in each.there
+    ):
+        result = read_result(folder, remedy=train_again(folder))
+        if isinstance(result, RunResult) and result.data.fingerprint not in now:
+            raise DataError(
+                f"the run in '{folder}' has seen other rows than there are now, and a curve would mix both.",
+                remedy="Restore the data, or start anew with --overwrite.",
+            )

@@ -16,7 +16,7 @@ from deltatune.checkpoint.manifest import checksums, mark, vouch
 from deltatune.comparison.attempt import Pick, run_folder
 from deltatune.comparison.check_folder import require_same_inputs, require_sound
 from deltatune.comparison.choice import Chosen, choose
-from deltatune.comparison.curve import CURVE, train_curves, warn_of_rows
+from deltatune.comparison.curve import CURVE, train_curves, try_rows
 from deltatune.comparison.folder import KIND, VOUCHED, clear, require_own_folder, require_same_recipe
 from deltatune.comparison.judged import read_judged
 from deltatune.comparison.lost import with_losses
@@ -117,7 +117,7 @@ def _compare(recipe: Recipe, team: Team, primary: str, timeline: Timeline, *, ov
     context = _prepared(recipe, team, overwrite=overwrite) if team.first else _joined(recipe, team, overwrite)
     context.joined = team.joins
     team.open()
-    warn_of_rows(context)
+    try_rows(context)
     recipe, observer, out = context.recipe, context.observer, team.out
     chosen = choose(context, team)
     picks = [chosen.picks[entry.name] for entry in recipe.by_model() if entry.name in chosen.picks]
