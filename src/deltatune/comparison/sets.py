@@ -14,10 +14,11 @@ import contextlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-from deltatune.checkpoint.folders import settle
+from deltatune.checkpoint.folders import remove, settle
 from deltatune.checkpoint.lock import Lock
 from deltatune.checkpoint.manifest import checksums, mark, require_own, vouch
 from deltatune.comparison.across import Finished, across
+from deltatune.comparison.curve import try_rows
 from deltatune.comparison.folder import clear, require_own_folder, require_same_recipe
 from deltatune.comparison.require_comparable import require_comparable, require_one_process
 from deltatune.comparison.team import Team, not_to_be_cleared
@@ -87,6 +88,8 @@ def compare_sets(
                 _require_usable(recipe, folders[name], overwrite=overwrite, out=out)
         if team.first:
             mark(out, KIND)
+            for name in (ANSWER, REPORT) if overwrite else ():
+                remove(out / name)
             for folder in folders.values() if overwrite else ():
                 _clear(folder, observer)
         with team.desk():
@@ -126,8 +129,10 @@ def _require_usable(recipe: Recipe, folder: Path, *, overwrite: bool, out: Path)
             require_apart(entry, out)
     else:
         require_same_recipe(recipe, folder)
-    for context in every_context(Context.open(with_baselines(recipe), Silent())):  # it warns when it is used
+    opened = Context.open(with_baselines(recipe), Silent())  # it warns when it is used
+    for context in every_context(opened):
         require_comparable(context)
+    try_rows(opened)
 
 
 def _require_one_metric(sets: Mapping[str, Recipe]) -> None:

@@ -188,6 +188,8 @@ def _compare_sets(
     as_json: bool,
 ) -> None:
     output.resumable_by(f"Run the same command again to continue the comparison in '{out}'.")
+    from deltatune.report.load import read_curves
+
     with watched as observer:
         from deltatune.comparison.sets import compare_sets
 
@@ -210,7 +212,12 @@ def _compare_sets(
 
             of_sets(result, out)
         output.line(f"\nThe report: {out / 'report.html'}")
-    if any(each.error is not None for row in result.rows for each in row.on_sets):
+    failed = any(each.error is not None for row in result.rows for each in row.on_sets)
+    for each in result.sets:
+        if (curves := read_curves(out / each.folder)) and curves.failed:
+            output.error(f"A point of a curve failed on {each.name}; its report says why.")
+            failed = True
+    if failed:
         raise typer.Exit(2)  # so that no script takes it for a whole comparison
 
 
