@@ -13,15 +13,17 @@ from typing import Any
 
 import pytest
 from scipy import stats
+from typer.testing import CliRunner
 
 import deltatune as dt
+from deltatune.cli.app import app
 from deltatune.comparison.runner import compare
 from deltatune.comparison.sets import compare_sets
 from deltatune.errors import DataError, DeltatuneError, RecipeError
 from deltatune.recipe import Recipe
 from deltatune.recipe.data_sets import load_sets, parse_sets
 from deltatune.report import render
-from deltatune.results import Across, Leaderboard
+from deltatune.results import SCHEMA, Across, Curve, CurvePoint, Curves, Leaderboard
 from deltatune.sharing.pack import pack
 from tests.compare.test_killed import without_measured
 from tests.tiny_recipe import WORDS
@@ -184,6 +186,23 @@ def test_a_set_that_cannot_be_read_is_told_before_anything_is_trained(
     assert "data set none" in caught.value.what
 
 
+def test_a_point_of_a_curve_that_failed_on_a_set_is_no_success(
+    given: dict[str, Any], result: Across, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    point = CurvePoint(at=6, asked=6, status="failed")
+    curve = Curve(axis="rows", name="lora", method="lora", own=12, points=[point])
+    drawn = Curves(schema_=SCHEMA, primary_metric="loss", higher_is_better=False, seeds=[0], curves=[curve])
+    recipe, out = tmp_path / "recipe.yaml", tmp_path / "out"
+    recipe.write_text(json.dumps(given), encoding="utf-8")
+    (out / "sets/songs").mkdir(parents=True)
+    (out / "sets/songs/curve.json").write_text(json.dumps(drawn.as_dict()), encoding="utf-8")
+    monkeypatch.setattr("deltatune.comparison.sets.compare_sets", lambda *_, **__: result)
+    done = CliRunner().invoke(app, ["compare", str(recipe), "--out", str(out), "--json"])
+    assert done.exit_code == 2
+    assert "a curve failed on songs" in done.stderr
+    assert json.loads(done.stdout)["answer"] == result.answer
+
+
 def test_sets_that_other_metrics_would_decide_on_are_refused(given: dict[str, Any], tmp_path: Path) -> None:
     plain = {"source": given["data"][0]["source"], "columns": {"input": "words", "target": None}}
     data = [given["data"][1], {**plain, "split": {}}]
@@ -280,4 +299,6 @@ def test_anew_clears_every_set(given: dict[str, Any], tmp_path: Path, unpredicte
     with pytest.raises(KeyboardInterrupt):
         compare_sets(other, out, interrupted, overwrite=True)
     assert not list(out.glob("sets/*/leaderboard.json"))
+    assert not (out / "across.json").exists()  # nor the old answer, beside nothing
+    assert not (out / "report.html").exists()
     assert compare_sets(other, out, run).answer

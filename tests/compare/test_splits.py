@@ -72,7 +72,7 @@ def test_test_rows_that_a_source_brings_cannot_be_drawn(make_recipe: Make, tmp_p
     data = {"source": str(tmp_path / "scans.npz"), "split": {"validation": 0.2}}
     evaluation = {"batch_size": 8}
     recipe = make_recipe("splits=2", task="image-classification", data=data, evaluation=evaluation)
-    with pytest.raises(DataError, match=r"splits.*cannot draw test rows anew"):
+    with pytest.raises(DataError, match=r"splits.*cannot draw test rows anew.* of its own, or too few"):
         every_context(Context.open(recipe, Silent()))
 
 

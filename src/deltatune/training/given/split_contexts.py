@@ -30,7 +30,7 @@ def every_context(context: Context) -> list[Context]:
     """The context of each split of the recipe; of a recipe with one split, that which there is.
 
     Raises:
-        DataError: The rows of one cannot be used, or a source brings test rows, which are the same in all.
+        DataError: The rows of one cannot be used, or all have the same test rows.
     """
     recipe = context.recipe
     if recipe.splits is None:
@@ -38,9 +38,10 @@ def every_context(context: Context) -> list[Context]:
     found = [context_of(context, seed) for seed in recipe.seeds]
     if len({tuple(row.id for row in each.dataset.test) for each in found}) == 1:
         raise DataError(
-            f"({recipe.splits}) cannot draw test rows anew: {recipe.data.source} has test rows of its own.",
+            f"({recipe.splits}) cannot draw test rows anew, they are the same in all splits: "
+            f"{recipe.data.source} has test rows of its own, or too few rows to draw others.",
             field="splits",
-            remedy="Leave splits out; or put all rows into one file, of which data.split takes test rows.",
+            remedy="Leave splits out; or put all rows, or more, into one file for data.split to draw from.",
         )
     return found
 
