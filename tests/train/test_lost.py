@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -141,7 +142,7 @@ def test_a_classifier_is_timed_by_its_passes(
 
 
 def test_an_answer_ends_where_the_positions_do(
-    make_recipe: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    make_recipe: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A table of positions has no more rows than prompts and what the recipe lets be written may take."""
     monkeypatch.setattr(latency, "TURNS", 2)
@@ -156,8 +157,11 @@ def test_an_answer_ends_where_the_positions_do(
         model=str(tmp_path / "base"), train={"max_steps": 1, "batch_size": 4, "precision": "fp32"},
         evaluation={"max_new_tokens": 4, "metrics": ["loss"], "latency": True},
     )  # fmt: skip
+    transformers_logger = logging.getLogger("transformers")
+    monkeypatch.setattr(transformers_logger, "propagate", True)
     result = run(recipe, recipe.methods[0], 0, tmp_path / "run")
     assert result.lost.latency.tokens == 4
+    assert "min_new_tokens" not in caplog.text
 
 
 def test_ratios_are_of_turns() -> None:

@@ -126,6 +126,7 @@ def _answer(model: Any, asked: Question, encoder: BatchEncoder) -> None:
         **PLAIN_DECODING
         | {
             "num_beams": 1,
+            "min_length": None,  # which would be warned of beside the other
             "min_new_tokens": asked.written,
             "max_new_tokens": asked.written,
             "eos_token_id": ends or None,
