@@ -410,7 +410,7 @@ def test_every_method_learns_vectors(case: Any, kind: Any, bert_folder: Path, tm
     folder = bert_folder if kind == "bert" else save_tiny(kind, tmp_path / kind)
     model, encoder, data = loaded(recipe_of(folder))
     config = case.settings()
-    if case.refused(kind) or config.name in ("majority", "head"):
+    if case.refused(kind) or config.name in ("majority", "head", "knn"):
         with pytest.raises(TargetError):
             model.attach("m", config)
         return
