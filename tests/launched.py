@@ -74,20 +74,20 @@ def train(_: int, recipe: Recipe, out: Path, resume: bool = False) -> None:
     run(recipe, recipe.methods[0], recipe.seeds[0], out, resume=resume)
 
 
-def train_interrupted(rank: int, recipe: Recipe, out: Path) -> None:
-    """The same, and the second process is asked to stop in its third step."""
+def train_interrupted(rank: int, recipe: Recipe, out: Path, at: int = 3, resume: bool = False) -> None:
+    """The same, and the last process is asked to stop in the step `at` of those that it makes."""
     steps = 0
 
     class Asking(Silent):
         def advance(self, task: str, amount: int, numbers: Any = None) -> None:
             nonlocal steps
             steps += task == "Training"
-            if steps == 3 and rank == 1:
+            if steps == at and rank == int(os.environ["WORLD_SIZE"]) - 1:
                 os.kill(os.getpid(), signal.SIGINT)
 
     importlib.import_module("deltatune.training.single.run").Silent = Asking
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    run(recipe, recipe.methods[0], recipe.seeds[0], out, observer=Asking())
+    run(recipe, recipe.methods[0], recipe.seeds[0], out, observer=Asking(), resume=resume)
 
 
 def evaluated(_: int, out: Path) -> dict[str, float]:

@@ -95,7 +95,7 @@ def test_three_processes_with_two_micro_batches(make_classifier, tmp_path):
     require_equal(tmp_path / "one", tmp_path / "three")
 
 
-def test_interrupted_on_two_and_resumed_on_one_and_on_two(make_recipe, tmp_path):
+def test_interrupted_on_two_and_resumed_on_two_or_on_one_and_then_two(make_recipe, tmp_path):
     recipe = make_recipe("train.micro_batch_size=4", "train.max_steps=5", methods=["lora"])
     trained(recipe, tmp_path / "whole", 2)
 
@@ -107,7 +107,9 @@ def test_interrupted_on_two_and_resumed_on_one_and_on_two(make_recipe, tmp_path)
     shutil.copytree(tmp_path / "a", tmp_path / "b")
     trained(recipe, tmp_path / "a", 2, resume=True)
     require_equal(tmp_path / "whole", tmp_path / "a", exactly=True)
-    trained(recipe, tmp_path / "b", resume=True)
+    (stopped,) = several(1, train_interrupted, recipe, tmp_path / "b", 1, True)
+    assert "Stopped" in stopped
+    trained(recipe, tmp_path / "b", 2, resume=True)
     require_equal(tmp_path / "whole", tmp_path / "b")
 
 
