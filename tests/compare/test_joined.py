@@ -314,6 +314,26 @@ def test_as_many_workers_as_have_a_core_a_run_room_and_work(
     assert workers.automatic(recipe, Silent()) == count
 
 
+def test_the_largest_configuration_of_a_method_is_predicted_for_all(
+    make_recipe: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def forecast(recipe: Recipe, **_: object) -> SimpleNamespace:
+        asked.extend(entry.name for entry in recipe.methods)
+        memory = SimpleNamespace(total=2 << 30)
+        plans = [SimpleNamespace(name=name, memory=memory, flops=10**12, steps=1) for name in map(str, asked)]
+        return SimpleNamespace(planned=plans)
+
+    monkeypatch.setattr(workers, "forecast", forecast)
+    monkeypatch.setattr(workers, "this_machine", lambda _: SimpleNamespace(memory_bytes=1000 << 30))
+    monkeypatch.setattr(workers, "_cores", lambda: 8)
+    monkeypatch.setattr(workers, "_gpus", list)
+    grid = {"lora": {}, "grid": {"r": [2, 8, 4]}}
+    assert workers.automatic(make_recipe(methods=[grid, "bitfit"]), Silent()) == 2  # 4e12 operations
+    assert asked == ["lora r=8", "bitfit"]
+
+
 @pytest.mark.parametrize("given", ["0", "-1", "two", "1.5", "1001", ""])
 def test_a_number_of_workers_is_a_number(make_recipe: Make, tmp_path: Path, given: str) -> None:
     path = tmp_path / "recipe.yaml"

@@ -46,7 +46,8 @@ class Way:
             from deltatune.comparison.workers import automatic, compare_by_workers
 
             count = automatic(recipe, observer) if self.workers == "auto" else number_of(self.workers)
-            return compare_by_workers(self._command(recipe, out, overwrite), out, count, observer)
+            if count > 1:
+                return compare_by_workers(self._command(recipe, out, overwrite), out, count, observer)
         from deltatune.comparison.runner import compare
 
         return compare(recipe, out, overwrite=overwrite, join=self.join, observer=observer)

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -25,7 +25,7 @@ from deltatune.errors import DeltatuneError
 from deltatune.files import read_json
 from deltatune.memory.fit import OVERHEAD
 from deltatune.observer import Observer
-from deltatune.recipe.schema import Recipe
+from deltatune.recipe.schema import MethodEntry, Recipe
 from deltatune.results import Leaderboard
 from deltatune.training.before.disk import runs_of
 from deltatune.training.before.forecast import forecast, this_machine
@@ -50,16 +50,31 @@ def automatic(recipe: Recipe, observer: Observer) -> int:
     Without a GPU, each takes what a step takes by prediction, and its own interpreter and libraries: as many
     as have room, and as have enough to do. A thread each is what measuring says, where there is enough: two
     workers of one thread took 0.66 to 0.77 of the time of one process with two on an Intel Xeon, 0.96 to 0.99
-    on an AMD EPYC (`benchmarks/workers.py`, docs/how-to/several-processes.md).
+    on an AMD EPYC (`benchmarks/workers.py`, docs/how-to/several-processes.md). A prediction takes seconds, so
+    of configurations that differ in settings alone the largest stands for all.
     """
-    runs = {entry.name: runs_of(recipe, entry) for entry in recipe.methods}
     if gpus := _gpus():
-        return min(sum(runs.values()), len(gpus))
-    planned = forecast(recipe, observer=observer).planned
+        return min(sum(runs_of(recipe, entry) for entry in recipe.methods), len(gpus))
+    kinds: dict[Hashable, list[MethodEntry]] = {}
+    for entry in recipe.methods:
+        kinds.setdefault((entry.method, recipe.model_of(entry), recipe.data_of(entry)), []).append(entry)
+    runs = {
+        max(alike, key=_size).name: sum(runs_of(recipe, each) for each in alike) for alike in kinds.values()
+    }
+    largest = [entry for entry in recipe.methods if entry.name in runs]
+    planned = forecast(
+        recipe.model_copy(update={"methods": largest, "curve": None}), observer=observer
+    ).planned
     steps = [entry.memory.total + OVERHEAD for entry in planned]
     room = int(this_machine(device_of(recipe.device)).memory_bytes * SHARE / max(steps)) if steps else 1
     busy = sum(entry.flops * (entry.steps or 0) * runs[entry.name] for entry in planned) // WORK
     return max(1, min(sum(runs.values()), _cores(), room, busy))
+
+
+def _size(entry: MethodEntry) -> float:
+    """A method's size, such as its rank; 0 for methods that have none."""
+    config = entry.build_config()
+    return getattr(config, config.size or "", None) or 0
 
 
 def compare_by_workers(command: Sequence[str], out: Path, count: int, observer: Observer) -> Leaderboard:
