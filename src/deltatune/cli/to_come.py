@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from deltatune.recipe import Recipe
+    from deltatune.recipe.choosing import HalvingSpec
     from deltatune.results import PlannedCurve
     from deltatune.training import Context
 
@@ -21,9 +22,17 @@ def choosing(recipe: Recipe) -> list[str]:
     if recipe.search:
         words.append(f"Before that, a search of {recipe.search.trials} trials for each that has a space")
     if recipe.halving:
-        shares = " and ".join(f"{share:.0%}" for share in recipe.halving.shares())
-        words.append(f"Those that are behind after {shares} of their steps are stopped")
+        words.append(_stopping(recipe, recipe.halving))
     return words
+
+
+def _stopping(recipe: Recipe, halving: HalvingSpec) -> str:
+    if recipe.budget_time:
+        return f"Those that are behind are stopped, as early as {recipe.budget_time} for all of it needs"
+    most = max(halving.decisions(len(recipe.methods) * (recipe.tune.tries if recipe.tune else 1)), 1)
+    shares = " and ".join(f"{share:.0%}" for share in halving.shares(most))
+    where = ", where there are enough to choose from and losses do not jump" if halving.auto else ""
+    return f"Those that are behind after {shares} of their steps are stopped{where}"
 
 
 def runs_of_curves(recipe: Recipe, context: Context) -> PlannedCurve | None:

@@ -14,6 +14,7 @@ import math
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -127,15 +128,25 @@ def _losses(folder: Path) -> list[float] | None:
         result = read_result(folder, remedy=ANEW)
     except DeltatuneError:
         return None
-    path = folder / "metrics.jsonl"
-    if not isinstance(result, PausedRun | RunResult) or not path.is_file():
+    if not isinstance(result, PausedRun | RunResult):
         return None
-    step, found = result.selected.step, None
-    for line in path.read_text(encoding="utf-8").splitlines():
-        content = json.loads(line)
-        if content.get("step") == step and content.get("rows"):
-            found = [math.nan if value is None else float(value) for value in content["rows"]]
+    found = None
+    for line in _logged(folder):
+        if line.get("step") == result.selected.step and line.get("rows"):
+            found = [math.nan if value is None else float(value) for value in line["rows"]]
     return found
+
+
+def latest_validation(folder: Path) -> dict[str, float]:
+    """The latest results on the validation rows that a run wrote down, by key; nothing before the first."""
+    results = [line["validation"] for line in _logged(folder) if line.get("validation")]
+    return results[-1] if results else {}
+
+
+def _logged(folder: Path) -> list[dict[str, Any]]:
+    path = folder / "metrics.jsonl"
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    return [json.loads(line) for line in lines]
 
 
 class _Scores:

@@ -8,64 +8,40 @@ would have made, bit for bit.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
-
 from deltatune.checkpoint.folders import remove
-from deltatune.comparison.again import Ended, weighed
+from deltatune.comparison.again import Ended, latest_validation, weighed
 from deltatune.comparison.attempt import Pick, attempt, run_folder
-from deltatune.comparison.halving import Standing, contest_of, halve, order
+from deltatune.comparison.candidates import Candidate, pools_of
+from deltatune.comparison.halving import Decision as Decided
+from deltatune.comparison.halving import Standing, halve, order
+from deltatune.comparison.journal import Journal, Stages
 from deltatune.comparison.search import search
+from deltatune.comparison.stages import foresee
 from deltatune.comparison.team import Team
-from deltatune.core.method import MethodConfig
+from deltatune.comparison.warnings import jumped
 from deltatune.errors import RecipeError
 from deltatune.evaluation import higher_is_better
-from deltatune.files import CHECKSUM, is_intact, read_json, sealed, write_json
-from deltatune.phrasing import first_problem
 from deltatune.recipe.axes import point_label
-from deltatune.recipe.choosing import HalvingSpec
+from deltatune.recipe.kinds import seconds_of
 from deltatune.recipe.schema import MethodEntry, Recipe
 from deltatune.recipe.spaces import searched
 from deltatune.results import Decision, FailedRun, Halving, StoppedTrial, Trial, Tuning
+from deltatune.timeline import Timeline
 from deltatune.training import Context
-from deltatune.training.given.course import course_of
 from deltatune.training.loop.steps import Progress
 
-JOURNAL = "choosing.json"
-REACHED = "reached"
+VALIDATION = "validation"
+ELSEWHERE = ("training", "read data", "load base", "hash base")
+"""Phases of a run's timeline that are counted by themselves, or are gone through once for all runs."""
 RISK = (
     "Halving loses a configuration that learns slowly at first and would have won. Stopped configurations "
     "have no rank; only a comparison without halving tells theirs."
 )
-
-
-_REACHED = TypeAdapter(dict[str, dict[str, Standing]])
-"""What choosing.json holds: how candidates stood, by label and share."""
-
-
-@dataclass(frozen=True, eq=False)
-class Candidate:
-    """One configuration that may be chosen for an entry."""
-
-    entry: MethodEntry
-    """With the candidate's learning rates."""
-    rates: dict[str, float] = field(default_factory=dict)
-    """Field -> the rate, of what is tuned."""
-
-    @property
-    def label(self) -> str:
-        """The entry's label, and the rates if there are several."""
-        return f"{self.entry.name} {point_label(self.rates)}".rstrip()
-
-    @property
-    def variant(self) -> str:
-        """What its folder is told apart by."""
-        return "-".join(f"{name.removeprefix('train.')}-{rate:g}" for name, rate in self.rates.items())
 
 
 @dataclass
@@ -103,12 +79,13 @@ def choose(context: Context, team: Team) -> Chosen:
 
     team.each(recipe.by_model(), look_for, "searches")
     contest = _Contest(context, team)
-    pools = [pool for pool in _pools(context) if len(pool) > 1]
-    for pool in pools:
-        alive = contest.halve(pool, recipe.halving) if recipe.halving else pool
+    pools = {key: pool for key, pool in pools_of(context).items() if len(pool) > 1}
+    stages = contest.stages(pools)
+    for key, pool in pools.items():
+        alive = contest.halve(pool, stages, stages.rungs.get(key)) if recipe.halving else pool
         contest.reach(alive, 1.0)
     for entry in recipe.methods:
-        mine = [c for pool in pools for c in pool if c.entry.name == entry.name]
+        mine = [c for pool in pools.values() for c in pool if c.entry.name == entry.name]
         if not mine:
             continue
         pick = contest.pick(mine)
@@ -120,32 +97,7 @@ def choose(context: Context, team: Team) -> Chosen:
     found = [picks[entry.name] for entry in recipe.methods if searched(recipe, entry)]
     if recipe.halving is None or not (pools or found):
         return Chosen(picks)
-    return Chosen(picks, contest.savings(recipe, pools, picks, found))
-
-
-def _pools(context: Context) -> list[list[Candidate]]:
-    """Candidates by who competes with whom: without halving, the rates of each entry."""
-    recipe = context.recipe
-    pools: dict[tuple[str, str], list[Candidate]] = {}
-    for entry in recipe.by_model():
-        config = entry.build_config()
-        if not config.trains or searched(recipe, entry):
-            continue
-        key = contest_of(recipe.halving, entry.name, entry.group, config.name)
-        points = _points(context, entry, config)
-        pools.setdefault(key, []).extend(_at(entry, point) for point in points)
-    return list(pools.values())
-
-
-def _points(context: Context, entry: MethodEntry, config: MethodConfig) -> list[dict[str, float]]:
-    tune = context.recipe.tune
-    return tune.points(entry.train, config, course_of(context, entry)) if tune else [{}]
-
-
-def _at(entry: MethodEntry, rates: dict[str, float]) -> Candidate:
-    changes = {name.removeprefix("train."): rate for name, rate in rates.items()}
-    train = entry.train.model_copy(update=changes)
-    return Candidate(entry.model_copy(update={"train": train}), rates)
+    return Chosen(picks, contest.savings(recipe, list(pools.values()), picks, found))
 
 
 @dataclass
@@ -163,9 +115,8 @@ class _Contest:
         self.seed = self.recipe.seeds[0]
         self.by = self.recipe.evaluation.select_by
         self.up = higher_is_better(self.by)
-        self.path = self.team.out / JOURNAL
-        self.known: dict[str, dict[str, Standing]] = {}
-        self._read()
+        self.journal = Journal(self.team)
+        self.known = self.journal.reached
 
     def folder(self, candidate: Candidate) -> Path:
         """The folder of the candidate's run with the first seed."""
@@ -183,25 +134,61 @@ class _Contest:
             if key in self.known.get(label, {}):
                 return
             self.team.require_free(folder)
-            self._read()
+            self.journal.read()
             if key in self.known.get(label, {}):  # by another process
                 return
             self.context.observer.stage(f"{label}, to {share:.0%} of its steps")
-            result = attempt(self.context, self.team, candidate.entry, self.seed, folder, there)
+            timeline, before = Timeline(), self.latest(candidate) or Standing(0, 0, None)
+            with timeline.open():
+                result = attempt(self.context, self.team, candidate.entry, self.seed, folder, there)
             if isinstance(result, FailedRun):  # not written down: called again, it is tried again
                 self.failed[label] = result.message
                 return
-            with self.team.desk():
-                self._read()
-                self.known.setdefault(label, {})[key] = Standing.of(result)
-                self._write()
+            spent = {name: phase.seconds for name, phase in timeline.so_far().items()}
+            standing = replace(
+                Standing.of(result),
+                last=latest_validation(folder).get(self.by),
+                validating=before.validating + spent.pop(VALIDATION, 0.0),
+                starting=before.starting + sum(s for name, s in spent.items() if name not in ELSEWHERE),
+            )
+            self.journal.note(label, key, standing)
 
         self.team.each(candidates, train, "configurations")
         return {c: self.known[c.label][key] for c in candidates if key in self.known.get(c.label, {})}
 
-    def halve(self, pool: Sequence[Candidate], spec: HalvingSpec) -> list[Candidate]:
+    def stages(self, pools: Mapping[str, Sequence[Candidate]]) -> Stages:
+        """In how many stages the candidates compete, where halving is to find that out."""
+        halving, limit = self.recipe.halving, seconds_of(self.recipe.budget_time or "")
+        if halving is None or not halving.auto:
+            return Stages()
+        if limit is None:
+            return self.journal.settle(
+                lambda: Stages({key: halving.decisions(len(pool)) for key, pool in pools.items()})
+            )
+        if self.journal.stages is not None:
+            return self.journal.stages
+        foreseen = foresee(self.context, self.team, self.reach, self.folder)
+        if foreseen is None:  # all failed, as they will again, and say why
+            return Stages()
+        stages = self.journal.settle(lambda: foreseen.within(limit))
+        self.context.observer.log(foreseen.said(stages, limit))
+        return stages
+
+    def halve(self, pool: Sequence[Candidate], stages: Stages, rungs: int | None) -> list[Candidate]:
         """Train the pool in stages, of which each is for the best of the one before."""
-        alive, decisions = halve(pool, spec, self.reach, higher_is_better=self.up)
+        assert self.recipe.halving is not None
+        tried = [c for c in pool if c.label not in stages.left_out]
+        spec, in_time = self.recipe.halving, self.recipe.budget_time is not None
+        alive, decisions = halve(
+            tried,
+            spec,
+            self.reach,
+            higher_is_better=self.up,
+            rungs=rungs,
+            waits=spec.auto and not in_time,
+        )
+        if left_out := [c for c in pool if c.label in stages.left_out]:
+            decisions.insert(0, Decided(0.0, {}, [], left_out))
         for decision in decisions:
             self.stopped.update(decision.stopped)
             self.decisions.append(
@@ -210,10 +197,12 @@ class _Contest:
                     values={c.label: value for c, value in decision.values.items()},
                     not_settled=[c.label for c in decision.not_settled],
                     stopped=[c.label for c in decision.stopped],
+                    jump=decision.jump,
                 )
             )
-        if decisions:
-            count = sum(len(decision.stopped) for decision in decisions)
+            if decision.jump is not None:
+                self.context.warn(jumped(decision.share, decision.jump, stopped=bool(decision.stopped)))
+        if count := sum(len(decision.stopped) for decision in decisions):
             self.context.observer.log(f"{count} of {len(pool)} configurations stopped early.")
         return alive
 
@@ -322,8 +311,11 @@ class _Contest:
                 for trial in tuning.tried
                 if trial.status == "stopped"
             ]
+        stages = self.journal.stages or Stages()
         return Halving(
             **recipe.halving.model_dump(mode="json"),
+            budget_time=recipe.budget_time,
+            foreseen_seconds=stages.seconds,
             by=self.by,
             seed=self.seed,
             decisions=self.decisions,
@@ -346,36 +338,3 @@ class _Contest:
             "steps": standing.steps if standing else None,
             "error": self.failed.get(candidate.label),
         }
-
-    def _read(self) -> None:
-        """Know what the journal knows, others' entries included."""
-        if self.path.exists():
-            for label, reached in _read_journal(self.path).items():
-                self.known.setdefault(label, {}).update(reached)
-
-    def _write(self) -> None:
-        plain = {
-            label: {share: asdict(standing) for share, standing in reached.items()}
-            for label, reached in self.known.items()
-            if reached
-        }
-        write_json(self.path, sealed({REACHED: plain}))
-
-
-def _read_journal(path: Path) -> dict[str, dict[str, Standing]]:
-    """What candidates reached, by label and share.
-
-    Raises:
-        RecipeError: The file is damaged. Decisions that were taken by it cannot be taken again.
-    """
-    remedy = "Start the comparison anew with --overwrite."
-    known = read_json(path, remedy=remedy, error=RecipeError)
-    if is_intact(known) is False:
-        raise RecipeError(f"'{path}' is damaged: its checksum differs.", remedy=remedy)
-    known = known[REACHED] if CHECKSUM in known and REACHED in known else known  # 0.1 wrote that alone
-    try:
-        return _REACHED.validate_json(json.dumps(known), strict=True)  # of Python, strictly, no dict is one
-    except ValidationError as error:
-        raise RecipeError(
-            f"'{path}' does not say how far candidates came: it {first_problem(error)}", remedy=remedy
-        ) from error

@@ -1,13 +1,15 @@
 """Successive halving: train all a little, go on with the best, and again.
 
 Jamieson and Talwalkar 2016, "Non-stochastic Best Arm Identification and Hyperparameter Optimization",
-algorithm 1, with two changes: decisions wait for the validation that the run makes anyway, so that a
-survivor's training is the same as without halving; and what cannot be judged yet is not stopped.
+algorithm 1, with three changes: decisions wait for the validation that the run makes anyway, so that a
+survivor's training is the same as without halving; what cannot be judged yet is not stopped; and with
+`halving: auto` nobody is stopped while losses jump (docs/adr, decision 13).
 """
 
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
@@ -17,6 +19,8 @@ from deltatune.recipe.choosing import HalvingSpec
 from deltatune.results import PausedRun, RunResult
 
 T = TypeVar("T")
+JUMPY = 1.25
+"""Where half of the configurations have so many times their best loss, losses jump: the order is a guess."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +34,19 @@ class Standing:
     """Its best validation result; None while its method's schedule is under way."""
     seconds: float = 0.0
     """Of training."""
+    last: float | None = None
+    """Its latest validation result, of those that are looked at while it trains."""
+    validating: float = 0.0
+    """Seconds of validation."""
+    starting: float = 0.0
+    """Seconds of all else that its way to here took: the base, the certificate, files."""
+
+    @property
+    def jump(self) -> float:
+        """How many times its best validation result its latest one is; 1 where that is the best."""
+        if self.last is None or not self.value or not math.isfinite(self.last / self.value):
+            return 1.0
+        return self.last / self.value
 
     @classmethod
     def of(cls, result: RunResult | PausedRun) -> Standing:
@@ -51,9 +68,11 @@ class Decision(Generic[T]):
     not_settled: list[T]
     """Those whose method's schedule was under way; they went on."""
     stopped: list[T]
+    jump: float | None = None
+    """How many times their best loss the median of them had, where that is so much that losses jump."""
 
 
-def contest_of(spec: HalvingSpec | None, name: str, group: str | None, method: str) -> tuple[str, str]:
+def contest_of(spec: HalvingSpec | None, name: str, group: str | None, method: str) -> str:
     """A key that entries have in common whose configurations compete; without halving, each has its own.
 
     Args:
@@ -63,10 +82,10 @@ def contest_of(spec: HalvingSpec | None, name: str, group: str | None, method: s
         method: Its method's.
     """
     if spec is None:
-        return "entry", name
+        return f"entry {name}"
     if spec.among == "all" and method not in BASELINES:
-        return "all", ""
-    return ("grid", group) if group else ("entry", name)
+        return "all"
+    return f"grid {group}" if group else f"entry {name}"
 
 
 def order(standing: Standing, *, higher_is_better: bool) -> float:
@@ -77,12 +96,19 @@ def order(standing: Standing, *, higher_is_better: bool) -> float:
     return -value if higher_is_better else value
 
 
+def kept(spec: HalvingSpec, count: int) -> int:
+    """How many of so many go on from a decision."""
+    return min(count, max(spec.finish, math.ceil(count / spec.factor)))
+
+
 def halve(
     pool: Sequence[T],
     spec: HalvingSpec,
     reach: Callable[[Sequence[T], float], dict[T, Standing]],
     *,
     higher_is_better: bool,
+    rungs: int | None = None,
+    waits: bool = False,
 ) -> tuple[list[T], list[Decision[T]]]:
     """Find those that are worth training to the end.
 
@@ -92,13 +118,15 @@ def halve(
         reach: Trains configurations to their first validations at a share of their steps; gives how those
             stand that did not fail, in their order.
         higher_is_better: The direction of validation results.
+        rungs: Number of decisions. None: what `spec` says of so many configurations.
+        waits: Whether nobody is stopped while losses jump.
 
     Returns:
         The survivors, those whose schedule kept them from being judged included, and the decisions.
     """
     alive, decisions = list(pool), []
     before: dict[T, int] = {}
-    for share in spec.shares():
+    for share in spec.shares(spec.decisions(len(pool)) if rungs is None else rungs):
         found = reach(alive, share)
         alive = list(found)
         steps = {one: standing.step for one, standing in found.items()}
@@ -107,11 +135,13 @@ def halve(
         before = steps
         judged = [one for one in alive if found[one].value is not None]
         judged.sort(key=lambda one: order(found[one], higher_is_better=higher_is_better))
-        keep = max(spec.finish, math.ceil(len(judged) / spec.factor))
-        if news and len(judged) > keep:
-            stopped = judged[keep:]
-            values = {one: found[one].value for one in judged}
-            waiting = [one for one in alive if found[one].value is None]
-            decisions.append(Decision(share, values, waiting, stopped))
-            alive = [one for one in alive if one not in stopped]
+        stopped = judged[kept(spec, len(judged)) :]
+        if not news or not stopped:
+            continue
+        jump = 1.0 if higher_is_better else statistics.median(found[one].jump for one in judged)
+        stopped = [] if waits and jump >= JUMPY else stopped
+        values = {one: found[one].value for one in judged}
+        waiting = [one for one in alive if found[one].value is None]
+        decisions.append(Decision(share, values, waiting, stopped, jump if jump >= JUMPY else None))
+        alive = [one for one in alive if one not in stopped]
     return alive, decisions

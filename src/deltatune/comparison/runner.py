@@ -31,7 +31,7 @@ from deltatune.comparison.samples import holds_choosing, with_choosing
 from deltatune.comparison.statistics import intervals
 from deltatune.comparison.team import Team, not_to_be_cleared
 from deltatune.comparison.together import attempt_all
-from deltatune.comparison.warnings import too_much, warnings_of
+from deltatune.comparison.warnings import jumps_of, too_much, warnings_of
 from deltatune.errors import DeltatuneError
 from deltatune.evaluation import higher_is_better, primary_metric
 from deltatune.files import make_folder, read_json, require_disk, write_json, write_text
@@ -287,7 +287,7 @@ def leaderboard(
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         recipe=recipe.dump(),
         data=data,
-        warnings=[*warnings_of(ranked, finished, groups), *warnings],
+        warnings=[*warnings_of(ranked, finished, groups), *warnings, *jumps_of(chosen.halving)],
         halving=chosen.halving,
         splits=recipe.splits,
         choosing=holds_choosing(ranked),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from deltatune.comparison.scores import AnySample
-from deltatune.results import LeaderboardRow, RunResult
+from deltatune.results import Halving, LeaderboardRow, RunResult
 
 
 def warnings_of(
@@ -49,6 +49,25 @@ def warnings_of(
             edge = f"the best {what}, {rate:g}, is at the edge of those tried"
             found.append(f"{row.name}: {edge}; a better one may lie beyond it.")
     return list(dict.fromkeys(found))
+
+
+def jumps_of(halving: Halving | None) -> list[str]:
+    """What there is to say of early decisions that were guesses."""
+    decisions = halving.decisions if halving else []
+    return [
+        jumped(decision.share, decision.jump, stopped=bool(decision.stopped))
+        for decision in decisions
+        if decision.jump is not None
+    ]
+
+
+def jumped(share: float, jump: float, *, stopped: bool) -> str:
+    """What there is to say of a decision that losses which jump made a guess."""
+    what = "who goes on was a guess" if stopped else "nobody was stopped"
+    return (
+        f"At {share:.0%} of the steps half of the configurations had {jump:.1f} times their best validation "
+        f"loss or more: losses jump, so {what}. Smaller learning rates or larger batches calm them."
+    )
 
 
 def too_much(worth: float | None, samples: Sequence[AnySample], metric: str) -> list[str]:

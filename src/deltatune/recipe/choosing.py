@@ -24,6 +24,9 @@ from deltatune.recipe.train_section import TUNED, TrainSpec
 if TYPE_CHECKING:
     from deltatune.core.method import MethodConfig
 
+AUTO = "auto"
+MOST_RUNGS = 2
+"""Decisions that `halving: auto` takes where time does not press: what two keep is known (docs/adr)."""
 Together = Annotated[int, Strict(), Field(ge=1, le=64)] | Literal["auto"]
 """Runs that are trained at once."""
 Rate = Annotated[float, Strict(), Field(gt=0, allow_inf_nan=False)]
@@ -98,22 +101,41 @@ class HalvingSpec(Section):
     starts slowly and would have won is lost. Decisions are taken at the first validation after the share is
     reached, so `train.evaluate_every` must be fine enough. A configuration whose method has a schedule that
     is not at its end (AdaLoRA's budget) is not judged, and goes on.
+
+    `halving: auto` means `{rungs: auto}`.
     """
 
     factor: Annotated[int, Strict(), Field(ge=2, le=10)] = 3
     """One in so many goes on from a decision."""
-    rungs: Annotated[int, Strict(), Field(ge=1, le=6)] = 1
+    rungs: Annotated[int, Strict(), Field(ge=1, le=6)] | Literal["auto"] = 1
     """Number of decisions: the last at 1/factor of the steps, the one before it at 1/factor^2, ... Early ones
-    save more, and are wrong more often."""
+    save more, and are wrong more often. `auto`: two where there are enough configurations for two, else one;
+    none while losses jump; and as many as `budget_time` needs where that is given."""
     finish: Count = 1
     """At least so many of those that compete are trained to the end."""
     among: Literal["entry", "all"] = "entry"
     """Who competes: `entry`, the configurations (grid points and tuned rates) of one entry of the recipe, so
     that every entry is in the ranking; `all`: everything that trains, so that methods may drop out."""
 
-    def shares(self) -> list[float]:
-        """Shares of a run's steps at which decisions are taken."""
-        return [self.factor**-power for power in range(self.rungs, 0, -1)]
+    @model_validator(mode="before")
+    @classmethod
+    def _by_name(cls, value: Any) -> Any:
+        return {"rungs": value} if value == AUTO else value
+
+    @property
+    def auto(self) -> bool:
+        """Whether the number of decisions is found out."""
+        return self.rungs == AUTO
+
+    def decisions(self, count: int) -> int:
+        """How many decisions are taken among so many configurations, if there is time for any number."""
+        if isinstance(self.rungs, int):
+            return self.rungs
+        return max(rungs for rungs in range(MOST_RUNGS + 1) if self.factor**rungs <= max(1, count))
+
+    def shares(self, rungs: int) -> list[float]:
+        """Shares of a run's steps at which so many decisions are taken."""
+        return [self.factor**-power for power in range(rungs, 0, -1)]
 
 
 def _check_space(space: dict[str, Any]) -> dict[str, Any]:

@@ -36,6 +36,13 @@ def choosing_conflicts(recipe: RecipeFields) -> Iterator[Conflict]:
     if tune is not None and tune.head_lr is not None and not TASKS.get(recipe.task).new_head:
         yield "tune.head_lr", f"is for new heads of classifiers; {recipe.task} has none: leave it out."
     yield from _search_conflicts(recipe)
+    if recipe.budget_time is not None and (halving is None or not halving.auto):
+        yield "budget_time", "says how long a comparison with halving: auto may take: write that beside it."
+    if recipe.budget_time is not None and recipe.search is not None:
+        yield (
+            "budget_time",
+            "cannot stand beside search, which makes as many trials as it says.",
+        )
     if halving is not None and halving.among == "entry" and tune is None and recipe.search is None:
         groups = [entry.group for entry in recipe.methods if entry.group and entry.build_config().trains]
         if len(groups) == len(set(groups)):

@@ -12,7 +12,7 @@ from deltatune.recipe.base_sections import ModelSpec, QuantizationSpec
 from deltatune.recipe.choosing import HalvingSpec, SearchSpec, Together, TuneSpec
 from deltatune.recipe.curve_section import CurveSpec
 from deltatune.recipe.entry import MethodEntry
-from deltatune.recipe.kinds import Bool, Budget, Device, Int
+from deltatune.recipe.kinds import Bool, Budget, Device, Duration, Int
 from deltatune.recipe.section import Section
 from deltatune.recipe.sections import DataSpec, EvaluationSpec
 from deltatune.recipe.splits import MOST_SPLITS, Splits, in_split
@@ -67,7 +67,11 @@ class RecipeFields(Section):
     search: SearchSpec | None = None
     """A search for settings: `{trials: 40, space: {train.lr: {from: 1e-4, to: 1e-2, scale: log}}}`."""
     halving: HalvingSpec | None = None
-    """Stop configurations early that are behind on the validation rows, such as `{factor: 3}`."""
+    """Stop configurations early that are behind on the validation rows: `auto`, or such as `{factor: 3}`."""
+    budget_time: Duration | None = None
+    """About how long a comparison with `halving: auto` may take, such as `20m`: it stops no more than that
+    needs, and says what there is no time to begin with. Processes that join are not reckoned with: it ends
+    sooner by them. So are curves: they come after it."""
     curve: CurveSpec | None = None
     """What more rows, or a higher rank, would gain: `{rows: [50, 200, 800, all]}`, `{rank: [2, 4, 8, 16]}`.
     It takes further runs, and may be asked for when a comparison is done: nothing is trained again."""
@@ -134,10 +138,8 @@ class RecipeFields(Section):
         sections = {"model": self.model_of(entry), "data": data}
         sections |= {"evaluation": self.evaluation_of(entry)}
         bare = entry.model_copy(update=dict.fromkeys(["space", *sections]))
-        choosing = dict.fromkeys(["tune", "halving", "search", "worth", "curve", "splits"]) | {
-            "together": 1,
-            "baselines": True,
-        }
+        none = dict.fromkeys(["tune", "halving", "budget_time", "search", "worth", "curve", "splits"])
+        choosing = none | {"together": 1, "baselines": True}
         return self.model_copy(update={"methods": [bare], "seeds": [seed], **sections, **choosing})
 
     @property
@@ -195,6 +197,8 @@ class RecipeFields(Section):
         content = self.model_dump(mode="json")
         content["methods"] = [self._dump_entry(entry) for entry in self.methods]
         # As of recipes that were written down before there was a choice.
+        if self.budget_time is None:
+            del content["budget_time"]
         if self.together == 1:
             del content["together"]
         if self.device == "auto":

@@ -22,14 +22,14 @@ Budget = Count | Annotated[str, Field(pattern=r"^(0*[1-9]\d*(\.\d+)?|0+\.\d*[1-9
 Device = Annotated[str, Field(pattern=r"^(auto|cpu|mps|(cuda|xpu)(:\d+)?)$")]
 """`auto`, `cpu`, or a GPU: `cuda` or `cuda:1` (Nvidia, AMD), `xpu` (Intel), `mps` (Apple)."""
 
-Duration = Annotated[str, Field(pattern=r"^(0*[1-9]\d*(\.\d+)?|0+\.\d*[1-9]\d*)\s*(s|min|h)$")]
-"""A time such as `30s`, `10min` or `1.5h`."""
-_SECONDS = {"s": 1, "min": 60, "h": 3600}
+Duration = Annotated[str, Field(pattern=r"^(0*[1-9]\d*(\.\d+)?|0+\.\d*[1-9]\d*)\s*(s|m|min|h)$")]
+"""A time such as `30s`, `10min` (or `10m`) or `1.5h`."""
+_SECONDS = {"s": 1, "m": 60, "min": 60, "h": 3600}
 
 
 def seconds_of(every: str | int) -> float | None:
     """The seconds of a `Duration`; None for what is none."""
-    found = re.fullmatch(r"([\d.]+)\s*(s|min|h)", str(every))
+    found = re.fullmatch(r"([\d.]+)\s*(s|m|min|h)", str(every))
     return float(found[1]) * _SECONDS[found[2]] if found else None
 
 

@@ -132,7 +132,10 @@ class Decision(Record):
     not_settled: list[str] = Field(default_factory=list)
     """Those whose method's schedule was under way; they went on."""
     stopped: list[str] = Field(default_factory=list)
-    """Those that ended there."""
+    """Those that ended there; at share 0, what there was no time to begin with."""
+    jump: Number | None = None
+    """How many times their best validation loss the median of them had, where that is so much that losses
+    jumped and the order was a guess."""
 
 
 class Halving(Record):
@@ -140,8 +143,8 @@ class Halving(Record):
 
     factor: int | None = None
     """One in so many went on from a decision."""
-    rungs: int | None = None
-    """Number of decisions."""
+    rungs: int | Literal["auto"] | None = None
+    """Number of decisions; `auto`: found out, and `decisions` has them."""
     finish: int | None = None
     """At least so many were trained to the end."""
     among: str | None = None
@@ -162,6 +165,10 @@ class Halving(Record):
     """Share of the steps that was saved."""
     risk: str = ""
     """What may be lost by it."""
+    budget_time: str | None = None
+    """About how long the comparison was to take."""
+    foreseen_seconds: Number | None = None
+    """How long it was foreseen to take, by the first steps."""
 
 
 class LeaderboardRow(Record):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
@@ -16,17 +16,31 @@ Reached = Mapping[str, Mapping[str, Standing]]
 """How configurations stood, by label and share of the steps."""
 
 
-def reached(journal: Mapping[str, Any] | None) -> dict[str, dict[str, Standing]]:
-    """What a choosing.json says; of what is damaged nothing."""
+class Journal(NamedTuple):
+    """What a choosing.json says."""
+
+    reached: Reached
+    rungs: Mapping[str, int]
+    """Pool -> decisions, where halving found that out itself."""
+
+
+def journal_of(content: Mapping[str, Any] | None) -> Journal:
+    """Read the content of a choosing.json; of what is damaged nothing."""
+    stages = (content or {}).get("stages")
+    rungs = stages.get("rungs") if isinstance(stages, dict) else None
+    known = rungs.items() if isinstance(rungs, dict) else ()
+    return Journal(_reached(content), {key: count for key, count in known if type(count) is int})
+
+
+def _reached(journal: Mapping[str, Any] | None) -> dict[str, dict[str, Standing]]:
     found: dict[str, dict[str, Standing]] = {}
     known = (journal or {}).get("reached", journal or {})
     for label, shares in known.items() if isinstance(known, dict) else ():
         for share, at in shares.items() if isinstance(shares, dict) else ():
-            step, steps = (
-                (number(at.get(key)) for key in ("step", "steps")) if isinstance(at, dict) else (None,) * 2
-            )
+            fields = ("step", "steps", "value", "last") if isinstance(at, dict) else ()
+            step, steps, value, last = [number(at.get(key)) for key in fields] or [None] * 4
             if step is not None and steps is not None:
-                found.setdefault(label, {})[share] = Standing(int(step), int(steps), number(at.get("value")))
+                found.setdefault(label, {})[share] = Standing(int(step), int(steps), value, last=last)
     return found
 
 
@@ -36,14 +50,14 @@ def entry_of(label: str, entries: Sequence[Entry]) -> Entry | None:
     return max(of, key=lambda entry: len(entry.name), default=None)
 
 
-def stopped(plan: Plan, known: Reached, step_of: Callable[[str], int], *, up: bool) -> dict[str, Standing]:
+def stopped(plan: Plan, journal: Journal, step_of: Callable[[str], int], *, up: bool) -> dict[str, Standing]:
     """The configurations that are known to be stopped, and how they stood.
 
     A decision is taken once all of a pool have come to a share. That they have shows by one that has gone on.
 
     Args:
         plan: The recipe.
-        known: How configurations stood.
+        journal: What choosing.json says.
         step_of: The step that a configuration's log has come to.
         up: Whether higher validation results are better.
     """
@@ -53,30 +67,34 @@ def stopped(plan: Plan, known: Reached, step_of: Callable[[str], int], *, up: bo
         spec = HalvingSpec.model_validate(dict(plan.halving))
     except ValidationError:
         return {}
-    shares = [f"{share:.4f}" for share in (*spec.shares(), 1.0)]
+    known, found = journal.reached, {}
+    waits = spec.auto and plan.known.get("budget_time") is None
+    for key, pool in _pools(plan, known, spec).items():
+        rungs = journal.rungs.get(key) if spec.auto else spec.decisions(len(pool))
+        if rungs is None:
+            continue
+        shares = [f"{share:.4f}" for share in (*spec.shares(rungs), 1.0)]
 
-    def reach(alive: Sequence[str], share: float) -> dict[str, Standing]:
-        here, after = f"{share:.4f}", shares[shares.index(f"{share:.4f}") + 1]
-        there = {label: known[label][here] for label in alive if here in known[label]}
-        gone_on = any(after in known[label] or step_of(label) > at.step for label, at in there.items())
-        return there if gone_on else {}
+        def reach(alive: Sequence[str], share: float, shares: list[str] = shares) -> dict[str, Standing]:
+            here, after = f"{share:.4f}", shares[shares.index(f"{share:.4f}") + 1]
+            there = {label: known[label][here] for label in alive if here in known[label]}
+            gone_on = any(after in known[label] or step_of(label) > at.step for label, at in there.items())
+            return there if gone_on else {}
 
-    found = {}
-    for pool in _pools(plan, known, spec):
-        _, decisions = halve(pool, spec, reach, higher_is_better=up)
+        _, decisions = halve(pool, spec, reach, higher_is_better=up, rungs=rungs, waits=waits)
         for decision in decisions:
             for label in decision.stopped:
                 found[label] = max(known[label].values(), key=lambda at: at.step)
     return found
 
 
-def _pools(plan: Plan, known: Reached, spec: HalvingSpec) -> list[list[str]]:
+def _pools(plan: Plan, known: Reached, spec: HalvingSpec) -> dict[str, list[str]]:
     """Labels by who competes with whom."""
-    pools: dict[tuple[str, str], list[str]] = {}
+    pools: dict[str, list[str]] = {}
     for label in known:
         entry = entry_of(label, plan.entries)
         if entry is None or entry.searched:
             continue
         key = contest_of(spec, entry.name, entry.group, entry.method)
         pools.setdefault(key, []).append(label)
-    return [pool for pool in pools.values() if len(pool) > 1]
+    return {key: pool for key, pool in pools.items() if len(pool) > 1}

@@ -14,7 +14,7 @@ from deltatune.recipe.baselines import TRAIN_NOTHING
 from deltatune.recipe.curve_section import axis_of
 from deltatune.report.display import LOWER_FIRST
 from deltatune.watch.files import Kept, folders, json_object, signature
-from deltatune.watch.halved import entry_of, reached, stopped
+from deltatune.watch.halved import Journal, entry_of, journal_of, stopped
 from deltatune.watch.holders import Holder, holder, is_gone
 from deltatune.watch.log import Log, number
 from deltatune.watch.plan import Entry, Plan, count, plan_of
@@ -116,7 +116,7 @@ class Watched:
         self.path = path
         self._plan, self._result = Kept(plan_of), Kept(_result)
         self._vouched = Kept(_vouched)
-        self._journal = Kept(lambda data: reached(json_object(data)))
+        self._journal = Kept(lambda data: journal_of(json_object(data)))
         self._logs: dict[Path, Log] = {}
         self._ended: dict[Path, tuple[int, RunStanding, float]] = {}
 
@@ -236,16 +236,16 @@ class Watched:
         )  # fmt: skip
 
 
-def _judged(runs: list[RunStanding], plan: Plan, known: Mapping[str, Mapping[str, Any]]) -> list[RunStanding]:
+def _judged(runs: list[RunStanding], plan: Plan, journal: Journal) -> list[RunStanding]:
     """The runs, of which those that paused are told apart: stopped, tried to the end, or waiting."""
     by_label = {_label(run): run for run in runs if plan.seeds[:1] == [run.seed] or not plan.seeds}
     labels = {}
-    for label in known:
+    for label in journal.reached:
         if entry := entry_of(label, plan.entries):
             variant = "-".join(part.replace("=", "-") for part in label[len(entry.name) :].split())
             labels[label] = by_label.get((entry.name, variant))
     up = plan.select_by not in LOWER_FIRST
-    ended = stopped(plan, known, lambda label: run.step if (run := labels.get(label)) else 0, up=up)
+    ended = stopped(plan, journal, lambda label: run.step if (run := labels.get(label)) else 0, up=up)
     lost = {run.folder: ended[label] for label, run in labels.items() if run and label in ended}
     found = []
     for run in runs:

@@ -96,7 +96,8 @@ def compare(
       grid: {r: \[4, 8]}   in an entry: every combination; sample: 8 takes a part
       tune: {lr: 4}       the best of four learning rates for every method
       search: {trials: 40, space: {train.lr: {from: 1e-4, to: 1e-2, scale: log}}}
-      halving: {}         stops configurations that fall behind
+      halving: auto       stops configurations that fall behind: about a third of the steps
+      budget_time: 20m    beside it: stops as many as it takes to end in that time
 
     [bold]How many rows, which rank?[/bold] Further runs of the best entry, also when a comparison is done:
       curve: {rows: \[50, 200, 800, all], rank: \[2, 4, 8, 16]}

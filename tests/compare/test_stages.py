@@ -1,0 +1,190 @@
+"""`halving: auto` and `budget_time`: how many decisions there are, and that they stay the same."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from deltatune.comparison.candidates import Candidate
+from deltatune.comparison.halving import Standing, halve
+from deltatune.comparison.journal import Journal, Stages
+from deltatune.comparison.runner import compare
+from deltatune.comparison.stages import Contest, Foresight, Pace, spread
+from deltatune.comparison.team import Team
+from deltatune.errors import RecipeError
+from deltatune.observer import Silent
+from deltatune.recipe import Recipe
+from deltatune.recipe.choosing import HalvingSpec
+from deltatune.watch.halved import journal_of
+from tests.compare.test_runner import comparable
+from tests.train.test_run import StopAfter
+
+Make = Callable[..., Recipe]
+AUTO = HalvingSpec(rungs="auto")
+RATES = {"lora": {}, "grid": {"train.lr": [1e-5, 1e-3, 1e-2, 1e-1]}}
+
+
+class Told(Silent):
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def log(self, text: str) -> None:
+        self.said.append(text)
+
+    warn = log
+
+
+def with_auto(make_recipe: Make, *overrides: str) -> Recipe:
+    given = ("train.evaluate_every=1", "train.lr=null", "halving=auto", *overrides)
+    return make_recipe(*given, methods=[RATES, "bitfit"])
+
+
+def test_as_many_decisions_as_there_are_configurations_for(make_recipe: Make) -> None:
+    assert [AUTO.decisions(count) for count in (1, 2, 3, 8, 9, 26, 27, 500)] == [0, 0, 1, 1, 2, 2, 2, 2]
+    assert HalvingSpec(factor=2, rungs="auto").decisions(4) == 2
+    assert HalvingSpec(rungs=1).decisions(500) == 1
+    written = with_auto(make_recipe).dump()
+    assert written["halving"] == {"factor": 3, "rungs": "auto", "finish": 1, "among": "entry"}
+    assert "budget_time" not in written
+    assert with_auto(make_recipe, "budget_time=20m").dump()["budget_time"] == "20m"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["halving={factor: 3}", "budget_time=20m"], "budget_time: says how long"),
+        (["halving=null", "budget_time=20m"], "budget_time: says how long"),
+        (["budget_time=soon"], "budget_time"),
+        (["budget_time=20m", "search={trials: 3, space: {data.max_input_tokens: [8, 9]}}"], "beside search"),
+        (["halving=fast"], "halving"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(make_recipe: Make, overrides: list[str], said: str) -> None:
+    with pytest.raises(RecipeError, match=said):
+        with_auto(make_recipe, *overrides)
+
+
+def test_nobody_is_stopped_while_losses_jump() -> None:
+    def reach(pool: Sequence[str], share: float) -> dict[str, Standing]:
+        up = 3.0 if share < 0.2 else 1.0
+        place = {name: 1.0 + number / 10 for number, name in enumerate("abcdefghi")}
+        return {name: Standing(int(90 * share), 90, place[name], last=up * place[name]) for name in pool}
+
+    alive, [first, second] = halve("abcdefghi", AUTO, reach, higher_is_better=False, waits=True)
+    assert (first.stopped, first.jump) == ([], pytest.approx(3))
+    assert (second.stopped, second.jump) == (list("defghi"), None)
+    assert alive == list("abc")
+    alive, [first, _] = halve("abcdefghi", AUTO, reach, higher_is_better=False)
+    assert (first.jump, len(first.stopped), alive) == (pytest.approx(3), 6, ["a"])  # it is a guess
+    upwards = halve("abcdefghi", AUTO, reach, higher_is_better=True, waits=True)[1]
+    assert [decision.jump for decision in upwards] == [None, None]  # accuracies do not jump in this way
+    assert Standing(1, 9, None, last=2.0).jump == Standing(1, 9, 0.0, last=2.0).jump == 1
+    assert Standing(1, 9, 1.0, last=float("nan")).jump == 1
+
+
+def foresight(sizes: dict[str, int], seeds: int = 1, every: float = 1 / 18) -> Foresight:
+    """A run takes 18 seconds of steps, one at the start, and two for test rows."""
+    contests = {
+        key: Contest([Candidate(SimpleNamespace(name=f"{key}{i}")) for i in range(size)], Pace(1, 18, every))
+        for key, size in sizes.items()
+    }
+    return Foresight(AUTO, contests, seeds, testing=2.0, asked=1)
+
+
+def test_time_is_foreseen_by_what_is_stopped() -> None:
+    seen = foresight({"a": 9})
+    everyone = {"a": 9}
+    assert seen.seconds(0, everyone) == 9 * 19 + 9 * 2 + 2
+    assert seen.seconds(1, everyone) == pytest.approx(9 * (1 + 6) + 3 * (1 + 12) + 3 * 2 + 2)
+    assert seen.seconds(2, everyone) == pytest.approx(9 * (1 + 2) + 3 * (1 + 4) + 13 + 2 + 2)
+    again = foresight({"a": 9}, seeds=3)
+    assert again.seconds(2, everyone) == pytest.approx(9 * 3 + 3 * 5 + 13 + 2 * 19 + 3 * 2 + 2)
+    coarse = foresight({"a": 9}, every=1 / 3)  # one validation in six seconds: both decisions are the same
+    assert coarse.seconds(2, everyone) == coarse.seconds(1, everyone)
+
+
+def test_the_fewest_decisions_that_end_in_time() -> None:
+    seen = foresight({"a": 9, "alone": 1})
+    assert seen.within(1000) == Stages({"a": 0}, [], pytest.approx(191 + 21))
+    assert seen.within(150).rungs == {"a": 1}
+    assert seen.within(90).rungs == {"a": 2}
+    late = seen.within(58)
+    assert late.rungs == {"a": 4}
+    assert (late.seconds <= 58, late.left_out) == (True, ["a1", "a3", "a5", "a7"])
+    assert "no time to begin with 4 of 10 configurations (a1, a3, a5, a7)" in seen.said(late, 58)
+    never = seen.within(1)
+    assert (len(never.left_out), never.seconds > 1) == (7, True)
+    assert seen.within(1000) == seen.within(1000)
+    assert "Nobody has to be stopped" in seen.said(seen.within(1000), 1000)
+    assert "after 11% and 33% of their steps" in seen.said(seen.within(90), 90)
+
+
+def test_a_pace_is_of_steps_and_of_starts_apart() -> None:
+    pace = Pace.of(Standing(10, 100, 1.0, seconds=4.0, validating=1.0, starting=3.0), every=10)
+    assert (pace.start, pace.whole) == (3, 50)
+    assert (pace.validated(0.11), pace.validated(0.3)) == pytest.approx((0.2, 0.3))
+
+
+def test_what_is_begun_is_spread_over_the_grid() -> None:
+    assert spread("abcdefg", 3) == ["a", "d", "g"]
+    assert spread("abc", 5) == ["a", "b", "c"]
+    assert spread("abc", 1) == ["a"]
+
+
+def test_what_was_decided_stays_for_whoever_comes(tmp_path: Path) -> None:
+    with Team(tmp_path, Silent(), join=False) as team:
+        journal = Journal(team)
+        journal.note("a", "0.1111", Standing(1, 9, 0.5, last=0.7))
+        first = Stages({"grid lora": 2}, ["b"], 30.0)
+        assert journal.settle(lambda: first) == first
+        assert Journal(team).settle(lambda: Stages({"grid lora": 1})) == first
+        assert Journal(team).reached == {"a": {"0.1111": Standing(1, 9, 0.5, last=0.7)}}
+    seen = journal_of(json.loads((tmp_path / "choosing.json").read_text()))
+    assert (seen.rungs, seen.reached["a"]["0.1111"].last) == ({"grid lora": 2}, 0.7)
+    assert journal_of({"stages": {"rungs": {"a": "two", "b": 1}}}).rungs == {"b": 1}
+    assert journal_of({"stages": [1]}).rungs == {}
+
+
+def trained(folder: Path) -> dict[str, int]:
+    """The last step of each run of the grid."""
+    logs = (folder / "runs").glob("lora-*-s0/metrics.jsonl")
+    return {log.parent.name: json.loads(log.read_text().splitlines()[-1])["step"] for log in logs}
+
+
+def test_a_comparison_in_little_time(make_recipe: Make, tmp_path: Path) -> None:
+    told = Told()
+    little = compare(with_auto(make_recipe, "budget_time=0.001s"), tmp_path / "little", observer=told)
+    assert {row.name: row.status for row in little.rows}.keys() >= {"bitfit"}
+    assert little.halving.budget_time == "0.001s"
+    assert little.halving.foreseen_seconds > 0.001
+    [gone, *_] = little.halving.decisions
+    assert (gone.share, len(gone.stopped)) == (0, 2)
+    assert not any(
+        (tmp_path / "little/runs" / f"lora-lr-{lr}-s0").exists() for lr in ("0.0001", "0.001", "0.01")
+    )
+    assert any("no time to begin with 2 of 5" in text for text in told.said)
+
+
+@pytest.mark.slow
+def test_a_comparison_in_much_time(make_recipe: Make, tmp_path: Path) -> None:
+    told = Told()
+    much = compare(with_auto(make_recipe, "budget_time=10h"), tmp_path / "much", observer=told)
+    assert much.halving.decisions == []
+    assert sum(row.name.startswith("lora") for row in much.rows) == 4
+    assert any("Nobody has to be stopped to end within 10 h" in text for text in told.said)
+
+
+def test_killed_and_gone_on_with_it_decides_alike(make_recipe: Make, tmp_path: Path) -> None:
+    whole = compare(with_auto(make_recipe), tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        compare(with_auto(make_recipe), tmp_path / "parts", observer=StopAfter(7))
+    parts = compare(with_auto(make_recipe), tmp_path / "parts")
+    assert comparable(parts) == comparable(whole)
+    assert parts.halving == whole.halving
+    assert [len(decision.stopped) for decision in whole.halving.decisions] == [2]
+    assert whole.halving.rungs == "auto"
+    assert sorted(trained(tmp_path / "whole").values()) == [3, 3, 8, 8]
