@@ -141,7 +141,7 @@ def measure(runs: Sequence[Recorded], spec: HalvingSpec, draws: int, size: int, 
     finals = [value for run in runs if math.isfinite(value := order(run.at(1.0, up), higher_is_better=up))]
     mean, wide = statistics.fmean(losses), max(finals) - min(finals)
     return Outcome(
-        spec.factor, spec.rungs, spec.finish, spec.shares(spec.decisions(0)), same / draws, mean, max(losses),
+        spec.factor, spec.rungs, spec.finish, spec.shares(1, 0), same / draws, mean, max(losses),
         mean / wide if wide else 0.0, statistics.fmean(saved),
     )  # fmt: skip
 

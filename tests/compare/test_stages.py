@@ -44,9 +44,14 @@ def with_auto(make_recipe: Make, *overrides: str) -> Recipe:
 
 
 def test_as_many_decisions_as_there_are_configurations_for(make_recipe: Make) -> None:
-    assert [AUTO.decisions(count) for count in (1, 2, 3, 8, 9, 26, 27, 500)] == [0, 0, 1, 1, 2, 2, 2, 2]
-    assert HalvingSpec(factor=2, rungs="auto").decisions(4) == 2
-    assert HalvingSpec(rungs=1).decisions(500) == 1
+    third, both = [1 / 3], pytest.approx([1 / 9, 1 / 3])
+    assert [AUTO.shares(count, 40) for count in (1, 2, 3, 8)] == [[], [], third, third]
+    assert [AUTO.shares(count, 199) for count in (9, 26, 500)] == [both, both, both]
+    assert AUTO.shares(9, 200) == pytest.approx([1 / 12, 1 / 4])
+    assert AUTO.shares(8, 200) == third
+    assert AUTO.shares_of(4, 500) == pytest.approx([1 / 108, 1 / 36, 1 / 12, 1 / 4])
+    assert HalvingSpec(factor=2, rungs="auto").shares(4, 40) == [1 / 4, 1 / 2]
+    assert HalvingSpec(rungs=1).shares(500, 500) == third
     written = with_auto(make_recipe).dump()
     assert written["halving"] == {"factor": 3, "rungs": "auto", "finish": 1, "among": "entry"}
     assert "budget_time" not in written
@@ -109,11 +114,11 @@ def test_time_is_foreseen_by_what_is_stopped() -> None:
 
 def test_the_fewest_decisions_that_end_in_time() -> None:
     seen = foresight({"a": 9, "alone": 1})
-    assert seen.within(1000) == Stages({"a": 0}, [], pytest.approx(191 + 21))
-    assert seen.within(150).rungs == {"a": 1}
-    assert seen.within(90).rungs == {"a": 2}
+    assert seen.within(1000) == Stages({"a": [], "alone": []}, [], pytest.approx(191 + 21))
+    assert seen.within(150).shares == {"a": [1 / 3], "alone": []}
+    assert seen.within(90).shares["a"] == pytest.approx([1 / 9, 1 / 3])
     late = seen.within(58)
-    assert late.rungs == {"a": 4}
+    assert len(late.shares["a"]) == 4
     assert (late.seconds <= 58, late.left_out) == (True, ["a1", "a3", "a5", "a7"])
     assert "no time to begin with 4 of 10 configurations (a1, a3, a5, a7)" in seen.said(late, 58)
     never = seen.within(1)
@@ -139,14 +144,21 @@ def test_what_was_decided_stays_for_whoever_comes(tmp_path: Path) -> None:
     with Team(tmp_path, Silent(), join=False) as team:
         journal = Journal(team)
         journal.note("a", "0.1111", Standing(1, 9, 0.5, last=0.7))
-        first = Stages({"grid lora": 2}, ["b"], 30.0)
+        first = Stages({"grid lora": [0.25]}, ["b"], 30.0)
         assert journal.settle(lambda: first) == first
-        assert Journal(team).settle(lambda: Stages({"grid lora": 1})) == first
+        assert Journal(team).settle(lambda: Stages({})) == first
         assert Journal(team).reached == {"a": {"0.1111": Standing(1, 9, 0.5, last=0.7)}}
     seen = journal_of(json.loads((tmp_path / "choosing.json").read_text()))
-    assert (seen.rungs, seen.reached["a"]["0.1111"].last) == ({"grid lora": 2}, 0.7)
-    assert journal_of({"stages": {"rungs": {"a": "two", "b": 1}}}).rungs == {"b": 1}
-    assert journal_of({"stages": [1]}).rungs == {}
+    assert (seen.shares, seen.reached["a"]["0.1111"].last) == ({"grid lora": [0.25]}, 0.7)
+    assert journal_of({"stages": {"shares": {"a": "two", "b": [0.5, "x"]}}}).shares == {"b": [0.5]}
+    assert journal_of({"stages": [1]}).shares == {}
+
+
+def test_validations_too_far_apart_are_said(make_recipe: Make, tmp_path: Path) -> None:
+    told = Told()
+    coarse = with_auto(make_recipe, "train.evaluate_every=epoch", "train.epochs=3", "budget_time=0.001s")
+    compare(coarse, tmp_path / "out", observer=told)
+    assert sum("set train.evaluate_every=1 to save more" in text for text in told.said) == 1
 
 
 def trained(folder: Path) -> dict[str, int]:

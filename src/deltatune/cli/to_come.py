@@ -29,10 +29,10 @@ def choosing(recipe: Recipe) -> list[str]:
 def _stopping(recipe: Recipe, halving: HalvingSpec) -> str:
     if recipe.budget_time:
         return f"Those that are behind are stopped, as early as {recipe.budget_time} for all of it needs"
-    most = max(halving.decisions(len(recipe.methods) * (recipe.tune.tries if recipe.tune else 1)), 1)
-    shares = " and ".join(f"{share:.0%}" for share in halving.shares(most))
-    where = ", where there are enough to choose from and losses do not jump" if halving.auto else ""
-    return f"Those that are behind after {shares} of their steps are stopped{where}"
+    if halving.auto:
+        return "Those that are behind early are stopped, where there are enough and losses do not jump"
+    shares = " and ".join(f"{share:.0%}" for share in halving.shares(1, 0))
+    return f"Those that are behind after {shares} of their steps are stopped"
 
 
 def runs_of_curves(recipe: Recipe, context: Context) -> PlannedCurve | None:

@@ -8,6 +8,7 @@ would have made, bit for bit.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -27,6 +28,7 @@ from deltatune.comparison.warnings import jumped
 from deltatune.errors import RecipeError
 from deltatune.evaluation import higher_is_better
 from deltatune.recipe.axes import point_label
+from deltatune.recipe.choosing import HalvingSpec
 from deltatune.recipe.kinds import seconds_of
 from deltatune.recipe.schema import MethodEntry, Recipe
 from deltatune.recipe.spaces import searched
@@ -82,7 +84,7 @@ def choose(context: Context, team: Team) -> Chosen:
     pools = {key: pool for key, pool in pools_of(context).items() if len(pool) > 1}
     stages = contest.stages(pools)
     for key, pool in pools.items():
-        alive = contest.halve(pool, stages, stages.rungs.get(key)) if recipe.halving else pool
+        alive = contest.halve(key, pool, stages) if recipe.halving else pool
         contest.reach(alive, 1.0)
     for entry in recipe.methods:
         mine = [c for pool in pools.values() for c in pool if c.entry.name == entry.name]
@@ -163,7 +165,7 @@ class _Contest:
             return Stages()
         if limit is None:
             return self.journal.settle(
-                lambda: Stages({key: halving.decisions(len(pool)) for key, pool in pools.items()})
+                lambda: Stages({key: self.shares(pool, halving) for key, pool in pools.items()})
             )
         if self.journal.stages is not None:
             return self.journal.stages
@@ -174,9 +176,16 @@ class _Contest:
         self.context.observer.log(foreseen.said(stages, limit))
         return stages
 
-    def halve(self, pool: Sequence[Candidate], stages: Stages, rungs: int | None) -> list[Candidate]:
+    def shares(self, pool: Sequence[Candidate], spec: HalvingSpec) -> list[float]:
+        """Shares of the steps at which is decided, by the shortest run."""
+        rows = len(self.context.dataset.train)
+        return spec.shares(len(pool), min(c.entry.train.steps(rows) for c in pool))
+
+    def halve(self, key: str, pool: Sequence[Candidate], stages: Stages) -> list[Candidate]:
         """Train the pool in stages, of which each is for the best of the one before."""
         assert self.recipe.halving is not None
+        shares = stages.shares.get(key, self.shares(pool, self.recipe.halving))
+        self._say_if_coarse(pool, shares)
         tried = [c for c in pool if c.label not in stages.left_out]
         spec, in_time = self.recipe.halving, self.recipe.budget_time is not None
         alive, decisions = halve(
@@ -184,7 +193,7 @@ class _Contest:
             spec,
             self.reach,
             higher_is_better=self.up,
-            rungs=rungs,
+            shares=shares,
             waits=spec.auto and not in_time,
         )
         if left_out := [c for c in pool if c.label in stages.left_out]:
@@ -205,6 +214,18 @@ class _Contest:
         if count := sum(len(decision.stopped) for decision in decisions):
             self.context.observer.log(f"{count} of {len(pool)} configurations stopped early.")
         return alive
+
+    def _say_if_coarse(self, pool: Sequence[Candidate], shares: Sequence[float]) -> None:
+        """Say so if validations are too far apart to decide when it would be time."""
+        rows = len(self.context.dataset.train)
+        for train in (c.entry.train for c in pool) if shares else ():
+            steps, first = train.steps(rows), max(1, math.floor(shares[0] * train.steps(rows)))
+            if train.validates_every(rows) >= 2 * first:
+                self.context.warn(
+                    f"halving could decide from {first} of {steps} steps on, but validation rows are looked "
+                    f"at every {train.validates_every(rows)}: set train.evaluate_every={first} to save more."
+                )
+                return
 
     def end(self, candidate: Candidate) -> Standing | None:
         """Where the candidate stood at the end of its training; None if it failed or has no value."""

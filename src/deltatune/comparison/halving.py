@@ -107,7 +107,7 @@ def halve(
     reach: Callable[[Sequence[T], float], dict[T, Standing]],
     *,
     higher_is_better: bool,
-    rungs: int | None = None,
+    shares: Sequence[float] | None = None,
     waits: bool = False,
 ) -> tuple[list[T], list[Decision[T]]]:
     """Find those that are worth training to the end.
@@ -118,7 +118,7 @@ def halve(
         reach: Trains configurations to their first validations at a share of their steps; gives how those
             stand that did not fail, in their order.
         higher_is_better: The direction of validation results.
-        rungs: Number of decisions. None: what `spec` says of so many configurations.
+        shares: Of the steps, at which is decided; what there is time for. None: as `spec` says of short runs.
         waits: Whether nobody is stopped while losses jump.
 
     Returns:
@@ -126,7 +126,7 @@ def halve(
     """
     alive, decisions = list(pool), []
     before: dict[T, int] = {}
-    for share in spec.shares(spec.decisions(len(pool)) if rungs is None else rungs):
+    for share in spec.shares(len(pool), 0) if shares is None else shares:
         found = reach(alive, share)
         alive = list(found)
         steps = {one: standing.step for one, standing in found.items()}

@@ -29,8 +29,8 @@ _REMEDY = "Start the comparison anew with --overwrite."
 class Stages:
     """How halving goes about it, where it found out itself."""
 
-    rungs: dict[str, int] = field(default_factory=dict)
-    """Pool -> decisions."""
+    shares: dict[str, list[float]] = field(default_factory=dict)
+    """Pool -> shares of the steps at which is decided."""
     left_out: list[str] = field(default_factory=list)
     """Labels of candidates that there is no time to begin with."""
     seconds: float | None = None

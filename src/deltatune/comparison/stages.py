@@ -22,7 +22,7 @@ from deltatune.comparison.journal import Stages
 from deltatune.comparison.team import Team
 from deltatune.evaluation import primary_metric
 from deltatune.recipe.choosing import HalvingSpec
-from deltatune.recipe.schema import MethodEntry, Recipe
+from deltatune.recipe.schema import Recipe
 from deltatune.timeline import Spent, Timeline
 from deltatune.training import Context
 from deltatune.training.loop.steps import Progress
@@ -44,12 +44,13 @@ class Pace:
     """Seconds of all steps and validations."""
     every: float
     """Share of the steps from one validation to the next."""
+    steps: int = 0
 
     @classmethod
     def of(cls, standing: Standing, every: int) -> Pace:
         """The pace of a run that came to its first validation, of which there is one in `every` steps."""
         whole = (standing.seconds + standing.validating) / max(1, standing.step) * standing.steps
-        return cls(standing.starting, whole, every / standing.steps)
+        return cls(standing.starting, whole, every / standing.steps, standing.steps)
 
     def validated(self, share: float) -> float:
         """The share of the steps at which the first validation is that is not before `share`."""
@@ -63,6 +64,10 @@ class Contest:
     pool: Pool
     pace: Pace
 
+    def shares(self, spec: HalvingSpec, rungs: int) -> list[float]:
+        """Shares of the steps at which so many decisions are taken; none where nobody competes."""
+        return spec.shares_of(rungs, self.pace.steps) if len(self.pool) > 1 else []
+
     def seconds(self, spec: HalvingSpec, rungs: int, begun: int, more_seeds: int, testing: float) -> float:
         """Foresee how long it takes with so many decisions, if so many are begun.
 
@@ -74,7 +79,7 @@ class Contest:
             testing: Seconds of the test rows.
         """
         alive, before, found = begun, 0.0, 0.0
-        for share in (*spec.shares(rungs if len(self.pool) > 1 else 0), 1.0):
+        for share in (*self.shares(spec, rungs), 1.0):
             here = self.pace.validated(share)
             if here > before:
                 found += alive * (self.pace.start + (here - before) * self.pace.whole)
@@ -125,8 +130,8 @@ class Foresight:
             for candidate in contest.pool
             if candidate not in spread(contest.pool, begun[key])
         ]
-        several = [key for key, contest in self.contests.items() if len(contest.pool) > 1]
-        return Stages(dict.fromkeys(several, rungs), left_out, seconds)
+        shares = {key: contest.shares(self.spec, rungs) for key, contest in self.contests.items()}
+        return Stages(shares, left_out, seconds)
 
     def said(self, stages: Stages, limit: float) -> str:
         """What was decided, in words."""
@@ -139,10 +144,10 @@ class Foresight:
             )
         if (stages.seconds or 0.0) > limit:
             return f"More than {given} are foreseen, whatever is stopped: {foreseen}."
-        rungs = max(stages.rungs.values(), default=0)
-        if not rungs:
+        earliest = max(stages.shares.values(), key=len, default=[])
+        if not earliest:
             return f"Nobody has to be stopped to end within {given}: {foreseen} are foreseen."
-        shares = " and ".join(f"{share:.0%}" for share in self.spec.shares(rungs))
+        shares = " and ".join(f"{share:.0%}" for share in earliest)
         return f"Those behind are stopped after {shares} of their steps: {foreseen} are foreseen of {given}."
 
 
@@ -175,8 +180,9 @@ def foresee(
     spec = recipe.halving
     assert spec is not None
     kinds = {_kind(recipe, candidate): candidate for pool in pools.values() for candidate in reversed(pool)}
-    stood = reach(list(kinds.values()), spec.shares(MOST_RUNGS)[0])
-    paces = {_kind(recipe, c): Pace.of(at, _every(context, c.entry)) for c, at in stood.items()}
+    stood = reach(list(kinds.values()), min(spec.shares_of(MOST_RUNGS, 0)))
+    rows = len(context.dataset.train)
+    paces = {_kind(recipe, c): Pace.of(at, c.entry.train.validates_every(rows)) for c, at in stood.items()}
     if not stood:
         return None
     slowest = max(paces.values(), key=lambda pace: pace.whole)
@@ -191,12 +197,6 @@ def foresee(
 
 def _kind(recipe: Recipe, candidate: Candidate) -> Kind:
     return candidate.entry.method, recipe.model_of(candidate.entry).name
-
-
-def _every(context: Context, entry: MethodEntry) -> int:
-    """Steps from one validation to the next."""
-    every = entry.train.evaluate_every
-    return entry.train.steps_per_epoch(len(context.dataset.train)) if every == "epoch" else every
 
 
 def _testing(

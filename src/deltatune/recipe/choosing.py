@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 AUTO = "auto"
 MOST_RUNGS = 2
 """Decisions that `halving: auto` takes where time does not press: what two keep is known (docs/adr)."""
+LONG = 200
+"""Steps of a run from which on a twelfth of them says enough for a first decision (docs/adr)."""
 Together = Annotated[int, Strict(), Field(ge=1, le=64)] | Literal["auto"]
 """Runs that are trained at once."""
 Rate = Annotated[float, Strict(), Field(gt=0, allow_inf_nan=False)]
@@ -109,8 +111,9 @@ class HalvingSpec(Section):
     """One in so many goes on from a decision."""
     rungs: Annotated[int, Strict(), Field(ge=1, le=6)] | Literal["auto"] = 1
     """Number of decisions: the last at 1/factor of the steps, the one before it at 1/factor^2, ... Early ones
-    save more, and are wrong more often. `auto`: two where there are enough configurations for two, else one;
-    none while losses jump; and as many as `budget_time` needs where that is given."""
+    save more, and are wrong more often. `auto`: two among nine configurations or more, which in long runs are
+    taken a little earlier; one among three or more; none while losses jump; and what `budget_time` needs
+    where that is given."""
     finish: Count = 1
     """At least so many of those that compete are trained to the end."""
     among: Literal["entry", "all"] = "entry"
@@ -127,15 +130,23 @@ class HalvingSpec(Section):
         """Whether the number of decisions is found out."""
         return self.rungs == AUTO
 
-    def decisions(self, count: int) -> int:
-        """How many decisions are taken among so many configurations, if there is time for any number."""
-        if isinstance(self.rungs, int):
-            return self.rungs
-        return max(rungs for rungs in range(MOST_RUNGS + 1) if self.factor**rungs <= max(1, count))
+    def shares(self, count: int, steps: int) -> list[float]:
+        """Shares of the steps at which decisions are taken, if there is time for any number of them.
 
-    def shares(self, rungs: int) -> list[float]:
-        """Shares of a run's steps at which so many decisions are taken."""
-        return [self.factor**-power for power in range(rungs, 0, -1)]
+        Args:
+            count: Number of those that compete.
+            steps: Of their runs.
+        """
+        if isinstance(self.rungs, int):
+            return self.shares_of(self.rungs, steps)
+        enough = [rungs for rungs in range(MOST_RUNGS + 1) if self.factor**rungs <= max(1, count)]
+        return self.shares_of(max(enough), steps)
+
+    def shares_of(self, rungs: int, steps: int) -> list[float]:
+        """Shares of so many steps at which so many decisions are taken."""
+        early = self.auto and rungs > 1 and steps >= LONG
+        last = 1 / (self.factor + 1) if early else 1 / self.factor
+        return [last * self.factor**-power for power in range(rungs - 1, -1, -1)]
 
 
 def _check_space(space: dict[str, Any]) -> dict[str, Any]:

@@ -72,7 +72,7 @@ def as_long(train: TrainSpec, rows: int, of: int) -> TrainSpec:
         of: How many all are.
     """
     whole = train.steps(of)
-    every = train.steps_per_epoch(of) if train.evaluate_every == "epoch" else train.evaluate_every
+    every = train.validates_every(of)
     times = math.ceil(whole / every)
     steps = min(whole, max(train.epochs, PASSES) * train.steps_per_epoch(rows))
     changes: dict[str, int] = {

@@ -150,6 +150,10 @@ class TrainSpec(Section):
         """Optimizer steps to a pass over so many training rows."""
         return math.ceil(rows / self.batch_size)
 
+    def validates_every(self, rows: int) -> int:
+        """Optimizer steps from one look at the validation rows to the next."""
+        return self.steps_per_epoch(rows) if self.evaluate_every == "epoch" else self.evaluate_every
+
     def steps(self, rows: int) -> int:
         """Optimizer steps of a run on so many training rows."""
         steps = self.epochs * self.steps_per_epoch(rows)

@@ -20,16 +20,20 @@ class Journal(NamedTuple):
     """What a choosing.json says."""
 
     reached: Reached
-    rungs: Mapping[str, int]
-    """Pool -> decisions, where halving found that out itself."""
+    shares: Mapping[str, Sequence[float]]
+    """Pool -> shares of the steps at which is decided, where halving found that out itself."""
 
 
 def journal_of(content: Mapping[str, Any] | None) -> Journal:
     """Read the content of a choosing.json; of what is damaged nothing."""
     stages = (content or {}).get("stages")
-    rungs = stages.get("rungs") if isinstance(stages, dict) else None
-    known = rungs.items() if isinstance(rungs, dict) else ()
-    return Journal(_reached(content), {key: count for key, count in known if type(count) is int})
+    known = stages.get("shares") if isinstance(stages, dict) else None
+    shares = {
+        key: [share for each in found if (share := number(each)) is not None]
+        for key, found in (known.items() if isinstance(known, dict) else ())
+        if isinstance(found, list)
+    }
+    return Journal(_reached(content), shares)
 
 
 def _reached(journal: Mapping[str, Any] | None) -> dict[str, dict[str, Standing]]:
@@ -70,18 +74,16 @@ def stopped(plan: Plan, journal: Journal, step_of: Callable[[str], int], *, up: 
     known, found = journal.reached, {}
     waits = spec.auto and plan.known.get("budget_time") is None
     for key, pool in _pools(plan, known, spec).items():
-        rungs = journal.rungs.get(key) if spec.auto else spec.decisions(len(pool))
-        if rungs is None:
-            continue
-        shares = [f"{share:.4f}" for share in (*spec.shares(rungs), 1.0)]
+        shares = journal.shares.get(key, []) if spec.auto else spec.shares(len(pool), 0)
+        places = [f"{share:.4f}" for share in (*shares, 1.0)]
 
-        def reach(alive: Sequence[str], share: float, shares: list[str] = shares) -> dict[str, Standing]:
-            here, after = f"{share:.4f}", shares[shares.index(f"{share:.4f}") + 1]
+        def reach(alive: Sequence[str], share: float, places: list[str] = places) -> dict[str, Standing]:
+            here, after = f"{share:.4f}", places[places.index(f"{share:.4f}") + 1]
             there = {label: known[label][here] for label in alive if here in known[label]}
             gone_on = any(after in known[label] or step_of(label) > at.step for label, at in there.items())
             return there if gone_on else {}
 
-        _, decisions = halve(pool, spec, reach, higher_is_better=up, rungs=rungs, waits=waits)
+        _, decisions = halve(pool, spec, reach, higher_is_better=up, shares=shares, waits=waits)
         for decision in decisions:
             for label in decision.stopped:
                 found[label] = max(known[label].values(), key=lambda at: at.step)
