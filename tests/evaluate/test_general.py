@@ -191,13 +191,18 @@ def test_a_file_of_texts(tmp_path: Path) -> None:
         ("empty.txt", " \n\n", "is empty"),
         ("rows.jsonl", '{"id": "1", "words": "a"}', "has no text in the column 'text'"),
         ("numbers.jsonl", '{"text": 1}', "has no text in the column 'text'"),
+        ("western.txt", "caf\xe9 au lait", "western.txt.*is not text in UTF-8"),
+        ("broken.jsonl", '{"text": "One"}\n{"text', "broken.jsonl, line 2.*is not valid JSON"),
+        ("none.json", "[]", "holds no rows"),
     ],
 )
 def test_what_is_no_text_is_told(tmp_path: Path, name: str, content: str | None, message: str) -> None:
     if content is not None:
-        (tmp_path / name).write_text(content, encoding="utf-8")
-    with pytest.raises(DataError, match=message):
+        (tmp_path / name).write_text(content, encoding="latin-1")
+    with pytest.raises(DataError, match=message) as caught:
         read_general(str(tmp_path / name))
+    assert caught.value.field == "evaluation.general"
+    assert "data." not in str(caught.value.remedy)
 
 
 def test_a_recipe_names_the_text(tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ COLUMN = "text"
 PARTS = ("test", "validation", "all", "train")
 """Of a source with parts of its own, the first that it has."""
 FIELD = "evaluation.general"
+FORM = "Give a text file in UTF-8 with blank lines between documents, or rows with a column 'text'."
 _TEXTS = "general_texts.json"
 
 
@@ -59,17 +60,27 @@ def read_general(name: str) -> GeneralText:
     if name == BUNDLED_TEXT:
         content = json.loads(resources.files(__package__).joinpath(_TEXTS).read_text(encoding="utf-8"))
         return GeneralText(name, [text["id"] for text in content], [text["text"] for text in content])
-    kind = format_by_name(name)
-    if kind in ("auto", "sentence-label"):  # a suffix that tells nothing, or .txt
-        found = [part.strip() for part in re.split(r"\n[ \t\r]*\n", read_text(Path(name)))]
-    else:
-        parts = read_source(name).parts
-        records = next(parts[part] for part in PARTS if parts.get(part))
-        found = [_text(record, name).strip() for record in records]
-    texts = [text for text in found if text]
+    try:
+        texts = [text for part in _parts(name) if (text := part.strip())]
+    except DataError as error:
+        if error.field == FIELD:
+            raise
+        where = error.field or name
+        remedy = error.remedy if error.remedy and "data." not in error.remedy else FORM  # of other fields
+        raise DataError(f"({where}) {error.what}", field=FIELD, remedy=remedy) from error
     if not texts:
         raise DataError("holds no text.", field=FIELD, remedy="Name a file of texts, or write bundled.")
     return GeneralText(Path(name).name, [str(number) for number in range(len(texts))], texts)
+
+
+def _parts(name: str) -> list[str]:
+    """The documents of a file as it has them."""
+    kind = format_by_name(name)
+    if kind in ("auto", "sentence-label"):  # a suffix that tells nothing, or .txt
+        return re.split(r"\n[ \t\r]*\n", read_text(Path(name)))
+    parts = read_source(name).parts
+    records = next(parts[part] for part in PARTS if parts.get(part))
+    return [_text(record, name) for record in records]
 
 
 def _text(record: Record, name: str) -> str:

@@ -11,6 +11,7 @@ from transformers import PreTrainedConfig
 from deltatune.core.devices import device_of
 from deltatune.data.dataset import Dataset
 from deltatune.data.encode import Encoded, Encoder
+from deltatune.data.general import read_general
 from deltatune.data.positives import told_columns
 from deltatune.data.rows import Row
 from deltatune.data.splits import limit_rows
@@ -47,6 +48,8 @@ def preview(recipe: Recipe, samples: int = 5, observer: Observer | None = None) 
     observer = observer or Silent()
     observer.stage("Reading the data")
     datasets = read_data(recipe)
+    if recipe.evaluation.general is not None:
+        read_general(recipe.evaluation.general)  # nothing of it is shown, and no run begins without it
     warnings = [text for dataset in datasets.values() for text in dataset.warnings]
     models = []
     for spec in recipe.models:
