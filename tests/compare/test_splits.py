@@ -20,13 +20,14 @@ from deltatune.comparison.scores import Sample
 from deltatune.comparison.seeds import SeedSpread
 from deltatune.comparison.statistics import intervals, paired_bootstrap
 from deltatune.data.load import load_data
-from deltatune.errors import DataError, RecipeError
+from deltatune.errors import DataError, DeltatuneError, RecipeError
 from deltatune.evaluation.metrics.curves import CURVES
 from deltatune.observer import Silent
 from deltatune.recipe import Recipe
 from deltatune.training import Context
 from deltatune.training.given.split_contexts import every_context
 from tests.compare.test_runner import comparable
+from tests.faults.test_damaged import empty, flip, truncate
 from tests.train.test_run import StopAfter
 
 Make = Callable[..., Recipe]
@@ -183,9 +184,14 @@ def test_a_comparison_says_what_its_intervals_hold(tuned: Callable[[], Recipe], 
     results = [json.loads((tmp_path / run / "result.json").read_text()) for run in row.runs]
     alone = [load_data(tuned().alone(tuned().methods[0], seed).data, "text-to-text") for seed in (0, 1)]
     assert [result["data"]["fingerprint"] for result in results] == [data.fingerprint for data in alone]
-    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    page, journal = ((tmp_path / name).read_text(encoding="utf-8") for name in ("report.html", "again.json"))
     assert "in each of 2 splits" in page
     assert "the choosing of settings" in page
+    for damage in (truncate, flip, empty):
+        (tmp_path / "again.json").write_text(journal, encoding="utf-8")
+        damage(tmp_path / "again.json")
+        with pytest.raises(DeltatuneError, match=r"again\.json"):  # states are gone: it cannot be made anew
+            compare(tuned(), tmp_path)
 
 
 @pytest.mark.slow

@@ -32,6 +32,10 @@ from deltatune.training.loop.steps import Progress
 
 JOURNAL = "again.json"
 DRAWS = 2_000
+WITHOUT = (
+    "Restore it; or remove it, and what can be is measured again: where states are gone, intervals leave the "
+    "choosing out, and the report says so."
+)
 LEAST = 0.01
 """Share of the draws from which on a candidate counts: rarer ones move next to nothing."""
 
@@ -186,11 +190,18 @@ class _Scores:
             write_json(self.path, sealed({"metric": self.metric, "scores": self.known}))
 
     def _read(self) -> None:
-        """Know what was written down; a file that is damaged, or of another metric, is as good as none."""
+        """Know what was written down; a file of another metric is as good as none.
+
+        Raises:
+            DeltatuneError: It is damaged. Most states that it was measured from are gone: without a word,
+                intervals would become narrower.
+        """
         if not self.path.exists():
             return
-        content = read_json(self.path, remedy=ANEW)
-        if is_intact(content) and content.get("metric") == self.metric:
+        content = read_json(self.path, remedy=WITHOUT)
+        if not is_intact(content):
+            raise DeltatuneError(f"'{self.path}' is damaged: its checksum differs.", remedy=WITHOUT)
+        if content.get("metric") == self.metric:
             self.known.update({str(name): float(score) for name, score in content["scores"].items()})
 
 
