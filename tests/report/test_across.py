@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
+from deltatune.cli import output, show_sets
 from deltatune.errors import DeltatuneError
 from deltatune.report import render, write_report
 from deltatune.report.across_words import answer
@@ -137,3 +139,23 @@ def test_brackets_join_what_cannot_be_told_apart() -> None:
     methods = [Placed(name, place, rank) for place, (name, rank) in enumerate(RANKS.items())]
     assert rank_chart(methods, 1.5).count('class="level"') == 2
     assert rank_chart(methods, None).count('class="level"') == 0
+
+
+@pytest.mark.parametrize("width", [80, 160])
+def test_a_terminal_shows_all_names_and_numbers(
+    width: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    names = {"lora": 1.0, "lora r=8 targets=query+value dora=true": 2.0}
+    given = content(sets=7, names=names, answer="Over these: lora.")
+    for place, used in enumerate(given["sets"]):
+        used["name"] = f"rows of the reviews {place}"
+    monkeypatch.setattr(output, "stdout", lambda: Console(width=width, highlight=False))
+    show_sets.across(Across.of(given, "it", remedy=""), tmp_path)
+    printed = capsys.readouterr().out
+    tables = printed[: printed.index("Over these")]
+    assert all(len(line) <= width for line in tables.splitlines())
+    assert "…" not in tables
+    assert tables.count("80.0") == 2 * 7 + 1  # a mean is 80.0 as well
+    assert "100.0 [90.0,\u00a0110.0]" in tables
+    for word in ("targets=query+value", "dora=true", *(f"reviews {place}" for place in range(7))):
+        assert word in tables

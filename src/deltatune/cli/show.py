@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rich.table import Table
 from rich.text import Text
@@ -181,7 +181,8 @@ def leaderboard(board: Leaderboard, out: Path) -> None:
         "step memory",
         "file",
     ):
-        table.add_column(heading, justify="left" if heading.startswith(("method", "model")) else "right")
+        justify: Literal["left", "right"] = "left" if heading.startswith(("method", "model")) else "right"
+        table.add_column(heading, justify=justify, overflow="fold")  # a narrow terminal cuts no name
     comparison = of_board(board, out)
     for method in comparison.methods:
         cells = _cells(method.row, metric)
@@ -208,7 +209,7 @@ def curves(found: Curves | None, worth: float | None) -> None:
     for curve in drawn(found, {}, worth):
         output.line(f"\n{curve.title}", "bold")
         table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
-        table.add_column("method")
+        table.add_column("method", overflow="fold")
         for heading in curve.head:
             table.add_column(heading.lower(), justify="right")
         for name, cells in zip(curve.names, curve.table, strict=True):
