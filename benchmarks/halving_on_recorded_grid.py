@@ -37,7 +37,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from deltatune.comparison.halving import Standing, halve, order
+from deltatune.comparison.halving import LONG, Standing, halve, order
 from deltatune.evaluation import higher_is_better
 from deltatune.recipe.choosing import HalvingSpec
 
@@ -140,8 +140,9 @@ def measure(runs: Sequence[Recorded], spec: HalvingSpec, draws: int, size: int, 
         saved.append(1 - done / sum(run.steps for run in pool))
     finals = [value for run in runs if math.isfinite(value := order(run.at(1.0, up), higher_is_better=up))]
     mean, wide = statistics.fmean(losses), max(finals) - min(finals)
+    shares = spec.shares(spec.finish + 1, LONG)
     return Outcome(
-        spec.factor, spec.rungs, spec.finish, spec.shares(1, 0), same / draws, mean, max(losses),
+        spec.factor, spec.rungs, spec.finish, shares, same / draws, mean, max(losses),
         mean / wide if wide else 0.0, statistics.fmean(saved),
     )  # fmt: skip
 

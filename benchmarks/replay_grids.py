@@ -9,12 +9,14 @@ at least 30, in a random order, judged on validation rows that are drawn with re
 on it, successive halving by the code that comparisons use. What it trained to the end and then picks, by its
 least loss on the drawn rows, is held against what the whole grid picks on them.
 
+With `--size 8` a draw has so many of the grid's configurations.
+
 A draw is *kept* if both picks are the same, or the rule's is not worse on the test rows by more than chance:
 the mean paired difference of their test losses is less than 1.96 of its standard errors above zero. Beside
 that stand *same*, the share of draws with the same pick; the share of the steps, on average and at most; and
 how much test loss was lost, on average and at most, in percent of the distance from the median configuration
-to the best. *told* is the share of draws in which `auto`, the rule of early_stopping.py, says by itself that
-it guesses.
+to the best. *waited* is the share of draws in which `halving: auto` found that losses jump, and stopped
+nobody at one of its decisions.
 
 How sure is the winner itself? *The whole grid, on other rows* trains all to the end and picks on validation
 rows that are drawn again.
@@ -30,7 +32,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from early_stopping import JUMPY, Course, jump, narrow, still_in
+from early_stopping import Course, narrow, still_in
 from numpy.typing import NDArray
 
 from deltatune.comparison.halving import Standing, halve
@@ -57,6 +59,8 @@ class Grid:
     """What a test row adds to it [C, T]."""
     test_tokens: Floats
     """Labels of the test rows [T]."""
+    steps: int
+    """Of each run."""
 
     @classmethod
     def read(cls, path: Path) -> Grid:
@@ -72,6 +76,7 @@ class Grid:
                 file["losses"][mine].astype(np.float64),
                 file["test_losses"][mine].astype(np.float64),
                 file["test_tokens"].astype(np.float64),
+                about["steps"],
             )
 
     @property
@@ -100,16 +105,18 @@ class Draw:
     """[K, P, V]"""
     means: Floats
     """[K, P], by mean over the rows."""
+    steps: int
+    """Of each run."""
     jumps: list[float] = field(default_factory=list)
-    """What decisions of `auto` saw of jumps."""
+    """Where decisions waited: how many times their best loss the median had."""
 
     @classmethod
-    def of(cls, grid: Grid, random: np.random.Generator) -> tuple[NDArray[np.intp], Draw]:
-        """Draw configurations and rows; gives which configurations."""
+    def of(cls, grid: Grid, random: np.random.Generator, size: int | None) -> tuple[NDArray[np.intp], Draw]:
+        """Draw configurations, so many or nearly all, and rows; gives which configurations."""
         count, rows = len(grid.labels), grid.losses.shape[2]
-        chosen = random.permutation(count)[: max(min(LEAST, count), round(0.9 * count))]
+        chosen = random.permutation(count)[: size or max(min(LEAST, count), round(0.9 * count))]
         losses = grid.losses[chosen][:, :, random.integers(0, rows, rows)]
-        return chosen, cls(grid.shares, losses, losses.mean(axis=2))
+        return chosen, cls(grid.shares, losses, losses.mean(axis=2), grid.steps)
 
     @staticmethod
     def again(losses: Floats, random: np.random.Generator) -> Floats:
@@ -129,9 +136,12 @@ class Draw:
 
     def reach(self, pool: Sequence[int], share: float) -> dict[int, Standing]:
         """How configurations stand at a share, as comparisons say it."""
-        point, steps = self.point(share), 10_000
-        values, step = self.least(point), round(float(self.shares[point]) * steps)
-        return {place: Standing(step, steps, float(values[place])) for place in pool}
+        point = self.point(share)
+        values, last = self.least(point), self.means[:, point]
+        step = round(float(self.shares[point]) * self.steps)
+        return {
+            place: Standing(step, self.steps, float(values[place]), last=float(last[place])) for place in pool
+        }
 
 
 Stops = NDArray[np.intp]
@@ -143,7 +153,7 @@ def _whole(draw: Draw) -> Stops:
     return np.full(len(draw.means), len(draw.shares) - 1)
 
 
-def auto(budget: float) -> Rule:
+def by_chances(budget: float) -> Rule:
     """The rule of early_stopping.py, with a share of the steps."""
 
     def rule(draw: Draw, _: np.random.Generator) -> Stops:
@@ -155,7 +165,6 @@ def auto(budget: float) -> Rule:
             goes_on, chances = still_in(courses, most)
             stopped = [place for number, place in enumerate(judged) if number not in goes_on]
             stops[stopped] = point
-            draw.jumps.append(jump(courses))
             return stopped, dict(zip(judged, chances, strict=True))
 
         narrow(range(len(stops)), budget, draw.reach, settle)
@@ -164,15 +173,18 @@ def auto(budget: float) -> Rule:
     return rule
 
 
-def halving(factor: int, rungs: int) -> Rule:
-    """Successive halving by mean losses: `halving: {factor: ..., rungs: ...}`."""
-    spec = HalvingSpec(factor=factor, rungs=rungs)
+def halving(spec: HalvingSpec) -> Rule:
+    """Successive halving by mean losses, as comparisons do it."""
 
     def rule(draw: Draw, _: np.random.Generator) -> Stops:
         stops = _whole(draw)
-        _, decisions = halve(range(len(stops)), spec, draw.reach, higher_is_better=False)
+        shares = spec.shares(len(stops), draw.steps)
+        _, decisions = halve(
+            range(len(stops)), spec, draw.reach, higher_is_better=False, shares=shares, waits=spec.auto
+        )
         for decision in decisions:
             stops[decision.stopped] = draw.point(decision.share)
+        draw.jumps.extend(decision.jump for decision in decisions if decision.jump and not decision.stopped)
         return stops
 
     return rule
@@ -214,11 +226,11 @@ def some(draw: Draw, random: np.random.Generator) -> Stops:
 
 
 RULES: dict[str, Rule | None] = {
-    "auto, a quarter": auto(1 / 4),
-    "auto, a third": auto(1 / 3),
-    "halving at 1/3 (default)": halving(3, 1),
-    "halving at 1/9, 1/3": halving(3, 2),
-    "halving at 1/8, 1/4, 1/2": halving(2, 3),
+    "halving: auto": halving(HalvingSpec(rungs="auto")),
+    "halving at 1/3 (default)": halving(HalvingSpec()),
+    "halving at 1/9, 1/3": halving(HalvingSpec(rungs=2)),
+    "by chances, a quarter": by_chances(1 / 4),
+    "by chances, a third": by_chances(1 / 3),
     "ASHA, 3": asha(3),
     "ASHA, 4": asha(4),
     "a quarter, by chance": some,
@@ -226,7 +238,7 @@ RULES: dict[str, Rule | None] = {
 }
 
 
-def replay(grid: Grid, rule: Rule | None, draws: int) -> dict[str, float]:
+def replay(grid: Grid, rule: Rule | None, draws: int, size: int | None = None) -> dict[str, float]:
     """What a rule does on a grid, over all draws; the same draws for every rule.
 
     Without a rule all are trained to the end, and the pick is made on validation rows that are drawn again:
@@ -234,10 +246,10 @@ def replay(grid: Grid, rule: Rule | None, draws: int) -> dict[str, float]:
     """
     last, test = len(grid.shares) - 1, grid.test_means
     scale = float(np.median(test) - test.min())
-    same, kept, steps, lost, told = [], [], [], [], []
+    same, kept, steps, lost, waited = [], [], [], [], []
     for number in range(draws):
         random = np.random.default_rng(number)
-        chosen, draw = Draw.of(grid, random)
+        chosen, draw = Draw.of(grid, random, size)
         stops = rule(draw, random) if rule else _whole(draw)
         ends = draw.least(last)
         seen = ends if rule else draw.again(grid.losses[chosen], random)
@@ -246,7 +258,7 @@ def replay(grid: Grid, rule: Rule | None, draws: int) -> dict[str, float]:
         same.append(pick == winner)
         kept.append(grid.behind(int(chosen[pick]), int(chosen[winner])) < APART)
         lost.append(float(test[chosen[pick]] - test[chosen[winner]]) / scale)
-        told.append(max(draw.jumps, default=1.0) >= JUMPY)
+        waited.append(bool(draw.jumps))
     return {
         "kept": float(np.mean(kept)),
         "same": float(np.mean(same)),
@@ -254,7 +266,7 @@ def replay(grid: Grid, rule: Rule | None, draws: int) -> dict[str, float]:
         "steps_at_most": max(steps),
         "lost": float(np.mean(lost)),
         "lost_at_most": max(lost),
-        "told": float(np.mean(told)),
+        "waited": float(np.mean(waited)),
     }
 
 
@@ -263,6 +275,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("records", nargs="+", type=Path)
     parser.add_argument("--draws", type=int, default=1000)
+    parser.add_argument("--size", type=int, help="configurations of a draw; default: nearly all")
     parser.add_argument("--only", choices=RULES, action="append", help="this rule (may be given again)")
     parser.add_argument("--out", type=Path, help="write the figures as JSON")
     options = parser.parse_args()
@@ -271,11 +284,13 @@ def main() -> None:
         grid = Grid.read(path)
         print(f"\n{grid.name}, {len(grid.labels)} configurations, {options.draws:,} draws:\n")
         print(
-            "| rule | kept | same | steps | at most | lost | at most | told |\n"
+            "| rule | kept | same | steps | at most | lost | at most | waited |\n"
             "|:--|--:|--:|--:|--:|--:|--:|--:|"
         )
         for name in options.only or RULES:
-            figures = found.setdefault(grid.name, {})[name] = replay(grid, RULES[name], options.draws)
+            figures = found.setdefault(grid.name, {})[name] = replay(
+                grid, RULES[name], options.draws, options.size
+            )
             print(
                 f"| {name} | " + " | ".join(f"{value:.1%}" for value in figures.values()) + " |", flush=True
             )

@@ -52,7 +52,7 @@ def test_rates_surround_an_entrys_own() -> None:
     assert rates(TuneSpec(lr=3)) == [3.33e-4, 1e-3, 3e-3]
     assert rates(TuneSpec(lr=4, factor=10.0)) == [1e-5, 1e-4, 1e-3, 1e-2]
     assert rates(TuneSpec(lr=[0.2, 0.1])) == [0.1, 0.2]
-    assert HalvingSpec(factor=3, rungs=2).shares(4, 500) == pytest.approx([1 / 9, 1 / 3])
+    assert HalvingSpec(factor=3, rungs=2).shares(2, 500) == pytest.approx([1 / 9, 1 / 3])
 
 
 def test_the_best_rate_on_validation_is_trained_with_all_seeds(make_recipe: Make, tmp_path: Path) -> None:

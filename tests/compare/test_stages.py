@@ -39,21 +39,24 @@ class Told(Silent):
 
 
 def with_auto(make_recipe: Make, *overrides: str) -> Recipe:
-    given = ("train.evaluate_every=1", "train.lr=null", "halving=auto", *overrides)
+    given = ("train.evaluate_every=1", "train.epochs=6", "train.lr=null", "halving=auto", *overrides)
     return make_recipe(*given, methods=[RATES, "bitfit"])
 
 
-def test_as_many_decisions_as_there_are_configurations_for(make_recipe: Make) -> None:
-    third, both = [1 / 3], pytest.approx([1 / 9, 1 / 3])
-    assert [AUTO.shares(count, 40) for count in (1, 2, 3, 8)] == [[], [], third, third]
-    assert [AUTO.shares(count, 199) for count in (9, 26, 500)] == [both, both, both]
-    assert AUTO.shares(9, 200) == pytest.approx([1 / 12, 1 / 4])
-    assert AUTO.shares(8, 200) == third
-    assert AUTO.shares_of(4, 500) == pytest.approx([1 / 108, 1 / 36, 1 / 12, 1 / 4])
-    assert HalvingSpec(factor=2, rungs="auto").shares(4, 40) == [1 / 4, 1 / 2]
-    assert HalvingSpec(rungs=1).shares(500, 500) == third
+def test_auto_halves_early_among_many_but_not_within_eight_steps(make_recipe: Make) -> None:
+    third = [1 / 3]
+    assert [AUTO.shares(count, 240) for count in (1, 2, 3, 4)] == [[], [], third, third]
+    assert [AUTO.shares(count, 240) for count in (5, 8)] == [pytest.approx([1 / 6, 1 / 3])] * 2
+    assert [AUTO.shares(count, 240) for count in (9, 500)] == [pytest.approx([1 / 12, 1 / 6, 1 / 3])] * 2
+    assert AUTO.shares(16, 40) == pytest.approx([1 / 5, 1 / 3])  # at step 8
+    assert AUTO.shares(16, 24) == third
+    assert AUTO.shares(16, 23) == []
+    assert AUTO.shares_of(4) == pytest.approx([1 / 24, 1 / 12, 1 / 6, 1 / 3])
+    assert (AUTO.factor, AUTO.finish) == (2, 2)
+    assert HalvingSpec(rungs="auto", factor=3, finish=1).shares(9, 500) == pytest.approx([1 / 9, 1 / 3])
+    assert HalvingSpec(rungs=1).shares(2, 5) == third
     written = with_auto(make_recipe).dump()
-    assert written["halving"] == {"factor": 3, "rungs": "auto", "finish": 1, "among": "entry"}
+    assert written["halving"] == {"factor": 2, "rungs": "auto", "finish": 2, "among": "entry"}
     assert "budget_time" not in written
     assert with_auto(make_recipe, "budget_time=20m").dump()["budget_time"] == "20m"
 
@@ -79,14 +82,19 @@ def test_nobody_is_stopped_while_losses_jump() -> None:
         place = {name: 1.0 + number / 10 for number, name in enumerate("abcdefghi")}
         return {name: Standing(int(90 * share), 90, place[name], last=up * place[name]) for name in pool}
 
-    alive, [first, second] = halve("abcdefghi", AUTO, reach, higher_is_better=False, waits=True)
-    assert (first.stopped, first.jump) == ([], pytest.approx(3))
-    assert (second.stopped, second.jump) == (list("defghi"), None)
-    assert alive == list("abc")
-    alive, [first, _] = halve("abcdefghi", AUTO, reach, higher_is_better=False)
-    assert (first.jump, len(first.stopped), alive) == (pytest.approx(3), 6, ["a"])  # it is a guess
+    alive, decisions = halve("abcdefghi", AUTO, reach, higher_is_better=False, waits=True)
+    assert [(one.stopped, one.jump) for one in decisions] == [
+        ([], pytest.approx(3)),
+        ([], pytest.approx(3)),
+        (list("fghi"), None),
+    ]
+    assert alive == list("abcde")
+    alive, decisions = halve("abcdefghi", AUTO, reach, higher_is_better=False)
+    assert [len(one.stopped) for one in decisions] == [4, 2, 1]
+    assert [one.jump for one in decisions] == [pytest.approx(3), pytest.approx(3), None]  # two are guesses
+    assert alive == ["a", "b"]
     upwards = halve("abcdefghi", AUTO, reach, higher_is_better=True, waits=True)[1]
-    assert [decision.jump for decision in upwards] == [None, None]  # accuracies do not jump in this way
+    assert [decision.jump for decision in upwards] == [None, None, None]  # accuracies do not jump in this way
     assert Standing(1, 9, None, last=2.0).jump == Standing(1, 9, 0.0, last=2.0).jump == 1
     assert Standing(1, 9, 1.0, last=float("nan")).jump == 1
 
@@ -104,10 +112,10 @@ def test_time_is_foreseen_by_what_is_stopped() -> None:
     seen = foresight({"a": 9})
     everyone = {"a": 9}
     assert seen.seconds(0, everyone) == 9 * 19 + 9 * 2 + 2
-    assert seen.seconds(1, everyone) == pytest.approx(9 * (1 + 6) + 3 * (1 + 12) + 3 * 2 + 2)
-    assert seen.seconds(2, everyone) == pytest.approx(9 * (1 + 2) + 3 * (1 + 4) + 13 + 2 + 2)
+    assert seen.seconds(1, everyone) == pytest.approx(9 * (1 + 6) + 5 * (1 + 12) + 5 * 2 + 2)
+    assert seen.seconds(2, everyone) == pytest.approx(9 * (1 + 3) + 5 * (1 + 3) + 3 * 13 + 3 * 2 + 2)
     again = foresight({"a": 9}, seeds=3)
-    assert again.seconds(2, everyone) == pytest.approx(9 * 3 + 3 * 5 + 13 + 2 * 19 + 3 * 2 + 2)
+    assert again.seconds(2, everyone) == pytest.approx(9 * 4 + 5 * 4 + 3 * 13 + 3 * (2 * 19 + 3 * 2) + 2)
     coarse = foresight({"a": 9}, every=1 / 3)  # one validation in six seconds: both decisions are the same
     assert coarse.seconds(2, everyone) == coarse.seconds(1, everyone)
 
@@ -115,17 +123,18 @@ def test_time_is_foreseen_by_what_is_stopped() -> None:
 def test_the_fewest_decisions_that_end_in_time() -> None:
     seen = foresight({"a": 9, "alone": 1})
     assert seen.within(1000) == Stages({"a": [], "alone": []}, [], pytest.approx(191 + 21))
-    assert seen.within(150).shares == {"a": [1 / 3], "alone": []}
-    assert seen.within(90).shares["a"] == pytest.approx([1 / 9, 1 / 3])
-    late = seen.within(58)
-    assert len(late.shares["a"]) == 4
-    assert (late.seconds <= 58, late.left_out) == (True, ["a1", "a3", "a5", "a7"])
-    assert "no time to begin with 4 of 10 configurations (a1, a3, a5, a7)" in seen.said(late, 58)
+    assert seen.within(165).shares == {"a": [1 / 3], "alone": []}
+    assert seen.within(125).shares["a"] == pytest.approx([1 / 6, 1 / 3])
+    late = seen.within(78)
+    assert len(late.shares["a"]) == 6
+    assert late.seconds <= 78
+    assert late.left_out == ["a1", "a3", "a5", "a7"]
+    assert "no time to begin with 4 of 10 configurations (a1, a3, a5, a7)" in seen.said(late, 78)
     never = seen.within(1)
     assert (len(never.left_out), never.seconds > 1) == (7, True)
     assert seen.within(1000) == seen.within(1000)
     assert "Nobody has to be stopped" in seen.said(seen.within(1000), 1000)
-    assert "after 11% and 33% of their steps" in seen.said(seen.within(90), 90)
+    assert "after 17% and 33% of their steps" in seen.said(seen.within(125), 125)
 
 
 def test_a_pace_is_of_steps_and_of_starts_apart() -> None:
@@ -156,7 +165,7 @@ def test_what_was_decided_stays_for_whoever_comes(tmp_path: Path) -> None:
 
 def test_validations_too_far_apart_are_said(make_recipe: Make, tmp_path: Path) -> None:
     told = Told()
-    coarse = with_auto(make_recipe, "train.evaluate_every=epoch", "train.epochs=3", "budget_time=0.001s")
+    coarse = with_auto(make_recipe, "train.evaluate_every=epoch", "budget_time=0.001s")
     compare(coarse, tmp_path / "out", observer=told)
     assert sum("set train.evaluate_every=1 to save more" in text for text in told.said) == 1
 
@@ -199,4 +208,4 @@ def test_killed_and_gone_on_with_it_decides_alike(make_recipe: Make, tmp_path: P
     assert parts.halving == whole.halving
     assert [len(decision.stopped) for decision in whole.halving.decisions] == [2]
     assert whole.halving.rungs == "auto"
-    assert sorted(trained(tmp_path / "whole").values()) == [3, 3, 8, 8]
+    assert sorted(trained(tmp_path / "whole").values()) == [8, 8, 24, 24]

@@ -30,8 +30,9 @@ def _stopping(recipe: Recipe, halving: HalvingSpec) -> str:
     if recipe.budget_time:
         return f"Those that are behind are stopped, as early as {recipe.budget_time} for all of it needs"
     if halving.auto:
-        return "Those that are behind early are stopped, where there are enough and losses do not jump"
-    shares = " and ".join(f"{share:.0%}" for share in halving.shares(1, 0))
+        shares = "a third of the steps (of more than four from a sixth, of more than eight from a twelfth)"
+        return f"Of those that compete, the better half goes on from {shares}"
+    shares = " and ".join(f"{share:.0%}" for share in halving.shares_of(int(halving.rungs)))
     return f"Those that are behind after {shares} of their steps are stopped"
 
 

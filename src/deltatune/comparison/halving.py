@@ -19,6 +19,8 @@ from deltatune.recipe.choosing import HalvingSpec
 from deltatune.results import PausedRun, RunResult
 
 T = TypeVar("T")
+LONG = 10**9
+"""Steps of a run of which only shares are known."""
 JUMPY = 1.25
 """Where half of the configurations have so many times their best loss, losses jump: the order is a guess."""
 
@@ -96,11 +98,6 @@ def order(standing: Standing, *, higher_is_better: bool) -> float:
     return -value if higher_is_better else value
 
 
-def kept(spec: HalvingSpec, count: int) -> int:
-    """How many of so many go on from a decision."""
-    return min(count, max(spec.finish, math.ceil(count / spec.factor)))
-
-
 def halve(
     pool: Sequence[T],
     spec: HalvingSpec,
@@ -118,7 +115,7 @@ def halve(
         reach: Trains configurations to their first validations at a share of their steps; gives how those
             stand that did not fail, in their order.
         higher_is_better: The direction of validation results.
-        shares: Of the steps, at which is decided; what there is time for. None: as `spec` says of short runs.
+        shares: Of the steps, at which is decided; what there is time for. None: as `spec` says.
         waits: Whether nobody is stopped while losses jump.
 
     Returns:
@@ -126,7 +123,9 @@ def halve(
     """
     alive, decisions = list(pool), []
     before: dict[T, int] = {}
-    for share in spec.shares(len(pool), 0) if shares is None else shares:
+    for share in spec.shares(len(pool), LONG) if shares is None else shares:
+        if len(alive) <= spec.finish:
+            break
         found = reach(alive, share)
         alive = list(found)
         steps = {one: standing.step for one, standing in found.items()}
@@ -135,7 +134,7 @@ def halve(
         before = steps
         judged = [one for one in alive if found[one].value is not None]
         judged.sort(key=lambda one: order(found[one], higher_is_better=higher_is_better))
-        stopped = judged[kept(spec, len(judged)) :]
+        stopped = judged[spec.kept(len(judged)) :]
         if not news or not stopped:
             continue
         jump = 1.0 if higher_is_better else statistics.median(found[one].jump for one in judged)

@@ -17,7 +17,7 @@ from typing import TypeVar
 from deltatune import units
 from deltatune.comparison.attempt import attempt
 from deltatune.comparison.candidates import Candidate, pools_of
-from deltatune.comparison.halving import Standing, kept
+from deltatune.comparison.halving import Standing
 from deltatune.comparison.journal import Stages
 from deltatune.comparison.team import Team
 from deltatune.evaluation import primary_metric
@@ -28,7 +28,7 @@ from deltatune.training import Context
 from deltatune.training.loop.steps import Progress
 
 T = TypeVar("T")
-MOST_RUNGS = 4
+MOST_RUNGS = 6
 """Decisions that are taken at most to save time."""
 Kind = tuple[str, str]
 Pool = Sequence[Candidate]
@@ -44,13 +44,12 @@ class Pace:
     """Seconds of all steps and validations."""
     every: float
     """Share of the steps from one validation to the next."""
-    steps: int = 0
 
     @classmethod
     def of(cls, standing: Standing, every: int) -> Pace:
         """The pace of a run that came to its first validation, of which there is one in `every` steps."""
         whole = (standing.seconds + standing.validating) / max(1, standing.step) * standing.steps
-        return cls(standing.starting, whole, every / standing.steps, standing.steps)
+        return cls(standing.starting, whole, every / standing.steps)
 
     def validated(self, share: float) -> float:
         """The share of the steps at which the first validation is that is not before `share`."""
@@ -66,7 +65,7 @@ class Contest:
 
     def shares(self, spec: HalvingSpec, rungs: int) -> list[float]:
         """Shares of the steps at which so many decisions are taken; none where nobody competes."""
-        return spec.shares_of(rungs, self.pace.steps) if len(self.pool) > 1 else []
+        return spec.shares_of(rungs) if len(self.pool) > 1 else []
 
     def seconds(self, spec: HalvingSpec, rungs: int, begun: int, more_seeds: int, testing: float) -> float:
         """Foresee how long it takes with so many decisions, if so many are begun.
@@ -81,9 +80,10 @@ class Contest:
         alive, before, found = begun, 0.0, 0.0
         for share in (*self.shares(spec, rungs), 1.0):
             here = self.pace.validated(share)
-            if here > before:
-                found += alive * (self.pace.start + (here - before) * self.pace.whole)
-                alive = kept(spec, alive) if here < 1.0 else alive
+            if here <= before or (alive <= spec.finish and here < 1.0):
+                continue
+            found += alive * (self.pace.start + (here - before) * self.pace.whole)
+            alive = spec.kept(alive) if here < 1.0 else alive
             before = here
         ranked = min(alive, len({c.entry.name for c in self.pool}))
         again = more_seeds * (self.pace.start + self.pace.whole)
@@ -180,7 +180,7 @@ def foresee(
     spec = recipe.halving
     assert spec is not None
     kinds = {_kind(recipe, candidate): candidate for pool in pools.values() for candidate in reversed(pool)}
-    stood = reach(list(kinds.values()), min(spec.shares_of(MOST_RUNGS, 0)))
+    stood = reach(list(kinds.values()), min(spec.shares_of(MOST_RUNGS)))
     rows = len(context.dataset.train)
     paces = {_kind(recipe, c): Pace.of(at, c.entry.train.validates_every(rows)) for c, at in stood.items()}
     if not stood:

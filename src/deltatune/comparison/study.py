@@ -51,7 +51,7 @@ def open_study(context: Context, entry: MethodEntry, out: Path, spec: SearchSpec
             study_name=entry.slug,
             direction="maximize" if up else "minimize",
             load_if_exists=True,
-            pruner=_pruner(recipe.halving, spec.trials, entry.train.steps(len(context.dataset.train))),
+            pruner=_pruner(recipe.halving, entry.train.steps(len(context.dataset.train))),
         )
 
     try:
@@ -135,10 +135,14 @@ def storage(spec: SearchSpec, out: Path) -> Any:
         )
 
 
-def _pruner(halving: HalvingSpec | None, trials: int, steps: int) -> optuna.pruners.BasePruner:
+MANY = 16
+"""Trials from which on the first decision of `halving: auto` is at a twelfth of the steps."""
+
+
+def _pruner(halving: HalvingSpec | None, steps: int) -> optuna.pruners.BasePruner:
     from optuna.pruners import NopPruner, SuccessiveHalvingPruner
 
     if halving is None:
         return NopPruner()
-    first = max(1, round(PERCENT * halving.shares(max(trials, halving.factor), steps)[0]))
+    first = max(1, round(PERCENT * next(iter(halving.shares(MANY, steps)), 1.0)))
     return SuccessiveHalvingPruner(min_resource=first, reduction_factor=halving.factor)

@@ -25,10 +25,10 @@ if TYPE_CHECKING:
     from deltatune.core.method import MethodConfig
 
 AUTO = "auto"
-MOST_RUNGS = 2
-"""Decisions that `halving: auto` takes where time does not press: what two keep is known (docs/adr)."""
-LONG = 200
-"""Steps of a run from which on a twelfth of them says enough for a first decision (docs/adr)."""
+MOST_RUNGS, LAST = 3, 1 / 3
+"""Of `halving: auto`: decisions where time does not press, and the share of the steps of the last one."""
+FIRST_STEPS = 8
+"""Steps before the first decision of `halving: auto`: six said nothing of who wins, eight did (docs/adr)."""
 Together = Annotated[int, Strict(), Field(ge=1, le=64)] | Literal["auto"]
 """Runs that are trained at once."""
 Rate = Annotated[float, Strict(), Field(gt=0, allow_inf_nan=False)]
@@ -104,18 +104,20 @@ class HalvingSpec(Section):
     reached, so `train.evaluate_every` must be fine enough. A configuration whose method has a schedule that
     is not at its end (AdaLoRA's budget) is not judged, and goes on.
 
-    `halving: auto` means `{rungs: auto}`.
+    `halving: auto` means `{rungs: auto}`: half of the configurations go on from a twelfth of the steps, half
+    of these from a sixth, and half of those from a third. Where that would leave fewer than two, the early
+    decisions are left out. Nobody is stopped within the first eight steps, or while losses jump. Of 16 or
+    more, all together take a quarter of the steps; of eight two fifths, of four two thirds.
     """
 
     factor: Annotated[int, Strict(), Field(ge=2, le=10)] = 3
-    """One in so many goes on from a decision."""
+    """One in so many goes on from a decision; with `rungs: auto` one in two."""
     rungs: Annotated[int, Strict(), Field(ge=1, le=6)] | Literal["auto"] = 1
     """Number of decisions: the last at 1/factor of the steps, the one before it at 1/factor^2, ... Early ones
-    save more, and are wrong more often. `auto`: two among nine configurations or more, which in long runs are
-    taken a little earlier; one among three or more; none while losses jump; and what `budget_time` needs
-    where that is given."""
+    save more, and are wrong more often. `auto`: up to three, the last at a third of the steps; with
+    `budget_time` as many as it needs."""
     finish: Count = 1
-    """At least so many of those that compete are trained to the end."""
+    """At least so many of those that compete are trained to the end; with `rungs: auto` two."""
     among: Literal["entry", "all"] = "entry"
     """Who competes: `entry`, the configurations (grid points and tuned rates) of one entry of the recipe, so
     that every entry is in the ranking; `all`: everything that trains, so that methods may drop out."""
@@ -123,29 +125,37 @@ class HalvingSpec(Section):
     @model_validator(mode="before")
     @classmethod
     def _by_name(cls, value: Any) -> Any:
-        return {"rungs": value} if value == AUTO else value
+        value = {"rungs": value} if value == AUTO else value
+        is_auto = isinstance(value, dict) and value.get("rungs") == AUTO
+        return {"factor": 2, "finish": 2, **value} if is_auto else value
 
     @property
     def auto(self) -> bool:
         """Whether the number of decisions is found out."""
         return self.rungs == AUTO
 
+    def kept(self, count: int) -> int:
+        """How many of so many go on from a decision."""
+        return min(count, max(self.finish, math.ceil(count / self.factor)))
+
     def shares(self, count: int, steps: int) -> list[float]:
         """Shares of the steps at which decisions are taken, if there is time for any number of them.
 
         Args:
-            count: Number of those that compete.
+            count: Number of those that compete: the fewer, the less is saved by early decisions.
             steps: Of their runs.
         """
         if isinstance(self.rungs, int):
-            return self.shares_of(self.rungs, steps)
-        enough = [rungs for rungs in range(MOST_RUNGS + 1) if self.factor**rungs <= max(1, count)]
-        return self.shares_of(max(enough), steps)
+            return self.shares_of(self.rungs)
+        rungs = 0
+        while rungs < MOST_RUNGS and self.kept(count) < count:
+            count, rungs = self.kept(count), rungs + 1
+        late_enough = {max(share, FIRST_STEPS / steps) for share in self.shares_of(rungs)}
+        return sorted(share for share in late_enough if share <= LAST)
 
-    def shares_of(self, rungs: int, steps: int) -> list[float]:
-        """Shares of so many steps at which so many decisions are taken."""
-        early = self.auto and rungs > 1 and steps >= LONG
-        last = 1 / (self.factor + 1) if early else 1 / self.factor
+    def shares_of(self, rungs: int) -> list[float]:
+        """Shares of the steps at which so many decisions are taken."""
+        last = LAST if self.auto else 1 / self.factor
         return [last * self.factor**-power for power in range(rungs - 1, -1, -1)]
 
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
-from deltatune.comparison.halving import Standing, contest_of, halve
+from deltatune.comparison.halving import LONG, Standing, contest_of, halve
 from deltatune.recipe.choosing import HalvingSpec
 from deltatune.watch.log import number
 from deltatune.watch.plan import Entry, Plan
@@ -74,7 +74,7 @@ def stopped(plan: Plan, journal: Journal, step_of: Callable[[str], int], *, up: 
     known, found = journal.reached, {}
     waits = spec.auto and plan.known.get("budget_time") is None
     for key, pool in _pools(plan, known, spec).items():
-        shares = journal.shares.get(key, []) if spec.auto else spec.shares(len(pool), 0)
+        shares = journal.shares.get(key, []) if spec.auto else spec.shares(len(pool), LONG)
         places = [f"{share:.4f}" for share in (*shares, 1.0)]
 
         def reach(alive: Sequence[str], share: float, places: list[str] = places) -> dict[str, Standing]:
