@@ -21,6 +21,7 @@ from deltatune.comparison.halving import Standing
 from deltatune.comparison.journal import Stages
 from deltatune.comparison.team import Team
 from deltatune.evaluation import primary_metric
+from deltatune.phrasing import listing
 from deltatune.recipe.choosing import HalvingSpec
 from deltatune.recipe.schema import Recipe
 from deltatune.timeline import Spent, Timeline
@@ -147,7 +148,7 @@ class Foresight:
         earliest = max(stages.shares.values(), key=len, default=[])
         if not earliest:
             return f"Nobody has to be stopped to end within {given}: {foreseen} are foreseen."
-        shares = " and ".join(f"{share:.0%}" for share in earliest)
+        shares = listing([f"{share:.0%}" for share in earliest])
         return f"Those behind are stopped after {shares} of their steps: {foreseen} are foreseen of {given}."
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from deltatune.comparison.attempt import run_folder
 from deltatune.errors import AdapterError, RecipeError
 from deltatune.evaluation import higher_is_better
-from deltatune.recipe.choosing import HalvingSpec, SearchSpec
+from deltatune.recipe.choosing import SearchSpec
 from deltatune.recipe.schema import MethodEntry
 from deltatune.training import Context
 
@@ -51,7 +51,7 @@ def open_study(context: Context, entry: MethodEntry, out: Path, spec: SearchSpec
             study_name=entry.slug,
             direction="maximize" if up else "minimize",
             load_if_exists=True,
-            pruner=_pruner(recipe.halving, entry.train.steps(len(context.dataset.train))),
+            pruner=_pruner(context, entry),
         )
 
     try:
@@ -139,10 +139,12 @@ MANY = 16
 """Trials from which on the first decision of `halving: auto` is at a twelfth of the steps."""
 
 
-def _pruner(halving: HalvingSpec | None, steps: int) -> optuna.pruners.BasePruner:
+def _pruner(context: Context, entry: MethodEntry) -> optuna.pruners.BasePruner:
     from optuna.pruners import NopPruner, SuccessiveHalvingPruner
 
+    halving = context.recipe.halving
     if halving is None:
         return NopPruner()
-    first = max(1, round(PERCENT * next(iter(halving.shares(MANY, steps)), 1.0)))
+    shares = halving.shares(MANY, entry.train.steps(len(context.dataset.train)))
+    first = max(1, round(PERCENT * shares[0])) if shares else PERCENT
     return SuccessiveHalvingPruner(min_resource=first, reduction_factor=halving.factor)
