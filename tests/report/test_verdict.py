@@ -227,13 +227,18 @@ def test_tuning_is_told():
 def test_early_stopping_tells_its_gain_and_its_risk():
     comparison = board({"lora": (0.6, 1), "prefix": (0.5, 2)})
 
-    def halved(stopped: list[Any], saved: float) -> str:
-        halving = {"stopped": stopped, "saved_share": saved}
+    def halved(stopped: list[Any], saved: float, **more: Any) -> str:
+        halving = {"stopped": stopped, "saved_share": saved, **more}
         return words(changed(comparison, lambda content: content.update(halving=halving)))
 
     assert "early" not in halved([], 0.0)
     assert halved([{}, {}], 0.375).endswith(
         "Halving stopped 2 configurations early, saved 38 % of the steps, and may have lost a slow starter."
+    )
+    untried = [{"share": 0.0, "stopped": ["a"]}]
+    assert halved([{}, {}], 0.375, decisions=untried, budget_time="20m").endswith(
+        "Halving stopped 1 configuration early, saved 38 % of the steps, and may have lost a slow starter. "
+        "For 1 configuration more there was no time within 20m."
     )
 
 

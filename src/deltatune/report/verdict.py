@@ -320,10 +320,16 @@ def _stopped(comparison: Comparison) -> list[Sentence]:
     halving = comparison.board.halving
     if halving is None or not halving.stopped:
         return []
-    count = len(halving.stopped)
-    what = "1 configuration" if count == 1 else f"{count:,} configurations"
-    saved = display.share(halving.saved_share, 1)
-    return [[f"Halving stopped {what} early, saved {saved} of the steps, and may have lost a slow starter."]]
+    untried = sum(len(decision.stopped) for decision in halving.decisions if not decision.share)
+    stopped, saved = _configurations(len(halving.stopped) - untried), display.share(halving.saved_share, 1)
+    text = f"Halving stopped {stopped} early, saved {saved} of the steps, and may have lost a slow starter."
+    if untried:
+        text += f" For {_configurations(untried)} more there was no time within {halving.budget_time}."
+    return [[text]]
+
+
+def _configurations(count: int) -> str:
+    return "1 configuration" if count == 1 else f"{count:,} configurations"
 
 
 def _tie_p(comparison: Comparison, group: list[Method]) -> str:
