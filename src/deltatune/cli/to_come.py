@@ -30,8 +30,8 @@ def _stopping(recipe: Recipe, halving: HalvingSpec) -> str:
     if recipe.budget_time:
         return f"Those that are behind are stopped, as early as {recipe.budget_time} for all of it needs"
     if halving.auto:
-        shares = "a third of the steps (of more than four from a sixth, of more than eight from a twelfth)"
-        return f"Of those that compete, the better half goes on from {shares}"
+        shares = "a third of the steps, of nine or more from a ninth"
+        return f"Of those that compete, the best third (but two at least) goes on from {shares}"
     shares = " and ".join(f"{share:.0%}" for share in halving.shares_of(int(halving.rungs)))
     return f"Those that are behind after {shares} of their steps are stopped"
 

@@ -29,7 +29,7 @@ from deltatune.training import Context
 from deltatune.training.loop.steps import Progress
 
 T = TypeVar("T")
-MOST_RUNGS = 6
+MOST_RUNGS = 4
 """Decisions that are taken at most to save time."""
 Kind = tuple[str, str]
 Pool = Sequence[Candidate]

@@ -135,8 +135,8 @@ def storage(spec: SearchSpec, out: Path) -> Any:
         )
 
 
-MANY = 16
-"""Trials from which on the first decision of `halving: auto` is at a twelfth of the steps."""
+MANY = 9
+"""Trials from which on the first decision of `halving: auto` is at a ninth of the steps."""
 
 
 def _pruner(context: Context, entry: MethodEntry) -> optuna.pruners.BasePruner:

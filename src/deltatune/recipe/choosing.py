@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from deltatune.core.method import MethodConfig
 
 AUTO = "auto"
-MOST_RUNGS, LAST = 3, 1 / 3
-"""Of `halving: auto`: decisions where time does not press, and the share of the steps of the last one."""
+MOST_RUNGS, LAST = 2, 2 / 3
+"""Of `halving: auto`: early decisions where time does not press, and the share of the steps of a late one."""
 FIRST_STEPS = 8
 """Steps before the first decision of `halving: auto`: six said nothing of who wins, eight did (docs/adr)."""
 Together = Annotated[int, Strict(), Field(ge=1, le=64)] | Literal["auto"]
@@ -104,17 +104,17 @@ class HalvingSpec(Section):
     reached, so `train.evaluate_every` must be fine enough. A configuration whose method has a schedule that
     is not at its end (AdaLoRA's budget) is not judged, and goes on.
 
-    `halving: auto` means `{rungs: auto}`: half of the configurations go on from a twelfth of the steps, half
-    of these from a sixth, and half of those from a third. Where that would leave fewer than two, the early
-    decisions are left out. Nobody is stopped within the first eight steps, or while losses jump. Of 16 or
-    more, all together take a quarter of the steps; of eight two fifths, of four two thirds.
+    `halving: auto` means `{rungs: auto}`: of nine configurations or more, a third goes on from a ninth of the
+    steps, a third of these from a third, and two from two thirds; of fewer, a third goes on from a third of
+    the steps, but no fewer than two. Nobody is stopped within the first eight steps, or while losses jump.
+    Of 30 configurations, all together take a quarter of the steps; of eight a half.
     """
 
     factor: Annotated[int, Strict(), Field(ge=2, le=10)] = 3
-    """One in so many goes on from a decision; with `rungs: auto` one in two."""
+    """One in so many goes on from a decision."""
     rungs: Annotated[int, Strict(), Field(ge=1, le=6)] | Literal["auto"] = 1
     """Number of decisions: the last at 1/factor of the steps, the one before it at 1/factor^2, ... Early ones
-    save more, and are wrong more often. `auto`: up to three, the last at a third of the steps; with
+    save more, and are wrong more often. `auto`: one or two, and one more at two thirds of the steps; with
     `budget_time` as many as it needs."""
     finish: Count = 1
     """At least so many of those that compete are trained to the end; with `rungs: auto` two."""
@@ -127,7 +127,7 @@ class HalvingSpec(Section):
     def _by_name(cls, value: Any) -> Any:
         value = {"rungs": value} if value == AUTO else value
         is_auto = isinstance(value, dict) and value.get("rungs") == AUTO
-        return {"factor": 2, "finish": 2, **value} if is_auto else value
+        return {"finish": 2, **value} if is_auto else value
 
     @property
     def auto(self) -> bool:
@@ -142,21 +142,19 @@ class HalvingSpec(Section):
         """Shares of the steps at which decisions are taken, if there is time for any number of them.
 
         Args:
-            count: Number of those that compete: the fewer, the less is saved by early decisions.
+            count: Number of those that compete: among few, early decisions lose the winner more often.
             steps: Of their runs.
         """
         if isinstance(self.rungs, int):
             return self.shares_of(self.rungs)
-        rungs = 0
-        while rungs < MOST_RUNGS and self.kept(count) < count:
-            count, rungs = self.kept(count), rungs + 1
+        rungs = max(rungs for rungs in range(MOST_RUNGS + 1) if self.factor**rungs <= max(1, count))
         late_enough = {max(share, FIRST_STEPS / steps) for share in self.shares_of(rungs)}
         return sorted(share for share in late_enough if share <= LAST)
 
     def shares_of(self, rungs: int) -> list[float]:
-        """Shares of the steps at which so many decisions are taken."""
-        last = LAST if self.auto else 1 / self.factor
-        return [last * self.factor**-power for power in range(rungs - 1, -1, -1)]
+        """Shares of the steps at which so many decisions are taken; `auto` has a late one besides."""
+        early = [self.factor**-power for power in range(rungs, 0, -1)]
+        return [*early, LAST] if self.auto and rungs else early
 
 
 def _check_space(space: dict[str, Any]) -> dict[str, Any]:
