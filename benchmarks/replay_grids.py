@@ -9,7 +9,7 @@ at least 30, in a random order, judged on validation rows that are drawn with re
 on it, successive halving by the code that comparisons use. What it trained to the end and then picks, by its
 least loss on the drawn rows, is held against what the whole grid picks on them.
 
-With `--size 8` a draw has so many of the grid's configurations.
+With `--sizes 16 8` draws have so many of the grid's configurations instead.
 
 A draw is *kept* if both picks are the same, or the rule's is not worse on the test rows by more than chance:
 the mean paired difference of their test losses is less than 1.96 of its standard errors above zero. Beside
@@ -25,6 +25,7 @@ rows that are drawn again.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import math
 from collections.abc import Callable, Sequence
@@ -275,22 +276,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("records", nargs="+", type=Path)
     parser.add_argument("--draws", type=int, default=1000)
-    parser.add_argument("--size", type=int, help="configurations of a draw; default: nearly all")
+    parser.add_argument("--sizes", type=int, nargs="+", help="configurations of a draw; default: nearly all")
     parser.add_argument("--only", choices=RULES, action="append", help="this rule (may be given again)")
     parser.add_argument("--out", type=Path, help="write the figures as JSON")
     options = parser.parse_args()
-    found: dict[str, dict[str, dict[str, float]]] = {}
-    for path in options.records:
-        grid = Grid.read(path)
-        print(f"\n{grid.name}, {len(grid.labels)} configurations, {options.draws:,} draws:\n")
+    found: dict[str, dict[str, dict[str, dict[str, float]]]] = {}
+    for path, size in itertools.product(options.records, options.sizes or [None]):
+        grid, of = Grid.read(path), f"{size or 'nearly all'}"
+        print(f"\n{grid.name}, {of} of {len(grid.labels)} configurations, {options.draws:,} draws:\n")
         print(
             "| rule | kept | same | steps | at most | lost | at most | waited |\n"
             "|:--|--:|--:|--:|--:|--:|--:|--:|"
         )
         for name in options.only or RULES:
-            figures = found.setdefault(grid.name, {})[name] = replay(
-                grid, RULES[name], options.draws, options.size
-            )
+            figures = replay(grid, RULES[name], options.draws, size)
+            found.setdefault(grid.name, {}).setdefault(of, {})[name] = figures
             print(
                 f"| {name} | " + " | ".join(f"{value:.1%}" for value in figures.values()) + " |", flush=True
             )
