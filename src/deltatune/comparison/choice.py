@@ -37,6 +37,7 @@ from deltatune.timeline import Timeline
 from deltatune.training import Context
 from deltatune.training.loop.steps import Progress
 
+ROUNDING = 1e-9
 VALIDATION = "validation"
 ELSEWHERE = ("training", "read data", "load base", "hash base")
 """Phases of a run's timeline that are counted by themselves, or are gone through once for all runs."""
@@ -129,7 +130,7 @@ class _Contest:
         key = f"{share:.4f}"
 
         def there(progress: Progress, steps: int) -> bool:
-            return progress.stopped or progress.evaluated >= share * steps
+            return progress.stopped or progress.evaluated >= share * steps - ROUNDING
 
         def train(candidate: Candidate) -> None:
             label, folder = candidate.label, self.folder(candidate)
@@ -219,7 +220,7 @@ class _Contest:
         """Say so if validations are too far apart to decide when it would be time."""
         rows = len(self.context.dataset.train)
         for train in (c.entry.train for c in pool) if shares else ():
-            steps, first = train.steps(rows), max(1, math.floor(shares[0] * train.steps(rows)))
+            steps, first = train.steps(rows), math.ceil(shares[0] * train.steps(rows) - ROUNDING)
             if train.validates_every(rows) >= 2 * first:
                 self.context.warn(
                     f"halving could decide from {first} of {steps} steps on, but validation rows are looked "
