@@ -70,8 +70,8 @@ class RecipeFields(Section):
     """Stop configurations early that are behind on the validation rows: `auto`, or such as `{factor: 3}`."""
     budget_time: Duration | None = None
     """About how long a comparison with `halving: auto` may take, such as `20m`: it stops no more than that
-    needs, and says what there is no time to begin with. Processes that join are not reckoned with: it ends
-    sooner by them. So are curves: they come after it."""
+    needs, and says what there is no time to begin with. Processes that join are not reckoned with, so it ends
+    sooner by them. Curves come after it. Of several data sets each has so much time."""
     curve: CurveSpec | None = None
     """What more rows, or a higher rank, would gain: `{rows: [50, 200, 800, all]}`, `{rank: [2, 4, 8, 16]}`.
     It takes further runs, and may be asked for when a comparison is done: nothing is trained again."""
