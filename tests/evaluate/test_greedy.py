@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from unittest import mock
 
 import pytest
@@ -74,6 +75,23 @@ def test_equals_the_whole_batch(name, config):
     assert sizes[0] == ROWS
     assert len(sizes) > 1, "rows left the batch"
     assert sizes == sorted(set(sizes), reverse=True)
+
+
+def test_rows_end_by_what_they_say_too():
+    model, start, end = adapted("llama", LORA), 9, 5
+    batch = tiny.prompts("llama", rows=ROWS, length=start)
+    arguments = ARGUMENTS | {"eos_token_id": None}
+    whole = model.generate(**batch, **arguments)[:, start:].tolist()
+    pairs = [row[end - 2 : end] for row in whole]  # what ends a row is two tokens
+
+    def over(row, ids):
+        return pairs[row] in ([*pair] for pair in pairwise(ids))
+
+    for row, found in enumerate(greedy_ids(model, batch, None, arguments, over)):
+        new = found[start:].tolist()
+        assert len(new) <= end
+        last = next(place for place in range(2, end + 1) if pairs[row] == whole[row][place - 2 : place])
+        assert new[:last] == whole[row][:last]
 
 
 def test_rows_stay_where_they_cannot_be_told_apart_later():

@@ -180,9 +180,9 @@ class TextTokens:
 
     def before(self, ids: Sequence[int], text: str) -> list[int] | None:
         """The ids before those that a text begins in; None if it is not among what they say."""
-        said = [str(self.tokenizer.decode(list(ids[:end]))) for end in range(len(ids) + 1)]
-        if text not in said[-1]:
+        if text not in str(self.tokenizer.decode(list(ids))):
             return None
+        said = [str(self.tokenizer.decode(list(ids[:end]))) for end in range(len(ids) + 1)]
         place = said[-1].index(text)
         return list(ids[: next(end for end, so_far in enumerate(said) if len(so_far) > place) - 1])
 

@@ -18,7 +18,7 @@ from transformers.modeling_outputs import BaseModelOutput
 from deltatune.core.devices import to_device
 from deltatune.core.fast.padding import padding_told
 from deltatune.evaluation.beams import read_once
-from deltatune.evaluation.greedy import greedy_ids
+from deltatune.evaluation.greedy import Over, greedy_ids
 from deltatune.evaluation.interfaces import (
     BatchEncoder,
     EncodedRows,
@@ -32,6 +32,8 @@ from deltatune.tasks.task import ANSWER, UNTIL
 
 _PROOF = object()
 
+TAIL = 16
+"""Last tokens in which a text that ends a row has come, if it has."""
 # A checkpoint's generation config may ask for sampling, ban repeated n-grams, or force an end of text.
 # Each would change what is measured: repetition would be hidden and the stop rate would be made up.
 PLAIN_DECODING: dict[str, Any] = {
@@ -145,9 +147,9 @@ def write(
     batch = to_device(encoder.collate_prompts(features), model.device)
     with evaluating(model), padding_told(batch):
         states = model.encoder_states(batch)
-    new = _generate_batch(model, batch, states, encoder, arguments)
-    pairs = zip(new, features, strict=True)
-    return Written([_finish(ids, encoder, feature.get(UNTIL)) for ids, feature in pairs], states)
+    until = [feature.get(UNTIL) for feature in features]
+    new = _generate_batch(model, batch, states, encoder, arguments, over=_over(until, encoder))
+    return Written([_finish(ids, encoder, text) for ids, text in zip(new, until, strict=True)], states)
 
 
 def next_token_logits(model: Model, batch: dict[str, Tensor]) -> Tensor:
@@ -165,11 +167,13 @@ def _generate_batch(
     states: Tensor | None,
     encoder: BatchEncoder,
     arguments: dict[str, Any],
+    *,
+    over: Over | None,
 ) -> list[list[int]]:
-    """New ids of each row, with whatever follows their end."""
+    """New ids of each row, with whatever follows their end. Beams go on where `over` tells of an end."""
     with evaluating(model), padding_told(batch):
         if arguments["num_beams"] == 1 and model.may_drop_rows:
-            ids = greedy_ids(model, batch, states, arguments)
+            ids = greedy_ids(model, batch, states, arguments, over)
         else:
             known: dict[str, Any] = {}
             if states is not None:  # in an object of its own: beam search repeats the rows in it
@@ -180,6 +184,16 @@ def _generate_batch(
     # A decoder of its own begins with its start token, the only one that is not written.
     start = _prompt_length(batch, ids) if TASKS.get(encoder.task).continues else 1
     return [row[start:].tolist() for row in ids]
+
+
+def _over(until: Sequence[str | None], encoder: BatchEncoder) -> Over | None:
+    """What tells whether the text that ends a row has come; None if no row has such a text."""
+
+    def over(row: int, ids: list[int]) -> bool:
+        text = until[row]  # the last tokens are looked at first, which takes less
+        return text is not None and all(encoder.before(part, text) is not None for part in (ids[-TAIL:], ids))
+
+    return over if any(until) else None
 
 
 def _prompt_length(batch: dict[str, Tensor], ids: Sequence[Tensor]) -> int:
