@@ -26,7 +26,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from deltatune.comparison.resampling import Needed, needed
+from deltatune.comparison.resampling import Needed, farthest, needed
 from deltatune.comparison.scores import AnySample, Floats
 from deltatune.comparison.seeds import SeedSpread, student
 from deltatune.comparison.statistics import holm, pairwise, shared_ranks, tie_matrix
@@ -99,6 +99,7 @@ def _of_many(
         inside = None if worth is None else float(p_equivalent[i, j])
         equivalent = None if inside is None else inside < LEVEL
         reach = student(1 - LEVEL / 2, float(freedom[i, j])) * math.sqrt(variance)
+        most = farthest(samples[i], samples[j])
         more = Needed(None, None)
         if told >= LEVEL and not equivalent:
             of_rows = variance - float(of_seeds[i] + of_seeds[j])
@@ -109,8 +110,8 @@ def _of_many(
                 a=names[i],
                 b=names[j],
                 difference=difference,
-                low=difference - reach,
-                high=difference + reach,
+                low=max(difference - reach, -most),
+                high=min(difference + reach, most),
                 p=told,
                 tie=told >= LEVEL,
                 equivalent=equivalent,

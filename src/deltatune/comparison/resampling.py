@@ -95,7 +95,9 @@ class Draws:
         difference = self.means[i] - self.means[j]
         noise = self.spread.noise(pair, self.seed)
         drawn = self._drawn(pair) + noise
-        low, high = _percentiles(drawn, confidence)
+        # Widened draws could leave the range of differences: an accuracy 120 points above another.
+        most = farthest(self.samples[i], self.samples[j])
+        low, high = _percentiles(np.clip(drawn, -most, most), confidence)
         if self.samples[i].examples == 1:
             return Difference(difference, low, high, 1.0)
         # Rounding must not put a difference of zero on one side of zero.
@@ -134,8 +136,7 @@ class Draws:
         largest = float(np.abs(self.influences[i] - self.influences[j]).max())
         if largest > 0:
             return largest
-        both = self.samples[i], self.samples[j]
-        return float(max(each.high for each in both) - min(each.low for each in both)) / both[0].examples
+        return farthest(self.samples[i], self.samples[j]) / self.samples[i].examples
 
     def needed(
         self, pair: tuple[int, int], difference: float, level: float, margin: float | None = None
@@ -144,6 +145,11 @@ class Draws:
         variance = float(np.var(self.scores[pair[0]] - self.scores[pair[1]]))
         unseen = self._largest(pair) ** 2
         return needed(self.spread, self.samples, pair, difference, variance, level, margin, unseen)
+
+
+def farthest(a: AnySample, b: AnySample) -> float:
+    """How far the scores of two methods can lie apart."""
+    return float(max(a.high, b.high) - min(a.low, b.low))
 
 
 def needed(  # noqa: PLR0917
