@@ -26,6 +26,14 @@ def _pandas() -> Any:
     return pandas
 
 
+def _report(folder: Path) -> str:
+    """The report of a comparison, which needs no network, in a frame of its own."""
+    from deltatune.report import render
+    from deltatune.report.shown import framed
+
+    return framed(render(folder), 700)
+
+
 class Board(Leaderboard):
     """A leaderboard that knows its comparison's folder, and shows itself in a notebook."""
 
@@ -99,11 +107,8 @@ class Board(Leaderboard):
         return Chart(sheet(comparison, [figure]), figure)
 
     def _repr_html_(self) -> str:
-        """The whole report, which needs no network, in a frame of its own."""
-        from deltatune.report import render
-        from deltatune.report.shown import framed
-
-        return framed(render(self._folder), 700)
+        """The whole report."""
+        return _report(self._folder)
 
 
 class BoardOfSets(Across):
@@ -152,11 +157,8 @@ class BoardOfSets(Across):
         return _pandas().DataFrame(lines, columns=columns)
 
     def _repr_html_(self) -> str:
-        """The whole report, which needs no network, in a frame of its own."""
-        from deltatune.report import render
-        from deltatune.report.shown import framed
-
-        return framed(render(self._folder), 700)
+        """The whole report."""
+        return _report(self._folder)
 
 
 class Trained(RunResult):

@@ -4,22 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
-from deltatune.comparison.samples import read_split_samples
-from deltatune.comparison.scores import AnySample, read_sample, row_groups, row_ids
+from deltatune.comparison.samples import Judged, read_split_samples
+from deltatune.comparison.scores import read_sample, row_groups, row_ids
 from deltatune.results import DataUsed
 from deltatune.tasks import TASKS
 from deltatune.tasks.classes import positive_last
-
-
-class Judged(NamedTuple):
-    """The methods that have a number for each test row, or one that follows from sums over them."""
-
-    samples: dict[str, AnySample]
-    """By name, all on the same examples in the same order."""
-    groups: list[int]
-    """The number of each test row's group, which counts as one example."""
 
 
 def read_judged(

@@ -25,13 +25,13 @@ from deltatune.results import LeaderboardRow, Prediction, Tuning
 Places = NDArray[np.intp]
 
 
-class Read(NamedTuple):
-    """What was read of the methods of a comparison."""
+class Judged(NamedTuple):
+    """The methods that have a number for each test row, or one that follows from sums over them."""
 
     samples: dict[str, AnySample]
-    """Of each method whose rows have numbers; by row."""
+    """By name, all on the same rows in the same order."""
     groups: list[int]
-    """The number of each row's group."""
+    """The number of each test row's group, which counts as one example."""
 
 
 def read_split_samples(
@@ -39,7 +39,7 @@ def read_split_samples(
     metric: str,
     labels: Sequence[str] | None,
     kind: str,
-) -> Read:
+) -> Judged:
     """Read the predictions of all methods, of which the runs of one place are on the rows of one split.
 
     Args:
@@ -53,7 +53,7 @@ def read_split_samples(
     """
     read = {name: [read_rows(path) for path in paths] for name, paths in predictions.items()}
     if not read:
-        return Read({}, [])
+        return Judged({}, [])
     ids = [[row.id for row in run] for run in next(iter(read.values()))]
     runs = {
         name: [in_order(*each) for each in zip(read[name], ids, paths, strict=True)]
@@ -71,7 +71,7 @@ def read_split_samples(
         known = [part for part in parts if part is not None]
         if len(known) == len(parts):
             samples[name] = side_by_side(known, places, chance)
-    return Read(samples, groups_of([_first_of_each(of_method) for of_method in runs.values()]))
+    return Judged(samples, groups_of([_first_of_each(of_method) for of_method in runs.values()]))
 
 
 def _first_of_each(runs: Sequence[Sequence[Prediction]]) -> list[Prediction]:
