@@ -29,6 +29,7 @@ class Registry(Generic[T]):
     def __init__(self, kind: str, entries: dict[str, str] | None = None, *, group: str | None = None) -> None:
         self.kind = kind
         self._entries: dict[str, str | T] = dict(entries or {})
+        self._own = frozenset(self._entries)
         self._group = group
 
     def add(self, name: str, entry: str | T) -> None:
@@ -61,6 +62,10 @@ class Registry(Generic[T]):
     def loaded(self) -> list[T]:
         """The things that were asked for so far, or were registered as such."""
         return [entry for entry in self._entries.values() if not isinstance(entry, str)]
+
+    def from_outside(self, name: str) -> bool:
+        """Whether it was added to those of this package."""
+        return name not in self._own and name in self
 
     def __contains__(self, name: object) -> bool:
         return name in self._entries or name in self.names()

@@ -14,10 +14,10 @@ from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokeni
 from deltatune.checkpoint.saved import read_adapter
 from deltatune.data.load import load_data
 from deltatune.data.tokens import TextTokens
-from deltatune.errors import AdapterError, DeltatuneError, TargetError
+from deltatune.errors import AdapterError, DeltatuneError, RecipeError
 from deltatune.methods.bm25 import BM25, words
 from deltatune.observer import Silent
-from deltatune.recipe import Recipe
+from deltatune.recipe import Recipe, parse_recipe
 from deltatune.results import RunResult
 from deltatune.runs import Failed, evaluate_run, merge, predict
 from deltatune.runs.load import load_run
@@ -231,26 +231,21 @@ def test_what_cannot_be_done_with_it_is_said(make_recipe: Make, tmp_path: Path) 
         Pool(load_run(tmp_path / "run"), "run", 1, lambda _: None)
 
 
-@pytest.mark.slow
-def test_conversations_and_plain_texts_are_refused(
-    make_recipe: Make, llama_folder: Path, tmp_path: Path
+@pytest.mark.parametrize(
+    ("task", "target", "says"),
+    [
+        ("conversation", None, r"methods\.1: .*before a text; that is for the task .*not for conversation"),
+        ("text-classification", "label", r"methods\.1: .*not for text-classification: take it out"),
+        ("causal-lm", None, r"methods\.1: .*data\.columns\.target is null"),
+    ],
+)
+def test_rows_that_cannot_be_shown_are_refused_by_the_recipe(
+    task: str, target: str | None, says: str
 ) -> None:
-    talk = tmp_path / "talk.jsonl"
-    turns = [{"role": "user", "content": "a question"}, {"role": "assistant", "content": "an answer"}]
-    talk.write_text("\n".join(json.dumps({"messages": turns, "id": str(n)}) for n in range(12)), "utf-8")
-    data = {"source": str(talk), "split": {"validation": 0.2, "test": 0.2}}
-    data["chat_template"] = "plain"
-    chat = make_recipe(
-        task="conversation", model=str(llama_folder), data=data, methods=["few_shot"], train=DECODER["train"]
-    )
-    with pytest.raises(TargetError, match="cannot show rows of the task conversation"):
-        done(chat, tmp_path / "chat")
-    plain = make_recipe(
-        "data.columns.target=null", "evaluation.metrics=[loss]",
-        methods=["few_shot"], model=str(llama_folder), **DECODER,
-    )  # fmt: skip
-    with pytest.raises(DeltatuneError, match="no targets that could be shown"):
-        done(plain, tmp_path / "plain")
+    columns = {} if task == "conversation" else {"columns": {"input": "text", "target": target}}
+    data = {"source": "rows.jsonl", "split": {"validation": 0.2, "test": 0.2}, **columns}
+    with pytest.raises(RecipeError, match=says):
+        parse_recipe({"task": task, "model": "a/model", "data": data, "methods": ["lora", "few_shot"]})
 
 
 class InTheMidst(Silent):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -18,14 +18,17 @@ from deltatune.core.model import AdaptedModel
 from deltatune.data.load import load_data
 from deltatune.errors import RecipeError, TargetError
 from deltatune.methods import METHODS
+from deltatune.methods.copy_input import CopyConfig
 from deltatune.methods.knn import TARGETS, VECTORS, Neighbours
 from deltatune.observer import Silent
 from deltatune.recipe import Recipe
-from deltatune.recipe.baselines import TRAIN_NOTHING
-from deltatune.results import RunResult
+from deltatune.recipe.baselines import TRAIN_NOTHING, trains
+from deltatune.report.load import Method
+from deltatune.results import LeaderboardRow, MeanCost, RunResult
 from deltatune.runs import Failed, evaluate_run, predict
 from deltatune.testing import tiny
-from deltatune.training import run
+from deltatune.training import Context, run
+from deltatune.watch.plan import plan_of
 
 Make = Callable[..., Recipe]
 
@@ -63,6 +66,24 @@ def vectors_of(base: Path, texts: list[str]) -> np.ndarray[Any, Any]:
 def test_which_methods_train_nothing_is_what_they_say() -> None:
     untrained = {name for name in METHODS.names() if not METHODS.get(name).trains}
     assert set(TRAIN_NOTHING) == untrained
+    assert {name for name in METHODS.names() if not trains(name)} == untrained
+
+
+def test_a_method_of_others_says_itself_that_it_trains_nothing() -> None:
+    class Guess(CopyConfig):
+        name: ClassVar[str] = "guess"
+
+    assert trains("guess")  # a recipe from elsewhere, and nobody to ask
+    METHODS.add("guess", Guess)
+    try:
+        assert not trains("guess")
+        [entry] = plan_of(b"methods: [{guess: {}}]\ntune: {lr: 3}").entries
+        assert (entry.trains, entry.tries) == (False, 1)
+        assert not Method(LeaderboardRow(name="guess", method="guess")).trained
+    finally:
+        METHODS.remove("guess")
+    cost = MeanCost(trained_parameters=0)  # nobody to ask, and runs that are over
+    assert not Method(LeaderboardRow(name="guess", method="guess", cost=cost)).trained
 
 
 def test_classes_are_those_of_scikit_learn(make_classifier: Make, bert_folder: Path, tmp_path: Path) -> None:
@@ -162,7 +183,15 @@ def test_texts_are_copied_from_neighbours_and_from_the_input(make_recipe: Make, 
     assert said.prediction == "a b c"
 
 
-def test_a_loss_cannot_rank_what_has_none(make_recipe: Make, tmp_path: Path) -> None:
+def test_a_loss_cannot_rank_what_has_none(
+    make_recipe: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is refused at once, not when its turn comes; as is a method of others that does not say so."""
+    for ranked in ("evaluation.primary=loss", "evaluation.metrics=[loss]"):
+        recipe = make_recipe(ranked, methods=["lora", "copy", "knn"])
+        with pytest.raises(RecipeError, match="copy has none"):
+            Context.open(recipe, Silent())
+    monkeypatch.setattr(CopyConfig, "answers_texts", False)
     recipe = make_recipe("evaluation.primary=loss", methods=["copy"])
     with pytest.raises(RecipeError, match="copy has none"):
         done(recipe, tmp_path / "run")

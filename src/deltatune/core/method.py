@@ -63,6 +63,10 @@ class MethodConfig(BaseModel, metaclass=_Explained):
     """Whether there is anything to train."""
     holds_rows: ClassVar[bool] = False
     """Whether what is saved holds training rows, or what they can be told from: it is shared as they are."""
+    shows_rows: ClassVar[bool] = False
+    """Whether it shows training rows with their targets before a text."""
+    answers_texts: ClassVar[bool] = False
+    """Whether it answers itself where answers are texts, so that no model is asked and there is no loss."""
     size: ClassVar[str | None] = None
     """The setting that a budget of trained parameters is met with, if there is one: `r`, `n_tokens`."""
     selectors: ClassVar[tuple[str, ...]] = ("targets",)

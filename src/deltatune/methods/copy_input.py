@@ -55,6 +55,7 @@ class CopyConfig(MethodConfig):
     paper: ClassVar[str] = "None; it is a baseline (lead-3 in Nallapati et al. 2017, 1611.04230)."
     default_lr: ClassVar[float] = 0.0
     trains: ClassVar[bool] = False
+    answers_texts: ClassVar[bool] = True
 
     def build(self, view: BaseView) -> Adapter:
         """Nothing."""

@@ -108,6 +108,7 @@ class FewShotConfig(MethodConfig):
     default_lr: ClassVar[float] = 0.0
     trains: ClassVar[bool] = False
     holds_rows: ClassVar[bool] = True
+    shows_rows: ClassVar[bool] = True
 
     k: Annotated[int, Field(ge=1)] = 4
     """Number of training rows that are shown before each row, as far as the base has positions for them."""

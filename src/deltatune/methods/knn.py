@@ -195,6 +195,7 @@ class KnnConfig(MethodConfig):
     default_lr: ClassVar[float] = 0.0
     trains: ClassVar[bool] = False
     holds_rows: ClassVar[bool] = True
+    answers_texts: ClassVar[bool] = True
 
     k: Annotated[int, Field(ge=1)] = 5
     """Number of training rows that answer for a row."""

@@ -6,6 +6,7 @@ base that stays as it is: a new head is random, so that `untuned` is no yardstic
 
 from __future__ import annotations
 
+from deltatune.errors import RecipeError
 from deltatune.recipe.axes import slug
 from deltatune.recipe.bases import short_names
 from deltatune.recipe.schema import MethodEntry, Recipe
@@ -13,7 +14,23 @@ from deltatune.tasks import TASKS
 
 BASELINES = ("majority", "head")
 TRAIN_NOTHING = ("untuned", "majority", "few_shot", "knn", "copy")
-"""Methods that have nothing to train; a test holds them to what the methods say of themselves."""
+"""Ours that have nothing to train; a test holds them to what the methods say of themselves."""
+
+
+def trains(method: str) -> bool:
+    """Whether a method has anything to train: of ours without importing them, and others are asked.
+
+    Args:
+        method: Its name. One that is not here, or cannot be imported, is taken to train.
+    """
+    from deltatune.methods import METHODS
+
+    if method in TRAIN_NOTHING or not METHODS.from_outside(method):
+        return method not in TRAIN_NOTHING
+    try:
+        return METHODS.get(method).trains
+    except RecipeError:
+        return True
 
 
 def with_baselines(recipe: Recipe) -> Recipe:

@@ -205,6 +205,27 @@ def _task(recipe: RecipeFields) -> Iterator[Conflict]:
             f"is null, but {task.name} needs a target; only {listing(fitting, 'or')} can learn plain text.",
         )
     yield from _metrics(recipe)
+    yield from _shown_rows(recipe)
+
+
+def _shown_rows(recipe: RecipeFields) -> Iterator[Conflict]:
+    """What shows rows before others is for tasks that can write them so, and rows have targets to show."""
+    for index, entry in enumerate(recipe.methods):
+        if not entry.build_config().shows_rows:
+            continue
+        if not TASKS.get(recipe.task).shows_rows:
+            fitting = tasks_that(lambda task: task.shows_rows)
+            yield (
+                f"methods.{index}",
+                f"({entry.name}) shows training rows before a text; that is for the task "
+                f"{listing(fitting, 'or')}, and not for {recipe.task}: take it out.",
+            )
+        elif not recipe.has_targets:
+            yield (
+                f"methods.{index}",
+                f"({entry.name}) shows rows with their targets, and data.columns.target is null: name a "
+                "target column, or take it out.",
+            )
 
 
 def _tagged(field: str, kind: str, recipe: RecipeFields) -> Iterator[Conflict]:

@@ -13,7 +13,7 @@ from statistics import fmean
 from typing import Any
 
 from deltatune.errors import DeltatuneError
-from deltatune.recipe.baselines import TRAIN_NOTHING
+from deltatune.recipe.baselines import trains
 from deltatune.report.across_words import is_across
 from deltatune.report.display import model_name
 from deltatune.report.ranking import LEADING
@@ -64,8 +64,8 @@ class Method:
 
     @property
     def trained(self) -> bool:
-        """Whether it trains anything; baselines do not."""
-        return self.row.method not in TRAIN_NOTHING
+        """Whether it trains anything, as its method says and its runs did."""
+        return trains(self.row.method) and self.cost.trained_parameters != 0
 
     @property
     def done(self) -> bool:

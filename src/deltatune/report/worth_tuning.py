@@ -7,8 +7,8 @@ from deltatune.report.leads import Lead, find_pair
 from deltatune.report.load import Comparison, Method
 from deltatune.report.words import Name, Sentence
 
-KNOWING = ("few_shot", "knn", "copy")
-"""Methods that train nothing and go by the rows; the verdict speaks of `untuned` and `majority` anyway."""
+KNOWING_NOTHING = ("untuned", "majority")
+"""Of what trains nothing those that know no row; the verdict speaks of them anyway."""
 SLOWER = 1.2
 """Times the time of answering from which on it is told."""
 
@@ -21,12 +21,12 @@ def worth_tuning(comparison: Comparison) -> list[Sentence]:
         here = [method for method in ranked if method.on == base]
         trained = [method for method in here if method.trained]
         free = [method for method in here if not method.trained]
-        if not trained or not any(method.row.method in KNOWING for method in free):
+        if not trained or all(method.row.method in KNOWING_NOTHING for method in free):
             continue
         best = trained[0]
         pairs = [(method, pair) for method in free if (pair := find_pair(comparison, best, method))]
         level = [(method, pair) for method, pair in pairs if pair.tie or pair.lead < 0]
-        knowing = [each for each in level if each[0].row.method in KNOWING]
+        knowing = [each for each in level if each[0].row.method not in KNOWING_NOTHING]
         if knowing:
             sentences.append(_spared(best, *knowing[0]))
         elif pairs and not level:

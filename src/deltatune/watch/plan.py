@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from deltatune.recipe.axes import slug
-from deltatune.recipe.baselines import BASELINES, TRAIN_NOTHING
+from deltatune.recipe.baselines import BASELINES, trains
 from deltatune.recipe.entry import ENTRY_KEYS
 from deltatune.recipe.train_section import TUNED
 from deltatune.tasks import TASKS
@@ -41,7 +41,7 @@ class Entry:
     @property
     def trains(self) -> bool:
         """Whether it makes steps."""
-        return self.method not in TRAIN_NOTHING
+        return trains(self.method)
 
     def steps(self, per_epoch: int) -> int | None:
         """Steps of its runs, given those of an epoch (0: not known)."""
@@ -102,10 +102,10 @@ def _entry(each: Mapping[str, Any], recipe: Mapping[str, Any]) -> Entry:
     method = next((str(key) for key in each if key not in ENTRY_KEYS), "")
     tune, search = _mapping(recipe.get("tune")), _mapping(recipe.get("search"))
     space = each.get("space") or search.get("space")
-    tries, searched = 1, bool(search and space and method not in TRAIN_NOTHING)
+    tries, searched = 1, bool(search and space and trains(method))
     if searched:
         tries = count(search.get("trials")) or 1
-    elif tune and method not in TRAIN_NOTHING:
+    elif tune and trains(method):
         axes = [tune[name] for name in TUNED if tune.get(name) is not None]
         tries = math.prod(len(axis) if isinstance(axis, list) else count(axis) or 1 for axis in axes)
     group = each.get("group")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from statistics import fmean, median
 
-from deltatune.recipe.baselines import TRAIN_NOTHING
+from deltatune.recipe.baselines import trains
 from deltatune.watch.standing import AT_WORK, RunStanding, Standing
 
 TO_DO = (*AT_WORK, "interrupted", "paused", "waiting")
@@ -44,14 +44,14 @@ class Remaining:
 
     def steps(self, run: RunStanding) -> float | None:
         """Steps of a whole run."""
-        if run.method in TRAIN_NOTHING:
+        if not trains(run.method):
             return 0
         return run.steps or _first(self._steps, run)
 
     def of(self, run: RunStanding) -> float | None:
         """Seconds that are left of a run: of its steps, and to load, check and evaluate."""
         beside = _first(self._beside, run) or 0.0
-        if run.method in TRAIN_NOTHING:
+        if not trains(run.method):
             return beside
         rate = run.seconds / run.step if run.step and run.seconds else _first(self._rate, run)
         steps = self.steps(run)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from deltatune.checkpoint.manifest import NAME as MANIFEST
-from deltatune.recipe.baselines import TRAIN_NOTHING
+from deltatune.recipe.baselines import trains
 from deltatune.recipe.curve_section import axis_of
 from deltatune.report.display import LOWER_FIRST
 from deltatune.watch.files import Kept, folders, json_object, signature
@@ -223,7 +223,7 @@ class Watched:
         log = self.log(run.folder)
         steps = run.steps or (entry.steps(log.per_epoch) if entry else None)
         begun = signature(path / "metrics.jsonl", root) is not None
-        ended = begun and (run.method in TRAIN_NOTHING or (steps is not None and log.step >= steps))
+        ended = begun and (not trains(run.method) or (steps is not None and log.step >= steps))
         phase = "evaluating" if ended else "training" if log.step else "starting"
         validation = log.validations.get(plan.select_by) or log.validations.get("loss")
         return RunStanding(

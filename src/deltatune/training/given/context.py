@@ -33,13 +33,14 @@ from deltatune.evaluation.task_files import TaskFile, read_task_files
 from deltatune.models.fingerprint import checksum, fingerprint_beside
 from deltatune.models.load import LoadedBase, load_base
 from deltatune.models.original import OriginalWeights
-from deltatune.observer import Observer
+from deltatune.observer import Observer, Silent
 from deltatune.quant.stored import stored_settings
 from deltatune.recipe.base_sections import ModelSpec
 from deltatune.recipe.schema import MethodEntry, Recipe
 from deltatune.recipe.sections import DataSpec, SubsetSpec
 from deltatune.results import BaseUsed, CertificateLine, DataUsed, Origin, RunResult
 from deltatune.timeline import phase
+from deltatune.training.given.beside import require_metric
 from deltatune.training.given.budget import Budget, sized_for
 from deltatune.training.given.gpu_ways import require_gpu_ways
 from deltatune.training.given.precision import Choice, automatic, by_instructions
@@ -132,6 +133,8 @@ class Context:
     """By base: the dtype that `precision: auto` meant when runs were begun, maybe on another machine."""
     of_splits: dict[int, Context] = field(default_factory=dict)
     """By number, of a recipe with several splits: the same with the rows of each (split_contexts.py)."""
+    is_part: bool = False
+    """Whether it has a part of another's rows, of which all is said already."""
 
     @classmethod
     @phase("read data")
@@ -140,11 +143,12 @@ class Context:
 
         Raises:
             DataError: The data cannot be read or used, or there are no test rows: every run ends with them.
-            RecipeError, AdapterError: An entry cannot start from the delta that it names, or asks for
-                kernels or an attention that it cannot have here.
+            RecipeError, AdapterError: An entry cannot start from the delta that it names, asks for kernels or
+                an attention that it cannot have here, or has no loss, and is to be ranked by it.
         """
         for entry in recipe.methods:
             read_start(entry)
+            require_metric(recipe, entry, answers=entry.build_config().answers_texts)
             require_gpu_ways(recipe, entry, base_dtype(entry.train.precision, device_of(recipe.device)))
         observer.stage("Reading the data")
         general = recipe.evaluation.general
@@ -186,7 +190,8 @@ class Context:
         limit = self.recipe.data.limit.model_copy(update={"subset": subset})
         data = self.recipe.data.model_copy(update={"limit": limit})
         of = {template: narrowed(rows, subset, self.recipe.task) for template, rows in self.datasets.items()}
-        return replace(self, recipe=self.recipe.model_copy(update={"data": data}), datasets=of)
+        recipe = self.recipe.model_copy(update={"data": data})
+        return replace(self, recipe=recipe, datasets=of, is_part=True)
 
     @property
     def device(self) -> torch.device:
@@ -364,7 +369,7 @@ class Context:
             encoder = Encoder(
                 self.recipe.task, loaded.processor, spec, loaded.labels, loaded.facts, dataset.scale
             )
-            found = RunData(dataset, encoder, named, self.warn)
+            found = RunData(dataset, encoder, named, Silent().warn if self.is_part else self.warn)
             for known, other in shared.items():
                 if known.model_copy(update={"limit": spec.limit}) == spec:
                     found.share(other)

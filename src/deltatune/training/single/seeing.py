@@ -11,13 +11,11 @@ from torch import Tensor
 
 from deltatune.core.adapter import Adapter
 from deltatune.core.devices import to_device
-from deltatune.errors import RecipeError
-from deltatune.evaluation import primary_metric
 from deltatune.evaluation.interfaces import evaluating, longest_first
 from deltatune.tasks import TASKS
 from deltatune.tasks.label_sets import labels_of
 from deltatune.timeline import phase
-from deltatune.training.given.beside import beside_rows
+from deltatune.training.given.beside import beside_rows, require_metric
 from deltatune.training.loop.steps import Progress
 from deltatune.training.single.parts import Run
 
@@ -36,7 +34,8 @@ def see(run: Run) -> Progress:
     _see_classes(run)
     if type(run.adapter).see_rows is Adapter.see_rows and run.adapter.beside is None:
         return Progress()
-    _require_metric(run)
+    known = run.adapter.beside
+    require_metric(run.recipe, run.entry, answers=known is not None and known.answers)
     started, tokens = time.perf_counter(), 0
     rows, encoded = run.data.dataset.train, run.data.encoded("train")
 
@@ -65,20 +64,3 @@ def _see_classes(run: Run) -> None:
     names = map(labels_of, targets) if sets else (row.class_names for row in run.data.dataset.train)
     counts = Counter(chain.from_iterable(names))
     run.adapter.see_classes([counts[label] for label in labels], len(targets))
-
-
-def _require_metric(run: Run) -> None:
-    """Refuse to rank by a loss what has none.
-
-    Raises:
-        RecipeError: The recipe does.
-    """
-    beside, recipe = run.adapter.beside, run.recipe
-    primary = primary_metric(recipe.evaluation, recipe.task, targets=recipe.has_targets)
-    if beside is not None and beside.answers and primary in TASKS.get(recipe.task).losses:
-        raise RecipeError(
-            f"is {primary}, and {run.entry.method} has none: it copies texts, and no model is asked.",
-            field="evaluation.primary",
-            remedy=f"Rank by a metric of texts, such as {TASKS.get(recipe.task).primary}, or take the entry "
-            "out.",
-        )
