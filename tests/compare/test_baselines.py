@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import yaml
 
 from deltatune.comparison.runner import compare
+from deltatune.comparison.warnings import warnings_of
 from deltatune.core.model import AdaptedModel
 from deltatune.errors import RecipeError
 from deltatune.evaluation import Prediction
@@ -147,6 +149,28 @@ def test_a_method_that_tells_no_rows_apart_is_named(
     named = [text for text in board.warnings if "predicts 'yes' for 100%" in text]
     assert any(text.startswith("lora ") for text in named)
     assert not any(text.startswith("majority") for text in named)
+
+
+def test_what_holds_of_all_splits_and_seeds_is_said_once() -> None:
+    def run(seed: int, cut: int, answer: str, model: str = "t5-3b") -> Any:
+        said = [f"{cut} of 96 training inputs are cut off.", f"{cut} rows are strange to {model}."]
+        one_answer = f"predicts '{answer}' for 100% of the test rows; it is right for {50 + seed}% of them."
+        data = SimpleNamespace(warnings=said)
+        cost = SimpleNamespace(raced=1, joined=False)
+        return SimpleNamespace(
+            name="lora", seed=seed, one_answer=one_answer, data=data, cost=cost, budget=None, origin=None
+        )
+
+    runs = [run(0, 9, "no"), run(1, 12, "no", "t5-11b"), run(2, 9, "yes")]
+    assert warnings_of([], runs, [0, 0, 1], 3) == [
+        "9 of 96 training inputs are cut off. (So in other splits, with other numbers.)",
+        "9 rows are strange to t5-3b.",
+        "12 rows are strange to t5-11b.",
+        "The 3 test rows of all splits have 2 different inputs. Rows with one input are not independent, so "
+        "intervals and tests draw them together, as one example.",
+        "lora (seed 0, and alike 1) predicts 'no' for 100% of the test rows; it is right for 50% of them.",
+        "lora (seed 2) predicts 'yes' for 100% of the test rows; it is right for 52% of them.",
+    ]
 
 
 def test_what_trains_nothing_is_asked_once_for_all_seeds(

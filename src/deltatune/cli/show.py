@@ -53,7 +53,7 @@ def plan(name: str, planned: dict[str, Any]) -> None:
         f"Plan for {name}",
         {
             "model": planned["model"],
-            **(training if trained else {"trains": "nothing; the base is evaluated as it is"}),
+            **(training if trained else {"trains": "nothing"}),
             "rows": ", ".join(f"{part} {count:,}" for part, count in planned["rows"].items()),
             "tokens": f"{planned['tokens_per_epoch']:,} per epoch, {planned['supervised_tokens']:,} of them "
             f"supervised; {cut}",

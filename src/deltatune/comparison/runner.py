@@ -287,7 +287,11 @@ def leaderboard(
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         recipe=recipe.dump(),
         data=data,
-        warnings=[*warnings_of(ranked, finished, groups), *warnings, *jumps_of(chosen.halving)],
+        warnings=[
+            *warnings_of(ranked, finished, groups, recipe.splits),
+            *warnings,
+            *jumps_of(chosen.halving),
+        ],
         halving=chosen.halving,
         splits=recipe.splits,
         choosing=holds_choosing(ranked),

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from deltatune.comparison.scores import AnySample
+from deltatune.phrasing import listing
 from deltatune.results import Halving, LeaderboardRow, RunResult
 
 
 def warnings_of(
-    rows: Sequence[LeaderboardRow], finished: Sequence[RunResult], groups: Sequence[int]
+    rows: Sequence[LeaderboardRow],
+    finished: Sequence[RunResult],
+    groups: Sequence[int],
+    splits: int | None = None,
 ) -> list[str]:
     """What a reader of the ranking should know: of the data, of budgets, of rates at the edge."""
-    found = [warning for run in finished for warning in run.data.warnings]
+    found = _of_data(finished) if splits else [warning for run in finished for warning in run.data.warnings]
     if (inputs := len(set(groups))) < len(groups):
+        of_all = " of all splits" if splits else ""
         found.append(
-            f"The {len(groups):,} test rows have {inputs:,} different inputs. Rows with one input are not "
-            "independent, so intervals and tests draw them together, as one example."
+            f"The {len(groups):,} test rows{of_all} have {inputs:,} different inputs. Rows with one input "
+            "are not independent, so intervals and tests draw them together, as one example."
         )
     found += [f"{run.name} {run.budget.warning}" for run in finished if run.budget and run.budget.warning]
     found += dict.fromkeys(run.origin.warning for run in finished if run.origin)
@@ -89,12 +95,35 @@ def too_much(worth: float | None, samples: Sequence[AnySample], metric: str) -> 
     ]
 
 
-def _answers(finished: Sequence[RunResult]) -> dict[str, list[str]]:
-    """By entry, what is said of runs that have one answer for almost all rows; of several seeds with them."""
+def _of_data(finished: Sequence[RunResult]) -> list[str]:
+    """What is said of the rows: once with the numbers of a split, where others differ in nothing else."""
     found: dict[str, list[str]] = {}
+    for warning in dict.fromkeys(warning for run in finished for warning in run.data.warnings):
+        found.setdefault(_without_numbers(warning), []).append(warning)
+    return [
+        first if not others else f"{first} (So in other splits, with other numbers.)"
+        for first, *others in found.values()
+    ]
+
+
+def _answers(finished: Sequence[RunResult]) -> dict[str, list[str]]:
+    """By entry, what is said of runs that have one answer for almost all rows; of several seeds with them.
+
+    Where it is the same answer, it is said once, with the numbers of the first.
+    """
     seeds = {run.seed for run in finished}
+    alike: dict[tuple[str, str], list[RunResult]] = {}
     for run in finished:
         if run.one_answer:
-            of_seed = f"(seed {run.seed}) " if len(seeds) > 1 else ""
-            found.setdefault(run.name, []).append(of_seed + run.one_answer)
+            alike.setdefault((run.name, _without_numbers(run.one_answer)), []).append(run)
+    found: dict[str, list[str]] = {}
+    for (name, _), runs in alike.items():
+        numbers = listing([str(run.seed) for run in runs[1:]])
+        of_seed = f"(seed {runs[0].seed}{f', and alike {numbers}' if numbers else ''}) "
+        found.setdefault(name, []).append((of_seed if len(seeds) > 1 else "") + str(runs[0].one_answer))
     return found
+
+
+def _without_numbers(text: str) -> str:
+    """A text whose numbers are left out; a number in a name, as in `t5-small`, is none."""
+    return re.sub(r"(?<![\w-])\d[\d.,]*(?![\w-])", "#", text)

@@ -137,8 +137,8 @@ class TrainSpec(Section):
         return method.default_lr if self.lr is None else self.lr
 
     def lr_because(self, method: MethodConfig, course: Course) -> str | None:
-        """Where the peak learning rate comes from, if the recipe does not name it."""
-        return why(method, course) if self.lr == AUTO else None
+        """Where the peak learning rate comes from, if the recipe does not name it, and it is what trains."""
+        return why(method, course) if self.lr == AUTO and method.rate == "lr" else None
 
     def peak_head_lr(self, method: MethodConfig, course: Course) -> float:
         """The peak learning rate of a new head beside this method."""
