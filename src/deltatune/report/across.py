@@ -65,7 +65,7 @@ def render(folder: Path, form: str) -> str:
     known = renderers()
     if form not in known:
         raise DeltatuneError(
-            f"{form} is a sheet of one comparison's charts, and '{folder}' holds several data sets.",
+            f"a sheet of charts is of one comparison, and '{folder}' holds several data sets.",
             field="--format",
             remedy=f"Name one of its folders sets/NAME, or take one of {', '.join(known)}.",
         )
