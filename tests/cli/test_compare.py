@@ -16,6 +16,7 @@ from deltatune.cli import to_come
 from deltatune.cli.commands.compare import DEMO
 from deltatune.recipe import parse_recipe
 from deltatune.results import Leaderboard
+from deltatune.training.before.curve_runs import curve_runs
 
 ROOT = Path(__file__).parents[2]
 
@@ -130,17 +131,19 @@ def test_the_runs_of_curves_are_counted_beforehand() -> None:
         "data": {"source": "rows.csv", "split": {"validation": 0.1, "test": 0.1}},
         "curve": {"rows": [16, 99, "all"], "rank": [2, 8]},
     }  # fmt: skip
-    rows = SimpleNamespace(datasets={"": SimpleNamespace(train=[0] * 64, references=None)})
-    found = to_come.runs_of_curves(parse_recipe(content), rows)  # type: ignore[arg-type]
+    found = curve_runs(parse_recipe(content), [64, 64])
     assert found is not None
     assert (found.runs, found.steps) == (2 * 2, 2 * (16 + 16))  # 16 rows and rank 2, of four epochs of four
     assert to_come.curves(found) == [
         "After that, 4 runs for curves of the entry that comes out best, 64 steps"
     ]
-    content["curve"] = {"rows": [16], "entries": ["prefix", "lora"]}
-    found = to_come.runs_of_curves(parse_recipe(content), rows)  # type: ignore[arg-type]
+    found = curve_runs(parse_recipe(content), [64, 112])  # a split may leave more rows than another
     assert found is not None
-    assert (found.runs, found.steps, found.entries) == (4, 2 * (12 + 16), ["prefix", "lora"])
+    assert (found.runs, found.steps) == (2 * 2, 16 + 16 + 20 + 28)
+    content |= {"curve": {"rows": [16], "entries": ["prefix", "lora", "knn"]}, "methods": [*methods, "knn"]}
+    found = curve_runs(parse_recipe(content), [64, 64])
+    assert found is not None
+    assert (found.runs, found.steps) == (6, 2 * (12 + 16 + 0))
 
 
 def test_an_interrupted_comparison_says_how_to_go_on(recipe: Path, run: Callable, fake: Callable) -> None:
@@ -229,4 +232,4 @@ def test_several_data_sets_are_planned_one_by_one_and_wanted_by_name_elsewhere(
     done = run("train", recipe, "--method", "untuned")
     assert done.code == 2
     assert "has 2 data sets" in done.err
-    assert "--set data=FILE" in done.err
+    assert '--set "data={source: FILE, ...}"' in " ".join(done.err.split())

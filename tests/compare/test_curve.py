@@ -184,6 +184,22 @@ def test_groups_classes_and_runs_at_once(make_classifier: Make, rows: Path, tmp_
 
 
 @pytest.mark.slow
+def test_what_keeps_rows_and_trains_nothing_has_a_curve_of_rows(
+    make_classifier: Make, tmp_path: Path
+) -> None:
+    asked = {"rows": [6, 12], "entries": ["knn"]}
+    compare(make_classifier("train.max_steps=2", methods=["lora", "knn"], curve=asked), tmp_path)
+    [curve] = curves(tmp_path).curves
+    assert [(point.at, point.status, point.steps) for point in curve.points[:2]] == [
+        (6, "done", 0),
+        (12, "done", 0),
+    ]
+    assert curve.last is not None
+    [kept] = [json.loads((tmp_path / run / "result.json").read_bytes()) for run in curve.points[0].runs]
+    assert (kept["data"]["train"], kept["cost"]["trained_parameters"]) == (6, 0)
+
+
+@pytest.mark.slow
 def test_splits_of_their_own_keep_their_rows(make_recipe: Make, tmp_path: Path) -> None:
     asked = {"rows": [6, 12]}
     compare(make_recipe(*SHORT, "splits=2", "seeds=[0,1]", methods=["lora"], curve=asked), tmp_path)

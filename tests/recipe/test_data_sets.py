@@ -129,7 +129,9 @@ def test_whoever_reads_one_data_set_says_how_to_choose_one(tmp_path: Path) -> No
     path.write_text(json.dumps(BASE))
     with pytest.raises(RecipeError, match="has 3 data sets") as caught:
         load_recipe(path)
-    assert "--set data=FILE" in str(caught.value.remedy)
+    assert '--set "data={source: FILE, ...}"' in str(caught.value.remedy)
+    section = "data={source: c.csv, split: {test: 0.2}}"
+    assert load_recipe(path, [section]).data.source == str(tmp_path / "c.csv")
 
 
 def test_rows_in_memory_are_no_list_of_sets() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -10,9 +10,10 @@ from rich.cells import cell_len
 from rich.table import Table
 
 from deltatune import units
-from deltatune.cli import output
+from deltatune.cli import output, show
 from deltatune.report import display
 from deltatune.report.across_words import caveat, normalised
+from deltatune.results import Curves
 from deltatune.results.across import Across, OnSet
 
 NARROW = 24
@@ -63,6 +64,13 @@ def across(result: Across, out: Path) -> None:
                 output.error(f"{row.name} failed on {each.set}: {each.error}")
     for used in result.sets:
         output.line(f"{used.name}: {out / used.folder / 'report.html'}", "dim")
+
+
+def curves(found: Mapping[str, Curves], worth: float | None) -> None:
+    """Print the curves of each data set that has some, by its name."""
+    for name, of_set in found.items():
+        output.line(f"\nData set {name}", "bold cyan")
+        show.curves(of_set, worth)
 
 
 def _columns(result: Across, key: str) -> list[_Column]:

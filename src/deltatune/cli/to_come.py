@@ -37,12 +37,13 @@ def _stopping(recipe: Recipe, halving: HalvingSpec) -> str:
 
 
 def runs_of_curves(recipe: Recipe, context: Context) -> PlannedCurve | None:
-    """What curves take, on the rows that were read; None if none are asked for."""
+    """What curves take, on the rows of every split; None if none are asked for."""
     if recipe.curve is None:
         return None
     from deltatune.training.before.curve_runs import curve_runs
+    from deltatune.training.given.split_contexts import rows_of_seeds
 
-    return curve_runs(recipe, context.datasets)
+    return curve_runs(recipe, rows_of_seeds(context))
 
 
 def curves(found: PlannedCurve | None) -> list[str]:

@@ -38,7 +38,7 @@ from deltatune.results import (
 from deltatune.tasks import TASKS
 from deltatune.training import Context
 from deltatune.training.given.folder import read_result
-from deltatune.training.given.split_contexts import context_of, every_context
+from deltatune.training.given.split_contexts import context_of, every_context, rows_of_seeds
 from deltatune.training.race.lanes import Starter
 
 CURVE = "curve.json"
@@ -172,7 +172,7 @@ def try_rows(context: Context) -> None:
     spec = context.recipe.curve
     if spec is None or spec.rows is None:
         return
-    total = min(_totals(context))
+    total = min(rows_of_seeds(context))
     too_many = [number for number in spec.numbers if number >= total]
     if too_many:
         context.warn(
@@ -202,18 +202,13 @@ def _require_scales(context: Context, numbers: Sequence[int]) -> None:
             ) from error
 
 
-def _totals(context: Context) -> list[int]:
-    """How many training rows each seed has: those of groups that are split anew may be more or fewer."""
-    return [training_rows(context_of(context, seed).dataset) for seed in context.recipe.seeds]
-
-
 def _by_rows(
     context: Context, out: Path, board: Leaderboard, picks: Mapping[str, Pick]
 ) -> Iterator[_Planned]:
     spec = context.recipe.curve
     if spec is None or spec.rows is None:
         return
-    totals = _totals(context)
+    totals = rows_of_seeds(context)
     numbers = [number for number in spec.numbers if number < min(totals)]
     for row in _of_rows(context, spec, board, {name: pick.entry for name, pick in picks.items()}):
         entry, points = picks[row.name].entry, []

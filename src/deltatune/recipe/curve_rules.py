@@ -28,8 +28,8 @@ def curve_conflicts(recipe: RecipeFields) -> Iterator[Conflict]:
         where = f"curve.entries.{index}"
         if name not in names:
             yield where, f"({name!r}) is not the label of an entry. {nearest(name, names)}"
-        elif not recipe.entry(name).build_config().trains:
-            yield where, f"({name}) trains nothing, so more rows or a higher rank change nothing."
+        elif not learns_of_rows(recipe.entry(name)):
+            yield where, f"({name}) neither trains anything nor keeps rows, so there is no curve of it."
         elif curve.rank is not None and (why := _without_rank(recipe.entry(name))):
             yield where, why
     if curve.entries is None and not any(entry.build_config().trains for entry in recipe.methods):
@@ -52,6 +52,11 @@ def curve_conflicts(recipe: RecipeFields) -> Iterator[Conflict]:
                 with_rank(entry, rank)
             except RecipeError as error:
                 yield "curve.rank", f"({rank}) cannot be that of {entry.name}: {error}"
+
+
+def learns_of_rows(entry: MethodEntry) -> bool:
+    """Whether more rows may change what it answers: it is trained on them, or keeps them."""
+    return _method(entry).trains or _method(entry).holds_rows
 
 
 def has_rank(entry: MethodEntry) -> bool:

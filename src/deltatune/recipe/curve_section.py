@@ -33,8 +33,8 @@ class CurveSpec(Section):
     """Ranks, such as `[2, 4, 8, 16]`, of a method that has one; the entry's own belongs to the curve named or
     not."""
     entries: Annotated[list[Text], Field(min_length=1)] | None = None
-    """Labels of the entries whose curves are drawn. Null: one, the smallest of those that tie for first place
-    and train something."""
+    """Labels of the entries whose curves are drawn: of what trains something, or keeps rows as `knn` does.
+    Null: one, the smallest of those that tie for first place and train something."""
 
     @model_validator(mode="after")
     def _something_to_draw(self) -> CurveSpec:

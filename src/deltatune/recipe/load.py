@@ -99,7 +99,7 @@ def _of_one_set(content: Mapping[str, Any]) -> Mapping[str, Any]:
             f"has {len(sections) or 'no'} data sets, and here is room for one.",
             field="data",
             remedy="`deltatune compare` compares on all of them, each in a folder sets/NAME with a "
-            "recipe.yaml of its own: give that one, or choose a data set by --set data=FILE."
+            'recipe.yaml of its own: give that one, or one section by --set "data={source: FILE, ...}".'
             if sections
             else "Write one: data: FILE, or {source: FILE, ...}.",
         )

@@ -202,22 +202,24 @@ def _compare_sets(
             join=way.join,
             observer=observer,
         )
+    curves = {each.name: found for each in result.sets if (found := read_curves(out / each.folder))}
     if as_json:
-        output.emit_json(result.as_dict())
+        told = {name: found.as_dict() for name, found in curves.items()}
+        output.emit_json(result.as_dict() | ({"curves": told} if told else {}))
     else:
-        from deltatune.cli.show_sets import across
+        from deltatune.cli import show_sets
 
-        across(result, out)
+        show_sets.across(result, out)
+        show_sets.curves(curves, next(iter(sets.values())).worth)
         if timings:
             from deltatune.cli.timings import of_sets
 
             of_sets(result, out)
         output.line(f"\nThe report: {out / 'report.html'}")
     failed = any(each.error is not None for row in result.rows for each in row.on_sets)
-    for each in result.sets:
-        if (curves := read_curves(out / each.folder)) and curves.failed:
-            output.error(f"A point of a curve failed on {each.name}; its report says why.")
-            failed = True
+    for name in (name for name, found in curves.items() if found.failed):
+        output.error(f"A point of a curve failed on {name}; its report says why.")
+        failed = True
     if failed:
         raise typer.Exit(2)  # so that no script takes it for a whole comparison
 

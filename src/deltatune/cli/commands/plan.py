@@ -101,7 +101,7 @@ def plan(
         raise DeltatuneError(
             f"is of one plan, and the recipe has {len(sets)} data sets.",
             field="--chart",
-            remedy="Leave it out, or choose a data set by --set data=FILE.",
+            remedy='Leave it out, or give one section by --set "data={source: FILE, ...}".',
         )
     from deltatune.training.before.forecast import forecast
 

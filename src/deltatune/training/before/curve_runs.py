@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
-from deltatune.data.dataset import Dataset
-from deltatune.data.subsets import training_rows
 from deltatune.recipe.baselines import BASELINES
 from deltatune.recipe.curve_rules import has_rank, rank_of
 from deltatune.recipe.curve_section import CurveSpec, as_long
@@ -14,7 +12,7 @@ from deltatune.results import PlannedCurve, PlannedEntry
 
 
 def curve_runs(
-    recipe: Recipe, datasets: Mapping[str, Dataset], planned: Sequence[PlannedEntry] = ()
+    recipe: Recipe, rows: Sequence[int], planned: Sequence[PlannedEntry] = ()
 ) -> PlannedCurve | None:
     """Count the runs and steps of a recipe's curves; None if it has none.
 
@@ -22,18 +20,17 @@ def curve_runs(
 
     Args:
         recipe: The recipe.
-        datasets: The rows by template; none where they are not read.
+        rows: Training rows of each seed; none where they are not read.
         planned: What is known of its entries: with times, they tell the time.
     """
     spec = recipe.curve
     if spec is None:
         return None
-    rows = next((training_rows(dataset) for dataset in datasets.values()), None)
     seconds = {entry.name: entry.step_seconds for entry in planned}
     runs = steps = 0
     time: float | None = 0.0
     for axis in ("rows", "rank"):
-        of = {entry.name: _steps(spec, axis, entry, rows) for entry in _entries(recipe, spec, axis)}
+        of = {entry.name: _steps(recipe, spec, axis, entry, rows) for entry in _entries(recipe, spec, axis)}
         if spec.entries is None and of:
             longest = max(of, key=lambda name: (sum(of[name]), len(of[name])))
             of = {longest: of[longest]}
@@ -41,13 +38,13 @@ def curve_runs(
             runs += len(each)
             steps += sum(each)
             second = seconds.get(name)
-            time = None if time is None or second is None else time + second * sum(each)
-    count = len(recipe.seeds)
+            if any(each):  # of what trains nothing there is no time of a step
+                time = None if time is None or second is None else time + second * sum(each)
     return PlannedCurve(
-        runs=count * runs,
-        steps=count * steps if rows is not None else None,
+        runs=runs,
+        steps=steps if rows else None,
         entries=spec.entries,
-        seconds=None if time is None or rows is None else count * time,
+        seconds=time if rows else None,
     )
 
 
@@ -61,9 +58,12 @@ def _entries(recipe: Recipe, spec: CurveSpec, axis: str) -> list[MethodEntry]:
     return [entry for entry in trained if entry.method not in BASELINES] or trained
 
 
-def _steps(spec: CurveSpec, axis: str, entry: MethodEntry, rows: int | None) -> list[int]:
-    """Steps of each further run of one seed; 0 if the number of rows is not known."""
+def _steps(recipe: Recipe, spec: CurveSpec, axis: str, entry: MethodEntry, rows: Sequence[int]) -> list[int]:
+    """Steps of each further run; 0 if the number of rows is not known, or nothing is trained."""
+    whole = spec.numbers if axis == "rows" else sorted(set(spec.rank or ()) - {rank_of(entry)})
+    points = [at for at in whole if axis == "rank" or not rows or at < min(rows)]
+    if not rows or not entry.build_config().trains:
+        return [0] * len(points) * len(recipe.seeds)
     if axis == "rank":
-        return [entry.train.steps(rows) if rows else 0] * len(set(spec.rank or ()) - {rank_of(entry)})
-    numbers = [number for number in spec.numbers if rows is None or number < rows]
-    return [as_long(entry.train, number, rows).steps(number) if rows else 0 for number in numbers]
+        return [entry.train.steps(of) for of in rows for _ in points]
+    return [as_long(entry.train, at, of).steps(at) for of in rows for at in points]

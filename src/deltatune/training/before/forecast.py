@@ -46,10 +46,11 @@ from deltatune.training.before.machine_speed import MachineSpeed
 from deltatune.training.before.packing import padding_of
 from deltatune.training.before.writing import resting_too_much, writing_too_much
 from deltatune.training.given.budget import sized_for
-from deltatune.training.given.context import base_dtype, eager_up_to
+from deltatune.training.given.context import Context, base_dtype, eager_up_to
 from deltatune.training.given.course import planned_rate
 from deltatune.training.given.machine import total_memory
 from deltatune.training.given.readings import read_data
+from deltatune.training.given.split_contexts import rows_of_seeds
 from deltatune.training.given.start import settings_of
 
 MOST_ROWS = 20_000
@@ -268,7 +269,8 @@ def forecast(
             entries.append(UnplannedEntry(name=entry.name, method=entry.method, error=why))
     for warning in warnings:
         observer.warn(warning)
-    curve = curve_runs(recipe, datasets, [entry for entry in entries if isinstance(entry, PlannedEntry)])
+    rows = rows_of_seeds(Context(recipe, observer, datasets)) if recipe.curve and datasets else []
+    curve = curve_runs(recipe, rows, [entry for entry in entries if isinstance(entry, PlannedEntry)])
     return Plan(
         model=shape or recipe.model.name,
         shape=SHAPES[shape].said(shape) if shape and shape in SHAPES else None,

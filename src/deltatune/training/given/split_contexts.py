@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from deltatune.data.subsets import training_rows
 from deltatune.errors import DataError
 from deltatune.recipe.splits import in_split
 from deltatune.training.given.context import Context
@@ -44,6 +45,15 @@ def every_context(context: Context) -> list[Context]:
             remedy="Leave splits out; or put all rows, or more, into one file for data.split to draw from.",
         )
     return found
+
+
+def rows_of_seeds(context: Context) -> list[int]:
+    """How many training rows each seed has: those of groups that are split anew may be more or fewer.
+
+    Raises:
+        DataError: The rows of a split cannot be used.
+    """
+    return [training_rows(context_of(context, seed).dataset) for seed in context.recipe.seeds]
 
 
 def _of_split(context: Context, number: int) -> Context:
