@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -200,7 +201,10 @@ def test_a_point_of_a_curve_that_failed_on_a_set_is_no_success(
     done = CliRunner().invoke(app, ["compare", str(recipe), "--out", str(out), "--json"])
     assert done.exit_code == 2
     assert "a curve failed on songs" in done.stderr
-    assert json.loads(done.stdout)["answer"] == result.answer
+    told = json.loads(done.stdout)
+    assert (told["answer"], told["curves"]["songs"]["seeds"]) == (result.answer, [0])
+    done = CliRunner().invoke(app, ["compare", str(recipe), "--out", str(out)])
+    assert re.search(r"Data set songs\n\nHow many rows\?\n.*rows", done.stdout)
 
 
 def test_sets_that_other_metrics_would_decide_on_are_refused(given: dict[str, Any], tmp_path: Path) -> None:
