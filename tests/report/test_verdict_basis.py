@@ -96,7 +96,7 @@ def test_how_far_two_equal_things_lie_apart_is_said():
     noise = {"name": "lora", "seeds": 3, "mean": 0.008, "largest": 0.013}
     said = caveat(changed(comparison, lambda content: content.update(noise=noise)))
     assert (
-        "Trainings of lora that differ in nothing but the seed (3) are 0.8 apart on average, 1.3 at most, in "
+        "Runs of lora that differ in nothing but the seed (3) are 0.8 apart on average, 1.3 at most, in "
         "ROUGE-L: a difference of that size between two runs means nothing." in said
     )
     assert "nothing but the seed" not in caveat(comparison)

@@ -124,7 +124,7 @@ def _of_seeds(comparison: Comparison) -> str:
     apart = f"{mean} apart" if noise.seeds == 2 else f"{mean} apart on average, {most} at most"
     shown = next((method.shown for method in comparison.methods if method.name == noise.name), noise.name)
     return (
-        f"Trainings of {shown} that differ in nothing but {differ} ({noise.seeds}) are {apart}, in "
+        f"Runs of {shown} that differ in nothing but {differ} ({noise.seeds}) are {apart}, in "
         f"{in_sentence(comparison.primary)}: a difference of that size between two runs means nothing."
     )
 
