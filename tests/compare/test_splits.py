@@ -26,6 +26,7 @@ from deltatune.observer import Silent
 from deltatune.recipe import Recipe
 from deltatune.training import Context
 from deltatune.training.given.split_contexts import every_context
+from tests.compare.test_curve import Told
 from tests.compare.test_runner import comparable
 from tests.faults.test_damaged import empty, flip, truncate
 from tests.train.test_run import StopAfter
@@ -192,6 +193,12 @@ def test_a_comparison_says_what_its_intervals_hold(tuned: Callable[[], Recipe], 
         damage(tmp_path / "again.json")
         with pytest.raises(DeltatuneError, match=r"again\.json"):  # states are gone: it cannot be made anew
             compare(tuned(), tmp_path)
+    (tmp_path / "again.json").write_text(journal, encoding="utf-8")
+    [lost] = [run for run in (tmp_path / "runs").iterdir() if f"runs/{run.name}" not in row.runs]
+    (lost / "metrics.jsonl").write_text('{"step": 3, "valid', encoding="utf-8")  # of a disk that was full
+    heard = Told()
+    assert compare(tuned(), tmp_path, observer=heard).choosing is False
+    assert any("metrics.jsonl" in warning for warning in heard.warnings)
 
 
 @pytest.mark.slow

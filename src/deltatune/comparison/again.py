@@ -9,9 +9,8 @@ each; test rows are for what was chosen in truth. How far apart these scores are
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from deltatune.errors import DeltatuneError
 from deltatune.evaluation import primary_metric
 from deltatune.files import is_intact, read_json, sealed, write_json
 from deltatune.recipe.schema import MethodEntry
+from deltatune.report.run import lines_of
 from deltatune.results import ChosenAgain, PausedRun, RunResult
 from deltatune.training import Context
 from deltatune.training.given.folder import ANEW, read_result
@@ -77,7 +77,7 @@ def _choose_again(
     """
     if context.recipe.evaluation.select_by != "loss":
         return None
-    losses = [each for candidate in candidates if (each := _losses(candidate.folder))]
+    losses = [each for candidate in candidates if (each := _losses(candidate.folder, context.warn))]
     if not losses or len(losses) < len(candidates):
         return None
     rows = context.dataset.validation
@@ -126,7 +126,7 @@ def shares_of(losses: Floats, groups: Sequence[Hashable], draws: int = DRAWS, se
     return [float(wins) / draws for wins in won]
 
 
-def _losses(folder: Path) -> list[float] | None:
+def _losses(folder: Path, warn: Callable[[str], None]) -> list[float] | None:
     """Losses of the validation rows at the state that a run keeps; None if they are not known."""
     try:
         result = read_result(folder, remedy=ANEW)
@@ -134,9 +134,13 @@ def _losses(folder: Path) -> list[float] | None:
         return None
     if not isinstance(result, PausedRun | RunResult):
         return None
+    lines = [line for line in _logged(folder) if line.get("step") == result.selected.step]
+    if not any("validation" in line for line in lines):
+        log = folder / "metrics.jsonl"
+        warn(f"'{log}' was cut short or changed since: intervals leave the choosing of settings out.")
     found = None
-    for line in _logged(folder):
-        if line.get("step") == result.selected.step and line.get("rows"):
+    for line in lines:
+        if line.get("rows"):
             found = [math.nan if value is None else float(value) for value in line["rows"]]
     return found
 
@@ -148,9 +152,8 @@ def latest_validation(folder: Path) -> dict[str, float]:
 
 
 def _logged(folder: Path) -> list[dict[str, Any]]:
-    path = folder / "metrics.jsonl"
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    return [json.loads(line) for line in lines]
+    """Lines of a run's log that can be read: files may be damaged, and states do not hang on them."""
+    return list(lines_of(folder / "metrics.jsonl"))
 
 
 class _Scores:

@@ -64,7 +64,7 @@ class Run:
     @cached_property
     def steps(self) -> list[dict[str, Any]]:
         """Lines of metrics.jsonl."""
-        return list(_lines(self.folder / "metrics.jsonl"))
+        return list(lines_of(self.folder / "metrics.jsonl"))
 
     @cached_property
     def delta(self) -> dict[str, Any]:
@@ -99,7 +99,7 @@ def read(path: Path) -> dict[str, Any]:
     return read_json(path, remedy=AGAIN)
 
 
-def _lines(path: Path) -> Iterator[dict[str, Any]]:
+def lines_of(path: Path) -> Iterator[dict[str, Any]]:
     """Objects of a JSONL file. The last line of a run that was killed may be half written; it is left out."""
     if not path.is_file():
         return
