@@ -207,6 +207,26 @@ def test_a_point_of_a_curve_that_failed_on_a_set_is_no_success(
     assert re.search(r"Data set songs\n\nHow many rows\?\n.*rows", done.stdout)
 
 
+def test_who_joins_has_the_same_data_sets(given: dict[str, Any], tmp_path: Path) -> None:
+    """Else each would answer for sets of its own, and the file would say which came last."""
+
+    def never(recipe: Recipe, place: Path) -> Leaderboard:
+        raise AssertionError
+
+    class Reached(Exception):
+        pass
+
+    def joined(recipe: Recipe, place: Path) -> Leaderboard:
+        with pytest.raises(RecipeError, match="differs in data"):
+            compare_sets(parse_sets({**given, "data": less}), tmp_path, never, join=True)
+        raise Reached
+
+    less = [{**data, "name": f"{number}"} for number, data in enumerate(given["data"])]
+    with pytest.raises(Reached):
+        compare_sets(parse_sets(given), tmp_path, joined, join=True)
+    assert load_sets(tmp_path / "recipe.yaml") == parse_sets(given)
+
+
 def test_sets_that_other_metrics_would_decide_on_are_refused(given: dict[str, Any], tmp_path: Path) -> None:
     plain = {"source": given["data"][0]["source"], "columns": {"input": "words", "target": None}}
     data = [given["data"][1], {**plain, "split": {}}]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from deltatune.checkpoint.folders import remove
 from deltatune.checkpoint.lock import Lock
@@ -33,16 +35,21 @@ def require_same_recipe(recipe: Recipe, out: Path) -> None:
     Raises:
         RecipeError: It is one.
     """
+    require_same_content(recipe.dump(), out)
+
+
+def require_same_content(content: Mapping[str, Any], out: Path) -> None:
+    """The same of a recipe's dump, which may have several data sets."""
     path = out / "recipe.yaml"
     if path.exists():
         # How many are trained at once, where, what matters and what is drawn do not change what is compared.
-        found = differences(path, recipe.dump(), remedy=ANEW)
+        found = differences(path, content, remedy=ANEW)
         changed = [key for key in found if key not in ("together", "device", "worth", "curve")]
         if changed:
             raise RecipeError(
                 f"the comparison in '{out}' has another recipe; it differs in {', '.join(changed)}.",
                 field="--out",
-                remedy=rates_of_then({key: found[key] for key in changed}, recipe.dump())
+                remedy=rates_of_then({key: found[key] for key in changed}, content)
                 or "Choose another folder, or add --overwrite to start anew.",
             )
 

@@ -19,7 +19,12 @@ from deltatune.checkpoint.lock import Lock
 from deltatune.checkpoint.manifest import checksums, mark, require_own, vouch
 from deltatune.comparison.across import Finished, across
 from deltatune.comparison.curve import try_rows
-from deltatune.comparison.folder import clear, require_own_folder, require_same_recipe
+from deltatune.comparison.folder import (
+    clear,
+    require_own_folder,
+    require_same_content,
+    require_same_recipe,
+)
 from deltatune.comparison.require_comparable import require_comparable, require_one_process
 from deltatune.comparison.team import Team, not_to_be_cleared
 from deltatune.errors import DeltatuneError, RecipeError
@@ -70,7 +75,8 @@ def compare_sets(
         What across.json holds.
 
     Raises:
-        RecipeError: The data sets would be judged by different metrics; or a folder holds another comparison.
+        RecipeError: The data sets would be judged by different metrics; or a folder holds another comparison,
+            or others are at one on other data sets.
         DataError: A data set cannot be used. All are read before anything is trained.
         DeltatuneError: As of `compare`.
     """
@@ -83,6 +89,8 @@ def compare_sets(
         if team.first:
             require_own(out, KIND, (ANSWER, REPORT, RECIPE, FOLDER), lambda _: False)
             settle(out)
+        else:
+            require_same_content(as_one(sets), out)
         for name, recipe in sets.items():
             with _named(name):
                 _require_usable(recipe, folders[name], overwrite=overwrite, out=out)
@@ -92,7 +100,6 @@ def compare_sets(
                 remove(out / name)
             for folder in folders.values() if overwrite else ():
                 _clear(folder, observer)
-        with team.desk():
             write_text(out / RECIPE, as_written(as_one(sets)))
         team.open()
         finished = []
