@@ -234,7 +234,7 @@ def forecast(
         an `UnplannedEntry`.
     """
     observer = observer or Silent()
-    datasets: Mapping[str, Dataset] = {}
+    datasets: dict[str, Dataset] = {}
     if shape is None:
         observer.stage("Reading the data")
         datasets = read_data(recipe)
