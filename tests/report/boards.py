@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ def board(
     metric: str = "rougeL_f",
     higher: bool = True,
     tested: bool = True,
+    seeds: Sequence[int] = (0, 1),
 ) -> Comparison:
     """Build a comparison from {name: (value, rank)}; every pair not in `ties` differs."""
     rows: list[dict[str, Any]] = []
@@ -32,7 +33,7 @@ def board(
         rows.append(
             {
                 "name": name, "method": name, "status": "done" if done else "failed", "rank": rank,
-                "seeds": [0],
+                "seeds": [*seeds],
                 "metrics": {metric: value} if done else {}, "cost": cost, "runs": [],
                 "interval": [value - 0.01, value + 0.01] if done and tested else None,
             }

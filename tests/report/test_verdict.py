@@ -23,6 +23,30 @@ def test_one_winner():
     )
 
 
+def test_with_one_seed_leads_are_said_of_runs():
+    methods = {"untuned": (0.3, 3), "lora": (0.6, 1), "prefix": (0.57, 2)}
+    of_runs = (
+        "Each method was trained with one seed, so this is said of these runs: another seed may turn it. "
+        "Three seeds (seeds: [0, 1, 2]) say it of the methods."
+    )
+    assert words(board(methods, seeds=[0])) == (
+        "lora is ahead: ROUGE-L F 60.0 [59.0, 61.0]. "
+        "It is ahead of prefix by 3.0 ROUGE-L points [2.0, 4.0] and untuned by 30.0 [29.0, 31.0]. " + of_runs
+    )
+    ties = {frozenset(pair) for pair in ("ab", "bc", "bd", "cd")}
+    four = {"a": (0.6, 1), "b": (0.59, 1), "c": (0.57, 2), "untuned": (0.56, 2)}
+    found = words(board(four, ties, seeds=[0]))
+    assert "a is ahead of c by 3.0 ROUGE-L points [2.0, 4.0]; b is not." in found
+    assert not {"best:", "beats", "beat", "better", "worse"} & set(found.split())
+    # where nothing is ahead, nothing has to be taken back
+    both = {"a": (0.6, 1), "b": (0.59, 1)}
+    assert words(board(both, {frozenset("ab")}, seeds=[0])).startswith("No method is ahead of another: a and")
+    assert "another seed" not in words(board(both, {frozenset("ab")}, seeds=[0]))
+    assert "another seed" not in words(board(methods))
+    # what trains nothing has no luck of training
+    assert "beats copy" in words(board({"knn": (0.6, 1), "copy": (0.5, 2)}, seeds=[0]))
+
+
 def test_a_tie_at_the_top_names_the_least_lead_and_the_cheapest():
     found = words(
         board(

@@ -103,7 +103,7 @@ def test_how_far_two_equal_things_lie_apart_is_said():
 
 
 def test_one_seed_is_owned_up_to():
-    assert "luck of training" in caveat(board({"lora": (0.6, 1), "prefix": (0.5, 2)}))
+    assert "luck of training" in caveat(board({"lora": (0.6, 1), "prefix": (0.5, 2)}, seeds=[0]))
 
 
 def test_whether_tuning_is_worth_it_is_said_where_something_answers_without() -> None:

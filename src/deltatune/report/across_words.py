@@ -66,7 +66,10 @@ def caveat(result: Across) -> str:
         "methods that are significantly better over these data sets."
     )
     if (result.seeds or 1) == 1:
-        text += " Each method was trained with one seed: the intervals leave out the luck of training."
+        text += (
+            " Each method was trained with one seed: the intervals leave out the luck of training, and "
+            "another seed may turn what is said of these data sets."
+        )
     return text
 
 
@@ -84,8 +87,9 @@ def _here(result: Across, contest: Sequence[MethodAcross]) -> Sentence:
         ]
     if len(top) == 1:
         second = contest[1]
+        ahead = "is best" if (result.seeds or 1) > 1 else "is ahead"  # of one run each (claims.py)
         return [
-            f"Over {sets}, ", Name(first.name), f" is best: its interquartile mean is {_mean(first)}, "
+            f"Over {sets}, ", Name(first.name), f" {ahead}: its interquartile mean is {_mean(first)}, "
             f"that of ", Name(second.name), f" {_mean(second)}.",
         ]  # fmt: skip
     if len(top) <= MOST_NAMES:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from deltatune.phrasing import listing
 from deltatune.report import display
+from deltatune.report.claims import claims_of, of_runs
 from deltatune.report.costs import best, cheapest
 from deltatune.report.display import difference, in_sentence, interval, metric, style
 from deltatune.report.leads import Lead, find_pair
@@ -49,7 +50,7 @@ def verdict(comparison: Comparison) -> list[Sentence]:
     top = best(comparison)
     rest = ranked[len(top) :]
     sentences = [_opening(comparison, top)]
-    sentences += _beaten(comparison, top, rest)
+    sentences += _beaten(comparison, top, rest) + of_runs(comparison)
     sentences += _level(comparison, top, rest)
     sentences += _lower_ties(comparison, rest)
     for kind in YARDSTICKS:
@@ -139,14 +140,14 @@ def _opening(comparison: Comparison, top: list[Method]) -> Sentence:
         return [Name(first.shown), f" reaches {value}. Nothing was compared with it."]
     if len(top) == 1:
         useless = "" if first.trained else ", which trains nothing,"
-        return [Name(first.shown), f"{useless} is best: {value}."]
+        return [Name(first.shown), f"{useless} {claims_of(comparison).best}: {value}."]
     values = listing([metric(key, comparison.value(method)) for method in top])
     if len(top) > MOST_TIED:
         values = f"{metric(key, comparison.value(top[0]))} to {metric(key, comparison.value(top[-1]))}"
     p = _tie_p(comparison, top)
     numbers = f"({label} {values}{f'; {p}' if p else ''})"
     if len(top) == len(comparison.contest):
-        return ["No method beats another: ", *_names(top), f" tie {numbers}."]
+        return [f"No method{claims_of(comparison).beats[0]}another: ", *_names(top), f" tie {numbers}."]
     return [*_names(top), f" tie for first place {numbers}."]
 
 
@@ -179,14 +180,16 @@ def _beaten(comparison: Comparison, top: list[Method], rest: list[Method]) -> li
         group = clear if len(won) == len(top) else partly.setdefault(tuple(won), [])
         group.append(_Beaten(method, least, several=len(won) > 1))
     sentences: list[Sentence] = []
+    claims = claims_of(comparison)
     if clear:
-        subject = "It beats " if len(top) == 1 else f"{NUMBERS.get(len(top), 'All of them')} beat "
+        who = "It" if len(top) == 1 else NUMBERS.get(len(top), "All of them")
+        subject = f"{who}{_verb(top, *claims.beats)}"
         every = len(clear) == len(rest)
         sentences.append([subject, *_losers(comparison, clear, every=every), "."])
     for winners, beaten in list(partly.items())[:MOST_SENTENCES]:
         others = [best for best in top if best.name not in winners]
-        words = [*_names([best for best in top if best.name in winners]), _verb(winners, " beats ", " beat ")]
-        but = _verb(others, " does not.", " do not.")
+        words = [*_names([best for best in top if best.name in winners]), _verb(winners, *claims.beats)]
+        but = _verb(others, *claims.not_so)
         sentences.append([*words, *_losers(comparison, beaten), "; ", *_names(others), but])
     return sentences
 
@@ -228,7 +231,7 @@ def _level(comparison: Comparison, top: list[Method], rest: list[Method]) -> lis
         return []
     pairs = [(method, find_pair(comparison, top[0], method)) for method in rest]
     level = [method for method, pair in pairs if pair and pair.tie]
-    return [["It ties with ", *_names(level), ", which other methods beat."]] if level else []
+    return [["It ties with ", *_names(level), f", {claims_of(comparison).beaten}."]] if level else []
 
 
 def _lower_ties(comparison: Comparison, rest: list[Method]) -> list[Sentence]:
@@ -365,7 +368,8 @@ def _against(comparison: Comparison, top: list[Method], kind: str) -> list[Sente
     if useless:
         sentences.append([*_names(useless), _verb(useless, " ties with ", " tie with "), f"{words}."])
     if harmful:
-        sentences.append([*_names(harmful), _verb(harmful, " is", " are"), f" worse than {words}."])
+        worse = _verb(harmful, *claims_of(comparison).worse)
+        sentences.append([*_names(harmful), f"{worse}{words}."])
     return sentences
 
 

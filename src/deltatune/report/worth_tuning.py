@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from deltatune.report import display
+from deltatune.report.claims import claims_of
 from deltatune.report.leads import Lead, find_pair
 from deltatune.report.load import Comparison, Method
 from deltatune.report.words import Name, Sentence
@@ -28,15 +29,16 @@ def worth_tuning(comparison: Comparison) -> list[Sentence]:
         level = [(method, pair) for method, pair in pairs if pair.tie or pair.lead < 0]
         knowing = [each for each in level if each[0].row.method not in KNOWING_NOTHING]
         if knowing:
-            sentences.append(_spared(best, *knowing[0]))
+            sentences.append(_spared(comparison, best, *knowing[0]))
         elif pairs and not level:
             sentences.append(_worth(comparison, best, pairs))
     return sentences
 
 
-def _spared(best: Method, free: Method, pair: Lead) -> Sentence:
+def _spared(comparison: Comparison, best: Method, free: Method, pair: Lead) -> Sentence:
     """That the training was for nothing, so far as can be shown, and what it would have spared."""
-    how = " is better than " if not pair.tie else " is equivalent to " if pair.equivalent else " ties with "
+    better = claims_of(comparison).better
+    how = better if not pair.tie else " is equivalent to " if pair.equivalent else " ties with "
     return [
         "Tuning is not shown to be worth it here: ",
         Name(free.shown),
@@ -67,7 +69,7 @@ def _worth(comparison: Comparison, best: Method, pairs: list[tuple[Method, Lead]
     return [
         "Tuning is worth it here: ",
         Name(best.shown),
-        " beats all that trains nothing, ",
+        f"{claims_of(comparison).beats[0]}all that trains nothing, ",
         Name(closest.shown),
         f" by {lead}.",
     ]
