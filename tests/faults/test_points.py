@@ -28,6 +28,7 @@ MEASURED = {
     "created", "started", "finished", "seconds", "train_seconds", "evaluation_seconds", "tokens_per_second",
     "peak_memory_bytes", "step_memory_bytes", "memory", "id", "checksum", "result.json", "metrics.jsonl",
     "energy_joules", "leaderboard.json", "choosing.json", "steps_planned", "timeline",
+    "starting", "validating",
 }  # fmt: skip
 """What two runs of the same thing may differ in: times, and checksums of files that hold times."""
 FURTHER = (0, 4, 1, 8)
