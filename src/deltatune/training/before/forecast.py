@@ -269,7 +269,7 @@ def forecast(
             entries.append(UnplannedEntry(name=entry.name, method=entry.method, error=why))
     for warning in warnings:
         observer.warn(warning)
-    rows = rows_of_seeds(Context(recipe, observer, datasets)) if recipe.curve and datasets else []
+    rows = rows_of_seeds(Context(recipe, observer, dict(datasets))) if recipe.curve and datasets else []
     curve = curve_runs(recipe, rows, [entry for entry in entries if isinstance(entry, PlannedEntry)])
     return Plan(
         model=shape or recipe.model.name,
