@@ -199,12 +199,11 @@ def entry(
     return side_by_side(parts, places_of, Chance(present, again)), elsewhere
 
 
-def spread_under(rule: str, samples: Sequence[Sample], shared: float, seed: int) -> SeedSpread:
+def under(rule: str, spread: SeedSpread, shared: float) -> SeedSpread:
     """What all but rows adds by a rule, `shared` being test rows by training rows."""
     if rule == "without choosing":
-        samples = [replace(each, chance=replace(each.chance, again=())) for each in samples]
-    spread = SeedSpread.of(samples, DRAWS, seed)
-    more = 1 + shared * samples[0].seeds if rule == "with the term" else 1.0
+        return replace(spread, chance=tuple(replace(each, again=()) for each in spread.chance))
+    more = 1 + shared * float(spread.seeds[0]) if rule == "with the term" else 1.0
     return replace(spread, variances=more * spread.variances)
 
 
@@ -249,9 +248,9 @@ def simulate(setting: Setting, trials: int) -> list[Outcome]:
         entries = [entry(random, kind, setting, pool, splits) for kind in ("A", "A", "B")]
         samples, elsewhere[trial] = [sample for sample, _ in entries], [score for _, score in entries]
         means[trial] = [sample.mean() for sample in samples]
+        spread = SeedSpread.of(samples, DRAWS, trial)
         for rule in setting.rules:
-            spread = spread_under(rule, samples, shared, trial)
-            reach[rule][trial] = reaches(samples, spread, trial)
+            reach[rule][trial] = reaches(samples, under(rule, spread, shared), trial)
     truth = float(means[:, :2].mean())
     gap = truth - float(means[:, 2].mean())
     errors = np.stack(
