@@ -33,7 +33,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from early_stopping import Course, narrow, still_in
 from numpy.typing import NDArray
 
 from deltatune.comparison.halving import Standing, halve
@@ -154,26 +153,6 @@ def _whole(draw: Draw) -> Stops:
     return np.full(len(draw.means), len(draw.shares) - 1)
 
 
-def by_chances(budget: float) -> Rule:
-    """The rule of early_stopping.py, with a share of the steps."""
-
-    def rule(draw: Draw, _: np.random.Generator) -> Stops:
-        stops = _whole(draw)
-
-        def settle(share: float, judged: Sequence[int], most: int) -> tuple[list[int], dict[int, float]]:
-            point = draw.point(share)
-            courses = [Course(draw.shares[: point + 1], draw.losses[place, : point + 1]) for place in judged]
-            goes_on, chances = still_in(courses, most)
-            stopped = [place for number, place in enumerate(judged) if number not in goes_on]
-            stops[stopped] = point
-            return stopped, dict(zip(judged, chances, strict=True))
-
-        narrow(range(len(stops)), budget, draw.reach, settle)
-        return stops
-
-    return rule
-
-
 def halving(spec: HalvingSpec) -> Rule:
     """Successive halving by mean losses, as comparisons do it."""
 
@@ -230,8 +209,6 @@ RULES: dict[str, Rule | None] = {
     "halving: auto": halving(HalvingSpec(rungs="auto")),
     "halving at 1/3 (default)": halving(HalvingSpec()),
     "halving at 1/9, 1/3": halving(HalvingSpec(rungs=2)),
-    "by chances, a quarter": by_chances(1 / 4),
-    "by chances, a third": by_chances(1 / 3),
     "ASHA, 3": asha(3),
     "ASHA, 4": asha(4),
     "a quarter, by chance": some,
