@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from deltatune.core.method import MethodConfig
 
 AUTO = "auto"
-MOST_RUNGS, LAST = 2, 2 / 3
-"""Of `halving: auto`: early decisions where time does not press, and the share of the steps of a late one."""
+MOST_RUNGS = 2
+"""Decisions of `halving: auto` where time does not press: what two keep is known (docs/adr)."""
 FIRST_STEPS = 8
 """Steps before the first decision of `halving: auto`: six said nothing of who wins, eight did (docs/adr)."""
 Together = Annotated[int, Strict(), Field(ge=1, le=64)] | Literal["auto"]
@@ -105,16 +105,16 @@ class HalvingSpec(Section):
     is not at its end (AdaLoRA's budget) is not judged, and goes on.
 
     `halving: auto` means `{rungs: auto}`: of nine configurations or more, a third goes on from a ninth of the
-    steps, a third of these from a third, and two from two thirds; of fewer, a third goes on from a third of
-    the steps, but no fewer than two. Nobody is stopped within the first eight steps, or while losses jump.
-    Of 30 configurations, all together take a quarter of the steps; of eight a half.
+    steps, and a third of these from a third; of fewer, a third goes on from a third of the steps. At least
+    two go on. Nobody is stopped within the first eight steps, or while losses jump. Of 30 configurations, all
+    together take 27 % of the steps; of eight 58 %.
     """
 
     factor: Annotated[int, Strict(), Field(ge=2, le=10)] = 3
     """One in so many goes on from a decision."""
     rungs: Annotated[int, Strict(), Field(ge=1, le=6)] | Literal["auto"] = 1
     """Number of decisions: the last at 1/factor of the steps, the one before it at 1/factor^2, ... Early ones
-    save more, and are wrong more often. `auto`: one or two, and one more at two thirds of the steps; with
+    save more, and are wrong more often. `auto`: two among nine configurations or more, else one; with
     `budget_time` as many as it needs."""
     finish: Count = 1
     """At least so many of those that compete are trained to the end; with `rungs: auto` two."""
@@ -149,12 +149,11 @@ class HalvingSpec(Section):
             return self.shares_of(self.rungs)
         rungs = max(rungs for rungs in range(MOST_RUNGS + 1) if self.factor**rungs <= max(1, count))
         late_enough = {max(share, FIRST_STEPS / steps) for share in self.shares_of(rungs)}
-        return sorted(share for share in late_enough if share <= LAST)
+        return sorted(share for share in late_enough if share <= 1 / self.factor)
 
     def shares_of(self, rungs: int) -> list[float]:
-        """Shares of the steps at which so many decisions are taken; `auto` has a late one besides."""
-        early = [self.factor**-power for power in range(rungs, 0, -1)]
-        return [*early, LAST] if self.auto and rungs else early
+        """Shares of the steps at which so many decisions are taken."""
+        return [self.factor**-power for power in range(rungs, 0, -1)]
 
 
 def _check_space(space: dict[str, Any]) -> dict[str, Any]:

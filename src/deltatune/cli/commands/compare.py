@@ -96,7 +96,7 @@ def compare(
       grid: {r: \[4, 8]}   in an entry: every combination; sample: 8 takes a part
       tune: {lr: 4}       the best of four learning rates for every method
       search: {trials: 40, space: {train.lr: {from: 1e-4, to: 1e-2, scale: log}}}
-      halving: auto       stops configurations that fall behind: a quarter of the steps of many
+      halving: auto       stops configurations that fall behind: 27 % of the steps of 30
       budget_time: 20m    beside it: stops as many as it takes to end in that time
 
     [bold]How many rows, which rank?[/bold] Further runs of the best entry, also when a comparison is done:
