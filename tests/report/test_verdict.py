@@ -174,6 +174,23 @@ def test_equivalent_is_more_than_a_tie():
     assert "equivalent" not in words(comparison)
 
 
+def test_what_is_neither_better_nor_equivalent_is_said_to_be_unknown():
+    names = ("lora", "adalora", "prefix")
+    comparison = board(
+        {"lora": (0.6, 1), "adalora": (0.59, 1), "prefix": (0.58, 1)},
+        {frozenset((a, b)) for a in names for b in names},
+    )
+
+    def said(content: dict[str, Any]) -> None:
+        content["worth"] = 0.01
+        for pair in content["pairs"]:
+            pair |= {"equivalent": {pair["a"], pair["b"]} == {"lora", "adalora"}, "examples_needed": None}
+
+    text = words(changed(comparison, said))
+    assert "Whether lora and prefix differ by 1.0 ROUGE-L points is not known yet." in text
+    assert "not known" not in words(comparison)
+
+
 def test_tuning_is_told():
     comparison = board({"lora": (0.6, 1), "prefix": (0.5, 2)})
 

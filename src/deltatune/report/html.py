@@ -25,12 +25,13 @@ from deltatune.report.leads import find_pair
 from deltatune.report.load import Comparison, Method
 from deltatune.report.lost import losses
 from deltatune.report.memory import memory
+from deltatune.report.not_yet import margin, needs
 from deltatune.report.reproduce import reproduce
 from deltatune.report.run import Run
 from deltatune.report.sheet import series_of
 from deltatune.report.tasks import on_tasks
 from deltatune.report.tuning_budget import tuning_curves
-from deltatune.report.verdict import caveat, margin, needs, verdict
+from deltatune.report.verdict import caveat, verdict
 from deltatune.report.words import Name
 from deltatune.results import AnyResult, CertificateLine, FailedRun, PausedRun, Tuning
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sized
 from typing import NamedTuple
 
 from deltatune.phrasing import listing
@@ -14,6 +12,8 @@ from deltatune.report.display import difference, in_sentence, interval, metric, 
 from deltatune.report.leads import Lead, find_pair
 from deltatune.report.load import Comparison, Method
 from deltatune.report.lost_words import lost_words
+from deltatune.report.naming import MOST_NAMES, MOST_TIED, joined, names_of, verb
+from deltatune.report.not_yet import equivalents, needed
 from deltatune.report.ranking import RANK_RULE
 from deltatune.report.words import Name, Sentence
 from deltatune.report.worth_tuning import worth_tuning
@@ -25,10 +25,8 @@ YARDSTICKS = {
     "head": "training the head alone",
 }
 """What methods are held against, in words."""
-MOST_NAMES = 4  # more than these are counted, not listed
 MOST_LOSERS = 2  # of more only the closest is told; the table has the rest
 UNSURE = 0.1  # share of the draws: fewer are not worth a sentence
-MOST_TIED = 8  # a tie of more is not listed in full
 MOST_SENTENCES = 3  # of one kind; the table of pairs has the rest
 
 
@@ -57,7 +55,7 @@ def verdict(comparison: Comparison) -> list[Sentence]:
         sentences += _against(comparison, top, kind)
     bases = [method for method in top if method.untuned]
     if len(top) > 1 and any(method.on for method in bases):
-        sentences.append(["No method is shown to beat ", *_names(bases), "."])
+        sentences.append(["No method is shown to beat ", *names_of(bases), "."])
     elif len(top) > 1 and bases:
         sentences.append([f"No method is shown to beat {_yardstick(comparison, 'untuned')}."])
     elif len(top) > 1 and any(method.row.method == "majority" for method in top):
@@ -65,8 +63,8 @@ def verdict(comparison: Comparison) -> list[Sentence]:
     elif len(top) > 1:
         sentences += cheapest(top)
     sentences += worth_tuning(comparison)
-    sentences += _equivalents(comparison, top[0])
-    sentences += _needed(comparison, top)
+    sentences += equivalents(comparison, top[0])
+    sentences += needed(comparison, top)
     sentences += _tuned(comparison)
     sentences += _stopped(comparison)
     sentences += lost_words(comparison)
@@ -147,8 +145,8 @@ def _opening(comparison: Comparison, top: list[Method]) -> Sentence:
     p = _tie_p(comparison, top)
     numbers = f"({label} {values}{f'; {p}' if p else ''})"
     if len(top) == len(comparison.contest):
-        return [f"No method{claims_of(comparison).beats[0]}another: ", *_names(top), f" tie {numbers}."]
-    return [*_names(top), f" tie for first place {numbers}."]
+        return [f"No method{claims_of(comparison).beats[0]}another: ", *names_of(top), f" tie {numbers}."]
+    return [*names_of(top), f" tie for first place {numbers}."]
 
 
 def _untested(comparison: Comparison, first: Method) -> Sentence:
@@ -164,7 +162,7 @@ def _untested(comparison: Comparison, first: Method) -> Sentence:
 def _failures(comparison: Comparison) -> list[Sentence]:
     if not comparison.failed:
         return []
-    return [[*_names(comparison.failed), " failed; the reason is given below."]]
+    return [[*names_of(comparison.failed), " failed; the reason is given below."]]
 
 
 def _beaten(comparison: Comparison, top: list[Method], rest: list[Method]) -> list[Sentence]:
@@ -183,20 +181,15 @@ def _beaten(comparison: Comparison, top: list[Method], rest: list[Method]) -> li
     claims = claims_of(comparison)
     if clear:
         who = "It" if len(top) == 1 else NUMBERS.get(len(top), "All of them")
-        subject = f"{who}{_verb(top, *claims.beats)}"
+        subject = f"{who}{verb(top, *claims.beats)}"
         every = len(clear) == len(rest)
         sentences.append([subject, *_losers(comparison, clear, every=every), "."])
     for winners, beaten in list(partly.items())[:MOST_SENTENCES]:
         others = [best for best in top if best.name not in winners]
-        words = [*_names([best for best in top if best.name in winners]), _verb(winners, *claims.beats)]
-        but = _verb(others, *claims.not_so)
-        sentences.append([*words, *_losers(comparison, beaten), "; ", *_names(others), but])
+        words = [*names_of([best for best in top if best.name in winners]), verb(winners, *claims.beats)]
+        but = verb(others, *claims.not_so)
+        sentences.append([*words, *_losers(comparison, beaten), "; ", *names_of(others), but])
     return sentences
-
-
-def _verb(subjects: Sized, singular: str, plural: str) -> str:
-    """The form of a verb that agrees with so many subjects."""
-    return singular if len(subjects) == 1 else plural
 
 
 def _losers(comparison: Comparison, beaten: list[_Beaten], *, every: bool = False) -> Sentence:
@@ -217,7 +210,7 @@ def _losers(comparison: Comparison, beaten: list[_Beaten], *, every: bool = Fals
             ]
             for index, loser in enumerate(beaten)
         ]
-        return _joined(words_of)
+        return joined(words_of)
     closest = min(beaten, key=lambda loser: loser.pair.lead)
     least = "at least " if closest.several else ""
     behind = difference(key, closest.pair.lead, closest.pair.interval, behind=True)
@@ -231,7 +224,7 @@ def _level(comparison: Comparison, top: list[Method], rest: list[Method]) -> lis
         return []
     pairs = [(method, find_pair(comparison, top[0], method)) for method in rest]
     level = [method for method, pair in pairs if pair and pair.tie]
-    return [["It ties with ", *_names(level), f", {claims_of(comparison).beaten}."]] if level else []
+    return [["It ties with ", *names_of(level), f", {claims_of(comparison).beaten}."]] if level else []
 
 
 def _lower_ties(comparison: Comparison, rest: list[Method]) -> list[Sentence]:
@@ -245,50 +238,8 @@ def _lower_ties(comparison: Comparison, rest: list[Method]) -> list[Sentence]:
         if rank and len(group) > 1 and tuned and len(group) <= MOST_NAMES:
             p = _tie_p(comparison, group)
             words = f" tie for rank {rank} ({p})." if p else f" share rank {rank}."
-            sentences.append([*_names(group), words])
+            sentences.append([*names_of(group), words])
     return sentences[:MOST_SENTENCES]
-
-
-def needs(pair: Lead) -> str:
-    """`1,200 test examples in all or 9 seeds of each`: what would part a tie, if that is known.
-
-    In two digits, rounded up: more would pretend to know the true difference.
-    """
-    counts = (
-        (pair.examples_needed, "test examples in all"),
-        (pair.seeds_needed, "seeds of each"),
-    )
-    return " or ".join(f"{display.two_digits(count):,} {what}" for count, what in counts if count)
-
-
-def margin(comparison: Comparison) -> str:
-    """`1.0 accuracy points`: the smallest difference that the recipe calls worth anything; else nothing."""
-    worth = comparison.board.worth
-    return "" if worth is None else display.difference(comparison.primary, worth, None)
-
-
-def _equivalents(comparison: Comparison, first: Method) -> list[Sentence]:
-    """Methods that are shown to differ from the best by less than matters."""
-    pairs = [(other, find_pair(comparison, first, other)) for other in comparison.contest]
-    alike = [other for other, pair in pairs if pair and pair.equivalent]
-    if not alike:
-        return []
-    within = f": the difference is less than {margin(comparison)}."
-    return [[*_names(alike), _verb(alike, " is", " are"), " equivalent to ", Name(first.shown), within]]
-
-
-def _needed(comparison: Comparison, top: list[Method]) -> list[Sentence]:
-    """How much more data would tell of the best method and one that it ties with, of several the easiest."""
-    pairs = [(other, find_pair(comparison, top[0], other)) for other in top[1:]]
-    known = [(other, pair) for other, pair in pairs if pair and needs(pair)]
-    if not known:
-        return []
-    other, pair = min(known, key=lambda one: one[1].examples_needed or math.inf)
-    words = f"It would take about {needs(pair)} to tell "
-    if least := margin(comparison):
-        words = f"{words}whether "
-    apart = f" {f'differ by {least}' if least else 'apart'}, if they differ as much as they seem to."
-    return [[words, Name(top[0].shown), " and ", Name(other.shown), apart]]
 
 
 def _tuned(comparison: Comparison) -> list[Sentence]:
@@ -366,10 +317,10 @@ def _against(comparison: Comparison, top: list[Method], kind: str) -> list[Sente
         words = f"{words} with a random head"
     sentences: list[Sentence] = []
     if useless:
-        sentences.append([*_names(useless), _verb(useless, " ties with ", " tie with "), f"{words}."])
+        sentences.append([*names_of(useless), verb(useless, " ties with ", " tie with "), f"{words}."])
     if harmful:
-        worse = _verb(harmful, *claims_of(comparison).worse)
-        sentences.append([*_names(harmful), f"{worse}{words}."])
+        worse = verb(harmful, *claims_of(comparison).worse)
+        sentences.append([*names_of(harmful), f"{worse}{words}."])
     return sentences
 
 
@@ -380,20 +331,3 @@ def _yardstick(comparison: Comparison, kind: str) -> str:
     if kind == "majority" and comparison.tags_words:
         return "giving every word the commonest tag"
     return YARDSTICKS[kind]
-
-
-def _names(methods: list[Method]) -> Sentence:
-    """`a`, `a and b`, `a, b and c`, with the names marked; many are `a, b, c, d and 17 others`."""
-    if len(methods) > MOST_TIED:
-        first: Sentence = [word for method in methods[:MOST_NAMES] for word in (Name(method.shown), ", ")]
-        return [*first[:-1], f" and {len(methods) - MOST_NAMES} others"]
-    return _joined([[Name(method.shown)] for method in methods])
-
-
-def _joined(items: list[Sentence]) -> Sentence:
-    words: Sentence = []
-    for index, item in enumerate(items):
-        if index:
-            words.append(" and " if index == len(items) - 1 else ", ")
-        words += item
-    return words
