@@ -75,6 +75,10 @@ def test_it_says_when_it_cannot_tell() -> None:
     assert text.endswith(
         "do not follow a power law (p = .002), so what more rows would gain is not predicted."
     )
+    level = law.as_dict() | {"scale": 0.0, "next": None}
+    assert words(of_rows(law=level)).endswith(
+        "The scores get no better with more rows, so they do not tell what further rows would gain."
+    )
     few = of_rows(law=None, points=[point(50, 0.61), point(200, None, error=HOSTILE), point(1600, 0.78)])
     assert words(few).endswith("a power law needs 4 numbers of rows, and there are 2.")
     assert words(few).startswith(f"lora r8 failed with 200 rows: {HOSTILE}")

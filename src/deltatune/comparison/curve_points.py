@@ -186,7 +186,7 @@ def _written(found: Fitted, rows: Sequence[float]) -> PowerLaw:
         exponent=exponent,
         p=found.p,
         line=line,
-        next=more if found.p >= UNLIKELY else None,
+        next=more if found.p >= UNLIKELY and law.scale[0] else None,
     )
 
 

@@ -1,7 +1,7 @@
 """What a lead is called: said of methods, or, where each was trained with one seed, of the runs at hand.
 
 Two trainings of one method differ, and many test rows show it: with one seed, two equal methods are told
-apart in 9 to 28 % of comparisons on 1,000 rows (docs/adr/0016). How far another seed moves a method cannot be
+apart in 9 to 30 % of comparisons on 1,000 rows (docs/adr/0016). How far another seed moves a method cannot be
 known from one. That the one run is ahead of the other on rows like these is true all the same.
 """
 

@@ -134,6 +134,8 @@ def _next(curve: Curve, key: str, worth: float | None, numbers: int) -> str:
             f"there are {numbers}."
         )
     gain = law.next
+    if not law.scale:  # the law allows for no harm by more rows, so its intervals would be none
+        return "The scores get no better with more rows, so they do not tell what further rows would gain."
     if gain is None:
         return (
             f"The scores do not follow a power law ({display.p_value(law.p)}), so what more rows would gain "

@@ -77,7 +77,7 @@ class PowerLaw(Record):
     line: list[LawPoint] = Field(default_factory=list)
     """From the smallest number of rows to twice the largest."""
     next: Gain | None = None
-    """What as many rows again would gain; null if the scores do not follow the law."""
+    """What as many rows again would gain; null if the scores do not follow the law, or get no better."""
 
 
 class Curve(Record):
