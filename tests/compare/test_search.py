@@ -147,7 +147,7 @@ class Machine:
     pick: Any = None
 
     def work(self, recipe: Recipe, out: Path) -> None:
-        context = SimpleNamespace(recipe=recipe, observer=Silent())
+        context = SimpleNamespace(recipe=recipe, observer=Silent(), warn=lambda _: None)
         team = SimpleNamespace(out=out)
         self.pick = module.search(context, team, recipe.methods[0], SPACE)  # type: ignore[arg-type]
 
