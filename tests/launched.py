@@ -132,6 +132,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
 }
 TRAINED = [name for name in METHODS.names() if METHODS.get(name).trains and name not in ("head", "loftq")]
 """All methods that train something in a base without classes, in its own bits."""
+KINDS = ["lora", "adalora", "prefix", "adapter", "diff_pruning", "full"]
+"""One of each kind: low rank, a schedule, learned keys and values, modules, masks, the base itself."""
 
 
 def dropping(method: str) -> dict[str, Any]:

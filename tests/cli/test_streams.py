@@ -24,7 +24,7 @@ def shell(line: str, **variables: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
-@pytest.mark.parametrize("options", ["", "--json"])
+@pytest.mark.parametrize("options", ["", pytest.param("--json", marks=pytest.mark.slow)])
 def test_no_room_for_what_is_printed(options: str) -> None:
     done = shell(f"{COMMAND} methods {options} > /dev/full")
     assert done.returncode == 2, done.stderr

@@ -74,6 +74,7 @@ def test_a_comparison_is_halved(gpu: Any, make_recipe: Make, tmp_path: Path) -> 
     assert [row.error for row in board.rows if row.status == "failed"] == []
 
 
+@pytest.mark.slow
 def test_runs_make_their_steps_together(
     gpu: Any, llama_folder: Path, make_recipe: Make, tmp_path: Path
 ) -> None:

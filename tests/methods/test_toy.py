@@ -140,6 +140,7 @@ except AssertionError as error:
 """
 
 
+@pytest.mark.slow
 def test_the_pages_package_is_found_by_its_entry_points_and_checked_without_pytest(tmp_path: Path) -> None:
     package(tmp_path)
     paths = [str(tmp_path), str(Path(deltatune.__file__).parents[1])]

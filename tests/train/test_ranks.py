@@ -18,6 +18,7 @@ from deltatune.recipe import Recipe
 from deltatune.training import run
 from deltatune.training.given.shared_run import own_folder
 from tests.launched import (
+    KINDS,
     TRAINED,
     dropping,
     evaluated,
@@ -47,10 +48,13 @@ def train_each(rank: int, recipes: dict[str, Recipe], out: Path) -> dict[str, An
     return wrong
 
 
-def test_two_processes_make_the_run_of_one_with_every_method(make_recipe, tmp_path):
+@pytest.mark.parametrize(
+    "methods", [KINDS, pytest.param(TRAINED, marks=pytest.mark.slow)], ids=["kinds", "all"]
+)
+def test_two_processes_make_the_run_of_one(make_recipe, tmp_path, methods):
     """All in one launch, one after the other: to start processes takes longer than to train."""
     changes = ("train.micro_batch_size=2", "train.batch_size=7", "train.max_steps=3")
-    recipes = {name: make_recipe(*changes, methods=[dropping(name)]) for name in TRAINED}
+    recipes = {name: make_recipe(*changes, methods=[dropping(name)]) for name in methods}
     assert train_each(0, recipes, tmp_path / "one") == {}
     assert several(2, train_each, recipes, tmp_path / "two") == [{}, {}]
     for name in recipes:
@@ -95,6 +99,7 @@ def test_three_processes_with_two_micro_batches(make_classifier, tmp_path):
     require_equal(tmp_path / "one", tmp_path / "three")
 
 
+@pytest.mark.slow
 def test_interrupted_on_two_and_resumed_on_two_or_on_one_and_then_two(make_recipe, tmp_path):
     recipe = make_recipe("train.micro_batch_size=4", "train.max_steps=5", methods=["lora"])
     trained(recipe, tmp_path / "whole", 2)
