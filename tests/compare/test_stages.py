@@ -6,9 +6,11 @@ import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from deltatune.comparison import attempt
 from deltatune.comparison.candidates import Candidate
 from deltatune.comparison.halving import Standing, halve
 from deltatune.comparison.journal import Journal, Stages
@@ -17,7 +19,7 @@ from deltatune.comparison.stages import Contest, Foresight, Pace, spread
 from deltatune.comparison.team import Team
 from deltatune.errors import RecipeError
 from deltatune.observer import Silent
-from deltatune.recipe import Recipe
+from deltatune.recipe import MethodEntry, Recipe, TrainSpec
 from deltatune.recipe.choosing import HalvingSpec
 from deltatune.watch.halved import journal_of
 from tests.compare.test_runner import comparable
@@ -98,10 +100,15 @@ def test_nobody_is_stopped_while_losses_jump() -> None:
     assert Standing(1, 9, 1.0, last=float("nan")).jump == 1
 
 
-def foresight(sizes: dict[str, int], seeds: int = 1, every: float = 1 / 18) -> Foresight:
+def foresight(
+    sizes: dict[str, int], seeds: int = 1, every: float = 1 / 18, unsettled: float = 0.0
+) -> Foresight:
     """A run takes 18 seconds of steps, one at the start, and two for test rows."""
     contests = {
-        key: Contest([Candidate(SimpleNamespace(name=f"{key}{i}")) for i in range(size)], Pace(1, 18, every))
+        key: Contest(
+            [Candidate(SimpleNamespace(name=f"{key}{i}")) for i in range(size)],
+            Pace(1, 18, every, steps=180, unsettled=unsettled),
+        )
         for key, size in sizes.items()
     }
     return Foresight(AUTO, contests, seeds, testing=2.0, asked=1)
@@ -125,7 +132,7 @@ def test_the_fewest_decisions_that_end_in_time() -> None:
     assert seen.within(150).shares == {"a": [1 / 3], "alone": []}
     assert seen.within(100).shares["a"] == pytest.approx([1 / 9, 1 / 3])
     late = seen.within(74)
-    assert len(late.shares["a"]) == 4
+    assert len(late.shares["a"]) == 3  # the two earliest come to one validation
     assert late.seconds <= 74
     assert late.left_out == ["a1", "a3", "a5", "a7"]
     assert "no time to begin with 4 of 10 configurations (a1, a3, a5, a7)" in seen.said(late, 74)
@@ -137,9 +144,33 @@ def test_the_fewest_decisions_that_end_in_time() -> None:
 
 
 def test_a_pace_is_of_steps_and_of_starts_apart() -> None:
-    pace = Pace.of(Standing(10, 100, 1.0, seconds=4.0, validating=1.0, starting=3.0), every=10)
-    assert (pace.start, pace.whole) == (3, 50)
+    train = TrainSpec(epochs=1, batch_size=1, evaluate_every=10)
+    candidate = Candidate(SimpleNamespace(train=train))
+    standing = Standing(10, 100, 1.0, seconds=4.0, validating=1.0, starting=3.0)
+    pace = Pace.of(standing, candidate, rows=100, look=7.0)
+    assert (pace.start, pace.whole, pace.steps, pace.unsettled) == (3, 50, 100, 0)
     assert (pace.validated(0.11), pace.validated(0.3)) == pytest.approx((0.2, 0.3))
+    longer = Pace.of(standing, candidate, rows=200, look=7.0)  # the same steps, twice as many
+    assert longer.whole == 100
+    lost = Pace.of(Standing(10, 100, None, seconds=4.0), candidate, rows=100, look=0.5)
+    assert (lost.whole, lost.unsettled) == (40 + 10 * 0.5, 1)  # ten looks, whose time a kill took away
+    both = Pace.mean([pace, longer])
+    assert (both.whole, both.every, both.steps) == (75, 0.1, 100)
+
+
+def test_what_is_not_judged_goes_on_and_costs_all() -> None:
+    adalora = foresight({"a": 9}, unsettled=1.0)
+    assert adalora.seconds(0, {"a": 9}) < adalora.seconds(2, {"a": 9})  # more starts, and nobody is stopped
+    assert adalora.seconds(2, {"a": 9}) == pytest.approx(9 * (18 + 3) + 9 * 2 + 2)
+    assert adalora.within(100).left_out
+
+
+def test_more_decisions_are_not_taken_where_they_take_longer() -> None:
+    pool = [Candidate(SimpleNamespace(name=name)) for name in "abc"]
+    dear = Foresight(AUTO, {"p": Contest(pool, Pace(20, 5, 1 / 81, steps=810))}, 1, testing=0.0, asked=0)
+    assert dear.within(76) == Stages({"p": []}, [], 75)
+    stages = dear.within(70)
+    assert (stages.shares, stages.left_out, stages.seconds) == ({"p": []}, ["b"], 50)
 
 
 def test_what_is_begun_is_spread_over_the_grid() -> None:
@@ -164,9 +195,9 @@ def test_what_was_decided_stays_for_whoever_comes(tmp_path: Path) -> None:
 
 def test_validations_too_far_apart_are_said(make_recipe: Make, tmp_path: Path) -> None:
     told = Told()
-    coarse = with_auto(make_recipe, "train.evaluate_every=epoch", "budget_time=0.001s")
+    coarse = with_auto(make_recipe, "train.evaluate_every=16", "budget_time=0.001s")
     compare(coarse, tmp_path / "out", observer=told)
-    assert sum("set train.evaluate_every=1 to save more" in text for text in told.said) == 1
+    assert sum("set train.evaluate_every=8 to save more" in text for text in told.said) == 1
 
 
 def trained(folder: Path) -> dict[str, int]:
@@ -187,6 +218,31 @@ def test_a_comparison_in_little_time(make_recipe: Make, tmp_path: Path) -> None:
         (tmp_path / "little/runs" / f"lora-lr-{lr}-s0").exists() for lr in ("0.0001", "0.001", "0.01")
     )
     assert any("no time to begin with 2 of 5" in text for text in told.said)
+    assert not any("stopped early" in text for text in told.said)  # two are left, and both go on
+
+
+def test_the_first_of_a_grid_that_fails_takes_no_budget_away(
+    make_recipe: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = attempt.run
+
+    def run(recipe: Recipe, entry: MethodEntry, *args: Any, **more: Any) -> Any:
+        if entry.train.lr in broken:
+            raise RuntimeError("no memory")
+        return real(recipe, entry, *args, **more)
+
+    monkeypatch.setattr(attempt, "run", run)
+    broken = {1e-5}
+    board = compare(with_auto(make_recipe, "budget_time=0.001s"), tmp_path / "first")
+    assert board.halving.foreseen_seconds > 0
+    assert len(board.halving.decisions[0].stopped) == 2
+    broken = {1e-5, 1e-1}  # both that are begun
+    tuned = make_recipe(
+        "train.lr=null", "halving=auto", "budget_time=0.001s", "tune={lr: [1e-5, 1e-3, 1e-2, 1e-1]}",
+        methods=["lora"],
+    )  # fmt: skip
+    [row] = compare(tuned, tmp_path / "both").rows
+    assert (row.status, row.error.message) == ("failed", "no memory")
 
 
 @pytest.mark.slow

@@ -216,7 +216,7 @@ def test_early_stopping_tells_its_gain_and_its_risk():
     untried = [{"share": 0.0, "stopped": ["a"]}]
     assert halved([{}, {}], 0.375, decisions=untried, budget_time="20m").endswith(
         "Halving stopped 1 configuration early, saved 38 % of the steps, and may have lost a slow starter. "
-        "For 1 configuration more there was no time within 20m."
+        "For 1 configuration there was no time within 20m."
     )
 
 

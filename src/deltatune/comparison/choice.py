@@ -147,6 +147,7 @@ class _Contest:
             if isinstance(result, FailedRun):  # not written down: called again, it is tried again
                 self.failed[label] = result.message
                 return
+            self.failed.pop(label, None)
             spent = {name: phase.seconds for name, phase in timeline.so_far().items()}
             standing = replace(
                 Standing.of(result),
@@ -164,15 +165,13 @@ class _Contest:
         halving, limit = self.recipe.halving, seconds_of(self.recipe.budget_time or "")
         if halving is None or not halving.auto:
             return Stages()
-        if limit is None:
+        if self.journal.stages is not None:
+            return self.journal.stages
+        foreseen = None if limit is None else foresee(self.context, self.team, self.reach, self.folder)
+        if limit is None or foreseen is None:  # no time is given, or nothing could be timed: all failed
             return self.journal.settle(
                 lambda: Stages({key: self.shares(pool, halving) for key, pool in pools.items()})
             )
-        if self.journal.stages is not None:
-            return self.journal.stages
-        foreseen = foresee(self.context, self.team, self.reach, self.folder)
-        if foreseen is None:  # all failed, as they will again, and say why
-            return Stages()
         stages = self.journal.settle(lambda: foreseen.within(limit))
         self.context.observer.log(foreseen.said(stages, limit))
         return stages
@@ -185,8 +184,9 @@ class _Contest:
     def halve(self, key: str, pool: Sequence[Candidate], stages: Stages) -> list[Candidate]:
         """Train the pool in stages, of which each is for the best of the one before."""
         assert self.recipe.halving is not None
-        shares = stages.shares.get(key, self.shares(pool, self.recipe.halving))
-        self._say_if_coarse(pool, shares)
+        wanted = self.shares(pool, self.recipe.halving)
+        shares = stages.shares.get(key, wanted)
+        self._say_if_coarse(pool, wanted)
         tried = [c for c in pool if c.label not in stages.left_out]
         spec, in_time = self.recipe.halving, self.recipe.budget_time is not None
         alive, decisions = halve(
@@ -212,7 +212,7 @@ class _Contest:
             )
             if decision.jump is not None:
                 self.context.warn(jumped(decision.share, decision.jump, stopped=bool(decision.stopped)))
-        if count := sum(len(decision.stopped) for decision in decisions):
+        if count := sum(len(decision.stopped) for decision in decisions if decision.share):
             self.context.observer.log(f"{count} of {len(pool)} configurations stopped early.")
         return alive
 
@@ -241,9 +241,10 @@ class _Contest:
         if at_end:
             best = min(at_end, key=lambda c: order(at_end[c], higher_is_better=self.up))
             return Pick(best.entry, best.variant, self.tuning(mine, best))
-        if any(c in self.stopped for c in mine):
+        failed = [c for c in mine if c.label in self.failed]
+        if not failed:
             return None
-        middle = mine[len(mine) // 2]  # all failed; trained once more, it shows why
+        middle = failed[len(failed) // 2]  # trained once more, it shows why
         return Pick(middle.entry, middle.variant)
 
     def at_end(self, mine: Sequence[Candidate]) -> list[Ended]:

@@ -1,20 +1,22 @@
 """How many decisions `halving: auto` takes where `budget_time` says how long a comparison may take.
 
-A configuration of each kind (method and base) is trained to its first validation, which it needs anyway, and
-timed. By that, the time of the whole comparison is foreseen without stopping anyone, with one decision, with
-two and so on. The first of these that ends in time is taken. Where none does, not all configurations are
-begun: those that are lie spread over the grid.
+A configuration of each kind (method, base, rows and batch) is trained to a validation, which it needs anyway,
+and timed over eight steps or more. By that, the time of the whole comparison is foreseen without stopping
+anyone, with one decision, with two and so on. The first of these that ends in time is taken. Where none does,
+not all configurations are begun: those that are lie spread over the grid.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import TypeVar
 
 from deltatune import units
+from deltatune.checkpoint.folders import remove
 from deltatune.comparison.attempt import attempt
 from deltatune.comparison.candidates import Candidate, pools_of
 from deltatune.comparison.halving import Standing
@@ -22,8 +24,9 @@ from deltatune.comparison.journal import Stages
 from deltatune.comparison.team import Team
 from deltatune.evaluation import primary_metric
 from deltatune.phrasing import listing
-from deltatune.recipe.choosing import HalvingSpec
+from deltatune.recipe.choosing import FIRST_STEPS, HalvingSpec
 from deltatune.recipe.schema import Recipe
+from deltatune.results import FailedRun
 from deltatune.timeline import Spent, Timeline
 from deltatune.training import Context
 from deltatune.training.loop.steps import Progress
@@ -31,13 +34,15 @@ from deltatune.training.loop.steps import Progress
 T = TypeVar("T")
 MOST_RUNGS = 4
 """Decisions that are taken at most to save time."""
-Kind = tuple[str, str]
+FEWEST = 2
+"""Configurations of a pool that are begun, however little time there is."""
+Kind = tuple[Hashable, ...]
 Pool = Sequence[Candidate]
 
 
 @dataclass(frozen=True)
 class Pace:
-    """What runs of one kind take."""
+    """What runs of one kind take, or those of a pool on average."""
 
     start: float
     """Seconds before and behind the steps, each time that a run is begun or gone on with."""
@@ -45,12 +50,37 @@ class Pace:
     """Seconds of all steps and validations."""
     every: float
     """Share of the steps from one validation to the next."""
+    steps: int
+    """Of a run; the fewest of a pool."""
+    unsettled: float = 0.0
+    """Share of those whose method's schedule keeps them from being judged: they go on to the end."""
 
     @classmethod
-    def of(cls, standing: Standing, every: int) -> Pace:
-        """The pace of a run that came to its first validation, of which there is one in `every` steps."""
-        whole = (standing.seconds + standing.validating) / max(1, standing.step) * standing.steps
-        return cls(standing.starting, whole, every / standing.steps)
+    def of(cls, standing: Standing, candidate: Candidate, rows: int, look: float) -> Pace:
+        """The pace of a candidate, by how one of its kind came to a validation.
+
+        Args:
+            standing: How that one stands, timed.
+            candidate: The candidate, whose steps may be other ones.
+            rows: Training rows.
+            look: Seconds of a pass over the validation rows, where those of the run were lost by a kill.
+        """
+        train = candidate.entry.train
+        steps, every = train.steps(rows), train.validates_every(rows)
+        validating = standing.validating / max(1, standing.step) * steps or look * steps / every
+        whole = standing.seconds / max(1, standing.step) * steps + validating
+        return cls(standing.starting, whole, every / steps, steps, float(standing.value is None))
+
+    @classmethod
+    def mean(cls, paces: Sequence[Pace]) -> Pace:
+        """That of a pool."""
+        return cls(
+            fmean(pace.start for pace in paces),
+            fmean(pace.whole for pace in paces),
+            max(pace.every for pace in paces),
+            min(pace.steps for pace in paces),
+            fmean(pace.unsettled for pace in paces),
+        )
 
     def validated(self, share: float) -> float:
         """The share of the steps at which the first validation is that is not before `share`."""
@@ -65,8 +95,11 @@ class Contest:
     pace: Pace
 
     def shares(self, spec: HalvingSpec, rungs: int) -> list[float]:
-        """Shares of the steps at which so many decisions are taken; none where nobody competes."""
-        return spec.shares_of(rungs) if len(self.pool) > 1 else []
+        """Shares of the steps at which so many decisions are taken; none where nobody can be stopped."""
+        if len(self.pool) <= spec.finish:
+            return []
+        shares = {self.pace.validated(share) for share in spec.shares(len(self.pool), self.pace.steps, rungs)}
+        return sorted(share for share in shares if share < 1)
 
     def seconds(self, spec: HalvingSpec, rungs: int, begun: int, more_seeds: int, testing: float) -> float:
         """Foresee how long it takes with so many decisions, if so many are begun.
@@ -78,15 +111,14 @@ class Contest:
             more_seeds: Seeds besides the first.
             testing: Seconds of the test rows.
         """
-        alive, before, found = begun, 0.0, 0.0
+        unsettled = round(begun * self.pace.unsettled)
+        judged, before, found = begun - unsettled, 0.0, 0.0
         for share in (*self.shares(spec, rungs), 1.0):
-            here = self.pace.validated(share)
-            if here <= before or (alive <= spec.finish and here < 1.0):
+            if judged + unsettled <= spec.finish and share < 1:
                 continue
-            found += alive * (self.pace.start + (here - before) * self.pace.whole)
-            alive = spec.kept(alive) if here < 1.0 else alive
-            before = here
-        ranked = min(alive, len({c.entry.name for c in self.pool}))
+            found += (judged + unsettled) * (self.pace.start + (share - before) * self.pace.whole)
+            judged, before = spec.kept(judged) if share < 1 else judged, share
+        ranked = min(judged + unsettled, len({c.entry.name for c in self.pool}))
         again = more_seeds * (self.pace.start + self.pace.whole)
         return found + ranked * (again + (1 + more_seeds) * testing)
 
@@ -113,16 +145,18 @@ class Foresight:
         return sum(contests) + self.asked * self.testing
 
     def within(self, limit: float) -> Stages:
-        """The fewest decisions that end within so many seconds; the fewest configurations left out for it."""
+        """The fewest configurations left out, and the fewest decisions, that end within so many seconds."""
         begun = {key: len(contest.pool) for key, contest in self.contests.items()}
-        for rungs in range(MOST_RUNGS + 1):
-            if (seconds := self.seconds(rungs, begun)) <= limit:
-                return self._stages(rungs, begun, seconds)
-        while seconds > limit and max(begun.values()) > 2:
+        while True:
+            seconds = [self.seconds(rungs, begun) for rungs in range(MOST_RUNGS + 1)]
+            in_time = [rungs for rungs, each in enumerate(seconds) if each <= limit]
             largest = max(begun, key=lambda key: begun[key])
+            if in_time or begun[largest] <= FEWEST:
+                rungs = (
+                    in_time[0] if in_time else min(range(MOST_RUNGS + 1), key=lambda rungs: seconds[rungs])
+                )
+                return self._stages(rungs, begun, seconds[rungs])
             begun[largest] -= 1
-            seconds = self.seconds(MOST_RUNGS, begun)
-        return self._stages(MOST_RUNGS, begun, seconds)
 
     def _stages(self, rungs: int, begun: Mapping[str, int], seconds: float) -> Stages:
         left_out = [
@@ -141,7 +175,8 @@ class Foresight:
             count = sum(len(contest.pool) for contest in self.contests.values())
             return (
                 f"Within {given} there is no time to begin with {len(stages.left_out)} of {count} "
-                f"configurations ({', '.join(stages.left_out)}); {foreseen} are foreseen for the others."
+                f"configurations ({', '.join(stages.left_out)}); {foreseen} are foreseen for the others"
+                f"{', which is more' if (stages.seconds or 0.0) > limit else ''}."
             )
         if (stages.seconds or 0.0) > limit:
             return f"More than {given} are foreseen, whatever is stopped: {foreseen}."
@@ -177,45 +212,61 @@ def foresee(
     Returns:
         What is foreseen; None if nothing could be trained.
     """
-    recipe, pools = context.recipe, pools_of(context)
+    recipe, pools, rows = context.recipe, pools_of(context), len(context.dataset.train)
     spec = recipe.halving
     assert spec is not None
-    kinds = {_kind(recipe, candidate): candidate for pool in pools.values() for candidate in reversed(pool)}
-    stood = reach(list(kinds.values()), min(spec.shares_of(MOST_RUNGS)))
-    rows = len(context.dataset.train)
-    paces = {_kind(recipe, c): Pace.of(at, c.entry.train.validates_every(rows)) for c, at in stood.items()}
+    kinds: dict[Kind, list[Candidate]] = {}
+    for candidate in (candidate for pool in pools.values() for candidate in pool):
+        kinds.setdefault(_kind(recipe, candidate), []).append(candidate)
+    stood: dict[Kind, tuple[Candidate, Standing]] = {}
+    while trial := [alike.pop(0) for kind, alike in kinds.items() if alike and kind not in stood]:
+        # A step is timed on several: the first one of a process takes longer.
+        fewest = min(candidate.entry.train.steps(rows) for candidate in trial)
+        share = min(1.0, max(FIRST_STEPS / fewest, min(spec.shares_of(MOST_RUNGS))))
+        stood |= {_kind(recipe, c): (c, standing) for c, standing in reach(trial, share).items()}
     if not stood:
         return None
-    slowest = max(paces.values(), key=lambda pace: pace.whole)
+    look = _look(context, team, next(iter(stood.values()))[0], folder)
+    known = [standing for _, standing in stood.values()]
+    slowest = max(known, key=lambda standing: standing.seconds / max(1, standing.step))
+
+    def pace(candidate: Candidate) -> Pace:
+        _, standing = stood.get(_kind(recipe, candidate), (candidate, slowest))
+        return Pace.of(standing, candidate, rows, look)
+
     return Foresight(
         spec,
-        {key: Contest(pool, paces.get(_kind(recipe, pool[0]), slowest)) for key, pool in pools.items()},
+        {
+            key: Contest(pool, Pace.mean([pace(candidate) for candidate in pool]))
+            for key, pool in pools.items()
+        },
         len(recipe.seeds),
-        _testing(context, team, next(iter(stood)), folder),
+        look * len(context.dataset.test) / len(context.dataset.validation),
         sum(not entry.build_config().trains for entry in recipe.methods),
     )
 
 
 def _kind(recipe: Recipe, candidate: Candidate) -> Kind:
-    return candidate.entry.method, recipe.model_of(candidate.entry).name
+    """What candidates have in common whose steps take as long."""
+    entry = candidate.entry
+    return entry.method, recipe.model_of(entry), recipe.data_of(entry), entry.train.batch_size
 
 
-def _testing(
-    context: Context, team: Team, candidate: Candidate, folder: Callable[[Candidate], Path]
-) -> float:
-    """Seconds of the test rows of a run, by what the metric that decides takes on the validation rows."""
-    recipe, timeline, data = context.recipe, Timeline(), context.dataset
+def _look(context: Context, team: Team, candidate: Candidate, folder: Callable[[Candidate], Path]) -> float:
+    """Seconds of a pass over the validation rows, for the metric that decides."""
+    recipe, timeline = context.recipe, Timeline()
     metric = primary_metric(recipe.evaluation, recipe.task, targets=recipe.has_targets)
 
     def measure(candidate: Candidate) -> None:
+        seed, out = recipe.seeds[0], folder(candidate)
         with timeline.open():
-            attempt(
-                context, team, candidate.entry, recipe.seeds[0], folder(candidate), _at_once, measure=metric
-            )
+            result = attempt(context, team, candidate.entry, seed, out, _at_once, measure=metric)
+        if isinstance(result, FailedRun):  # its state goes on; only this pass failed
+            context.warn(f"budget_time: test rows could not be timed: {result.message}")
+            remove(out / "result.json")
 
     team.each([candidate], measure, "configurations")
-    spent = timeline.so_far().get("validation", Spent()).seconds
-    return spent * len(data.test) / len(data.validation)
+    return timeline.so_far().get("validation", Spent()).seconds
 
 
 def _at_once(progress: Progress, _: int) -> bool:

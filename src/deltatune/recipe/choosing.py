@@ -106,8 +106,8 @@ class HalvingSpec(Section):
 
     `halving: auto` means `{rungs: auto}`: of nine configurations or more, a third goes on from a ninth of the
     steps, and a third of these from a third; of fewer, a third goes on from a third of the steps. At least
-    two go on. Nobody is stopped within the first eight steps, or while losses jump. Of 30 configurations, all
-    together take 27 % of the steps; of eight 58 %.
+    two go on. Nobody is stopped within the first eight steps or, without `budget_time`, while losses jump. Of
+    30 configurations, all together take 27 % of the steps; of eight 58 %.
     """
 
     factor: Annotated[int, Strict(), Field(ge=2, le=10)] = 3
@@ -138,16 +138,18 @@ class HalvingSpec(Section):
         """How many of so many go on from a decision."""
         return min(count, max(self.finish, math.ceil(count / self.factor)))
 
-    def shares(self, count: int, steps: int) -> list[float]:
-        """Shares of the steps at which decisions are taken, if there is time for any number of them.
+    def shares(self, count: int, steps: int, rungs: int | None = None) -> list[float]:
+        """Shares of the steps at which decisions are taken.
 
         Args:
             count: Number of those that compete: among few, early decisions lose the winner more often.
             steps: Of their runs.
+            rungs: How many decisions `auto` takes. None: what pays, if there is time for any number.
         """
         if isinstance(self.rungs, int):
             return self.shares_of(self.rungs)
-        rungs = max(rungs for rungs in range(MOST_RUNGS + 1) if self.factor**rungs <= max(1, count))
+        if rungs is None:
+            rungs = max(rungs for rungs in range(MOST_RUNGS + 1) if self.factor**rungs <= max(1, count))
         late_enough = {max(share, FIRST_STEPS / steps) for share in self.shares_of(rungs)}
         return sorted(share for share in late_enough if share <= 1 / self.factor)
 

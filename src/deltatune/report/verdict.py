@@ -247,7 +247,8 @@ def _tuned(comparison: Comparison) -> list[Sentence]:
     tunings = [method.row.tuning for method in comparison.ranked if method.row.tuning]
     if not tunings:
         return []
-    most = max(len(tuning.tried) for tuning in tunings)
+    untried = {("stopped", 0)}  # there was no time to begin with it
+    most = max(sum((each.status, each.step) not in untried for each in tuning.tried) for tuning in tunings)
     rates = all(tuning.kind == "rates" for tuning in tunings)
     what = "The learning rate of each method is" if rates else "The settings of each method are"
     return [[f"{what} the best of {most} on validation rows."], *_unsure(comparison)]
@@ -275,11 +276,16 @@ def _stopped(comparison: Comparison) -> list[Sentence]:
     if halving is None or not halving.stopped:
         return []
     untried = sum(len(decision.stopped) for decision in halving.decisions if not decision.share)
-    stopped, saved = _configurations(len(halving.stopped) - untried), display.share(halving.saved_share, 1)
-    text = f"Halving stopped {stopped} early, saved {saved} of the steps, and may have lost a slow starter."
+    stopped, saved = len(halving.stopped) - untried, display.share(halving.saved_share, 1)
+    sentences: list[Sentence] = []
+    if stopped:
+        what = _configurations(stopped)
+        sentences.append(
+            [f"Halving stopped {what} early, saved {saved} of the steps, and may have lost a slow starter."]
+        )
     if untried:
-        text += f" For {_configurations(untried)} more there was no time within {halving.budget_time}."
-    return [[text]]
+        sentences.append([f"For {_configurations(untried)} there was no time within {halving.budget_time}."])
+    return sentences
 
 
 def _configurations(count: int) -> str:
