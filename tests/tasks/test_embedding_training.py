@@ -14,13 +14,13 @@ from deltatune.errors import DeltatuneError, TargetError
 from deltatune.memory.predict import Setup, predict
 from deltatune.methods import METHODS
 from deltatune.models.load import load_base
-from deltatune.observer import Silent
 from deltatune.tasks import TASKS, vectors
 from deltatune.testing.folders import save_tiny
 from deltatune.training import run as run_entry
 from deltatune.training.loop.losses import Losses
 from tests.contract.cases import CASES
 from tests.tasks.embedding import dt_tensors, loaded, recipe_of, units
+from tests.train.test_run import StopAfter
 
 
 @pytest.fixture(autouse=True)
@@ -152,19 +152,6 @@ def test_an_interrupted_run_in_micro_batches_goes_on_bit_for_bit(bert_folder: Pa
     run_entry(recipe, recipe.methods[0], 3, tmp_path / "parts", resume=True)
     whole, parts = dt_tensors(tmp_path / "whole"), dt_tensors(tmp_path / "parts")
     assert all(torch.equal(whole[key], parts[key]) for key in whole)
-
-
-class StopAfter(Silent):
-    """Interrupts the run after some training steps."""
-
-    def __init__(self, steps: int) -> None:
-        self.left = steps
-
-    def advance(self, task: str, amount: int = 1, numbers: dict[str, float] | None = None) -> None:
-        if task == "Training" and numbers:
-            self.left -= 1
-            if self.left == 0:
-                raise KeyboardInterrupt
 
 
 @pytest.mark.parametrize("kind", ["bert", pytest.param("llama", marks=pytest.mark.slow)])

@@ -34,6 +34,7 @@ from deltatune.testing import task_checks
 from deltatune.testing.folders import save_tiny
 from deltatune.training import run as run_entry
 from tests.contract.cases import CASES, Case
+from tests.train.test_run import StopAfter
 
 TASK = "multi-label-classification"
 WORDS = {"bad": "angry", "good": "glad", "song": "music", "book": "print", "ship": "sea"}
@@ -239,19 +240,6 @@ def test_methods_are_compared_by_each_of_its_metrics(bert_folder: Path, tmp_path
         page = (tmp_path / primary / "report.html").read_text("utf-8")
         assert "Label by label" in page
         assert "labels that do not hold" in page
-
-
-class StopAfter(Silent):
-    """Interrupts the run after some training steps."""
-
-    def __init__(self, steps: int) -> None:
-        self.left = steps
-
-    def advance(self, task: str, amount: int = 1, numbers: dict[str, float] | None = None) -> None:
-        if task == "Training" and numbers:
-            self.left -= 1
-            if self.left == 0:
-                raise KeyboardInterrupt
 
 
 @pytest.mark.slow

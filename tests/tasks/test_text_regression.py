@@ -33,6 +33,7 @@ from deltatune.tasks.values import Scale
 from deltatune.testing import task_checks
 from deltatune.testing.folders import save_tiny
 from deltatune.training import run as run_entry
+from tests.train.test_run import StopAfter
 
 PRICES = {"bad": 1000.0, "fair": 2500.0, "good": 4000.0, "great": 5500.0}
 
@@ -150,19 +151,6 @@ def test_two_methods_are_compared_with_intervals(bert_folder: Path, tmp_path: Pa
     page = (tmp_path / "out/report.html").read_text("utf-8")
     assert "R\u00b2" in page
     assert "onfusion" not in page
-
-
-class StopAfter(Silent):
-    """Interrupts the run after some training steps."""
-
-    def __init__(self, steps: int) -> None:
-        self.left = steps
-
-    def advance(self, task: str, amount: int = 1, numbers: dict[str, float] | None = None) -> None:
-        if task == "Training" and numbers:
-            self.left -= 1
-            if self.left == 0:
-                raise KeyboardInterrupt
 
 
 def test_an_interrupted_run_goes_on_bit_for_bit(bert_folder: Path, tmp_path: Path) -> None:
